@@ -1,0 +1,1 @@
+"""nanoGPT checkpoints to TransformerLens models, with proof."""

@@ -1,0 +1,281 @@
+"""nanoGPT's `ckpt.pt` on disk, and the same thing in memory with every key accounted for.
+
+Reading never executes code (`weights_only=True`), never changes the file, and maps
+the weights from disk, so that a checkpoint with its optimizer (three times the
+weights) costs no more memory than the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion.atomic import replacing
+from conversion.config import Activation, NanoGPTConfig
+from conversion.errors import CheckpointError
+from conversion.state import canonical_state, looks_like
+from conversion.vocabulary import Vocabulary, find_vocabulary, read_vocabulary
+
+CHECKPOINT_NAME = "ckpt.pt"
+_EXPECTED = "expected nanoGPT's dictionary with 'model' and 'model_args'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A nanoGPT checkpoint, validated.
+
+    Attributes:
+        config: the architecture.
+        state_dict: nanoGPT's own names and shapes (`config.shapes()`), all of them,
+            in the precision of the file; a tied `lm_head.weight` is the very tensor
+            of `transformer.wte.weight`.
+        vocabulary: how text becomes tokens, or None where nothing was found.
+        path: the file it was read from, None for one made in memory.
+        iter_num, best_val_loss: as nanoGPT stores them, None where absent.
+        run_config: nanoGPT's `config`, the settings of the training run.
+        optimizer: the optimizer's state, only when asked for.
+        notes: what reading had to do (prefixes stripped, masks dropped, ...).
+    """
+
+    config: NanoGPTConfig
+    state_dict: dict[str, Tensor]
+    vocabulary: Vocabulary | None = None
+    path: Path | None = None
+    iter_num: int | None = None
+    best_val_loss: float | None = None
+    run_config: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+    _stamp: tuple[int, int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the path, or 'the checkpoint'."""
+        return str(self.path) if self.path else "the checkpoint"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights; the highest one where they are mixed."""
+        dtypes = {tensor.dtype for tensor in self.state_dict.values()}
+        return max(dtypes, key=lambda dtype: torch.finfo(dtype).bits)
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights; a tied head is counted once."""
+        tied = self.config.tied
+        return sum(t.numel() for k, t in self.state_dict.items() if not (tied and k == "lm_head.weight"))
+
+    @cached_property
+    def sha256(self) -> str | None:
+        """SHA-256 of the file, or None for a checkpoint made in memory.
+
+        Raises:
+            CheckpointError: the file has changed since it was read.
+        """
+        if self.path is None:
+            return None
+        with self.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if _stamp(file.fileno()) != self._stamp:
+                raise CheckpointError(f"{self.path} has changed since it was read; read it again")
+        return digest
+
+    def data_folders(self) -> Iterator[Path]:
+        """Where nanoGPT keeps this run's `meta.pkl` and `val.bin`, nearest first."""
+        if self.path is not None:
+            yield from _data_folders(self.path.parent, self.run_config)
+
+    def to(self, dtype: torch.dtype) -> Checkpoint:
+        """The same checkpoint with weights of another precision; a tie stays a tie."""
+        state = {key: tensor.to(dtype) for key, tensor in self.state_dict.items()}
+        if self.config.tied:
+            state["lm_head.weight"] = state["transformer.wte.weight"]
+        return replace(self, state_dict=state)
+
+
+def read_checkpoint(
+    path: str | Path,
+    *,
+    meta: str | Path | Vocabulary | None = None,
+    activation: Activation = "gelu",
+    ignore_model_args: Iterable[str] = (),
+    optimizer: bool = False,
+) -> Checkpoint:
+    """Read a nanoGPT checkpoint.
+
+    Args:
+        path: a `ckpt.pt`, or a folder that holds one (nanoGPT's `out_dir`).
+        meta: the vocabulary: a `meta.pkl`, a `tokenizer.json`, a folder with one of
+            them, or "gpt2". Without it, it is looked for beside the checkpoint and in
+            `data/<dataset>/` below the working directory and the checkpoint's parents.
+        activation: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
+        ignore_model_args: a fork's `model_args` that do not change what is computed.
+        optimizer: read the optimizer's state too.
+
+    Raises:
+        CheckpointError: no such file, not a nanoGPT checkpoint, damaged, unsafe, with
+            missing, unexpected or misshapen tensors, or with weights that are not finite.
+        VocabularyError: the vocabulary is unsafe, damaged, or too large for the model.
+    """
+    file = locate(path)
+    stamp = _stamp(file)
+    content = _load(file)
+    model_args, raw = _parts(file, content)
+    try:
+        config, state, notes = canonical_state(raw, model_args, activation=activation, ignore=ignore_model_args)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from None
+    run_config = content.get("config")
+    run_config = dict(run_config) if isinstance(run_config, Mapping) else {}
+    if meta is None:
+        vocabulary = find_vocabulary(_data_folders(file.parent, run_config), config.vocab_size)
+    else:
+        vocabulary = read_vocabulary(meta, config.vocab_size)
+    return Checkpoint(
+        config=config,
+        state_dict=state,
+        vocabulary=vocabulary,
+        path=file,
+        iter_num=_number(content.get("iter_num"), int),
+        best_val_loss=_number(content.get("best_val_loss"), float),
+        run_config=run_config,
+        optimizer=content.get("optimizer") if optimizer else None,
+        notes=notes,
+        _stamp=stamp,
+    )
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> Path:
+    """Write a checkpoint in nanoGPT's format, readable by the original `sample.py`.
+
+    Args:
+        checkpoint: what to write; its optimizer too where it has one.
+        path: a file name ending in `.pt`, or a folder, which gets `ckpt.pt` and, for a
+            character vocabulary, `meta.pkl`.
+
+    Returns:
+        The checkpoint file. It is replaced in one step: a killed run leaves the old
+        file or the new one.
+    """
+    target = Path(path)
+    folder = None if target.suffix == ".pt" and not target.is_dir() else target
+    file = target if folder is None else folder / CHECKPOINT_NAME
+    content: dict[str, Any] = {
+        "model": dict(checkpoint.state_dict),
+        "model_args": checkpoint.config.to_model_args(),
+        "iter_num": checkpoint.iter_num or 0,
+        "best_val_loss": 1e9 if checkpoint.best_val_loss is None else checkpoint.best_val_loss,
+        "config": dict(checkpoint.run_config),
+    }
+    if checkpoint.optimizer is not None:
+        content["optimizer"] = checkpoint.optimizer
+    if folder is not None and checkpoint.vocabulary is not None:
+        checkpoint.vocabulary.save(folder)
+    with replacing(file) as temporary:
+        torch.save(content, temporary)
+    return file
+
+
+def locate(path: str | Path) -> Path:
+    """The checkpoint file that `path` means.
+
+    Raises:
+        CheckpointError: nothing there, or a folder without a `ckpt.pt`.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        file = place / CHECKPOINT_NAME
+        if file.is_file():
+            return file
+        others = sorted(p.name for p in place.glob("*.pt"))
+        if others:
+            raise CheckpointError(
+                f"{place} has no {CHECKPOINT_NAME}, but {', '.join(others[:5])}; name the file itself"
+            )
+        if (place / "config.json").is_file():
+            raise CheckpointError(
+                f"{place} has no {CHECKPOINT_NAME} but a config.json, so it may be a Hugging Face model; "
+                "a GPT-2 can be brought in with conversion.from_huggingface"
+            )
+        raise CheckpointError(f"{place} has no {CHECKPOINT_NAME}; expected nanoGPT's out_dir or a checkpoint file")
+    if not place.exists():
+        raise CheckpointError(
+            f"{place} does not exist; expected a nanoGPT checkpoint or a folder that holds {CHECKPOINT_NAME}"
+        )
+    return place
+
+
+def _load(file: Path) -> dict[str, Any]:
+    """Unpickle the file without executing anything."""
+    with file.open("rb") as opened:
+        head = opened.read(4)
+    zipped = zipfile.is_zipfile(file)
+    if not head:
+        raise CheckpointError(f"{file} is empty; {_EXPECTED}")
+    if head.startswith(b"PK") and not zipped:
+        raise CheckpointError(f"{file} is truncated ({file.stat().st_size:,} bytes); copy it again, or save it anew")
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    except pickle.UnpicklingError as error:
+        unsafe = re.search(
+            r"(?:GLOBAL|global) ([\w.]+)|(?:Trying to (?:call|instantiate)[^`']*)[`']?([\w.]+)", str(error)
+        )
+        if unsafe and not re.match(r"Invalid magic|pickle data was truncated", str(error)):
+            culprit = unsafe.group(1) or unsafe.group(2)
+            raise CheckpointError(
+                f"{file} holds an object that is not plain data ({culprit}), which unpickling would run as code; "
+                "nothing was executed; save it again with nothing but tensors, numbers and strings"
+            ) from None
+        raise CheckpointError(f"{file} is not a PyTorch checkpoint, or is damaged; {_EXPECTED}") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{file} is not a PyTorch checkpoint, or is damaged ({reason}); {_EXPECTED}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} holds a {type(content).__name__}; {_EXPECTED}")
+    return content
+
+
+def _parts(file: Path, content: dict[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    model_args, raw = content.get("model_args"), content.get("model")
+    if not isinstance(raw, Mapping) or not isinstance(model_args, Mapping):
+        names = raw if isinstance(raw, Mapping) else content
+        hint = looks_like(names)
+        shown = ", ".join(sorted(str(key) for key in content)[:6])
+        raise CheckpointError(f"{file} has the keys {shown}; {_EXPECTED}" + (f"; {hint}" if hint else ""))
+    return model_args, raw
+
+
+def _data_folders(folder: Path, run_config: Mapping[str, Any]) -> Iterator[Path]:
+    folder = folder.resolve()
+    yield folder
+    dataset = run_config.get("dataset")
+    if not isinstance(dataset, str) or not dataset or os.path.isabs(dataset) or ".." in Path(dataset).parts:
+        return
+    seen = set()
+    for root in (Path.cwd(), folder, *folder.parents):
+        place = root / "data" / dataset
+        if place not in seen:
+            seen.add(place)
+            yield place
+
+
+def _number(value: Any, kind: type) -> Any:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    return kind(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _stamp(file: Path | int) -> tuple[int, int, int]:
+    status = os.stat(file)
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,25 @@
+"""What can go wrong on the way from a nanoGPT checkpoint to a TransformerLens model.
+
+Every message is one sentence that names the file, the key or the value, what was
+expected and what to do.
+"""
+
+
+class ConversionError(ValueError):
+    """Anything this package refuses to do; the base of the errors below."""
+
+
+class CheckpointError(ConversionError):
+    """A file that is not there, cannot be read, or is not a nanoGPT checkpoint."""
+
+
+class VocabularyError(ConversionError):
+    """A vocabulary that is missing, unsafe, or does not fit; a text it cannot encode."""
+
+
+class BackendError(ConversionError):
+    """The installed TransformerLens does not have what was asked for."""
+
+
+class EquivalenceError(ConversionError):
+    """A converted model that does not compute what the checkpoint computes."""

@@ -1,0 +1,142 @@
+"""The Hugging Face fast tokenizer that is attached to a model.
+
+TransformerLens gives every tokenizer a padding, an end and a beginning token. nanoGPT
+models have none of them, so the token we name for it has an id beyond the embedding:
+padding never reaches a trained row, and `prepend_bos=True` is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import BatchEncoding, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import TruncationStrategy
+
+from conversion.errors import ConversionError, VocabularyError
+
+if TYPE_CHECKING:
+    from conversion.vocabulary import CharVocabulary, TokenizerVocabulary
+
+ENDOFTEXT = "<|endoftext|>"
+
+
+class CheckpointTokenizer(PreTrainedTokenizerFast):
+    """A fast tokenizer that refuses what it would otherwise get silently wrong."""
+
+    characters: CharVocabulary | None = None
+    """The character vocabulary behind it, where there is one."""
+    encoder: CharVocabulary | TokenizerVocabulary | None = None
+    """What encodes a corpus quickly."""
+    foreign_special: str | None = None
+    """The padding token, where the model's own vocabulary has none."""
+    missing: str | None = None
+    """Why there is no vocabulary: raised on first use of text."""
+
+    def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
+        texts = [text] if isinstance(text, str) else text
+        if not kwargs.get("is_split_into_words") and all(isinstance(t, str) for t in texts):
+            for t in texts:
+                self._refuse(t)
+        encoded = super()._encode_plus(text, *args, **{**kwargs, **_UNTRUNCATED} if _truncates(kwargs) else kwargs)
+        if _truncates(kwargs):
+            self._refuse_long(encoded, kwargs["max_length"])
+        return encoded
+
+    def _decode(self, token_ids: Any, *args: Any, **kwargs: Any) -> str:
+        if self.missing:
+            raise VocabularyError(self.missing)
+        return super()._decode(token_ids, *args, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Save as a plain fast tokenizer, which `AutoTokenizer` loads without this package."""
+        if self.missing:
+            raise VocabularyError(self.missing)
+        plain = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(self.backend_tokenizer.to_str()),
+            clean_up_tokenization_spaces=False,
+            model_max_length=self.model_max_length,
+            eos_token=self.eos_token,
+            pad_token=self.pad_token,
+            padding_side="right",
+        )
+        return plain.save_pretrained(str(Path(save_directory)), *args, **kwargs)
+
+    def _refuse(self, text: str) -> None:
+        if self.missing and text:
+            raise VocabularyError(self.missing)
+        if self.foreign_special and text.startswith(self.foreign_special):
+            raise VocabularyError(
+                f"the text begins with {self.foreign_special!r}, which this model never saw: nanoGPT has no "
+                "beginning-of-sequence token; call with prepend_bos=False"
+            )
+        if self.characters is not None and not self.characters.charset.issuperset(text):
+            position = next(i for i, char in enumerate(text) if char not in self.characters.charset)
+            self.characters.refuse(text, position)
+
+    def _refuse_long(self, encoded: BatchEncoding, n_ctx: int) -> None:
+        ids = encoded["input_ids"]
+        rows = [ids] if len(ids) and isinstance(ids[0], int) else ids
+        longest = max((len(row) for row in rows), default=0)
+        if longest > n_ctx:
+            raise ConversionError(
+                f"the text has {longest} tokens, the model's context is {n_ctx}: cut it, or tokenize it whole with "
+                "to_tokens(text, truncate=False) or encode_corpus and take windows"
+            )
+
+
+_UNTRUNCATED = {"truncation_strategy": TruncationStrategy.DO_NOT_TRUNCATE, "max_length": None}
+
+
+def _truncates(kwargs: dict[str, Any]) -> bool:
+    strategy = kwargs.get("truncation_strategy", TruncationStrategy.DO_NOT_TRUNCATE)
+    return strategy != TruncationStrategy.DO_NOT_TRUNCATE and kwargs.get("max_length") is not None
+
+
+def character_tokenizer(vocabulary: CharVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
+    """One token per character; its special token has the id `d_vocab`, beyond the embedding."""
+    special = ENDOFTEXT
+    while vocabulary.charset.issuperset(special):  # keep the text itself free of special tokens
+        special = f"\ue000{special}\ue000" if "\ue000" not in vocabulary.charset else special + chr(0x10FFFD)
+    stoi = {char: i for i, char in enumerate(vocabulary.chars)}
+    core = Tokenizer(models.WordLevel(vocab={**stoi, special: d_vocab}, unk_token="\0unk"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    tokenizer = _wrapped(core, special, n_ctx)
+    tokenizer.characters = tokenizer.encoder = vocabulary
+    tokenizer.foreign_special = special
+    return tokenizer
+
+
+def subword_tokenizer(vocabulary: TokenizerVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
+    """A `tokenizer.json` or GPT-2's BPE; `<|endoftext|>` is the model's own where it has one."""
+    core = Tokenizer.from_str(vocabulary.serialized)
+    core.no_truncation()
+    core.no_padding()
+    own = core.token_to_id(ENDOFTEXT)
+    tokenizer = _wrapped(core, ENDOFTEXT, n_ctx)
+    tokenizer.encoder = vocabulary
+    tokenizer.foreign_special = ENDOFTEXT if own is None or own >= d_vocab else None
+    return tokenizer
+
+
+def missing_tokenizer(reason: str, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
+    """Stands in for a vocabulary that was not found: tokens work, the first text raises `reason`."""
+    core = Tokenizer(models.WordLevel(vocab={ENDOFTEXT: d_vocab}, unk_token="\0unk"))
+    tokenizer = _wrapped(core, ENDOFTEXT, n_ctx)
+    tokenizer.missing = reason
+    return tokenizer
+
+
+def _wrapped(core: Tokenizer, special: str, n_ctx: int) -> CheckpointTokenizer:
+    core.add_special_tokens([AddedToken(special, special=True, normalized=False)])
+    # bos_token stays unset: with one, both TransformerLens lines try to load a tokenizer by name
+    return CheckpointTokenizer(
+        tokenizer_object=core,
+        clean_up_tokenization_spaces=False,
+        padding_side="right",
+        model_max_length=n_ctx,
+        eos_token=special,
+        pad_token=special,
+    )

@@ -1,0 +1,1 @@
+"""Open up nanoGPT checkpoints with TransformerLens."""
