@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,10 @@ from conversion.atomic import replacing
 from conversion.config import Activation, NanoGPTConfig
 from conversion.errors import CheckpointError
 from conversion.state import canonical_state, looks_like
-from conversion.vocabulary import Vocabulary, find_vocabulary, read_vocabulary
+from conversion.vocabulary import GPT2_ABSENT, GPT2_SIZES, Vocabulary, find_vocabulary, read_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 CHECKPOINT_NAME = "ckpt.pt"
 _EXPECTED = "expected nanoGPT's dictionary with 'model' and 'model_args'"
@@ -90,6 +93,20 @@ class Checkpoint:
             if _stamp(file.fileno()) != self._stamp:
                 raise CheckpointError(f"{self.path} has changed since it was read; read it again")
         return digest
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """A fresh tokenizer for a model; without a vocabulary, one that says on first use what to give."""
+        sizes = {"n_ctx": self.config.block_size, "d_vocab": self.config.vocab_size}
+        if self.vocabulary is not None:
+            return self.vocabulary.tokenizer(**sizes)
+        from conversion.fast_tokenizer import missing_tokenizer
+
+        gpt2 = f", or meta='gpt2' ({GPT2_ABSENT})" if self.config.vocab_size in GPT2_SIZES else ""
+        reason = (
+            f"{self.name} has no vocabulary (no meta.pkl or tokenizer.json beside it or in data/<dataset>/); load it "
+            f"with meta='path/to/meta.pkl' or a tokenizer.json{gpt2}; token ids work without one"
+        )
+        return missing_tokenizer(reason, **sizes)
 
     def data_folders(self) -> Iterator[Path]:
         """Where nanoGPT keeps this run's `meta.pkl` and `val.bin`, nearest first."""

@@ -154,6 +154,28 @@ class Block(nn.Module):
         return edits("hook_resid_post", x)
 
 
+class Transformer(nn.Module):
+    """Everything below the head, under the name that nanoGPT's keys begin with."""
+
+    def __init__(self, config: NanoGPTConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = LayerNorm(config.n_embd, config.bias)
+
+    def forward(self, tokens: Tensor, edit: Edits) -> Tensor:
+        embed = edit("hook_embed", self.wte(tokens))
+        positions = self.wpe.weight[: tokens.shape[1]]
+        if edit.any_of("hook_pos_embed"):  # TransformerLens has a batch axis here
+            positions = edit("hook_pos_embed", positions.expand(len(tokens), -1, -1))
+        x = self.drop(embed + positions)
+        for i, block in enumerate(self.h):
+            x = block(x, edit.below(f"blocks.{i}") if edit.functions else NO_EDITS)
+        return self.ln_f(x, edit.below("ln_final") if edit.functions else NO_EDITS)
+
+
 class GPT(nn.Module):
     """A nanoGPT model.
 
@@ -164,15 +186,7 @@ class GPT(nn.Module):
     def __init__(self, config: NanoGPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(config.vocab_size, config.n_embd),
-                "wpe": nn.Embedding(config.block_size, config.n_embd),
-                "drop": nn.Dropout(config.dropout),
-                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-                "ln_f": LayerNorm(config.n_embd, config.bias),
-            }
-        )
+        self.transformer = Transformer(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie()
         if not self.lm_head.weight.is_meta:
@@ -183,7 +197,11 @@ class GPT(nn.Module):
         """The model of a checkpoint, in its own precision or in `dtype`, ready for evaluation."""
         with torch.device("meta"):
             model = cls(checkpoint.config)
-        state = {key: tensor.detach().to(dtype, copy=True) for key, tensor in checkpoint.state_dict.items()}
+        weights = {
+            k: t for k, t in checkpoint.state_dict.items() if not (checkpoint.config.tied and k == "lm_head.weight")
+        }
+        state = {key: tensor.detach().to(dtype, copy=True) for key, tensor in weights.items()}
+        state.setdefault("lm_head.weight", state["transformer.wte.weight"])
         model.load_state_dict(state, strict=True, assign=True)
         model.tie()
         return model.eval()
@@ -191,10 +209,10 @@ class GPT(nn.Module):
     def tie(self) -> None:
         """Make the head and the token embedding one parameter, where the config says so."""
         if self.config.tied:
-            self.transformer["wte"].weight = self.lm_head.weight
+            self.transformer.wte.weight = self.lm_head.weight
 
     def init_weights(self) -> None:
-        """nanoGPT's initialisation: N(0, 0.02), residual projections scaled by depth, biases zero."""
+        """Initialise as nanoGPT does: N(0, 0.02), residual projections scaled by depth, biases zero."""
         for name, parameter in self.named_parameters():
             if parameter.dim() >= 2:
                 residual = name.endswith("c_proj.weight")
@@ -222,15 +240,7 @@ class GPT(nn.Module):
             raise ValueError(f"{time} tokens exceed the context of {self.config.block_size}; cut the sequence")
         if edits:
             _refuse_unknown(edits, self.config.n_layer)
-        edit = Edits(edits) if edits else NO_EDITS
-        embed = edit("hook_embed", self.transformer["wte"](tokens))
-        positions = self.transformer["wpe"].weight[:time]
-        if edit.any_of("hook_pos_embed"):  # TransformerLens has a batch axis here
-            positions = edit("hook_pos_embed", positions.expand(len(tokens), -1, -1))
-        x = self.transformer["drop"](embed + positions)
-        for i, block in enumerate(self.transformer["h"]):
-            x = block(x, edit.below(f"blocks.{i}") if edits else NO_EDITS)
-        return self.lm_head(self.transformer["ln_f"](x, edit.below("ln_final") if edits else NO_EDITS))
+        return self.lm_head(self.transformer(tokens, Edits(edits) if edits else NO_EDITS))
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats of the `targets` [batch, pos] that follow `tokens`."""

@@ -30,6 +30,9 @@ META_NAME, TOKENIZER_NAME = "meta.pkl", "tokenizer.json"
 GPT2_SIZES = (50257, 50304)
 """GPT-2's vocabulary, and nanoGPT's default that pads it to a multiple of 64."""
 
+GPT2_ABSENT = "not on this machine; run `hf download gpt2 vocab.json merges.txt` once where there is a network"
+"""Nothing is downloaded here, so this is the way to GPT-2's vocabulary."""
+
 _LARGEST_META = 64 * 2**20
 
 
@@ -52,7 +55,7 @@ class CharVocabulary:
         for index, char in enumerate(self.chars):
             if not isinstance(char, str) or len(char) != 1 or 0xD800 <= ord(char) < 0xE000:
                 raise VocabularyError(
-                    f"{where}token {index} is {char!r}; expected a single character (give a tokenizer.json for longer tokens)"
+                    f"{where}token {index} is {char!r}; expected one character (longer tokens need a tokenizer.json)"
                 )
         if len(set(self.chars)) != len(self.chars):
             raise VocabularyError(f"{where}a character occurs twice; expected one id per character")
@@ -99,7 +102,7 @@ class CharVocabulary:
             VocabularyError: an id that is not in the vocabulary.
         """
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
-        if len(ids) and not (0 <= ids.min() and ids.max() < self.size):
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.size):
             bad = int(ids[(ids < 0) | (ids >= self.size)][0])
             raise VocabularyError(f"token {bad} is not in the vocabulary; expected ids from 0 to {self.size - 1}")
         return "".join(self.chars[i] for i in ids)
@@ -109,7 +112,8 @@ class CharVocabulary:
         line = text.count("\n", 0, position) + 1
         around = text[max(0, position - 10) : position + 11]
         raise VocabularyError(
-            f"character {text[position]!r} (U+{ord(text[position]):04X}) at position {position}, line {line}, in {around!r} "
+            f"character {text[position]!r} (U+{ord(text[position]):04X}) at position {position} "
+            f"(line {line}, in {around!r}) "
             f"is not among the {self.size} characters of {self.source or 'the vocabulary'}; remove or replace it"
         )
 
@@ -209,8 +213,8 @@ def read_vocabulary(source: str | Path | Vocabulary, vocab_size: int) -> Vocabul
     vocabulary = source if isinstance(source, CharVocabulary | TokenizerVocabulary) else _read(source)
     if vocabulary.size > vocab_size:
         raise VocabularyError(
-            f"{vocabulary.source or 'the vocabulary'} has {vocabulary.size} tokens, but the model has vocab_size {vocab_size}; "
-            "it belongs to another model: give the right one as meta="
+            f"{vocabulary.source or 'the vocabulary'} has {vocabulary.size} tokens, "
+            f"but the model has vocab_size {vocab_size}; it belongs to another model: give the right one as meta="
         )
     return vocabulary
 
@@ -251,9 +255,8 @@ def _read(source: str | Path) -> Vocabulary:
         found = find_gpt2()
         if found is None:
             raise VocabularyError(
-                "GPT-2's vocabulary is not on this machine and nothing is downloaded here; run "
-                "`hf download gpt2 vocab.json merges.txt` once where there is a network, or give a folder "
-                "with vocab.json and merges.txt, or a tokenizer.json, as meta="
+                f"GPT-2's vocabulary is {GPT2_ABSENT}, or give a folder with vocab.json and merges.txt, "
+                "or a tokenizer.json, as meta="
             )
         return found
     path = Path(source).expanduser()
@@ -298,7 +301,8 @@ def _plain_pickle(file: Path) -> Any:
         _refuse_other_types(content)
     except VocabularyError as error:
         raise VocabularyError(
-            f"{file} holds {error}; nothing was executed; expected nanoGPT's dictionary of dict, list, tuple, str and int"
+            f"{file} holds {error}; nothing was executed; "
+            "expected nanoGPT's dictionary of dict, list, tuple, str and int"
         ) from None
     except OSError as error:
         raise VocabularyError(f"{file} cannot be read ({error.strerror}); expected nanoGPT's meta.pkl") from None

@@ -1,0 +1,54 @@
+"""Which TransformerLens is installed, and what to say when it is the wrong one."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+from conversion.errors import BackendError
+
+Backend = Literal["hooked", "bridge"]
+
+
+@cache
+def transformer_lens_version() -> tuple[int, ...]:
+    """Major and minor version of the installed TransformerLens.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    try:
+        installed = version("transformer-lens")
+    except PackageNotFoundError:
+        raise BackendError("TransformerLens is not installed; run `pip install 'transformer-lens>=3.9,<4'`") from None
+    return tuple(int(part) for part in installed.split(".")[:2] if part.isdigit())
+
+
+def resolve_backend(backend: str = "auto") -> Backend:
+    """The kind of model that the installed TransformerLens gives.
+
+    Args:
+        backend: "auto" (HookedTransformer where there is one, else the bridge), "hooked" or "bridge".
+
+    Raises:
+        BackendError: what was asked for needs another TransformerLens.
+        ValueError: another word.
+    """
+    has_bridge = transformer_lens_version() >= (4, 0)
+    if backend == "auto":
+        return "bridge" if has_bridge else "hooked"
+    installed = version("transformer-lens")
+    if backend == "hooked" and has_bridge:
+        raise BackendError(
+            f"backend='hooked' needs HookedTransformer, which TransformerLens {installed} no longer has; run "
+            "`pip install 'transformer-lens>=3.9,<4'` (the extra nanogpt-lens[hooked]), or use backend='bridge'"
+        )
+    if backend == "bridge" and not has_bridge:
+        raise BackendError(
+            f"backend='bridge' needs TransformerLens 4: the bridge of {installed} ignores edits of attention patterns; "
+            "run `pip install 'transformer-lens>=4.3,<5'`, or use backend='hooked'"
+        )
+    if backend not in ("hooked", "bridge"):
+        raise ValueError(f"backend is {backend!r}; expected 'auto', 'hooked' or 'bridge'")
+    return "hooked" if backend == "hooked" else "bridge"
