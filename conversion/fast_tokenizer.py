@@ -7,6 +7,8 @@ padding never reaches a trained row, and `prepend_bos=True` is refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,21 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
     missing: str | None = None
     """Why there is no vocabulary: raised on first use of text."""
 
+    quiet: bool = False
+    """While TransformerLens probes it: a text that cannot be encoded has no tokens."""
+
+    @contextmanager
+    def probing(self) -> Iterator[None]:
+        """Let TransformerLens 4 encode its probe, "a", whatever the vocabulary is."""
+        self.quiet = True
+        try:
+            yield
+        finally:
+            self.quiet = False
+
     def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
+        if self.quiet:
+            return super()._encode_plus("", *args, **kwargs)
         texts = [text] if isinstance(text, str) else text
         if not kwargs.get("is_split_into_words") and all(isinstance(t, str) for t in texts):
             for t in texts:

@@ -1,0 +1,216 @@
+"""A checkpoint as a TransformerBridge, on TransformerLens 4, with two upstream hooks mended.
+
+In the native bridge of 4.x an edit at `hook_resid_mid` reaches the MLP but not the skip
+connection, and `attn.hook_attn_scores` fires after the fact, holds the pattern, and ignores
+edits. `mend` replaces the forward of its blocks and attention by one in which both hooks
+stand where TransformerLens 3 has them. It relies on names that upstream may change, so a
+self-test compares edits at both hooks with the native model before the first model is
+returned, and refuses to go on where they differ.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conversion.backends import resolve_backend
+from conversion.checkpoint import Checkpoint
+from conversion.config import NanoGPTConfig
+from conversion.errors import BackendError
+from conversion.layout import HookedState
+from conversion.nanogpt_to_hooked import converted_state, hooked_config
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+def to_bridge(
+    checkpoint: Checkpoint,
+    *,
+    process_weights: bool = False,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    consume: bool = False,
+) -> TransformerBridge:
+    """Convert a checkpoint into a TransformerBridge.
+
+    Args:
+        checkpoint: what `read_checkpoint` returned.
+        process_weights: fold LayerNorms and centre (see `conversion.folding`).
+        device: where the model goes.
+        dtype: its precision, whatever the checkpoint's is.
+        consume: move the checkpoint's tensors into the model, which empties
+            `checkpoint.state_dict` and saves a copy of the weights.
+
+    Returns:
+        the model in evaluation mode, its tokenizer attached, with the hooks of a
+        HookedTransformer: same names, same values, same effect of edits.
+
+    Raises:
+        BackendError: TransformerLens 3 is installed, or one whose hooks cannot be mended.
+    """
+    resolve_backend("bridge")
+    self_test()
+    return _build(checkpoint, process_weights=process_weights, device=device, dtype=dtype, consume=consume)
+
+
+@cache
+def self_test() -> None:
+    """Prove on a small random model that edits at the two mended hooks do what they should.
+
+    Raises:
+        BackendError: they do not, under this version of TransformerLens.
+    """
+    from conversion.native import GPT
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = NanoGPTConfig(n_layer=2, n_head=2, n_embd=8, block_size=6, vocab_size=11)
+        native = GPT(config).double().eval()
+        for parameter in native.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        tokens = torch.randint(11, (2, 6))
+        noise = torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    checkpoint = Checkpoint(config=config, state_dict=dict(native.state_dict()))
+    try:
+        bridge = _build(checkpoint, process_weights=False, device="cpu", dtype=torch.float64)
+        edits = {"hook_resid_mid": lambda x: x * 0.5, "attn.hook_attn_scores": lambda x: x + noise}
+        for hook, edit in edits.items():
+            for layer in range(config.n_layer):
+                name = f"blocks.{layer}.{hook}"
+                with torch.no_grad():
+                    expected = native(tokens, edits={name: edit})
+                    got = cast(Any, bridge).run_with_hooks(
+                        tokens, fwd_hooks=[(name, lambda x, hook, edit=edit: edit(x))]
+                    )
+                error = (expected - got).abs().max().item()
+                if not error < 1e-9:
+                    raise BackendError(f"an edit at {name} is off by {error:.1e}")
+    except Exception as error:
+        raise BackendError(
+            f"the bridge of TransformerLens {version('transformer-lens')} could not be mended ({error}); "
+            "use a version that is tested: 4.3, or 3.9 with backend='hooked'"
+        ) from error
+
+
+def _build(
+    checkpoint: Checkpoint,
+    *,
+    process_weights: bool,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    consume: bool = False,
+) -> TransformerBridge:
+    from transformer_lens.config.transformer_bridge_config import TransformerBridgeConfig
+    from transformer_lens.model_bridge import TransformerBridge
+
+    config = TransformerBridgeConfig(
+        **hooked_config(checkpoint.config, process_weights, device, dtype), architecture="TransformerLensNative"
+    )
+    tokenizer = checkpoint.tokenizer()
+    with torch.device("meta"), cast(Any, tokenizer).probing():
+        bridge = cast(Any, TransformerBridge).boot_native(config, tokenizer=tokenizer, dtype=dtype)
+    state = converted_state(checkpoint, process_weights=process_weights, device=device, dtype=dtype, consume=consume)
+    bridge.original_model.to_empty(device=device)
+    _assign(bridge, state)
+    mend(bridge)
+    bridge.cfg.device = str(device)
+    bridge.eval()
+    if process_weights:
+        bridge.enable_compatibility_mode(no_processing=True)
+    bridge.nanogpt_config = checkpoint.config
+    return bridge
+
+
+def _assign(bridge: Any, state: HookedState) -> None:
+    """Make the converted tensors the storage of the parameters, one by one, emptying `state`.
+
+    Upstream's `load_state_dict` would need a second copy of the weights.
+    """
+    from transformer_lens.utilities.tl_checkpoint_conversion import (  # pyright: ignore[reportMissingImports]
+        convert_tl_checkpoint,
+    )
+
+    targets: dict[str, Tensor] = bridge.state_dict(keep_vars=True)
+    for key in list(state):
+        for name, tensor in convert_tl_checkpoint({key: state.pop(key)}, bridge.cfg).items():
+            target = targets.pop(name)
+            assert target.shape == tensor.shape, f"{name}: {list(tensor.shape)} for {list(target.shape)}"
+            target.data = tensor
+    assert not targets, f"the bridge has tensors that the conversion does not know: {', '.join(targets)}"
+    for block in bridge.blocks:
+        mask = block.attn.original_component.causal_mask
+        mask.copy_(torch.ones_like(mask).triu(1))
+
+
+def mend(bridge: Any) -> None:
+    """Make `hook_resid_mid` and `attn.hook_attn_scores` take effect in every block of a native bridge."""
+    block_class, attention_class, mid_class = _mended_classes()
+    for block in bridge.blocks:
+        attention = block.attn.original_component
+        block.original_component.__class__ = block_class
+        attention.__class__ = attention_class
+        block.ln2.hook_in.__class__ = mid_class
+        attention.__dict__["mended_hooks"] = (block.attn.hook_attn_scores, block.attn.hook_pattern)
+
+
+@cache
+def _mended_classes() -> tuple[type, type, type]:
+    from transformer_lens.hook_points import HookPoint
+    from transformer_lens.model_bridge.sources.native.model import NativeAttention, NativeBlock
+
+    class MidHook(HookPoint):
+        """`ln2.hook_in`, also known as `hook_resid_mid`: called by the block, then passed over by `ln2`."""
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return x if self.__dict__.pop("called", False) else super().__call__(x)
+
+    class MendedBlock(NativeBlock):
+        """The residual stream goes through `hook_resid_mid` before it parts into skip and MLP."""
+
+        def forward(
+            self,
+            hidden_states: Tensor,
+            attention_mask: Tensor | None = None,
+            position_ids: Tensor | None = None,
+            **kwargs: Any,
+        ) -> tuple[Tensor]:
+            hook = cast(Any, self.ln2).hook_in
+            hook.__dict__.pop("called", None)  # left behind by an exception
+            out, _ = self.attn(self.ln1(hidden_states), attention_mask=attention_mask, position_ids=position_ids)
+            mid = hook(hidden_states + out)
+            hook.__dict__["called"] = True
+            return (mid + self.mlp(self.ln2(mid)),)
+
+    class MendedAttention(NativeAttention):
+        """Scores and pattern go through their hooks before they are used."""
+
+        def forward(  # type: ignore[override]
+            self,
+            hidden_states: Tensor,
+            attention_mask: Tensor | None = None,
+            position_ids: Tensor | None = None,
+            pattern_fn: Any = None,
+            **kwargs: Any,
+        ) -> tuple[Tensor, None]:
+            batch, seq, _ = hidden_states.shape
+            q, k, v = (
+                part(hidden_states).view(batch, seq, self.n_heads, self.d_head).transpose(1, 2)
+                for part in (self.q, self.k, self.v)
+            )
+            mask = self.causal_mask[:seq, :seq]
+            if attention_mask is not None:
+                mask = self._combine_attention_mask(mask, attention_mask, batch=batch)
+            hook_scores, hook_pattern = self.__dict__["mended_hooks"]
+            scores = hook_scores((q @ k.transpose(-2, -1) / self.scale).masked_fill(mask, -torch.inf))
+            pattern = F.softmax(scores, dim=-1)
+            pattern = hook_pattern(torch.where(pattern.isnan(), torch.zeros_like(pattern), pattern))
+            out = self.o((pattern @ v).transpose(1, 2).reshape(batch, seq, -1))
+            return out, None  # without a pattern, upstream's belated hooks stay silent
+
+    return MendedBlock, MendedAttention, MidHook
