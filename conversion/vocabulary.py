@@ -158,8 +158,10 @@ class TokenizerVocabulary:
 
     @cached_property
     def size(self) -> int:
-        """One more than the highest id."""
-        return max(self.core.get_vocab(with_added_tokens=True).values()) + 1
+        """One more than the highest id of an ordinary token; special tokens are not text."""
+        special = {added.content for added in self.core.get_added_tokens_decoder().values() if added.special}
+        ids = [i for token, i in self.core.get_vocab(with_added_tokens=True).items() if token not in special]
+        return max(ids, default=-1) + 1
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of shape [tokens], int64, without any special token added."""
@@ -276,10 +278,19 @@ def _read(source: str | Path) -> Vocabulary:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise VocabularyError(f"{path} is not UTF-8 text; expected a tokenizer.json") from None
-        vocabulary = TokenizerVocabulary(text, path)
-        _ = vocabulary.size
-        return vocabulary
+        return _as_characters(TokenizerVocabulary(text, path))
     return read_meta(path)
+
+
+def _as_characters(vocabulary: TokenizerVocabulary) -> Vocabulary:
+    """A `tokenizer.json` that this package made from characters is characters again."""
+    from tokenizers import models
+
+    core, size = vocabulary.core, vocabulary.size
+    chars = tuple(core.id_to_token(i) or "" for i in range(size))
+    if size and isinstance(core.model, models.WordLevel) and all(len(char) == 1 for char in chars):
+        return CharVocabulary(chars, vocabulary.source)
+    return vocabulary
 
 
 class _PlainUnpickler(pickle.Unpickler):

@@ -1,0 +1,210 @@
+"""A checkpoint as a Hugging Face GPT2LMHeadModel, and back: the road to nnsight, tuned-lens and the Hub.
+
+The two architectures are the same but for names, transposed matrices (Conv1D), biases that
+are always there, and the GELU: GPT-2 was trained with the tanh approximation, nanoGPT with
+the exact one, so `activation_function` says which.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from conversion.checkpoint import Checkpoint
+from conversion.config import LAYER_NORM_EPS, Activation, NanoGPTConfig
+from conversion.errors import CheckpointError
+from conversion.vocabulary import TOKENIZER_NAME, Vocabulary, read_vocabulary
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+}
+_CONV1D = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
+
+
+def to_huggingface(
+    checkpoint: Checkpoint, folder: str | Path | None = None, *, dtype: torch.dtype | None = None
+) -> GPT2LMHeadModel:
+    """Convert a checkpoint into a GPT2LMHeadModel.
+
+    Args:
+        checkpoint: what `read_checkpoint` returned.
+        folder: where to save the model and its tokenizer, so that
+            `AutoModelForCausalLM.from_pretrained(folder)` and `AutoTokenizer` load them.
+        dtype: the model's precision; the checkpoint's own where not given.
+
+    Returns:
+        the model in evaluation mode.
+
+    Raises:
+        CheckpointError: `folder` exists and is not an empty folder.
+    """
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = checkpoint.config
+    target = None if folder is None else _free(Path(folder))
+    theirs = GPT2Config(
+        vocab_size=config.vocab_size,
+        n_positions=config.block_size,
+        n_embd=config.n_embd,
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        activation_function=config.activation,
+        layer_norm_epsilon=LAYER_NORM_EPS,
+        resid_pdrop=config.dropout,
+        embd_pdrop=config.dropout,
+        attn_pdrop=config.dropout,
+        tie_word_embeddings=config.tied,
+        bos_token_id=cast(Any, None),
+        eos_token_id=cast(Any, None),
+    )
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(theirs)
+    model.load_state_dict(_to_gpt2(checkpoint, dtype or checkpoint.dtype), strict=True, assign=True)
+    model.tie_weights()
+    model.config.dtype = dtype or checkpoint.dtype
+    model.eval()
+    if target is not None:
+        _save(model, checkpoint, target)
+    return model
+
+
+def from_huggingface(
+    source: GPT2LMHeadModel | str | Path, *, meta: str | Path | Vocabulary | None = None
+) -> Checkpoint:
+    """Take a GPT-2 model of Hugging Face to a nanoGPT checkpoint.
+
+    Args:
+        source: a GPT2LMHeadModel, or a folder that `save_pretrained` wrote; nothing is downloaded.
+        meta: its vocabulary; a folder's `tokenizer.json` is found by itself.
+
+    Returns:
+        a checkpoint with the model's weights, in its precision, with `bias=False` where
+        every bias is zero.
+
+    Raises:
+        CheckpointError: no such folder, another architecture, or settings nanoGPT does not have.
+        VocabularyError: the vocabulary does not fit.
+    """
+    from transformers import GPT2LMHeadModel
+
+    model = source if isinstance(source, GPT2LMHeadModel) else _load(Path(source))
+    theirs = model.config
+    _refuse_foreign_settings(theirs)
+    state = _from_gpt2(model)
+    bias = any(bool(tensor.any()) for name, tensor in state.items() if name.endswith(".bias"))
+    tied = torch.equal(state["lm_head.weight"], state["transformer.wte.weight"])
+    config = NanoGPTConfig(
+        n_layer=theirs.n_layer,
+        n_head=theirs.n_head,
+        n_embd=theirs.n_embd,
+        block_size=theirs.n_positions,
+        vocab_size=theirs.vocab_size,
+        bias=bias,
+        dropout=float(theirs.resid_pdrop),
+        activation=_ACTIVATIONS[theirs.activation_function],
+        tied=tied,
+    )
+    if meta is None and not isinstance(source, GPT2LMHeadModel) and (Path(source) / TOKENIZER_NAME).is_file():
+        meta = Path(source) / TOKENIZER_NAME
+    if tied:
+        state["lm_head.weight"] = state["transformer.wte.weight"]
+    return Checkpoint(
+        config=config,
+        state_dict={name: state[name] for name in config.shapes()},
+        vocabulary=None if meta is None else read_vocabulary(meta, config.vocab_size),
+        notes=("taken from a Hugging Face GPT-2",),
+    )
+
+
+def _to_gpt2(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for name, tensor in checkpoint.state_dict.items():
+        if checkpoint.config.tied and name == "lm_head.weight":
+            continue
+        own = tensor.T if name.endswith(_CONV1D) else tensor
+        state[name] = own.detach().to(dtype).clone(memory_format=torch.contiguous_format)
+        bias = name.removesuffix("weight") + "bias"
+        if not checkpoint.config.bias and name != "lm_head.weight" and "transformer.w" not in name:
+            state[bias] = torch.zeros(tensor.shape[0], dtype=dtype)
+    if checkpoint.config.tied:
+        state["lm_head.weight"] = state["transformer.wte.weight"]
+    return state
+
+
+def _from_gpt2(model: GPT2LMHeadModel) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        own = tensor.T if name.endswith(_CONV1D) else tensor
+        state[name] = own.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return state
+
+
+def _refuse_foreign_settings(theirs: Any) -> None:
+    expected = {
+        "n_inner": (None, 4 * theirs.n_embd),
+        "activation_function": tuple(_ACTIVATIONS),
+        "layer_norm_epsilon": (LAYER_NORM_EPS,),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+    }
+    for name, allowed in expected.items():
+        value = getattr(theirs, name, allowed[0])
+        if value not in allowed:
+            raise CheckpointError(
+                f"the model's config has {name}={value!r}, which nanoGPT cannot express; "
+                f"expected {' or '.join(repr(a) for a in allowed)}"
+            )
+
+
+def _load(folder: Path) -> GPT2LMHeadModel:
+    from transformers import AutoConfig, GPT2LMHeadModel
+
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} has no config.json; expected a folder that save_pretrained wrote")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # json, or a model type that transformers does not know
+        raise CheckpointError(f"{folder}/config.json cannot be read ({str(error).splitlines()[0]:.120})") from None
+    if config.model_type != "gpt2":
+        raise CheckpointError(f"{folder} holds a model of type {config.model_type!r}; expected 'gpt2'")
+    try:
+        model, info = cast(Any, GPT2LMHeadModel).from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype="auto"
+        )
+    except Exception as error:  # transformers raises OSError, ValueError, SafetensorError and others
+        reason = str(error).strip().splitlines()[0][:160]
+        raise CheckpointError(f"{folder} cannot be read as a GPT-2 in safetensors ({reason})") from None
+    wrong = {kind: sorted(map(str, keys)) for kind, keys in info.items() if keys and kind != "error_msgs"}
+    if wrong:
+        raise CheckpointError(f"{folder}: the tensors do not fit config.json: {wrong}")
+    return model
+
+
+def _free(folder: Path) -> Path:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder} exists already and is not an empty folder; give a new one")
+    return folder
+
+
+def _save(model: GPT2LMHeadModel, checkpoint: Checkpoint, folder: Path) -> None:
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary)
+        if checkpoint.vocabulary is not None:
+            checkpoint.tokenizer().save_pretrained(temporary)
+        if folder.is_dir():
+            folder.rmdir()
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,130 @@
+"""An edited TransformerLens model, of either line, back to a nanoGPT checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion.checkpoint import Checkpoint
+from conversion.config import LAYER_NORM_EPS, NanoGPTConfig
+from conversion.errors import ConversionError
+from conversion.layout import HookedState, from_hooked_layout
+
+
+def to_nanogpt(model: Any) -> Checkpoint:
+    """Take a HookedTransformer or a TransformerBridge to a nanoGPT checkpoint.
+
+    Weights may have been edited. Biases that were added to a bias-free model, and a head that
+    no longer equals the embedding, are kept: the checkpoint then says `bias=True`, or is untied
+    (this package reads that as it is; the original nanoGPT always ties).
+
+    Args:
+        model: one that this package made without `process_weights`, or any with the same architecture.
+
+    Returns:
+        a checkpoint with copies of the weights, in the model's precision.
+
+    Raises:
+        ConversionError: processed weights, or an architecture that nanoGPT does not have.
+    """
+    _refuse_foreign_architecture(model)
+    hooked = hooked_layout_of(model)
+    tied = torch.equal(hooked["unembed.W_U"].T, hooked["embed.W_E"])
+    origin: NanoGPTConfig | None = getattr(model, "nanogpt_config", None)
+    cfg = model.cfg
+    biases = (t for name, t in hooked.items() if name.rpartition(".")[2].startswith("b") and name != "unembed.b_U")
+    config = NanoGPTConfig(
+        n_layer=cfg.n_layers,
+        n_head=cfg.n_heads,
+        n_embd=cfg.d_model,
+        block_size=cfg.n_ctx,
+        vocab_size=cfg.d_vocab,
+        bias=(origin is not None and origin.bias) or any(bool(b.any()) for b in biases),
+        dropout=origin.dropout if origin else 0.0,
+        activation=cfg.act_fn,
+        tied=tied,
+    )
+    state = {name: tensor.cpu() for name, tensor in from_hooked_layout(hooked, config).items()}
+    if tied:
+        state["lm_head.weight"] = state["transformer.wte.weight"]
+    notes = ("taken from a TransformerLens model",)
+    if not tied:
+        notes += ("lm_head.weight is not tied to the token embedding; the original nanoGPT would tie it",)
+    vocabulary = getattr(getattr(model, "tokenizer", None), "encoder", None)
+    return Checkpoint(config=config, state_dict=state, vocabulary=vocabulary, notes=notes)
+
+
+def hooked_layout_of(model: Any, *, gradients: bool = False) -> HookedState:
+    """The model's weights, or their gradients, under TransformerLens' property names.
+
+    Args:
+        model: a HookedTransformer or a native TransformerBridge with its LayerNorm weights.
+        gradients: take each weight's `.grad` (zeros where there is none).
+
+    Returns:
+        tensors that may share memory with the model.
+    """
+
+    def chosen(weight: Tensor) -> Tensor:
+        if not gradients:
+            return weight.detach()
+        return torch.zeros_like(weight) if weight.grad is None else weight.grad
+
+    if hasattr(model, "original_model"):
+        named = {name: chosen(weight) for name, weight in model.state_dict(keep_vars=True).items()}
+        return _from_bridge_layout(named, model.cfg.n_heads)
+    return {name: chosen(weight) for name, weight in model.named_parameters()}
+
+
+def _from_bridge_layout(named: dict[str, Tensor], n_heads: int) -> HookedState:
+    """The inverse of TransformerLens 4's `convert_tl_checkpoint`."""
+    hooked: HookedState = {}
+    for name, tensor in named.items():
+        path, part, kind = name.rsplit(".", 2) if name.startswith("blocks.") else ("", *name.rsplit(".", 1))
+        matrix = kind == "weight"
+        if part in ("q", "k", "v"):
+            split = tensor.unflatten(0, (n_heads, -1))
+            letter = part.upper()
+            hooked[f"{path}.{'W' if matrix else 'b'}_{letter}"] = split.transpose(1, 2) if matrix else split
+        elif part == "o":
+            hooked[f"{path}.{'W' if matrix else 'b'}_O"] = tensor.T.unflatten(0, (n_heads, -1)) if matrix else tensor
+        elif part in ("in", "out"):
+            hooked[f"{path}.{'W' if matrix else 'b'}_{part}"] = tensor.T if matrix else tensor
+        elif part == "unembed":
+            hooked["unembed.W_U" if matrix else "unembed.b_U"] = tensor.T if matrix else tensor
+        elif part in ("embed", "pos_embed"):
+            hooked["embed.W_E" if part == "embed" else "pos_embed.W_pos"] = tensor
+        else:  # a LayerNorm
+            hooked[f"{path}.{part}.{kind[0]}" if path else f"{part}.{kind[0]}"] = tensor
+    return hooked
+
+
+def _refuse_foreign_architecture(model: Any) -> None:
+    cfg = model.cfg
+    expected = {
+        "normalization_type": ("LN",),
+        "act_fn": ("gelu", "gelu_new"),
+        "d_mlp": (4 * cfg.d_model,),
+        "d_head": (cfg.d_model // cfg.n_heads,),
+        "eps": (LAYER_NORM_EPS,),
+        "positional_embedding_type": ("standard",),
+        "attn_only": (False,),
+        "gated_mlp": (False,),
+        "d_vocab_out": (cfg.d_vocab,),
+    }
+    if cfg.normalization_type == "LNPre":
+        raise ConversionError(
+            "the model's weights are processed (LayerNorm folded in), which cannot be undone; "
+            "load it with process_weights=False and edit that"
+        )
+    for name, allowed in expected.items():
+        value = getattr(cfg, name)
+        if value not in allowed:
+            raise ConversionError(
+                f"the model has {name}={value!r}, which nanoGPT cannot express; expected {allowed[0]!r}"
+            )
+    bias = hooked_layout_of(model)["unembed.b_U"]
+    if bool(bias.any()):
+        raise ConversionError("the model's unembedding has a bias b_U that is not zero, which nanoGPT cannot express")
