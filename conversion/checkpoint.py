@@ -49,6 +49,7 @@ class Checkpoint:
         run_config: nanoGPT's `config`, the settings of the training run.
         optimizer: the optimizer's state, only when asked for.
         notes: what reading had to do (prefixes stripped, masks dropped, ...).
+        extra_model_args: a fork's `model_args` that were ignored on request.
     """
 
     config: NanoGPTConfig
@@ -60,6 +61,7 @@ class Checkpoint:
     run_config: Mapping[str, Any] = field(default_factory=dict)
     optimizer: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    extra_model_args: Mapping[str, Any] = field(default_factory=dict)
     _stamp: tuple[int, int, int] | None = None
 
     @property
@@ -72,6 +74,11 @@ class Checkpoint:
         """The precision of the weights; the highest one where they are mixed."""
         dtypes = {tensor.dtype for tensor in self.state_dict.values()}
         return max(dtypes, key=lambda dtype: torch.finfo(dtype).bits)
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """What the original code takes: `GPTConfig(**model_args)`."""
+        return {**self.config.to_model_args(), **self.extra_model_args}
 
     @property
     def n_params(self) -> int:
@@ -146,6 +153,7 @@ def read_checkpoint(
         VocabularyError: the vocabulary is unsafe, damaged, or too large for the model.
     """
     file = locate(path)
+    ignore_model_args = tuple(ignore_model_args)
     stamp = _stamp(file)
     content = _load(file)
     model_args, raw = _parts(file, content)
@@ -169,6 +177,7 @@ def read_checkpoint(
         run_config=run_config,
         optimizer=content.get("optimizer") if optimizer else None,
         notes=notes,
+        extra_model_args={k: v for k, v in model_args.items() if k in set(ignore_model_args)},
         _stamp=stamp,
     )
 
@@ -190,7 +199,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> Path:
     file = target if folder is None else folder / CHECKPOINT_NAME
     content: dict[str, Any] = {
         "model": dict(checkpoint.state_dict),
-        "model_args": checkpoint.config.to_model_args(),
+        "model_args": checkpoint.model_args,
         "iter_num": checkpoint.iter_num or 0,
         "best_val_loss": 1e9 if checkpoint.best_val_loss is None else checkpoint.best_val_loss,
         "config": dict(checkpoint.run_config),

@@ -89,8 +89,9 @@ class LayerNorm(nn.Module):
             return F.layer_norm(x, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
         centred = x - x.mean(-1, keepdim=True)
         scale = edits("hook_scale", (centred.pow(2).mean(-1, keepdim=True) + LAYER_NORM_EPS).sqrt())
-        normalized = centred / scale * self.weight
-        return edits("hook_normalized", normalized if self.bias is None else normalized + self.bias)
+        normalized = edits("hook_normalized", centred / scale)  # before weight and bias, as in TransformerLens
+        scaled = normalized * self.weight
+        return scaled if self.bias is None else scaled + self.bias
 
 
 class CausalSelfAttention(nn.Module):

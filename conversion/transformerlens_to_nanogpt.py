@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,26 +57,20 @@ def to_nanogpt(model: Any) -> Checkpoint:
     return Checkpoint(config=config, state_dict=state, vocabulary=vocabulary, notes=notes)
 
 
-def hooked_layout_of(model: Any, *, gradients: bool = False) -> HookedState:
-    """The model's weights, or their gradients, under TransformerLens' property names.
+def hooked_layout_of(model: Any, of: Callable[[Tensor], Tensor] = Tensor.detach) -> HookedState:
+    """The model's weights under TransformerLens' property names.
 
     Args:
         model: a HookedTransformer or a native TransformerBridge with its LayerNorm weights.
-        gradients: take each weight's `.grad` (zeros where there is none).
+        of: what to take of each weight, of the weight's shape: its value, or its gradient.
 
     Returns:
         tensors that may share memory with the model.
     """
-
-    def chosen(weight: Tensor) -> Tensor:
-        if not gradients:
-            return weight.detach()
-        return torch.zeros_like(weight) if weight.grad is None else weight.grad
-
     if hasattr(model, "original_model"):
-        named = {name: chosen(weight) for name, weight in model.state_dict(keep_vars=True).items()}
+        named = {name: of(weight) for name, weight in model.state_dict(keep_vars=True).items()}
         return _from_bridge_layout(named, model.cfg.n_heads)
-    return {name: chosen(weight) for name, weight in model.named_parameters()}
+    return {name: of(weight) for name, weight in model.named_parameters()}
 
 
 def _from_bridge_layout(named: dict[str, Tensor], n_heads: int) -> HookedState:

@@ -1,0 +1,216 @@
+"""The comparisons of a certificate: outputs, activations, gradients, greedy text, edits.
+
+Each takes the native side (`Bench`), a converted model and a `Judge`, and yields one
+`Comparison` per quantity, in the order of the computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from conversion.checkpoint import Checkpoint
+from conversion.edits import KINDS, edit_for
+from conversion.judge import Judge
+from conversion.layout import from_hooked_layout
+from conversion.native import hook_names
+from conversion.reference import ModelPyReference, NativeReference, Reference
+from conversion.report import Comparison
+from conversion.transformerlens_to_nanogpt import hooked_layout_of
+
+_PRESERVED = ("hook_q", "hook_k", "hook_attn_scores", "hook_pattern", "mlp.hook_pre", "mlp.hook_post", "hook_scale")
+_EDITABLE_PROCESSED = ("hook_q", "hook_k", "hook_attn_scores", "mlp.hook_pre", "mlp.hook_post")
+
+
+class Bench:
+    """The native side in each precision, and the tokens that both sides get."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, model_py: str | Path | None, *, seed: int, device: str | torch.device
+    ) -> None:
+        self.checkpoint, self.model_py, self.seed, self.device = checkpoint, model_py, seed, device
+        self.names = hook_names(checkpoint.config.n_layer)
+        self._references: dict[torch.dtype, Reference] = {}
+        self._exact: dict[str, Tensor] | None = None
+        generator = torch.Generator().manual_seed(seed)
+        context, vocabulary = checkpoint.config.block_size, checkpoint.config.vocab_size
+
+        def tokens(batch: int, time: int) -> Tensor:
+            return torch.randint(vocabulary, (batch, time), generator=generator).to(device)
+
+        self.tokens, self.targets = tokens(2, min(context, 256)), tokens(2, min(context, 256))
+        self.whole = tokens(1, context)
+        self.short = tokens(2, min(context, 24)) if checkpoint.n_params < 2e7 else tokens(1, min(context, 12))
+        self.prompt = tokens(2, min(5, context) if context <= 256 else context - 4)
+
+    def reference(self, dtype: torch.dtype) -> Reference:
+        """The native model in a precision."""
+        if dtype not in self._references:
+            if self.model_py is None:
+                self._references[dtype] = NativeReference(self.checkpoint, dtype, self.device)
+            else:
+                self._references[dtype] = ModelPyReference(self.model_py, self.checkpoint, dtype, self.device)
+        return self._references[dtype]
+
+    def activations(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Every native activation that can be read, and the logits as "logits"."""
+        reference = self.reference(dtype)
+        found: dict[str, Tensor] = {}
+        readers = {name: _keep(found, name) for name in self.names if reference.reads(name)}
+        with torch.no_grad():
+            found["logits"] = reference.logits(self.tokens, readers)
+        return found
+
+    def exact(self, name: str) -> Tensor:
+        """A native activation in float64."""
+        if self._exact is None:
+            self._exact = self.activations(torch.float64)
+        return self._exact[name]
+
+    def notes(self, edits: bool) -> tuple[str, ...]:
+        """What could not be compared, or was not asked for."""
+        reference = self.reference(torch.float64)
+        unseen = sorted({n.rpartition(".")[2] for n in self.names if not reference.reads(n)})
+        notes = (f"{reference.description} does not show {', '.join(unseen)}; not compared",) if unseen else ()
+        return notes if edits else (*notes, "edits were not compared, on request")
+
+
+def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
+    """Logits (or log-probabilities), also of a whole context, loss, and Kullback-Leibler divergence in nats."""
+    native, exact = bench.reference(judge.dtype), bench.reference(torch.float64)
+    targets = bench.targets.flatten()
+    with torch.no_grad():
+        expected, got = native.logits(bench.tokens), model(bench.tokens, return_type="logits")
+        true = bench.exact("logits")
+        name = "logits" if judge.mode == "raw" else "log-probabilities"
+        yield judge("output", name, judge.visible(got), judge.visible(expected), lambda: judge.visible(true))
+        if bench.whole.shape[1] > bench.tokens.shape[1]:
+            expected_whole, got_whole = native.logits(bench.whole), model(bench.whole, return_type="logits")
+            yield judge(
+                "output",
+                f"{name}, whole context",
+                judge.visible(got_whole),
+                judge.visible(expected_whole),
+                lambda: judge.visible(exact.logits(bench.whole)),
+            )
+
+        def loss(logits: Tensor) -> Tensor:
+            return F.cross_entropy(logits.flatten(0, 1), targets)
+
+        if got.shape == expected.shape:
+            yield judge("output", "loss", loss(got), loss(expected), lambda: loss(true))
+            p, q = expected.double().log_softmax(-1), got.double().log_softmax(-1)
+            kl = (p.exp() * (p - q)).sum(-1).abs().mean()
+            noise = (p.exp() * (p - true.double().log_softmax(-1))).sum(-1).abs().mean()
+            yield judge("output", "KL(native || converted)", kl, torch.zeros_like(kl), lambda: noise, scale=1.0)
+
+
+def compare_activations(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
+    """The value at every hook, or at those that the weights' processing preserves."""
+    expected = bench.activations(judge.dtype)
+    names = [n for n in bench.names if n in expected and (judge.mode == "raw" or n.endswith(_PRESERVED))]
+    found: dict[str, Tensor] = {}
+    keepers = [(name, _as_hook(_keep(found, name))) for name in names]
+    with torch.no_grad():
+        model.run_with_hooks(bench.tokens, fwd_hooks=keepers, return_type=None)
+    for name in names:
+        got, native = found.pop(name, None), expected.pop(name)
+        if got is not None and got.dim() == native.dim() - 1:  # positions without a batch axis
+            got = got.expand_as(native)
+        if native.dim() == 2 and got is not None and got.dim() == 3:
+            native = native.expand_as(got)
+        yield judge("activation", name, got, native, lambda name=name: bench.exact(name))
+
+
+def compare_gradients(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
+    """The gradient of the loss with respect to every weight, brought back to nanoGPT's layout."""
+    config = bench.checkpoint.config
+    tokens, targets = bench.tokens[:, :64], bench.targets[:, :64]
+    weights = [weight for weight in model.parameters() if weight.is_floating_point()]
+    frozen = [weight for weight in weights if not weight.requires_grad]
+    with torch.enable_grad():
+        expected = bench.reference(judge.dtype).gradients(tokens, targets)
+        for weight in frozen:
+            weight.requires_grad_(True)
+        try:
+            loss = F.cross_entropy(model(tokens, return_type="logits").flatten(0, 1), targets.flatten())
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+    by_id = {id(w): g for w, g in zip(weights, gradients, strict=True) if g is not None}
+    hooked = hooked_layout_of(model, lambda weight: by_id.get(id(weight), torch.zeros_like(weight)))
+    got = from_hooked_layout(hooked, config)
+    if config.tied:
+        got["transformer.wte.weight"] = got["transformer.wte.weight"] + got.pop("lm_head.weight")
+    scale = max(gradient.abs().max().item() for gradient in expected.values())
+    exact: dict[str, Tensor] = {}
+
+    def true(name: str) -> Tensor:
+        if not exact:
+            with torch.enable_grad():
+                exact.update(bench.reference(torch.float64).gradients(tokens, targets))
+        return exact[name]
+
+    for name in got:
+        yield judge("gradient", name, got[name], expected[name], lambda name=name: true(name), scale=scale)
+
+
+def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
+    """Both continue greedily; a choice may differ only where the native model is undecided."""
+    context = bench.checkpoint.config.block_size
+    native = bench.reference(judge.dtype)
+    text = bench.prompt
+    with torch.no_grad():
+        while text.shape[1] < context:
+            text = torch.cat([text, native.logits(text)[:, -1:].argmax(-1)], dim=1)
+        windows, choices = [text], [native.logits(text)]
+        for _ in range(6):
+            text = torch.cat([text, choices[-1][:, -1:].argmax(-1)], dim=1)
+            windows.append(text[:, -context:])
+            choices.append(native.logits(windows[-1]))
+        start = bench.prompt.shape[1] - 1
+        expected = torch.cat([choices[0][:, start:], *(c[:, -1:] for c in choices[1:])], dim=1)
+        logits = [model(window, return_type="logits") for window in windows]
+        got = torch.cat([logits[0][:, start:], *(part[:, -1:] for part in logits[1:])], dim=1)
+    chosen, taken = expected.argmax(-1), got.argmax(-1)
+    gap = expected.amax(-1) - expected.gather(-1, taken[..., None]).squeeze(-1)
+    undecided = gap <= 10 * judge.base * expected.abs().amax(-1)
+    differing = chosen != taken
+    ties = int((differing & undecided).sum())
+    yield judge.greedy(int((differing & ~undecided).sum()), chosen.numel(), ties)
+
+
+def compare_edits(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
+    """The logits after the same edit at the same hook on both sides."""
+    native, exact = bench.reference(judge.dtype), bench.reference(torch.float64)
+    tokens = bench.short
+    for name in bench.names:
+        if not native.edits(name) or (judge.mode == "processed" and not name.endswith(_EDITABLE_PROCESSED)):
+            continue
+        for kind in KINDS:
+            edit = edit_for(kind, name, bench.seed)
+            with torch.no_grad():
+                expected = judge.visible(native.logits(tokens, {name: edit}))
+                got = model.run_with_hooks(tokens, fwd_hooks=[(name, _as_hook(edit))], return_type="logits")
+
+                def true(name: str = name, edit: Any = edit) -> Tensor:
+                    return judge.visible(exact.logits(tokens, {name: edit}))
+
+                yield judge("edit", f"{kind} at {name}", judge.visible(got), expected, true)
+
+
+def _keep(found: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
+    def keep(value: Tensor) -> None:
+        found[name] = value.detach().clone()
+
+    return keep
+
+
+def _as_hook(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
+    return lambda value, hook: function(value)

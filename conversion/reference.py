@@ -1,0 +1,233 @@
+"""The native side of a comparison: our own nanoGPT, or the `model.py` of the user's fork.
+
+Both answer the same four questions: the logits under some edits, which activations can be
+read, which can be edited, and the gradient of the loss with respect to every weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conversion.checkpoint import Checkpoint
+from conversion.config import NanoGPTConfig
+from conversion.errors import CheckpointError
+from conversion.native import GPT, Edit
+
+
+class Reference(Protocol):
+    """What a native model must answer."""
+
+    description: str
+
+    def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
+        """Logits of all positions [batch, pos, vocab] under `edits`."""
+        ...
+
+    def reads(self, name: str) -> bool:
+        """Whether the activation of this hook can be seen."""
+        ...
+
+    def edits(self, name: str) -> bool:
+        """Whether the activation of this hook can be replaced."""
+        ...
+
+    def gradients(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Gradient of the mean cross-entropy with respect to every weight, by nanoGPT's names."""
+        ...
+
+
+def gradients_of(module: nn.Module, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Gradients of the mean cross-entropy by parameter name; a tied weight counts once."""
+    named = dict(module.named_parameters())
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+class NativeReference:
+    """`conversion.native.GPT` with a checkpoint's weights."""
+
+    description = "conversion.native.GPT"
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
+        self.model = GPT.from_checkpoint(checkpoint, dtype=dtype).to(device)
+
+    def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
+        """See `Reference`."""
+        return self.model(tokens, edits=edits)
+
+    def reads(self, name: str) -> bool:
+        """See `Reference`."""
+        return True
+
+    def edits(self, name: str) -> bool:
+        """See `Reference`."""
+        return True
+
+    def gradients(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """See `Reference`."""
+        gradients = gradients_of(self.model, self.model(tokens), targets)
+        if self.model.config.tied and "transformer.wte.weight" not in gradients:
+            gradients["transformer.wte.weight"] = gradients.pop("lm_head.weight")
+        return gradients
+
+
+class ModelPyReference:
+    """The user's own `model.py`, executed, with hooks on the modules that nanoGPT names.
+
+    Attention scores, patterns and the inside of a LayerNorm are no modules there and cannot be
+    seen; `hook_resid_mid` can be seen but not edited.
+    """
+
+    def __init__(
+        self, path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype, device: str | torch.device = "cpu"
+    ) -> None:
+        file = Path(path)
+        self.config: NanoGPTConfig = checkpoint.config
+        self.model = _executed(file, checkpoint).to(device=device, dtype=dtype).eval()
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        self.description = f"{file} (sha256 {digest[:12]})"
+
+    def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
+        """See `Reference`."""
+        with self._hooked(edits or {}):
+            output = self.model(tokens, tokens)  # with targets, nanoGPT gives the logits of all positions
+        logits = output[0] if isinstance(output, tuple) else output
+        expected = (*tokens.shape, self.config.vocab_size)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
+            got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise CheckpointError(f"model.py returned {got}; expected (logits, loss) with logits of {list(expected)}")
+        return logits
+
+    def reads(self, name: str) -> bool:
+        """See `Reference`."""
+        return self._place(name) is not None
+
+    def edits(self, name: str) -> bool:
+        """See `Reference`."""
+        return self.reads(name) and not name.endswith("hook_resid_mid")
+
+    def gradients(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """See `Reference`."""
+        gradients = gradients_of(self.model, self.logits(tokens), targets)
+        if self.config.tied and "transformer.wte.weight" not in gradients:
+            gradients["transformer.wte.weight"] = gradients.pop("lm_head.weight")
+        return gradients
+
+    def _place(self, name: str) -> tuple[nn.Module, str, Callable[[Edit, Tensor], Tensor]] | None:
+        """The module of a hook, whether it is its input or output, and how to edit a part of that."""
+        block, _, rest = name.removeprefix("blocks.").partition(".") if name.startswith("blocks.") else ("", "", name)
+        prefix = f"transformer.h.{block}." if block else ""
+        heads, width = self.config.n_head, self.config.n_embd
+
+        def whole(edit: Edit, x: Tensor) -> Tensor:
+            return _edited(edit, x)
+
+        def per_head(edit: Edit, x: Tensor) -> Tensor:
+            return _edited(edit, x.unflatten(-1, (heads, -1))).flatten(-2)
+
+        def part_of_qkv(index: int) -> Callable[[Edit, Tensor], Tensor]:
+            def edit_part(edit: Edit, x: Tensor) -> Tensor:
+                parts = list(x.split(width, dim=-1))
+                parts[index] = per_head(edit, parts[index])
+                return torch.cat(parts, dim=-1)
+
+            return edit_part
+
+        places = {
+            "hook_embed": ("transformer.wte", "output", whole),
+            "hook_pos_embed": ("transformer.wpe", "output", whole),
+            "hook_resid_pre": ("", "input", whole),
+            "attn.hook_q": ("attn.c_attn", "output", part_of_qkv(0)),
+            "attn.hook_k": ("attn.c_attn", "output", part_of_qkv(1)),
+            "attn.hook_v": ("attn.c_attn", "output", part_of_qkv(2)),
+            "attn.hook_z": ("attn.c_proj", "input", per_head),
+            "hook_attn_out": ("attn", "output", whole),
+            "hook_resid_mid": ("ln_2", "input", whole),
+            "mlp.hook_pre": ("mlp.c_fc", "output", whole),
+            "mlp.hook_post": ("mlp.c_proj", "input", whole),
+            "hook_mlp_out": ("mlp", "output", whole),
+            "hook_resid_post": ("", "output", whole),
+        }
+        if rest not in places:
+            return None
+        path, side, function = places[rest]
+        try:
+            return self.model.get_submodule((prefix + path).rstrip(".")), side, function
+        except AttributeError:
+            return None
+
+    @contextmanager
+    def _hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
+        handles = []
+        batch = [0]
+        try:
+            handles.append(self.model.register_forward_pre_hook(lambda m, args: batch.__setitem__(0, len(args[0]))))
+            for name, edit in edits.items():
+                place = self._place(name)
+                if place is None:
+                    raise ValueError(f"{name} cannot be seen in {self.description}")
+                module, side, function = place
+
+                def changed(x: Tensor, edit: Edit = edit, function: Any = function, name: str = name) -> Tensor:
+                    positions = name == "hook_pos_embed" and x.dim() == 2
+                    return function(edit, x.expand(batch[0], -1, -1) if positions else x)
+
+                if side == "input":
+                    handles.append(
+                        module.register_forward_pre_hook(lambda m, args, changed=changed: (changed(args[0]), *args[1:]))
+                    )
+                else:
+                    handles.append(module.register_forward_hook(lambda m, args, out, changed=changed: changed(out)))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _edited(edit: Edit, x: Tensor) -> Tensor:
+    changed = edit(x)
+    return x if changed is None else changed
+
+
+def _accepted(config_class: Any, model_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Without `bias` or `dropout` where the file is older than they are; strict loading tells the rest."""
+    known = {f.name for f in fields(config_class)} if is_dataclass(config_class) else set(model_args)
+    return {name: value for name, value in model_args.items() if name in known or name not in ("bias", "dropout")}
+
+
+def _executed(file: Path, checkpoint: Checkpoint) -> nn.Module:
+    """Run the file, build its `GPT(GPTConfig(**model_args))`, and load the weights strictly."""
+    if not file.is_file():
+        raise CheckpointError(f"{file} does not exist; expected the model.py of a nanoGPT fork")
+    spec = importlib.util.spec_from_file_location("nanogpt_lens_users_model", file)
+    if spec is None or spec.loader is None:
+        raise CheckpointError(f"{file} is not a Python file; expected the model.py of a nanoGPT fork")
+    module: Any = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(file.parent.resolve()))
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+        model = module.GPT(module.GPTConfig(**_accepted(module.GPTConfig, checkpoint.model_args)))
+        masks = {k: v for k, v in model.state_dict().items() if k.endswith((".attn.bias", ".attn.mask"))}
+        model.load_state_dict({**masks, **checkpoint.state_dict}, strict=True)
+    except Exception as error:  # whatever the user's file raises
+        reason = str(error).strip().replace("\n", " ")[:200]
+        raise CheckpointError(
+            f"{file} could not be used as the native side ({type(error).__name__}: {reason}); expected a GPT and a "
+            "GPTConfig that take this checkpoint's model_args and tensors"
+        ) from error
+    finally:
+        sys.path.remove(str(file.parent.resolve()))
+        sys.modules.pop(spec.name, None)
+    return model

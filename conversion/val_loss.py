@@ -1,0 +1,121 @@
+"""The loss on the run's own validation data, held against what the checkpoint says of itself.
+
+A wrong `n_head` or a wrong activation in a checkpoint's `model_args` gives a model that
+converts perfectly into a wrong one. Its loss on the data it was trained for tells.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from conversion.checkpoint import Checkpoint
+from conversion.errors import CheckpointError
+from conversion.report import Comparison, Mode
+
+VAL_NAME = "val.bin"
+_TOKENS = 65_536
+
+
+def compare_val_loss(
+    checkpoint: Checkpoint,
+    model: Any,
+    val_bin: str | Path | None,
+    *,
+    mode: Mode,
+    precision: str,
+    seed: int,
+) -> Comparison | None:
+    """Measure the converted model's loss on `val.bin` and compare it with `best_val_loss`.
+
+    Up to 65,536 tokens in windows of the context are measured. nanoGPT's figure is itself an
+    estimate from random windows, so the two may differ by four standard errors of both
+    together, and one percent for training in lower precision.
+
+    Returns:
+        None where there is no `val.bin`, or no `best_val_loss` to compare with.
+
+    Raises:
+        CheckpointError: a `val_bin` that was named but is missing, too short, or holds
+            tokens that the model does not have.
+    """
+    stated = checkpoint.best_val_loss
+    file = _find(checkpoint, val_bin)
+    if file is None or stated is None or not math.isfinite(stated) or stated > 1e8:
+        return None  # nanoGPT starts from 1e9
+    losses = _window_losses(checkpoint, model, _read(file, checkpoint), seed)
+    measured, spread = float(losses.mean()), float(losses.std(ddof=1)) if len(losses) > 1 else math.inf
+    theirs = _windows_of_nanogpt(checkpoint)
+    allowed = 4 * spread * math.sqrt(1 / len(losses) + 1 / theirs) + 0.01 * abs(stated)
+    difference = abs(measured - stated)
+    passed = difference <= allowed
+    detail = f"{measured:.4f} / stated {stated:.4f}"
+    if not passed:
+        detail += (
+            f" (allowed difference {allowed:.3f}; n_head or the activation may be wrong in model_args, "
+            f"or {file} is not this run's)"
+        )
+    return Comparison(
+        kind="val_loss",
+        name="loss on val.bin, nats",
+        mode=mode,
+        precision=precision,
+        max_abs=difference,
+        max_rel=difference / abs(stated) if stated else math.inf,
+        tolerance=allowed / abs(stated) if stated else 0.0,
+        passed=passed,
+        detail=detail,
+    )
+
+
+def _find(checkpoint: Checkpoint, val_bin: str | Path | None) -> Path | None:
+    if val_bin is not None:
+        file = Path(val_bin)
+        if not file.is_file():
+            raise CheckpointError(f"{file} does not exist; expected nanoGPT's val.bin of uint16 tokens")
+        return file
+    return next((f / VAL_NAME for f in checkpoint.data_folders() if (f / VAL_NAME).is_file()), None)
+
+
+def _read(file: Path, checkpoint: Checkpoint) -> np.ndarray:
+    size, context = file.stat().st_size, checkpoint.config.block_size
+    if size % 2 or size // 2 <= context:
+        raise CheckpointError(f"{file} has {size} bytes; expected uint16 tokens, more than the context of {context}")
+    tokens = np.memmap(file, dtype=np.uint16, mode="r")
+    highest = int(tokens.max())
+    if highest >= checkpoint.config.vocab_size:
+        raise CheckpointError(
+            f"{file} holds token {highest}, but the model has vocab_size {checkpoint.config.vocab_size}; "
+            "it belongs to another model: give the right one as val_bin="
+        )
+    return tokens
+
+
+def _window_losses(checkpoint: Checkpoint, model: Any, tokens: np.ndarray, seed: int) -> np.ndarray:
+    """Mean loss of each window, in nats; windows without overlap, in random order where there are many."""
+    context = checkpoint.config.block_size
+    starts = np.arange(0, len(tokens) - context, context)
+    starts = np.sort(np.random.default_rng(seed).permutation(starts)[: max(1, _TOKENS // context)])
+    device = next(model.parameters()).device
+    losses = []
+    with torch.no_grad():
+        for chunk in np.array_split(starts, max(1, len(starts) * context // 4096)):
+            windows = torch.from_numpy(np.stack([tokens[s : s + context + 1] for s in chunk]).astype(np.int64)).to(
+                device
+            )
+            logits = model(windows[:, :-1], return_type="logits").float()
+            loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none")
+            losses.append(loss.view(len(chunk), context).mean(-1).cpu().numpy())
+    return np.concatenate(losses)
+
+
+def _windows_of_nanogpt(checkpoint: Checkpoint) -> int:
+    """How many windows nanoGPT's estimate averages; its defaults where the run does not say."""
+    counts = [checkpoint.run_config.get(name) for name in ("eval_iters", "batch_size")]
+    eval_iters, batch_size = (c if isinstance(c, int) and c > 0 else d for c, d in zip(counts, (200, 12), strict=True))
+    return eval_iters * batch_size
