@@ -1,0 +1,274 @@
+"""Train a nanoGPT model on a CPU or a GPU, and keep its checkpoints at chosen stages.
+
+The loop is nanoGPT's: AdamW on matrices with weight decay, warm-up and cosine, clipping,
+an evaluation every so often, `ckpt.pt` where it is the best so far. What differs: a run
+that is killed at any moment goes on where it stood and ends with the same bits as one that
+was not (on a CPU, with the same PyTorch and number of threads), because batches and dropout
+follow from the seed and the iteration alone; and the weights of any iteration can be kept,
+for looking at how a circuit forms.
+
+    result = train("input.txt", "out", TrainConfig(max_iters=2000), stages="log:20")
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm.auto import tqdm
+
+from conversion.checkpoint import Checkpoint, read_checkpoint
+from nanogpt_lens.datasets import TextData, read_data
+from nanogpt_lens.training_config import TrainConfig, TrainingError, parse_stages
+from nanogpt_lens.training_folder import RunFolder, diverged, only_writer
+from nanogpt_lens.training_loop import Trainer, learning_rate, make_model
+from nanogpt_lens.training_sample import sample_text
+
+__all__ = ["TrainConfig", "TrainResult", "TrainingError", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run left.
+
+    Attributes:
+        path: nanoGPT's `ckpt.pt`, of the best evaluation (of the last one with
+            `always_save_checkpoint`).
+        metrics: the log, one JSON object per line: `iter`; `train_loss` and `val_loss` before
+            that iteration's update where it was evaluated; `batch_loss` and `lr` of the update;
+            `tokens_per_second` of the updates since the line before; `elapsed` seconds.
+        stages: the checkpoints of the chosen stages.
+        iterations: updates.
+        best_iteration, best_val_loss: of `path`.
+        train_loss, val_loss: of the last evaluation, in nats.
+        resumed_from: the iteration at which this call took up the run, None if at its start.
+        tokens_per_second: of this call's updates, evaluations left out; None without any.
+        seconds: what the whole run took, evaluations and all.
+        sample: some text from `path`, None if not asked for or without a vocabulary.
+    """
+
+    path: Path
+    metrics: Path
+    stages: tuple[Path, ...]
+    iterations: int
+    best_iteration: int
+    best_val_loss: float
+    train_loss: float
+    val_loss: float
+    resumed_from: int | None
+    tokens_per_second: float | None
+    seconds: float
+    sample: str | None
+
+
+def train(
+    data: TextData | str | Path,
+    out_dir: str | Path,
+    config: TrainConfig | None = None,
+    *,
+    stages: str | Iterable[int] | None = None,
+    resume: Literal["auto"] | bool = "auto",
+    overwrite: bool = False,
+    progress: bool = True,
+    sample: bool = True,
+) -> TrainResult:
+    """Train a model from scratch, or go on with a run that was interrupted.
+
+    Args:
+        data: what to train on, or what `read_data` makes it from.
+        out_dir: where the run's files go (see `training_folder`).
+        config: the settings; by default those of nanoGPT's README for a CPU.
+        stages: iterations whose weights are kept as `ckpt_000123.pt`: "log:20", or the
+            iterations themselves, 0 for the initial weights; each is evaluated.
+        resume: "auto" goes on with what is in `out_dir` and starts if nothing is; True
+            insists on a run to go on with; False refuses a folder that holds one. A run that
+            is over is returned as it is.
+        overwrite: delete the run in `out_dir` and start anew.
+        progress: show a bar.
+        sample: draw about 300 characters from the result.
+
+    Raises:
+        DataError: no such data, or too short for the context; nothing is written.
+        TrainingError: settings that make no sense, or a folder that holds another run or is in use
+            by another process: nothing is written. Or the run diverged.
+    """
+    data = data if isinstance(data, TextData) else read_data(data)
+    config = config or TrainConfig()
+    data.refuse_shorter_than(config.block_size)
+    kept = parse_stages(stages, config.max_iters)
+    path = Path(out_dir).expanduser()
+    folder = RunFolder(path, run_settings(data, config, kept), data.vocabulary)
+    _open(folder, resume=resume, overwrite=overwrite)
+    devices = [config.device] if torch.device(config.device).type == "cuda" else []
+    with only_writer(path), torch.random.fork_rng(devices=devices):
+        if overwrite:
+            folder.clear()
+        state = folder.find_state(resume=resume)
+        speed = None
+        if state is None or state.path != folder.checkpoint:
+            speed = _Run(folder, data, config, kept, state, progress=progress).run()
+    return _result(folder, config, kept, state, speed, sample=sample)
+
+
+def run_settings(data: TextData, config: TrainConfig, stages: tuple[int, ...]) -> dict[str, Any]:
+    """What is stored as nanoGPT's `config`: the settings, and what tells the data apart."""
+    return {
+        **config.to_dict(),
+        "dataset": data.name,
+        "text_sha256": data.sha256,
+        "train_tokens": len(data.train),
+        "val_tokens": len(data.val),
+        "stages": list(stages),
+    }
+
+
+class _Run:
+    """The loop, and what it writes on the way."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        data: TextData,
+        config: TrainConfig,
+        stages: tuple[int, ...],
+        state: Checkpoint | None,
+        *,
+        progress: bool,
+    ) -> None:
+        self.folder, self.config, self.stages = folder, config, set(stages)
+        self.trainer = Trainer(make_model(data.vocab_size, config), data, config)
+        self.start, self.best = 0, math.inf
+        if state is not None:
+            self.start, self.best = _restore(self.trainer, state)
+        if data.vocabulary is not None:
+            data.vocabulary.save(folder.path)
+        lines = folder.cut_log(self.start)
+        self.before = lines[-1]["elapsed"] if lines else 0.0
+        self.progress = progress
+
+    def run(self) -> float | None:
+        """Train to the end, and return the tokens per second."""
+        config, began = self.config, time.perf_counter()
+        total_steps, total_seconds, steps, seconds, shown = 0, 0.0, 0, 0.0, {}
+        with tqdm(total=config.max_iters, initial=self.start, unit="it", disable=not self.progress) as bar:
+            for iteration in range(self.start, config.max_iters + 1):
+                record: dict[str, Any] = {"iter": iteration}
+                if self._due(iteration) or iteration in self.stages:
+                    record |= self._evaluate(iteration)
+                if iteration < config.max_iters:
+                    started = time.perf_counter()
+                    loss = self.trainer.step(iteration)
+                    if iteration % config.log_interval == 0:
+                        record["batch_loss"] = _finite(float(loss), "the loss", iteration)
+                    seconds, steps = seconds + time.perf_counter() - started, steps + 1
+                    bar.update()
+                if len(record) == 1:
+                    continue
+                record["lr"] = learning_rate(iteration, config)
+                if steps:
+                    record["tokens_per_second"] = round(steps * config.tokens_per_iter / seconds, 1)
+                record["elapsed"] = round(self.before + time.perf_counter() - began, 3)
+                self.folder.log(record)
+                shown |= _shown(record)
+                bar.set_postfix(shown, refresh=False)
+                total_steps, total_seconds, steps, seconds = total_steps + steps, total_seconds + seconds, 0, 0.0
+        self.folder.sync_log()
+        self.folder.resume.unlink(missing_ok=True)
+        return total_steps * config.tokens_per_iter / total_seconds if total_steps else None
+
+    def _due(self, iteration: int) -> bool:
+        """Whether nanoGPT evaluates here; the last iteration counts too."""
+        return iteration % self.config.eval_interval == 0 or iteration == self.config.max_iters
+
+    def _evaluate(self, iteration: int) -> dict[str, float]:
+        """Save the state to go on from, measure, and keep what is worth keeping.
+
+        A stage between two of nanoGPT's evaluations is measured, but does not compete for `ckpt.pt`:
+        the stages chosen change nothing else about a run.
+        """
+        if self._due(iteration):
+            self.folder.sync_log()
+            best = None if math.isinf(self.best) else self.best
+            self.folder.save(self.folder.resume, self.trainer, iteration, best)
+        train_loss, val = self.trainer.evaluate(iteration)
+        _finite(train_loss, "the train loss", iteration)
+        _finite(val, "the val loss", iteration)
+        if self._due(iteration) and iteration > 0 and (val < self.best or self.config.always_save_checkpoint):
+            self.best = val
+            self.folder.save(self.folder.checkpoint, self.trainer, iteration, val)
+        if iteration in self.stages:
+            self.folder.save(self.folder.stage(iteration), self.trainer, iteration, val, optimizer=False)
+        return {"train_loss": train_loss, "val_loss": val}
+
+
+def _open(folder: RunFolder, *, resume: bool | str, overwrite: bool) -> None:
+    """Refuse what cannot work before anything is written, then make the folder."""
+    path = folder.path
+    if resume not in ("auto", True, False):
+        raise TrainingError(f"resume is {resume!r}; expected 'auto', True or False")
+    if overwrite and resume is True:
+        raise TrainingError("resume=True and overwrite=True contradict each other; give one of them")
+    if path.exists() and not path.is_dir():
+        raise TrainingError(f"{path} is a file; expected a folder for the run: choose another out_dir")
+    if not path.exists() and resume is True:
+        raise TrainingError(f"{path} does not exist, so there is nothing to resume; start with resume='auto'")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be made ({error.strerror}); choose another out_dir") from None
+
+
+def _restore(trainer: Trainer, state: Checkpoint) -> tuple[int, float]:
+    """Put a saved state into the trainer; return its iteration and the best loss before it."""
+    if state.optimizer is None or state.iter_num is None or state.best_val_loss is None:
+        raise TrainingError(f"{state.path} has no optimizer, iter_num or best_val_loss; start anew with overwrite=True")
+    trainer.model.load_state_dict(state.state_dict, strict=True)
+    # the tensors are mapped from a file that this run is about to replace
+    moments = {i: {k: v.clone() for k, v in entry.items()} for i, entry in state.optimizer["state"].items()}
+    trainer.optimizer.load_state_dict({**state.optimizer, "state": moments})
+    return state.iter_num, state.best_val_loss if state.best_val_loss < 1e9 else math.inf
+
+
+def _finite(value: float, what: str, iteration: int) -> float:
+    if not math.isfinite(value):
+        raise diverged(iteration, f"{what} is {value}")
+    return value
+
+
+def _shown(record: dict[str, Any]) -> dict[str, str]:
+    """What the bar shows of a line of the log."""
+    formats = {"batch_loss": "{:.3f}", "val_loss": "{:.3f}", "tokens_per_second": "{:,.0f}"}
+    names = {"batch_loss": "loss", "val_loss": "val", "tokens_per_second": "tok/s"}
+    return {names[key]: style.format(record[key]) for key, style in formats.items() if key in record}
+
+
+def _result(
+    folder: RunFolder,
+    config: TrainConfig,
+    stages: tuple[int, ...],
+    state: Checkpoint | None,
+    speed: float | None,
+    *,
+    sample: bool,
+) -> TrainResult:
+    last = folder.records()[-1]
+    checkpoint = read_checkpoint(folder.checkpoint)
+    return TrainResult(
+        path=folder.checkpoint,
+        metrics=folder.metrics,
+        stages=tuple(folder.stage(iteration) for iteration in stages),
+        iterations=config.max_iters,
+        best_iteration=checkpoint.iter_num or 0,
+        best_val_loss=math.inf if checkpoint.best_val_loss is None else checkpoint.best_val_loss,
+        train_loss=last["train_loss"],
+        val_loss=last["val_loss"],
+        resumed_from=None if state is None else config.max_iters if speed is None else state.iter_num,
+        tokens_per_second=speed,
+        seconds=last["elapsed"],
+        sample=sample_text(checkpoint, seed=config.seed) if sample else None,
+    )
