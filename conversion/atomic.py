@@ -1,11 +1,14 @@
-"""Files that are either the old one or the new one, whenever the process dies."""
+"""Files and folders that are either the old one or the new one, whenever the process dies."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from conversion.errors import CheckpointError
 
 
 @contextmanager
@@ -32,3 +35,25 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 through `replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`, and rename it to `folder` when the block ends well.
+
+    Raises:
+        CheckpointError: `folder` exists and is not an empty folder.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target} exists already and is not an empty folder; give a new one")
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if target.is_dir():
+            target.rmdir()
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -7,13 +7,13 @@ the exact one, so `activation_function` says which.
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
+from conversion.atomic import new_folder
 from conversion.checkpoint import Checkpoint
 from conversion.config import LAYER_NORM_EPS, Activation, NanoGPTConfig
 from conversion.errors import CheckpointError
@@ -50,7 +50,6 @@ def to_huggingface(
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = checkpoint.config
-    target = None if folder is None else _free(Path(folder))
     theirs = GPT2Config(
         vocab_size=config.vocab_size,
         n_positions=config.block_size,
@@ -72,8 +71,11 @@ def to_huggingface(
     model.tie_weights()
     model.config.dtype = dtype or checkpoint.dtype
     model.eval()
-    if target is not None:
-        _save(model, checkpoint, target)
+    if folder is not None:
+        with new_folder(folder) as temporary:
+            model.save_pretrained(temporary)
+            if checkpoint.vocabulary is not None:
+                checkpoint.tokenizer().save_pretrained(temporary)
     return model
 
 
@@ -188,23 +190,3 @@ def _load(folder: Path) -> GPT2LMHeadModel:
     if wrong:
         raise CheckpointError(f"{folder}: the tensors do not fit config.json: {wrong}")
     return model
-
-
-def _free(folder: Path) -> Path:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists already and is not an empty folder; give a new one")
-    return folder
-
-
-def _save(model: GPT2LMHeadModel, checkpoint: Checkpoint, folder: Path) -> None:
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        model.save_pretrained(temporary)
-        if checkpoint.vocabulary is not None:
-            checkpoint.tokenizer().save_pretrained(temporary)
-        if folder.is_dir():
-            folder.rmdir()
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

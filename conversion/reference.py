@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -169,30 +170,37 @@ class ModelPyReference:
 
     @contextmanager
     def _hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
-        handles = []
-        batch = [0]
+        handles, batch = [], [0]
+        handles.append(self.model.register_forward_pre_hook(lambda m, args: batch.__setitem__(0, len(args[0]))))
         try:
-            handles.append(self.model.register_forward_pre_hook(lambda m, args: batch.__setitem__(0, len(args[0]))))
             for name, edit in edits.items():
                 place = self._place(name)
                 if place is None:
                     raise ValueError(f"{name} cannot be seen in {self.description}")
-                module, side, function = place
-
-                def changed(x: Tensor, edit: Edit = edit, function: Any = function, name: str = name) -> Tensor:
-                    positions = name == "hook_pos_embed" and x.dim() == 2
-                    return function(edit, x.expand(batch[0], -1, -1) if positions else x)
-
+                module, side, apply = place
+                change = partial(apply, edit)
+                if name == "hook_pos_embed":  # TransformerLens has a batch axis here
+                    change = partial(_with_batch, change, batch)
                 if side == "input":
-                    handles.append(
-                        module.register_forward_pre_hook(lambda m, args, changed=changed: (changed(args[0]), *args[1:]))
-                    )
+                    handles.append(module.register_forward_pre_hook(partial(_on_input, change)))
                 else:
-                    handles.append(module.register_forward_hook(lambda m, args, out, changed=changed: changed(out)))
+                    handles.append(module.register_forward_hook(partial(_on_output, change)))
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _with_batch(change: Callable[[Tensor], Tensor], batch: list[int], x: Tensor) -> Tensor:
+    return change(x.expand(batch[0], -1, -1) if x.dim() == 2 else x)
+
+
+def _on_input(change: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (change(args[0]), *args[1:])
+
+
+def _on_output(change: Callable[[Tensor], Tensor], module: nn.Module, args: Any, output: Tensor) -> Tensor:
+    return change(output)
 
 
 def _edited(edit: Edit, x: Tensor) -> Tensor:

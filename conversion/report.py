@@ -142,23 +142,26 @@ class EquivalenceReport:
         where = "nothing was compared" if first is None else f"first at {first.name}: {_difference(first)}"
         return f"NOT EQUAL: {len(self.failures)} of {len(self.comparisons)} comparisons fail, {where}"
 
+    def heading(self) -> list[str]:
+        """What was compared with what, one fact a line."""
+        a = self.architecture
+        return [
+            self.checkpoint,
+            f"sha256 {self.sha256 or '(in memory)'}",
+            f"{a['n_layer']} layers, {a['n_head']} heads, {a['n_embd']} wide, context {a['block_size']}, "
+            f"vocabulary {a['vocab_size']}, bias {a['bias']}, activation {a['activation']}, tied {a['tied']}",
+            f"{self.backend} against {self.reference}; " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
+            *(f"note: {note}" for note in self.notes),
+        ]
+
     def __str__(self) -> str:
         """The certificate as a plain-text table."""
-        a = self.architecture
-        lines = [
-            f"{self.checkpoint}",
-            f"  sha256 {self.sha256 or '(in memory)'}",
-            f"  {a['n_layer']} layers, {a['n_head']} heads, {a['n_embd']} wide, context {a['block_size']}, "
-            f"vocabulary {a['vocab_size']}, bias {a['bias']}, activation {a['activation']}, tied {a['tied']}",
-            f"  {self.backend} against {self.reference}; " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
-            *(f"  note: {note}" for note in self.notes),
-            "",
-            f"  {'quantity':<34} {'weights':<10}" + "".join(f"{p + ' abs / rel':>26}" for p in self.precisions()),
-        ]
+        title = f"{'quantity':<34} {'weights':<10}" + "".join(f"{p + ' abs / rel':>26}" for p in self.precisions())
+        lines = [*self.heading(), "", title]
         for quantity, mode, cells in self.rows():
             texts = [cell_text(cells.get(p)) for p in self.precisions()]
-            lines.append(f"  {quantity:<34} {mode:<10}" + "".join(f"{text:>26}" for text in texts))
-        return "\n".join([*lines, "", f"  {self.verdict()}"])
+            lines.append(f"{quantity:<34} {mode:<10}" + "".join(f"{text:>26}" for text in texts))
+        return "\n".join([*lines, "", self.verdict()])
 
     __repr__ = __str__
 

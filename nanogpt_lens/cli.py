@@ -1,0 +1,280 @@
+"""The command line: parse, call, print.
+
+Exit codes: 0 proven or done, 1 not equal, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from conversion.checkpoint import Checkpoint
+    from conversion.report import EquivalenceReport
+
+app = typer.Typer(
+    name="nanogpt-lens",
+    help="Any nanoGPT checkpoint as a TransformerLens model that is proven equal to it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Target(StrEnum):
+    """What `convert` can make."""
+
+    hooked = "hooked"
+    bridge = "bridge"
+    hf = "hf"
+    nanogpt = "nanogpt"
+
+
+class Backend(StrEnum):
+    """Which kind of TransformerLens model."""
+
+    auto = "auto"
+    hooked = "hooked"
+    bridge = "bridge"
+
+
+class Gelu(StrEnum):
+    """nanoGPT's activations."""
+
+    gelu = "gelu"
+    gelu_new = "gelu_new"
+
+
+PathArgument = Annotated[str, typer.Argument(help="nanoGPT's out_dir, a ckpt.pt, or the name of a shipped checkpoint")]
+MetaOption = Annotated[str | None, typer.Option(help="meta.pkl, tokenizer.json, a folder with one, or gpt2")]
+ActivationOption = Annotated[Gelu, typer.Option(help="gelu_new for checkpoints of the old nanoGPT with a tanh GELU")]
+IgnoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--ignore-model-arg", help="a fork's model_args entry that changes nothing; repeatable"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
+BackendOption = Annotated[Backend, typer.Option(help="which kind of TransformerLens model")]
+
+
+@app.command()
+def check(
+    path: PathArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="write the certificate as JSON")] = None,
+    backend: BackendOption = Backend.auto,
+    model_py: Annotated[
+        Path | None, typer.Option(help="compare with this model.py of your nanoGPT fork; THE FILE IS EXECUTED")
+    ] = None,
+    val_bin: Annotated[Path | None, typer.Option(help="the run's val.bin, where it is not found by itself")] = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    edits: Annotated[bool, typer.Option(help="compare the effect of an edit at every hook (most of the work)")] = True,
+    seed: Annotated[int, typer.Option(help="of the random tokens and perturbations")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a checkpoint and prove the conversion; exit code 0 only if it is proven."""
+    with _errors():
+        from nanogpt_lens.loading import check as certify
+
+        if model_py is not None:
+            typer.echo(f"executing {model_py}", err=True)
+        report = certify(
+            path,
+            backend=backend.value,
+            model_py=model_py,
+            val_bin=val_bin,
+            activation=activation.value,
+            ignore_model_args=ignore_model_arg or (),
+            edits=edits,
+            seed=seed,
+            progress=not as_json and sys.stderr.isatty(),
+        )
+        if output is not None:
+            report.save(output)
+        if as_json:
+            typer.echo(report.to_json())
+        else:
+            _print_report(report)
+            if output is not None:
+                typer.echo(f"certificate written to {output}")
+    raise typer.Exit(0 if report.passed else 1)
+
+
+@app.command()
+def convert(
+    path: PathArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="a new folder")],
+    to: Annotated[Target, typer.Option(help="what to make")] = Target.hooked,
+    process_weights: Annotated[bool, typer.Option(help="fold LayerNorms and centre (hooked and bridge)")] = False,
+    dtype: Annotated[
+        str, typer.Option(help="float32, float64, bfloat16, float16; for hf and nanogpt the file's own")
+    ] = "",
+    meta: MetaOption = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a checkpoint, prove it, and save the result in a new folder."""
+    with _errors():
+        from nanogpt_lens.exporting import export
+
+        checkpoint = _read(path, meta, activation, ignore_model_arg)
+        result = export(checkpoint, to.value, output, process_weights=process_weights, dtype=dtype or None)
+        if as_json:
+            typer.echo(json.dumps({"output": str(result.folder), "to": to.value, "proof": result.proof}))
+        else:
+            typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
+
+
+@app.command()
+def sample(
+    path: PathArgument,
+    prompt: Annotated[str, typer.Option(help="text to continue")] = "\n",
+    max_new_tokens: Annotated[int, typer.Option(min=0)] = 300,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="sample among the k likeliest; 0 for all")] = 200,
+    num_samples: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="of the first sample; the next ones count up")] = 1337,
+    backend: BackendOption = Backend.auto,
+    meta: MetaOption = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate text with the converted model, as nanoGPT's sample.py does."""
+    with _errors():
+        from nanogpt_lens.loading import load
+        from nanogpt_lens.sampling import generate
+
+        model = load(
+            path,
+            backend=backend.value,
+            meta=meta,
+            activation=activation.value,
+            ignore_model_args=ignore_model_arg or (),
+        )
+        texts = [
+            generate(
+                model,
+                prompt,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_k=top_k or None,
+                seed=seed + i,
+            )
+            for i in range(num_samples)
+        ]
+    if as_json:
+        typer.echo(json.dumps({"prompt": prompt, "seed": seed, "samples": texts}, ensure_ascii=False))
+    else:
+        typer.echo("\n---------------\n".join(texts))
+
+
+@app.command()
+def info(
+    path: PathArgument,
+    meta: MetaOption = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a checkpoint is, without converting it."""
+    with _errors():
+        checkpoint = _read(path, meta, activation, ignore_model_arg)
+        facts = _facts(checkpoint)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        table.add_row(name, _plain("; ".join(value) if isinstance(value, list) else text))
+    Console().print(table)
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    vocabulary = checkpoint.vocabulary
+    return {
+        "file": checkpoint.name,
+        "sha256": checkpoint.sha256,
+        "architecture": checkpoint.model_args | {"activation": checkpoint.config.activation},
+        "tied head": checkpoint.config.tied,
+        "parameters": checkpoint.n_params,
+        "precision": str(checkpoint.dtype).removeprefix("torch."),
+        "iteration": checkpoint.iter_num,
+        "best validation loss": checkpoint.best_val_loss,
+        "vocabulary": f"{vocabulary.size} {vocabulary.kind} from {vocabulary.source}" if vocabulary else "none found",
+        "run": dict(checkpoint.run_config),
+        "notes": list(checkpoint.notes),
+    }
+
+
+def _read(path: str, meta: str | None, activation: Gelu, ignore: list[str] | None) -> Checkpoint:
+    from conversion.checkpoint import read_checkpoint
+    from nanogpt_lens.loading import find_checkpoint
+
+    return read_checkpoint(
+        find_checkpoint(path), meta=meta, activation=activation.value, ignore_model_args=ignore or ()
+    )
+
+
+def _print_report(report: EquivalenceReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from conversion.report import cell_text
+
+    console = Console()
+    for line in report.heading():
+        console.print(_plain(line), soft_wrap=True)
+    precisions = report.precisions()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("quantity")
+    table.add_column("weights")
+    for precision in precisions:
+        table.add_column(f"{precision} abs / rel", justify="right")
+    for quantity, mode, cells in report.rows():
+        failed = any(not c.passed for c in cells.values())
+        table.add_row(quantity, mode, *(cell_text(cells.get(p)) for p in precisions), style="red" if failed else None)
+    console.print(table)
+    console.print(_plain(report.verdict(), "bold green" if report.passed else "bold red"))
+
+
+def _plain(text: Any, style: str = "") -> Any:
+    """Text from a checkpoint as it is, without rich's markup."""
+    from rich.text import Text
+
+    return Text(str(text), style=style)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """One sentence on standard error, and the exit code, for everything that a user can get wrong."""
+    try:
+        yield
+    except Exception as error:
+        from conversion.errors import ConversionError, EquivalenceError
+
+        if not isinstance(error, ConversionError | OSError):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1 if isinstance(error, EquivalenceError) else 2) from None
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

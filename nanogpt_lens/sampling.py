@@ -1,0 +1,109 @@
+"""Text from a model, sampled as nanoGPT samples: temperature, top-k, a context that is cropped."""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from conversion.errors import ConversionError
+
+
+@overload
+def generate(
+    model: Any,
+    prompt: str,
+    *,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    top_k: int | None = ...,
+    seed: int = ...,
+) -> str: ...
+@overload
+def generate(
+    model: Any,
+    prompt: Tensor,
+    *,
+    max_new_tokens: int = ...,
+    temperature: float = ...,
+    top_k: int | None = ...,
+    seed: int = ...,
+) -> Tensor: ...
+def generate(
+    model: Any,
+    prompt: str | Tensor,
+    *,
+    max_new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: int | None = 200,
+    seed: int = 1337,
+) -> str | Tensor:
+    """Continue a prompt, with nanoGPT's defaults.
+
+    For the same tokens, seed and weights this draws what nanoGPT's `generate` draws after
+    `torch.manual_seed(seed)`. TransformerLens' own `generate` cannot go past the context.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge.
+        prompt: text, or token ids of shape [batch, pos] or [pos].
+        max_new_tokens: how many tokens to add.
+        temperature: divides the logits; 0 always takes the likeliest token.
+        top_k: sample among the k likeliest tokens only; None for all.
+        seed: of the sampling; the global random state is left alone.
+
+    Returns:
+        text: the prompt and its continuation; or ids of shape [batch, pos + max_new_tokens].
+        Text never holds a token beyond the vocabulary (nanoGPT pads some to a multiple of 64).
+
+    Raises:
+        ConversionError: an empty prompt, ids the model does not have, or an option out of range.
+        VocabularyError: a prompt with unknown characters, or no vocabulary.
+    """
+    if max_new_tokens < 0 or temperature < 0 or (top_k is not None and top_k < 1):
+        raise ConversionError(
+            f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_k={top_k}; "
+            "expected max_new_tokens and temperature of at least 0, and top_k of at least 1 or None"
+        )
+    device = next(model.parameters()).device
+    if isinstance(prompt, str):
+        ids = torch.tensor(model.tokenizer.encode(prompt), dtype=torch.long)
+        n_tokens = model.tokenizer.encoder.size
+    else:
+        ids, n_tokens = prompt, model.cfg.d_vocab
+    tokens = _as_batch(ids, model.cfg.d_vocab).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for _ in range(max_new_tokens):
+                logits = model(tokens[:, -model.cfg.n_ctx :], return_type="logits")[:, -1, :n_tokens]
+                tokens = torch.cat([tokens, _choose(logits, temperature, top_k, generator)], dim=1)
+    finally:
+        model.train(training)
+    return model.tokenizer.encoder.decode(tokens[0].tolist()) if isinstance(prompt, str) else tokens
+
+
+def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:
+    """One id per row of `logits` [batch, vocab]; shape [batch, 1]."""
+    if temperature == 0:
+        return logits.argmax(-1, keepdim=True)
+    logits = logits / temperature
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.shape[-1])).values[:, [-1]]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return torch.multinomial(logits.softmax(-1), num_samples=1, generator=generator)
+
+
+def _as_batch(ids: Tensor, d_vocab: int) -> Tensor:
+    tokens = ids[None] if ids.dim() == 1 else ids
+    if tokens.dim() != 2 or not tokens.numel():
+        raise ConversionError(
+            f"the prompt has shape {list(ids.shape)}; expected at least one token (nanoGPT starts with a newline)"
+        )
+    if tokens.is_floating_point() or int(tokens.min()) < 0 or int(tokens.max()) >= d_vocab:
+        raise ConversionError(
+            f"the prompt has ids outside the model's vocabulary of {d_vocab}; expected integers from 0"
+        )
+    return tokens.long()
