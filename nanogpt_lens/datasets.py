@@ -228,12 +228,13 @@ def _read_text(path: Path) -> tuple[str, str]:
     if not content:
         raise DataError(f"{path} is empty; expected {_EXPECTED}")
     try:
-        text = content.decode("utf-8")
+        text, bad = content.decode("utf-8"), content.find(0)  # the tokens of a .bin can be valid UTF-8
     except UnicodeDecodeError as error:
+        text, bad = "", error.start
+    if bad >= 0:
         hint = f"give its folder {path.parent}" if path.suffix == ".bin" else "save it as UTF-8"
         raise DataError(
-            f"{path} is not UTF-8 text (byte 0x{content[error.start]:02x} at {error.start}); "
-            f"expected {_EXPECTED}: {hint}"
+            f"{path} is not UTF-8 text (byte 0x{content[bad]:02x} at {bad}); expected {_EXPECTED}: {hint}"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n"), hashlib.sha256(content).hexdigest()
 
