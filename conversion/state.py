@@ -124,7 +124,8 @@ def _without_masks(state: dict[str, Tensor], notes: list[str]) -> dict[str, Tens
 
 def _check_keys(state: Mapping[str, Tensor], config: NanoGPTConfig, has_bias: bool) -> None:
     expected = config.shapes()
-    if config.bias != has_bias:
+    weights = {key for key in expected if not key.endswith(".bias")}
+    if config.bias != has_bias and weights == {key for key in state if not key.endswith(".bias")}:
         raise CheckpointError(
             f"model_args['bias'] is {config.bias}, but the model has {'biases' if has_bias else 'no biases'}; "
             "the file's model_args do not belong to its tensors" + _hint(state)
