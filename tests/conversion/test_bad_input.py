@@ -155,7 +155,9 @@ def test_one_dropped_bias(tmp_path):
     refused(tmp_path, "missing (1): transformer.h.1.attn.c_attn.bias")
 
 
-@pytest.mark.parametrize("change", [{"n_layer": 1}, {"n_layer": 3}, {"vocab_size": 66}, {"block_size": 11}, {"n_embd": 32}])
+@pytest.mark.parametrize(
+    "change", [{"n_layer": 1}, {"n_layer": 3}, {"vocab_size": 66}, {"block_size": 11}, {"n_embd": 32}]
+)
 def test_sizes_that_do_not_belong_to_the_tensors(tmp_path, change):
     stored = content()
     stored["model_args"] |= change

@@ -254,4 +254,4 @@ def test_a_killed_writer_leaves_a_whole_checkpoint(tmp_path):
         read = read_checkpoint(tmp_path)
         values = {float(v) for tensor in read.state_dict.values() for v in (tensor.min(), tensor.max())}
         assert values == {float(read.iter_num % 100)}
-    assert set(p.name for p in Path(tmp_path).iterdir()) <= {"ckpt.pt", ".ckpt.pt.tmp"}
+    assert {p.name for p in Path(tmp_path).iterdir()} <= {"ckpt.pt", ".ckpt.pt.tmp"}

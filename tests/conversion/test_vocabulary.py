@@ -1,0 +1,284 @@
+"""Text to tokens and back, on the vocabulary and on the tokenizer that a model carries."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conversion import CharVocabulary, ConversionError, VocabularyError, read_checkpoint, read_vocabulary
+from conversion.vocabulary import find_gpt2, read_meta
+from tests.conftest import convert
+from tests.making import CHARS, content, write, write_meta
+
+ODD = [
+    "\n",
+    "\r",
+    "\t",
+    "\0",
+    " ",
+    "\u0301",
+    "é",
+    "😀",
+    "\u200b",
+    "中",
+    "'",
+    '"',
+    "\\",
+    "<",
+    "|",
+    ">",
+    "a",
+    "\U0010fffd",
+]
+
+
+@pytest.fixture
+def model(tmp_path):
+    write_meta(tmp_path)
+    write(tmp_path)
+    return convert(read_checkpoint(tmp_path))
+
+
+def test_encoding_is_that_of_nanogpt():
+    stoi = {c: i for i, c in enumerate(CHARS)}
+    text = "Hello,\nWorld! 'tis: a $3 & more-or-less?;"
+    vocabulary = CharVocabulary(tuple(CHARS))
+    assert vocabulary.encode(text).tolist() == [stoi[c] for c in text]
+    assert vocabulary.decode([stoi[c] for c in text]) == text
+
+
+def test_every_odd_character_makes_the_round_trip():
+    vocabulary = CharVocabulary(tuple(ODD))
+    text = "".join(ODD * 3) + "".join(reversed(ODD)) + "\r\n\n\r  e\u0301".replace("e", "a")
+    ids = vocabulary.encode(text)
+    assert ids.tolist() == [ODD.index(c) for c in text]
+    assert vocabulary.decode(ids) == text
+    tokenizer = vocabulary.tokenizer(n_ctx=1000, d_vocab=len(ODD))
+    assert tokenizer(text)["input_ids"] == ids.tolist()
+    assert tokenizer.decode(ids.tolist()) == text
+
+
+def test_the_text_of_a_special_token_is_ordinary_text():
+    chars = tuple(sorted(set("<|endoftext|> \n")))
+    vocabulary = CharVocabulary(chars)
+    text = "a<|endoftext|>b".replace("a", "n").replace("b", "d") + "<|endoftext|>"
+    tokenizer = vocabulary.tokenizer(n_ctx=100, d_vocab=len(chars))
+    assert tokenizer(text)["input_ids"] == vocabulary.encode(text).tolist()
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_an_unknown_character_is_shown_with_its_place(model):
+    text = "line one\nline twö"
+    for encode in (model.tokenizer.encoder.encode, model.to_tokens, model.to_str_tokens, model.tokenizer.encode):
+        with pytest.raises(VocabularyError, match=r"'ö' \(U\+00F6\) at position 16 \(line 2.*65 characters.*meta\.pkl"):
+            encode(text)
+
+
+def test_transformer_lens_works_on_text(model):
+    text = "ROMEO: what\n"
+    ids = [CHARS.index(c) for c in text]
+    assert model.to_tokens(text).tolist() == [ids]
+    assert model.to_str_tokens(text) == list(text)
+    assert model.to_string(torch.tensor(ids)) == text
+    assert model.to_string(torch.tensor([ids, ids])) == [text, text]
+    assert model.to_single_token("R") == CHARS.index("R")
+    assert model.get_token_position("M", text) == 2
+    assert torch.equal(model(text), model(torch.tensor([ids])))
+    assert torch.isfinite(model(text, return_type="loss"))
+    assert model.run_with_cache(text)[0].shape == (1, 12, 65)
+    out = model.generate("ROM", max_new_tokens=4, do_sample=False, verbose=False)
+    assert out.startswith("ROM")
+    assert len(out) == 7
+
+
+def test_a_copy_of_the_model_keeps_its_tokenizer(model):
+    assert copy.deepcopy(model).to_str_tokens("abc") == ["a", "b", "c"]
+
+
+def test_lists_are_padded_beyond_the_vocabulary(model):
+    tokens = model.to_tokens(["ab", "abcd"])
+    assert tokens[0, 2:].tolist() == [65, 65]  # no trained row: using it fails loudly
+    with pytest.raises(IndexError):
+        model(tokens)
+
+
+def test_padding_never_reaches_a_padded_row(tmp_path):
+    write_meta(tmp_path)
+    write(tmp_path, vocab_size=96)
+    model = convert(read_checkpoint(tmp_path))
+    assert model.cfg.d_vocab == 96
+    assert model.to_tokens(["a", "ab"])[0, 1] == 96
+
+
+def test_a_beginning_of_sequence_token_is_refused(model):
+    with pytest.raises(VocabularyError, match="prepend_bos=False"):
+        model.to_tokens("abc", prepend_bos=True)
+
+
+def test_text_longer_than_the_context_is_refused_not_cut(model):
+    with pytest.raises(ConversionError, match="the text has 13 tokens, the model's context is 12"):
+        model.to_tokens("a" * 13)
+    with pytest.raises(ConversionError, match="13 tokens"):
+        model(["a" * 12, "a" * 13])
+    assert model.to_tokens("a" * 13, truncate=False).shape == (1, 13)
+    assert model.to_tokens("a" * 12).shape == (1, 12)
+
+
+def test_without_a_vocabulary_tokens_work_and_text_says_what_to_give(tmp_path):
+    write(tmp_path)
+    model = convert(read_checkpoint(tmp_path))
+    assert model(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 65)
+    for use in (
+        lambda: model.to_tokens("a"),
+        lambda: model("a"),
+        lambda: model.to_string(torch.tensor([1])),
+        lambda: model.to_str_tokens(torch.tensor([1])),
+        lambda: model.tokenizer.save_pretrained(tmp_path / "tokenizer"),
+    ):
+        with pytest.raises(VocabularyError, match=r"ckpt\.pt has no vocabulary.*meta='path/to/meta\.pkl'"):
+            use()
+
+
+def test_gpt2_is_named_where_the_size_says_so(tmp_path):
+    write(tmp_path, vocab_size=50304, n_embd=4)
+    checkpoint = read_checkpoint(tmp_path)
+    if checkpoint.vocabulary is None:
+        with pytest.raises(VocabularyError, match=r"meta='gpt2'.*hf download gpt2"):
+            checkpoint.tokenizer().encode("a")
+        with pytest.raises(VocabularyError, match=r"GPT-2's vocabulary is not on this machine"):
+            read_checkpoint(tmp_path, meta="gpt2")
+    else:
+        assert checkpoint.vocabulary.size == 50257
+
+
+def _small_bpe(folder: Path) -> None:
+    """A byte-level BPE in GPT-2's two files."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    trained = ByteLevelBPETokenizer()
+    text = ["the cat and the dog and the end of the day\n", "ünïcödé → 😀"] * 3
+    trained.train_from_iterator(text, vocab_size=300, min_frequency=2, special_tokens=["<|endoftext|>"])
+    folder.mkdir()
+    trained.save_model(str(folder))
+
+
+def test_gpt2_files_make_gpt2s_tokenizer(tmp_path, monkeypatch):
+    """Against Hugging Face's own GPT-2 tokenizer on the same files."""
+    from transformers import GPT2Tokenizer
+
+    _small_bpe(tmp_path / "bpe")
+    theirs = GPT2Tokenizer(str(tmp_path / "bpe" / "vocab.json"), str(tmp_path / "bpe" / "merges.txt"))
+    write(tmp_path, vocab_size=304)
+    checkpoint = read_checkpoint(tmp_path, meta=tmp_path / "bpe")
+    model = convert(checkpoint)
+    for text in ("the cat", " and\n\n the dog's", "<|endoftext|>the", "ünïcödé → 😀  "):
+        expected = theirs(text)["input_ids"]
+        assert checkpoint.vocabulary.encode(text).tolist() == expected
+        assert model.to_tokens(text, truncate=False)[0].tolist() == expected
+        assert checkpoint.vocabulary.decode(expected) == text
+
+
+def test_tiktokens_cache_is_used(tmp_path, monkeypatch):
+    import hashlib
+
+    _small_bpe(tmp_path / "bpe")
+    address = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
+    for name, file in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
+        key = hashlib.sha1((address + name).encode()).hexdigest()
+        (tmp_path / key).write_bytes((tmp_path / "bpe" / file).read_bytes())
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    found = find_gpt2()
+    assert found is not None
+    assert found.decode(found.encode("the cat and the dog")) == "the cat and the dog"
+
+
+def test_a_tokenizer_json_is_read(tmp_path):
+    _small_bpe(tmp_path / "bpe")
+    vocabulary = read_vocabulary(tmp_path / "bpe", 1000)
+    write(tmp_path, vocab_size=304)
+    vocabulary.save(tmp_path)
+    model = convert(read_checkpoint(tmp_path))
+    assert model.to_string(model.to_tokens("the cat")) == ["the cat"]
+    write(tmp_path)
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json has 292 tokens, but the model has vocab_size 65"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_saved_tokenizer_loads_without_this_package(tmp_path, model):
+    from transformers import AutoTokenizer
+
+    model.tokenizer.save_pretrained(tmp_path / "tokenizer")
+    config = json.loads((tmp_path / "tokenizer" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    plain = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
+    text = "To be, or not to be:\n that"
+    assert plain(text)["input_ids"] == [CHARS.index(c) for c in text]
+    assert plain.decode(plain(text)["input_ids"]) == text
+    assert read_vocabulary(tmp_path / "tokenizer", 65).chars == tuple(CHARS)
+
+
+def test_a_megabyte_is_encoded_as_character_by_character():
+    generator = np.random.default_rng(0)
+    text = "".join(np.array(list(CHARS))[generator.integers(65, size=2**20)])
+    ids = CharVocabulary(tuple(CHARS)).encode(text)
+    stoi = {c: i for i, c in enumerate(CHARS)}
+    assert ids.tolist() == [stoi[c] for c in text]
+
+
+GOOD = {"vocab_size": 2, "itos": {0: "a", 1: "b"}, "stoi": {"a": 0, "b": 1}}
+
+
+@pytest.mark.parametrize("itos", [{0: "a", 1: "b"}, ["a", "b"], ("a", "b")])
+def test_metas_that_are_good(tmp_path, itos):
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(GOOD | {"itos": itos}))
+    assert read_meta(tmp_path / "meta.pkl").chars == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [
+        ({"vocab_size": 2}, "expected nanoGPT's dictionary with 'stoi' and 'itos'"),
+        ([1, 2], "'stoi' and 'itos'"),
+        (GOOD | {"stoi": {"a": 0, "b": 5}}, "not inverse"),
+        (GOOD | {"stoi": {"a": 1, "b": 0}}, "not inverse"),
+        (GOOD | {"itos": {0: "a", 1: "a"}}, "not inverse"),
+        (GOOD | {"vocab_size": 3}, "vocab_size is 3, but stoi has 2"),
+        ({"itos": {0: "ab"}, "stoi": {"ab": 0}}, "'ab'; expected one character"),
+        ({"itos": {0: "\ud800"}, "stoi": {"\ud800": 0}}, "expected one character"),
+        ({"itos": {}, "stoi": {}}, "empty"),
+        (GOOD | {"extra": 1.5}, "holds a float"),
+        (GOOD | {"extra": b"x"}, "holds a bytes"),
+        (GOOD | {"extra": None}, "holds a NoneType"),
+        (GOOD | {"extra": True}, "holds a bool"),
+        (GOOD | {"extra": Path("x")}, "would run as code"),
+        (GOOD | {"extra": np.int64(2)}, "would run as code"),
+    ],
+)
+def test_metas_that_are_refused(tmp_path, meta, words):
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(meta))
+    with pytest.raises(VocabularyError) as caught:
+        read_meta(tmp_path / "meta.pkl")
+    assert words in str(caught.value)
+    assert str(tmp_path / "meta.pkl") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", pickle.dumps(GOOD)[:-5], b"\x80\x05]\x94h\x00a."])
+def test_damaged_metas(tmp_path, data):
+    (tmp_path / "meta.pkl").write_bytes(data)
+    with pytest.raises(VocabularyError, match=r"meta\.pkl"):
+        read_meta(tmp_path / "meta.pkl")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"model": 3}'])
+def test_damaged_tokenizer_json(tmp_path, text):
+    (tmp_path / "tokenizer.json").write_text(text)
+    write(tmp_path, content())
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json is not a tokenizer\.json"):
+        read_checkpoint(tmp_path)
