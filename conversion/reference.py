@@ -93,7 +93,7 @@ class ModelPyReference:
     def __init__(
         self, path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype, device: str | torch.device = "cpu"
     ) -> None:
-        file = Path(path)
+        file = self.file = Path(path)
         self.config: NanoGPTConfig = checkpoint.config
         self.model = _executed(file, checkpoint).to(device=device, dtype=dtype).eval()
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -101,8 +101,13 @@ class ModelPyReference:
 
     def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
         """See `Reference`."""
-        with self._hooked(edits or {}):
-            output = self.model(tokens, tokens)  # with targets, nanoGPT gives the logits of all positions
+        tokens = tokens.contiguous()  # nanoGPT views its targets
+        try:
+            with self._hooked(edits or {}):
+                output = self.model(tokens, tokens)  # with targets, nanoGPT gives the logits of all positions
+        except Exception as error:  # whatever the user's file raises
+            reason = str(error).strip().replace("\n", " ")[:200]
+            raise CheckpointError(f"{self.file} failed on tokens ({type(error).__name__}: {reason})") from error
         logits = output[0] if isinstance(output, tuple) else output
         expected = (*tokens.shape, self.config.vocab_size)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
@@ -230,7 +235,7 @@ def _executed(file: Path, checkpoint: Checkpoint) -> nn.Module:
         masks = {k: v for k, v in model.state_dict().items() if k.endswith((".attn.bias", ".attn.mask"))}
         model.load_state_dict({**masks, **checkpoint.state_dict}, strict=True)
     except Exception as error:  # whatever the user's file raises
-        reason = str(error).strip().replace("\n", " ")[:200]
+        reason = str(error).strip().replace("\n", " ").replace("\t", "")[:400]
         raise CheckpointError(
             f"{file} could not be used as the native side ({type(error).__name__}: {reason}); expected a GPT and a "
             "GPTConfig that take this checkpoint's model_args and tensors"

@@ -1,0 +1,346 @@
+"""The certificate: it proves what is right, and catches, and names, what is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from conversion import CheckpointError, EquivalenceError, EquivalenceReport, check_equivalence, read_checkpoint
+from conversion.native import hook_names
+from conversion.transformerlens_to_nanogpt import hooked_layout_of
+from tests.conftest import GOLDEN, convert
+from tests.making import content, write
+
+
+def weights(model):
+    """Every weight under TransformerLens' names, sharing memory with the model."""
+    return hooked_layout_of(model, lambda weight: weight.data)
+
+
+def test_golden_cases_are_proven(golden):
+    report = check_equivalence(golden.checkpoint)
+    assert report.passed, str(report)
+    assert report.raise_if_failed() is report
+    assert report.sha256 == golden.checkpoint.sha256
+    n_layer = golden.checkpoint.config.n_layer
+    for precision in ("float64", "float32"):
+        mine = [c for c in report.comparisons if c.precision == precision]
+        assert [c.name for c in mine if c.kind == "activation" and c.mode == "raw"] == list(hook_names(n_layer))
+        edited = {c.name.split(" at ")[1] for c in mine if c.kind == "edit" and c.mode == "raw"}
+        assert edited == set(hook_names(n_layer))
+        grads = [c.name for c in mine if c.kind == "gradient"]
+        assert set(grads) | {"lm_head.weight"} == set(golden.checkpoint.state_dict)
+        assert {c.mode for c in mine if c.kind == "greedy"} == {"raw", "processed"}
+    exact = [c for c in report.comparisons if c.precision == "float64"]
+    assert max(c.max_abs for c in exact) < 1e-12
+    assert all(c.tolerance == 1e-9 for c in exact if c.kind not in ("greedy",))
+    assert "PROVEN EQUAL" in str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_compared_in_its_own_precision_and_upcast(tmp_path, dtype):
+    report = check_equivalence(read_checkpoint(write(tmp_path, dtype=dtype)), edits=False)
+    assert report.passed, str(report)
+    name = str(dtype).removeprefix("torch.")
+    assert {c.precision for c in report.comparisons} == {"float64", "float32", name}
+    assert {c.name for c in report.comparisons if c.precision == name} >= {"logits", "loss", "log-probabilities"}
+
+
+def test_an_untied_head_and_gelu_new_are_proven(tmp_path):
+    stored = content()
+    stored["model"]["lm_head.weight"] = stored["model"]["lm_head.weight"] * 2
+    report = check_equivalence(read_checkpoint(write(tmp_path, stored), activation="gelu_new"))
+    assert report.passed, str(report)
+    assert report.architecture["activation"] == "gelu_new"
+    assert not report.architecture["tied"]
+    assert "gelu_new" in str(report)
+
+
+def gelu_new(tmp_path):
+    return convert(read_checkpoint(tmp_path, activation="gelu_new"), dtype=torch.float64)
+
+
+def dropped_bias(tmp_path):
+    model = convert(read_checkpoint(tmp_path), dtype=torch.float64)
+    weights(model)["blocks.1.attn.b_O"].zero_()
+    return model
+
+
+def swapped_q_and_k(tmp_path):
+    model = convert(read_checkpoint(tmp_path), dtype=torch.float64)
+    w = weights(model)
+    for kind in "Wb":
+        q, k = w[f"blocks.1.attn.{kind}_Q"], w[f"blocks.1.attn.{kind}_K"]
+        q[:], k[:] = k.clone(), q.clone()
+    return model
+
+
+def transposed_w_o(tmp_path):
+    model = convert(read_checkpoint(tmp_path), dtype=torch.float64)
+    w_o = weights(model)["blocks.0.attn.W_O"]
+    w_o[:] = w_o.flatten(0, 1).T.clone().view_as(w_o)
+    return model
+
+
+def wrong_head_split(tmp_path):
+    checkpoint = read_checkpoint(tmp_path)
+    return convert(replace(checkpoint, config=replace(checkpoint.config, n_head=4)), dtype=torch.float64)
+
+
+def interleaved_heads(tmp_path):
+    """Right shapes, wrong grouping: (out head) for (head out)."""
+    model = convert(read_checkpoint(tmp_path), dtype=torch.float64)
+    w_q = weights(model)["blocks.0.attn.W_Q"]
+    w_q[:] = w_q.permute(0, 2, 1).flatten(0, 1).unflatten(0, (8, 2)).permute(1, 2, 0).clone()
+    return model
+
+
+def dropped_position(tmp_path):
+    model = convert(read_checkpoint(tmp_path), dtype=torch.float64)
+    weights(model)["pos_embed.W_pos"][-1] = 0
+    return model
+
+
+def transposed_unembedding(tmp_path):
+    model = convert(read_checkpoint(tmp_path), dtype=torch.float64)
+    w_u = weights(model)["unembed.W_U"]
+    w_u[:] = w_u.flip(1)
+    return model
+
+
+MUTATIONS = [
+    (gelu_new, "blocks.0.mlp.hook_post"),
+    (dropped_bias, "blocks.1.hook_attn_out"),
+    (swapped_q_and_k, "blocks.1.attn.hook_q"),
+    (transposed_w_o, "blocks.0.hook_attn_out"),
+    (wrong_head_split, "blocks.0.attn.hook_q"),
+    (interleaved_heads, "blocks.0.attn.hook_q"),
+    (dropped_position, "hook_pos_embed"),
+    (transposed_unembedding, "logits"),
+]
+
+
+@pytest.mark.parametrize(("mutate", "first"), MUTATIONS, ids=[m.__name__ for m, _ in MUTATIONS])
+def test_a_mutation_is_caught_and_its_first_hook_named(tmp_path, mutate, first):
+    write(tmp_path)
+    checkpoint = read_checkpoint(tmp_path)
+    report = check_equivalence(checkpoint, mutate(tmp_path))
+    assert not report.passed
+    assert report.first_difference is not None
+    assert report.first_difference.name == first
+    with pytest.raises(EquivalenceError, match=f"not proven equal.*the first at {first.replace('.', r'[.]')} "):
+        report.raise_if_failed()
+    assert f"first at {first}" in report.verdict()
+    assert "FAIL" in str(report)
+
+
+def test_the_same_model_unmutated_passes(tmp_path):
+    checkpoint = read_checkpoint(write(tmp_path))
+    for processed in (False, True):
+        for dtype in (torch.float64, torch.float32):
+            model = convert(checkpoint, process_weights=processed, dtype=dtype)
+            report = check_equivalence(checkpoint, model)
+            assert report.passed, str(report)
+            assert {c.mode for c in report.comparisons} == {"processed" if processed else "raw"}
+
+
+def test_float32_alone_catches_the_wrong_gelu(tmp_path):
+    write(tmp_path)
+    wrong = convert(read_checkpoint(tmp_path, activation="gelu_new"))
+    assert not check_equivalence(read_checkpoint(tmp_path), wrong, edits=False).passed
+
+
+@pytest.mark.bridge
+def test_a_hook_that_ignores_edits_is_caught(tmp_path, monkeypatch):
+    """Upstream's own bridge: every value at hook_resid_mid is right, and its edits are not."""
+    from conversion import nanogpt_to_bridge
+
+    checkpoint = read_checkpoint(write(tmp_path))
+    monkeypatch.setattr(nanogpt_to_bridge, "mend", lambda bridge: bridge)
+    broken = nanogpt_to_bridge._build(checkpoint, process_weights=False, device="cpu", dtype=torch.float64)
+    report = check_equivalence(checkpoint, broken)
+    wrong = {c.name for c in report.failures if c.kind == "edit"}
+    assert {f"{kind} at blocks.{i}.hook_resid_mid" for i in range(2) for kind in ("zero", "perturb")} <= wrong
+    assert not [c for c in report.failures if c.kind in ("output", "gradient")]
+
+
+def test_a_hook_that_ignores_edits_is_caught_anywhere(tmp_path):
+    """The same for any model: one hook is made blind to edits."""
+    checkpoint = read_checkpoint(write(tmp_path))
+    model = convert(checkpoint, dtype=torch.float64)
+    blind = model.blocks[0].attn.hook_z
+    original = type(blind).__call__
+    blind.__class__ = type("Blind", (type(blind),), {"__call__": lambda self, x: (original(self, x.clone()), x)[1]})
+    report = check_equivalence(checkpoint, model)
+    assert {c.name for c in report.failures} == {"zero at blocks.0.attn.hook_z", "perturb at blocks.0.attn.hook_z"}
+
+
+def test_the_users_model_keeps_its_state(tmp_path):
+    checkpoint = read_checkpoint(write(tmp_path))
+    model = convert(checkpoint, dtype=torch.float64)
+    model.train()
+    first = next(model.parameters())
+    first.requires_grad_(False)
+    with torch.no_grad():
+        assert check_equivalence(checkpoint, model, edits=False).passed
+    assert model.training
+    assert not first.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_report_is_saved_and_read(tmp_path):
+    write(tmp_path)
+    checkpoint = read_checkpoint(tmp_path)
+    for model in (convert(checkpoint, dtype=torch.float64), wrong_head_split(tmp_path)):
+        report = check_equivalence(checkpoint, model)
+        assert EquivalenceReport.load(report.save(tmp_path / "certificate.json")) == report
+        stored = json.loads((tmp_path / "certificate.json").read_text())
+        assert stored["passed"] is report.passed
+        assert stored["versions"]["torch"] == torch.__version__
+        assert stored["sha256"] == checkpoint.sha256
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(EquivalenceError, match="not a report"):
+        EquivalenceReport.load(tmp_path / "other.json")
+
+
+def test_nothing_compared_is_not_proven(golden):
+    report = replace(check_equivalence(golden.checkpoint, edits=False), comparisons=())
+    assert not report.passed
+    with pytest.raises(EquivalenceError, match="nothing was compared"):
+        report.raise_if_failed()
+
+
+class TestValidationLoss:
+    """The one thing that can expose model_args which both sides believe."""
+
+    @pytest.fixture
+    def run(self, tmp_path):
+        """A folder whose val.bin was sampled from the model itself, so that its loss is its entropy."""
+        generator = torch.Generator().manual_seed(0)
+        stored = content(n_head=4)
+        stored["model"]["transformer.ln_f.weight"] *= 5  # a model that is sure of itself, as trained ones are
+        write(tmp_path, stored)
+        model = convert(read_checkpoint(tmp_path))
+        text = torch.randint(65, (400, 1), generator=generator)
+        with torch.no_grad():
+            for _ in range(12):
+                choice = torch.multinomial(model(text[:, -12:])[:, -1].softmax(-1), 1, generator=generator)
+                text = torch.cat([text, choice], dim=1)
+        tokens = text.flatten().numpy().astype(np.uint16)
+        tokens.tofile(tmp_path / "val.bin")
+        return tmp_path, tokens
+
+    def by_hand(self, folder, tokens):
+        model = convert(read_checkpoint(folder))
+        starts = range(0, len(tokens) - 12, 12)
+        losses = []
+        with torch.no_grad():
+            for s in starts:
+                window = torch.tensor(tokens[s : s + 13].astype(np.int64))
+                logits = model(window[None, :-1])[0]
+                losses.append(torch.nn.functional.cross_entropy(logits, window[1:]).item())
+        return float(np.mean(losses))
+
+    def stated(self, folder, loss, **model_args):
+        stored = torch.load(folder / "ckpt.pt", weights_only=True)
+        stored["best_val_loss"] = torch.tensor(loss)
+        stored["model_args"] |= model_args
+        torch.save(stored, folder / "ckpt.pt")
+        return check_equivalence(read_checkpoint(folder), edits=False)
+
+    def test_it_is_the_mean_over_windows(self, run):
+        folder, tokens = run
+        loss = self.by_hand(folder, tokens)
+        report = self.stated(folder, loss)
+        (found,) = [c for c in report.comparisons if c.kind == "val_loss"]
+        assert report.passed, str(report)
+        assert found.max_abs < 1e-5
+        assert f"{loss:.4f}" in found.detail
+
+    def test_a_wrong_n_head_is_exposed(self, run):
+        folder, tokens = run
+        report = self.stated(folder, self.by_hand(folder, tokens), n_head=1)
+        assert {c.kind for c in report.failures} == {"val_loss"}
+        assert "n_head" in str(report.first_difference)
+
+    def test_none_where_there_is_no_data_or_no_figure(self, run):
+        folder, _ = run
+        assert not [c for c in self.stated(folder, 1e9).comparisons if c.kind == "val_loss"]
+        (folder / "val.bin").unlink()
+        assert not [c for c in self.stated(folder, 4.0).comparisons if c.kind == "val_loss"]
+
+    @pytest.mark.parametrize(
+        ("tokens", "words"),
+        [([70] * 100, "holds token 70, but the model has vocab_size 65"), ([1] * 12, "24 bytes")],
+    )
+    def test_data_that_does_not_fit(self, run, tokens, words):
+        folder, _ = run
+        np.array(tokens, dtype=np.uint16).tofile(folder / "val.bin")
+        with pytest.raises(CheckpointError, match=words):
+            check_equivalence(read_checkpoint(folder), edits=False)
+        with pytest.raises(CheckpointError, match="nope.bin does not exist"):
+            check_equivalence(read_checkpoint(folder), edits=False, val_bin=folder / "nope.bin")
+
+
+class TestModelPy:
+    """The user's own model.py as the native side."""
+
+    @pytest.fixture
+    def fork(self, tmp_path):
+        shutil.copy(GOLDEN.parent / "fork_model.py", tmp_path / "model.py")
+        return tmp_path / "model.py"
+
+    def test_a_fork_proves_the_golden_cases(self, golden, fork):
+        report = check_equivalence(golden.checkpoint, model_py=fork)
+        assert report.passed, str(report)
+        assert str(fork) in report.reference
+        assert any("does not show" in note and "hook_pattern" in note for note in report.notes)
+        edits = {c.name for c in report.comparisons if c.kind == "edit"}
+        assert "zero at blocks.0.attn.hook_z" in edits
+        assert "zero at blocks.0.hook_resid_mid" not in edits
+        seen = {c.name for c in report.comparisons if c.kind == "activation"}
+        assert {"blocks.0.hook_resid_mid", "blocks.1.attn.hook_k", "blocks.1.mlp.hook_post"} <= seen
+        assert "blocks.0.attn.hook_pattern" not in seen
+
+    @pytest.mark.parametrize(
+        ("find", "put", "first"),
+        [
+            ("F.gelu(x)", "F.gelu(x, approximate='tanh')", "blocks.0.mlp.hook_post"),
+            ("F.gelu(x)", "F.relu(x)", "blocks.0.mlp.hook_post"),
+            ("q, k, v = ", "k, q, v = ", "blocks.0.attn.hook_z"),
+            ("x = x + self.attn(self.ln_1(x))", "x = x + 0.5 * self.attn(self.ln_1(x))", "blocks.0.hook_resid_mid"),
+        ],
+    )
+    def test_a_fork_that_computes_something_else_is_caught(self, fork, find, put, first):
+        text = fork.read_text()
+        assert find in text
+        fork.write_text(text.replace(find, put))
+        report = check_equivalence(read_checkpoint(GOLDEN / "bias"), model_py=fork, edits=False)
+        assert report.first_difference is not None
+        assert report.first_difference.name == first
+
+    @pytest.mark.parametrize(
+        ("text", "words"),
+        [
+            ("", "no attribute 'GPT'"),
+            ("def f(:", "SyntaxError"),
+            ("raise RuntimeError('boom')", "boom"),
+            (None, "does not exist"),
+        ],
+    )
+    def test_a_file_that_does_not_fit(self, fork, text, words):
+        fork.unlink() if text is None else fork.write_text(text)
+        with pytest.raises(CheckpointError, match=words) as caught:
+            check_equivalence(read_checkpoint(GOLDEN / "bias"), model_py=fork)
+        assert "model.py" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_a_fork_with_other_layers(self, fork):
+        fork.write_text(fork.read_text().replace("self.ln_2 = LayerNorm", "self.ln_3 = LayerNorm"))
+        with pytest.raises(CheckpointError, match=r"ln_2"):
+            check_equivalence(read_checkpoint(GOLDEN / "bias"), model_py=fork)
