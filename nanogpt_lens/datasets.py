@@ -233,9 +233,7 @@ def _read_text(path: Path) -> tuple[str, str]:
         text, bad = "", error.start
     if bad >= 0:
         hint = f"give its folder {path.parent}" if path.suffix == ".bin" else "save it as UTF-8"
-        raise DataError(
-            f"{path} is not UTF-8 text (byte 0x{content[bad]:02x} at {bad}); expected {_EXPECTED}: {hint}"
-        ) from None
+        raise DataError(f"{path} is not UTF-8 text (byte 0x{content[bad]:02x} at {bad}); expected {_EXPECTED}: {hint}")
     return text.replace("\r\n", "\n").replace("\r", "\n"), hashlib.sha256(content).hexdigest()
 
 

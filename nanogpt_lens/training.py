@@ -153,33 +153,29 @@ class _Run:
 
     def run(self) -> float | None:
         """Train to the end, and return the tokens per second."""
-        config, began = self.config, time.perf_counter()
-        total_steps, total_seconds, steps, seconds, shown = 0, 0.0, 0, 0.0, {}
+        config, began, shown = self.config, time.perf_counter(), {}
+        clock = _Clock(config.tokens_per_iter)
         with tqdm(total=config.max_iters, initial=self.start, unit="it", disable=not self.progress) as bar:
             for iteration in range(self.start, config.max_iters + 1):
                 record: dict[str, Any] = {"iter": iteration}
                 if self._due(iteration) or iteration in self.stages:
                     record |= self._evaluate(iteration)
                 if iteration < config.max_iters:
-                    started = time.perf_counter()
-                    loss = self.trainer.step(iteration)
-                    if iteration % config.log_interval == 0:
-                        record["batch_loss"] = _finite(float(loss), "the loss", iteration)
-                    seconds, steps = seconds + time.perf_counter() - started, steps + 1
+                    with clock:
+                        loss = self.trainer.step(iteration)
+                        if iteration % config.log_interval == 0:  # reading the loss waits for a GPU
+                            record["batch_loss"] = _finite(float(loss), "the loss", iteration)
                     bar.update()
                 if len(record) == 1:
                     continue
-                record["lr"] = learning_rate(iteration, config)
-                if steps:
-                    record["tokens_per_second"] = round(steps * config.tokens_per_iter / seconds, 1)
+                record |= {"lr": learning_rate(iteration, config), **clock.lap()}
                 record["elapsed"] = round(self.before + time.perf_counter() - began, 3)
                 self.folder.log(record)
                 shown |= _shown(record)
                 bar.set_postfix(shown, refresh=False)
-                total_steps, total_seconds, steps, seconds = total_steps + steps, total_seconds + seconds, 0, 0.0
         self.folder.sync_log()
         self.folder.resume.unlink(missing_ok=True)
-        return total_steps * config.tokens_per_iter / total_seconds if total_steps else None
+        return clock.speed()
 
     def _due(self, iteration: int) -> bool:
         """Whether nanoGPT evaluates here; the last iteration counts too."""
@@ -204,6 +200,32 @@ class _Run:
         if iteration in self.stages:
             self.folder.save(self.folder.stage(iteration), self.trainer, iteration, val, optimizer=False)
         return {"train_loss": train_loss, "val_loss": val}
+
+
+class _Clock:
+    """Tokens per second of the updates, evaluations and files left out."""
+
+    def __init__(self, tokens_per_iter: int) -> None:
+        self.tokens_per_iter = tokens_per_iter
+        self.steps, self.seconds = 0, 0.0
+        self.steps_before, self.seconds_before = 0, 0.0
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds += time.perf_counter() - self.started
+        self.steps += 1
+
+    def lap(self) -> dict[str, float]:
+        """The speed since the last lap, for the log; nothing where there was no update."""
+        steps, seconds = self.steps - self.steps_before, self.seconds - self.seconds_before
+        self.steps_before, self.seconds_before = self.steps, self.seconds
+        return {"tokens_per_second": round(steps * self.tokens_per_iter / seconds, 1)} if steps else {}
+
+    def speed(self) -> float | None:
+        """The speed of all updates."""
+        return self.steps * self.tokens_per_iter / self.seconds if self.steps else None
 
 
 def _open(folder: RunFolder, *, resume: bool | str, overwrite: bool) -> None:

@@ -77,10 +77,10 @@ class TrainConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.lr_decay_iters is None:
-            object.__setattr__(self, "lr_decay_iters", self.max_iters)
         for name in (*_POSITIVE, "warmup_iters", "seed"):
             value, least = getattr(self, name), int(name in _POSITIVE)
+            if name == "lr_decay_iters" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise TrainingError(f"{name} is {value!r}; expected an integer of at least {least}")
         for name in (*_FRACTIONS, *_AMOUNTS):
@@ -106,6 +106,11 @@ class TrainConfig:
         _check_device(self.device)
 
     @property
+    def decay_iters(self) -> int:
+        """The iteration at which the learning rate reaches `min_lr`."""
+        return self.max_iters if self.lr_decay_iters is None else self.lr_decay_iters
+
+    @property
     def tokens_per_iter(self) -> int:
         """Tokens of one update."""
         return self.gradient_accumulation_steps * self.batch_size * self.block_size
@@ -124,7 +129,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as nanoGPT stores its `config`."""
-        return asdict(self)
+        return {**asdict(self), "lr_decay_iters": self.decay_iters}
 
 
 def parse_stages(stages: str | Iterable[int] | None, max_iters: int) -> tuple[int, ...]:

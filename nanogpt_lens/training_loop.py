@@ -28,10 +28,9 @@ def learning_rate(iteration: int, config: TrainConfig) -> float:
     """The schedule of nanoGPT: linear warm-up, cosine decay, then `min_lr`."""
     if iteration < config.warmup_iters:
         return config.learning_rate * (iteration + 1) / (config.warmup_iters + 1)
-    end = config.max_iters if config.lr_decay_iters is None else config.lr_decay_iters
-    if iteration >= end:
+    if iteration >= config.decay_iters:
         return config.min_lr
-    progress = (iteration - config.warmup_iters) / (end - config.warmup_iters)
+    progress = (iteration - config.warmup_iters) / (config.decay_iters - config.warmup_iters)
     return config.min_lr + 0.5 * (1.0 + math.cos(math.pi * progress)) * (config.learning_rate - config.min_lr)
 
 
