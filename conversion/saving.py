@@ -21,6 +21,7 @@ _LOAD_HOOKED = '''"""Load this folder with TransformerLens 3.9: `from load impor
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer
@@ -42,6 +43,7 @@ Edits at `hook_resid_mid` and `attn.hook_attn_scores` need this project's mendin
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file
 from transformer_lens.config.transformer_bridge_config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from conversion.errors import ConversionError
+from conversion.vocabulary import Vocabulary
 
 
 @overload
@@ -66,12 +67,10 @@ def generate(
             "expected max_new_tokens and temperature of at least 0, and top_k of at least 1 or None"
         )
     device = next(model.parameters()).device
-    if isinstance(prompt, str):
-        ids = torch.tensor(model.tokenizer.encode(prompt), dtype=torch.long)
-        n_tokens = model.tokenizer.encoder.size
-    else:
-        ids, n_tokens = prompt, model.cfg.d_vocab
+    ids = _encoded(model, prompt) if isinstance(prompt, str) else prompt
     tokens = _as_batch(ids, model.cfg.d_vocab).to(device)
+    vocabulary = getattr(model.tokenizer, "encoder", None) if isinstance(prompt, str) else None
+    n_tokens = vocabulary.size if isinstance(vocabulary, Vocabulary) else model.cfg.d_vocab
     generator = torch.Generator(device).manual_seed(seed)
     training = model.training
     model.eval()
@@ -82,7 +81,7 @@ def generate(
                 tokens = torch.cat([tokens, _choose(logits, temperature, top_k, generator)], dim=1)
     finally:
         model.train(training)
-    return model.tokenizer.encoder.decode(tokens[0].tolist()) if isinstance(prompt, str) else tokens
+    return model.tokenizer.decode(tokens[0].tolist()) if isinstance(prompt, str) else tokens
 
 
 def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:
@@ -94,6 +93,12 @@ def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: to
         least = logits.topk(min(top_k, logits.shape[-1])).values[:, [-1]]
         logits = logits.masked_fill(logits < least, -torch.inf)
     return torch.multinomial(logits.softmax(-1), num_samples=1, generator=generator)
+
+
+def _encoded(model: Any, prompt: str) -> Tensor:
+    if model.tokenizer is None:
+        raise ConversionError("the model has no tokenizer; give the prompt as token ids, or load the model with meta=")
+    return torch.tensor(model.tokenizer.encode(prompt), dtype=torch.long)
 
 
 def _as_batch(ids: Tensor, d_vocab: int) -> Tensor:

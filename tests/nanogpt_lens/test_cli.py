@@ -1,0 +1,210 @@
+"""The command line: what it prints, what it writes, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from conversion import read_checkpoint
+from conversion.backends import resolve_backend
+from nanogpt_lens.cli import app
+from tests.conftest import GOLDEN
+from tests.making import CHARS, content, write, write_meta
+
+
+def run(*args):
+    """Exit code, standard output and standard error; a traceback fails the test."""
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def out(tmp_path):
+    write_meta(tmp_path / "out")
+    write(tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_check_proves_and_writes_the_certificate(out, tmp_path):
+    code, text, _ = run("check", out, "-o", tmp_path / "certificate.json")
+    assert code == 0
+    assert "PROVEN EQUAL" in text
+    assert read_checkpoint(out).sha256 in text
+    assert json.loads((tmp_path / "certificate.json").read_text())["passed"] is True
+
+
+def test_check_as_json(out):
+    code, text, _ = run("check", out, "--json", "--no-edits")
+    assert code == 0
+    assert json.loads(text)["passed"] is True
+
+
+def test_check_fails_with_exit_code_1(out):
+    import numpy as np
+
+    np.arange(60, dtype=np.uint16).tofile(out / "val.bin")  # not what the checkpoint's loss of 1.25 was measured on
+    code, text, _ = run("check", out, "--no-edits")
+    assert code == 1
+    assert "NOT EQUAL" in text
+    assert "FAIL" in text
+
+
+def test_check_with_model_py_says_that_it_is_executed(out):
+    fork = GOLDEN.parent / "fork_model.py"
+    code, text, err = run("check", out, "--model-py", fork, "--no-edits")
+    assert code == 0
+    assert f"executing {fork}" in err
+    assert "fork_model.py" in text
+    assert "EXECUTED" in run("check", "--help")[1]
+
+
+def test_sample(out):
+    code, text, _ = run("sample", out, "--prompt", "ROMEO:", "--max-new-tokens", 20)
+    assert code == 0
+    assert text.startswith("ROMEO:")
+    assert len(text.removesuffix("\n")) == 26
+    _, two, _ = run("sample", out, "--prompt", "ROMEO:", "--max-new-tokens", 20, "--num-samples", 2, "--json")
+    samples = json.loads(two)["samples"]
+    assert samples[0] + "\n" == text
+    assert samples[0] != samples[1]
+
+
+def test_info(out):
+    code, text, _ = run("info", out)
+    assert code == 0
+    for word in ("n_layer 2", "7", "1.25", "65 characters", read_checkpoint(out).sha256[:20]):
+        assert word in text
+    facts = json.loads(run("info", out, "--json")[1])
+    assert facts["architecture"]["n_embd"] == 16
+    assert facts["parameters"] == read_checkpoint(out).n_params
+
+
+def test_info_prints_markup_as_text(tmp_path):
+    write(tmp_path, content() | {"config": {"dataset": "[bold red]x[/nonsense]"}})
+    code, text, _ = run("info", tmp_path)
+    assert code == 0
+    assert "[bold red]x[/nonsense]" in text
+
+
+class TestConvert:
+    def test_to_transformer_lens(self, out, tmp_path):
+        """The saved folder loads strictly in a process that does not have this package."""
+        target = resolve_backend()
+        for flag in ("--no-process-weights", "--process-weights"):
+            folder = tmp_path / flag
+            code, text, _ = run("convert", out, "--to", target, "-o", folder, flag, "--dtype", "float64")
+            assert code == 0, text
+            assert json.loads((folder / "certificate.json").read_text())["passed"]
+            script = (
+                "import sys, torch; sys.modules['conversion'] = sys.modules['nanogpt_lens'] = None\n"
+                "from load import model, tokenizer\n"
+                "ids = tokenizer('ROMEO', return_tensors='pt')['input_ids']\n"
+                "torch.save(model(ids).log_softmax(-1).detach(), 'logits.pt')"
+            )
+            env = os.environ | {"PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore"}
+            done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=env, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            from conversion import GPT
+
+            native = GPT.from_checkpoint(read_checkpoint(out), dtype=torch.float64)
+            ids = torch.tensor([[CHARS.index(c) for c in "ROMEO"]])
+            expected = native(ids).log_softmax(-1)
+            assert (torch.load(folder / "logits.pt", weights_only=True) - expected).abs().max() < 1e-9
+
+    def test_to_hugging_face_and_nanogpt(self, out, tmp_path):
+        code, text, _ = run("convert", out, "--to", "hf", "-o", tmp_path / "hf")
+        assert code == 0
+        assert "AutoModelForCausalLM" in text
+        assert (tmp_path / "hf" / "tokenizer.json").is_file()
+        code, text, _ = run("convert", out, "--to", "nanogpt", "-o", tmp_path / "again", "--json")
+        assert code == 0
+        assert json.loads(text)["to"] == "nanogpt"
+        before, after = read_checkpoint(out), read_checkpoint(tmp_path / "again")
+        assert all(torch.equal(after.state_dict[k], v) for k, v in before.state_dict.items())
+        assert after.vocabulary.chars == before.vocabulary.chars
+
+    def test_the_other_line_says_what_to_install(self, out, tmp_path):
+        other = "bridge" if resolve_backend() == "hooked" else "hooked"
+        code, _, err = run("convert", out, "--to", other, "-o", tmp_path / "x")
+        assert code == 2
+        assert "pip install" in err
+        assert not (tmp_path / "x").exists()
+
+    def test_a_folder_that_is_taken(self, out):
+        before = {p: p.read_bytes() for p in out.iterdir()}
+        for to in ("nanogpt", "hf", resolve_backend()):
+            code, _, err = run("convert", out, "--to", to, "-o", out)
+            assert code == 2
+            assert "not an empty folder" in err
+        assert {p: p.read_bytes() for p in out.iterdir()} == before
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+BAD = {
+    "missing": (lambda f: None, "does not exist"),
+    "truncated": (lambda f: (f / "ckpt.pt").write_bytes((write(f).read_bytes())[:3000]), "truncated"),
+    "code": (lambda f: write(f, content() | {"config": Bomb(f / "pwned")}), "nothing was executed"),
+    "meta": (
+        lambda f: (write(f), (f / "meta.pkl").write_bytes(pickle.dumps(Bomb(f / "pwned")))),
+        "nothing was executed",
+    ),
+    "vocabulary": (lambda f: (write(f, vocab_size=9), write_meta(f)), "vocab_size 9"),
+    "other": (lambda f: write(f, {"model": {}}), "expected nanoGPT's dictionary"),
+}
+
+
+@pytest.mark.parametrize("command", ["check", "convert", "sample", "info"])
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, command, case):
+    make, words = BAD[case]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    make(folder)
+    extra = ["-o", tmp_path / "result"] if command == "convert" else []
+    path = folder if case != "missing" else tmp_path / "nothing"
+    code, text, err = run(command, path, *extra)
+    assert code == 2
+    assert text == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert not (tmp_path / "result").exists()
+    assert not (folder / "pwned").exists()
+
+
+def test_bad_options(out, tmp_path):
+    for args, words in [
+        (("convert", out, "-o", tmp_path / "x", "--dtype", "int8"), "expected one of float32"),
+        (("convert", out, "-o", tmp_path / "x", "--to", "hf", "--process-weights"), "process_weights is for hooked"),
+        (("sample", out, "--prompt", "é"), "'é'"),
+        (("check", out, "--val-bin", tmp_path / "nope"), "nope does not exist"),
+        (("check", out, "--model-py", tmp_path / "nope.py"), "nope.py does not exist"),
+        (("info", out, "--meta", tmp_path / "nope.pkl"), "nope.pkl does not exist"),
+    ]:
+        code, _, err = run(*args)
+        assert code == 2
+        assert words in err
+        assert not (tmp_path / "x").exists()
+
+
+def test_help_names_every_command():
+    code, text, _ = run("--help")
+    assert code == 0
+    for command in ("check", "convert", "train", "sample", "info"):
+        assert command in text
