@@ -155,7 +155,7 @@ def read_checkpoint(
     file = locate(path)
     ignore_model_args = tuple(ignore_model_args)
     stamp = _stamp(file)
-    content = _load(file)
+    content = _load(file, mapped=not optimizer)
     model_args, raw = _parts(file, content)
     try:
         config, state, notes = canonical_state(raw, model_args, activation=activation, ignore=ignore_model_args)
@@ -242,8 +242,8 @@ def locate(path: str | Path) -> Path:
     return place
 
 
-def _load(file: Path) -> dict[str, Any]:
-    """Unpickle the file without executing anything."""
+def _load(file: Path, *, mapped: bool) -> dict[str, Any]:
+    """Unpickle the file without executing anything; mapped tensors must not outlive the reading."""
     with file.open("rb") as opened:
         head = opened.read(4)
     zipped = zipfile.is_zipfile(file)
@@ -252,7 +252,7 @@ def _load(file: Path) -> dict[str, Any]:
     if head.startswith(b"PK") and not zipped:
         raise CheckpointError(f"{file} is truncated ({file.stat().st_size:,} bytes); copy it again, or save it anew")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped and mapped)
     except pickle.UnpicklingError as error:
         unsafe = re.search(
             r"(?:GLOBAL|global) ([\w.]+)|(?:Trying to (?:call|instantiate)[^`']*)[`']?([\w.]+)", str(error)

@@ -2,9 +2,8 @@
 
 In the native bridge of 4.x an edit at `hook_resid_mid` reaches the MLP but not the skip
 connection, and `attn.hook_attn_scores` fires after the fact, holds the pattern, and ignores
-edits. `mend` replaces the forward of its blocks and attention by one in which both hooks
-stand where TransformerLens 3 has them. It relies on names that upstream may change, so a
-self-test compares edits at both hooks with the native model before the first model is
+edits. `conversion.mending` puts both where TransformerLens 3 has them. It relies on names
+that upstream may change, so a self-test compares edits at both hooks with the native model before the first model is
 returned, and refuses to go on where they differ.
 """
 
@@ -15,7 +14,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from conversion.backends import resolve_backend
@@ -109,6 +107,8 @@ def _build(
     from transformer_lens.config.transformer_bridge_config import TransformerBridgeConfig
     from transformer_lens.model_bridge import TransformerBridge
 
+    from conversion.mending import mend
+
     config = TransformerBridgeConfig(
         **hooked_config(checkpoint.config, process_weights, device, dtype), architecture="TransformerLensNative"
     )
@@ -146,71 +146,3 @@ def _assign(bridge: Any, state: HookedState) -> None:
     for block in bridge.blocks:
         mask = block.attn.original_component.causal_mask
         mask.copy_(torch.ones_like(mask).triu(1))
-
-
-def mend(bridge: Any) -> None:
-    """Make `hook_resid_mid` and `attn.hook_attn_scores` take effect in every block of a native bridge."""
-    block_class, attention_class, mid_class = _mended_classes()
-    for block in bridge.blocks:
-        attention = block.attn.original_component
-        block.original_component.__class__ = block_class
-        attention.__class__ = attention_class
-        block.ln2.hook_in.__class__ = mid_class
-        attention.__dict__["mended_hooks"] = (block.attn.hook_attn_scores, block.attn.hook_pattern)
-
-
-@cache
-def _mended_classes() -> tuple[type, type, type]:
-    from transformer_lens.hook_points import HookPoint
-    from transformer_lens.model_bridge.sources.native.model import NativeAttention, NativeBlock
-
-    class MidHook(HookPoint):
-        """`ln2.hook_in`, also known as `hook_resid_mid`: called by the block, then passed over by `ln2`."""
-
-        def __call__(self, x: Tensor) -> Tensor:
-            return x if self.__dict__.pop("called", False) else super().__call__(x)
-
-    class MendedBlock(NativeBlock):
-        """The residual stream goes through `hook_resid_mid` before it parts into skip and MLP."""
-
-        def forward(
-            self,
-            hidden_states: Tensor,
-            attention_mask: Tensor | None = None,
-            position_ids: Tensor | None = None,
-            **kwargs: Any,
-        ) -> tuple[Tensor]:
-            hook = cast(Any, self.ln2).hook_in
-            hook.__dict__.pop("called", None)  # left behind by an exception
-            out, _ = self.attn(self.ln1(hidden_states), attention_mask=attention_mask, position_ids=position_ids)
-            mid = hook(hidden_states + out)
-            hook.__dict__["called"] = True
-            return (mid + self.mlp(self.ln2(mid)),)
-
-    class MendedAttention(NativeAttention):
-        """Scores and pattern go through their hooks before they are used."""
-
-        def forward(  # type: ignore[override]
-            self,
-            hidden_states: Tensor,
-            attention_mask: Tensor | None = None,
-            position_ids: Tensor | None = None,
-            pattern_fn: Any = None,
-            **kwargs: Any,
-        ) -> tuple[Tensor, None]:
-            batch, seq, _ = hidden_states.shape
-            q, k, v = (
-                part(hidden_states).view(batch, seq, self.n_heads, self.d_head).transpose(1, 2)
-                for part in (self.q, self.k, self.v)
-            )
-            mask = self.causal_mask[:seq, :seq]
-            if attention_mask is not None:
-                mask = self._combine_attention_mask(mask, attention_mask, batch=batch)
-            hook_scores, hook_pattern = self.__dict__["mended_hooks"]
-            scores = hook_scores((q @ k.transpose(-2, -1) / self.scale).masked_fill(mask, -torch.inf))
-            pattern = F.softmax(scores, dim=-1)
-            pattern = hook_pattern(torch.where(pattern.isnan(), torch.zeros_like(pattern), pattern))
-            out = self.o((pattern @ v).transpose(1, 2).reshape(batch, seq, -1))
-            return out, None  # without a pattern, upstream's belated hooks stay silent
-
-    return MendedBlock, MendedAttention, MidHook

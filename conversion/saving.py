@@ -38,7 +38,7 @@ tokenizer = AutoTokenizer.from_pretrained(here) if (here / "tokenizer.json").exi
 _LOAD_BRIDGE = '''"""Load this folder with TransformerLens 4: `from load import model`.
 
 Edits at `hook_resid_mid` and `attn.hook_attn_scores` need this project's mending:
-`from conversion.nanogpt_to_bridge import mend; mend(model)`.
+`from conversion.mending import mend; mend(model)`.
 """
 import json
 from pathlib import Path

@@ -6,12 +6,15 @@ Exit codes: 0 proven or done, 1 not equal, 2 bad input.
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from enum import StrEnum
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
 
@@ -130,6 +133,69 @@ def convert(
             typer.echo(json.dumps({"output": str(result.folder), "to": to.value, "proof": result.proof}))
         else:
             typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
+
+
+def _train(
+    data: Annotated[str, typer.Option(help="a UTF-8 text, a folder with train.bin and val.bin, or: shakespeare")],
+    out: Annotated[Path, typer.Option(help="nanoGPT's out_dir")],
+    stages: Annotated[str | None, typer.Option(help="keep more checkpoints: log:20, or iterations: 0,100,1000")] = None,
+    resume: Annotated[bool, typer.Option(help="go on with an interrupted run (the default where there is one)")] = True,
+    overwrite: Annotated[bool, typer.Option(help="throw away a run that is already there")] = False,
+    as_json: JsonOption = False,
+    **settings: Any,
+) -> None:
+    """Train a nanoGPT model; the defaults are its README's for a CPU. A killed run goes on where it was."""
+    with _errors():
+        from nanogpt_lens.training import train
+        from nanogpt_lens.training_config import TrainConfig
+
+        result = train(
+            data,
+            out,
+            TrainConfig(**settings),
+            stages=stages,
+            resume="auto" if resume and not overwrite else False,
+            overwrite=overwrite,
+            progress=not as_json,
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(result), ensure_ascii=False, default=str))
+        return
+    typer.echo(f"{result.path}: iteration {result.best_iteration}, validation loss {result.best_val_loss:.4f}")
+    if result.sample is not None:
+        typer.echo(f"---------------\n{result.sample}")
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command an option for every setting of `TrainConfig`, with its default and its words."""
+    from nanogpt_lens.training_config import TrainConfig
+
+    hinted = get_type_hints(command, include_extras=True)
+    given = (p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD)
+    own = [p.replace(annotation=hinted[p.name]) for p in given]
+    words = setting_help(TrainConfig.__doc__ or "")
+    hints = get_type_hints(TrainConfig)
+    for setting in fields(TrainConfig):
+        kind = str if get_origin(hints[setting.name]) is Literal else hints[setting.name]
+        option = typer.Option(help=words.get(setting.name, ""), rich_help_panel="nanoGPT's settings")
+        annotation = Annotated[kind, option]
+        own.append(Parameter(setting.name, Parameter.KEYWORD_ONLY, default=setting.default, annotation=annotation))
+    command.__signature__ = Signature(own)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {p.name: p.annotation for p in own}
+    return command
+
+
+def setting_help(docstring: str) -> dict[str, str]:
+    """The words of a docstring's `Attributes:`, by name; several names may share a line."""
+    words: dict[str, str] = {}
+    section = docstring.partition("Attributes:")[2].partition("\n\n")[0]
+    for entry in re.split(r"\n {8}(?! )", section):
+        names, _, text = entry.partition(": ")
+        words |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
+    return words
+
+
+app.command("train")(_with_settings(_train))
 
 
 @app.command()

@@ -230,9 +230,9 @@ def test_sae_lens_gets_its_own_class(golden):
 class TestMending:
     def test_upstream_still_needs_it(self, golden, monkeypatch):
         """If this fails, upstream has mended its hooks, and ours can go."""
-        from conversion import nanogpt_to_bridge
+        from conversion import mending, nanogpt_to_bridge
 
-        monkeypatch.setattr(nanogpt_to_bridge, "mend", lambda bridge: bridge)
+        monkeypatch.setattr(mending, "mend", lambda bridge: bridge)
         nanogpt_to_bridge.self_test.cache_clear()
         with pytest.raises(BackendError, match="could not be mended.*is off by"):
             convert(golden.checkpoint)

@@ -158,10 +158,10 @@ def test_float32_alone_catches_the_wrong_gelu(tmp_path):
 @pytest.mark.bridge
 def test_a_hook_that_ignores_edits_is_caught(tmp_path, monkeypatch):
     """Upstream's own bridge: every value at hook_resid_mid is right, and its edits are not."""
-    from conversion import nanogpt_to_bridge
+    from conversion import mending, nanogpt_to_bridge
 
     checkpoint = read_checkpoint(write(tmp_path))
-    monkeypatch.setattr(nanogpt_to_bridge, "mend", lambda bridge: bridge)
+    monkeypatch.setattr(mending, "mend", lambda bridge: bridge)
     broken = nanogpt_to_bridge._build(checkpoint, process_weights=False, device="cpu", dtype=torch.float64)
     report = check_equivalence(checkpoint, broken)
     wrong = {c.name for c in report.failures if c.kind == "edit"}

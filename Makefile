@@ -1,0 +1,58 @@
+# Every target works alone on a fresh clone: it makes its environment, installs, and runs.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+BIN4 := .venv-tl4/bin
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+
+.PHONY: demo test test-tl4 test-slow check format benchmark clean
+
+demo: .venv/.demo  ## convert, prove and sample the shipped checkpoint
+	$(BIN)/nanogpt-lens info shakespeare_char
+	$(BIN)/nanogpt-lens check shakespeare_char
+	$(BIN)/nanogpt-lens sample shakespeare_char --prompt "ROMEO:" --max-new-tokens 200
+
+test: .venv/.dev check  ## lint, types and the suite, TransformerLens 3.9
+	$(PYTEST) $(BIN)/python -m pytest -n 2
+
+test-tl4: .venv-tl4/.dev  ## the suite under TransformerLens 4.3
+	$(PYTEST) $(BIN4)/python -m pytest -n 2
+
+test-slow: .venv/.dev  ## what takes minutes
+	$(PYTEST) $(BIN)/python -m pytest -m slow
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: .venv/.dev  ## the numbers of docs/BENCHMARKS.md
+	$(BIN)/python benchmarks/conversion.py
+	$(BIN)/python benchmarks/training.py
+
+# torch first: asked for by another package, pip takes gigabytes of CUDA with it
+.venv/.torch:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	touch $@
+
+.venv/.demo: .venv/.torch pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hooked]'
+	touch $@
+
+.venv/.dev: .venv/.torch pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[hooked,data,sae,dev]'
+	touch $@ .venv/.demo
+
+.venv-tl4/.dev: pyproject.toml constraints-tl4.txt
+	$(PYTHON) -m venv .venv-tl4
+	$(BIN4)/python -m pip install --quiet $(TORCH)
+	$(BIN4)/python -m pip install --quiet -c constraints-tl4.txt -e '.[data,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .venv-tl4 build dist .pytest_cache .ruff_cache .hypothesis

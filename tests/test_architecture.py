@@ -1,0 +1,99 @@
+"""The shape of the house: imports point down, files and functions stay small."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted([*ROOT.glob("conversion/**/*.py"), *ROOT.glob("nanogpt_lens/**/*.py")])
+
+# Lowest first. A module may import from the levels before its own, and from its own level
+# only where a pair says so.
+LEVELS = [
+    {"conversion.errors"},
+    {"conversion.atomic", "conversion.backends", "conversion.config"},
+    {"conversion.vocabulary", "conversion.fast_tokenizer", "conversion.state"},
+    {"conversion.checkpoint"},
+    {"conversion.native", "conversion.layout"},
+    {"conversion.folding"},
+    {"conversion.nanogpt_to_hooked", "conversion.nanogpt_to_huggingface", "conversion.transformerlens_to_nanogpt"},
+    {"conversion.mending"},
+    {"conversion.nanogpt_to_bridge"},
+    {"conversion.report", "conversion.edits", "conversion.saving"},
+    {"conversion.judge", "conversion.reference", "conversion.val_loss"},
+    {"conversion.comparing"},
+    {"conversion.equivalence"},
+    {"conversion"},
+    {"nanogpt_lens.datasets", "nanogpt_lens.loading", "nanogpt_lens.sampling", "nanogpt_lens.training_config"},
+    {"nanogpt_lens.exporting", "nanogpt_lens.training_loop", "nanogpt_lens.training_sample"},
+    {"nanogpt_lens.training_folder"},
+    {"nanogpt_lens.training"},
+    {"nanogpt_lens", "nanogpt_lens.cli"},
+]
+SIDEWAYS = {
+    ("conversion.vocabulary", "conversion.fast_tokenizer"),
+    ("conversion.fast_tokenizer", "conversion.vocabulary"),
+}
+LEVEL = {module: height for height, modules in enumerate(LEVELS) for module in modules}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module of ours that a file imports, wherever in the file; not for type checking alone."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for child in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return {name for name in found if name.split(".")[0] in ("conversion", "nanogpt_lens")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_point_down(path):
+    mine = module_name(path)
+    assert mine in LEVEL, f"{mine} has no place in LEVELS"
+    for imported in imports(path):
+        assert LEVEL[imported] < LEVEL[mine] or (mine, imported) in SIDEWAYS, (
+            f"{mine} imports {imported}, which is not below it"
+        )
+        assert not (mine.startswith("conversion") and imported.startswith("nanogpt_lens"))
+
+
+def test_an_arrow_that_points_up_would_be_found(tmp_path):
+    bad = tmp_path / "bad.py"
+    bad.write_text("def f():\n    from conversion.equivalence import check_equivalence\n")
+    assert imports(bad) == {"conversion.equivalence"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_files_and_functions_stay_small(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+            assert (node.end_lineno or 0) - first.lineno < 50, f"{node.name} is too long"
+    assert path.stem != "utils"
+
+
+def test_nothing_dangerous_is_written():
+    words = ("weights_only=" + "False", "strict=" + "False", "pickle." + "load(", "NotImplemented" + "Error")
+    for path in FILES:
+        for word in words:
+            assert word not in path.read_text(), f"{path} has {word}"

@@ -1,0 +1,71 @@
+"""What is installed: the wheel carries both packages, their types, and the checkpoints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(out.glob("*.whl"))
+
+
+def test_the_wheel_has_what_it_must(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    checkpoint = "nanogpt_lens/_checkpoints/shakespeare_char"
+    for name in ("ckpt.pt", "meta.pkl", "config.json", "README.md"):
+        assert f"{checkpoint}/{name}" in names
+    for name in ("nanogpt_lens/py.typed", "conversion/py.typed", "conversion/equivalence.py", "nanogpt_lens/cli.py"):
+        assert name in names
+    assert not [n for n in names if n.startswith(("tests", "benchmarks", "checkpoints"))]
+
+
+def test_a_plain_install_knows_the_shipped_checkpoint(wheel, tmp_path):
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(tmp_path / "site"),
+        str(wheel),
+    ]
+    subprocess.run(pip, check=True, capture_output=True)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import nanogpt_lens as ngl\n"
+        "assert ngl.__file__.startswith(sys.argv[1]), ngl.__file__\n"
+        "print(ngl.shipped_checkpoints(), ngl.load('shakespeare_char').cfg.n_layers)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("4")
+    assert "shakespeare_char" in done.stdout
+
+
+def test_both_constraints_agree():
+    def pins(name):
+        lines = (ROOT / name).read_text().splitlines()
+        return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+    three, four = pins("constraints.txt"), pins("constraints-tl4.txt")
+    assert three["transformer-lens"].startswith("3.9")
+    assert four["transformer-lens"].startswith("4.3")
+    assert three["torch"] == four["torch"] == "2.13.0"
+    common = set(three) & set(four) - {"transformer-lens"}
+    assert {k: three[k] for k in common} == {k: four[k] for k in common}

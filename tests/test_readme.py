@@ -1,0 +1,58 @@
+"""The README is true: its Python and its commands run, in order, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_first_forty_lines_say_it_all():
+    top = "\n".join(README.splitlines()[:40])
+    for word in ("nanoGPT", "TransformerLens", "```python", "ngl.load", "ngl.check", "pip install", "PROVEN EQUAL"):
+        assert word in top
+
+
+def test_the_snippets_run(tmp_path):
+    code = "\n".join(blocks("python"))
+    assert "ngl.load" in code
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_commands_run(tmp_path):
+    """Every `$ nanogpt-lens` line; training is cut to a few iterations."""
+    lines = [
+        line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ nanogpt-lens")
+    ]
+    assert len(lines) >= 5
+    (tmp_path / "input.txt").write_text("First Citizen:\nBefore we proceed any further, hear me speak.\n\n" * 60)
+    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[1] == "train":
+            words += ["--max-iters", "20", "--eval-interval", "10", "--eval-iters", "2"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+def test_every_file_it_names_is_there():
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+def test_every_name_it_uses_is_public():
+    import nanogpt_lens as ngl
+
+    for name in set(re.findall(r"\bngl\.(\w+)", README)):
+        assert hasattr(ngl, name), name
