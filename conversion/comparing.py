@@ -44,9 +44,10 @@ class Bench:
             return torch.randint(vocabulary, (batch, time), generator=generator).to(device)
 
         self.tokens, self.targets = tokens(2, min(context, 256)), tokens(2, min(context, 256))
-        self.whole = tokens(1, context)
-        self.short = tokens(2, min(context, 24)) if checkpoint.n_params < 2e7 else tokens(1, min(context, 12))
-        self.prompt = tokens(2, min(5, context) if context <= 256 else context - 4)
+        self.cheap = checkpoint.n_params * context < 5e9
+        self.short = tokens(2, min(context, 24)) if self.cheap else tokens(1, min(context, 12))
+        self.prompt = tokens(2, min(5, context)) if self.cheap else tokens(1, context)
+        self._greedy: dict[torch.dtype, tuple[list[Tensor], Tensor, Tensor]] = {}
 
     def reference(self, dtype: torch.dtype) -> Reference:
         """The native model in a precision."""
@@ -66,6 +67,26 @@ class Bench:
             found["logits"] = reference.logits(self.tokens, readers)
         return found
 
+    def greedy(self, dtype: torch.dtype) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The native model's greedy text.
+
+        Returns:
+            its windows, all logits of the first one, which fills the context, and the last
+            position's logits of the others, which are cropped to it.
+        """
+        if dtype not in self._greedy:
+            native, context, text = self.reference(dtype), self.checkpoint.config.block_size, self.prompt
+            while text.shape[1] < context:
+                text = torch.cat([text, native.logits(text)[:, -1:].argmax(-1)], dim=1)
+            first = native.logits(text)
+            windows, last = [text], [first[:, -1:]]
+            for _ in range(6 if self.cheap else 2):
+                text = torch.cat([text, last[-1].argmax(-1)], dim=1)
+                windows.append(text[:, -context:])
+                last.append(native.logits(windows[-1])[:, -1:])
+            self._greedy[dtype] = windows, first, torch.cat(last[1:], dim=1)
+        return self._greedy[dtype]
+
     def exact(self, name: str) -> Tensor:
         """A native activation in float64."""
         if self._exact is None:
@@ -82,22 +103,13 @@ class Bench:
 
 def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
     """Logits (or log-probabilities), also of a whole context, loss, and Kullback-Leibler divergence in nats."""
-    native, exact = bench.reference(judge.dtype), bench.reference(torch.float64)
+    native = bench.reference(judge.dtype)
     targets = bench.targets.flatten()
     with torch.no_grad():
         expected, got = native.logits(bench.tokens), model(bench.tokens, return_type="logits")
         true = bench.exact("logits")
         name = "logits" if judge.mode == "raw" else "log-probabilities"
         yield judge("output", name, judge.visible(got), judge.visible(expected), lambda: judge.visible(true))
-        if bench.whole.shape[1] > bench.tokens.shape[1]:
-            expected_whole, got_whole = native.logits(bench.whole), model(bench.whole, return_type="logits")
-            yield judge(
-                "output",
-                f"{name}, whole context",
-                judge.visible(got_whole),
-                judge.visible(expected_whole),
-                lambda: judge.visible(exact.logits(bench.whole)),
-            )
 
         def loss(logits: Tensor) -> Tensor:
             return F.cross_entropy(logits.flatten(0, 1), targets)
@@ -162,22 +174,23 @@ def compare_gradients(bench: Bench, model: Any, judge: Judge) -> Iterator[Compar
 
 
 def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
-    """Both continue greedily; a choice may differ only where the native model is undecided."""
-    context = bench.checkpoint.config.block_size
-    native = bench.reference(judge.dtype)
-    text = bench.prompt
+    """The logits of a whole context, and greedy text past it.
+
+    A choice may differ only where the native model is undecided.
+    """
+    start = bench.prompt.shape[1] - 1
     with torch.no_grad():
-        while text.shape[1] < context:
-            text = torch.cat([text, native.logits(text)[:, -1:].argmax(-1)], dim=1)
-        windows, choices = [text], [native.logits(text)]
-        for _ in range(6):
-            text = torch.cat([text, choices[-1][:, -1:].argmax(-1)], dim=1)
-            windows.append(text[:, -context:])
-            choices.append(native.logits(windows[-1]))
-        start = bench.prompt.shape[1] - 1
-        expected = torch.cat([choices[0][:, start:], *(c[:, -1:] for c in choices[1:])], dim=1)
-        logits = [model(window, return_type="logits") for window in windows]
-        got = torch.cat([logits[0][:, start:], *(part[:, -1:] for part in logits[1:])], dim=1)
+        windows, first, last = bench.greedy(judge.dtype)
+        got_first = model(windows[0], return_type="logits")
+        name = "logits, whole context" if judge.mode == "raw" else "log-probabilities, whole context"
+
+        def true() -> Tensor:
+            return judge.visible(bench.reference(torch.float64).logits(windows[0]))
+
+        yield judge("output", name, judge.visible(got_first), judge.visible(first), true)
+        got_last = [model(window, return_type="logits")[:, -1:] for window in windows[1:]]
+        expected = torch.cat([first[:, start:], last], dim=1)
+        got = torch.cat([got_first[:, start:], *got_last], dim=1)
     chosen, taken = expected.argmax(-1), got.argmax(-1)
     gap = expected.amax(-1) - expected.gather(-1, taken[..., None]).squeeze(-1)
     undecided = gap <= 10 * judge.base * expected.abs().amax(-1)
