@@ -78,14 +78,14 @@ def generate(
         with torch.no_grad():
             for _ in range(max_new_tokens):
                 logits = model(tokens[:, -model.cfg.n_ctx :], return_type="logits")[:, -1, :n_tokens]
-                tokens = torch.cat([tokens, _choose(logits, temperature, top_k, generator)], dim=1)
+                tokens = torch.cat([tokens, choose_token(logits, temperature, top_k, generator)], dim=1)
     finally:
         model.train(training)
     return model.tokenizer.decode(tokens[0].tolist()) if isinstance(prompt, str) else tokens
 
 
-def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:
-    """One id per row of `logits` [batch, vocab]; shape [batch, 1]."""
+def choose_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:
+    """Draw as nanoGPT draws: one id, of shape [batch, 1], per row of `logits` [batch, vocab]."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     logits = logits / temperature

@@ -6,6 +6,7 @@ import torch
 
 from conversion.checkpoint import Checkpoint
 from conversion.native import GPT
+from nanogpt_lens.sampling import choose_token
 
 _TEMPERATURE, _TOP_K = 0.8, 200  # nanoGPT's sample.py
 
@@ -25,8 +26,6 @@ def sample_text(checkpoint: Checkpoint, *, characters: int = 300, seed: int = 13
     model, generator = GPT.from_checkpoint(checkpoint), torch.Generator().manual_seed(seed)
     tokens = torch.tensor([start])  # (1, pos)
     for _ in range(characters if single else characters // 3):
-        logits = model(tokens[:, -model.config.block_size :])[:, -1, : vocabulary.size].float() / _TEMPERATURE
-        least = logits.topk(min(_TOP_K, vocabulary.size)).values[:, [-1]]
-        likely = logits.masked_fill(logits < least, -torch.inf).softmax(-1)
-        tokens = torch.cat([tokens, torch.multinomial(likely, 1, generator=generator)], dim=1)
+        logits = model(tokens[:, -model.config.block_size :])[:, -1, : vocabulary.size].float()
+        tokens = torch.cat([tokens, choose_token(logits, _TEMPERATURE, _TOP_K, generator)], dim=1)
     return vocabulary.decode(tokens[0, len(start) :].tolist())
