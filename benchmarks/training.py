@@ -26,10 +26,10 @@ import torch
 # the folder of this script holds a conversion.py, which is not the package
 sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
 
-from conversion.native import GPT  # noqa: E402
-from conversion.vocabulary import CharVocabulary  # noqa: E402
-from nanogpt_lens.datasets import TextData  # noqa: E402
-from nanogpt_lens.training import TrainConfig, train  # noqa: E402
+from conversion.native import GPT
+from conversion.vocabulary import CharVocabulary
+from nanogpt_lens.datasets import TextData
+from nanogpt_lens.training import TrainConfig, train
 
 VOCAB_SIZE, LOG_INTERVAL = 65, 10
 

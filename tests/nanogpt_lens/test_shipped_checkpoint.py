@@ -3,15 +3,17 @@
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from conversion.checkpoint import read_checkpoint
+from conversion.checkpoint import read_checkpoint, save_checkpoint
 from conversion.native import GPT
-from nanogpt_lens.datasets import shakespeare
+from nanogpt_lens.datasets import read_data, shakespeare, write_data
+from nanogpt_lens.loading import check
 from nanogpt_lens.training import TrainConfig
 from nanogpt_lens.training_sample import sample_text
 
@@ -113,3 +115,22 @@ def test_the_readme_says_what_the_config_says(checkpoint):
     for name, entry in CONFIG["losses"].items():
         assert f"{entry['loss']:.4f}" in readme, name
     assert sample_text(checkpoint, characters=40, seed=1337) in readme
+
+
+@pytest.mark.skipif(not TEXT.is_file(), reason="the training text is not in the repository")
+def test_the_certificate_compares_its_loss_on_val_bin(checkpoint, tmp_path):
+    """nanoGPT's layout of folders, with the run's own data: proven; with a wrong n_head: exposed."""
+    write_data(read_data(TEXT), tmp_path / "data" / "shakespeare_char")
+    file = save_checkpoint(replace(checkpoint, vocabulary=None), tmp_path / "out")
+    report = check(file, edits=False)
+    (found,) = [c for c in report.comparisons if c.kind == "val_loss"]
+    assert report.passed, str(report)
+    stated = CONFIG["losses"]["val_sampled"]["loss"]
+    assert f"stated {stated:.4f}" in found.detail
+    assert abs(float(found.detail.split()[0]) - CONFIG["losses"]["val_whole"]["loss"]) < 0.02  # a part of val.bin
+    raw = torch.load(file, weights_only=True)
+    raw["model_args"]["n_head"] = 2
+    torch.save(raw, file)
+    wrong = check(file, edits=False)
+    assert {c.kind for c in wrong.failures} == {"val_loss"}
+    assert "n_head" in wrong.verdict()
