@@ -77,6 +77,21 @@ def check_equivalence(
         ConversionError: bad input, such as a `model_py` that does not fit or a TransformerLens
             that does not have the backend.
     """
+    with torch.inference_mode(False):  # gradients are compared, whatever the caller has switched off
+        return _certified(checkpoint, model, backend, model_py, val_bin, edits, seed, device, progress)
+
+
+def _certified(
+    checkpoint: Checkpoint | str | Path,
+    model: Any,
+    backend: str,
+    model_py: str | Path | None,
+    val_bin: str | Path | None,
+    edits: bool,
+    seed: int,
+    device: str | torch.device,
+    progress: bool,
+) -> EquivalenceReport:
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     bench = Bench(checkpoint, model_py, seed=seed, device=device)

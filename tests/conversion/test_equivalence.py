@@ -193,6 +193,16 @@ def test_the_users_model_keeps_its_state(tmp_path):
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_compared_whatever_is_switched_off(golden, mode):
+    with mode():
+        report = check_equivalence(golden.checkpoint, edits=False)
+        fresh = check_equivalence(golden.folder, edits=False)
+    assert report.passed, str(report)
+    assert [c for c in report.comparisons if c.kind == "gradient"]
+    assert fresh.passed, str(fresh)
+
+
 def test_the_report_is_saved_and_read(tmp_path):
     write(tmp_path)
     checkpoint = read_checkpoint(tmp_path)
