@@ -33,6 +33,7 @@ format: .venv/.dev
 benchmark: .venv/.dev  ## the numbers of docs/BENCHMARKS.md
 	$(BIN)/python benchmarks/conversion.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/encoding.py
 
 # torch first: asked for by another package, pip takes gigabytes of CUDA with it
 .venv/.torch:
