@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from conversion.errors import CheckpointError
+
+_STALE = 24 * 3600.0
 
 
 @contextmanager
@@ -20,7 +25,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.tmp")
+    temporary = _temporary(target)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -29,6 +34,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _temporary(target: Path) -> Path:
+    """A name beside `target` that no other writer has; what killed writers left long ago is deleted."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        with suppress(OSError):
+            if re.fullmatch(r"[0-9a-f]{12}", left.suffixes[-2][1:]) and time.time() - left.stat().st_mtime > _STALE:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -47,9 +61,9 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target} exists already and is not an empty folder; give a new one")
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(target)
+    temporary.mkdir()
     try:
         yield temporary
         if target.is_dir():

@@ -8,9 +8,11 @@ weights) costs no more memory than the weights.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,12 +27,21 @@ from conversion.atomic import replacing
 from conversion.config import Activation, NanoGPTConfig
 from conversion.errors import CheckpointError
 from conversion.state import canonical_state, looks_like
-from conversion.vocabulary import GPT2_ABSENT, GPT2_SIZES, Vocabulary, find_vocabulary, read_vocabulary
+from conversion.vocabulary import (
+    GPT2_ABSENT,
+    GPT2_SIZES,
+    META_NAME,
+    TOKENIZER_NAME,
+    Vocabulary,
+    find_vocabulary,
+    read_vocabulary,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CHECKPOINT_NAME = "ckpt.pt"
+_ACTIVATION_KEY = "nanogpt_lens_activation"
 _EXPECTED = "expected nanoGPT's dictionary with 'model' and 'model_args'"
 
 
@@ -53,13 +64,13 @@ class Checkpoint:
     """
 
     config: NanoGPTConfig
-    state_dict: dict[str, Tensor]
+    state_dict: dict[str, Tensor] = field(repr=False)
     vocabulary: Vocabulary | None = None
     path: Path | None = None
     iter_num: int | None = None
     best_val_loss: float | None = None
     run_config: Mapping[str, Any] = field(default_factory=dict)
-    optimizer: Mapping[str, Any] | None = None
+    optimizer: Mapping[str, Any] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     extra_model_args: Mapping[str, Any] = field(default_factory=dict)
     _stamp: tuple[int, int, int] | None = None
@@ -120,9 +131,23 @@ class Checkpoint:
         if self.path is not None:
             yield from _data_folders(self.path.parent, self.run_config)
 
+    def without_weights(self) -> Checkpoint:
+        """What a model remembers of where it came from."""
+        return replace(self, state_dict={}, optimizer=None)
+
     def to(self, dtype: torch.dtype) -> Checkpoint:
-        """The same checkpoint with weights of another precision; a tie stays a tie."""
+        """The same checkpoint with weights of another precision; a tie stays a tie.
+
+        Raises:
+            CheckpointError: a weight is beyond what `dtype` can hold.
+        """
         state = {key: tensor.to(dtype) for key, tensor in self.state_dict.items()}
+        for key, tensor in state.items():
+            if not bool(tensor.isfinite().all()):
+                raise CheckpointError(
+                    f"{self.name}: {key} has values beyond {str(dtype).removeprefix('torch.')}'s range; "
+                    "choose bfloat16 or float32"
+                )
         if self.config.tied:
             state["lm_head.weight"] = state["transformer.wte.weight"]
         return replace(self, state_dict=state)
@@ -163,6 +188,12 @@ def read_checkpoint(
         raise CheckpointError(f"{file}: {error}") from None
     run_config = content.get("config")
     run_config = dict(run_config) if isinstance(run_config, Mapping) else {}
+    stated = run_config.get(_ACTIVATION_KEY, activation)
+    if stated != activation:
+        raise CheckpointError(
+            f"{file} was saved with activation {stated!r}, and {activation!r} was asked for; "
+            f"give activation={stated!r} (--activation {stated})"
+        )
     if meta is None:
         vocabulary = find_vocabulary(_data_folders(file.parent, run_config), config.vocab_size)
     else:
@@ -193,6 +224,9 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> Path:
     Returns:
         The checkpoint file. It is replaced in one step: a killed run leaves the old
         file or the new one.
+
+    Raises:
+        CheckpointError: the folder has a vocabulary, and the checkpoint has none.
     """
     target = Path(path)
     folder = None if target.suffix == ".pt" and not target.is_dir() else target
@@ -204,13 +238,30 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> Path:
         "best_val_loss": 1e9 if checkpoint.best_val_loss is None else checkpoint.best_val_loss,
         "config": dict(checkpoint.run_config),
     }
+    if checkpoint.config.activation != "gelu":  # nanoGPT has no place for it, and would compute another model
+        content["config"][_ACTIVATION_KEY] = checkpoint.config.activation
     if checkpoint.optimizer is not None:
         content["optimizer"] = checkpoint.optimizer
-    if folder is not None and checkpoint.vocabulary is not None:
-        checkpoint.vocabulary.save(folder)
+    if folder is not None:
+        _save_vocabulary(checkpoint.vocabulary, folder)
     with replacing(file) as temporary:
         torch.save(content, temporary)
     return file
+
+
+def _save_vocabulary(vocabulary: Vocabulary | None, folder: Path) -> None:
+    """Leave exactly this vocabulary in the folder, where reading would find another one."""
+    others = {META_NAME, TOKENIZER_NAME}
+    if vocabulary is not None:
+        others -= {vocabulary.save(folder).name}
+    for name in sorted(others):
+        if vocabulary is not None:
+            (folder / name).unlink(missing_ok=True)
+        elif (folder / name).exists():
+            raise CheckpointError(
+                f"{folder} has a {name}, which would be taken for this checkpoint's vocabulary, and it has none; "
+                "choose another folder, or name a .pt file"
+            )
 
 
 def locate(path: str | Path) -> Path:
@@ -252,7 +303,9 @@ def _load(file: Path, *, mapped: bool) -> dict[str, Any]:
     if head.startswith(b"PK") and not zipped:
         raise CheckpointError(f"{file} is truncated ({file.stat().st_size:,} bytes); copy it again, or save it anew")
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped and mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol; what matters is refused below
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped and mapped)
     except pickle.UnpicklingError as error:
         unsafe = re.search(
             r"(?:GLOBAL|global) ([\w.]+)|(?:Trying to (?:call|instantiate)[^`']*)[`']?([\w.]+)", str(error)
@@ -299,7 +352,8 @@ def _data_folders(folder: Path, run_config: Mapping[str, Any]) -> Iterator[Path]
 def _number(value: Any, kind: type) -> Any:
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    return kind(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return kind(value) if number else None
 
 
 def _stamp(file: Path | int) -> tuple[int, int, int]:

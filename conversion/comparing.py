@@ -122,6 +122,29 @@ def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
             yield judge("output", "KL(native || converted)", kl, torch.zeros_like(kl), lambda: noise, scale=1.0)
 
 
+def compare_weights(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
+    """Every weight, brought back to nanoGPT's layout, bit for bit; of processed ones, the embeddings.
+
+    Random tokens reach only some rows of an embedding; this reaches all of them.
+    """
+    checkpoint, hooked = bench.checkpoint, hooked_layout_of(model)
+    stored = {name: tensor.to(judge.dtype) for name, tensor in checkpoint.state_dict.items()}
+    if judge.mode == "raw":
+        got = from_hooked_layout(hooked, checkpoint.config)
+        for name, tensor in stored.items():
+            yield judge.identical("weight", name, got[name].cpu(), tensor)
+        unknown = [n for n in hooked if n.rpartition(".")[2].startswith("b") and not checkpoint.config.bias]
+        for name in {*unknown, "unembed.b_U"} & set(hooked):  # nanoGPT has none, so they must be zero
+            yield judge.identical("weight", name, hooked[name].cpu(), torch.zeros_like(hooked[name]).cpu())
+    else:
+        for name, theirs in (("embed.W_E", "transformer.wte.weight"), ("pos_embed.W_pos", "transformer.wpe.weight")):
+            exact = checkpoint.state_dict[theirs].double()
+            yield judge("weight", name, hooked[name].cpu(), (exact - exact.mean(-1, keepdim=True)).to(judge.dtype))
+    for name, expected in (("act_fn", checkpoint.config.activation), ("n_heads", checkpoint.config.n_head)):
+        if getattr(model.cfg, name) != expected:
+            yield judge.failed("weight", f"cfg.{name}", f"{getattr(model.cfg, name)!r}, expected {expected!r}")
+
+
 def compare_activations(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
     """The value at every hook, or at those that the weights' processing preserves."""
     expected = bench.activations(judge.dtype)

@@ -99,7 +99,7 @@ class NanoGPTConfig:
             raise CheckpointError(
                 f"model_args has no {', '.join(missing)}; expected all of {', '.join(_SIZES)} as nanoGPT writes them"
             )
-        unknown = sorted(str(name) for name in model_args if name not in _KNOWN and name not in set(ignore))
+        unknown = sorted((name for name in model_args if name not in _KNOWN and name not in set(ignore)), key=str)
         if unknown:
             shown = ", ".join(f"{name}={model_args[name]!r:.40}" for name in unknown)
             raise CheckpointError(

@@ -34,6 +34,7 @@ from conversion.comparing import (
     compare_gradients,
     compare_greedy,
     compare_outputs,
+    compare_weights,
 )
 from conversion.errors import ConversionError
 from conversion.judge import TOLERANCE, Judge, precision_name
@@ -92,6 +93,8 @@ def _certified(
     device: str | torch.device,
     progress: bool,
 ) -> EquivalenceReport:
+    if not 0 <= seed < 2**32:
+        raise ConversionError(f"seed is {seed}; expected an integer from 0 to 2**32 - 1")
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
     bench = Bench(checkpoint, model_py, seed=seed, device=device)
@@ -118,11 +121,25 @@ def _certified(
         reference=bench.reference(torch.float64).description,
         versions=_versions(),
         seed=seed,
-        notes=checkpoint.notes + bench.notes(edits),
+        notes=checkpoint.notes + bench.notes(edits) + _unmeasured(comparisons),
+    )
+
+
+def _unmeasured(comparisons: list[Comparison]) -> tuple[str, ...]:
+    if any(c.kind == "val_loss" for c in comparisons):
+        return ()
+    return (
+        "no val.bin with a best_val_loss was at hand, so nothing speaks for n_head and the activation of model_args",
     )
 
 
 def _given(model: Any) -> tuple[Mode, torch.dtype, Callable[[], Any]]:
+    if not hasattr(model, "cfg") or not hasattr(model, "run_with_hooks"):
+        raise ConversionError(f"model is a {type(model).__name__}; expected a HookedTransformer or a TransformerBridge")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise ConversionError(
+            "the model was loaded under torch.inference_mode, so it has no gradients; load it outside"
+        )
     mode: Mode = "processed" if model.cfg.normalization_type == "LNPre" else "raw"
     return mode, next(model.parameters()).dtype, lambda: model
 
@@ -151,6 +168,7 @@ def _compare(bench: Bench, model: Any, mode: Mode, dtype: torch.dtype, edits: bo
     judge = Judge(mode, dtype)
     try:
         yield from compare_outputs(bench, model, judge)
+        yield from compare_weights(bench, model, judge)
         if dtype not in TOLERANCE:
             return  # half precision: outputs only, everything else is its rounding
         yield from compare_activations(bench, model, judge)
@@ -168,13 +186,14 @@ def _compare(bench: Bench, model: Any, mode: Mode, dtype: torch.dtype, edits: bo
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[Any]:
-    """The model in evaluation mode, without anybody's hooks; its mode is restored."""
-    training = model.training
+    """The model in evaluation mode; each module's own mode is restored. Hooks that it carries do run."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield model
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
 
 
 def _versions() -> dict[str, str]:

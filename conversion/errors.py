@@ -6,7 +6,13 @@ expected and what to do.
 
 
 class ConversionError(ValueError):
-    """Anything this package refuses to do; the base of the errors below."""
+    """Anything this package refuses to do; the base of the errors below.
+
+    What a file says is shown in its message, so line breaks and control characters are escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class CheckpointError(ConversionError):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils.generic import PaddingStrategy
 
 from conversion.errors import ConversionError, VocabularyError
 
@@ -58,6 +59,11 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
         encoded = super()._encode_plus(text, *args, **{**kwargs, **_UNTRUNCATED} if _truncates(kwargs) else kwargs)
         if _truncates(kwargs):
             self._refuse_long(encoded, kwargs["max_length"])
+        if self.characters is not None and len({len(t) for t in texts}) > 1 and _pads(kwargs):
+            raise ConversionError(
+                f"the texts have {' and '.join(str(n) for n in sorted({len(t) for t in texts}))} characters; nanoGPT "
+                "has no padding token: give texts of one length, or one at a time"
+            )
         return encoded
 
     def _decode(self, token_ids: Any, *args: Any, **kwargs: Any) -> str:
@@ -82,9 +88,9 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
     def _refuse(self, text: str) -> None:
         if self.missing and text:
             raise VocabularyError(self.missing)
-        if self.foreign_special and text.startswith(self.foreign_special):
+        if self.foreign_special and self.foreign_special in text:
             raise VocabularyError(
-                f"the text begins with {self.foreign_special!r}, which this model never saw: nanoGPT has no "
+                f"the text has {self.foreign_special!r}, which this model never saw: nanoGPT has no "
                 "beginning-of-sequence token; call with prepend_bos=False"
             )
         if self.characters is not None and not self.characters.charset.issuperset(text):
@@ -103,6 +109,10 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
 
 
 _UNTRUNCATED = {"truncation_strategy": TruncationStrategy.DO_NOT_TRUNCATE, "max_length": None}
+
+
+def _pads(kwargs: dict[str, Any]) -> bool:
+    return kwargs.get("padding_strategy", PaddingStrategy.DO_NOT_PAD) != PaddingStrategy.DO_NOT_PAD
 
 
 def _truncates(kwargs: dict[str, Any]) -> bool:

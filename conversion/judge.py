@@ -12,8 +12,11 @@ from conversion.report import Comparison, Kind, Mode
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5}
 """Largest relative error; in float64 the absolute error must be within it too."""
 
-ROUNDING = 4.0
-"""An error may also be this many times what rounding alone does to the native model."""
+ROUNDING = 16.0
+"""Below float64 an error may also be this many times what rounding does to the native model."""
+
+SMALLEST = 1e-3
+"""What is smaller than this is measured as if it were this large; the size of zero is no measure."""
 
 
 class Judge:
@@ -51,13 +54,20 @@ class Judge:
         if got.shape != expected.shape:
             return self.failed(kind, name, f"shape {list(got.shape)}, expected {list(expected.shape)}")
         max_abs, size = distance(got, expected)
-        size = size if scale is None else scale
+        size = size if scale is None else max(scale, SMALLEST)
         max_rel = max_abs / size
         tolerance = self.base
         if max_rel > tolerance and exact is not None and self.dtype != torch.float64:
             tolerance = max(tolerance, ROUNDING * distance(expected, exact())[0] / size)
         passed = max_rel <= tolerance and (self.dtype != torch.float64 or max_abs <= tolerance * max(1.0, size))
         return self._comparison(kind, name, max_abs, max_rel, tolerance, passed)
+
+    def identical(self, kind: Kind, name: str, got: Tensor | None, expected: Tensor) -> Comparison:
+        """Two tensors of which not one bit may differ."""
+        if got is None or got.shape != expected.shape:
+            return self(kind, name, got, expected)
+        max_abs, size = distance(got, expected)
+        return self._comparison(kind, name, max_abs, max_abs / size, 0.0, max_abs == 0)
 
     def failed(self, kind: Kind, name: str, detail: str) -> Comparison:
         """A quantity that could not even be compared."""
@@ -95,7 +105,7 @@ def distance(got: Tensor, expected: Tensor) -> tuple[float, float]:
         return 0.0, 1.0
     difference = (got - expected)[finite].abs().max().item()
     size = expected[finite].abs().max().item()
-    return (torch.inf if difference != difference else difference), max(size, 1e-3)
+    return (torch.inf if difference != difference else difference), max(size, SMALLEST)
 
 
 def precision_name(dtype: torch.dtype) -> str:

@@ -123,7 +123,7 @@ def _build(
     bridge.eval()
     if process_weights:
         bridge.enable_compatibility_mode(no_processing=True)
-    bridge.nanogpt_config = checkpoint.config
+    bridge.nanogpt_origin = checkpoint.without_weights()
     return bridge
 
 

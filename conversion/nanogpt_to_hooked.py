@@ -63,7 +63,7 @@ def to_hooked_transformer(
     for name, buffer in model.named_buffers():
         state[name] = _mask_or_ignored(name, buffer, device)
     model.load_state_dict(state, strict=True, assign=True)
-    cast(Any, model).nanogpt_config = checkpoint.config
+    cast(Any, model).nanogpt_origin = checkpoint.without_weights()
     return model.eval()
 
 

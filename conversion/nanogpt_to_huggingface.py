@@ -7,6 +7,7 @@ the exact one, so `activation_function` says which.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -169,19 +170,24 @@ def _refuse_foreign_settings(theirs: Any) -> None:
 
 
 def _load(folder: Path) -> GPT2LMHeadModel:
-    from transformers import AutoConfig, GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel
 
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json; expected a folder that save_pretrained wrote")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # json, or a model type that transformers does not know
-        raise CheckpointError(f"{folder}/config.json cannot be read ({str(error).splitlines()[0]:.120})") from None
-    if config.model_type != "gpt2":
-        raise CheckpointError(f"{folder} holds a model of type {config.model_type!r}; expected 'gpt2'")
+    try:  # our own reading first: transformers would offer to run the code of an unknown model type
+        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}/config.json cannot be read ({type(error).__name__}: {error})") from None
+    if model_type != "gpt2":
+        raise CheckpointError(f"{folder} holds a model of type {model_type!r}; expected 'gpt2'")
     try:
         model, info = cast(Any, GPT2LMHeadModel).from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype="auto"
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype="auto",
+            trust_remote_code=False,
         )
     except Exception as error:  # transformers raises OSError, ValueError, SafetensorError and others
         reason = str(error).strip().splitlines()[0][:160]

@@ -105,7 +105,7 @@ class ModelPyReference:
         try:
             with self._hooked(edits or {}):
                 output = self.model(tokens, tokens)  # with targets, nanoGPT gives the logits of all positions
-        except Exception as error:  # whatever the user's file raises
+        except (Exception, SystemExit) as error:  # whatever the user's file raises
             reason = str(error).strip().replace("\n", " ")[:200]
             raise CheckpointError(f"{self.file} failed on tokens ({type(error).__name__}: {reason})") from error
         logits = output[0] if isinstance(output, tuple) else output
@@ -234,7 +234,7 @@ def _executed(file: Path, checkpoint: Checkpoint) -> nn.Module:
         model = module.GPT(module.GPTConfig(**_accepted(module.GPTConfig, checkpoint.model_args)))
         masks = {k: v for k, v in model.state_dict().items() if k.endswith((".attn.bias", ".attn.mask"))}
         model.load_state_dict({**masks, **checkpoint.state_dict}, strict=True)
-    except Exception as error:  # whatever the user's file raises
+    except (Exception, SystemExit) as error:  # whatever the user's file raises
         reason = str(error).strip().replace("\n", " ").replace("\t", "")[:400]
         raise CheckpointError(
             f"{file} could not be used as the native side ({type(error).__name__}: {reason}); expected a GPT and a "

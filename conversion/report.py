@@ -12,7 +12,7 @@ from typing import Any, Literal
 from conversion.atomic import write_text
 from conversion.errors import EquivalenceError
 
-Kind = Literal["activation", "output", "gradient", "edit", "greedy", "val_loss"]
+Kind = Literal["weight", "activation", "output", "gradient", "edit", "greedy", "val_loss"]
 Mode = Literal["raw", "processed"]
 
 _FORMAT = "nanogpt-lens equivalence report 1"
@@ -48,6 +48,8 @@ class Comparison:
     @property
     def quantity(self) -> str:
         """The row of the table it belongs to: the name without its layer."""
+        if self.kind == "weight":
+            return "every weight, and the config"
         if self.kind == "gradient":
             return "gradient of the loss, every weight"
         if self.kind == "edit":
@@ -217,6 +219,8 @@ def cell_text(comparison: Comparison | None) -> str:
 
 
 def _difference(comparison: Comparison) -> str:
+    if comparison.kind == "val_loss":
+        return comparison.detail
     size = f"error {comparison.max_abs:.2e} (relative {comparison.max_rel:.1e}, allowed {comparison.tolerance:.0e})"
     return f"{comparison.detail}; {size}" if comparison.detail else size
 

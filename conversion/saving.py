@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from conversion.atomic import new_folder
 from conversion.checkpoint import Checkpoint
 from conversion.nanogpt_to_hooked import hooked_config
+from conversion.report import EquivalenceReport
 
 _LOAD_HOOKED = '''"""Load this folder with TransformerLens 3.9: `from load import model`."""
 import json
@@ -33,6 +34,8 @@ model = HookedTransformer(HookedTransformerConfig(**config))
 model.load_state_dict(load_file(here / "model.safetensors"), strict=True)
 model.eval()
 tokenizer = AutoTokenizer.from_pretrained(here) if (here / "tokenizer.json").exists() else None
+if tokenizer is not None:
+    model.set_tokenizer(tokenizer)
 '''
 
 _LOAD_BRIDGE = '''"""Load this folder with TransformerLens 4: `from load import model`.
@@ -60,13 +63,16 @@ tokenizer = AutoTokenizer.from_pretrained(here) if (here / "tokenizer.json").exi
 '''
 
 
-def save_transformer_lens(model: Any, checkpoint: Checkpoint, folder: str | Path) -> Path:
+def save_transformer_lens(
+    model: Any, checkpoint: Checkpoint, folder: str | Path, *, certificate: EquivalenceReport | None = None
+) -> Path:
     """Save a converted model of either line into a new folder.
 
     Args:
         model: what `to_hooked_transformer` or `to_bridge` returned.
         checkpoint: what it was made of.
         folder: a name that is free, or an empty folder.
+        certificate: saved with it as `certificate.json`.
 
     Raises:
         CheckpointError: the folder exists and is not empty.
@@ -81,6 +87,8 @@ def save_transformer_lens(model: Any, checkpoint: Checkpoint, folder: str | Path
         save_file(state, temporary / "model.safetensors")
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
         (temporary / "load.py").write_text(_LOAD_BRIDGE if bridge else _LOAD_HOOKED, encoding="utf-8")
+        if certificate is not None:
+            certificate.save(temporary / "certificate.json")
         if checkpoint.vocabulary is not None:
             checkpoint.tokenizer().save_pretrained(temporary)
     return Path(folder)

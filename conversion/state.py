@@ -7,6 +7,7 @@ consumed exactly once: what is left over, missing or misshapen is listed in one 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from conversion.config import Activation, NanoGPTConfig
 from conversion.errors import CheckpointError
 
 _WRAPPERS = {"_orig_mod", "module"}
-_MASKS = (".attn.bias", ".attn.mask")
+_MASK = re.compile(r"transformer\.h\.\d+\.attn\.(bias|mask)")
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
 
@@ -42,7 +43,7 @@ def canonical_state(
     """
     notes: list[str] = []
     state = _unwrapped(raw, notes)
-    state = _without_masks(state, notes)
+    state = _without_masks(state, model_args.get("block_size"), notes)
     has_bias = any(key.endswith(".bias") for key in state)
     if model_args.get("bias") is None:
         model_args = {**model_args, "bias": has_bias}
@@ -106,16 +107,21 @@ def _unwrapped(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
     return state
 
 
-def _without_masks(state: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
-    masks = [key for key in state if key.endswith(_MASKS)]
+def _without_masks(state: dict[str, Tensor], block_size: Any, notes: list[str]) -> dict[str, Tensor]:
+    masks = [key for key in state if _MASK.fullmatch(key)]
     for key in masks:
         mask = state[key]
         size = mask.shape[-1] if mask.dim() else 0
-        square = mask.dim() >= 2 and mask.numel() == size * size and mask.shape[-2] == size
-        if not square or not torch.equal(mask.reshape(size, size) != 0, torch.ones(size, size).tril() != 0):
+        square = mask.dim() >= 2 and mask.numel() == size * size and mask.shape[-2] == size == block_size
+        plain = mask.layout == torch.strided and mask.device.type == "cpu"
+        if (
+            not square
+            or not plain
+            or not torch.equal(mask.reshape(size, size) != 0, torch.ones(size, size).tril() != 0)
+        ):
             raise CheckpointError(
-                f"model[{key!r}] of shape {list(mask.shape)} is not a causal mask; "
-                "a model with another attention pattern is not nanoGPT's"
+                f"model[{key!r}] of shape {list(mask.shape)} is not a causal mask of "
+                f"block_size {block_size}; a model with another attention pattern is not nanoGPT's"
             )
     if masks:
         notes.append(f"dropped {len(masks)} causal mask buffers")
@@ -123,6 +129,8 @@ def _without_masks(state: dict[str, Tensor], notes: list[str]) -> dict[str, Tens
 
 
 def _check_keys(state: Mapping[str, Tensor], config: NanoGPTConfig, has_bias: bool) -> None:
+    if config.n_layer > len(state):  # before a table of a million layers is made
+        raise CheckpointError(f"model_args['n_layer'] is {config.n_layer}, but the model has only {len(state)} tensors")
     expected = config.shapes()
     weights = {key for key in expected if not key.endswith(".bias")}
     if config.bias != has_bias and weights == {key for key in state if not key.endswith(".bias")}:
@@ -158,9 +166,12 @@ def _hint(state: Mapping[str, Tensor]) -> str:
 
 def _check_values(state: Mapping[str, Tensor]) -> None:
     for key, tensor in state.items():
-        if tensor.dtype not in _DTYPES or tensor.layout != torch.strided or tensor.is_quantized:
+        strided = tensor.layout == torch.strided and tensor.device.type != "meta"
+        if tensor.dtype not in _DTYPES or not strided or tensor.is_quantized:
             kind = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout).removeprefix("torch.")
-            raise CheckpointError(f"model[{key!r}] is {kind}; expected float32, float64, float16 or bfloat16 weights")
+            raise CheckpointError(
+                f"model[{key!r}] is {kind} on {tensor.device}; expected float32, float64, float16 or bfloat16 weights"
+            )
         low, high = torch.aminmax(tensor.detach())
         if not (torch.isfinite(low) and torch.isfinite(high)):
             bad = int((~torch.isfinite(tensor)).sum())

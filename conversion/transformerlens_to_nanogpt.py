@@ -25,7 +25,8 @@ def to_nanogpt(model: Any) -> Checkpoint:
         model: one that this package made without `process_weights`, or any with the same architecture.
 
     Returns:
-        a checkpoint with copies of the weights, in the model's precision.
+        a checkpoint with copies of the weights, in the model's precision, and with the run's settings
+        (nanoGPT's `sample.py` finds the vocabulary by them), but without its `best_val_loss`.
 
     Raises:
         ConversionError: processed weights, or an architecture that nanoGPT does not have.
@@ -33,7 +34,7 @@ def to_nanogpt(model: Any) -> Checkpoint:
     _refuse_foreign_architecture(model)
     hooked = hooked_layout_of(model)
     tied = torch.equal(hooked["unembed.W_U"].T, hooked["embed.W_E"])
-    origin: NanoGPTConfig | None = getattr(model, "nanogpt_config", None)
+    origin: Checkpoint | None = getattr(model, "nanogpt_origin", None)
     cfg = model.cfg
     biases = (t for name, t in hooked.items() if name.rpartition(".")[2].startswith("b") and name != "unembed.b_U")
     config = NanoGPTConfig(
@@ -42,8 +43,8 @@ def to_nanogpt(model: Any) -> Checkpoint:
         n_embd=cfg.d_model,
         block_size=cfg.n_ctx,
         vocab_size=cfg.d_vocab,
-        bias=(origin is not None and origin.bias) or any(bool(b.any()) for b in biases),
-        dropout=origin.dropout if origin else 0.0,
+        bias=(origin is not None and origin.config.bias) or any(bool(b.any()) for b in biases),
+        dropout=origin.config.dropout if origin else 0.0,
         activation=cfg.act_fn,
         tied=tied,
     )
@@ -54,7 +55,14 @@ def to_nanogpt(model: Any) -> Checkpoint:
     if not tied:
         notes += ("lm_head.weight is not tied to the token embedding; the original nanoGPT would tie it",)
     vocabulary = getattr(getattr(model, "tokenizer", None), "encoder", None)
-    return Checkpoint(config=config, state_dict=state, vocabulary=vocabulary, notes=notes)
+    return Checkpoint(
+        config=config,
+        state_dict=state,
+        vocabulary=vocabulary,
+        iter_num=origin.iter_num if origin else None,
+        run_config=origin.run_config if origin else {},
+        notes=notes,
+    )
 
 
 def hooked_layout_of(model: Any, of: Callable[[Tensor], Tensor] = Tensor.detach) -> HookedState:
@@ -97,6 +105,8 @@ def _from_bridge_layout(named: dict[str, Tensor], n_heads: int) -> HookedState:
 
 
 def _refuse_foreign_architecture(model: Any) -> None:
+    if not hasattr(model, "cfg"):
+        raise ConversionError(f"model is a {type(model).__name__}; expected a HookedTransformer or a TransformerBridge")
     cfg = model.cfg
     expected = {
         "normalization_type": ("LN",),

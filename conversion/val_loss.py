@@ -38,7 +38,7 @@ def compare_val_loss(
     together, and one percent for training in lower precision.
 
     Returns:
-        None where there is no `val.bin`, or no `best_val_loss` to compare with.
+        None where there is no `val.bin`, no `best_val_loss` to compare with, or only one window of text.
 
     Raises:
         CheckpointError: a `val_bin` that was named but is missing, too short, or holds
@@ -49,7 +49,9 @@ def compare_val_loss(
     if file is None or stated is None or not math.isfinite(stated) or stated > 1e8:
         return None  # nanoGPT starts from 1e9
     losses = _window_losses(checkpoint, model, _read(file, checkpoint), seed)
-    measured, spread = float(losses.mean()), float(losses.std(ddof=1)) if len(losses) > 1 else math.inf
+    if len(losses) < 2:
+        return None  # no telling how far an estimate may be off
+    measured, spread = float(losses.mean()), float(losses.std(ddof=1))
     theirs = _windows_of_nanogpt(checkpoint)
     allowed = 4 * spread * math.sqrt(1 / len(losses) + 1 / theirs) + 0.01 * abs(stated)
     difference = abs(measured - stated)
@@ -85,7 +87,10 @@ def _find(checkpoint: Checkpoint, val_bin: str | Path | None) -> Path | None:
 def _read(file: Path, checkpoint: Checkpoint) -> np.ndarray:
     size, context = file.stat().st_size, checkpoint.config.block_size
     if size % 2 or size // 2 <= context:
-        raise CheckpointError(f"{file} has {size} bytes; expected uint16 tokens, more than the context of {context}")
+        raise CheckpointError(
+            f"{file} has {size} bytes; expected uint16 tokens, more than the context of {context}; "
+            "move it away, or give the right one as val_bin="
+        )
     tokens = np.memmap(file, dtype=np.uint16, mode="r")
     highest = int(tokens.max())
     if highest >= checkpoint.config.vocab_size:

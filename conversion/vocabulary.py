@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ GPT2_ABSENT = "not on this machine; run `hf download gpt2 vocab.json merges.txt`
 """Nothing is downloaded here, so this is the way to GPT-2's vocabulary."""
 
 _LARGEST_META = 64 * 2**20
+_MOST_CONTAINERS = 100
 
 
 @dataclass(frozen=True)
@@ -165,9 +167,8 @@ class TokenizerVocabulary:
 
     def encode(self, text: str) -> np.ndarray:
         """Ids of shape [tokens], int64, without any special token added."""
-        pieces = text.splitlines(keepends=True) if len(text) > 2**20 and self.kind == "gpt2" else [text]
-        encoded = self.core.encode_batch_fast(pieces, add_special_tokens=False)
-        return np.concatenate([np.asarray(e.ids, dtype=np.int64) for e in encoded] or [np.empty(0, np.int64)])
+        (encoded,) = self.core.encode_batch_fast([text], add_special_tokens=False)
+        return np.asarray(encoded.ids, dtype=np.int64)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of some ids."""
@@ -236,7 +237,11 @@ def read_meta(path: str | Path) -> CharVocabulary:
         raise VocabularyError(f"{file} has {keys}; expected nanoGPT's dictionary with 'stoi' and 'itos'")
     table = itos if isinstance(itos, dict) else dict(enumerate(itos))
     inverse = {char: i for i, char in table.items()} if all(isinstance(c, str) for c in table.values()) else None
-    if inverse != stoi or sorted(stoi.values()) != list(range(len(stoi))):
+    if (
+        not all(isinstance(i, int) for i in stoi.values())
+        or inverse != stoi
+        or sorted(stoi.values()) != list(range(len(stoi)))
+    ):
         raise VocabularyError(f"{file}: stoi and itos are not inverse to each other with ids 0 to {len(stoi) - 1}")
     size = meta.get("vocab_size", len(stoi))
     if size != len(stoi):
@@ -308,7 +313,9 @@ def _plain_pickle(file: Path) -> Any:
         size = file.stat().st_size
         if size > _LARGEST_META:
             raise VocabularyError(f"{size:,} bytes; expected a character vocabulary")
-        content = _PlainUnpickler(io.BytesIO(file.read_bytes())).load()
+        data = file.read_bytes()
+        _refuse_nesting(data)
+        content = _PlainUnpickler(io.BytesIO(data)).load()
         _refuse_other_types(content)
     except VocabularyError as error:
         raise VocabularyError(
@@ -322,6 +329,15 @@ def _plain_pickle(file: Path) -> Any:
             f"{file} is not a pickle, or is damaged ({type(error).__name__}); expected nanoGPT's meta.pkl"
         ) from None
     return content
+
+
+def _refuse_nesting(data: bytes) -> None:
+    """Before anything is built: a tuple in a tuple in a tuple ... overflows the interpreter's stack."""
+    containers = 0
+    for opcode, _, _ in pickletools.genops(data):
+        containers += opcode.name.endswith(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "DICT"))
+        if containers > _MOST_CONTAINERS:
+            raise VocabularyError(f"more than {_MOST_CONTAINERS} dicts, lists and tuples")
 
 
 def _refuse_other_types(content: Any) -> None:

@@ -6,6 +6,7 @@ Exit codes: 0 proven or done, 1 not equal, 2 bad input.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -66,6 +67,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for program
 BackendOption = Annotated[Backend, typer.Option(help="which kind of TransformerLens model")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"nanogpt-lens {version('nanogpt-lens')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Any nanoGPT checkpoint as a TransformerLens model that is proven equal to it."""
+
+
 @app.command()
 def check(
     path: PathArgument,
@@ -75,6 +93,7 @@ def check(
         Path | None, typer.Option(help="compare with this model.py of your nanoGPT fork; THE FILE IS EXECUTED")
     ] = None,
     val_bin: Annotated[Path | None, typer.Option(help="the run's val.bin, where it is not found by itself")] = None,
+    meta: MetaOption = None,
     activation: ActivationOption = Gelu.gelu,
     ignore_model_arg: IgnoreOption = None,
     edits: Annotated[bool, typer.Option(help="compare the effect of an edit at every hook (most of the work)")] = True,
@@ -85,27 +104,27 @@ def check(
     with _errors():
         from nanogpt_lens.loading import check as certify
 
-        if model_py is not None:
+        if model_py is not None and model_py.is_file():
             typer.echo(f"executing {model_py}", err=True)
         report = certify(
             path,
             backend=backend.value,
             model_py=model_py,
             val_bin=val_bin,
+            meta=meta,
             activation=activation.value,
             ignore_model_args=ignore_model_arg or (),
             edits=edits,
             seed=seed,
             progress=not as_json and sys.stderr.isatty(),
         )
-        if output is not None:
-            report.save(output)
         if as_json:
             typer.echo(report.to_json())
         else:
             _print_report(report)
-            if output is not None:
-                typer.echo(f"certificate written to {output}")
+        if output is not None:
+            report.save(output)
+            typer.echo(f"certificate written to {output}", err=True)
     raise typer.Exit(0 if report.passed else 1)
 
 
@@ -257,16 +276,11 @@ def info(
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column()
-    table.add_column(overflow="fold")
     for name, value in facts.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        table.add_row(name, _plain("; ".join(value) if isinstance(value, list) else text))
-    Console().print(table)
+        text = "; ".join(value) if isinstance(value, list) else str(text)
+        if text and value is not None:  # on one line, so that paths and hashes can be copied
+            typer.echo(f"{name:<22}{''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)}")
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -301,7 +315,7 @@ def _print_report(report: EquivalenceReport) -> None:
 
     from conversion.report import cell_text
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=160)
     for line in report.heading():
         console.print(_plain(line), soft_wrap=True)
     precisions = report.precisions()
@@ -332,9 +346,15 @@ def _errors() -> Iterator[None]:
     except Exception as error:
         from conversion.errors import ConversionError, EquivalenceError
 
-        if not isinstance(error, ConversionError | OSError):
-            raise
-        typer.echo(f"error: {error}", err=True)
+        if isinstance(error, ConversionError | OSError):
+            path = f"{error.filename2 or error.filename}: " if isinstance(error, OSError) and error.filename else ""
+            typer.echo(f"error: {path}{getattr(error, 'strerror', None) or error}", err=True)
+        else:
+            if "NANOGPT_LENS_TRACEBACK" in os.environ:
+                raise
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            hint = "NANOGPT_LENS_TRACEBACK=1 shows where; please report it"
+            typer.echo(f"error: this should not have happened ({reason}); {hint}", err=True)
         raise typer.Exit(1 if isinstance(error, EquivalenceError) else 2) from None
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

@@ -74,16 +74,18 @@ def _to_transformer_lens(
 ) -> Exported:
     from nanogpt_lens.loading import convert
 
-    report = check_equivalence(checkpoint, backend=backend).raise_if_failed()
+    checkpoint.to(dtype)  # refuses what would overflow
+    check_equivalence(checkpoint, backend=backend).raise_if_failed()
     model = convert(checkpoint, backend=backend, process_weights=process_weights, dtype=dtype)
-    save_transformer_lens(model, checkpoint, folder)
-    report.save(folder / "certificate.json")
+    report = check_equivalence(checkpoint, model).raise_if_failed()  # the very model that is saved
+    save_transformer_lens(model, checkpoint, folder, certificate=report)
     return Exported(folder, report.verdict(), f"run `from load import model` in {folder}")
 
 
 def _to_huggingface(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None) -> Exported:
     from conversion.nanogpt_to_huggingface import to_huggingface
 
+    checkpoint = checkpoint if dtype is None else checkpoint.to(dtype)
     error = _logit_error(checkpoint, to_huggingface(checkpoint, dtype=torch.float64))
     if not error < 1e-9:
         raise EquivalenceError(

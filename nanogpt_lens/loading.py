@@ -12,7 +12,7 @@ from conversion.backends import resolve_backend
 from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, locate, read_checkpoint
 from conversion.config import Activation
 from conversion.equivalence import check_equivalence
-from conversion.errors import BackendError, CheckpointError
+from conversion.errors import BackendError, CheckpointError, ConversionError
 from conversion.report import EquivalenceReport
 from conversion.vocabulary import Vocabulary
 
@@ -88,6 +88,13 @@ def convert(
     Args:
         consume: move the checkpoint's tensors into the model, which empties the checkpoint.
     """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConversionError(f"dtype is {dtype!r}; expected one such as torch.float32 or torch.bfloat16")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0][:100]
+        raise ConversionError(f"device {str(device)!r} cannot be used here ({reason}); expected 'cpu'") from None
     if resolve_backend(backend) == "hooked":
         from conversion.nanogpt_to_hooked import to_hooked_transformer
 
@@ -113,6 +120,7 @@ def check(
     backend: str = "auto",
     model_py: str | Path | None = None,
     val_bin: str | Path | None = None,
+    meta: str | Path | Vocabulary | None = None,
     activation: Activation = "gelu",
     ignore_model_args: Iterable[str] = (),
     edits: bool = True,
@@ -126,7 +134,7 @@ def check(
         path: as for `load`, or a checkpoint already read.
         model_py: a nanoGPT fork's `model.py` to compare with. THIS FILE IS EXECUTED.
         val_bin: the run's validation tokens; looked for where nanoGPT keeps them.
-        backend, activation, ignore_model_args: as for `load`.
+        backend, meta, activation, ignore_model_args: as for `load`.
         edits, seed, device, progress: see `conversion.check_equivalence`.
 
     Returns:
@@ -136,7 +144,9 @@ def check(
         ConversionError: bad input; a difference is no error but a failed certificate.
     """
     if not isinstance(path, Checkpoint):
-        path = read_checkpoint(find_checkpoint(path), activation=activation, ignore_model_args=ignore_model_args)
+        path = read_checkpoint(
+            find_checkpoint(path), meta=meta, activation=activation, ignore_model_args=ignore_model_args
+        )
     return check_equivalence(
         path,
         backend=backend,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, overload
 
 import torch
@@ -61,11 +62,14 @@ def generate(
         ConversionError: an empty prompt, ids the model does not have, or an option out of range.
         VocabularyError: a prompt with unknown characters, or no vocabulary.
     """
-    if max_new_tokens < 0 or temperature < 0 or (top_k is not None and top_k < 1):
+    whole = isinstance(max_new_tokens, int) and isinstance(top_k, int | None)
+    if not whole or max_new_tokens < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
         raise ConversionError(
             f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_k={top_k}; "
             "expected max_new_tokens and temperature of at least 0, and top_k of at least 1 or None"
         )
+    if not 0 <= seed < 2**63:
+        raise ConversionError(f"seed is {seed}; expected an integer from 0 to 2**63 - 1")
     device = next(model.parameters()).device
     ids = _encoded(model, prompt) if isinstance(prompt, str) else prompt
     tokens = _as_batch(ids, model.cfg.d_vocab).to(device)
@@ -88,6 +92,8 @@ def choose_token(logits: Tensor, temperature: float, top_k: int | None, generato
     """Draw as nanoGPT draws: one id, of shape [batch, 1], per row of `logits` [batch, vocab]."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
+    if temperature < 1e-3:  # nanoGPT would divide by next to nothing and overflow
+        logits = logits - logits.amax(-1, keepdim=True)
     logits = logits / temperature
     if top_k is not None:
         least = logits.topk(min(top_k, logits.shape[-1])).values[:, [-1]]

@@ -147,6 +147,7 @@ class _Run:
             self.start, self.best = _restore(self.trainer, state)
         if data.vocabulary is not None:
             data.vocabulary.save(folder.path)
+        folder.tidy()
         lines = folder.cut_log(self.start)
         self.before = lines[-1]["elapsed"] if lines else 0.0
         self.progress = progress
@@ -250,9 +251,7 @@ def _restore(trainer: Trainer, state: Checkpoint) -> tuple[int, float]:
     if state.optimizer is None or state.iter_num is None or state.best_val_loss is None:
         raise TrainingError(f"{state.path} has no optimizer, iter_num or best_val_loss; start anew with overwrite=True")
     trainer.model.load_state_dict(state.state_dict, strict=True)
-    # the tensors are mapped from a file that this run is about to replace
-    moments = {i: {k: v.clone() for k, v in entry.items()} for i, entry in state.optimizer["state"].items()}
-    trainer.optimizer.load_state_dict({**state.optimizer, "state": moments})
+    trainer.optimizer.load_state_dict(dict(state.optimizer))
     return state.iter_num, state.best_val_loss if state.best_val_loss < 1e9 else math.inf
 
 

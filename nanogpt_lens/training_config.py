@@ -103,6 +103,8 @@ class TrainConfig:
             )
         if self.dtype not in get_args(Precision):
             raise TrainingError(f"dtype is {self.dtype!r}; expected {', '.join(get_args(Precision))}")
+        if self.seed >= 2**63:
+            raise TrainingError(f"seed is {self.seed}; expected an integer below 2**63")
         _check_device(self.device)
 
     @property

@@ -24,12 +24,12 @@ import torch
 
 from conversion.atomic import write_text
 from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint, save_checkpoint
-from conversion.vocabulary import Vocabulary
+from conversion.vocabulary import META_NAME, Vocabulary
 from nanogpt_lens.training_config import TrainingError
 from nanogpt_lens.training_loop import Trainer
 
 RESUME_NAME, METRICS_NAME = "resume.pt", "metrics.jsonl"
-_OURS = re.compile(r"\.?(ckpt(_\d+)?\.pt|resume\.pt|metrics\.jsonl)(\.tmp)?")
+_OURS = re.compile(r"\.?(ckpt(_\d+)?\.pt|resume\.pt|metrics\.jsonl)(\.[0-9a-f]{12}\.tmp)?")
 
 
 class RunFolder:
@@ -57,6 +57,12 @@ class RunFolder:
         """Delete an earlier run; what it would go on from goes first."""
         self.resume.unlink(missing_ok=True)
         for file in self.path.iterdir():
+            if _OURS.fullmatch(file.name) or (self.vocabulary is None and file.name == META_NAME):
+                file.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Delete the temporary files of a killed run; the folder is ours alone."""
+        for file in self.path.glob(".*.tmp"):
             if _OURS.fullmatch(file.name):
                 file.unlink(missing_ok=True)
 

@@ -229,6 +229,60 @@ def test_a_meta_that_is_not_there(tmp_path):
     refused(tmp_path, "nowhere.pkl does not exist", meta=tmp_path / "nowhere.pkl")
 
 
+def test_a_meta_nested_beyond_the_stack(tmp_path):
+    """Three million tuples inside each other, as a key: hashing it would overflow the interpreter's stack."""
+    write(tmp_path)
+    (tmp_path / "meta.pkl").write_bytes(b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.")
+    refused(tmp_path, "meta.pkl", "more than 100 dicts, lists and tuples")
+
+
+def test_a_meta_with_ids_of_two_types(tmp_path):
+    write(tmp_path)
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": {"a": 0, "b": "1"}, "itos": {0: "a", "1": "b"}}))
+    refused(tmp_path, "not inverse")
+
+
+def test_a_million_layers_on_paper(tmp_path):
+    stored = content()
+    stored["model_args"]["n_layer"] = 10**8
+    write(tmp_path, stored)
+    refused(tmp_path, "model_args['n_layer'] is 100000000, but the model has only 29 tensors")
+
+
+def test_control_characters_in_a_key_are_escaped(tmp_path):
+    write(tmp_path, content(random_state() | {"\x1b[2Jevil\n\nerror: all good": torch.zeros(1)}))
+    message = refused(tmp_path, r"\x1b[2Jevil\n\nerror")
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize("name", ["foo.attn.bias", "transformer.h.7.attn.bias"])
+def test_a_mask_where_none_belongs(tmp_path, name):
+    write(tmp_path, content(random_state() | {name: torch.ones(1, 1, 5, 5).tril()}))
+    refused(tmp_path, name)
+
+
+@pytest.mark.parametrize("key", [3, None, ("a",)])
+def test_model_args_under_odd_names(tmp_path, key):
+    stored = content()
+    stored["model_args"][key] = 4
+    write(tmp_path, stored)
+    refused(tmp_path, "model_args has arguments that nanoGPT does not know")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "seven"])
+def test_counters_that_are_no_numbers_are_left_out(tmp_path, value):
+    write(tmp_path, content() | {"iter_num": value, "best_val_loss": value})
+    read = read_checkpoint(tmp_path)
+    assert (read.iter_num, read.best_val_loss) == (None, None)
+
+
+def test_weights_without_values(tmp_path):
+    state = random_state()
+    state["transformer.ln_f.weight"] = torch.ones(16, device="meta")
+    write(tmp_path, content(state))
+    refused(tmp_path, "transformer.ln_f.weight", "meta")
+
+
 def test_an_unknown_activation(tmp_path):
     write(tmp_path)
     refused(tmp_path, "activation is 'relu'", "'gelu_new'", activation="relu")

@@ -227,6 +227,39 @@ def test_reading_what_was_saved_gives_the_same(tmp_path):
     assert all(torch.equal(again.state_dict[k], v) for k, v in first.state_dict.items())
 
 
+def test_no_stale_vocabulary_is_left_beside_a_new_checkpoint(tmp_path):
+    from conversion import TokenizerVocabulary
+
+    write_meta(tmp_path / "a", "abcde")
+    with_chars = read_checkpoint(write(tmp_path / "a"))
+    without = replace(with_chars, vocabulary=None)
+    save_checkpoint(with_chars, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="has a meta.pkl, which would be taken for this checkpoint's"):
+        save_checkpoint(without, tmp_path / "out")
+    serialized = with_chars.vocabulary.tokenizer(n_ctx=9, d_vocab=65).backend_tokenizer.to_str()
+    save_checkpoint(replace(with_chars, vocabulary=TokenizerVocabulary(serialized)), tmp_path / "out")
+    assert not (tmp_path / "out" / "meta.pkl").exists()
+    assert save_checkpoint(without, tmp_path / "out" / "other.pt").is_file()
+
+
+def test_two_writers_never_publish_a_torn_file(tmp_path):
+    write(tmp_path, n_embd=64, n_layer=4)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.DEVNULL) for _ in range(2)
+    ]
+    try:
+        end = time.time() + 6
+        reads = 0
+        while time.time() < end or not reads:
+            read_checkpoint(tmp_path)
+            reads += 1
+        assert [writer.poll() for writer in writers] == [None, None]  # neither fell over the other
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+
+
 _WRITER = """
 import sys, torch
 from dataclasses import replace
@@ -254,4 +287,5 @@ def test_a_killed_writer_leaves_a_whole_checkpoint(tmp_path):
         read = read_checkpoint(tmp_path)
         values = {float(v) for tensor in read.state_dict.values() for v in (tensor.min(), tensor.max())}
         assert values == {float(read.iter_num % 100)}
-    assert {p.name for p in Path(tmp_path).iterdir()} <= {"ckpt.pt", ".ckpt.pt.tmp"}
+    left = [p.name for p in Path(tmp_path).iterdir() if p.name != "ckpt.pt"]
+    assert all(name.startswith(".ckpt.pt.") and name.endswith(".tmp") for name in left)

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from conversion import CheckpointError, EquivalenceError, EquivalenceReport, check_equivalence, read_checkpoint
+from conversion import (
+    CheckpointError,
+    ConversionError,
+    EquivalenceError,
+    EquivalenceReport,
+    check_equivalence,
+    read_checkpoint,
+)
 from conversion.native import hook_names
 from conversion.transformerlens_to_nanogpt import hooked_layout_of
 from tests.conftest import GOLDEN, convert
@@ -38,7 +45,8 @@ def test_golden_cases_are_proven(golden):
         assert {c.mode for c in mine if c.kind == "greedy"} == {"raw", "processed"}
     exact = [c for c in report.comparisons if c.precision == "float64"]
     assert max(c.max_abs for c in exact) < 1e-12
-    assert all(c.tolerance == 1e-9 for c in exact if c.kind not in ("greedy",))
+    assert all(c.tolerance == 1e-9 for c in exact if c.kind not in ("greedy", "weight"))
+    assert all(c.max_abs == 0 for c in exact if c.kind == "weight" and c.mode == "raw")
     assert "PROVEN EQUAL" in str(report)
 
 
@@ -203,6 +211,68 @@ def test_gradients_are_compared_whatever_is_switched_off(golden, mode):
     assert fresh.passed, str(fresh)
 
 
+def test_a_row_that_no_token_reaches_is_compared_all_the_same(tmp_path):
+    checkpoint = read_checkpoint(write(tmp_path, vocab_size=5000, block_size=8))
+    for processed in (False, True):
+        model = convert(checkpoint, dtype=torch.float64, process_weights=processed)
+        assert check_equivalence(checkpoint, model, edits=False).passed
+        w_e = weights(model)["embed.W_E"]
+        w_e[[4000, 4001]] = w_e[[4001, 4000]].clone()
+        report = check_equivalence(checkpoint, model, edits=False)
+        assert {c.kind for c in report.failures} == {"weight"}
+
+
+def test_positions_beyond_those_whose_activations_are_read(tmp_path):
+    checkpoint = read_checkpoint(write(tmp_path, n_layer=1, block_size=300))
+    model = convert(checkpoint, dtype=torch.float64)
+    weights(model)["pos_embed.W_pos"][260:] += 5  # LayerNorm hides a constant
+    assert not check_equivalence(checkpoint, model, edits=False).passed
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_wrong_model_in_half_precision_is_caught(tmp_path, dtype):
+    checkpoint = read_checkpoint(write(tmp_path))
+    assert check_equivalence(checkpoint, convert(checkpoint, dtype=dtype)).passed
+    wrong = convert(read_checkpoint(tmp_path, activation="gelu_new"), dtype=dtype)
+    assert "cfg.act_fn" in {c.name for c in check_equivalence(checkpoint, wrong).failures}
+    scaled = convert(checkpoint, dtype=dtype)
+    weights(scaled)["blocks.1.attn.b_O"].mul_(1.05)
+    assert "transformer.h.1.attn.c_proj.bias" in {c.name for c in check_equivalence(checkpoint, scaled).failures}
+
+
+def test_zero_weights_are_no_false_alarm(tmp_path):
+    state = {k: torch.zeros_like(v) for k, v in content()["model"].items()}
+    report = check_equivalence(read_checkpoint(write(tmp_path, content(state))))
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("sizes", [{"n_embd": 1, "n_head": 1}, {"n_embd": 2, "n_head": 2}, {"vocab_size": 1}])
+def test_odd_sizes_are_no_false_alarm(tmp_path, seed, sizes):
+    checkpoint = read_checkpoint(write(tmp_path, seed=seed, bias=False, **sizes))
+    report = check_equivalence(checkpoint, edits=False)
+    assert report.passed, str(report)
+
+
+def test_what_is_no_model_is_refused(golden):
+    with pytest.raises(ConversionError, match="model is a Linear; expected a HookedTransformer"):
+        check_equivalence(golden.checkpoint, torch.nn.Linear(1, 1))
+    with torch.inference_mode():
+        model = convert(golden.checkpoint)
+    with pytest.raises(ConversionError, match="inference_mode"):
+        check_equivalence(golden.checkpoint, model)
+
+
+def test_every_submodule_keeps_its_mode(tmp_path):
+    checkpoint = read_checkpoint(write(tmp_path))
+    model = convert(checkpoint, dtype=torch.float64)
+    model.train()
+    model.blocks[0].eval()
+    check_equivalence(checkpoint, model, edits=False)
+    assert model.training
+    assert not model.blocks[0].training
+
+
 def test_the_report_is_saved_and_read(tmp_path):
     write(tmp_path)
     checkpoint = read_checkpoint(tmp_path)
@@ -340,6 +410,7 @@ class TestModelPy:
             ("", "no attribute 'GPT'"),
             ("def f(:", "SyntaxError"),
             ("raise RuntimeError('boom')", "boom"),
+            ("import sys; sys.exit(0)", "SystemExit"),
             (None, "does not exist"),
         ],
     )

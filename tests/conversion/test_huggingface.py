@@ -103,6 +103,14 @@ def test_bad_folders(tmp_path):
         to_huggingface(checkpoint, tmp_path)
 
 
+def test_the_folders_own_code_is_never_offered(tmp_path):
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')")
+    (tmp_path / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}')
+    with pytest.raises(CheckpointError, match="'evil'; expected 'gpt2'"):
+        from_huggingface(tmp_path)
+    assert not (tmp_path / "pwned").exists()
+
+
 def test_missing_tensors_are_refused(tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -101,19 +101,19 @@ def test_a_copy_of_the_model_keeps_its_tokenizer(model):
     assert copy.deepcopy(model).to_str_tokens("abc") == ["a", "b", "c"]
 
 
-def test_lists_are_padded_beyond_the_vocabulary(model):
-    tokens = model.to_tokens(["ab", "abcd"])
-    assert tokens[0, 2:].tolist() == [65, 65]  # no trained row: using it fails loudly
-    with pytest.raises(IndexError):
-        model(tokens)
+def test_texts_of_several_lengths_are_refused_not_padded(model):
+    assert model.to_tokens(["ab", "cd"]).tolist() == [[CHARS.index(c) for c in t] for t in ("ab", "cd")]
+    for use in (model.to_tokens, model):
+        with pytest.raises(ConversionError, match="the texts have 2 and 4 characters; nanoGPT has no padding token"):
+            use(["ab", "abcd"])
 
 
-def test_padding_never_reaches_a_padded_row(tmp_path):
+def test_the_special_token_is_beyond_padded_rows(tmp_path):
     write_meta(tmp_path)
     write(tmp_path, vocab_size=96)
     model = convert(read_checkpoint(tmp_path))
     assert model.cfg.d_vocab == 96
-    assert model.to_tokens(["a", "ab"])[0, 1] == 96
+    assert model.tokenizer.pad_token_id == 96
 
 
 def test_a_beginning_of_sequence_token_is_refused(model):
@@ -125,7 +125,7 @@ def test_text_longer_than_the_context_is_refused_not_cut(model):
     with pytest.raises(ConversionError, match="the text has 13 tokens, the model's context is 12"):
         model.to_tokens("a" * 13)
     with pytest.raises(ConversionError, match="13 tokens"):
-        model(["a" * 12, "a" * 13])
+        model(["a" * 13, "b" * 13])
     assert model.to_tokens("a" * 13, truncate=False).shape == (1, 13)
     assert model.to_tokens("a" * 12).shape == (1, 12)
 

@@ -132,6 +132,16 @@ class TestConvert:
         assert all(torch.equal(after.state_dict[k], v) for k, v in before.state_dict.items())
         assert after.vocabulary.chars == before.vocabulary.chars
 
+    @pytest.mark.parametrize("to", ["hf", "nanogpt", resolve_backend()])
+    def test_what_overflows_is_refused(self, tmp_path, to):
+        stored = content()
+        stored["model"]["transformer.h.0.mlp.c_fc.weight"][0, 0] = 1e6
+        write(tmp_path / "out", stored)
+        code, text, err = run("convert", tmp_path / "out", "--to", to, "-o", tmp_path / "x", "--dtype", "float16")
+        assert (code, text) == (2, "")
+        assert "beyond float16's range" in err
+        assert not (tmp_path / "x").exists()
+
     def test_the_other_line_says_what_to_install(self, out, tmp_path):
         other = "bridge" if resolve_backend() == "hooked" else "hooked"
         code, _, err = run("convert", out, "--to", other, "-o", tmp_path / "x")
@@ -193,6 +203,10 @@ def test_bad_options(out, tmp_path):
         (("convert", out, "-o", tmp_path / "x", "--dtype", "int8"), "expected one of float32"),
         (("convert", out, "-o", tmp_path / "x", "--to", "hf", "--process-weights"), "process_weights is for hooked"),
         (("sample", out, "--prompt", "é"), "'é'"),
+        (("sample", out, "--seed", 10**30), "seed"),
+        (("check", out, "--seed", -1), "seed"),
+        (("sample", out, "--temperature", "inf"), "temperature=inf"),
+        (("check", out, "--meta", tmp_path / "nope.pkl"), "nope.pkl does not exist"),
         (("check", out, "--val-bin", tmp_path / "nope"), "nope does not exist"),
         (("check", out, "--model-py", tmp_path / "nope.py"), "nope.py does not exist"),
         (("info", out, "--meta", tmp_path / "nope.pkl"), "nope.pkl does not exist"),
