@@ -193,6 +193,14 @@ def test_an_edited_model_goes_back_to_nanogpt(golden):
         assert (native(tokens) - model(tokens)).abs().max() < 1e-12
 
 
+def test_a_model_remembers_its_run(golden):
+    """nanoGPT's sample.py finds the vocabulary by config["dataset"]."""
+    again = to_nanogpt(convert(golden.checkpoint))
+    assert again.run_config == golden.checkpoint.run_config
+    assert again.iter_num == golden.checkpoint.iter_num
+    assert again.best_val_loss is None  # its weights may have been edited
+
+
 def test_processed_models_do_not_go_back(golden):
     with pytest.raises(ConversionError, match="process_weights=False"):
         to_nanogpt(convert(golden.checkpoint, process_weights=True))

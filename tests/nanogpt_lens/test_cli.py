@@ -108,6 +108,8 @@ class TestConvert:
                 "import sys, torch; sys.modules['conversion'] = sys.modules['nanogpt_lens'] = None\n"
                 "from load import model, tokenizer\n"
                 "ids = tokenizer('ROMEO', return_tensors='pt')['input_ids']\n"
+                "bridge = type(model).__name__ == 'TransformerBridge'\n"
+                "assert len(ids[0]) == 5 and (bridge or model.to_str_tokens('RO') == ['R', 'O'])\n"
                 "torch.save(model(ids).log_softmax(-1).detach(), 'logits.pt')"
             )
             env = os.environ | {"PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore"}
@@ -215,6 +217,13 @@ def test_bad_options(out, tmp_path):
         assert code == 2
         assert words in err
         assert not (tmp_path / "x").exists()
+
+
+def test_version():
+    import nanogpt_lens
+
+    code, text, _ = run("--version")
+    assert (code, text.strip()) == (0, f"nanogpt-lens {nanogpt_lens.__version__}")
 
 
 def test_help_names_every_command():

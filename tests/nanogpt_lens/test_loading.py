@@ -66,6 +66,18 @@ def test_check_returns_the_certificate(golden):
     assert ngl.check(ngl.read_checkpoint(golden.folder), edits=False) == report
 
 
+def test_devices_and_precisions_that_are_not_there(golden):
+    with pytest.raises(ngl.ConversionError, match="device 'cudaa' cannot be used here"):
+        ngl.load(golden.folder, device="cudaa")
+    for dtype in ("float32", torch.int8):
+        with pytest.raises(ngl.ConversionError, match="expected one such as torch.float32"):
+            ngl.load(golden.folder, dtype=dtype)
+
+
+def test_the_certificate_says_what_it_could_not_see(golden):
+    assert any("no val.bin" in note for note in ngl.check(golden.folder, edits=False).notes)
+
+
 def test_check_with_the_wrong_activation_still_proves_the_conversion(golden):
     """Both sides use it, so the certificate must say which it was."""
     report = ngl.check(golden.folder, activation="gelu_new", edits=False)
