@@ -23,7 +23,7 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-def refused(path, *words, **options):
+def expect_refusal(path, *words, **options):
     """The message of the refusal; it is one sentence, names the file and says every word."""
     with pytest.raises((CheckpointError, VocabularyError)) as caught:
         read_checkpoint(path, **options)
@@ -37,18 +37,18 @@ def refused(path, *words, **options):
 
 
 def test_missing_file(tmp_path):
-    refused(tmp_path / "nothing.pt", "nothing.pt does not exist", "expected a nanoGPT checkpoint")
+    expect_refusal(tmp_path / "nothing.pt", "nothing.pt does not exist", "expected a nanoGPT checkpoint")
 
 
 def test_folder_without_checkpoint(tmp_path):
-    refused(tmp_path, str(tmp_path), "has no ckpt.pt", "out_dir")
+    expect_refusal(tmp_path, str(tmp_path), "has no ckpt.pt", "out_dir")
     torch.save({}, tmp_path / "last.pt")
-    refused(tmp_path, "last.pt", "name the file itself")
+    expect_refusal(tmp_path, "last.pt", "name the file itself")
 
 
 def test_folder_of_a_hugging_face_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    refused(tmp_path, "Hugging Face", "from_huggingface")
+    expect_refusal(tmp_path, "Hugging Face", "from_huggingface")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.9, 0.999])
@@ -56,7 +56,7 @@ def test_truncated_file(tmp_path, share):
     file = write(tmp_path)
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * share)])
-    refused(tmp_path, str(file))
+    expect_refusal(tmp_path, str(file))
 
 
 def test_damaged_in_the_middle(tmp_path):
@@ -64,40 +64,40 @@ def test_damaged_in_the_middle(tmp_path):
     data = bytearray(file.read_bytes())
     data[40:200] = b"\0" * 160
     file.write_bytes(data)
-    refused(tmp_path, str(file))
+    expect_refusal(tmp_path, str(file))
 
 
 @pytest.mark.parametrize("data", [b"hello", b"\x80\x04N.", b"PK\x03\x04", b"{}", bytes(1000)])
 def test_another_kind_of_file(tmp_path, data):
     (tmp_path / "ckpt.pt").write_bytes(data)
-    refused(tmp_path, "ckpt.pt")
+    expect_refusal(tmp_path, "ckpt.pt")
 
 
 def test_a_zip_that_is_not_torch(tmp_path):
     with zipfile.ZipFile(tmp_path / "ckpt.pt", "w") as archive:
         archive.writestr("a.txt", "b")
-    refused(tmp_path, "ckpt.pt")
+    expect_refusal(tmp_path, "ckpt.pt")
 
 
 @pytest.mark.parametrize("new_format", [True, False])
 def test_code_in_the_checkpoint_is_not_run(tmp_path, new_format):
     target = tmp_path / "pwned"
     torch.save(content() | {"config": Bomb(target)}, tmp_path / "ckpt.pt", _use_new_zipfile_serialization=new_format)
-    refused(tmp_path / "ckpt.pt", "ckpt.pt", "mkdir", "nothing was executed")
+    expect_refusal(tmp_path / "ckpt.pt", "ckpt.pt", "mkdir", "nothing was executed")
     (tmp_path / "ckpt.pt").write_bytes(pickle.dumps(Bomb(target)))
-    refused(tmp_path / "ckpt.pt", "ckpt.pt")
+    expect_refusal(tmp_path / "ckpt.pt", "ckpt.pt")
     assert not target.exists()
 
 
 @pytest.mark.parametrize("what", [[1, 2], torch.zeros(3), "text", {"model_state_dict": {}}])
 def test_other_contents(tmp_path, what):
     write(tmp_path, what)
-    refused(tmp_path, "expected nanoGPT's dictionary with 'model' and 'model_args'")
+    expect_refusal(tmp_path, "expected nanoGPT's dictionary with 'model' and 'model_args'")
 
 
 def test_a_bare_state_dict(tmp_path):
     write(tmp_path, random_state())
-    refused(tmp_path, "expected nanoGPT's dictionary", "n_head")
+    expect_refusal(tmp_path, "expected nanoGPT's dictionary", "n_head")
 
 
 def test_a_hugging_face_gpt2(tmp_path):
@@ -105,33 +105,33 @@ def test_a_hugging_face_gpt2(tmp_path):
 
     model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=16, n_positions=12, vocab_size=65))
     write(tmp_path, model.state_dict())
-    refused(tmp_path, "from_huggingface")
+    expect_refusal(tmp_path, "from_huggingface")
     write(tmp_path, content(dict(model.state_dict())))
-    refused(tmp_path, "transposed", "from_huggingface")
+    expect_refusal(tmp_path, "transposed", "from_huggingface")
 
 
 def test_a_llama(tmp_path):
     names = ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"]
     state = {name: torch.zeros(2, 2) for name in names}
     write(tmp_path, state)
-    refused(tmp_path, "Llama")
+    expect_refusal(tmp_path, "Llama")
     write(tmp_path, content(state))
-    refused(tmp_path, "missing", "another architecture")
+    expect_refusal(tmp_path, "missing", "another architecture")
 
 
 def test_a_modded_nanogpt_with_rotary_and_rmsnorm(tmp_path):
     names = ["embed.weight", "blocks.0.attn.qkv_w", "blocks.0.lambdas", "value_embeds.0.weight", "lm_head.weight"]
     write(tmp_path, {"step": 1, "code": "", "model": {name: torch.zeros(2, 2) for name in names}, "optimizers": []})
-    refused(tmp_path, "modded-nanoGPT")
+    expect_refusal(tmp_path, "modded-nanoGPT")
     state = random_state(bias=False)
     del state["transformer.wpe.weight"]
     write(tmp_path, content(state, bias=False))
-    refused(tmp_path, "without transformer.wpe.weight", "rotary")
+    expect_refusal(tmp_path, "without transformer.wpe.weight", "rotary")
     state = random_state(bias=False)
     norms = {k: v for k, v in state.items() if ".ln_" in k}
     gains = {k.replace(".weight", ".gain"): v for k, v in norms.items()}
     write(tmp_path, content({k: v for k, v in state.items() if k not in norms} | gains, bias=False))
-    refused(tmp_path, "missing (5)", "unexpected (5)", "ln_1.gain")
+    expect_refusal(tmp_path, "missing (5)", "unexpected (5)", "ln_1.gain")
 
 
 def test_all_wrong_keys_in_one_error(tmp_path):
@@ -140,7 +140,7 @@ def test_all_wrong_keys_in_one_error(tmp_path):
     state["transformer.h.1.mlp.c_fc.weight"] = torch.zeros(3, 3)
     state["transformer.extra"] = torch.zeros(1)
     write(tmp_path, content(state))
-    refused(
+    expect_refusal(
         tmp_path,
         "missing (1): transformer.h.0.ln_1.weight",
         "unexpected (1): transformer.extra",
@@ -152,7 +152,7 @@ def test_one_dropped_bias(tmp_path):
     state = random_state()
     del state["transformer.h.1.attn.c_attn.bias"]
     write(tmp_path, content(state))
-    refused(tmp_path, "missing (1): transformer.h.1.attn.c_attn.bias")
+    expect_refusal(tmp_path, "missing (1): transformer.h.1.attn.c_attn.bias")
 
 
 @pytest.mark.parametrize(
@@ -162,14 +162,14 @@ def test_sizes_that_do_not_belong_to_the_tensors(tmp_path, change):
     stored = content()
     stored["model_args"] |= change
     write(tmp_path, stored)
-    refused(tmp_path, "the tensors do not fit model_args")
+    expect_refusal(tmp_path, "the tensors do not fit model_args")
 
 
 def test_n_head_that_does_not_divide(tmp_path):
     stored = content()
     stored["model_args"]["n_head"] = 3
     write(tmp_path, stored)
-    refused(tmp_path, "model_args['n_head'] is 3, which does not divide n_embd 16")
+    expect_refusal(tmp_path, "model_args['n_head'] is 3, which does not divide n_embd 16")
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, "2", None, True])
@@ -177,14 +177,14 @@ def test_sizes_that_are_no_positive_integers(tmp_path, value):
     stored = content()
     stored["model_args"]["n_head"] = value
     write(tmp_path, stored)
-    refused(tmp_path, "model_args['n_head'] is", "expected a positive integer")
+    expect_refusal(tmp_path, "model_args['n_head'] is", "expected a positive integer")
 
 
 def test_missing_n_head(tmp_path):
     stored = content()
     del stored["model_args"]["n_head"]
     write(tmp_path, stored)
-    refused(tmp_path, "model_args has no n_head")
+    expect_refusal(tmp_path, "model_args has no n_head")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -192,7 +192,7 @@ def test_weights_that_are_not_finite(tmp_path, value):
     state = random_state()
     state["transformer.h.1.mlp.c_fc.weight"][3, 4] = value
     write(tmp_path, content(state))
-    refused(tmp_path, "model['transformer.h.1.mlp.c_fc.weight'] has 1 of 1024 values that are NaN or infinite")
+    expect_refusal(tmp_path, "model['transformer.h.1.mlp.c_fc.weight'] has 1 of 1024 values that are NaN or infinite")
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
@@ -200,65 +200,65 @@ def test_weights_that_are_no_floats(tmp_path, dtype):
     state = random_state()
     state["transformer.ln_f.weight"] = state["transformer.ln_f.weight"].to(dtype)
     write(tmp_path, content(state))
-    refused(tmp_path, "transformer.ln_f.weight", str(dtype).removeprefix("torch."))
+    expect_refusal(tmp_path, "transformer.ln_f.weight", str(dtype).removeprefix("torch."))
 
 
 def test_the_same_name_under_two_prefixes(tmp_path):
     state = random_state()
     state["module.lm_head.weight"] = torch.zeros(65, 16)
     write(tmp_path, content(state))
-    refused(tmp_path, "'lm_head.weight' twice")
+    expect_refusal(tmp_path, "'lm_head.weight' twice")
 
 
 def test_a_meta_with_code_is_not_run(tmp_path):
     target = tmp_path / "pwned"
     write(tmp_path)
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": Bomb(target), "itos": {}}))
-    refused(tmp_path, "meta.pkl", "mkdir", "nothing was executed")
+    expect_refusal(tmp_path, "meta.pkl", "mkdir", "nothing was executed")
     assert not target.exists()
 
 
 def test_a_meta_that_does_not_fit(tmp_path):
     write(tmp_path, vocab_size=10)
     write_meta(tmp_path)
-    refused(tmp_path, "meta.pkl has 65 tokens, but the model has vocab_size 10")
+    expect_refusal(tmp_path, "meta.pkl has 65 tokens, but the model has vocab_size 10")
 
 
 def test_a_meta_that_is_not_there(tmp_path):
     write(tmp_path)
-    refused(tmp_path, "nowhere.pkl does not exist", meta=tmp_path / "nowhere.pkl")
+    expect_refusal(tmp_path, "nowhere.pkl does not exist", meta=tmp_path / "nowhere.pkl")
 
 
 def test_a_meta_nested_beyond_the_stack(tmp_path):
     """Three million tuples inside each other, as a key: hashing it would overflow the interpreter's stack."""
     write(tmp_path)
     (tmp_path / "meta.pkl").write_bytes(b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.")
-    refused(tmp_path, "meta.pkl", "more than 100 dicts, lists and tuples")
+    expect_refusal(tmp_path, "meta.pkl", "more than 100 dicts, lists and tuples")
 
 
 def test_a_meta_with_ids_of_two_types(tmp_path):
     write(tmp_path)
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": {"a": 0, "b": "1"}, "itos": {0: "a", "1": "b"}}))
-    refused(tmp_path, "not inverse")
+    expect_refusal(tmp_path, "not inverse")
 
 
 def test_a_million_layers_on_paper(tmp_path):
     stored = content()
     stored["model_args"]["n_layer"] = 10**8
     write(tmp_path, stored)
-    refused(tmp_path, "model_args['n_layer'] is 100000000, but the model has only 29 tensors")
+    expect_refusal(tmp_path, "model_args['n_layer'] is 100000000, but the model has only 29 tensors")
 
 
 def test_control_characters_in_a_key_are_escaped(tmp_path):
     write(tmp_path, content(random_state() | {"\x1b[2Jevil\n\nerror: all good": torch.zeros(1)}))
-    message = refused(tmp_path, r"\x1b[2Jevil\n\nerror")
+    message = expect_refusal(tmp_path, r"\x1b[2Jevil\n\nerror")
     assert message.isprintable()
 
 
 @pytest.mark.parametrize("name", ["foo.attn.bias", "transformer.h.7.attn.bias"])
 def test_a_mask_where_none_belongs(tmp_path, name):
     write(tmp_path, content(random_state() | {name: torch.ones(1, 1, 5, 5).tril()}))
-    refused(tmp_path, name)
+    expect_refusal(tmp_path, name)
 
 
 @pytest.mark.parametrize("key", [3, None, ("a",)])
@@ -266,7 +266,7 @@ def test_model_args_under_odd_names(tmp_path, key):
     stored = content()
     stored["model_args"][key] = 4
     write(tmp_path, stored)
-    refused(tmp_path, "model_args has arguments that nanoGPT does not know")
+    expect_refusal(tmp_path, "model_args has arguments that nanoGPT does not know")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "seven"])
@@ -280,12 +280,12 @@ def test_weights_without_values(tmp_path):
     state = random_state()
     state["transformer.ln_f.weight"] = torch.ones(16, device="meta")
     write(tmp_path, content(state))
-    refused(tmp_path, "transformer.ln_f.weight", "meta")
+    expect_refusal(tmp_path, "transformer.ln_f.weight", "meta")
 
 
 def test_an_unknown_activation(tmp_path):
     write(tmp_path)
-    refused(tmp_path, "activation is 'relu'", "'gelu_new'", activation="relu")
+    expect_refusal(tmp_path, "activation is 'relu'", "'gelu_new'", activation="relu")
 
 
 def test_the_config_says_what_it_expected():

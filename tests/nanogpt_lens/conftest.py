@@ -1,0 +1,25 @@
+"""What the tests of the trainer need."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nanogpt_lens.datasets import read_data
+from tests.nanogpt_lens.training_helpers import TEXT
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The models are so small that two threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def data(tmp_path):
+    file = tmp_path / "letters.txt"
+    file.write_text(TEXT)
+    return read_data(file)
