@@ -44,6 +44,7 @@ from conversion.val_loss import compare_val_loss
 log = logging.getLogger(__name__)
 
 
+@torch.inference_mode(False)  # gradients are compared, whatever the caller has switched off
 def check_equivalence(
     checkpoint: Checkpoint | str | Path,
     model: Any = None,
@@ -78,21 +79,6 @@ def check_equivalence(
         ConversionError: bad input, such as a `model_py` that does not fit or a TransformerLens
             that does not have the backend.
     """
-    with torch.inference_mode(False):  # gradients are compared, whatever the caller has switched off
-        return _certified(checkpoint, model, backend, model_py, val_bin, edits, seed, device, progress)
-
-
-def _certified(
-    checkpoint: Checkpoint | str | Path,
-    model: Any,
-    backend: str,
-    model_py: str | Path | None,
-    val_bin: str | Path | None,
-    edits: bool,
-    seed: int,
-    device: str | torch.device,
-    progress: bool,
-) -> EquivalenceReport:
     if not 0 <= seed < 2**32:
         raise ConversionError(f"seed is {seed}; expected an integer from 0 to 2**32 - 1")
     if not isinstance(checkpoint, Checkpoint):

@@ -5,14 +5,19 @@ expected and what to do.
 """
 
 
+def printable(text: str) -> str:
+    """A file's words on one line: line breaks and control characters are escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class ConversionError(ValueError):
     """Anything this package refuses to do; the base of the errors below.
 
-    What a file says is shown in its message, so line breaks and control characters are escaped.
+    What a file says is shown in its message, which is therefore made `printable`.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(printable(message))
 
 
 class CheckpointError(ConversionError):

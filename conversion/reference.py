@@ -49,10 +49,13 @@ class Reference(Protocol):
 
 
 def gradients_of(module: nn.Module, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Gradients of the mean cross-entropy by parameter name; a tied weight counts once."""
+    """Gradients of the mean cross-entropy by nanoGPT's names; a tied weight counts once, as the embedding."""
     named = dict(module.named_parameters())
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+    gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+    if "transformer.wte.weight" not in gradients:
+        gradients["transformer.wte.weight"] = gradients.pop("lm_head.weight")
+    return gradients
 
 
 class NativeReference:
@@ -77,10 +80,7 @@ class NativeReference:
 
     def gradients(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """See `Reference`."""
-        gradients = gradients_of(self.model, self.model(tokens), targets)
-        if self.model.config.tied and "transformer.wte.weight" not in gradients:
-            gradients["transformer.wte.weight"] = gradients.pop("lm_head.weight")
-        return gradients
+        return gradients_of(self.model, self.model(tokens), targets)
 
 
 class ModelPyReference:
@@ -125,10 +125,7 @@ class ModelPyReference:
 
     def gradients(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """See `Reference`."""
-        gradients = gradients_of(self.model, self.logits(tokens), targets)
-        if self.config.tied and "transformer.wte.weight" not in gradients:
-            gradients["transformer.wte.weight"] = gradients.pop("lm_head.weight")
-        return gradients
+        return gradients_of(self.model, self.logits(tokens), targets)
 
     def _place(self, name: str) -> tuple[nn.Module, str, Callable[[Edit, Tensor], Tensor]] | None:
         """The module of a hook, whether it is its input or output, and how to edit a part of that."""

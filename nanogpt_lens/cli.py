@@ -276,11 +276,13 @@ def info(
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
         return
+    from conversion.errors import printable
+
     for name, value in facts.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         text = "; ".join(value) if isinstance(value, list) else str(text)
         if text and value is not None:  # on one line, so that paths and hashes can be copied
-            typer.echo(f"{name:<22}{''.join(c if c.isprintable() else repr(c)[1:-1] for c in text)}")
+            typer.echo(f"{name:<22}{printable(text)}")
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
