@@ -34,6 +34,13 @@ LEVELS = [
     {"nanogpt_lens.training"},
     {"nanogpt_lens.errors"},
     {"nanogpt_lens.access", "nanogpt_lens.intervals", "nanogpt_lens.result_files", "nanogpt_lens.whole_numbers"},
+    {"nanogpt_lens.results.base", "nanogpt_lens.distributed"},
+    {
+        "nanogpt_lens.results.heads",
+        "nanogpt_lens.results.patching",
+        "nanogpt_lens.results.lens",
+        "nanogpt_lens.results.neurons",
+    },
     {"nanogpt_lens.results", "nanogpt_lens.metrics", "nanogpt_lens.prompts"},
     {"nanogpt_lens.head_weights", "nanogpt_lens.batches"},
     {"nanogpt_lens.patching.sites", "nanogpt_lens.patching.nodes"},

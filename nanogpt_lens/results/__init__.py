@@ -1,0 +1,22 @@
+"""What an analysis returns: frozen values with named axes, which say how they were made.
+
+Every result can be saved and loaded (safetensors for tensors, JSON for the rest, nothing is
+ever unpickled), read as a data frame, and asked for its largest entries.
+"""
+
+from __future__ import annotations
+
+from nanogpt_lens.results.base import Result, Scores, load_result
+from nanogpt_lens.results.heads import AttentionPatterns, HeadTaxonomy
+from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
+
+__all__ = [
+    "AttentionPatterns",
+    "AttributionResult",
+    "HeadTaxonomy",
+    "PatchingResult",
+    "Result",
+    "Scores",
+    "ScreeningResult",
+    "load_result",
+]

@@ -1,0 +1,68 @@
+"""What heads are and where they look, as results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from nanogpt_lens.results.base import Result, Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class HeadTaxonomy(Scores):
+    """What each head is: scores [score, layer, head], each with the threshold above which it names the head.
+
+    Attributes:
+        threshold: of the shape of `values`.
+        carries: of the shape of `values`, boolean: the whole interval is above the threshold.
+    """
+
+    threshold: Tensor
+    carries: Tensor
+
+    def of(self, layer: int, head: int) -> tuple[str, ...]:
+        """The labels of one head; none, one, or several."""
+        where = self._index("layer", layer), self._index("head", head)
+        return tuple(name for i, name in enumerate(self.labels["score"]) if self.carries[(i, *where)])
+
+    def table(self) -> pd.DataFrame:
+        """One row per head: its scores, and the labels that it carries."""
+        import pandas as pd
+
+        rows = []
+        for layer in range(self.shape["layer"]):
+            for head in range(self.shape["head"]):
+                scores = dict(zip(self.labels["score"], self.values[:, layer, head].tolist(), strict=True))
+                rows.append({"head": f"{layer}.{head}", **scores, "labels": ", ".join(self.of(layer, head))})
+        return pd.DataFrame(rows)
+
+    def _summary(self) -> list[str]:
+        return self.table().round(2).to_string(index=False).splitlines()
+
+    def heads(self, label: str) -> list[tuple[int, int]]:
+        """The (layer, head) pairs that carry a label, highest score first."""
+        i = self._index("score", label)
+        pairs = [tuple(pair) for pair in self.carries[i].nonzero().tolist()]
+        return sorted(pairs, key=lambda pair: -float(self.values[(i, *pair)]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AttentionPatterns(Result):
+    """Attention probabilities [layer, head, dest_pos, src_pos] of one text, or with `example` in front.
+
+    Attributes:
+        tokens: ids of shape [pos] or [example, pos].
+        layers: the layer that each index of the axis `layer` is.
+    """
+
+    tokens: Tensor
+    layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "layers", tuple(self.layers) or tuple(range(self.shape["layer"])))

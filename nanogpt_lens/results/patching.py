@@ -1,0 +1,126 @@
+"""What patching changes, measured and estimated, as results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.results.base import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PatchingResult(Result):
+    """The metric after each patch.
+
+    Attributes:
+        values: the metric, averaged over the examples.
+        clean, corrupted: the metric without any patch; `corrupted` is None where there is no corrupted run.
+        direction: "denoise" patches into the corrupted run, "noise" into the clean one.
+        per_example: the same with a last dimension `example`; None for a metric that is a bare callable.
+        low, high: 95% bootstrap interval of `values` over the examples; None for fewer than two.
+        recovery: (values - corrupted) / (clean - corrupted): 1 is the clean run, 0 the corrupted
+            one; None without a corrupted run, nan where both runs have the same metric.
+        effect: values minus the metric of the run that was patched.
+        effect_low, effect_high: 95% bootstrap interval of `effect`, each example against itself.
+    """
+
+    clean: float
+    corrupted: float | None
+    direction: str
+    per_example: Tensor | None = None
+    low: Tensor | None = None
+    high: Tensor | None = None
+    effect_low: Tensor | None = None
+    effect_high: Tensor | None = None
+
+    def _summary(self) -> list[str]:
+        runs = f"clean {self.clean:.4f}" + ("" if self.corrupted is None else f", corrupted {self.corrupted:.4f}")
+        columns = [*self.axes, *(f"{axis}_label" for axis in self.axes if axis in self.labels)]
+        frame = self.top(5)
+        kept = [c for c in frame if c in (*columns, "value", "effect", "recovery")]
+        return [runs, *frame[kept].round(4).to_string(index=False).splitlines()]
+
+    @property
+    def base(self) -> float:
+        """The metric of the run that was patched into."""
+        return self.clean if self.direction == "noise" or self.corrupted is None else self.corrupted
+
+    @cached_property
+    def effect(self) -> Tensor:
+        """What the patch changes: `values` minus the unpatched metric."""
+        return self.values - self.base
+
+    @cached_property
+    def recovery(self) -> Tensor | None:
+        """(values - corrupted) / (clean - corrupted)."""
+        if self.corrupted is None:
+            return None
+        gap = self.clean - self.corrupted
+        return (self.values - self.corrupted) / gap if gap else torch.full_like(self.values, torch.nan)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """As `Result.to_dataframe`, with `effect` and `recovery`."""
+        frame = super().to_dataframe()
+        frame["effect"] = self.effect.double().flatten().numpy()
+        if self.recovery is not None:
+            frame["recovery"] = self.recovery.double().flatten().numpy()
+        return frame
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AttributionResult(Result):
+    """Estimates by gradient of what patching would change: values near `PatchingResult.effect`.
+
+    Attributes:
+        base: the metric of the run at which the gradient was taken.
+        target: the metric of the run that the activations come from; None where there is none.
+        per_example: with a last dimension `example`, where the metric has examples.
+    """
+
+    base: float
+    target: float | None = None
+    per_example: Tensor | None = None
+
+    @property
+    def effect(self) -> Tensor:
+        """The estimates, under the name that exact effects have in `PatchingResult`."""
+        return self.values
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ScreeningResult(PatchingResult):
+    """Exact patching of the sites that a gradient ranks first.
+
+    Attributes:
+        values: the exact metric where `verified`, else base + estimate.
+        low, high, effect_low, effect_high: nan where not `verified`.
+        estimate: the effect that the gradient promises, for all sites.
+        verified: boolean: the site was patched exactly.
+        sampled: boolean: it was verified as one of a random sample, whatever its rank.
+        k: how many top sites are wanted.
+        recall: of the `k` largest effects among all sites that were patched exactly, the share that the
+            verified ranks hold. It knows nothing of sites that were neither ranked high nor sampled.
+        recall_curve: of shape [rank]: the share of those `k` that the first ranks hold, up to each rank.
+            If it is flat long before its end, few are likely to be behind the end.
+        missed: how many sites that were not verified by rank are likely to have a larger effect than the k-th
+            of those that were: unbiased, and coarse where the sample is small.
+        missed_high: upper end of its 95% interval.
+        correlation: Pearson's, of estimate and exact effect, on the random sample alone.
+    """
+
+    estimate: Tensor
+    verified: Tensor
+    sampled: Tensor
+    k: int
+    recall: float
+    recall_curve: Tensor
+    missed: float
+    missed_high: float
+    correlation: float
