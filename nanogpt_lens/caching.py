@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, has_hooks, provenance
+from nanogpt_lens.access import has_hooks, provenance
 from nanogpt_lens.errors import AnalysisError, ResultError
+from nanogpt_lens.fingerprints import file_hash, tensor_hash, weights_hash
 from nanogpt_lens.results import Result
 
 _P = ParamSpec("_P")
@@ -90,26 +91,6 @@ class ResultCache:
         return f"{analysis.__name__}-{digest[:24]}"
 
 
-def weights_hash(model: Hooked) -> str:
-    """SHA-256 of all parameters and buffers as they are now, and of the architecture."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
-    plain = {k: v for k, v in vars(model.cfg).items() if v is None or isinstance(v, int | float | str | bool)}
-    digest.update(repr(sorted(plain.items())).encode())
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-
-
-def _file_hash(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def _described(name: str, value: Any) -> Any:
     """An argument as JSON that is equal for equal arguments alone.
 
@@ -119,12 +100,12 @@ def _described(name: str, value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     if isinstance(value, Tensor):
-        return ["tensor", str(value.dtype), list(value.shape), hashlib.sha256(_bytes(value)).hexdigest()]
+        return ["tensor", str(value.dtype), list(value.shape), tensor_hash(value)]
     if isinstance(value, np.ndarray):
         return ["array", _described(name, torch.from_numpy(np.ascontiguousarray(value)))]
     if isinstance(value, Path):
         files = [value] if value.is_file() else sorted(file for file in value.glob("*") if file.is_file())
-        return ["path", str(value), [[file.name, _file_hash(file)] for file in files]]
+        return ["path", str(value), [[file.name, file_hash(file)] for file in files]]
     if isinstance(value, Mapping):
         return ["mapping", [[_described(name, k), _described(name, v)] for k, v in value.items()]]
     if isinstance(value, Sequence):

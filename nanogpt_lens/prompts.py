@@ -149,7 +149,7 @@ def corpus_tokens(model: Hooked, corpus: Corpus) -> Tensor | np.ndarray:
         AnalysisError: not one-dimensional integers.
         DataError, VocabularyError: a file that cannot be read, a text that cannot be encoded.
     """
-    if isinstance(corpus, str) and _is_path(corpus):
+    if isinstance(corpus, str) and is_path(corpus):
         corpus = Path(corpus)
     if isinstance(corpus, str):
         return encode_corpus(model, corpus)
@@ -166,7 +166,7 @@ def corpus_tokens(model: Hooked, corpus: Corpus) -> Tensor | np.ndarray:
     return ids
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
     """Whether a string names a file that is there, or is written like one."""
     if "\n" in text or len(text) > 1000 or not text.strip():
         return False

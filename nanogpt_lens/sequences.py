@@ -1,0 +1,210 @@
+"""A corpus of any size as the sequences that a model reads: every token once, never all in memory.
+
+A corpus of n tokens is cut into sequences of `length` tokens, the model's context unless told
+otherwise; what is left at the end is a shorter one. Files are read piece by piece: nanoGPT's `.bin`
+as it is, text by way of a temporary file of ids that is deleted when it is no longer needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, read_vocabulary
+from nanogpt_lens.access import Hooked, check_model, device_of
+from nanogpt_lens.datasets import encode_corpus, read_data
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.fingerprints import tensor_hash
+from nanogpt_lens.prompts import Corpus, corpus_tokens, is_path
+from nanogpt_lens.whole_numbers import check_whole
+
+_BIN = np.dtype("<u2")
+_CHARACTERS = 2**22
+_BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Sequences of one length, one after the other in the corpus.
+
+    Attributes:
+        tokens: ids [example, pos] on the model's device.
+        first: the corpus index of the first token; the others follow without a gap.
+    """
+
+    tokens: Tensor
+    first: int
+
+    @property
+    def indices(self) -> Tensor:
+        """The corpus index [example, pos] of every token."""
+        return self.first + torch.arange(self.tokens.numel()).view(self.tokens.shape)
+
+
+class Sequences:
+    """A corpus, cut for a model.
+
+    Attributes:
+        n_tokens: of the whole corpus.
+        length: tokens of a sequence; the last may be shorter.
+        batch_size: sequences of a batch.
+        name: what the corpus is called in provenance.
+        fingerprint: equal for equal corpora: a hash of ids in memory; path, size, time and ends of a file.
+    """
+
+    def __init__(
+        self,
+        model: Hooked,
+        corpus: Corpus,
+        *,
+        length: int | None = None,
+        batch_size: int | None = None,
+        least: int = 1,
+    ) -> None:
+        check_model(model)
+        for name, value in (("length", length), ("batch_size", batch_size)):
+            if value is not None:
+                check_whole(1, **{name: value})
+        self._device, self._d_vocab = device_of(model), int(model.cfg.d_vocab)
+        rows = corpus.shape[1] if isinstance(corpus, Tensor | np.ndarray) and corpus.ndim == 2 else None
+        self.length = int(length or min(rows or model.cfg.n_ctx, model.cfg.n_ctx))
+        if self.length > model.cfg.n_ctx or (rows is not None and rows != self.length):
+            asked = f"rows of {rows} tokens" if rows is not None else f"length={length}"
+            raise AnalysisError(
+                f"the corpus was given with {asked}; expected at most {model.cfg.n_ctx}, the model's context"
+                + ("" if rows is None else ", and no other length")
+            )
+        self.batch_size = int(batch_size or max(1, _BATCH_TOKENS // self.length))
+        self._ids: Any = None
+        self._file: IO[bytes] | None = None
+        self.name, self.fingerprint = self._open(model, corpus)
+        if self.n_tokens < least:
+            raise AnalysisError(
+                f"{self.name} has {self.n_tokens} tokens; expected at least {least}"
+                + (", one window" if least > 1 else "")
+                + ": give a longer text"
+            )
+
+    @property
+    def n(self) -> int:
+        """How many sequences there are, a shorter last one included."""
+        return -(-self.n_tokens // self.length)
+
+    @property
+    def n_batches(self) -> int:
+        """How many batches there are; a shorter last sequence is one of its own."""
+        full = self.n_tokens // self.length
+        return -(-full // self.batch_size) + (self.n > full)
+
+    def batch(self, i: int) -> Batch:
+        """The i-th batch.
+
+        Raises:
+            AnalysisError: ids outside the model's vocabulary.
+        """
+        full = self.n_tokens // self.length
+        step = self.batch_size * self.length
+        start, stop = i * step, min((i + 1) * step, full * self.length)
+        if start >= stop:  # the shorter last sequence
+            start, stop = full * self.length, self.n_tokens
+        ids = self.tokens(start, stop)
+        return Batch(tokens=ids.view(-1, min(self.length, stop - start)).to(self._device), first=start)
+
+    def tokens(self, start: int, stop: int) -> Tensor:
+        """Ids [tokens] from corpus index `start` to `stop`, on the CPU."""
+        if self._file is not None:
+            self._file.seek(start * self._dtype.itemsize)
+            found = np.fromfile(self._file, dtype=self._dtype, count=stop - start)
+        else:
+            found = np.asarray(self._ids[start:stop])
+        ids = torch.from_numpy(found.astype(np.int64))
+        if len(ids) and (int(ids.max()) >= self._d_vocab or int(ids.min()) < 0):
+            bad = int(ids[(ids >= self._d_vocab) | (ids < 0)][0])
+            raise AnalysisError(
+                f"{self.name} has the token {bad}; expected ids from 0 to {self._d_vocab - 1}, the model's "
+                "vocabulary: it was prepared for another model"
+            )
+        return ids
+
+    def _open(self, model: Hooked, corpus: Corpus) -> tuple[str, str]:
+        """Set where the ids are; return the corpus' name and fingerprint."""
+        if isinstance(corpus, str) and is_path(corpus):
+            corpus = Path(corpus)
+        if isinstance(corpus, Path):
+            return self._open_path(model, corpus.expanduser())
+        if isinstance(corpus, Tensor | np.ndarray) and corpus.ndim == 2:
+            corpus = corpus.flatten()
+        ids = corpus_tokens(model, corpus)
+        self._ids, self.n_tokens = ids, len(ids)
+        kind = "text" if isinstance(corpus, str) else "ids"
+        return f"the corpus ({kind}, {self.n_tokens} tokens)", tensor_hash(torch.as_tensor(np.asarray(ids)))
+
+    def _open_path(self, model: Hooked, path: Path) -> tuple[str, str]:
+        path = path / "val.bin" if path.is_dir() else path
+        if not path.is_file() or not path.stat().st_size:
+            read_data(path.parent if path.suffix == ".bin" else path)  # its sentence says what is missing
+            raise AnalysisError(f"{path} is no file, or empty; expected a text file or nanoGPT's .bin")
+        encoder = getattr(getattr(model, "tokenizer", None), "encoder", None)
+        if path.suffix == ".bin":
+            _same_vocabulary(encoder, path)
+            self._dtype, self._file = _BIN, path.open("rb")
+            size = path.stat().st_size
+            if size % _BIN.itemsize:
+                raise AnalysisError(f"{path} has {size} bytes, an odd number; expected nanoGPT's uint16 ids")
+            self.n_tokens = size // _BIN.itemsize
+        elif isinstance(encoder, CharVocabulary):
+            self._dtype = _BIN if encoder.size <= 2**16 else np.dtype("<u4")
+            self._file, self.n_tokens = _encoded_file(model, path, self._dtype)
+        else:
+            self._ids = corpus_tokens(model, path)
+            self.n_tokens = len(self._ids)
+        return str(path), _file_fingerprint(path)
+
+
+def _encoded_file(model: Hooked, path: Path, dtype: np.dtype[Any]) -> tuple[IO[bytes], int]:
+    """A text as ids in a temporary file without a name, and their number; in pieces, so that any size fits."""
+    out = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the sequences
+    count = 0
+    try:
+        with path.open(encoding="utf-8") as text:  # newlines as Python reads them
+            while piece := text.read(_CHARACTERS):
+                ids = encode_corpus(model, piece).numpy().astype(dtype)
+                out.write(ids.tobytes())
+                count += len(ids)
+    except UnicodeDecodeError:
+        raise AnalysisError(f"{path} is not UTF-8 text; expected a text file or nanoGPT's .bin") from None
+    return out, count
+
+
+def _same_vocabulary(encoder: Any, path: Path) -> None:
+    """Refuse a `.bin` whose folder has other characters than the model.
+
+    Raises:
+        AnalysisError: it has.
+    """
+    named = [path.parent / name for name in (META_NAME, TOKENIZER_NAME) if (path.parent / name).is_file()]
+    if not named or not isinstance(encoder, CharVocabulary):
+        return
+    theirs = read_vocabulary(named[0], 2**16)
+    if not isinstance(theirs, CharVocabulary) or tuple(theirs.chars) != tuple(encoder.chars):
+        raise AnalysisError(
+            f"{path} was prepared with another vocabulary ({named[0]}) than the model's; expected the same: give the "
+            "text itself, or the model's own data"
+        )
+
+
+def _file_fingerprint(path: Path) -> str:
+    status = path.stat()
+    with path.open("rb") as file:
+        ends = hashlib.sha256(file.read(2**20))
+        file.seek(max(0, status.st_size - 2**20))
+        ends.update(file.read())
+    return json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns, ends.hexdigest()])
