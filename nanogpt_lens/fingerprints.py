@@ -24,7 +24,8 @@ def weights_hash(model: Hooked) -> str:
 
 def tensor_bytes(tensor: Tensor) -> bytes:
     """A tensor's entries as they are in memory."""
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
 
 
 def tensor_hash(tensor: Tensor) -> str:

@@ -1,0 +1,95 @@
+"""What some neurons do on a text, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.access import Edit, Hooked, Text, as_tokens, evaluating, provenance, run, token_labels
+from nanogpt_lens.batches import batches
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.results import Result
+from nanogpt_lens.units import Units
+
+
+def get_neuron_activations(
+    model: Hooked,
+    text: Text,
+    neurons: Sequence[int] | int | None = None,
+    *,
+    layers: Sequence[int] | int | None = None,
+    site: str = "mlp.hook_post",
+    sae: Any = None,
+) -> Result:
+    """Activations of neurons at every token of a text.
+
+    Args:
+        model: the model.
+        text: one text or several of one length, or token ids [pos] or [example, pos].
+        neurons: which ones, the same in every layer; None for all.
+        layers: which layers; None for all.
+        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
+        sae: a SAELens autoencoder, whose features take the place of neurons.
+
+    Returns:
+        activations of shape [layer, neuron, pos] for one text, with `example` in front for several. Labels are the
+        layers' and neurons' own numbers, and for one text its tokens.
+
+    Raises:
+        AnalysisError: no such neuron, layer or site, or see `as_tokens`.
+    """
+    tokens = as_tokens(model, text)
+    layers = [layers] if isinstance(layers, int) and not isinstance(layers, bool) else layers
+    units = Units(model, site=site, layers=layers, sae=sae)
+    chosen = chosen_units(units, neurons)
+    parts = []
+    with evaluating(model):
+        for rows in batches(model, tokens):
+            kept: dict[int, Tensor] = {}
+            edits = {name: _keeping(kept, i, units, chosen) for i, name in enumerate(units.names)}
+            run(model, tokens[rows], edits)
+            parts.append(torch.stack([kept[i] for i in range(len(units.names))], 1))  # [example, layer, neuron, pos]
+    values = torch.cat(parts)
+    single = isinstance(text, str) or (isinstance(text, Tensor) and text.dim() == 1) or _is_flat(text)
+    labels = {"layer": tuple(map(str, units.layers)), "neuron": tuple(map(str, chosen))}
+    return Result(
+        values=values[0] if single else values,
+        axes=("layer", "neuron", "pos") if single else ("example", "layer", "neuron", "pos"),
+        labels={**labels, "pos": token_labels(model, tokens[0])} if single else labels,
+        quantity=f"activation of each {units.kind} at {units.site}",
+        definition=f"the value at blocks.<layer>.{units.site}" + ("" if sae is None else ", encoded by the autoencoder"),
+        provenance=provenance(
+            model, site=units.site, layers=units.layers, neurons=None if neurons is None else chosen,
+            tokens=tokens[0].tolist() if single else list(tokens.shape),
+        ),
+    )  # fmt: skip
+
+
+def chosen_units(units: Units, neurons: Sequence[int] | int | None) -> list[int]:
+    """Which units of every layer; all of them for None.
+
+    Raises:
+        AnalysisError: none, one twice, or one that does not exist.
+    """
+    if neurons is None:
+        return list(range(units.n_units))
+    wanted = [neurons] if isinstance(neurons, int) else list(neurons)
+    for unit in wanted:
+        units.checked(units.layers[0], unit)
+    if not wanted or len(set(wanted)) < len(wanted):
+        raise AnalysisError(f"neurons is {wanted}; expected at least one index, each once, or None for all")
+    return wanted
+
+
+def _keeping(kept: dict[int, Tensor], i: int, units: Units, chosen: Sequence[int]) -> Edit:
+    def keep(activation: Tensor) -> None:
+        kept[i] = units.values(i, activation)[..., chosen].detach().transpose(1, 2).clone()
+
+    return keep
+
+
+def _is_flat(text: Text) -> bool:
+    return isinstance(text, Sequence) and len(text) > 0 and isinstance(text[0], int)

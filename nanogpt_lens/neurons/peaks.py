@@ -1,0 +1,176 @@
+"""The excerpts of a corpus on which each unit is highest, or lowest, kept while the corpus streams by.
+
+An excerpt is `window` tokens of one sequence around a peak (moved inwards at the sequence's ends).
+Excerpts of one unit never overlap: within a sequence peaks are taken from the strongest on, and each
+takes away all whose excerpts would overlap its own. Of equal activations the earlier one counts.
+
+A unit's k best are exact, and cheap to keep: after some batches hardly any sequence holds an
+activation above the k-th best so far, and only those that do are looked at closely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.sequences import Batch
+from nanogpt_lens.streaming import Keeper, State
+
+Where: TypeAlias = Literal["max", "mean"]
+"""What an excerpt is ranked by: its peak, or the mean over its tokens."""
+
+
+class TopWindows(Keeper):
+    """The k best excerpts of every unit.
+
+    Args:
+        sites: how many hook points there are.
+        k: excerpts of each unit.
+        window: tokens of an excerpt.
+        lowest: the lowest activations instead of the highest.
+        where: see `Where`.
+
+    Attributes:
+        value: [site, unit, k], best first; nan where a unit has fewer excerpts.
+        start: [site, unit, k], the corpus index of the excerpt's first token; -1 where there is none.
+        position: [site, unit, k], the corpus index of the excerpt's extreme token.
+        activations: [site, unit, k, window], nan behind the end of a shorter sequence.
+    """
+
+    def __init__(self, *, sites: int, k: int, window: int, lowest: bool = False, where: Where = "max") -> None:
+        self.sites, self.k, self.window, self.lowest, self.where = sites, k, window, lowest, where
+        self._score: list[Tensor] = []  # [unit, k], -inf where there is none; negated for `lowest`
+        self._start: list[Tensor] = []
+        self._activations: list[Tensor] = []
+
+    def add(self, i: int, values: Tensor, batch: Batch) -> None:
+        """Take in the activation [example, pos, unit] of the i-th hook point."""
+        if len(self._score) == i:
+            self._append_empty(values)
+        if values.shape[1] < self.window and self.where == "mean":
+            return  # the shorter last sequence has no whole excerpt
+        ranked = self._ranked(values)
+        best = -ranked.amin(1) if self.lowest else ranked.amax(1)  # [example, unit]
+        examples, units = (best > self._score[i][:, -1]).nonzero(as_tuple=True)
+        if not len(units):
+            return
+        rows = ranked.transpose(1, 2)[examples, units]  # [candidate, place]
+        own = rows if self.where == "max" else values.transpose(1, 2)[examples, units]
+        rows = -rows if self.lowest else rows.clone()
+        first = batch.first + examples * values.shape[1]
+        found = self._peaks(rows, units, self._score[i][:, -1])
+        candidate, start, score = found
+        self._insert(i, units[candidate], score, first[candidate] + start, self._cut(own[candidate], start))
+
+    def _append_empty(self, values: Tensor) -> None:
+        units = values.shape[-1]
+        self._score.append(values.new_full((units, self.k), -torch.inf))
+        self._start.append(torch.full((units, self.k), -1, dtype=torch.long, device=values.device))
+        self._activations.append(values.new_full((units, self.k, self.window), torch.nan))
+
+    def _ranked(self, values: Tensor) -> Tensor:
+        """What excerpts are ranked by [example, place, unit]: activations, or means of the excerpts from each place."""
+        if self.where == "max":
+            return values
+        return values.unfold(1, self.window, 1).mean(-1)
+
+    def _starts(self, places: int, device: torch.device) -> Tensor:
+        """The start within the sequence of each place's excerpt."""
+        here = torch.arange(places, device=device)
+        if self.where == "mean":
+            return here
+        return (here - self.window // 2).clamp(0, max(0, places - self.window))
+
+    def _peaks(self, rows: Tensor, units: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Peaks of the candidates' rows [candidate, place], from the highest on, whose excerpts do not overlap.
+
+        Returns:
+            for each peak the candidate, the start of the excerpt in its sequence, and the score.
+        """
+        starts = self._starts(rows.shape[1], rows.device)
+        alive = torch.arange(len(rows), device=rows.device)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        while len(alive):
+            place = rows.argmax(1)  # the first of equal ones
+            score = rows.gather(1, place[:, None])[:, 0]
+            keep = score > least[units[alive]]
+            alive, rows, place, score = alive[keep], rows[keep], place[keep], score[keep]
+            found.append((alive, starts[place], score))
+            rows.masked_fill_((starts - starts[place, None]).abs() < self.window, -torch.inf)
+        candidate, start, score = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return candidate, start, score
+
+    def _cut(self, own: Tensor, start: Tensor) -> Tensor:
+        """The excerpts [peak, window] of activations [peak, pos]."""
+        if own.shape[1] < self.window:
+            pad = own.new_full((len(own), self.window - own.shape[1]), torch.nan)
+            return torch.cat([own, pad], 1)
+        return own.gather(1, start[:, None] + torch.arange(self.window, device=own.device))
+
+    def _insert(self, i: int, units: Tensor, score: Tensor, start: Tensor, activations: Tensor) -> None:
+        """Put new excerpts among the k best of their units; `start` lies behind all that are there."""
+        order = start.argsort(stable=True)
+        order = order[units[order].argsort(stable=True)]
+        units, score, start, activations = units[order], score[order], start[order], activations[order]
+        changed, row, count = units.unique_consecutive(return_inverse=True, return_counts=True)
+        column = torch.arange(len(units), device=units.device) - (count.cumsum(0) - count)[row]
+        width = self.k + int(count.max())
+
+        def beside(old: Tensor, new: Tensor, fill: float) -> Tensor:
+            both = old.new_full((len(changed), width, *old.shape[2:]), fill)
+            both[:, : self.k] = old[changed]
+            both[row, self.k + column] = new
+            return both
+
+        scores = beside(self._score[i], score, -torch.inf)
+        best = scores.sort(stable=True, dim=1, descending=True).indices[:, : self.k]
+        self._score[i][changed] = scores.gather(1, best)
+        self._start[i][changed] = beside(self._start[i], start, -1).gather(1, best)
+        wide = best[..., None].expand(-1, -1, self.window)
+        self._activations[i][changed] = beside(self._activations[i], activations, torch.nan).gather(1, wide)
+
+    def state(self) -> State:
+        """What is held now."""
+        return {
+            "score": torch.stack(self._score),
+            "start": torch.stack(self._start),
+            "activations": torch.stack(self._activations),
+        }
+
+    def hold(self, states: Sequence[State]) -> None:
+        """The k best of all states; of equal ones those of the earlier state."""
+        score, start, activations = (
+            torch.cat([s[name] for s in states], 2) for name in ("score", "start", "activations")
+        )
+        best = score.sort(stable=True, dim=2, descending=True).indices[..., : self.k]
+        wide = best[..., None].expand(*best.shape, self.window)
+        self._score = list(score.gather(2, best))
+        self._start = list(start.gather(2, best))
+        self._activations = list(activations.gather(2, wide))
+
+    @property
+    def value(self) -> Tensor:
+        """[site, unit, k], best first."""
+        score = torch.stack(self._score)
+        score = -score if self.lowest else score
+        return score.masked_fill(torch.stack(self._start) < 0, torch.nan)
+
+    @property
+    def start(self) -> Tensor:
+        """[site, unit, k]."""
+        return torch.stack(self._start)
+
+    @property
+    def position(self) -> Tensor:
+        """[site, unit, k]: the first of equal extremes."""
+        sign = -1.0 if self.lowest else 1.0
+        peak = (sign * self.activations).nan_to_num(nan=-torch.inf).argmax(-1)
+        return torch.where(self.start < 0, -1, self.start + peak)
+
+    @property
+    def activations(self) -> Tensor:
+        """[site, unit, k, window]."""
+        return torch.stack(self._activations)

@@ -1,0 +1,220 @@
+"""What excites each neuron? One pass over a corpus, every neuron of every layer, constant memory.
+
+Each token is read once. Of each neuron only the best excerpts, running moments and its activation on a
+sample of tokens are kept (see `peaks` and `moments`); nothing is held of a batch when the next begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.access import Hooked, provenance, token_labels
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.head_weights import unembedding
+from nanogpt_lens.neurons.moments import Moments, Sample
+from nanogpt_lens.neurons.peaks import TopWindows, Where
+from nanogpt_lens.prompts import Corpus, n_tokens
+from nanogpt_lens.reading import Engine
+from nanogpt_lens.results.neurons import NeuronSearch
+from nanogpt_lens.sequences import Sequences
+from nanogpt_lens.streaming import stream
+from nanogpt_lens.units import Units
+from nanogpt_lens.whole_numbers import check_whole
+
+PROBABILITIES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
+"""Of the quantiles."""
+
+BINS = 40
+_TOKENS_SHOWN = 5
+
+
+def search_neurons(
+    model: Hooked,
+    corpus: Corpus,
+    *,
+    layers: Sequence[int] | None = None,
+    site: str = "mlp.hook_post",
+    k: int = 20,
+    window: int = 32,
+    batch_size: int | None = None,
+    where: Where = "max",
+    length: int | None = None,
+    sample: int = 4096,
+    seed: int = 0,
+    sae: Any = None,
+    engine: Engine = "auto",
+    resume: str | Path | None = None,
+    progress: bool = True,
+) -> NeuronSearch:
+    """The excerpts on which each neuron is highest and lowest, and its statistics over the whole corpus.
+
+    The corpus is read in sequences of `length` tokens, which the model sees one by one: a token's
+    activation depends on what precedes it in its sequence. Excerpts of one neuron do not overlap: those
+    around weaker peaks give way to stronger ones of the same sequence. Of equal values the earlier counts.
+
+    Under `torchrun` or `accelerate launch` every process reads its share, and all get the whole result.
+
+    Args:
+        model: the model.
+        corpus: a text, a text file, nanoGPT's `.bin` or data folder (its val.bin), or ids [tokens] or
+            [example, pos]; of any size.
+        layers: None for all.
+        site: which activations: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
+        k: excerpts of each neuron, each way.
+        window: tokens of an excerpt.
+        batch_size: sequences of a batch; None for some 4,096 tokens.
+        where: rank excerpts by their "max" (lowest: minimum), or by the "mean" over the whole excerpt.
+        length: tokens of a sequence; None for the model's context.
+        sample: how many tokens, drawn at random from the corpus, quantiles and histogram come from.
+        seed: of that draw.
+        sae: a SAELens autoencoder, whose features take the place of neurons.
+        engine: how activations are computed, see `nanogpt_lens.reading`.
+        resume: a folder where the state of an unfinished run is kept, so that it can be continued.
+        progress: show a bar.
+
+    Returns:
+        values [layer, neuron]: the highest activation (excerpt mean, for where="mean"); see `NeuronSearch`.
+        `page(layer, neuron)` is everything about one neuron. What a neuron promotes is its output direction
+        through ln_final's weight and the unembedding, mean-free over the vocabulary: per unit of
+        activation, before the final LayerNorm divides by its scale.
+
+    Raises:
+        AnalysisError: no such layer or site, a corpus that is empty, shorter than the window or has ids
+            outside the vocabulary, k beyond the number of excerpts, activations that are not finite.
+    """
+    check_whole(1, k=k, window=window, sample=sample)
+    check_whole(seed=seed)
+    if where not in get_args(Where):
+        raise AnalysisError(f"where is {where!r}; expected one of {', '.join(get_args(Where))}")
+    units = Units(model, site=site, layers=layers, sae=sae)
+    sequences = Sequences(model, corpus, length=length, batch_size=batch_size, least=window)
+    _check_excerpts(sequences, k, window)
+    sites = len(units.names)
+    top, low = (TopWindows(sites=sites, k=k, window=window, where=where, lowest=low) for low in (False, True))
+    moments = Moments(sites=sites)
+    drawn = Sample(sites=sites, n_tokens=sequences.n_tokens, size=sample, seed=seed)
+    options = {"k": k, "window": window, "where": where, "sample": sample, "seed": seed, "sae": _named(sae)}
+    used = stream(
+        model,
+        sequences,
+        units.names,
+        [top, low, moments, drawn],
+        values=units.values,
+        engine=engine,
+        resume=resume,
+        describes=options,
+        progress=progress,
+        label="neurons",
+    )
+    if not bool(moments.mean.isfinite().all()):
+        raise AnalysisError(
+            f"some activations at {units.names[0]} ... are not finite; the model overflows on this text"
+        )
+    size = len(drawn.indices)
+    return NeuronSearch(
+        **_kept("top", top, sequences),
+        **_kept("low", low, sequences),
+        **_summaries(drawn, sites),
+        **_written(model, units),
+        values=top.value[..., 0],
+        mean=moments.mean,
+        variance=moments.variance,
+        sparsity=moments.sparsity,
+        axes=("layer", "neuron"),
+        labels={"layer": tuple(map(str, units.layers))},
+        quantity=f"highest activation at {site}" if where == "max" else f"highest mean of {window} tokens at {site}",
+        definition=f"all {moments.n} tokens of {sequences.name}, read in sequences of {sequences.length}; "
+        f"{k} excerpts of {window} tokens each way, which do not overlap; quantiles and histogram from "
+        f"{size} tokens drawn at random",
+        vocabulary=token_labels(model, torch.arange(model.cfg.d_vocab)),
+        probabilities=PROBABILITIES,
+        n_tokens=moments.n,
+        sample_size=size,
+        unit=units.kind,
+        provenance=provenance(
+            model, corpus=sequences.name, site=site, layers=units.layers, length=sequences.length,
+            batch_size=sequences.batch_size, engine=used, **options,
+        ),
+    )  # fmt: skip
+
+
+def _check_excerpts(sequences: Sequences, k: int, window: int) -> None:
+    if window > sequences.length:
+        raise AnalysisError(
+            f"window is {window}; expected at most {sequences.length}, the length of a sequence that the model reads"
+        )
+    rest = sequences.n_tokens % sequences.length
+    most = sequences.n_tokens // sequences.length * (sequences.length // window) + (
+        max(1, rest // window) if rest else 0
+    )
+    if k > most:
+        raise AnalysisError(
+            f"k is {k}, but {sequences.name} has room for {most} excerpts of {window} tokens; give a smaller k or "
+            "window, or a longer text"
+        )
+
+
+def _kept(which: str, kept: TopWindows, sequences: Sequences) -> dict[str, Tensor]:
+    starts = kept.start
+    width = kept.window
+    flat, back = starts.flatten().unique(return_inverse=True)
+    end = sequences.n_tokens
+    found = torch.full((len(flat), width), -1, dtype=torch.int32)
+    for row, start in enumerate(flat.tolist()):
+        if start >= 0:
+            stop = min(start + width, start // sequences.length * sequences.length + sequences.length, end)
+            found[row, : stop - start] = sequences.tokens(start, stop).int()
+    return {
+        f"{which}_values": kept.value,
+        f"{which}_positions": kept.position,
+        f"{which}_starts": starts,
+        f"{which}_tokens": found[back].view(*starts.shape, width),
+        f"{which}_activations": kept.activations,
+    }
+
+
+def _summaries(drawn: Sample, sites: int) -> dict[str, Tensor]:
+    """Quantiles, histogram and bounds of the sample."""
+    quantiles, histograms, bounds = [], [], []
+    for i in range(sites):
+        rows = drawn.rows(i)
+        ordered = (rows if rows.dtype == torch.float64 else rows.float()).sort(0).values
+        place = torch.tensor(PROBABILITIES, dtype=torch.float64) * (len(ordered) - 1)
+        below, part = place.long(), (place - place.floor()).to(ordered)[:, None]
+        above = (below + 1).clamp_max(len(ordered) - 1)
+        quantiles.append(torch.lerp(ordered[below], ordered[above], part).T)
+        least, most = ordered[0], ordered[-1]
+        step = ((most - least) / BINS).clamp_min(torch.finfo(ordered.dtype).tiny)
+        bins = ((ordered - least) / step).long().clamp(0, BINS - 1)
+        counts = torch.zeros(BINS, ordered.shape[1], dtype=torch.int32, device=rows.device)
+        counts.scatter_add_(0, bins, torch.ones_like(bins, dtype=torch.int32))
+        histograms.append(counts.T)
+        bounds.append(torch.stack([least, most], -1))
+    return {
+        "quantiles": torch.stack(quantiles),
+        "histogram": torch.stack(histograms),
+        "bounds": torch.stack(bounds),
+    }
+
+
+def _written(model: Hooked, units: Units) -> dict[str, Tensor]:
+    """The tokens whose logits each unit's output direction raises and lowers most."""
+    readout = unembedding(model)
+    shown = min(_TOKENS_SHOWN, n_tokens(model))
+    parts: dict[str, list[Tensor]] = {}
+    for i in range(len(units.layers)):
+        logits = [(part @ readout) for part in units.directions(i).split(1024)]
+        for name, largest in (("promoted", True), ("suppressed", False)):
+            best = [part.topk(shown, largest=largest) for part in logits]
+            parts.setdefault(name, []).append(torch.cat([b.indices for b in best]).int())
+            parts.setdefault(f"{name}_logits", []).append(torch.cat([b.values for b in best]).float())
+    return {name: torch.stack(found) for name, found in parts.items()}
+
+
+def _named(sae: Any) -> str | None:
+    return None if sae is None else f"{type(sae).__name__}, {sae.W_dec.shape[0]} features"

@@ -1,0 +1,205 @@
+"""What excites each unit, as a result; and the page of one unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from nanogpt_lens.results.base import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excerpt:
+    """Some consecutive tokens of a corpus, and one unit's activation on each.
+
+    Attributes:
+        value: what the excerpt was ranked by.
+        position: the corpus index of the token with the extreme activation.
+        start: the corpus index of the first token.
+        tokens: the tokens as text.
+        activations: one for each token.
+    """
+
+    value: float
+    position: int
+    start: int
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+
+    @property
+    def token(self) -> str:
+        """The token with the extreme activation."""
+        return self.tokens[self.position - self.start]
+
+    def __str__(self) -> str:
+        at = self.position - self.start
+        before, after = "".join(self.tokens[:at]), "".join(self.tokens[at + 1 :])
+        return f"{self.value:8.3f}  {before!r}[{self.token!r}]{after!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronPage:
+    """Everything that a search knows of one unit.
+
+    Attributes:
+        layer, neuron: which one.
+        mean, variance, sparsity: over the whole corpus; sparsity is the share of tokens on which it is not above 0.
+        quantiles: from the sample, by probability.
+        highest, lowest: excerpts, the most extreme first.
+        promoted, suppressed: tokens and what a unit of activation adds to their logits.
+    """
+
+    layer: int
+    neuron: int
+    kind: str
+    mean: float
+    variance: float
+    sparsity: float
+    quantiles: dict[float, float]
+    highest: tuple[Excerpt, ...]
+    lowest: tuple[Excerpt, ...]
+    promoted: tuple[tuple[str, float], ...]
+    suppressed: tuple[tuple[str, float], ...]
+
+    def __str__(self) -> str:
+        def listed(pairs: tuple[tuple[str, float], ...]) -> str:
+            return ", ".join(f"{token!r} {value:+.3f}" for token, value in pairs)
+
+        quantiles = ", ".join(f"{p:g}: {q:.3f}" for p, q in self.quantiles.items())
+        return "\n".join(
+            [
+                f"{self.kind} {self.layer}.{self.neuron}",
+                f"mean {self.mean:.4f}, standard deviation {self.variance**0.5:.4f}, sparsity {self.sparsity:.3f}",
+                f"quantiles  {quantiles}",
+                f"promotes   {listed(self.promoted)}",
+                f"suppresses {listed(self.suppressed)}",
+                "highest:",
+                *map(str, self.highest),
+                "lowest:",
+                *map(str, self.lowest),
+            ]
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class NeuronSearch(Result):
+    """What `search_neurons` found.
+
+    Attributes:
+        values: the highest activation [layer, neuron].
+        mean, variance, sparsity: [layer, neuron], over all tokens of the corpus. Variance is divided by n;
+            sparsity is the share of tokens on which the unit is not above zero.
+        quantiles: [layer, neuron, probability], from the sample, at `probabilities`.
+        histogram: [layer, neuron, bin], counts of the sample, in equal bins between `bounds`.
+        bounds: [layer, neuron, 2], the least and largest activation of the sample.
+        top_values, low_values: [layer, neuron, k], what the excerpts are ranked by, most extreme first; nan
+            where a unit has fewer excerpts.
+        top_positions, low_positions: [layer, neuron, k], corpus index of the extreme token; -1 for none.
+        top_starts, low_starts: [layer, neuron, k], corpus index of the excerpt's first token; -1 for none.
+        top_tokens, low_tokens: [layer, neuron, k, window], ids; -1 behind the end of a sequence.
+        top_activations, low_activations: [layer, neuron, k, window]; nan behind the end of a sequence.
+        promoted, suppressed: [layer, neuron, m], the tokens whose logits the unit's output direction raises
+            (lowers) most, by `promoted_logits` and `suppressed_logits` per unit of activation.
+        vocabulary: the text of every id.
+        probabilities: of the quantiles.
+        n_tokens: of the corpus.
+        sample_size: tokens of the sample.
+        unit: "neuron", "feature" or "unit".
+    """
+
+    mean: Tensor
+    variance: Tensor
+    sparsity: Tensor
+    quantiles: Tensor
+    histogram: Tensor
+    bounds: Tensor
+    top_values: Tensor
+    top_positions: Tensor
+    top_starts: Tensor
+    top_tokens: Tensor
+    top_activations: Tensor
+    low_values: Tensor
+    low_positions: Tensor
+    low_starts: Tensor
+    low_tokens: Tensor
+    low_activations: Tensor
+    promoted: Tensor
+    promoted_logits: Tensor
+    suppressed: Tensor
+    suppressed_logits: Tensor
+    vocabulary: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    n_tokens: int
+    sample_size: int
+    unit: str
+
+    def page(self, layer: int, neuron: int) -> NeuronPage:
+        """Everything about one unit; `layer` is the layer's own number.
+
+        Raises:
+            ResultError: it was not searched.
+        """
+        where = self._index("layer", layer), self._index("neuron", neuron)
+        quantiles = zip(self.probabilities, self.quantiles[where].tolist(), strict=True)
+        return NeuronPage(
+            layer=layer,
+            neuron=neuron,
+            kind=self.unit,
+            mean=float(self.mean[where]),
+            variance=float(self.variance[where]),
+            sparsity=float(self.sparsity[where]),
+            quantiles=dict(quantiles),
+            highest=self._excerpts("top", where),
+            lowest=self._excerpts("low", where),
+            promoted=self._named(self.promoted[where], self.promoted_logits[where]),
+            suppressed=self._named(self.suppressed[where], self.suppressed_logits[where]),
+        )
+
+    def windows(self, layer: int, neuron: int, *, lowest: bool = False) -> pd.DataFrame:
+        """The excerpts of one unit, a row each: value, position, token, text.
+
+        Raises:
+            ResultError: it was not searched.
+        """
+        import pandas as pd
+
+        page = self.page(layer, neuron)
+        rows = [
+            {"value": e.value, "position": e.position, "token": e.token, "text": "".join(e.tokens)}
+            for e in (page.lowest if lowest else page.highest)
+        ]
+        return pd.DataFrame(rows, columns=["value", "position", "token", "text"])
+
+    def _excerpts(self, which: str, where: tuple[int, int]) -> tuple[Excerpt, ...]:
+        values, positions, starts, tokens, activations = (
+            getattr(self, f"{which}_{name}")[where]
+            for name in ("values", "positions", "starts", "tokens", "activations")
+        )
+        found = []
+        for i in range(len(values)):
+            if starts[i] < 0:
+                continue
+            there = tokens[i] >= 0
+            found.append(
+                Excerpt(
+                    value=float(values[i]),
+                    position=int(positions[i]),
+                    start=int(starts[i]),
+                    tokens=tuple(self.vocabulary[t] for t in tokens[i][there].tolist()),
+                    activations=tuple(activations[i][there].tolist()),
+                )
+            )
+        return tuple(found)
+
+    def _named(self, tokens: Tensor, logits: Tensor) -> tuple[tuple[str, float], ...]:
+        return tuple((self.vocabulary[t], value) for t, value in zip(tokens.tolist(), logits.tolist(), strict=True))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+        object.__setattr__(self, "probabilities", tuple(self.probabilities))
