@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.induction_circuit import induction_composition
     from nanogpt_lens.loading import check, load, shipped_checkpoints
     from nanogpt_lens.metrics import answer_logprob, kl_to, logit_diff, loss
+    from nanogpt_lens.neurons.search import search_neurons
     from nanogpt_lens.patching.attribution import attribution_patching
     from nanogpt_lens.patching.importance import head_importance
     from nanogpt_lens.patching.paths import path_patching
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         AttentionPatterns,
         AttributionResult,
         HeadTaxonomy,
+        NeuronSearch,
         PatchingResult,
         Result,
         Scores,
@@ -63,6 +65,7 @@ _HOMES = {
     "EquivalenceError": "conversion.errors",
     "EquivalenceReport": "conversion.report",
     "HeadTaxonomy": "nanogpt_lens.results",
+    "NeuronSearch": "nanogpt_lens.results",
     "PatchingResult": "nanogpt_lens.results",
     "Result": "nanogpt_lens.results",
     "ResultCache": "nanogpt_lens.caching",
@@ -104,6 +107,7 @@ _HOMES = {
     "save_checkpoint": "conversion.checkpoint",
     "score_heads": "nanogpt_lens.taxonomy",
     "screen_and_verify": "nanogpt_lens.patching.screening",
+    "search_neurons": "nanogpt_lens.neurons.search",
     "shipped_checkpoints": "nanogpt_lens.loading",
     "to_nanogpt": "conversion.transformerlens_to_nanogpt",
     "train": "nanogpt_lens.training",
@@ -120,6 +124,7 @@ __all__ = [
     "EquivalenceError",
     "EquivalenceReport",
     "HeadTaxonomy",
+    "NeuronSearch",
     "PatchingResult",
     "Result",
     "ResultCache",
@@ -161,6 +166,7 @@ __all__ = [
     "save_checkpoint",
     "score_heads",
     "screen_and_verify",
+    "search_neurons",
     "shipped_checkpoints",
     "to_nanogpt",
     "train",

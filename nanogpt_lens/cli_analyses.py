@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,12 +18,24 @@ from nanogpt_lens.cli_options import (
     MetaOption,
     PathArgument,
     errors,
-    plain,
+)
+from nanogpt_lens.cli_output import (
+    CsvOption,
+    SaveOption,
+    SeedOption,
+    SequencesOption,
+    TextOption,
+    bar_wanted,
+    interval,
+    load_model,
+    number,
+    one_format,
+    print_table,
+    printed,
+    save_result,
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nanogpt_lens.results import HeadTaxonomy, PatchingResult, Result
 
 
@@ -36,13 +44,6 @@ class Direction(StrEnum):
 
     denoise = "denoise"
     noise = "noise"
-
-
-TextOption = Annotated[Path | None, typer.Option(help="a text file or data folder; without it, the model's own text")]
-CsvOption = Annotated[bool, typer.Option("--csv", help="print CSV: one row per value")]
-SaveOption = Annotated[Path | None, typer.Option("--save", help="save the result in this folder (ngl.load_result)")]
-SequencesOption = Annotated[int, typer.Option("--n", min=2, help="sequences of each kind")]
-SeedOption = Annotated[int, typer.Option(help="of everything that is drawn")]
 
 
 def register(app: typer.Typer) -> None:
@@ -72,14 +73,14 @@ def heads(
         from nanogpt_lens.patching.importance import head_importance
         from nanogpt_lens.taxonomy import head_taxonomy
 
-        _one_of(as_json, as_csv)
-        model = _load(path, backend, meta, activation, ignore_model_arg)
+        one_format(as_json, as_csv)
+        model = load_model(path, backend, meta, activation, ignore_model_arg)
         taxonomy = head_taxonomy(model, text, n=n, seed=seed)
         results: dict[str, Result] = {"heads": taxonomy}
         if importance:
-            results["importance"] = head_importance(model, text, n=n, seed=seed, progress=_bar(as_json, as_csv))
-        _save(taxonomy, save)
-        if _printed(results, as_json, as_csv):
+            results["importance"] = head_importance(model, text, n=n, seed=seed, progress=bar_wanted(as_json, as_csv))
+        save_result(taxonomy, save)
+        if printed(results, as_json, as_csv):
             return
         _print_heads(taxonomy, results.get("importance"))
 
@@ -90,14 +91,14 @@ def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
     for layer in range(taxonomy.shape["layer"]):
         for head in range(taxonomy.shape["head"]):
             own = taxonomy.of(layer, head)
-            scores = [_number(taxonomy.at(score=name, layer=layer, head=head)) for name in names]
+            scores = [number(taxonomy.at(score=name, layer=layer, head=head)) for name in names]
             marked = [f"{score} *" if name in own else f"{score}  " for name, score in zip(names, scores, strict=True)]
-            rise = [] if importance is None else [_number(importance.values[layer, head], 4)]
+            rise = [] if importance is None else [number(importance.values[layer, head], 4)]
             rows.append([f"{layer}.{head}", *marked, *rise, ", ".join(own)])
-    chance = [f"{_number(c)}  " for c in taxonomy.chance.mean((1, 2))] if taxonomy.chance is not None else []
+    chance = [f"{number(c)}  " for c in taxonomy.chance.mean((1, 2))] if taxonomy.chance is not None else []
     rise = [] if importance is None else ["loss rise"]
     rows.append(["chance", *chance, *([""] * len(rise)), ""])
-    _print_table(["head", *(f"{name.replace('_', ' ')}  " for name in names), *rise, "what it is"], rows)
+    print_table(["head", *(f"{name.replace('_', ' ')}  " for name in names), *rise, "what it is"], rows)
     typer.echo("* the score's whole 95% interval is above the label's threshold; chance is uniform attention")
     if importance is not None:
         typer.echo(f"loss rise: {importance.quantity} ({importance.definition})")
@@ -124,8 +125,8 @@ def induction(
         from nanogpt_lens.induction_ablation import THRESHOLD, ablate_induction_heads
         from nanogpt_lens.induction_circuit import induction_composition
 
-        _one_of(as_json, as_csv)
-        model = _load(path, backend, meta, activation, ignore_model_arg)
+        one_format(as_json, as_csv)
+        model = load_model(path, backend, meta, activation, ignore_model_arg)
         matching = prefix_matching(model, seq_len=seq_len, n=n, seed=seed)
         results: dict[str, Result] = {
             "prefix_matching": matching,
@@ -139,12 +140,12 @@ def induction(
             results["text_prefix_matching"] = prefix_matching(model, text, seq_len=seq_len, n=n, seed=seed)
             results["repeated_text_loss"] = repeated_sequence_loss(model, text, seq_len=seq_len, n=n, seed=seed)
         if bool((matching.values > THRESHOLD).any()):
-            bar = _bar(as_json, as_csv)
+            bar = bar_wanted(as_json, as_csv)
             results["ablation"] = ablate_induction_heads(model, seq_len=seq_len, n=n, seed=seed, progress=bar)
         if save is not None:
             for name, result in results.items():
-                _save(result, save / name)
-        if _printed(results, as_json, as_csv):
+                save_result(result, save / name)
+        if printed(results, as_json, as_csv):
             return
         for line in _induction_lines(results, THRESHOLD):
             typer.echo(line)
@@ -156,20 +157,20 @@ def _induction_lines(results: dict[str, Result], threshold: float) -> list[str]:
     best = matching.top(5, order="high")
     chance = float(matching.chance.flatten()[0])
     lines = [f"prefix matching, chance {chance:.3f} ({matching.definition}):"]
-    lines += [f"  head {r.layer:.0f}.{r.head:.0f}  {_interval(r.value, r.low, r.high)}" for r in best.itertuples()]
+    lines += [f"  head {r.layer:.0f}.{r.head:.0f}  {interval(r.value, r.low, r.high)}" for r in best.itertuples()]
     if "text_prefix_matching" in found:
         top = next(found["text_prefix_matching"].top(1, order="high").itertuples())
         lines.append(
-            f"  on repeated text: head {top.layer:.0f}.{top.head:.0f}  {_interval(top.value, top.low, top.high)}"
+            f"  on repeated text: head {top.layer:.0f}.{top.head:.0f}  {interval(top.value, top.low, top.high)}"
         )
     for prompt in ("clean", "corrupted"):
         i, j = accuracy.labels["score"].index("accuracy"), accuracy.labels["prompt"].index(prompt)
-        value = _interval(accuracy.values[i, j], accuracy.low[i, j], accuracy.high[i, j])
+        value = interval(accuracy.values[i, j], accuracy.low[i, j], accuracy.high[i, j])
         lines.append(f"accuracy on {prompt} [A][B]...[A] prompts: {value}, chance {accuracy.chance[i, j]:.3f}")
     for key, what in (("repeated_loss", "random tokens"), ("repeated_text_loss", "text")):
         if key in found:
             lines.append(_loss_line(found[key], what))
-    value = _interval(learning.values[0], learning.low[0], learning.high[0])
+    value = interval(learning.values[0], learning.low[0], learning.high[0])
     lines.append(f"in-context learning: {value} nats ({learning.definition})")
     if "composition" in found:
         lines.append(_composition_line(found["composition"]))
@@ -228,8 +229,8 @@ def patch(
         from nanogpt_lens.metrics import answer_logprob, logit_diff
         from nanogpt_lens.patching.sweeps import activation_patching
 
-        _one_of(as_json, as_csv)
-        model = _load(path, backend, meta, gelu, ignore_model_arg)
+        one_format(as_json, as_csv)
+        model = load_model(path, backend, meta, gelu, ignore_model_arg)
         metric = answer_logprob(answer) if wrong is None else logit_diff(answer, wrong)
         wanted: Any = what
         result = activation_patching(
@@ -240,10 +241,10 @@ def patch(
             activation=wanted,
             axes=[axis.strip() for axis in axes.split(",") if axis.strip()],
             direction=direction.value,
-            progress=_bar(as_json, as_csv),
+            progress=bar_wanted(as_json, as_csv),
         )
-        _save(result, save)
-        if _printed({"patching": result}, as_json, as_csv):
+        save_result(result, save)
+        if printed({"patching": result}, as_json, as_csv):
             return
         _print_patching(result, top)
 
@@ -255,8 +256,8 @@ def _print_patching(result: PatchingResult, top: int) -> None:
     rows = []
     for _, row in frame.iterrows():
         place = [f"{row[axis]:.0f}" + _labelled(row.get(f"{axis}_label")) for axis in result.axes]
-        rows.append([*place, _number(row["value"], 4), _number(row["effect"], 4), _number(row["recovery"])])
-    _print_table([*result.axes, "metric", "effect", "recovery"], rows)
+        rows.append([*place, number(row["value"], 4), number(row["effect"], 4), number(row["recovery"])])
+    print_table([*result.axes, "metric", "effect", "recovery"], rows)
     gap = abs(result.clean - (result.corrupted or 0.0))
     if gap < 0.1 * float(result.effect.abs().max()):
         typer.echo(f"the two runs differ by {gap:.4f} alone, so recovery, which divides by that, says little here")
@@ -267,79 +268,3 @@ def _print_patching(result: PatchingResult, top: int) -> None:
 
 def _labelled(label: Any) -> str:
     return "" if label is None else f" {label!r}"
-
-
-def _load(path: str, backend: Backend, meta: str | None, gelu: Gelu, ignore: list[str] | None) -> Any:
-    from nanogpt_lens.loading import load
-
-    return load(path, backend=backend.value, meta=meta, activation=gelu.value, ignore_model_args=ignore or ())
-
-
-def _one_of(as_json: bool, as_csv: bool) -> None:
-    if as_json and as_csv:
-        from nanogpt_lens.errors import AnalysisError
-
-        raise AnalysisError("--json and --csv were both given; expected one of them")
-
-
-def _bar(as_json: bool, as_csv: bool) -> bool:
-    return not as_json and not as_csv and sys.stderr.isatty()
-
-
-def _save(result: Result, folder: Path | None) -> None:
-    if folder is not None:
-        result.save(folder)
-        typer.echo(f"result saved in {folder}", err=True)
-
-
-def _printed(results: dict[str, Result], as_json: bool, as_csv: bool) -> bool:
-    """Print for programs, where that was asked for."""
-    if as_json:
-        typer.echo(json.dumps({name: _as_json(result) for name, result in results.items()}, ensure_ascii=False))
-    elif as_csv:
-        import pandas as pd
-
-        frames = [result.to_dataframe().assign(measure=name) for name, result in results.items()]
-        whole = pd.concat(frames, ignore_index=True)
-        counted = {c: "Int64" for c in whole if c in {axis for r in results.values() for axis in r.axes}}
-        whole = whole.astype(counted)
-        typer.echo(whole[["measure", *(c for c in whole if c != "measure")]].to_csv(index=False), nl=False)
-    return as_json or as_csv
-
-
-def _as_json(result: Result) -> dict[str, Any]:
-    runs = {name: getattr(result, name) for name in ("clean", "corrupted", "direction") if hasattr(result, name)}
-    return {
-        **runs,
-        "quantity": result.quantity,
-        "definition": result.definition,
-        "axes": list(result.axes),
-        "rows": _records(result.to_dataframe()),
-        "provenance": dict(result.provenance),
-    }
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows with plain numbers; what is not a number is null."""
-    return json.loads(frame.to_json(None, orient="records", double_precision=15) or "[]")
-
-
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for i, name in enumerate(header):
-        table.add_column(plain(name), justify="left" if i in (0, len(header) - 1) else "right")
-    for row in rows:
-        table.add_row(*(plain(cell) for cell in row))
-    (Console() if sys.stdout.isatty() else Console(width=160)).print(table)
-
-
-def _number(value: Any, digits: int = 2) -> str:
-    number = float(value)
-    return "-" if math.isnan(number) else f"{number:.{digits}f}"
-
-
-def _interval(value: Any, low: Any, high: Any) -> str:
-    return f"{float(value):.3f} [{float(low):.3f}, {float(high):.3f}]"

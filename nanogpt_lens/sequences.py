@@ -29,6 +29,7 @@ from nanogpt_lens.whole_numbers import check_whole
 _BIN = np.dtype("<u2")
 _CHARACTERS = 2**22
 _BATCH_TOKENS = 4096
+_PIECE = 2**18
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,6 +134,22 @@ class Sequences:
                 "vocabulary: it was prepared for another model"
             )
         return ids
+
+    def excerpts(self, starts: Tensor, width: int) -> Tensor:
+        """The tokens [..., width] from each corpus index of `starts` on, int32.
+
+        -1 behind the end of the start's sequence, and everywhere for a negative start.
+        """
+        flat = starts.flatten().cpu()
+        found = torch.full((len(flat), width), -1, dtype=torch.int32)
+        end = (flat // self.length * self.length + self.length).clamp_max(self.n_tokens)
+        for low in range(0, self.n_tokens, _PIECE):
+            here = ((flat >= low) & (flat < low + _PIECE)).nonzero()[:, 0]
+            if len(here):
+                ids = self.tokens(low, min(low + _PIECE + width, self.n_tokens)).int()
+                at = flat[here, None] + torch.arange(width)
+                found[here] = torch.where(at < end[here, None], ids[(at - low).clamp_max(len(ids) - 1)], -1)
+        return found.view(*starts.shape, width)
 
     def _open(self, model: Hooked, corpus: Corpus) -> tuple[str, str]:
         """Set where the ids are; return the corpus' name and fingerprint."""

@@ -34,6 +34,7 @@ LEVELS = [
     {"nanogpt_lens.training"},
     {"nanogpt_lens.errors"},
     {"nanogpt_lens.access", "nanogpt_lens.intervals", "nanogpt_lens.result_files", "nanogpt_lens.whole_numbers"},
+    {"nanogpt_lens.fingerprints"},
     {"nanogpt_lens.results.base", "nanogpt_lens.distributed"},
     {
         "nanogpt_lens.results.heads",
@@ -42,7 +43,9 @@ LEVELS = [
         "nanogpt_lens.results.neurons",
     },
     {"nanogpt_lens.results", "nanogpt_lens.metrics", "nanogpt_lens.prompts"},
-    {"nanogpt_lens.head_weights", "nanogpt_lens.batches"},
+    {"nanogpt_lens.head_weights", "nanogpt_lens.batches", "nanogpt_lens.sequences", "nanogpt_lens.units"},
+    {"nanogpt_lens.reading"},
+    {"nanogpt_lens.streaming"},
     {"nanogpt_lens.patching.sites", "nanogpt_lens.patching.nodes"},
     {"nanogpt_lens.patching.continuation", "nanogpt_lens.patching.sources"},
     {"nanogpt_lens.patching.first_block"},
@@ -58,9 +61,13 @@ LEVELS = [
     {"nanogpt_lens.induction_ablation"},
     {"nanogpt_lens.taxonomy"},
     {"nanogpt_lens.induction_circuit"},
+    {"nanogpt_lens.neurons"},
+    {"nanogpt_lens.neurons.moments", "nanogpt_lens.neurons.peaks"},
+    {"nanogpt_lens.neurons.search"},
     {"nanogpt_lens.caching"},
     {"nanogpt_lens.cli_options"},
-    {"nanogpt_lens.cli_analyses"},
+    {"nanogpt_lens.cli_output"},
+    {"nanogpt_lens.cli_analyses", "nanogpt_lens.cli_neurons", "nanogpt_lens.cli_lenses"},
     {"nanogpt_lens", "nanogpt_lens.cli"},
 ]
 SIDEWAYS = {

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,20 +161,11 @@ def _check_excerpts(sequences: Sequences, k: int, window: int) -> None:
 
 
 def _kept(which: str, kept: TopWindows, sequences: Sequences) -> dict[str, Tensor]:
-    starts = kept.start
-    width = kept.window
-    flat, back = starts.flatten().unique(return_inverse=True)
-    end = sequences.n_tokens
-    found = torch.full((len(flat), width), -1, dtype=torch.int32)
-    for row, start in enumerate(flat.tolist()):
-        if start >= 0:
-            stop = min(start + width, start // sequences.length * sequences.length + sequences.length, end)
-            found[row, : stop - start] = sequences.tokens(start, stop).int()
     return {
         f"{which}_values": kept.value,
         f"{which}_positions": kept.position,
-        f"{which}_starts": starts,
-        f"{which}_tokens": found[back].view(*starts.shape, width),
+        f"{which}_starts": kept.start,
+        f"{which}_tokens": sequences.excerpts(kept.start, kept.window),
         f"{which}_activations": kept.activations,
     }
 
@@ -183,17 +175,17 @@ def _summaries(drawn: Sample, sites: int) -> dict[str, Tensor]:
     quantiles, histograms, bounds = [], [], []
     for i in range(sites):
         rows = drawn.rows(i)
-        ordered = (rows if rows.dtype == torch.float64 else rows.float()).sort(0).values
-        place = torch.tensor(PROBABILITIES, dtype=torch.float64) * (len(ordered) - 1)
-        below, part = place.long(), (place - place.floor()).to(ordered)[:, None]
-        above = (below + 1).clamp_max(len(ordered) - 1)
-        quantiles.append(torch.lerp(ordered[below], ordered[above], part).T)
-        least, most = ordered[0], ordered[-1]
+        wide = (rows if rows.dtype == torch.float64 else rows.float()).T.contiguous().cpu()
+        ordered = torch.from_numpy(np.sort(wide.numpy(), axis=1))  # [unit, token]; many times as fast as torch's
+        place = torch.tensor(PROBABILITIES, dtype=torch.float64) * (ordered.shape[1] - 1)
+        below, part = place.long(), (place - place.floor()).to(ordered)
+        above = (below + 1).clamp_max(ordered.shape[1] - 1)
+        quantiles.append(torch.lerp(ordered[:, below], ordered[:, above], part))
+        least, most = ordered[:, 0], ordered[:, -1]
         step = ((most - least) / BINS).clamp_min(torch.finfo(ordered.dtype).tiny)
-        bins = ((ordered - least) / step).long().clamp(0, BINS - 1)
-        counts = torch.zeros(BINS, ordered.shape[1], dtype=torch.int32, device=rows.device)
-        counts.scatter_add_(0, bins, torch.ones_like(bins, dtype=torch.int32))
-        histograms.append(counts.T)
+        bins = ((ordered - least[:, None]) / step[:, None]).long().clamp(0, BINS - 1)
+        counts = torch.zeros(len(ordered), BINS, dtype=torch.int32)
+        histograms.append(counts.scatter_add_(1, bins, torch.ones_like(bins, dtype=torch.int32)))
         bounds.append(torch.stack([least, most], -1))
     return {
         "quantiles": torch.stack(quantiles),

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from nanogpt_lens.results.base import Result, Scores, load_result
 from nanogpt_lens.results.heads import AttentionPatterns, HeadTaxonomy
+from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
 
 __all__ = [
     "AttentionPatterns",
     "AttributionResult",
+    "Excerpt",
     "HeadTaxonomy",
+    "NeuronPage",
+    "NeuronSearch",
     "PatchingResult",
     "Result",
     "Scores",
