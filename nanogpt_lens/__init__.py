@@ -45,10 +45,13 @@ if TYPE_CHECKING:
         NeuronSearch,
         PatchingResult,
         Result,
+        SAEEvaluation,
         Scores,
         ScreeningResult,
         load_result,
     )
+    from nanogpt_lens.sae import load_sae, save_sae, train_sae
+    from nanogpt_lens.sae_evaluation import evaluate_sae
     from nanogpt_lens.sampling import generate
     from nanogpt_lens.taxonomy import head_taxonomy, score_heads
     from nanogpt_lens.training import train
@@ -70,6 +73,7 @@ _HOMES = {
     "Result": "nanogpt_lens.results",
     "ResultCache": "nanogpt_lens.caching",
     "ResultError": "nanogpt_lens.errors",
+    "SAEEvaluation": "nanogpt_lens.results",
     "Scores": "nanogpt_lens.results",
     "ScreeningResult": "nanogpt_lens.results",
     "TrainConfig": "nanogpt_lens.training_config",
@@ -86,6 +90,7 @@ _HOMES = {
     "composition_scores": "nanogpt_lens.composition",
     "copying_score": "nanogpt_lens.copying",
     "encode_corpus": "nanogpt_lens.datasets",
+    "evaluate_sae": "nanogpt_lens.sae_evaluation",
     "generate": "nanogpt_lens.sampling",
     "head_importance": "nanogpt_lens.patching.importance",
     "head_taxonomy": "nanogpt_lens.taxonomy",
@@ -96,6 +101,7 @@ _HOMES = {
     "kl_to": "nanogpt_lens.metrics",
     "load": "nanogpt_lens.loading",
     "load_result": "nanogpt_lens.results",
+    "load_sae": "nanogpt_lens.sae",
     "logit_diff": "nanogpt_lens.metrics",
     "loss": "nanogpt_lens.metrics",
     "path_patching": "nanogpt_lens.patching.paths",
@@ -105,12 +111,14 @@ _HOMES = {
     "repeated_sequence_loss": "nanogpt_lens.induction",
     "repeated_tokens": "nanogpt_lens.prompts",
     "save_checkpoint": "conversion.checkpoint",
+    "save_sae": "nanogpt_lens.sae",
     "score_heads": "nanogpt_lens.taxonomy",
     "screen_and_verify": "nanogpt_lens.patching.screening",
     "search_neurons": "nanogpt_lens.neurons.search",
     "shipped_checkpoints": "nanogpt_lens.loading",
     "to_nanogpt": "conversion.transformerlens_to_nanogpt",
     "train": "nanogpt_lens.training",
+    "train_sae": "nanogpt_lens.sae",
 }
 
 __all__ = [
@@ -129,6 +137,7 @@ __all__ = [
     "Result",
     "ResultCache",
     "ResultError",
+    "SAEEvaluation",
     "Scores",
     "ScreeningResult",
     "TrainConfig",
@@ -145,6 +154,7 @@ __all__ = [
     "composition_scores",
     "copying_score",
     "encode_corpus",
+    "evaluate_sae",
     "generate",
     "head_importance",
     "head_taxonomy",
@@ -155,6 +165,7 @@ __all__ = [
     "kl_to",
     "load",
     "load_result",
+    "load_sae",
     "logit_diff",
     "loss",
     "path_patching",
@@ -164,12 +175,14 @@ __all__ = [
     "repeated_sequence_loss",
     "repeated_tokens",
     "save_checkpoint",
+    "save_sae",
     "score_heads",
     "screen_and_verify",
     "search_neurons",
     "shipped_checkpoints",
     "to_nanogpt",
     "train",
+    "train_sae",
 ]
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,6 @@ from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, rea
 from nanogpt_lens.access import Hooked, check_model, device_of
 from nanogpt_lens.datasets import encode_corpus, read_data
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.fingerprints import tensor_hash
 from nanogpt_lens.prompts import Corpus, corpus_tokens, is_path
 from nanogpt_lens.whole_numbers import check_whole
 
@@ -58,7 +58,6 @@ class Sequences:
         length: tokens of a sequence; the last may be shorter.
         batch_size: sequences of a batch.
         name: what the corpus is called in provenance.
-        fingerprint: equal for equal corpora: a hash of ids in memory; path, size, time and ends of a file.
     """
 
     def __init__(
@@ -86,7 +85,8 @@ class Sequences:
         self.batch_size = int(batch_size or max(1, _BATCH_TOKENS // self.length))
         self._ids: Any = None
         self._file: IO[bytes] | None = None
-        self.name, self.fingerprint = self._open(model, corpus)
+        self._path: Path | None = None
+        self.name = self._open(model, corpus)
         if self.n_tokens < least:
             raise AnalysisError(
                 f"{self.name} has {self.n_tokens} tokens; expected at least {least}"
@@ -151,8 +151,18 @@ class Sequences:
                 found[here] = torch.where(at < end[here, None], ids[(at - low).clamp_max(len(ids) - 1)], -1)
         return found.view(*starts.shape, width)
 
-    def _open(self, model: Hooked, corpus: Corpus) -> tuple[str, str]:
-        """Set where the ids are; return the corpus' name and fingerprint."""
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for equal corpora: a hash of ids in memory; path, size, time and ends of a file."""
+        if self._path is not None:
+            return _file_fingerprint(self._path)
+        digest = hashlib.sha256()
+        for start in range(0, self.n_tokens, _PIECE):
+            digest.update(self.tokens(start, min(start + _PIECE, self.n_tokens)).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _open(self, model: Hooked, corpus: Corpus) -> str:
+        """Set where the ids are; return the corpus' name."""
         if isinstance(corpus, str) and is_path(corpus):
             corpus = Path(corpus)
         if isinstance(corpus, Path):
@@ -162,9 +172,9 @@ class Sequences:
         ids = corpus_tokens(model, corpus)
         self._ids, self.n_tokens = ids, len(ids)
         kind = "text" if isinstance(corpus, str) else "ids"
-        return f"the corpus ({kind}, {self.n_tokens} tokens)", tensor_hash(torch.as_tensor(np.asarray(ids)))
+        return f"the corpus ({kind}, {self.n_tokens} tokens)"
 
-    def _open_path(self, model: Hooked, path: Path) -> tuple[str, str]:
+    def _open_path(self, model: Hooked, path: Path) -> str:
         path = path / "val.bin" if path.is_dir() else path
         if not path.is_file() or not path.stat().st_size:
             read_data(path.parent if path.suffix == ".bin" else path)  # its sentence says what is missing
@@ -183,7 +193,8 @@ class Sequences:
         else:
             self._ids = corpus_tokens(model, path)
             self.n_tokens = len(self._ids)
-        return str(path), _file_fingerprint(path)
+        self._path = path
+        return str(path)
 
 
 def _encoded_file(model: Hooked, path: Path, dtype: np.dtype[Any]) -> tuple[IO[bytes], int]:

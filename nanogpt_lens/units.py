@@ -66,8 +66,26 @@ class Units:
 
     def values(self, i: int, activation: Tensor) -> Tensor:
         """The units' activations [example, pos, unit], from the activation at the i-th hook point."""
-        flat = activation.flatten(2)
-        return flat if self.sae is None else self.sae.encode(flat.to(self.sae.W_dec.dtype))
+        if self.sae is None:
+            return activation.flatten(2)
+        whole = activation if getattr(self.sae, "hook_z_reshaping_mode", False) else activation.flatten(2)
+        found = self.sae.encode(whole.to(self.sae.W_dec.dtype))
+        return found.to_dense() if found.is_sparse else found
+
+    def _decoder(self) -> Tensor:
+        """What each feature adds to the reconstruction [feature, d_in], per unit of activation.
+
+        Raises:
+            AnalysisError: that depends on the token.
+        """
+        cfg = self.sae.cfg
+        if getattr(cfg, "normalize_activations", "none") != "none":
+            raise AnalysisError(
+                f"the autoencoder has normalize_activations={cfg.normalize_activations!r}, so that a feature's "
+                "direction has another length on each token; expected 'none', or one with the factor folded in"
+            )
+        rows = self.sae.W_dec
+        return rows / rows.norm(dim=-1, keepdim=True) if getattr(cfg, "rescale_acts_by_decoder_norm", False) else rows
 
     def directions(self, i: int) -> Tensor:
         """What each unit writes into the residual stream [unit, d_model], per unit of activation, in float64.
@@ -82,7 +100,7 @@ class Units:
         else:
             out = torch.eye(self.model.cfg.d_model, device=next(block.parameters()).device)
         out = out.detach().double()
-        return out if self.sae is None else self.sae.W_dec.detach().double().to(out.device) @ out
+        return out if self.sae is None else self._decoder().detach().double().to(out.device) @ out
 
     def setting(self, i: int, units: Sequence[int], value: Tensor | float) -> Edit:
         """An edit of the i-th hook point that sets units to a value, everywhere.
@@ -104,7 +122,7 @@ class Units:
             else:
                 present = self.values(i, activation)[..., chosen]
                 change = torch.as_tensor(value, dtype=present.dtype, device=present.device) - present
-                flat += (change @ self.sae.W_dec[chosen]).to(flat.dtype)
+                flat += (change @ self._decoder()[chosen]).to(flat.dtype)
             return flat.view_as(activation)
 
         return edit

@@ -41,6 +41,7 @@ LEVELS = [
         "nanogpt_lens.results.patching",
         "nanogpt_lens.results.lens",
         "nanogpt_lens.results.neurons",
+        "nanogpt_lens.results.sae",
     },
     {"nanogpt_lens.results", "nanogpt_lens.metrics", "nanogpt_lens.prompts"},
     {"nanogpt_lens.head_weights", "nanogpt_lens.batches", "nanogpt_lens.sequences", "nanogpt_lens.units"},
@@ -64,11 +65,14 @@ LEVELS = [
     {"nanogpt_lens.neurons"},
     {"nanogpt_lens.neurons.moments", "nanogpt_lens.neurons.peaks"},
     {"nanogpt_lens.neurons.search"},
+    {"nanogpt_lens.sae"},
+    {"nanogpt_lens.sae_evaluation"},
     {"nanogpt_lens.caching"},
     {"nanogpt_lens.cli_options"},
     {"nanogpt_lens.cli_output"},
     {"nanogpt_lens.cli_analyses", "nanogpt_lens.cli_neurons", "nanogpt_lens.cli_lenses"},
     {"nanogpt_lens", "nanogpt_lens.cli"},
+    {"nanogpt_lens.__main__"},
 ]
 SIDEWAYS = {
     ("conversion.vocabulary", "conversion.fast_tokenizer"),

@@ -10,6 +10,7 @@ from nanogpt_lens.results.base import Result, Scores, load_result
 from nanogpt_lens.results.heads import AttentionPatterns, HeadTaxonomy
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
+from nanogpt_lens.results.sae import SAEEvaluation
 
 __all__ = [
     "AttentionPatterns",
@@ -20,6 +21,7 @@ __all__ = [
     "NeuronSearch",
     "PatchingResult",
     "Result",
+    "SAEEvaluation",
     "Scores",
     "ScreeningResult",
     "load_result",
