@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from nanogpt_lens.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
     from nanogpt_lens.induction_ablation import ablate_induction_heads
     from nanogpt_lens.induction_circuit import induction_composition
+    from nanogpt_lens.lens.attribution import direct_logit_attribution
+    from nanogpt_lens.lens.convergence import measure_convergence
+    from nanogpt_lens.lens.evaluation import evaluate_lens
+    from nanogpt_lens.lens.logit import logit_lens
+    from nanogpt_lens.lens.tuned import train_tuned_lens
     from nanogpt_lens.loading import check, load, shipped_checkpoints
     from nanogpt_lens.metrics import answer_logprob, kl_to, logit_diff, loss
     from nanogpt_lens.neurons.search import search_neurons
@@ -41,13 +46,18 @@ if TYPE_CHECKING:
     from nanogpt_lens.results import (
         AttentionPatterns,
         AttributionResult,
+        ConvergenceResult,
         HeadTaxonomy,
+        LensResult,
+        LensScores,
+        LogitAttribution,
         NeuronSearch,
         PatchingResult,
         Result,
         SAEEvaluation,
         Scores,
         ScreeningResult,
+        TunedLens,
         load_result,
     )
     from nanogpt_lens.sae import load_sae, save_sae, train_sae
@@ -64,10 +74,14 @@ _HOMES = {
     "BackendError": "conversion.errors",
     "Checkpoint": "conversion.checkpoint",
     "CheckpointError": "conversion.errors",
+    "ConvergenceResult": "nanogpt_lens.results",
     "ConversionError": "conversion.errors",
     "EquivalenceError": "conversion.errors",
     "EquivalenceReport": "conversion.report",
     "HeadTaxonomy": "nanogpt_lens.results",
+    "LensResult": "nanogpt_lens.results",
+    "LensScores": "nanogpt_lens.results",
+    "LogitAttribution": "nanogpt_lens.results",
     "NeuronSearch": "nanogpt_lens.results",
     "PatchingResult": "nanogpt_lens.results",
     "Result": "nanogpt_lens.results",
@@ -77,6 +91,7 @@ _HOMES = {
     "Scores": "nanogpt_lens.results",
     "ScreeningResult": "nanogpt_lens.results",
     "TrainConfig": "nanogpt_lens.training_config",
+    "TunedLens": "nanogpt_lens.results",
     "VocabularyError": "conversion.errors",
     "ablate_induction_heads": "nanogpt_lens.induction_ablation",
     "activation_patching": "nanogpt_lens.patching.sweeps",
@@ -89,7 +104,9 @@ _HOMES = {
     "check": "nanogpt_lens.loading",
     "composition_scores": "nanogpt_lens.composition",
     "copying_score": "nanogpt_lens.copying",
+    "direct_logit_attribution": "nanogpt_lens.lens.attribution",
     "encode_corpus": "nanogpt_lens.datasets",
+    "evaluate_lens": "nanogpt_lens.lens.evaluation",
     "evaluate_sae": "nanogpt_lens.sae_evaluation",
     "generate": "nanogpt_lens.sampling",
     "head_importance": "nanogpt_lens.patching.importance",
@@ -103,7 +120,9 @@ _HOMES = {
     "load_result": "nanogpt_lens.results",
     "load_sae": "nanogpt_lens.sae",
     "logit_diff": "nanogpt_lens.metrics",
+    "logit_lens": "nanogpt_lens.lens.logit",
     "loss": "nanogpt_lens.metrics",
+    "measure_convergence": "nanogpt_lens.lens.convergence",
     "path_patching": "nanogpt_lens.patching.paths",
     "prefix_matching": "nanogpt_lens.induction",
     "read_checkpoint": "conversion.checkpoint",
@@ -119,6 +138,7 @@ _HOMES = {
     "to_nanogpt": "conversion.transformerlens_to_nanogpt",
     "train": "nanogpt_lens.training",
     "train_sae": "nanogpt_lens.sae",
+    "train_tuned_lens": "nanogpt_lens.lens.tuned",
 }
 
 __all__ = [
@@ -128,10 +148,14 @@ __all__ = [
     "BackendError",
     "Checkpoint",
     "CheckpointError",
+    "ConvergenceResult",
     "ConversionError",
     "EquivalenceError",
     "EquivalenceReport",
     "HeadTaxonomy",
+    "LensResult",
+    "LensScores",
+    "LogitAttribution",
     "NeuronSearch",
     "PatchingResult",
     "Result",
@@ -141,6 +165,7 @@ __all__ = [
     "Scores",
     "ScreeningResult",
     "TrainConfig",
+    "TunedLens",
     "VocabularyError",
     "ablate_induction_heads",
     "activation_patching",
@@ -153,7 +178,9 @@ __all__ = [
     "check",
     "composition_scores",
     "copying_score",
+    "direct_logit_attribution",
     "encode_corpus",
+    "evaluate_lens",
     "evaluate_sae",
     "generate",
     "head_importance",
@@ -167,7 +194,9 @@ __all__ = [
     "load_result",
     "load_sae",
     "logit_diff",
+    "logit_lens",
     "loss",
+    "measure_convergence",
     "path_patching",
     "prefix_matching",
     "read_checkpoint",
@@ -183,6 +212,7 @@ __all__ = [
     "to_nanogpt",
     "train",
     "train_sae",
+    "train_tuned_lens",
 ]
 
 

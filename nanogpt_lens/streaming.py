@@ -7,30 +7,21 @@ consecutive share of the batches, and a run that was interrupted can go on from 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from conversion.atomic import replacing
 from nanogpt_lens.access import Hooked, evaluating
 from nanogpt_lens.distributed import gathered, is_first, share, world
-from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.fingerprints import weights_hash
 from nanogpt_lens.reading import Engine, Reader
 from nanogpt_lens.sequences import Batch, Sequences
-
-SAVE_EVERY = 30.0
-"""Seconds between two savings of an unfinished run."""
+from nanogpt_lens.unfinished import Unfinished
 
 _log = logging.getLogger(__name__)
 
@@ -88,8 +79,8 @@ def stream(
         AnalysisError: no such hook point, ids outside the vocabulary, a state of another run.
     """
     mine = share(sequences.n_batches)
-    saved = None if resume is None else _Saved(Path(resume).expanduser(), model, sequences, names, describes or {})
-    start = mine.start if saved is None else saved.restore(keepers, mine.start)
+    saved = None if resume is None else _saved_state(resume, model, sequences, names, describes or {})
+    start = _restored(saved, keepers, mine.start)
     with evaluating(model):
         reader = Reader(model, names, engine=engine)
         # the first process shows the bar; it and the others have equally much to do
@@ -104,7 +95,7 @@ def stream(
 
             reader(batch.tokens, see)
             if saved is not None:
-                saved.keep(keepers, i + 1)
+                saved.keep(lambda: _state(keepers), str(i + 1))
     if world()[1] > 1:
         for keeper in keepers:
             keeper.hold(gathered(keeper.state()))
@@ -113,69 +104,35 @@ def stream(
     return reader.engine
 
 
-class _Saved:
-    """The state of an unfinished run on disk, one file for each process."""
+def _saved_state(
+    folder: str | Path, model: Hooked, sequences: Sequences, names: Sequence[str], options: Mapping[str, Any]
+) -> Unfinished:
+    """Where this process' part of an unfinished run is kept."""
+    rank, size = world()
+    described = {
+        "weights": weights_hash(model),
+        "corpus": sequences.fingerprint,
+        "length": sequences.length,
+        "batch_size": sequences.batch_size,
+        "names": list(names),
+        "options": {name: repr(value) for name, value in sorted(options.items())},
+    }
+    return Unfinished(folder, f"unfinished-{rank}-of-{size}", described)
 
-    def __init__(
-        self, folder: Path, model: Hooked, sequences: Sequences, names: Sequence[str], options: Mapping[str, Any]
-    ) -> None:
-        rank, size = world()
-        self.folder = folder
-        self.file = folder / f"unfinished-{rank}-of-{size}.safetensors"
-        if folder.exists() and not folder.is_dir():
-            raise AnalysisError(f"resume={str(folder)!r} is a file; expected a folder for the unfinished run")
-        described = {
-            "weights": weights_hash(model),
-            "corpus": sequences.fingerprint,
-            "length": sequences.length,
-            "batch_size": sequences.batch_size,
-            "names": list(names),
-            "options": {name: repr(value) for name, value in sorted(options.items())},
-        }
-        self.key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-        self.last = time.monotonic()
 
-    def restore(self, keepers: Sequence[Keeper], start: int) -> int:
-        """Fill the keepers from the file, where there is one; return the batch to go on with.
+def _state(keepers: Sequence[Keeper]) -> dict[str, Tensor]:
+    """What all of them hold."""
+    return {f"{i}/{name}": tensor for i, keeper in enumerate(keepers) for name, tensor in keeper.state().items()}
 
-        Raises:
-            AnalysisError: it is damaged, or of another run.
-        """
-        if not self.file.is_file():
-            return start
-        try:
-            with safe_open(self.file, "pt") as file:
-                about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise AnalysisError(f"{self.file} cannot be read ({str(error)[:80]}); delete it to start again") from None
-        if about.get("key") != self.key:
-            raise AnalysisError(
-                f"{self.file} is the unfinished run of another model, corpus or set of options; give another folder, "
-                "or delete it to start again"
-            )
-        for i, keeper in enumerate(keepers):
-            prefix = f"{i}/"
-            keeper.hold([{k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}])
-        _log.info("going on from batch %s, saved in %s", about["next"], self.file)
-        return int(about["next"])
 
-    def keep(self, keepers: Sequence[Keeper], following: int) -> None:
-        """Save, where the last time is long enough ago; a killed run leaves the old file or the new one."""
-        if time.monotonic() - self.last < SAVE_EVERY:
-            return
-        tensors = {
-            f"{i}/{name}": tensor.detach().cpu().contiguous()
-            for i, keeper in enumerate(keepers)
-            for name, tensor in keeper.state().items()
-        }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self.file) as temporary:
-            save_file(tensors, temporary, metadata={"key": self.key, "next": str(following)})
-        self.last = time.monotonic()
-
-    def delete(self) -> None:
-        """The run is done."""
-        self.file.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+def _restored(saved: Unfinished | None, keepers: Sequence[Keeper], start: int) -> int:
+    """Fill the keepers with what was saved, where there is something; return the batch to go on with."""
+    found = None if saved is None else saved.read()
+    if saved is None or found is None:
+        return start
+    tensors, following = found
+    for i, keeper in enumerate(keepers):
+        prefix = f"{i}/"
+        keeper.hold([{k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}])
+    _log.info("going on from batch %s, saved in %s", following, saved.file)
+    return int(following)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from nanogpt_lens.results.base import Result, Scores, load_result
 from nanogpt_lens.results.heads import AttentionPatterns, HeadTaxonomy
+from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores, LogitAttribution, TunedLens
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
 from nanogpt_lens.results.sae import SAEEvaluation
@@ -15,8 +16,12 @@ from nanogpt_lens.results.sae import SAEEvaluation
 __all__ = [
     "AttentionPatterns",
     "AttributionResult",
+    "ConvergenceResult",
     "Excerpt",
     "HeadTaxonomy",
+    "LensResult",
+    "LensScores",
+    "LogitAttribution",
     "NeuronPage",
     "NeuronSearch",
     "PatchingResult",
@@ -24,5 +29,6 @@ __all__ = [
     "SAEEvaluation",
     "Scores",
     "ScreeningResult",
+    "TunedLens",
     "load_result",
 ]

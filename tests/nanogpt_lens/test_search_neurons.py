@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import nanogpt_lens.streaming as streaming
+from nanogpt_lens import unfinished
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.neurons.peaks import TopWindows
 from nanogpt_lens.neurons.search import BINS, PROBABILITIES, search_neurons
@@ -221,7 +221,7 @@ def test_parts_put_together_are_the_whole():
 def test_an_interrupted_search_goes_on(model, tmp_path, monkeypatch):
     ids, options = corpus(N), {"k": 4, "window": 4, "batch_size": 2, "sample": 30, "progress": False}
     whole = search_neurons(model, ids, **options)
-    monkeypatch.setattr(streaming, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
     read = Sequences.batch
     seen = []
 

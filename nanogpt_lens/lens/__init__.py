@@ -1,0 +1,1 @@
+"""What each layer believes: the logit lens, its convergence, logit attribution, the tuned lens."""

@@ -1,0 +1,224 @@
+"""Direct logit attribution: a logit as the sum of what each component writes into the residual stream.
+
+The final residual stream is the sum of the embeddings, the heads, the MLPs and their biases. The
+final LayerNorm centres it, divides it by its scale in this run, and multiplies by its weight. With
+the scale taken as it is, all of that is linear, so that the logit is exactly the sum of the
+components' parts, plus the bias of the LayerNorm and of the unembedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.access import Edit, Hooked, Text, as_tokens, evaluating, provenance, run, token_labels
+from nanogpt_lens.batches import batches
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.identity import affine
+from nanogpt_lens.metrics import Answer, Positions, answer_logprob, logit_diff
+from nanogpt_lens.results.lens import LogitAttribution
+
+Components = Literal["heads", "layers", "neurons"]
+
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+_COARSE = 0.1
+
+
+def direct_logit_attribution(
+    model: Hooked,
+    text: Text,
+    answer: Answer | None = None,
+    wrong: Answer | None = None,
+    *,
+    components: Components = "heads",
+    pos: Positions = -1,
+) -> LogitAttribution:
+    """What each component adds to the logit of a token, or to the difference of two logits.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge, with weights processed or not.
+        text: a text, several of one length, or token ids [pos] or [example, pos].
+        answer: a token for all examples or one for each, as ids or strings of one token; None for the token that
+            really follows each position, which leaves the last position out: pos=-1 is then the one before it.
+        wrong: a token whose logit is taken off, in the same forms; None for the logit alone.
+        components: "heads" keeps heads and MLPs apart; "layers" the attention and the MLP of each layer;
+            "neurons" heads and single neurons.
+        pos: the positions at which the logit is read; None for all.
+
+    Returns:
+        contributions [component, pos], or [component, example, pos] of several texts, in logits. The components
+        are "embed", "pos_embed", heads such as "0.1", "attn0_bias" (b_O), "mlp0" (with its bias), for layers "attn0"
+        (with its bias), for neurons "mlp0.17" and "mlp0_bias", and "ln_final_bias" (ln_final.b @ W_U + b_U).
+        They sum to `total`, the logit (difference) of the run. The logits of a model with processed weights are
+        centred, which shifts them all alike; only the difference of two is then that of the model as it was trained.
+
+    Raises:
+        AnalysisError: unknown components, no such position, tokens that are no single tokens of the vocabulary,
+            a text of one token without an answer, or a model whose logits are not such a sum (an edit by
+            hooks, another final norm).
+
+    Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al. 2022 (IOI).
+    """
+    if components not in get_args(Components):
+        raise AnalysisError(f"components is {components!r}; expected one of {', '.join(get_args(Components))}")
+    tokens = as_tokens(model, text)
+    n_pos = tokens.shape[1] - (answer is None)
+    if not n_pos:
+        raise AnalysisError("the text is one token, which nothing follows; give an answer, or a longer text")
+    reads = answer_logprob(0, pos=pos).reads(n_pos)
+    right = tokens[:, [r + 1 for r in reads]] if answer is None else _ids(model, tokens, answer, "answer", len(reads))
+    other = None if wrong is None else _ids(model, tokens, wrong, "wrong", len(reads))
+    parts, totals, labels = [], [], ()
+    with evaluating(model):
+        for rows in batches(model, tokens):
+            split = _Split(model, components, reads, right[rows], None if other is None else other[rows])
+            values, total = split(tokens[rows])
+            parts.append(values)
+            totals.append(total)
+            labels = tuple(split.labels)
+    values, total = torch.cat(parts, 1), torch.cat(totals)
+    _refuse_gap(model, values.sum(0), total, values.abs().sum(0))
+    single = len(tokens) == 1
+
+    def shaped(tensor: Tensor, dim: int = 0) -> Tensor:
+        return tensor.squeeze(dim) if single else tensor
+
+    named = {"pos": token_labels(model, tokens[0, list(reads)])} if single else {}
+    return LogitAttribution(
+        values=shaped(values, 1),
+        axes=("component", "pos") if single else ("component", "example", "pos"),
+        labels={"component": labels, **named},
+        quantity="contribution to the logit" + (" difference" if wrong is not None else ""),
+        definition=(
+            "direct logit attribution: what the component writes into the residual stream, through the final "
+            "LayerNorm with its scale in this run, onto the unembedding of the answer"
+            + (" minus that of the wrong token" if wrong is not None else "")
+        ),
+        provenance=provenance(model, components=components, pos=list(reads)),
+        total=shaped(total),
+        positions=reads,
+        answer=shaped(right),
+        wrong=None if other is None else shaped(other),
+        tokens=shaped(tokens),
+    )
+
+
+class _Split:
+    """One run, split: every hook reduces its activation to contributions [component, example, pos] at once.
+
+    The scale of the final LayerNorm is known at the end only, and divided by then. In float64.
+    """
+
+    def __init__(
+        self, model: Hooked, components: Components, reads: Sequence[int], answer: Tensor, wrong: Tensor | None
+    ) -> None:
+        self.model, self.components, self.reads, self.answer, self.wrong = model, components, list(reads), answer, wrong
+        self.parts: dict[str, Tensor] = {}
+        self.scale: Tensor | None = None
+        weight, bias = (part.double() for part in affine(model.ln_final, model))
+        unembed, b_unembed = model.W_U.detach(), model.b_U.detach().double()
+        chosen = unembed.T[answer].double()  # [example, pos, d_model]
+        self.offset = chosen @ bias + b_unembed[answer]
+        if wrong is not None:
+            taken = unembed.T[wrong].double()
+            chosen, self.offset = chosen - taken, self.offset - (taken @ bias + b_unembed[wrong])
+        scaled = weight * chosen
+        self.direction = scaled - scaled.mean(-1, keepdim=True)
+
+    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Contributions [component, example, pos] and the logit (difference) [example, pos] of the run, on the CPU."""
+        logits = run(self.model, tokens, self._edits())[:, self.reads].double()
+        total = logits.gather(-1, self.answer[..., None])[..., 0]
+        if self.wrong is not None:
+            total = total - logits.gather(-1, self.wrong[..., None])[..., 0]
+        if self.scale is None:
+            raise AnalysisError("the model's final norm has no scale; expected a LayerNorm, as nanoGPT has")
+        values = torch.cat([self.parts[name] for name in self._order()]) / self.scale
+        return torch.cat([values, self.offset[None]]).cpu(), total.cpu()
+
+    @property
+    def labels(self) -> list[str]:
+        """The components, in the order of the computation."""
+        cfg, found = self.model.cfg, ["embed", "pos_embed"]
+        for i in range(cfg.n_layers):
+            layers, neurons = self.components == "layers", self.components == "neurons"
+            found += [f"attn{i}"] if layers else [*(f"{i}.{h}" for h in range(cfg.n_heads)), f"attn{i}_bias"]
+            found += [*(f"mlp{i}.{n}" for n in range(cfg.d_mlp)), f"mlp{i}_bias"] if neurons else [f"mlp{i}"]
+        return [*found, "ln_final_bias"]
+
+    def _order(self) -> list[str]:
+        ends = [f"{kind}{i}" for i in range(self.model.cfg.n_layers) for kind in ("attn", "mlp")]
+        return ["embed", "pos_embed", *ends]
+
+    def _edits(self) -> dict[str, Edit]:
+        edits: dict[str, Edit] = {
+            "hook_embed": self._whole("embed"),
+            "hook_pos_embed": self._whole("pos_embed"),
+            "ln_final.hook_scale": self._keep_scale,
+        }
+        for i in range(self.model.cfg.n_layers):
+            if self.components == "layers":
+                edits[f"blocks.{i}.hook_attn_out"] = self._whole(f"attn{i}")
+            else:
+                edits[f"blocks.{i}.attn.hook_z"] = self._heads(i)
+            if self.components == "neurons":
+                edits[f"blocks.{i}.mlp.hook_post"] = self._neurons(i)
+            else:
+                edits[f"blocks.{i}.hook_mlp_out"] = self._whole(f"mlp{i}")
+        return edits
+
+    def _keep_scale(self, value: Tensor) -> None:
+        self.scale = value[:, self.reads, 0].double()
+
+    def _whole(self, name: str) -> Edit:
+        def edit(value: Tensor) -> None:
+            written = value.expand(len(self.answer), -1, -1)[:, self.reads].double()
+            self.parts[name] = (written * self.direction).sum(-1)[None]
+
+        return edit
+
+    def _heads(self, i: int) -> Edit:
+        def edit(value: Tensor) -> None:
+            weights, bias = (p.detach().double() for p in (self.model.W_O[i], self.model.b_O[i]))
+            z = value[:, self.reads].double()  # [example, pos, head, d_head]
+            onto = torch.einsum("epd,hkd->ephk", self.direction, weights)
+            found = (z * onto).sum(-1).movedim(-1, 0)
+            self.parts[f"attn{i}"] = torch.cat([found, (self.direction @ bias)[None]])
+
+        return edit
+
+    def _neurons(self, i: int) -> Edit:
+        def edit(value: Tensor) -> None:
+            weights, bias = (p.detach().double() for p in (self.model.W_out[i], self.model.b_out[i]))
+            found = value[:, self.reads].double() * (self.direction @ weights.T)
+            self.parts[f"mlp{i}"] = torch.cat([found.movedim(-1, 0), (self.direction @ bias)[None]])
+
+        return edit
+
+
+def _ids(model: Hooked, tokens: Tensor, answer: Answer, name: str, n_reads: int) -> Tensor:
+    """The answer as ids [example, pos].
+
+    Raises:
+        AnalysisError: see `metrics`.
+    """
+    given: dict[str, Any] = {"answer": 0, "wrong": 0, name: answer}
+    metric: Any = logit_diff(**given).resolved(model, tokens)
+    return getattr(metric, name)[:, None].expand(len(tokens), n_reads)
+
+
+def _refuse_gap(model: Hooked, found: Tensor, total: Tensor, size: Tensor) -> None:
+    """Refuse contributions that do not sum to the logit, up to the rounding of their sizes.
+
+    Raises:
+        AnalysisError: they do not.
+    """
+    gap = (found - total).abs()
+    if bool((gap > _TOLERANCE.get(model.cfg.dtype, _COARSE) * (1 + size)).any()) or not bool(torch.isfinite(gap).all()):
+        raise AnalysisError(
+            f"the contributions differ from the logit by up to {float(gap.max()):.3g}; expected a model as converted, "
+            "with LayerNorms and without hooks that edit: reset_hooks(), or check the conversion"
+        )

@@ -1,0 +1,120 @@
+"""How beliefs approach the output: KL, entropy and loss of a lens along the depth, on many sequences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.access import Hooked, provenance
+from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.lens.points import Grid, Point, grid, refuse_lens
+from nanogpt_lens.lens.reading import Reading, characters, read, sequences
+from nanogpt_lens.prompts import Corpus
+from nanogpt_lens.results.lens import POINTS, ConvergenceResult, TunedLens
+from nanogpt_lens.whole_numbers import check_whole
+
+SCORES = ("kl", "entropy", "loss", "bits_per_char", "agreement", "converged")
+
+
+def measure_convergence(
+    model: Hooked,
+    corpus: Corpus | None = None,
+    *,
+    points: Sequence[Point] = POINTS,
+    layers: Sequence[int] | int | None = None,
+    n: int = 64,
+    length: int | None = None,
+    seed: int = 0,
+    lens: TunedLens | None = None,
+    progress: bool = True,
+) -> ConvergenceResult:
+    """How far each point is from the output, and from where on the final top token stays on top.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge.
+        corpus: a text, a file, or token ids; None takes text drawn from the model itself.
+        points, layers: as in `logit_lens`.
+        n: how many sequences at most.
+        length: tokens of a sequence, at least 2; None for the context.
+        seed: of the choice of sequences.
+        lens: a tuned lens of this model; None for the logit lens.
+        progress: show a bar.
+
+    Returns:
+        scores [score, layer, point]: "kl", KL(final || lens) in nats; "entropy" in nats; "loss" of the next
+        token in nats; "bits_per_char" (nan without a vocabulary); "agreement", the share of positions where the
+        top token is the final one; "converged", the share where it is so here and at all later points asked
+        for; with 95% bootstrap intervals over the sequences. `chance` is the constant prediction: the
+        model's own distribution, averaged over all these positions. `depth` [example, pos] is where the
+        final top token settles, in layers.
+
+    Raises:
+        AnalysisError: as `logit_lens`; a corpus shorter than one sequence; `n`, `length` or `seed` no whole number.
+
+    Source: Belrose et al. 2023 (KL, entropy); Schuster et al. 2022, "Confident Adaptive Language
+    Modeling" and Din et al. 2023, "Jump to Conclusions" (the depth at which the top token settles).
+    """
+    where = grid(model, points, layers)
+    check_whole(0, seed=seed)
+    refuse_lens(model, lens, where.depths)
+    tokens = sequences(model, corpus, n=n, length=length, seed=seed)
+    found = read(model, tokens, where.depths, lens=lens, progress=progress)
+    chars = characters(model, tokens)
+    per_sequence = _per_sequence(found, where, chars)
+    depth = found.settled(where.depths, where.n_layers)
+    interval, settled = bootstrap(per_sequence, seed=seed), bootstrap(depth.mean(1), seed=seed)
+    return ConvergenceResult(
+        values=per_sequence.mean(-1),
+        axes=("score", "layer", "point"),
+        labels={"score": SCORES, **where.labels},
+        quantity="KL, entropy and loss in nats; bits per character; shares of positions",
+        definition=(
+            f"{'tuned' if lens else 'logit'} lens against the model's own output, means over {len(tokens)} sequences "
+            f"of {tokens.shape[1]} tokens {'drawn from the model' if corpus is None else 'of the corpus'} and their "
+            "positions; chance: the model's mean distribution, whatever the text"
+        ),
+        provenance=provenance(
+            model, points=where.points, layers=where.layers, n=len(tokens), length=tokens.shape[1], seed=seed,
+            own_text=corpus is None, lens=lens.home if lens else None,
+        ),
+        chance=_constant(found, tokens, chars)[:, None, None].expand(len(SCORES), *per_sequence.shape[1:3]).clone(),
+        low=interval[0] if interval else None,
+        high=interval[1] if interval else None,
+        depth=depth,
+        tokens=tokens,
+        n_layers=where.n_layers,
+        depth_low=float(settled[0]) if settled else None,
+        depth_high=float(settled[1]) if settled else None,
+    )  # fmt: skip
+
+
+def _per_sequence(found: Reading, where: Grid, chars: Tensor | None) -> Tensor:
+    """Every score of every sequence, [score, layer, point, example]."""
+    loss = -found.log_prob[:, :, :-1].double()
+    bits = torch.full(loss.shape[:2], torch.nan, dtype=torch.float64)
+    if chars is not None:  # of the whole: each sequence counts by its characters
+        bits = loss.sum(-1) / math.log(2) / chars.double().mean()
+    depths = torch.tensor(where.depths)[:, None, None] / 2
+    settled = found.settled(where.depths, where.n_layers)
+    scores = [
+        found.kl.double().mean(-1),
+        found.entropy.double().mean(-1),
+        loss.mean(-1),
+        bits,
+        (found.top_tokens[..., 0] == found.final_tokens).double().mean(-1),
+        (settled <= depths).double().mean(-1),
+    ]
+    return torch.stack([where.placed(score) for score in scores])
+
+
+def _constant(found: Reading, tokens: Tensor, chars: Tensor | None) -> Tensor:
+    """The scores [score] of the constant prediction `final_mean`."""
+    logp = found.final_mean.clamp(min=torch.finfo(torch.float64).tiny).log()
+    entropy = -(found.final_mean * logp).sum()
+    nats = -logp[tokens[:, 1:].cpu()]
+    bits = nats.sum() / math.log(2) / chars.double().sum() if chars is not None else torch.tensor(math.nan)
+    hits = (found.final_tokens == logp.argmax()).double().mean()
+    return torch.stack([entropy - found.final_entropy.double().mean(), entropy, nats.mean(), bits, hits, hits])

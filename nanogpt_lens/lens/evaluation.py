@@ -1,0 +1,127 @@
+"""How good a tuned lens is on text that it has not seen, on its own model or on another one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.access import Hooked, provenance
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.lens.points import Grid, Point, grid, refuse_lens
+from nanogpt_lens.lens.reading import read, sequences
+from nanogpt_lens.prompts import Corpus
+from nanogpt_lens.results.lens import LensScores, TunedLens
+from nanogpt_lens.whole_numbers import check_whole
+
+
+def evaluate_lens(
+    model: Hooked,
+    corpus: Corpus,
+    lens: TunedLens,
+    *,
+    points: Sequence[Point] | None = None,
+    layers: Sequence[int] | int | None = None,
+    n: int = 64,
+    length: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> LensScores:
+    """KL(final || lens) of a tuned lens beside the logit lens; for a transferred one also its loss of fit.
+
+    Args:
+        model: the model that the lens is for, or was let in for with `transfer=True`.
+        corpus: text that the lens was not trained on: a text, a file, or token ids.
+        lens: the tuned lens.
+        points, layers: None for those that it was trained with.
+        n: how many sequences at most.
+        length: tokens of a sequence; None for the context.
+        seed: of the choice of sequences.
+        progress: show a bar.
+
+    Returns:
+        scores [score, layer, point] in nats: "tuned", "logit", "gain" (logit minus tuned, each sequence
+        against itself); for a transferred lens also "home", the KL that it had on the held-out text of its own
+        model, and "loss_of_fit", tuned minus home, on different text; 95% bootstrap intervals over the sequences,
+        that of "loss_of_fit" by adding both squared half-widths.
+
+    Raises:
+        AnalysisError: as `measure_convergence`.
+
+    Source: Belrose et al. 2023; transfer across models: their section 4.
+    """
+    if not isinstance(lens, TunedLens):
+        raise AnalysisError(f"lens is a {type(lens).__name__}; expected a TunedLens")
+    own = lens.labels.get("layer")
+    where = grid(
+        model,
+        lens.labels["point"] if points is None else points,
+        [int(layer) for layer in own] if layers is None and own else layers,
+    )
+    check_whole(0, seed=seed)
+    refuse_lens(model, lens, where.depths)
+    tokens = sequences(model, corpus, n=n, length=length, seed=seed)
+    scores = held_out(model, tokens, where, lens, seed=seed, progress=progress)
+    if lens.transferred:
+        scores = _with_home(scores, lens, where)
+    return LensScores(
+        **scores,
+        axes=("score", "layer", "point"),
+        quantity="KL(final || lens), in nats",
+        definition=(
+            f"the tuned lens{', trained for another model,' if lens.transferred else ''} beside the logit lens on "
+            f"{len(tokens)} sequences of {tokens.shape[1]} tokens"
+        ),
+        provenance=provenance(model, n=len(tokens), length=tokens.shape[1], seed=seed, lens=lens.home),
+    )
+
+
+def held_out(
+    model: Hooked, tokens: Tensor, where: Grid, lens: TunedLens, *, seed: int, progress: bool
+) -> dict[str, Any]:
+    """Values, low, high [score, layer, point] and labels of the scores "tuned", "logit" and "gain"."""
+    tuned = read(model, tokens, where.depths, lens=lens, progress=progress).kl.double().mean(-1)
+    logit = read(model, tokens, where.depths, progress=progress).kl.double().mean(-1)
+    per_sequence = torch.stack([where.placed(score) for score in (tuned, logit, logit - tuned)])
+    interval = bootstrap(per_sequence, seed=seed)
+    return {
+        "values": per_sequence.mean(-1),
+        "low": interval[0] if interval else None,
+        "high": interval[1] if interval else None,
+        "labels": {"score": ("tuned", "logit", "gain"), **where.labels},
+    }
+
+
+def _with_home(scores: dict[str, Any], lens: TunedLens, where: Grid) -> dict[str, Any]:
+    """The scores with "home" and "loss_of_fit" of a lens that was trained for another model."""
+    own = {depth: (i, j) for i, row in enumerate(lens.depths()) for j, depth in enumerate(row)}
+    index = [[own[depth] for depth in row] for row in _depths(where)]
+    rows = torch.tensor([[i for i, _ in row] for row in index])
+    columns = torch.tensor([[j for _, j in row] for row in index])
+    k = lens.labels["score"].index("tuned")
+
+    def home(tensor: Tensor) -> Tensor:
+        return tensor[k][rows, columns].double()
+
+    value, tuned = home(lens.values), scores["values"][0]
+    grown: dict[str, Any] = {
+        "values": torch.cat([scores["values"], torch.stack([value, tuned - value])]),
+        "labels": {**scores["labels"], "score": (*scores["labels"]["score"], "home", "loss_of_fit")},
+        "low": None,
+        "high": None,
+    }
+    ends = scores["low"], scores["high"], lens.low, lens.high
+    if all(end is not None for end in ends):
+        low, high, their_low, their_high = ends[0], ends[1], home(lens.low), home(lens.high)  # type: ignore[arg-type]
+        below = ((tuned - low[0]).square() + (their_high - value).square()).sqrt()
+        above = ((high[0] - tuned).square() + (value - their_low).square()).sqrt()
+        grown["low"] = torch.cat([low, torch.stack([their_low, tuned - value - below])])
+        grown["high"] = torch.cat([high, torch.stack([their_high, tuned - value + above])])
+    return grown
+
+
+def _depths(where: Grid) -> list[list[int]]:
+    return where.placed(torch.tensor(where.depths)).tolist()

@@ -1,0 +1,361 @@
+"""Training of the tuned lens: every translator moves its point towards the model's own output.
+
+One run of the frozen model per batch gives all points and the target; all translators read it
+together, but share nothing: each has its own loss, its own schedule end and its own best step.
+The corpus is cut into three consecutive parts: train, stop (decides which step is kept), and
+test (measured once, at the end).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanogpt_lens.access import Hooked, device_of, evaluating, provenance
+from nanogpt_lens.distributed import is_first, share, sum_in_place, world
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.identity import identity
+from nanogpt_lens.lens.evaluation import held_out as measured
+from nanogpt_lens.lens.points import Grid, Point, grid, kl, log_probs, readout, residuals
+from nanogpt_lens.lens.unfinished import UnfinishedLens
+from nanogpt_lens.prompts import Corpus, corpus_tokens, windows
+from nanogpt_lens.results.lens import POINTS, TunedLens, affine_step, name_of
+from nanogpt_lens.whole_numbers import check_whole
+
+_NUMBERS = 2**24
+_WARM_UP = 0.05
+_BETAS = (0.9, 0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """See `train_tuned_lens`."""
+
+    steps: int
+    batch_tokens: int
+    lr: float
+    weight_decay: float
+    held_out: float
+    evaluations: int
+    patience: int
+    n_stop: int
+    n_test: int
+    length: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_whole(1, steps=self.steps, batch_tokens=self.batch_tokens, evaluations=self.evaluations,
+                    patience=self.patience, n_stop=self.n_stop, n_test=self.n_test)  # fmt: skip
+        check_whole(2, length=self.length)
+        check_whole(0, seed=self.seed)
+        for name, low, high in (("lr", 0, math.inf), ("weight_decay", -1e-30, math.inf), ("held_out", 0, 0.5)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+                most = "0 or more" if name == "weight_decay" else "above 0" + (" and below 0.5" if high == 0.5 else "")
+                raise AnalysisError(f"{name} is {value!r}; expected a number {most}")
+
+    @property
+    def every(self) -> int:
+        """Steps between two evaluations."""
+        return max(1, self.steps // self.evaluations)
+
+    def rate(self, step: int) -> float:
+        """The learning rate: a linear warm-up, then down to zero along a cosine."""
+        warm = min(1.0, (step + 1) / (_WARM_UP * self.steps + 1))
+        return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def train_tuned_lens(
+    model: Hooked,
+    corpus: Corpus,
+    *,
+    points: Sequence[Point] = POINTS,
+    layers: Sequence[int] | int | None = None,
+    steps: int = 1000,
+    batch_tokens: int = 1024,
+    lr: float = 1e-2,
+    weight_decay: float = 0.0,
+    held_out: float = 0.1,
+    evaluations: int = 20,
+    patience: int = 5,
+    n_stop: int = 64,
+    n_test: int = 256,
+    length: int | None = None,
+    seed: int = 0,
+    resume: str | Path | None = None,
+    progress: bool = True,
+) -> TunedLens:
+    """Train a tuned lens: for each point an affine map, so that the final norm and unembedding read it best.
+
+    Under `torchrun`, each process computes the gradients of its share of every batch; the lens is that of one
+    process up to rounding.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge; it stays as it is.
+        corpus: a text, a file, or token ids [tokens] or [example, pos]. (A nanoGPT data folder gives its
+            validation part; a file `train.bin` is taken whole.) Its last parts are held out.
+        points, layers: as in `logit_lens`; the model's output needs no translator.
+        steps: optimizer steps, of AdamW.
+        batch_tokens: tokens of a step.
+        lr: the highest learning rate, after a warm-up over a twentieth of the steps; then a cosine to zero.
+        weight_decay: towards the identity, that is, the logit lens.
+        held_out: the share of the corpus that decides when to stop, and as much again for the test.
+        evaluations: how often the stop part is measured; the best step of each translator is kept, and step 0,
+            the logit lens, is one of them.
+        patience: stop when no translator has become better for so many evaluations.
+        n_stop, n_test: sequences measured of either part, at most.
+        length: tokens of a sequence; None for the context.
+        seed: of the batches and the sequences measured.
+        resume: a folder for the state of an unfinished run, saved twice a minute; a killed run goes on from there
+            to the same lens. Deleted at the end.
+        progress: show a bar.
+
+    Returns:
+        the lens; its values [score, layer, point] are KL(final || lens) in nats on the test part, "tuned", "logit"
+        and "gain", with 95% bootstrap intervals over its sequences.
+
+    Raises:
+        AnalysisError: an option out of its range, no such point or layer, only the model's output, a corpus too
+            short for its parts, a loss that is not finite, a resume folder of another run.
+
+    Source: Belrose et al. 2023, "Eliciting Latent Predictions from Transformers with the Tuned Lens": the maps, their
+    start at the identity, the loss. They take SGD with Nesterov momentum and 65 million tokens; the optimizer,
+    the three parts and the best step of each translator are chosen here for small models and small data.
+    """
+    where = grid(model, points, layers)
+    translated = tuple(depth for depth in where.depths if depth < 2 * where.n_layers)
+    if not translated:
+        raise AnalysisError("the only point asked for is the model's output, which needs no translator; give others")
+    options = Options(
+        steps=steps, batch_tokens=batch_tokens, lr=lr, weight_decay=weight_decay, held_out=held_out,
+        evaluations=evaluations, patience=patience, n_stop=n_stop, n_test=n_test,
+        length=int(model.cfg.n_ctx) if length is None else length, seed=seed,
+    )  # fmt: skip
+    parts = split(model, corpus, options)
+    run = _Run(model, translated, parts, options)
+    described = {**asdict(options), "points": translated, "model": identity(model)}
+    saved = None if resume is None else UnfinishedLens(resume, described, parts["train"])
+    with evaluating(model):
+        run.go(saved, progress=progress and is_first())
+    lens = run.lens(where)
+    if saved is not None:
+        saved.delete()
+    return lens
+
+
+def split(model: Hooked, corpus: Corpus, options: Options) -> dict[str, Any]:
+    """The parts "train", "stop" and "test" of a corpus, one after the other: ids [tokens] or [example, pos].
+
+    Raises:
+        AnalysisError: one of them is shorter than a sequence, or a sequence longer than the context.
+    """
+    rows = isinstance(corpus, Tensor | np.ndarray) and corpus.ndim == 2
+    ids: Any = corpus if rows else corpus_tokens(model, corpus)
+    n, least = len(ids), 1 if rows else options.length
+    held = int(n * options.held_out)
+    parts = {"train": ids[: n - 2 * held], "stop": ids[n - 2 * held : n - held], "test": ids[n - held :]}
+    if held < least or n - 2 * held < least:
+        raise AnalysisError(
+            f"the corpus has {n} {'sequences' if rows else 'tokens'}, of which {held_text(held, n)}; expected at least "
+            f"{least} in each of the three parts: give more text, a smaller length, or a larger held_out"
+        )
+    windows(model, parts["train"], length=options.length, n=1)  # refuses a length that does not fit
+    return parts
+
+
+def held_text(held: int, n: int) -> str:
+    """How long the parts are, in words."""
+    return f"{n - 2 * held} are to train, {held} to stop and {held} to test"
+
+
+class _Run:
+    """Translators on the way, and the best of each so far."""
+
+    def __init__(self, model: Hooked, translated: Sequence[int], parts: Mapping[str, Any], options: Options) -> None:
+        self.model, self.translated, self.options, self.train = model, tuple(translated), options, parts["train"]
+        self.stop_part, self.test_part = (
+            windows(model, parts[part], length=options.length, n=n, seed=options.seed)
+            for part, n in (("stop", options.n_stop), ("test", options.n_test))
+        )
+        width, device = int(model.cfg.d_model), device_of(model)
+        dtype = torch.promote_types(model.cfg.dtype, torch.float32)
+        shape = (len(self.translated), width)
+        self.matrices = torch.zeros(*shape, width, dtype=dtype, device=device, requires_grad=True)
+        self.biases = torch.zeros(*shape, dtype=dtype, device=device, requires_grad=True)
+        self.optimizer = torch.optim.AdamW(
+            [self.matrices, self.biases], lr=options.lr, betas=_BETAS, weight_decay=options.weight_decay
+        )
+        self.best = {name: value.detach().clone() for name, value in self._weights().items()}
+        self.best_kl = torch.full(shape[:1], torch.inf, dtype=torch.float64)
+        self.best_steps = torch.zeros(shape[0], dtype=torch.int64)
+        self.curve: list[Tensor] = []
+        self.curve_steps: list[int] = []
+        self.step = 0
+
+    def go(self, saved: UnfinishedLens | None, *, progress: bool) -> None:
+        """Train to the end, or until nothing becomes better."""
+        state = saved.restore() if saved is not None else None
+        if state is not None:
+            self.hold(state)
+        else:
+            self.evaluate()
+        with tqdm(total=self.options.steps, initial=self.step, desc="tuned lens", disable=not progress) as bar:
+            while self.step < self.options.steps and not self._done():
+                loss = self.update()
+                self.step += 1
+                bar.update()
+                if self.step % self.options.every == 0 or self.step == self.options.steps:
+                    self.evaluate()
+                    bar.set_postfix_str(f"mean KL {float(self.best_kl.mean()):.4f}")
+                self._refuse(loss, "training")
+                if saved is not None:
+                    saved.keep(self.state)
+
+    def update(self) -> Tensor:
+        """One step of the optimizer; returns the mean KL [translator] before it."""
+        tokens = self._batch()
+        rows = share(len(tokens))
+        mine = tokens[rows.start : rows.stop]
+        loss, gradients = self._gradients(mine, tokens.numel())
+        sum_in_place([loss, *gradients])
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.rate(self.step)
+        self.matrices.grad, self.biases.grad = gradients
+        self.optimizer.step()
+        return loss
+
+    def _batch(self) -> Tensor:
+        """Random windows [example, pos], the same in every process."""
+        length = self.options.length
+        n = max(1, self.options.batch_tokens // length, world()[1])
+        generator = np.random.default_rng([self.options.seed, self.step])
+        if self.train.ndim == 2:
+            found = self.train[torch.from_numpy(generator.integers(len(self.train), size=n))][:, :length]
+            return torch.as_tensor(found).long().to(self.matrices.device)
+        starts = generator.integers(len(self.train) - length + 1, size=n).tolist()
+        found = np.stack([np.asarray(self.train[i : i + length]).astype(np.int64) for i in starts])
+        return torch.from_numpy(found).to(self.matrices.device)
+
+    def _gradients(self, tokens: Tensor, n: int) -> tuple[Tensor, list[Tensor]]:
+        """The sum of KL [translator] over these ids [example, pos], divided by `n`, and its gradients."""
+        weights = [self.matrices, self.biases]
+        total, gradients = self.biases.new_zeros(len(self.translated)), [torch.zeros_like(w) for w in weights]
+        for streams, final in self._streams(tokens):
+            with torch.enable_grad():
+                moved = affine_step(streams, self.matrices, self.biases[:, None])
+                loss = kl(final, log_probs(readout(self.model, moved))).sum(-1) / n
+                found = torch.autograd.grad(loss.sum(), weights)
+            total += loss.detach()
+            for gradient, more in zip(gradients, found, strict=True):
+                gradient += more
+        return total, gradients
+
+    def _streams(self, tokens: Tensor) -> Any:
+        """Pieces of a batch: residual streams [translator, row, d_model], final log-probabilities [row, d_vocab]."""
+        found, logits = residuals(self.model, tokens, self.translated)
+        logits = logits.flatten(0, 1)
+        step = max(1, _NUMBERS // (len(self.translated) * logits.shape[-1]))
+        for start in range(0, len(logits), step):
+            rows = slice(start, start + step)
+            yield torch.stack([found[d].flatten(0, 1)[rows] for d in self.translated]), log_probs(logits[rows])
+
+    def evaluate(self) -> None:
+        """Measure the stop part, and keep what is best there."""
+        values = torch.zeros(len(self.translated), dtype=torch.float64)
+        per_batch = max(1, self.options.batch_tokens // self.options.length)
+        for tokens in self.stop_part.split(per_batch):
+            for streams, final in self._streams(tokens):
+                moved = affine_step(streams, self.matrices, self.biases[:, None])
+                values += kl(final, log_probs(readout(self.model, moved.detach()))).double().sum(-1).cpu()
+        values /= self.stop_part.numel()
+        self._refuse(values, "the stop part")
+        better = values < self.best_kl
+        self.best_kl = torch.where(better, values, self.best_kl)
+        self.best_steps[better] = self.step
+        for name, value in self._weights().items():
+            self.best[name][better.to(value.device)] = value.detach()[better.to(value.device)]
+        self.curve.append(values)
+        self.curve_steps.append(self.step)
+
+    def _done(self) -> bool:
+        """Whether no translator has become better for `patience` evaluations."""
+        last = int(self.best_steps.max())
+        return sum(step > last for step in self.curve_steps) >= self.options.patience
+
+    def _refuse(self, values: Tensor, where: str) -> None:
+        wrong = (~torch.isfinite(values)).nonzero().flatten().tolist()
+        if wrong:
+            raise AnalysisError(
+                f"KL of {name_of(self.translated[wrong[0]])} is {float(values[wrong[0]])} on {where} after step "
+                f"{self.step}; expected a finite number: give a smaller lr than {self.options.lr}"
+                + ("" if self.step else ", or check the model, whose own activations are not finite")
+            )
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {"matrices": self.matrices, "biases": self.biases}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the rest of the run depends on, as tensors."""
+        moments = {
+            f"{kind}.{name}": self.optimizer.state[weight][kind]
+            for name, weight in self._weights().items()
+            for kind in ("exp_avg", "exp_avg_sq", "step")
+        }
+        return {
+            **{name: weight.detach() for name, weight in self._weights().items()},
+            **{f"best.{name}": weight for name, weight in self.best.items()},
+            **moments,
+            "best_kl": self.best_kl,
+            "best_steps": self.best_steps,
+            "curve": torch.stack(self.curve),
+            "curve_steps": torch.tensor(self.curve_steps),
+            "done": torch.tensor(self.step),
+        }
+
+    def hold(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a state."""
+        for name, weight in self._weights().items():
+            weight.data.copy_(state[name])
+            self.best[name].copy_(state[f"best.{name}"])
+            kinds = {kind: state[f"{kind}.{name}"].clone() for kind in ("exp_avg", "exp_avg_sq", "step")}
+            self.optimizer.state[weight].update(
+                {kind: value if kind == "step" else value.to(weight.device) for kind, value in kinds.items()}
+            )
+        self.best_kl, self.best_steps = state["best_kl"].clone(), state["best_steps"].clone()
+        self.curve, self.curve_steps = list(state["curve"].unbind()), state["curve_steps"].tolist()
+        self.step = int(state["done"])
+
+    def lens(self, where: Grid) -> TunedLens:
+        """The best translators, measured on the test part."""
+        options = self.options
+        common: dict[str, Any] = {
+            **{name: value.cpu() for name, value in self.best.items()},
+            "translated": self.translated,
+            "n_layers": where.n_layers,
+            "home": identity(self.model),
+            "curve": torch.stack(self.curve),
+            "curve_steps": tuple(self.curve_steps),
+            "best_steps": tuple(self.best_steps.tolist()),
+            "axes": ("score", "layer", "point"),
+            "quantity": "KL(final || lens), in nats",
+            "definition": (
+                f"tuned lens (Belrose et al. 2023) beside the logit lens on {len(self.test_part)} sequences of "
+                f"{options.length} tokens of the test part: the last {options.held_out:.0%} of the corpus, of which "
+                "neither training nor the choice of the step has seen anything"
+            ),
+            "provenance": provenance(
+                self.model, **asdict(options), points=where.points, layers=where.layers, trained=self.step
+            ),
+        }
+        blank = torch.zeros(1, len(where.layers), len(where.points))
+        bare = TunedLens(**common, values=blank, labels=where.labels)
+        scores = measured(self.model, self.test_part, where, bare, seed=options.seed, progress=False)
+        return TunedLens(**common, **scores)

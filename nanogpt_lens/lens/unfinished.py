@@ -1,0 +1,66 @@
+"""The state of an unfinished training of a lens: the first process writes and reads it for all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogpt_lens.distributed import gathered, is_first
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.unfinished import Unfinished
+
+_CHUNK = 2**22
+
+
+class UnfinishedLens:
+    """A folder for the state of one training.
+
+    Args:
+        folder: made when needed.
+        described: the options of the run and the model's identity.
+        corpus: the ids that it trains on.
+
+    Raises:
+        AnalysisError: the folder is a file.
+    """
+
+    def __init__(self, folder: str | Path, described: Mapping[str, Any], corpus: Any) -> None:
+        digest = hashlib.sha256()
+        for start in range(0, len(corpus), _CHUNK):
+            digest.update(np.asarray(corpus[start : start + _CHUNK]).astype(np.int64).tobytes())
+        self.file = Unfinished(folder, "unfinished-lens", {**described, "corpus": digest.hexdigest()})
+
+    def restore(self) -> dict[str, Tensor] | None:
+        """The state, where there is one; the same in every process.
+
+        Raises:
+            AnalysisError: it is damaged, or of another run; in every process.
+        """
+        found, message = {}, ""
+        try:
+            if is_first() and (saved := self.file.read()) is not None:
+                found = saved[0]
+        except AnalysisError as error:
+            message = str(error)
+        words = torch.frombuffer(bytearray(message.encode() + b"."), dtype=torch.uint8)
+        state = gathered({**found, "message": words})[0]
+        message = bytes(state.pop("message").tolist()).decode()[:-1]
+        if message:
+            raise AnalysisError(message)
+        return state or None
+
+    def keep(self, state: Callable[[], Mapping[str, Tensor]]) -> None:
+        """Save, where the last time is long enough ago."""
+        if is_first():
+            self.file.keep(state)
+
+    def delete(self) -> None:
+        """The run is done."""
+        if is_first():
+            self.file.delete()

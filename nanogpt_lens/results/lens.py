@@ -1,0 +1,352 @@
+"""What each layer believes, as results: lens readings, their convergence, attribution, and the tuned lens.
+
+A depth counts the half-blocks below a point: resid_pre of layer l is 2l, resid_mid 2l + 1, resid_post
+2l + 2, so that equal points have equal depths. In layers, that is half of it: 0 is the embedding,
+the number of layers is the model's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogpt_lens.access import Hooked
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.identity import identity
+from nanogpt_lens.results.base import Result, Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+POINTS = ("resid_pre", "resid_mid", "resid_post")
+
+
+def depth_of(layer: int, point: str) -> int:
+    """How many half-blocks are below a point."""
+    return 2 * layer + POINTS.index(point)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class _OnPoints(Result):
+    """A result with the axes "layer" and "point"."""
+
+    def depths(self) -> list[list[int]]:
+        """The depth of each [layer, point]."""
+        layers = self.labels.get("layer") or [str(i) for i in range(self.shape["layer"])]
+        return [[depth_of(int(layer), point) for point in self.labels["point"]] for layer in layers]
+
+    def in_depth_order(self) -> list[tuple[int, int, str]]:
+        """(index of layer, index of point, name) of every distinct point, from the embedding upwards."""
+        places: dict[int, tuple[int, int, str]] = {}
+        layers = self.labels.get("layer") or [str(i) for i in range(self.shape["layer"])]
+        for i, row in enumerate(self.depths()):
+            for j, depth in enumerate(row):
+                places.setdefault(depth, (i, j, f"{layers[i]}.{self.labels['point'][j]}"))
+        return [places[depth] for depth in sorted(places)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LensResult(_OnPoints):
+    """What a lens reads at every point of a text; [...] is [layer, point, pos], or [layer, point, example, pos].
+
+    Attributes:
+        values: the log-probability in nats of the token that really follows; nan at the last position.
+        rank: of that token: how many tokens have a larger logit; -1 at the last position.
+        entropy: of the lens' distribution, in nats.
+        kl: KL(final || lens), in nats, final being the model's own output.
+        top_tokens: ids of the most likely tokens, [..., k].
+        top_logprobs: their log-probabilities in nats, [..., k].
+        tokens: the text, ids [pos] or [example, pos].
+        final_tokens: the model's own most likely next token, of the shape of `tokens`.
+        depth: in layers: the first of these points from which on `final_tokens` is on top at all of them;
+            the number of layers where it is so at the output alone. Of the shape of `tokens`.
+        bits_per_char: [layer, point]: bits that the lens needs for the predicted part of the text, per
+            character of it; None without a vocabulary.
+        strings: the text of every token id that occurs here, by the id as a string.
+    """
+
+    rank: Tensor
+    entropy: Tensor
+    kl: Tensor
+    top_tokens: Tensor
+    top_logprobs: Tensor
+    tokens: Tensor
+    final_tokens: Tensor
+    depth: Tensor
+    bits_per_char: Tensor | None = None
+    strings: Mapping[str, str] = field(default_factory=dict)
+
+    def string(self, token: int) -> str:
+        """The text of a token."""
+        return self.strings.get(str(int(token)), str(int(token)))
+
+    def top_strings(self) -> np.ndarray:
+        """`top_tokens` as text: an array of strings [..., k]."""
+        flat = [self.string(token) for token in self.top_tokens.flatten().tolist()]
+        return np.array(flat, dtype=object).reshape(self.top_tokens.shape)
+
+    def table(self, example: int = 0) -> pd.DataFrame:
+        """The most likely token of each point (rows, in the order of the computation) at each position (columns)."""
+        import pandas as pd
+
+        several = "example" in self.axes
+        place = self._index("example", example) if several else 0
+        top = self.top_tokens[..., 0][:, :, place] if several else self.top_tokens[..., 0]
+        places = self.in_depth_order()
+        rows = [[repr(self.string(token)) for token in top[i, j].tolist()] for i, j, _ in places]
+        tokens = (self.tokens[place] if several else self.tokens).tolist()
+        columns = [f"{i} {self.string(token)!r}" for i, token in enumerate(tokens)]
+        return pd.DataFrame(rows, index=[name for _, _, name in places], columns=columns)
+
+    def _summary(self) -> list[str]:
+        table = self.table().iloc[:, -8:]
+        kl = self.kl.flatten(2).mean(-1)
+        table.insert(0, "mean KL", [round(float(kl[i, j]), 3) for i, j, _ in self.in_depth_order()])
+        return ["most likely next token at the last positions", *table.to_string().splitlines()]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ConvergenceResult(_OnPoints, Scores):
+    """How beliefs approach the output: scores [score, layer, point], means over sequences and positions.
+
+    Attributes:
+        depth: in layers, [example, pos]: the first measured point from which on the final top token is on top;
+            the number of layers where it is so at the output alone.
+        depth_low, depth_high: 95% bootstrap interval of the mean depth, over the sequences; None for one.
+        tokens: ids [example, pos].
+        n_layers: of the model.
+    """
+
+    depth: Tensor
+    tokens: Tensor
+    n_layers: int
+    depth_low: float | None = None
+    depth_high: float | None = None
+
+    @property
+    def mean_depth(self) -> float:
+        """Over all sequences and positions, in layers."""
+        return float(self.depth.mean())
+
+    @property
+    def median_depth(self) -> float:
+        """Over all sequences and positions, in layers."""
+        return float(self.depth.median())
+
+    @property
+    def depth_by_position(self) -> Tensor:
+        """The mean over the sequences, in layers, [pos]."""
+        return self.depth.mean(0)
+
+    def converged_by_position(self) -> Tensor:
+        """The share of sequences that have converged by each measured point, [layer, point, pos]."""
+        points = torch.tensor(self.depths()) / 2
+        return (self.depth <= points[..., None, None]).double().mean(-2)
+
+    def _summary(self) -> list[str]:
+        import pandas as pd
+
+        places = self.in_depth_order()
+        columns = {name: [float(self.score(name)[i, j]) for i, j, _ in places] for name in self.labels["score"]}
+        frame = pd.DataFrame(columns, index=[name for _, _, name in places]).round(3)
+        between = "" if self.depth_low is None else f" ({self.depth_low:.2f} to {self.depth_high:.2f})"
+        return [f"the top token settles at a mean depth of {self.mean_depth:.2f} layers{between}, of {self.n_layers}",
+                *frame.to_string().splitlines()]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LensScores(_OnPoints, Scores):
+    """KL(final || lens) in nats [score, layer, point] of a tuned lens beside the logit lens, on held-out text.
+
+    The scores are "tuned"; "logit"; "gain", logit minus tuned, each sequence against itself; and, where the
+    lens was trained for another model, "home", its KL there, and "loss_of_fit", tuned minus home.
+    """
+
+    def _summary(self) -> list[str]:
+        import pandas as pd
+
+        rows, low, high = [], self.low, self.high
+        for i, j, name in self.in_depth_order():
+            row: dict[str, Any] = {"point": name}
+            for k, score in enumerate(self.labels["score"]):
+                value = f"{float(self.values[k, i, j]):.4f}"
+                interval = "" if low is None or high is None else f" ({low[k, i, j]:.4f} to {high[k, i, j]:.4f})"
+                row[score] = value + interval
+            rows.append(row)
+        return pd.DataFrame(rows).to_string(index=False).splitlines()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class TunedLens(LensScores):
+    """One affine map for each point, resid + resid @ matrix + bias, that comes before the final norm.
+
+    Its `values` are what it reaches on held-out text, see `LensScores`.
+
+    Attributes:
+        matrices: [translator, d_model, d_model].
+        biases: [translator, d_model].
+        translated: the depth of each translator, ascending; the model's output has none.
+        n_layers: of the model.
+        home: the identity of the model that it was trained for.
+        host: that of another one, for which it was let in.
+        curve: KL(final || lens) in nats on the text that decides when to stop, [evaluation, translator].
+        curve_steps: after how many steps each evaluation was.
+        best_steps: the step at which each translator was best, and is kept; 0 is the logit lens.
+    """
+
+    matrices: Tensor
+    biases: Tensor
+    translated: tuple[int, ...]
+    n_layers: int
+    home: str
+    curve: Tensor
+    curve_steps: tuple[int, ...]
+    best_steps: tuple[int, ...]
+    host: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("translated", "curve_steps", "best_steps"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def transferred(self) -> bool:
+        """Whether it is used on another model than its own."""
+        return self.host is not None
+
+    def translate(self, layer: int, point: str, resid: Tensor) -> Tensor:
+        """The residual stream [..., d_model] of a point, moved to where the model's output is read.
+
+        Raises:
+            AnalysisError: there is no translator for this point.
+        """
+        if point not in POINTS:
+            raise AnalysisError(f"point is {point!r}; expected one of {', '.join(POINTS)}")
+        return self.at_depth(depth_of(layer, point), resid)
+
+    def at_depth(self, depth: int, resid: Tensor) -> Tensor:
+        """As `translate`; the model's output stays as it is."""
+        if depth == 2 * self.n_layers:
+            return resid
+        if depth not in self.translated:
+            raise AnalysisError(
+                f"the tuned lens has no translator for {name_of(depth)}; expected one of "
+                f"{', '.join(map(name_of, self.translated))}, or a lens trained with more points and layers"
+            )
+        i = self.translated.index(depth)
+        matrix, bias = (part[i].to(resid.device) for part in (self.matrices, self.biases))
+        return affine_step(resid, matrix, bias)
+
+    def transfer(self, model: Hooked) -> Self:
+        """The same lens, for another model of the same shape.
+
+        Raises:
+            AnalysisError: the shapes differ.
+        """
+        self._refuse_shape(model)
+        own = identity(model)
+        return replace(self, host=None if own == self.home else own)
+
+    def refuse_other(self, model: Hooked) -> None:
+        """Refuse a model that the lens is not for.
+
+        Raises:
+            AnalysisError: it is another model.
+        """
+        self._refuse_shape(model)
+        if identity(model) != (self.host or self.home):
+            was, origin = self.provenance, getattr(model, "nanogpt_origin", None)
+            raise AnalysisError(
+                f"the tuned lens was trained for {was.get('checkpoint') or 'another model'} (weights "
+                f"{self.home[:12]}), not for {getattr(origin, 'name', None) or 'this model'} (weights "
+                f"{identity(model)[:12]}, as they are now); train one for it, or load the lens with transfer=True"
+            )
+
+    @classmethod
+    def load(cls, folder: str | Path, model: Hooked | None = None, *, transfer: bool = False) -> Self:
+        """Read what `save` wrote.
+
+        Args:
+            folder: of the lens.
+            model: the model that it is for; None leaves the check to those who use the lens.
+            transfer: let in a model that the lens was not trained for, such as another checkpoint of
+                one run; `evaluate_lens` then measures the loss of fit.
+
+        Raises:
+            ResultError: nothing there, damaged, or no tuned lens.
+            AnalysisError: it was trained for another model, and `transfer` is False; or shapes differ.
+        """
+        lens = replace(super().load(folder), host=None)
+        if transfer and model is None:
+            raise AnalysisError("transfer=True needs the model that the lens is to be used on; give it as well")
+        if model is None:
+            return lens
+        if transfer:
+            return lens.transfer(model)
+        lens.refuse_other(model)
+        return lens
+
+    def _refuse_shape(self, model: Hooked) -> None:
+        d_model, n_layers = int(model.cfg.d_model), int(model.cfg.n_layers)
+        if (self.biases.shape[-1], self.n_layers) != (d_model, n_layers):
+            raise AnalysisError(
+                f"the tuned lens is for {self.n_layers} layers of width {self.biases.shape[-1]}, the model has "
+                f"{n_layers} of width {d_model}; expected the same shape: train a lens for it"
+            )
+
+
+def affine_step(resid: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """Resid + resid @ matrix + bias, in the precision of the matrix; of the dtype of `resid`."""
+    wide = resid.to(torch.promote_types(resid.dtype, matrix.dtype))
+    return (wide + wide @ matrix.to(wide.dtype) + bias.to(wide.dtype)).to(resid.dtype)
+
+
+def name_of(depth: int) -> str:
+    """A depth as "resid_mid of layer 1"; a point with two names has that of the lower layer."""
+    layer, point = (0, "resid_pre") if depth == 0 else ((depth - 1) // 2, POINTS[2 - depth % 2])
+    return f"{point} of layer {layer}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class LogitAttribution(Result):
+    """What each component adds to a logit or a logit difference: [component, pos] or [component, example, pos].
+
+    Attributes:
+        total: the logit (difference) of the run, the sum of `values` over "component", [pos] or [example, pos].
+        positions: the position that each index of "pos" is.
+        answer: the ids attributed, of the shape of `total`.
+        wrong: the ids whose logit is taken off, of the shape of `total`; None for a single logit.
+        tokens: the text, ids [pos] or [example, pos].
+    """
+
+    total: Tensor
+    positions: tuple[int, ...]
+    answer: Tensor
+    tokens: Tensor
+    wrong: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "positions", tuple(self.positions))
+
+    def heads(self) -> Tensor:
+        """The heads alone, [layer, head, ...]; only where they were kept apart.
+
+        Raises:
+            AnalysisError: the components are whole layers.
+        """
+        found = {label: i for i, label in enumerate(self.labels["component"]) if label.replace(".", "").isdecimal()}
+        if not found:
+            raise AnalysisError("the components are layers, without heads; expected components='heads' or 'neurons'")
+        n_layers, n_heads = (1 + max(int(label.split(".")[part]) for label in found) for part in (0, 1))
+        return self.values[list(found.values())].unflatten(0, (n_layers, n_heads))
+
+    def _summary(self) -> list[str]:
+        total = f"in all {float(self.total.mean()):.4f}" + (" on average" if self.total.numel() > 1 else "")
+        return [total, *super()._summary()]
