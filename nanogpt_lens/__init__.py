@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.composition import composition_scores
     from nanogpt_lens.copying import copying_score
     from nanogpt_lens.datasets import encode_corpus, read_data
+    from nanogpt_lens.directions import direction_similarity, principal_components, project_direction
     from nanogpt_lens.errors import AnalysisError, ResultError
     from nanogpt_lens.flow import attention_flow, attention_rollout
     from nanogpt_lens.in_context import in_context_learning_score
@@ -36,7 +37,11 @@ if TYPE_CHECKING:
     from nanogpt_lens.lens.tuned import train_tuned_lens
     from nanogpt_lens.loading import check, load, shipped_checkpoints
     from nanogpt_lens.metrics import answer_logprob, kl_to, logit_diff, loss
+    from nanogpt_lens.neurons.ablation import ablate_neurons
+    from nanogpt_lens.neurons.activations import get_neuron_activations
+    from nanogpt_lens.neurons.find import find_neurons
     from nanogpt_lens.neurons.search import search_neurons
+    from nanogpt_lens.neurons.statistics import neuron_statistics
     from nanogpt_lens.patching.attribution import attribution_patching
     from nanogpt_lens.patching.importance import head_importance
     from nanogpt_lens.patching.paths import path_patching
@@ -51,18 +56,25 @@ if TYPE_CHECKING:
         LensResult,
         LensScores,
         LogitAttribution,
+        NeuronAblation,
         NeuronSearch,
+        NeuronStatistics,
         PatchingResult,
+        PrincipalComponents,
         Result,
         SAEEvaluation,
         Scores,
         ScreeningResult,
+        SeparatingNeurons,
+        SimilarDirections,
+        SteeringEffect,
         TunedLens,
         load_result,
     )
     from nanogpt_lens.sae import load_sae, save_sae, train_sae
     from nanogpt_lens.sae_evaluation import evaluate_sae
     from nanogpt_lens.sampling import generate
+    from nanogpt_lens.steering import steer, steering_effect
     from nanogpt_lens.taxonomy import head_taxonomy, score_heads
     from nanogpt_lens.training import train
     from nanogpt_lens.training_config import TrainConfig
@@ -82,18 +94,25 @@ _HOMES = {
     "LensResult": "nanogpt_lens.results",
     "LensScores": "nanogpt_lens.results",
     "LogitAttribution": "nanogpt_lens.results",
+    "NeuronAblation": "nanogpt_lens.results",
     "NeuronSearch": "nanogpt_lens.results",
+    "NeuronStatistics": "nanogpt_lens.results",
     "PatchingResult": "nanogpt_lens.results",
+    "PrincipalComponents": "nanogpt_lens.results",
     "Result": "nanogpt_lens.results",
     "ResultCache": "nanogpt_lens.caching",
     "ResultError": "nanogpt_lens.errors",
     "SAEEvaluation": "nanogpt_lens.results",
     "Scores": "nanogpt_lens.results",
     "ScreeningResult": "nanogpt_lens.results",
+    "SeparatingNeurons": "nanogpt_lens.results",
+    "SimilarDirections": "nanogpt_lens.results",
+    "SteeringEffect": "nanogpt_lens.results",
     "TrainConfig": "nanogpt_lens.training_config",
     "TunedLens": "nanogpt_lens.results",
     "VocabularyError": "conversion.errors",
     "ablate_induction_heads": "nanogpt_lens.induction_ablation",
+    "ablate_neurons": "nanogpt_lens.neurons.ablation",
     "activation_patching": "nanogpt_lens.patching.sweeps",
     "answer_logprob": "nanogpt_lens.metrics",
     "attention_flow": "nanogpt_lens.flow",
@@ -105,10 +124,13 @@ _HOMES = {
     "composition_scores": "nanogpt_lens.composition",
     "copying_score": "nanogpt_lens.copying",
     "direct_logit_attribution": "nanogpt_lens.lens.attribution",
+    "direction_similarity": "nanogpt_lens.directions",
     "encode_corpus": "nanogpt_lens.datasets",
     "evaluate_lens": "nanogpt_lens.lens.evaluation",
     "evaluate_sae": "nanogpt_lens.sae_evaluation",
+    "find_neurons": "nanogpt_lens.neurons.find",
     "generate": "nanogpt_lens.sampling",
+    "get_neuron_activations": "nanogpt_lens.neurons.activations",
     "head_importance": "nanogpt_lens.patching.importance",
     "head_taxonomy": "nanogpt_lens.taxonomy",
     "in_context_learning_score": "nanogpt_lens.in_context",
@@ -123,8 +145,11 @@ _HOMES = {
     "logit_lens": "nanogpt_lens.lens.logit",
     "loss": "nanogpt_lens.metrics",
     "measure_convergence": "nanogpt_lens.lens.convergence",
+    "neuron_statistics": "nanogpt_lens.neurons.statistics",
     "path_patching": "nanogpt_lens.patching.paths",
     "prefix_matching": "nanogpt_lens.induction",
+    "principal_components": "nanogpt_lens.directions",
+    "project_direction": "nanogpt_lens.directions",
     "read_checkpoint": "conversion.checkpoint",
     "read_data": "nanogpt_lens.datasets",
     "repeated_sequence_loss": "nanogpt_lens.induction",
@@ -135,6 +160,8 @@ _HOMES = {
     "screen_and_verify": "nanogpt_lens.patching.screening",
     "search_neurons": "nanogpt_lens.neurons.search",
     "shipped_checkpoints": "nanogpt_lens.loading",
+    "steer": "nanogpt_lens.steering",
+    "steering_effect": "nanogpt_lens.steering",
     "to_nanogpt": "conversion.transformerlens_to_nanogpt",
     "train": "nanogpt_lens.training",
     "train_sae": "nanogpt_lens.sae",
@@ -156,18 +183,25 @@ __all__ = [
     "LensResult",
     "LensScores",
     "LogitAttribution",
+    "NeuronAblation",
     "NeuronSearch",
+    "NeuronStatistics",
     "PatchingResult",
+    "PrincipalComponents",
     "Result",
     "ResultCache",
     "ResultError",
     "SAEEvaluation",
     "Scores",
     "ScreeningResult",
+    "SeparatingNeurons",
+    "SimilarDirections",
+    "SteeringEffect",
     "TrainConfig",
     "TunedLens",
     "VocabularyError",
     "ablate_induction_heads",
+    "ablate_neurons",
     "activation_patching",
     "answer_logprob",
     "attention_flow",
@@ -179,10 +213,13 @@ __all__ = [
     "composition_scores",
     "copying_score",
     "direct_logit_attribution",
+    "direction_similarity",
     "encode_corpus",
     "evaluate_lens",
     "evaluate_sae",
+    "find_neurons",
     "generate",
+    "get_neuron_activations",
     "head_importance",
     "head_taxonomy",
     "in_context_learning_score",
@@ -197,8 +234,11 @@ __all__ = [
     "logit_lens",
     "loss",
     "measure_convergence",
+    "neuron_statistics",
     "path_patching",
     "prefix_matching",
+    "principal_components",
+    "project_direction",
     "read_checkpoint",
     "read_data",
     "repeated_sequence_loss",
@@ -209,6 +249,8 @@ __all__ = [
     "screen_and_verify",
     "search_neurons",
     "shipped_checkpoints",
+    "steer",
+    "steering_effect",
     "to_nanogpt",
     "train",
     "train_sae",

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_
 
 import typer
 
-from nanogpt_lens.cli_analyses import register
+from nanogpt_lens.cli_analyses import register as register_analyses
+from nanogpt_lens.cli_lenses import register as register_lenses
+from nanogpt_lens.cli_neurons import register as register_neurons
 from nanogpt_lens.cli_options import (
     ActivationOption,
     Backend,
@@ -319,7 +321,8 @@ def _print_report(report: EquivalenceReport) -> None:
     console.print(plain(report.verdict(), "bold green" if report.passed else "bold red"))
 
 
-register(app)
+for register in (register_analyses, register_lenses, register_neurons):
+    register(app)
 
 
 def main() -> None:

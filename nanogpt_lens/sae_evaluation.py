@@ -114,7 +114,7 @@ def evaluate_sae(
         + _DEFINITION.format(d_sae=units.n_units, k=k),
         provenance=provenance(
             model, corpus=sequences.name, n=len(tokens), length=tokens.shape[1], seed=seed,
-            sae=f"{type(sae).__name__}, {units.n_units} features", hook_name=units.names[0],
+            sae=units.autoencoder, hook_name=units.names[0],
             trained_on={key: sae.cfg.metadata[key] for key in ("checkpoint_sha256", "corpus", "training_tokens")},
         ),
     )  # fmt: skip

@@ -7,6 +7,7 @@ SAELens autoencoder are searched, ablated and shown by the functions that do it 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from nanogpt_lens.access import Edit, Hooked, check_model
 from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.fingerprints import tensor_hash
 
 SITES = ("mlp.hook_post", "mlp.hook_pre", "attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_pre",
          "hook_resid_mid", "hook_resid_post")  # fmt: skip
@@ -63,6 +65,14 @@ class Units:
             )
         self.n_units = self.width if sae is None else int(sae.W_dec.shape[0])
         self.kind = "feature" if sae is not None else "neuron" if site.startswith("mlp.") else "unit"
+
+    @property
+    def autoencoder(self) -> str | None:
+        """What provenance says of the autoencoder: its class, size and a hash of its weights; None without one."""
+        if self.sae is None:
+            return None
+        weights = hashlib.sha256("".join(tensor_hash(t) for t in self.sae.state_dict().values()).encode())
+        return f"{type(self.sae).__name__}, {self.n_units} features, {weights.hexdigest()[:16]}"
 
     def values(self, i: int, activation: Tensor) -> Tensor:
         """The units' activations [example, pos, unit], from the activation at the i-th hook point."""

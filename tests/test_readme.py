@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ANALYSES = (ROOT / "docs" / "ANALYSES.md").read_text()
+LENSES = (ROOT / "docs" / "LENSES_AND_NEURONS.md").read_text()
+TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 60
 
 
 def blocks(language, text=README):
@@ -26,8 +28,9 @@ def test_the_first_forty_lines_say_it_all():
         assert word in top
 
 
-@pytest.mark.parametrize("text", [README, ANALYSES], ids=["README", "ANALYSES"])
+@pytest.mark.parametrize("text", [README, ANALYSES, LENSES], ids=["README", "ANALYSES", "LENSES_AND_NEURONS"])
 def test_the_snippets_run(tmp_path, text):
+    (tmp_path / "input.txt").write_text(TEXT)
     code = "\n".join(blocks("python", text))
     assert "ngl.load" in code
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
@@ -40,14 +43,16 @@ def test_the_commands_run(tmp_path):
         line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ nanogpt-lens")
     ]
     assert len(lines) >= 5
-    (tmp_path / "input.txt").write_text("First Citizen:\nBefore we proceed any further, hear me speak.\n\n" * 60)
+    (tmp_path / "input.txt").write_text(TEXT)
     env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[1] == "train":
             words += ["--max-iters", "20", "--eval-interval", "10", "--eval-iters", "2"]
-        if words[1] in ("heads", "induction"):
+        if words[1] in ("heads", "induction", "lens"):
             words += ["--n", "8"]
+        if words[1] == "tune-lens":
+            words += ["--steps", "20"]
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=env)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
@@ -55,12 +60,14 @@ def test_the_commands_run(tmp_path):
 def test_every_file_it_names_is_there():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", ANALYSES + LENSES):
+        assert (ROOT / "docs" / link).exists(), link
 
 
 def test_every_name_it_uses_is_public():
     import nanogpt_lens as ngl
 
-    for name in set(re.findall(r"\bngl\.(\w+)", README + ANALYSES)):
+    for name in set(re.findall(r"\bngl\.(\w+)", README + ANALYSES + LENSES)):
         assert hasattr(ngl, name), name
 
 

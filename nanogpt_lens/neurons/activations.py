@@ -12,7 +12,7 @@ from nanogpt_lens.access import Edit, Hooked, Text, as_tokens, evaluating, prove
 from nanogpt_lens.batches import batches
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.results import Result
-from nanogpt_lens.units import Units
+from nanogpt_lens.units import Units, checked_layers
 
 
 def get_neuron_activations(
@@ -42,8 +42,8 @@ def get_neuron_activations(
         AnalysisError: no such neuron, layer or site, or see `as_tokens`.
     """
     tokens = as_tokens(model, text)
-    layers = [layers] if isinstance(layers, int) and not isinstance(layers, bool) else layers
-    units = Units(model, site=site, layers=layers, sae=sae)
+    chosen_layers = None if layers is None else checked_layers(model, layers)
+    units = Units(model, site=site, layers=chosen_layers, sae=sae)
     chosen = chosen_units(units, neurons)
     parts = []
     with evaluating(model):
@@ -60,7 +60,7 @@ def get_neuron_activations(
         axes=("layer", "neuron", "pos") if single else ("example", "layer", "neuron", "pos"),
         labels={**labels, "pos": token_labels(model, tokens[0])} if single else labels,
         quantity=f"activation of each {units.kind} at {units.site}",
-        definition=f"the value at blocks.<layer>.{units.site}" + ("" if sae is None else ", encoded by the autoencoder"),
+        definition=f"blocks.<layer>.{units.site}" + ("" if sae is None else ", encoded by the autoencoder"),
         provenance=provenance(
             model, site=units.site, layers=units.layers, neurons=None if neurons is None else chosen,
             tokens=tokens[0].tolist() if single else list(tokens.shape),

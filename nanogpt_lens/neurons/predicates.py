@@ -175,7 +175,7 @@ def _rule(predicate: Any, name: str) -> tuple[Callable[[str], np.ndarray], str]:
             return _matches(re.compile(RULES[predicate])), predicate
         if not predicate.startswith("re:"):
             raise AnalysisError(
-                f"there is no class {predicate!r}; expected one of {', '.join([*CLASSES, *RULES])}, 're:' and a regular "
+                f"there is no class {predicate!r}; expected one of {', '.join([*CLASSES, *RULES])}, 're:' and an "
                 "expression, a set of characters, a function of the text, or a boolean mask [tokens]"
             )
         try:

@@ -99,7 +99,7 @@ def search_neurons(
     top, low = (TopWindows(sites=sites, k=k, window=window, where=where, lowest=low) for low in (False, True))
     moments = Moments(sites=sites)
     drawn = Sample(sites=sites, n_tokens=sequences.n_tokens, size=sample, seed=seed)
-    options = {"k": k, "window": window, "where": where, "sample": sample, "seed": seed, "sae": _named(sae)}
+    options = {"k": k, "window": window, "where": where, "sample": sample, "seed": seed, "sae": units.autoencoder}
     used = stream(
         model,
         sequences,
@@ -122,26 +122,34 @@ def search_neurons(
         **_kept("low", low, sequences),
         **_summaries(drawn, sites),
         **_written(model, units),
+        **_named(model, units, sequences, k, window, where),
         values=top.value[..., 0],
         mean=moments.mean,
         variance=moments.variance,
         sparsity=moments.sparsity,
-        axes=("layer", "neuron"),
-        labels={"layer": tuple(map(str, units.layers))},
-        quantity=f"highest activation at {site}" if where == "max" else f"highest mean of {window} tokens at {site}",
-        definition=f"all {moments.n} tokens of {sequences.name}, read in sequences of {sequences.length}; "
-        f"{k} excerpts of {window} tokens each way, which do not overlap; quantiles and histogram from "
-        f"{size} tokens drawn at random",
-        vocabulary=token_labels(model, torch.arange(model.cfg.d_vocab)),
-        probabilities=PROBABILITIES,
         n_tokens=moments.n,
         sample_size=size,
-        unit=units.kind,
         provenance=provenance(
-            model, corpus=sequences.name, site=site, layers=units.layers, length=sequences.length,
+            model, corpus=sequences.name, site=units.site, layers=units.layers, length=sequences.length,
             batch_size=sequences.batch_size, engine=used, **options,
         ),
     )  # fmt: skip
+
+
+def _named(model: Hooked, units: Units, sequences: Sequences, k: int, window: int, where: Where) -> dict[str, Any]:
+    """The result's words."""
+    what = "highest activation" if where == "max" else f"highest mean of {window} tokens"
+    return {
+        "axes": ("layer", "neuron"),
+        "labels": {"layer": tuple(map(str, units.layers))},
+        "quantity": f"{what} at {units.site}",
+        "definition": f"all {sequences.n_tokens} tokens of {sequences.name}, read in sequences of {sequences.length}; "
+        f"{k} excerpts of {window} tokens each way, which do not overlap; quantiles and histogram from a random "
+        "sample of tokens",
+        "vocabulary": token_labels(model, torch.arange(model.cfg.d_vocab)),
+        "probabilities": PROBABILITIES,
+        "unit": units.kind,
+    }
 
 
 def _check_excerpts(sequences: Sequences, k: int, window: int) -> None:
@@ -206,7 +214,3 @@ def _written(model: Hooked, units: Units) -> dict[str, Tensor]:
             parts.setdefault(name, []).append(torch.cat([b.indices for b in best]).int())
             parts.setdefault(f"{name}_logits", []).append(torch.cat([b.values for b in best]).float())
     return {name: torch.stack(found) for name, found in parts.items()}
-
-
-def _named(sae: Any) -> str | None:
-    return None if sae is None else f"{type(sae).__name__}, {sae.W_dec.shape[0]} features"

@@ -7,6 +7,14 @@ ever unpickled), read as a data frame, and asked for its largest entries.
 from __future__ import annotations
 
 from nanogpt_lens.results.base import Result, Scores, load_result
+from nanogpt_lens.results.effects import (
+    NeuronAblation,
+    NeuronStatistics,
+    PrincipalComponents,
+    SeparatingNeurons,
+    SimilarDirections,
+    SteeringEffect,
+)
 from nanogpt_lens.results.heads import AttentionPatterns, HeadTaxonomy
 from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores, LogitAttribution, TunedLens
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
@@ -22,13 +30,19 @@ __all__ = [
     "LensResult",
     "LensScores",
     "LogitAttribution",
+    "NeuronAblation",
     "NeuronPage",
     "NeuronSearch",
+    "NeuronStatistics",
     "PatchingResult",
+    "PrincipalComponents",
     "Result",
     "SAEEvaluation",
     "Scores",
     "ScreeningResult",
+    "SeparatingNeurons",
+    "SimilarDirections",
+    "SteeringEffect",
     "TunedLens",
     "load_result",
 ]

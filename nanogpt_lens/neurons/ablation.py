@@ -1,0 +1,311 @@
+"""What happens without some neurons: how much the loss rises, on which tokens, and is that more than by chance?
+
+The control takes out as many random other neurons of the same layers. With a class of tokens, the rise
+at positions of the class is compared with the rise elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanogpt_lens.access import Edit, Hooked, device_of, evaluating, loss_per_token, provenance, run, token_labels
+from nanogpt_lens.batches import batches
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.intervals import LEVEL, RESAMPLES
+from nanogpt_lens.neurons.drawing import drawn_sequences
+from nanogpt_lens.neurons.predicates import On, Predicate, labels_of, token_class
+from nanogpt_lens.prompts import Corpus
+from nanogpt_lens.results.effects import NeuronAblation
+from nanogpt_lens.sequences import Sequences
+from nanogpt_lens.units import Units
+from nanogpt_lens.whole_numbers import check_whole
+
+Removal: TypeAlias = Literal["zero", "mean"]
+"""What takes the place of a neuron's activation."""
+
+Neuron: TypeAlias = tuple[int, int]
+"""(layer, neuron)."""
+
+_WRITTEN = re.compile(r"L?(\d+)(?:\.|N)(\d+)", re.IGNORECASE)
+_POSITIONS: tuple[On, ...] = ("token", "next")
+
+
+def ablate_neurons(
+    model: Hooked,
+    corpus: Corpus,
+    neurons: Sequence[Neuron | str],
+    *,
+    mode: Removal = "zero",
+    predicate: Predicate | None = None,
+    site: str = "mlp.hook_post",
+    each: bool = False,
+    controls: int = 20,
+    n: int | None = 512,
+    top_k: int = 20,
+    length: int | None = None,
+    seed: int = 0,
+    sae: Any = None,
+    progress: bool = True,
+) -> NeuronAblation:
+    """How much the loss on each next token rises without these neurons, and where most.
+
+    The neurons are replaced at all positions, all together, by zero or by their mean over these very sequences
+    in the model as it is. A loss belongs to the position at which the next token is predicted.
+
+    With a `predicate`, positions are of the class in two ways: "token", where a token of the class is read, so that
+    the loss is that of the token after it; "next", where a token of the class is predicted, so that the loss is
+    its own. These are what `find_neurons` means by `on`.
+
+    Args:
+        model: the model.
+        corpus: see `nanogpt_lens.search_neurons`.
+        neurons: (layer, neuron) pairs, or "0.17" or "L0N17".
+        mode: "zero" or "mean".
+        predicate: a class of tokens, see `nanogpt_lens.neurons.predicates`.
+        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
+        each: also take out each neuron alone.
+        controls: how many sets of as many random other neurons, layer by layer; 0 for none.
+        n: how many sequences at most, one drawn from each of equal stretches of the corpus; None for all.
+        top_k: how many of the tokens that are hit hardest are kept.
+        length: tokens of a sequence; None for the model's context.
+        seed: of the draws.
+        sae: a SAELens autoencoder, whose features take the place of neurons.
+        progress: show a bar.
+
+    Returns:
+        values [ablated, score], nats per token. `ablated` is the neurons ("0.17+2.3"), each alone where asked for,
+        then the control sets. `score` is "loss", "rise", and for each of "token" and "next": "rise on ...", "rise off
+        ..." (at all other positions), "difference ..." (on minus off). Intervals are bootstrapped over the
+        sequences; `chance` is the mean over the control sets.
+
+    Raises:
+        AnalysisError: no such neuron, layer, site or class, an option out of range, a corpus of fewer than two tokens,
+            too few other neurons for a control.
+    """
+    if mode not in get_args(Removal):
+        raise AnalysisError(f"mode is {mode!r}; expected one of {', '.join(get_args(Removal))}")
+    check_whole(seed=seed, controls=controls)
+    check_whole(1, top_k=top_k, **({} if n is None else {"n": n}))
+    units, chosen = checked_neurons(model, neurons, site=site, sae=sae)
+    alone = [(neuron,) for neuron in chosen] if each and len(chosen) > 1 else []
+    drawn = _control_sets(units, chosen, controls, seed)
+    sets = [tuple(chosen), *alone, *drawn]
+    sequences = Sequences(model, corpus, length=length, least=2)
+    tokens, at = drawn_sequences(sequences, n, seed=seed)
+    if tokens.shape[1] < 2:
+        raise AnalysisError(f"sequences have length={length}; expected at least 2 tokens, one to predict")
+    groups, called = _groups(model, corpus, sequences, predicate, at)
+    sums = torch.zeros(len(sets), len(groups), len(tokens), dtype=torch.float64)
+    with evaluating(model):
+        base, after = _losses(model, tokens.to(device_of(model)), units, sets, mode, groups, sums, progress)
+    names, found = _scores(sums, groups, base.sum(1), seed)
+    controls_from = len(sets) - len(drawn)
+    stronger = (found[0][controls_from:] >= found[0][0]).double().mean(0)
+    return NeuronAblation(
+        values=found[0],
+        low=found[1],
+        high=found[2],
+        chance=found[0][controls_from:].mean(0).expand_as(found[0]).clone() if drawn else None,
+        controls_as_strong=stronger if drawn else torch.full_like(found[0][0], torch.nan),
+        axes=("ablated", "score"),
+        labels={"ablated": tuple(_names(sets, len(alone))), "score": names},
+        quantity="loss, nats per token",
+        definition=f"{units.site} replaced by {mode if mode == 'zero' else 'its mean over these sequences'} at all "
+        f"positions; {len(tokens)} sequences of {tokens.shape[1]} tokens of {sequences.name}"
+        + (f"; class: {called}" if called else "")
+        + "; chance: mean over sets of as many random other neurons of the same layers",
+        **_hits(model, tokens, at, base, after, top_k),
+        n_class=tuple(int(mask.sum()) for mask in groups[1::2]),
+        provenance=provenance(
+            model, corpus=sequences.name, neurons=chosen, mode=mode, predicate=called, site=units.site, n=len(tokens),
+            length=tokens.shape[1], controls=len(drawn), seed=seed,
+            sae=units.autoencoder,
+        ),
+    )  # fmt: skip
+
+
+def checked_neurons(
+    model: Hooked, neurons: Sequence[Neuron | str], *, site: str, sae: Any
+) -> tuple[Units, list[Neuron]]:
+    """The units of the layers concerned, and the (layer, neuron) pairs.
+
+    Raises:
+        AnalysisError: none, one twice, or one that does not exist.
+    """
+    if isinstance(neurons, str) or not isinstance(neurons, Iterable):
+        raise AnalysisError(f'neurons is {neurons!r}; expected a list of neurons, such as [(0, 17)] or ["0.17"]')
+    every = Units(model, site=site, sae=sae)
+    pairs: list[Neuron] = []
+    for neuron in neurons:
+        written = _WRITTEN.fullmatch(neuron.strip()) if isinstance(neuron, str) else None
+        match tuple(map(int, written.groups())) if written else neuron:
+            case (int(layer), int(index)):
+                every.checked(layer, index)
+                pairs.append((layer, index))
+            case _:
+                raise AnalysisError(f'there is no neuron {neuron!r}; expected (layer, neuron) or "layer.neuron"')
+    if not pairs or len(set(pairs)) < len(pairs):
+        raise AnalysisError(f"neurons is {pairs}; expected at least one (layer, neuron), each once")
+    return Units(model, site=site, layers=sorted({layer for layer, _ in pairs}), sae=sae), pairs
+
+
+def _control_sets(units: Units, chosen: Sequence[Neuron], controls: int, seed: int) -> list[tuple[Neuron, ...]]:
+    """Random sets of as many other neurons of each layer; they may share neurons with each other."""
+    generator = torch.Generator().manual_seed(seed)
+    sets: list[tuple[Neuron, ...]] = []
+    for _ in range(controls):
+        picked: list[Neuron] = []
+        for layer in units.layers:
+            own = [unit for at, unit in chosen if at == layer]
+            if units.n_units < 2 * len(own):
+                raise AnalysisError(
+                    f"{len(own)} of the {units.n_units} {units.kind}s of layer {layer} are to be ablated, too many for "
+                    "a control of as many others; give fewer, or controls=0"
+                )
+            others = torch.ones(units.n_units, dtype=torch.float64)
+            others[own] = 0
+            drawn = torch.multinomial(others, len(own), generator=generator).sort().values
+            picked += [(layer, unit) for unit in drawn.tolist()]
+        sets.append(tuple(picked))
+    return sets
+
+
+def _groups(
+    model: Hooked, corpus: Corpus, sequences: Sequences, predicate: Predicate | None, at: np.ndarray
+) -> tuple[list[Tensor], str | None]:
+    """Masks [sequence, loss] of all losses; then, with a class, of those on and off it, for "token" and "next".
+
+    Raises:
+        AnalysisError: none of the losses is of the class, or all.
+    """
+    shape = (len(at), at.shape[1] - 1)
+    groups = [torch.ones(shape, dtype=torch.bool)]
+    if predicate is None:
+        return groups, None
+    mask, called = token_class(model, corpus, sequences, predicate)
+    for on in _POSITIONS:
+        own = torch.from_numpy(labels_of(mask[at], on)[:, : shape[1]].copy())
+        if own.all() or not own.any():
+            raise AnalysisError(
+                f"{called} holds for {int(own.sum())} of {own.numel()} positions (on={on!r}) of the sequences drawn; "
+                "expected some, and not all: give a larger n"
+            )
+        groups += [own, ~own]
+    return groups, called
+
+
+def _losses(
+    model: Hooked,
+    tokens: Tensor,
+    units: Units,
+    sets: Sequence[Sequence[Neuron]],
+    mode: Removal,
+    groups: Sequence[Tensor],
+    sums: Tensor,
+    progress: bool,
+) -> tuple[Tensor, Tensor]:
+    """The losses [sequence, pos - 1] with all neurons, and without the first set.
+
+    Every set's rises are summed over each group of each sequence into `sums` [set, group, sequence].
+    """
+    means = _means(model, tokens, units) if mode == "mean" else None
+    base, after = [], []
+    with tqdm(total=len(tokens) * (len(sets) + 1), unit="sequence", delay=1, disable=not progress) as bar:
+        for rows in batches(model, tokens):
+            base.append(loss_per_token(model, tokens[rows]).double().cpu())
+            bar.update(len(base[-1]))
+            for i, neurons in enumerate(sets):
+                lost = loss_per_token(model, tokens[rows], _removed(units, neurons, means)).double().cpu()
+                for j, mask in enumerate(groups):
+                    sums[i, j, rows] = ((lost - base[-1]) * mask[rows]).sum(1)
+                if i == 0:
+                    after.append(lost)
+                bar.update(len(lost))
+    return torch.cat(base), torch.cat(after)
+
+
+def _removed(units: Units, neurons: Sequence[Neuron], means: Sequence[Tensor] | None) -> Mapping[str, Edit]:
+    """Edits that take some neurons out."""
+    edits: dict[str, Edit] = {}
+    for i, layer in enumerate(units.layers):
+        own = [unit for at, unit in neurons if at == layer]
+        if own:
+            edits[units.names[i]] = units.setting(i, own, 0.0 if means is None else means[i][own])
+    return edits
+
+
+def _means(model: Hooked, tokens: Tensor, units: Units) -> list[Tensor]:
+    """Of each hook point the units' means [unit] over all positions of these sequences, in float64."""
+    sums = [torch.zeros(units.n_units, dtype=torch.float64, device=tokens.device) for _ in units.names]
+
+    def adding(i: int) -> Edit:
+        def add(activation: Tensor) -> None:
+            sums[i] += units.values(i, activation).sum((0, 1), dtype=torch.float64)
+
+        return add
+
+    for rows in batches(model, tokens):
+        run(model, tokens[rows], {name: adding(i) for i, name in enumerate(units.names)})
+    return [total / tokens.numel() for total in sums]
+
+
+def _scores(
+    sums: Tensor, groups: Sequence[Tensor], base: Tensor, seed: int
+) -> tuple[tuple[str, ...], tuple[Tensor, Tensor | None, Tensor | None]]:
+    """Names of the scores; and the scores [set, score] with both ends of their intervals.
+
+    `base` is the sum of each sequence's losses with all neurons.
+    """
+    counts = torch.stack([mask.sum(1) for mask in groups]).double()  # [group, sequence]
+    n = counts.shape[1]
+    names = ["loss", "rise"]
+    for on in _POSITIONS if len(groups) > 1 else ():
+        names += [f"rise on {on}", f"rise off {on}", f"difference {on}"]
+
+    def scored(weights: Tensor) -> Tensor:
+        """[set, score, resample] from how often each sequence counts [resample, sequence]."""
+        rises = (sums @ weights.T) / (counts @ weights.T)
+        columns = [base @ weights.T / (counts[0] @ weights.T) + rises[:, 0], rises[:, 0]]
+        for i in range(1, len(groups), 2):
+            columns += [rises[:, i], rises[:, i + 1], rises[:, i] - rises[:, i + 1]]
+        return torch.stack(columns, 1)
+
+    values = scored(torch.ones(1, n, dtype=torch.float64))[..., 0]
+    if n < 2:
+        return tuple(names), (values, None, None)
+    drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
+    tail = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+    low, high = scored(times).nanquantile(tail, dim=-1)  # a resample may miss the class
+    return tuple(names), (values, low, high)
+
+
+def _hits(model: Hooked, tokens: Tensor, at: np.ndarray, base: Tensor, after: Tensor, k: int) -> dict[str, Any]:
+    """The fields of the tokens whose loss rises most."""
+    rise = after - base
+    best = rise.flatten().topk(min(k, rise.numel()))
+    texts, positions = [], []
+    for flat in best.indices.tolist():
+        row, pos = divmod(flat, rise.shape[1])
+        labels = token_labels(model, tokens[row, : pos + 2])
+        texts.append(("".join(labels[:-1]), labels[-1]))
+        positions.append(int(at[row, pos + 1]))
+    return {
+        "hit_values": best.values,
+        "hit_losses": torch.stack([base.flatten()[best.indices], after.flatten()[best.indices]], 1),
+        "hit_positions": torch.tensor(positions),
+        "hit_texts": tuple(texts),
+    }
+
+
+def _names(sets: Sequence[Sequence[Neuron]], alone: int) -> list[str]:
+    """What each set is called."""
+    written = ["+".join(f"{layer}.{unit}" for layer, unit in neurons) for neurons in sets]
+    return [*written[: 1 + alone], *(f"control {name}" for name in written[1 + alone :])]

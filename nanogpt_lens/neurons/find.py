@@ -1,0 +1,310 @@
+"""Which neurons separate a class of tokens from the others, more than chance would, and on new text too?
+
+A neuron's separation is the area under the ROC curve, from ranks (Mann-Whitney), in whichever direction is
+better. The best of thousands of neurons looks good by chance alone, so there are two checks: the largest
+separation of any neuron when the class is shifted along the text, which keeps its clumps but breaks its
+bond with the activations; and the separation on held-out text, which had no part in the choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from nanogpt_lens.access import Hooked, provenance
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.intervals import LEVEL, RESAMPLES
+from nanogpt_lens.neurons.drawing import drawn_sequences
+from nanogpt_lens.neurons.moments import Sample
+from nanogpt_lens.neurons.predicates import On, Predicate, checked_on, labels_of, token_class
+from nanogpt_lens.prompts import Corpus
+from nanogpt_lens.reading import Engine
+from nanogpt_lens.results.effects import SeparatingNeurons
+from nanogpt_lens.sequences import Sequences
+from nanogpt_lens.streaming import stream
+from nanogpt_lens.units import Units
+from nanogpt_lens.whole_numbers import check_whole
+
+_HELD = 2**27
+"""Activations held at once at most, unless one layer has more; half a gigabyte in float32."""
+
+_PIECE = 2**20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Part:
+    """Positions that count, consecutive in the sequences drawn.
+
+    Attributes:
+        places: which of the drawn tokens they are [position].
+        labels: whether the class is there [position].
+        rows: which sequence each is of [position].
+    """
+
+    places: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+
+
+def find_neurons(
+    model: Hooked,
+    corpus: Corpus,
+    predicate: Predicate,
+    *,
+    on: On = "token",
+    layers: Sequence[int] | None = None,
+    site: str = "mlp.hook_post",
+    k: int = 10,
+    sample: int | None = 2**16,
+    held_out: float = 0.5,
+    permutations: int = 200,
+    length: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    sae: Any = None,
+    engine: Engine = "auto",
+    progress: bool = True,
+) -> SeparatingNeurons:
+    """How well each neuron's activation separates the tokens of a class from all others.
+
+    The class is decided on the text of the whole corpus (`nanogpt_lens.neurons.predicates`). A corpus of more
+    than `sample` tokens is represented by whole sequences, one drawn from each of equal stretches; a shorter
+    sequence at the end is left out. The first of them choose neurons, signs and p-values, the others are held
+    out. Within each part AUROC is exact.
+
+    Chance: the class of the first part is shifted around it by random distances of at least a sequence, and
+    each time the largest separation of any neuron is noted. p = (1 + shifts whose largest is at least the
+    neuron's) / (1 + shifts), so that it is already corrected for the number of neurons.
+
+    Args:
+        model: the model.
+        corpus: see `nanogpt_lens.search_neurons`.
+        predicate: the class: a name such as "upper_case", "after_newline" or "speaker_name", a regular expression,
+            characters, a function, or a mask, see `Predicate`.
+        on: "token": the neuron's activation on tokens of the class; "next": just before them, where they are to
+            be predicted (the last position of each sequence is left out).
+        layers: None for all.
+        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
+        k: how many of the best get an interval.
+        sample: how many tokens at most; None for all. Memory is theirs times the neurons of a layer.
+        held_out: which share of the sequences is held out, from the end; 0 for none.
+        permutations: how many shifts.
+        length: tokens of a sequence; None for the model's context.
+        batch_size: sequences of a batch; None for some 4,096 tokens.
+        seed: of the draws.
+        sae: a SAELens autoencoder, whose features take the place of neurons.
+        engine: how activations are computed, see `nanogpt_lens.reading`.
+        progress: show a bar.
+
+    Returns:
+        AUROC [layer, neuron] on the first part, and more: see `SeparatingNeurons`; `top()` lists the best.
+
+    Raises:
+        AnalysisError: no such class, layer or site; a part without the class, or without anything else; an
+            option out of range; activations that are not finite.
+    """
+    check_whole(1, k=k, permutations=permutations, **({} if sample is None else {"sample": sample}))
+    check_whole(seed=seed)
+    if isinstance(held_out, bool) or not 0 <= held_out < 1:
+        raise AnalysisError(f"held_out is {held_out!r}; expected a share from 0 on and below 1")
+    units = Units(model, site=site, layers=layers, sae=sae)
+    whole = Sequences(model, corpus, length=length, batch_size=batch_size)
+    mask, called = token_class(model, corpus, whole, predicate)
+    n = None if sample is None else max(1, sample // whole.length)
+    tokens, at = drawn_sequences(whole, n, seed=seed)
+    parts = _parts(mask[at], checked_on(on), held_out, called, whole.length)
+    sequences = Sequences(model, tokens, length=tokens.shape[1], batch_size=batch_size)
+    labels = _shifted(parts[0].labels, permutations, tokens.shape[1], seed)
+    activations = _activations(model, sequences, units, engine, progress)
+    found = _separated(activations, parts, labels, k, seed)
+    arguments = {"on": on, "sample": sample, "held_out": held_out, "permutations": permutations, "seed": seed, "k": k}
+    return SeparatingNeurons(
+        **found,
+        axes=("layer", "neuron"),
+        labels={"layer": tuple(map(str, units.layers))},
+        quantity=f"AUROC of {units.site} for {called}" + (" (the next token)" if on == "next" else ""),
+        definition=f"{tokens.shape[0]} sequences of {tokens.shape[1]} tokens of {whole.name}; Mann-Whitney, average "
+        f"ranks; chance: largest separation of any {units.kind} under {permutations} circular shifts of the class; "
+        "interval: bootstrap over sequences",
+        n_tokens=(len(parts[0].labels), len(parts[1].labels) if len(parts) > 1 else 0),
+        n_class=(int(parts[0].labels.sum()), int(parts[1].labels.sum()) if len(parts) > 1 else 0),
+        provenance=provenance(
+            model, corpus=whole.name, predicate=called, site=units.site, layers=units.layers, length=whole.length,
+            sae=units.autoencoder, **arguments,
+        ),
+    )  # fmt: skip
+
+
+def _parts(mask: np.ndarray, on: On, held_out: float, called: str, length: int) -> list[_Part]:
+    """The first part and the held-out one, where there is one, of the class [sequence, pos].
+
+    Raises:
+        AnalysisError: too few sequences to hold some out, or a part without the class or without others.
+    """
+    labels = labels_of(mask, on)
+    first = len(mask) - round(held_out * len(mask))
+    if held_out and not 0 < first < len(mask):
+        raise AnalysisError(
+            f"{len(mask)} sequences of {length} tokens cannot be divided with held_out={held_out}; give a longer "
+            "corpus, a smaller length, or held_out=0"
+        )
+    everywhere = np.arange(mask.size).reshape(mask.shape)[:, : labels.shape[1]]
+    parts = []
+    for name, rows in (("first", slice(0, first)), ("held-out", slice(first, None))):
+        own = labels[rows]
+        if name == "held-out" and not held_out:
+            continue
+        count = int(own.sum())
+        if count in (0, own.size):
+            raise AnalysisError(
+                f"{called} holds for {count} of {own.size} tokens of the {name} part; expected some, and not all: give "
+                "a longer corpus, a larger sample, or held_out=0"
+            )
+        which = np.broadcast_to(np.arange(len(own))[:, None], own.shape)
+        parts.append(_Part(places=everywhere[rows].reshape(-1), labels=own.reshape(-1), rows=which.reshape(-1)))
+    return parts
+
+
+def _shifted(labels: np.ndarray, n: int, length: int, seed: int) -> np.ndarray:
+    """The class as it is, and shifted around: booleans [1 + shift, position]."""
+    size = len(labels)
+    least = length if size > 2 * length else 1
+    if size < 3:
+        raise AnalysisError(f"there are {size} tokens to choose neurons on; expected at least 3: give a longer corpus")
+    by = torch.randint(least, size - least + 1, (n,), generator=torch.Generator().manual_seed(seed))
+    return np.stack([labels, *(np.roll(labels, int(distance)) for distance in by)])
+
+
+def _activations(
+    model: Hooked, sequences: Sequences, units: Units, engine: Engine, progress: bool
+) -> Iterator[np.ndarray]:
+    """Of one layer after the other, the units' activations [token, unit]; as many layers a run as fit in memory."""
+    at_once = max(1, _HELD // (units.n_units * sequences.n_tokens))
+    for start in range(0, len(units.names), at_once):
+        names = units.names[start : start + at_once]
+        held = Sample(sites=len(names), n_tokens=sequences.n_tokens, size=sequences.n_tokens, seed=0)
+        stream(
+            model, sequences, names, [held], values=lambda i, value, start=start: units.values(start + i, value),
+            engine=engine, progress=progress, label="activations",
+        )  # fmt: skip
+        bar = tqdm(range(len(names)), desc="ranks", delay=1, disable=not progress, unit="layer")
+        for i in bar:
+            rows = held.rows(i)
+            if not bool(rows.isfinite().all()):
+                raise AnalysisError(f"some activations at {names[i]} are not finite; the model overflows on this text")
+            yield (rows if rows.dtype == torch.float64 else rows.float()).cpu().numpy()
+
+
+def _separated(
+    activations: Iterator[np.ndarray], parts: Sequence[_Part], labels: np.ndarray, k: int, seed: int
+) -> dict[str, Any]:
+    """The fields of the result; `labels` are the first part's, as they are and shifted."""
+    last = parts[-1]
+    areas, held, best = [], [], []
+    largest = np.zeros(len(labels) - 1)
+    for values in activations:
+        own = auroc(values[parts[0].places], labels)  # [1 + shift, unit]
+        areas.append(own[0])
+        largest = np.maximum(largest, np.maximum(own[1:], 1 - own[1:]).max(1))
+        held.append(
+            auroc(values[last.places], last.labels[None])[0] if len(parts) > 1 else np.full_like(own[0], np.nan)
+        )
+        strongest = np.argsort(-np.maximum(own[0], 1 - own[0]), kind="stable")[:k]
+        best.append((strongest, values[last.places][:, strongest]))
+    area = torch.from_numpy(np.stack(areas))
+    sign = torch.where(area >= 0.5, 1.0, -1.0).double()
+    separation = torch.where(sign > 0, area, 1 - area)
+    beyond = torch.from_numpy(largest)[:, None, None] >= separation - 1e-12
+    new = torch.from_numpy(np.stack(held))
+    low, high = (torch.full_like(area, torch.nan) for _ in range(2))
+    for flat in separation.flatten().argsort(descending=True, stable=True)[:k].tolist():
+        layer, unit = divmod(flat, area.shape[1])
+        column = best[layer][1][:, int(np.flatnonzero(best[layer][0] == unit)[0])]
+        low[layer, unit], high[layer, unit] = auroc_interval(
+            float(sign[layer, unit]) * column, last.labels, last.rows, seed=seed
+        )
+    return {
+        "values": area,
+        "separation": separation,
+        "sign": sign,
+        "held_out": torch.where(sign > 0, new, 1 - new),
+        "low": low,
+        "high": high,
+        "p": (1 + beyond.sum(0)) / (1 + len(largest)),
+        "null": torch.from_numpy(largest),
+        "chance": float(np.quantile(largest, LEVEL, method="higher")),
+    }
+
+
+def auroc(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The area under the ROC curve, for several classes at once.
+
+    Args:
+        values: activations [token, unit].
+        labels: booleans [class, token], each with both values.
+
+    Returns:
+        [class, unit]: the probability that a token of the class is higher than one outside it, ties counting half.
+
+    Source: Mann and Whitney 1947; from average ranks.
+    """
+    inside = labels.sum(1, dtype=np.float64)[:, None]
+    weights = labels.astype(np.float64)
+    step = max(1, _PIECE // len(values))
+    sums = [weights @ _ranks(values[:, i : i + step].T).T for i in range(0, values.shape[1], step)]
+    return (np.concatenate(sums, 1) - inside * (inside + 1) / 2) / (inside * (labels.shape[1] - inside))
+
+
+def _ranks(rows: np.ndarray) -> np.ndarray:
+    """The rank of each entry [unit, token] in its row, from 1; equal ones have the average."""
+    rows = np.ascontiguousarray(rows)
+    order = np.argsort(rows, axis=1)
+    ordered = np.take_along_axis(rows, order, 1)
+    place = np.arange(rows.shape[1], dtype=np.float64)
+    new = np.ones(rows.shape, dtype=bool)
+    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
+    start = np.maximum.accumulate(np.where(new, place, 0), axis=1)
+    last = np.concatenate([new[:, 1:], np.ones_like(new[:, :1])], 1)
+    stop = np.minimum.accumulate(np.where(last, place, np.inf)[:, ::-1], axis=1)[:, ::-1]
+    found = np.empty(rows.shape)
+    np.put_along_axis(found, order, (start + stop) / 2 + 1, 1)
+    return found
+
+
+def auroc_interval(
+    values: np.ndarray, labels: np.ndarray, rows: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """The 95% percentile interval of one unit's AUROC, sequences resampled with replacement.
+
+    Args:
+        values, labels, rows: of each token [token]: the activation, whether it is in the class, its sequence.
+        seed: of the resampling.
+        resamples: how many; those without the class, or with nothing else, are left out.
+
+    Returns:
+        both ends; nan for fewer than two sequences.
+    """
+    n = int(rows.max()) + 1
+    if n < 2:
+        return math.nan, math.nan
+    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(resamples, n).scatter_add_(1, drawn, torch.ones(resamples, n)).numpy()
+    order = np.argsort(values[~labels])
+    others, other_row = values[~labels][order], rows[~labels][order]
+    below, upto = (np.searchsorted(others, values[labels], side=side) for side in ("left", "right"))
+    areas = []
+    for i in range(0, resamples, step := max(1, _PIECE // len(values))):
+        weights = times[i : i + step]
+        inside, outside = weights[:, rows[labels]].astype(np.float64), weights[:, other_row]
+        passed = np.pad(np.cumsum(outside, 1, dtype=np.float64), ((0, 0), (1, 0)))  # weight of the others so far
+        wins = (inside * (passed[:, below] + passed[:, upto])).sum(1) / 2
+        with np.errstate(invalid="ignore"):
+            areas.append(wins / (inside.sum(1) * passed[:, -1]))
+    low, high = np.nanquantile(np.concatenate(areas), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

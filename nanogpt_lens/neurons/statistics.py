@@ -1,0 +1,164 @@
+"""Mean, variance and correlations of neurons over a corpus, and how much correlation chance would give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.access import Hooked, provenance
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.neurons.activations import chosen_units
+from nanogpt_lens.neurons.comoments import Comoments
+from nanogpt_lens.prompts import Corpus
+from nanogpt_lens.reading import Engine
+from nanogpt_lens.results.effects import NeuronStatistics
+from nanogpt_lens.sequences import Sequences
+from nanogpt_lens.streaming import stream
+from nanogpt_lens.units import Units
+from nanogpt_lens.whole_numbers import check_whole
+
+Between: TypeAlias = Literal["neighbours", "all", "none"]
+"""Which pairs of different layers are correlated; neighbours are next to each other among the layers chosen."""
+
+LARGEST = 2**27
+"""Correlations held at most: 1 GiB in float64."""
+
+
+def neuron_statistics(
+    model: Hooked,
+    corpus: Corpus,
+    *,
+    layers: Sequence[int] | None = None,
+    neurons: Sequence[int] | None = None,
+    site: str = "mlp.hook_post",
+    between: Between = "neighbours",
+    control: bool = True,
+    length: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    sae: Any = None,
+    engine: Engine = "auto",
+    resume: str | Path | None = None,
+    progress: bool = True,
+) -> NeuronStatistics:
+    """Mean and variance of every neuron, and Pearson correlations within and between layers, over all tokens.
+
+    The control correlates each neuron with the other one's activation on another token of the same batch, a random
+    distance away (at least one sequence, where a batch has two): the largest magnitude among all pairs says
+    what is to be expected of so many pairs on so much text if they had nothing to do with each other. Its cost
+    is that of the correlations themselves.
+
+    Under `torchrun` or `accelerate launch` every process reads its share, and all get the whole result.
+
+    Args:
+        model: the model.
+        corpus: see `nanogpt_lens.search_neurons`.
+        layers: None for all.
+        neurons: which ones of every layer; None for all.
+        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
+        between: "neighbours" (each layer with the next one chosen), "all" pairs of layers, or "none".
+        control: whether to measure the control.
+        length: tokens of a sequence; None for the model's context.
+        batch_size: sequences of a batch; None for some 4,096 tokens.
+        seed: of the control's distances.
+        sae: a SAELens autoencoder, whose features take the place of neurons.
+        engine: how activations are computed, see `nanogpt_lens.reading`.
+        resume: a folder where the state of an unfinished run is kept, so that it can be continued.
+        progress: show a bar.
+
+    Returns:
+        values [layer, neuron]: the mean; variance, `within` [layer, neuron, neuron] and `across` [pair, neuron,
+        neuron], see `NeuronStatistics`. Variances are divided by n. A neuron that never changes has a variance of
+        exactly 0 and nan for its correlations. `top()` lists the most correlated pairs.
+
+    Raises:
+        AnalysisError: no such layer, neuron or site, too many correlations to hold, an empty corpus, activations
+            that are not finite.
+    """
+    if between not in get_args(Between):
+        raise AnalysisError(f"between is {between!r}; expected one of {', '.join(get_args(Between))}")
+    check_whole(seed=seed)
+    units = Units(model, site=site, layers=layers, sae=sae)
+    chosen = chosen_units(units, neurons)
+    own, others = _pairs(len(units.names), between)
+    _check_size(len(chosen), len(own) + len(others), between, control)
+    sequences = Sequences(model, corpus, length=length, batch_size=batch_size)
+    keeper = Comoments(pairs=[*own, *others], control=control, seed=seed, units=None if neurons is None else chosen)
+    options = {"neurons": None if neurons is None else chosen, "between": between, "control": control, "seed": seed,
+               "sae": units.autoencoder}  # fmt: skip
+    used = stream(
+        model, sequences, units.names, [keeper], values=units.values, engine=engine, resume=resume,
+        describes=options, progress=progress, label="correlations",
+    )  # fmt: skip
+    mean = torch.stack([keeper.mean(i) for i in range(len(own))])
+    if not bool(mean.isfinite().all()):
+        raise AnalysisError(
+            f"some activations at {units.names[0]} ... are not finite; the model overflows on this text"
+        )
+    return NeuronStatistics(
+        **_correlations(keeper, own, others, torch.float64 if model.cfg.dtype == torch.float64 else torch.float32),
+        values=mean,
+        variance=torch.stack([keeper.variance(i) for i in range(len(own))]),
+        pairs=tuple((units.layers[a], units.layers[b]) for a, b in others),
+        axes=("layer", "neuron"),
+        labels={"layer": tuple(map(str, units.layers)), "neuron": tuple(map(str, chosen))},
+        quantity=f"mean activation at {units.site}",
+        definition=f"all {keeper.n} tokens of {sequences.name}, read in sequences of {sequences.length}; Pearson "
+        "correlations; control: the other unit's activation on another token of the batch, a random distance away",
+        n_tokens=keeper.n,
+        provenance=provenance(
+            model, corpus=sequences.name, site=units.site, layers=units.layers, length=sequences.length,
+            batch_size=sequences.batch_size, engine=used, **options,
+        ),
+    )  # fmt: skip
+
+
+def _pairs(n: int, between: Between) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Each hook point with itself, and the pairs of different ones."""
+    different = [(a, b) for b in range(n) for a in range(b) if between == "all" or b == a + 1]
+    return [(i, i) for i in range(n)], [] if between == "none" else different
+
+
+def _check_size(n_units: int, n_pairs: int, between: Between, control: bool) -> None:
+    """Refuse what does not fit in memory.
+
+    Raises:
+        AnalysisError: more correlations than `LARGEST`.
+    """
+    wanted = n_units**2 * n_pairs * (2 if control else 1)
+    if wanted > LARGEST:
+        raise AnalysisError(
+            f"{n_pairs} matrices of {n_units} x {n_units} correlations{', twice for the control,' if control else ''} "
+            f"are {wanted:.1e} numbers; expected at most {LARGEST:.1e}: choose fewer layers= or neurons=, or give "
+            + ("control=False" if between == "none" else "between='none' or control=False")
+        )
+
+
+def _correlations(
+    keeper: Comoments, own: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]], dtype: torch.dtype
+) -> dict[str, Any]:
+    def stacked(pairs: Sequence[tuple[int, int]]) -> Tensor:
+        return torch.stack([keeper.correlation(pair).to(dtype) for pair in pairs])
+
+    def largest(pairs: Sequence[tuple[int, int]]) -> Tensor | None:
+        if not keeper.control or not pairs:
+            return None
+        return torch.stack([_largest(keeper.correlation(pair, control=True), pair) for pair in pairs])
+
+    return {
+        "within": stacked(own),
+        "across": stacked(others) if others else None,
+        "chance_within": largest(own),
+        "chance_across": largest(others),
+    }
+
+
+def _largest(correlation: Tensor, pair: tuple[int, int]) -> Tensor:
+    """The largest magnitude; within a layer, of different units."""
+    if pair[0] == pair[1]:
+        correlation = correlation.clone().fill_diagonal_(0)
+    return correlation.abs().nan_to_num(0).max()
