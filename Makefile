@@ -36,6 +36,7 @@ benchmark: .venv/.dev  ## the numbers of docs/BENCHMARKS.md
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/encoding.py
 	$(BIN)/python benchmarks/patching.py
+	$(BIN)/python benchmarks/neurons.py
 
 # torch first: asked for by another package, pip takes gigabytes of CUDA with it
 .venv/.torch:

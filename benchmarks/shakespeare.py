@@ -20,6 +20,9 @@ sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolv
 
 import nanogpt_lens as ngl
 from nanogpt_lens.access import provenance
+from nanogpt_lens.neurons.find import auroc
+from nanogpt_lens.neurons.predicates import token_class
+from nanogpt_lens.sequences import Sequences
 
 CLASSES = ("speaker_name", "after_newline", "upper_case")
 SETS = (1, 5)
@@ -72,6 +75,32 @@ def neurons(model, train, val):
     return rows
 
 
+def confounds(model, val, rows):
+    """Most letters of names are upper case, and most upper-case letters are in names: each without the other."""
+    length = model.cfg.n_ctx
+    val = val[: len(val) // length * length]
+    sequences = Sequences(model, val)
+    names, upper = (token_class(model, val, sequences, rule)[0] for rule in ("speaker_name", "upper_case"))
+    best = {row["class"]: row["neurons"][0] for row in rows if len(row["neurons"]) == 1}
+    found = {}
+    for rule, mask, where, kept in (
+        ("speaker_name", names, "among upper-case letters", upper),
+        ("upper_case", upper, "outside speakers' names", ~names),
+    ):
+        layer, neuron = map(int, best[rule].split("."))
+        pieces = val.view(-1, length).split(512)
+        parts = [
+            ngl.get_neuron_activations(model, piece, [neuron], layers=[layer]).values.flatten() for piece in pieces
+        ]
+        values = torch.cat(parts).numpy()[kept, None]
+        area = float(auroc(values, mask[None, kept])[0, 0])
+        found[rule] = {"neuron": best[rule], "where": where, "auroc": max(area, 1 - area)}
+        print(
+            f"{rule}: neuron {best[rule]} {where} of the validation part: AUROC {found[rule]['auroc']:.3f}", flush=True
+        )
+    return found
+
+
 def lenses(model, train, val):
     lens = ngl.train_tuned_lens(model, train, progress=False)
     scores = ngl.evaluate_lens(model, val, lens, n=1742, progress=False)
@@ -89,7 +118,9 @@ def main():
     ids = ngl.encode_corpus(model, args.text.read_text())
     border = int(0.9 * len(ids))
     train, val = ids[:border], ids[border:]
-    results = {**provenance(model), "neurons": neurons(model, train, val), "lenses": lenses(model, train, val)}
+    rows = neurons(model, train, val)
+    results = {**provenance(model), "neurons": rows, "confounds": confounds(model, val, rows)}
+    results["lenses"] = lenses(model, train, val)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
 
