@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nanogpt_lens.access import Hooked, check_model, provenance, token_labels
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.head_weights import _centred, _gain, embedding, unembedding
+from nanogpt_lens.head_weights import centred, embedding, norm_weight, unembedding
 from nanogpt_lens.intervals import LEVEL
 from nanogpt_lens.neurons.comoments import Comoments
 from nanogpt_lens.patching.sites import kind_of
@@ -166,13 +166,13 @@ def direction_similarity(model: Hooked, direction: Tensor | Sequence[float], *, 
     """
     check_model(model)
     check_whole(seed=seed)
-    vector = _unit(_centred(checked_direction(model, direction), -1)[None])
+    vector = _unit(centred(checked_direction(model, direction), -1)[None])
     if not bool(vector.any()):
         raise AnalysisError("the direction is the same in every coordinate, which LayerNorm does not see; give another")
     vectors = {name: _unit(rows) for name, rows in _vectors(model).items()}
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(_RANDOM, model.cfg.d_model, dtype=torch.float64, generator=generator).to(vector.device)
-    random = _unit(_centred(noise, -1))
+    random = _unit(centred(noise, -1))
     own, usual, largest = [], [], {}
     for name, rows in vectors.items():
         own.append(rows @ vector[0])
@@ -236,11 +236,11 @@ def _place(hook: str, layer: int | None) -> tuple[int, str]:
 
 def _vectors(model: Hooked) -> dict[str, Tensor]:
     """By kind, centred vectors [vector, d_model], LayerNorm weights folded in."""
-    gains = torch.stack([_gain(model, block.ln2) for block in model.blocks])[:, :, None]
+    gains = torch.stack([norm_weight(model, block.ln2) for block in model.blocks])[:, :, None]
     read = (model.W_in.detach().double() * gains).transpose(1, 2).flatten(0, 1)
     return {
-        "input": _centred(read, -1),
-        "output": _centred(model.W_out.detach().double().flatten(0, 1), -1),
+        "input": centred(read, -1),
+        "output": centred(model.W_out.detach().double().flatten(0, 1), -1),
         "embedding": embedding(model),
         "unembedding": unembedding(model).T,
     }

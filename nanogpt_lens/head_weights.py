@@ -44,14 +44,14 @@ def head_weights(model: Hooked) -> HeadWeights:
     Raises:
         AnalysisError: the model does not normalise with LayerNorm.
     """
-    gains = torch.stack([_gain(model, block.ln1) for block in model.blocks])[:, None, :, None]
-    q, k, v = (_centred(getattr(model, f"W_{name}").detach().double() * gains, -2) for name in "QKV")
-    return HeadWeights(q=q, k=k, v=v, o=_centred(model.W_O.detach().double(), -1))
+    gains = torch.stack([norm_weight(model, block.ln1) for block in model.blocks])[:, None, :, None]
+    q, k, v = (centred(getattr(model, f"W_{name}").detach().double() * gains, -2) for name in "QKV")
+    return HeadWeights(q=q, k=k, v=v, o=centred(model.W_O.detach().double(), -1))
 
 
 def embedding(model: Hooked) -> Tensor:
     """The token embedding [token, d_model] of the tokens that exist, centred, in float64."""
-    return _centred(model.W_E.detach()[: n_tokens(model)].double(), -1)
+    return centred(model.W_E.detach()[: n_tokens(model)].double(), -1)
 
 
 def unembedding(model: Hooked) -> Tensor:
@@ -62,8 +62,8 @@ def unembedding(model: Hooked) -> Tensor:
     Raises:
         AnalysisError: the model does not normalise with LayerNorm.
     """
-    folded = model.W_U.detach()[:, : n_tokens(model)].double() * _gain(model, model.ln_final)[:, None]
-    return _centred(_centred(folded, 0), 1)
+    folded = model.W_U.detach()[:, : n_tokens(model)].double() * norm_weight(model, model.ln_final)[:, None]
+    return centred(centred(folded, 0), 1)
 
 
 def rounding(model: Hooked) -> float:
@@ -71,7 +71,7 @@ def rounding(model: Hooked) -> float:
     return 16 * min(torch.finfo(model.cfg.dtype).eps, torch.finfo(torch.float32).eps)
 
 
-def _gain(model: Hooked, norm: Any) -> Tensor:
+def norm_weight(model: Hooked, norm: Any) -> Tensor:
     """The LayerNorm's weight [d_model]; ones where it is folded already."""
     if model.cfg.normalization_type == "LNPre":
         return torch.ones(model.cfg.d_model, dtype=torch.float64, device=model.W_E.device)
@@ -84,5 +84,6 @@ def _gain(model: Hooked, norm: Any) -> Tensor:
     return weight.detach().double()
 
 
-def _centred(tensor: Tensor, dim: int) -> Tensor:
+def centred(tensor: Tensor, dim: int) -> Tensor:
+    """Minus its mean over a dimension."""
     return tensor - tensor.mean(dim, keepdim=True)

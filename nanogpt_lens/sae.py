@@ -33,6 +33,7 @@ from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.fingerprints import weights_hash
 from nanogpt_lens.prompts import Corpus
 from nanogpt_lens.reading import Reader
+from nanogpt_lens.sae_unfinished import UnfinishedSAE
 from nanogpt_lens.sequences import Sequences
 from nanogpt_lens.units import Units
 from nanogpt_lens.whole_numbers import check_whole
@@ -61,6 +62,7 @@ def train_sae(
     length: int | None = None,
     seed: int = 0,
     output: str | Path | None = None,
+    resume: str | Path | None = None,
     progress: bool = True,
 ) -> Any:
     """Train a TopK autoencoder on one activation, with SAELens' `SAETrainer`.
@@ -86,6 +88,8 @@ def train_sae(
         length: tokens of a sequence; None for the model's context.
         seed: of the start, the order and the mixing.
         output: a new folder to save to, see `save_sae`.
+        resume: a folder for the state of an unfinished run, saved twice a minute; a killed run goes on from there to
+            the same autoencoder. Deleted at the end.
         progress: show SAELens' bar.
 
     Returns:
@@ -113,9 +117,13 @@ def train_sae(
     sizes = {"d_in": units.width, "d_sae": d_sae, "k": k, "normalize_activations": normalize}
     with new_folder(output) if output is not None else tempfile.TemporaryDirectory() as folder:
         options = {"tokens": tokens, "batch": batch, "lr": float(lr), "seed": seed}
-        trained = _trained(model, units, sequences, sizes | {"metadata": metadata}, progress=progress, **options)
+        saved = None if resume is None else UnfinishedSAE(resume, {**metadata, **sizes, **options})
+        trained = _trained(model, units, sequences, sizes | {"metadata": metadata}, saved, progress=progress, **options)
         trained.save_inference_model(str(folder))
-        return _read(Path(folder), device_of(model))
+        found = _read(Path(folder), device_of(model))
+    if saved is not None:
+        saved.delete()
+    return found
 
 
 def save_sae(sae: Any, folder: str | Path) -> Path:
@@ -251,6 +259,7 @@ def _trained(
     units: Units,
     sequences: Sequences,
     config: dict[str, Any],
+    saved: UnfinishedSAE | None,
     *,
     tokens: int,
     batch: int,
@@ -288,6 +297,8 @@ def _trained(
         source = _activations(model, units, sequences, size // 4, seed)
         provider = _checked(sae, mixing_buffer(size, batch, source))
         trainer = SAETrainer(cfg=settings, sae=sae, data_provider=provider)
+        if saved is not None:
+            trainer.data_provider = saved.kept(provider, trainer, saved.restore(trainer))
         with nullcontext() if progress else _silent():
             trainer.fit()
     _check_finite(sae)

@@ -86,6 +86,7 @@ LEVELS = [
     {"nanogpt_lens.neurons.statistics"},
     {"nanogpt_lens.directions"},
     {"nanogpt_lens.steering"},
+    {"nanogpt_lens.sae_unfinished"},
     {"nanogpt_lens.sae"},
     {"nanogpt_lens.sae_evaluation"},
     {"nanogpt_lens.caching"},

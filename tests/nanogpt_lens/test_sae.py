@@ -171,6 +171,40 @@ class TestTraining:
         train_sae(model, TEXT, layer=1, **{**SMALL, "tokens": 1000, "progress": True})
         assert "Training SAE" in capfd.readouterr().err
 
+    @pytest.mark.parametrize("normalize", ["expected_average_only_in", "none"])
+    def test_a_killed_training_goes_on_to_the_same_autoencoder(self, model, tmp_path, monkeypatch, normalize):
+        from sae_lens.training.sae_trainer import SAETrainer
+
+        from nanogpt_lens import unfinished
+
+        options = {**SMALL, "normalize": normalize, "layer": 1}
+        whole = train_sae(model, TEXT, **options)
+        monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
+        step, steps = SAETrainer.step, []
+
+        def failing(self, batch):
+            steps.append(self.n_training_steps)
+            if len(steps) == 8:
+                raise KeyboardInterrupt
+            return step(self, batch)
+
+        monkeypatch.setattr(SAETrainer, "step", failing)
+        with pytest.raises(KeyboardInterrupt):
+            train_sae(model, TEXT, resume=tmp_path / "state", **options)
+        assert len(list((tmp_path / "state").iterdir())) == 2
+        with pytest.raises(AnalysisError, match="unfinished run of another model, corpus or set of options"):
+            train_sae(model, TEXT, resume=tmp_path / "state", **{**options, "seed": 9})
+        again = train_sae(model, TEXT, resume=tmp_path / "state", **options)
+        assert steps[:9] == [*range(8), 7]
+        assert not (tmp_path / "state").exists()
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
+
+    def test_a_damaged_state_is_one_sentence(self, model, tmp_path):
+        (tmp_path / "unfinished-sae.json").write_text("{")
+        with pytest.raises(AnalysisError, match="cannot be read .* delete .* to start again"):
+            train_sae(model, TEXT, layer=1, resume=tmp_path, **SMALL)
+
 
 @pytest.mark.sae
 class TestSaving:
