@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -10,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.nanogpt_lens.test_cli import run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,14 +38,14 @@ def test_the_snippets_run(tmp_path, text):
     assert done.returncode == 0, done.stderr
 
 
-def test_the_commands_run(tmp_path):
+def test_the_commands_run(tmp_path, monkeypatch):
     """Every `$ nanogpt-lens` line; training is cut to a few iterations, samples to a few sequences."""
     lines = [
         line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ nanogpt-lens")
     ]
     assert len(lines) >= 5
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "input.txt").write_text(TEXT)
-    env = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[1] == "train":
@@ -53,8 +54,8 @@ def test_the_commands_run(tmp_path):
             words += ["--n", "8"]
         if words[1] == "tune-lens":
             words += ["--steps", "20"]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=env)
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        code, shown, error = run(*words[1:])
+        assert code == 0, f"{line}\n{shown}{error}"
 
 
 def test_every_file_it_names_is_there():
