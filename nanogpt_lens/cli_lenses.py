@@ -63,6 +63,8 @@ def lens(
     for name, value, needed, other in (("answer", answer, prompt, "prompt"), ("wrong", wrong, answer, "answer")):
         if value is not None and needed is None:
             raise AnalysisError(f"--{name} was given without --{other}; give both")
+    if transfer and tuned is None:
+        raise AnalysisError("--transfer was given without --tuned; give both")
     own = None if tuned is None else TunedLens.load(tuned, model, transfer=transfer)
     results: dict[str, Result] = {}
     if prompt is not None:
@@ -139,14 +141,11 @@ def tune_lens(
     as_csv: CsvOption = False,
 ) -> None:
     """Train a tuned lens (Belrose et al. 2023): one affine map per point; held-out KL beside the logit lens."""
-    from nanogpt_lens.distributed import is_first
     from nanogpt_lens.lens.tuned import train_tuned_lens
 
     one_format(as_json, as_csv)
     bar = bar_wanted(as_json, as_csv)
     trained = train_tuned_lens(model, text, steps=steps, seed=seed, resume=resume, progress=bar)
-    if not is_first():
-        return
     save_result(trained, output)
     if not printed({"tuned_lens": trained}, as_json, as_csv):
         _print_tuned(trained)

@@ -77,7 +77,6 @@ def search(
     save: SaveOption = None,
 ) -> None:
     """Find the excerpts on which every neuron is highest and lowest, and its statistics, in one pass."""
-    from nanogpt_lens.distributed import is_first
     from nanogpt_lens.neurons.search import search_neurons
 
     one_format(as_json, as_csv)
@@ -85,8 +84,6 @@ def search(
     found = search_neurons(
         model, text, layers=layer, k=k, window=min(window, model.cfg.n_ctx), seed=seed, resume=resume, progress=bar
     )
-    if not is_first():
-        return
     save_result(found, save)
     if not printed({"neurons": found}, as_json, as_csv):
         _print_search(found, top)
@@ -120,7 +117,6 @@ def page(
     as_json: JsonOption = False,
 ) -> None:
     """Everything about one neuron: statistics, the tokens that it promotes, its highest and lowest excerpts."""
-    from nanogpt_lens.distributed import is_first
     from nanogpt_lens.neurons.search import search_neurons
     from nanogpt_lens.units import Units
 
@@ -135,8 +131,6 @@ def page(
         seed=seed,
         progress=bar_wanted(as_json, False),
     )
-    if not is_first():
-        return
     about = found.page(layer, unit)
     if as_json:
         content = {**asdict(about), "definition": found.definition, "provenance": dict(found.provenance)}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
     from nanogpt_lens.results import Result
 
+PARTS = ("lens", "attribution", "convergence")
+"""What `nanogpt-lens lens` saves, each in a folder of its own."""
+
 TextOption = Annotated[Path | None, typer.Option(help="a text file or data folder; without it, the model's own text")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="print CSV: one row per value")]
 SaveOption = Annotated[Path | None, typer.Option("--save", help="save the result in this folder (ngl.load_result)")]
@@ -37,7 +42,11 @@ SeedOption = Annotated[int, typer.Option(help="of everything that is drawn")]
 
 
 def on_model(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is a model, given the options that name one; errors become one sentence."""
+    """A command whose first argument is a model, given the options that name one; errors become one sentence.
+
+    Folders that a result is to be saved in are looked at before the work. Of several processes (torchrun) the
+    first alone prints and saves.
+    """
     hinted = get_type_hints(command, include_extras=True)
     _, *own = [p.replace(annotation=hinted.get(p.name, Any)) for p in signature(command).parameters.values()]
     about = {
@@ -48,7 +57,9 @@ def on_model(command: Callable[..., None]) -> Callable[..., None]:
     }
 
     def run(path: str, **given: Any) -> None:
-        with errors():
+        with errors(), _first_alone():
+            for folder in (given.get("save"), given.get("output")):
+                _check_folder(folder, command.__name__)
             backend, meta, gelu, ignore = (given.pop(name) for name in about)
             command(load_model(path, backend, meta, gelu, ignore), **given)
 
@@ -62,6 +73,25 @@ def on_model(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
+
+
+@contextmanager
+def _first_alone() -> Iterator[None]:
+    """Standard output is thrown away in all processes but the first."""
+    from nanogpt_lens.distributed import is_first
+
+    if is_first():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def _check_folder(folder: Path | None, command: str) -> None:
+    from nanogpt_lens.result_files import check_target
+
+    for target in [] if folder is None else [folder / name for name in PARTS] if command == "lens" else [folder]:
+        check_target(target)
 
 
 def load_model(path: str, backend: Backend, meta: str | None, gelu: Gelu, ignore: list[str] | None) -> Any:
@@ -85,8 +115,10 @@ def bar_wanted(as_json: bool, as_csv: bool) -> bool:
 
 
 def save_result(result: Result, folder: Path | None) -> None:
-    """Save a result, where that was asked for, and say so."""
-    if folder is not None:
+    """Save a result, where that was asked for, and say so; the first of several processes does."""
+    from nanogpt_lens.distributed import is_first
+
+    if folder is not None and is_first():
         result.save(folder)
         typer.echo(f"result saved in {folder}", err=True)
 

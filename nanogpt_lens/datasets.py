@@ -263,8 +263,8 @@ def _read_folder(folder: Path) -> TextData:
     # without a meta.pkl nanoGPT takes the tokens for GPT-2's
     vocabulary = read_vocabulary(named[0], 2**16) if named else find_gpt2()
     data = TextData(
-        train=_read_bin(files[0]),
-        val=_read_bin(files[1]),
+        train=read_bin(files[0]),
+        val=read_bin(files[1]),
         vocabulary=vocabulary,
         name=folder.resolve().name,
         sources=tuple(files),
@@ -280,7 +280,14 @@ def _read_folder(folder: Path) -> TextData:
     return data
 
 
-def _read_bin(file: Path) -> np.ndarray:
+def read_bin(file: Path) -> np.ndarray:
+    """The ids [tokens] of one of nanoGPT's `.bin` files, memory-mapped.
+
+    Raises:
+        DataError: it is missing, empty, or has an odd number of bytes.
+    """
+    if not file.is_file():
+        raise DataError(f"{file} does not exist; expected nanoGPT's uint16 tokens, or a text file")
     size = file.stat().st_size
     if size == 0:
         raise DataError(f"{file} is empty; expected nanoGPT's uint16 tokens: run prepare.py again")

@@ -6,6 +6,7 @@ beginning-of-sequence token, so none is put in front.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, read_vocabulary
 from nanogpt_lens.access import Hooked, device_of, evaluating
-from nanogpt_lens.datasets import TextData, encode_corpus, read_data
+from nanogpt_lens.datasets import TextData, encode_corpus, read_bin, read_data
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.sampling import choose_token
 from nanogpt_lens.whole_numbers import check_whole
@@ -28,6 +30,9 @@ Corpus: TypeAlias = str | Path | TextData | Tensor | np.ndarray
 
 A string that names an existing file or folder is a path. Ids [example, pos] are sequences of their own.
 """
+
+
+_PIECE = 2**22
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,15 +175,15 @@ def is_path(text: str) -> bool:
     """Whether a string names a file that is there, or is written like one."""
     if "\n" in text or len(text) > 1000 or not text.strip():
         return False
-    return Path(text).expanduser().exists() or text.endswith((".txt", ".bin"))
+    return os.path.exists(os.path.expanduser(text)) or text.endswith((".txt", ".bin"))
 
 
 def _file_tokens(model: Hooked, path: Path) -> Tensor | np.ndarray:
     if path.suffix == ".bin":
-        data = read_data(path.parent)
-        if path.name not in ("train.bin", "val.bin"):
-            raise AnalysisError(f"{path} is neither train.bin nor val.bin; give one of those, or a text file")
-        return data.train if path.name == "train.bin" else data.val
+        check_vocabulary(model, path)
+        return read_bin(path)
+    if path.is_dir():
+        check_vocabulary(model, path / "val.bin")
     if not path.is_file():
         return read_data(path).val
     try:
@@ -188,6 +193,40 @@ def _file_tokens(model: Hooked, path: Path) -> Tensor | np.ndarray:
             f"{path} is not UTF-8 text (byte {error.start}); expected a text file or a nanoGPT data folder"
         ) from None
     return encode_corpus(model, text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def check_vocabulary(model: Hooked, path: Path) -> None:
+    """Refuse a `.bin` whose folder has other characters than the model.
+
+    Raises:
+        AnalysisError: it has.
+    """
+    encoder = getattr(getattr(model, "tokenizer", None), "encoder", None)
+    named = [path.parent / name for name in (META_NAME, TOKENIZER_NAME) if (path.parent / name).is_file()]
+    if not named or not isinstance(encoder, CharVocabulary):
+        return
+    theirs = read_vocabulary(named[0], 2**16)
+    if not isinstance(theirs, CharVocabulary) or tuple(theirs.chars) != tuple(encoder.chars):
+        raise AnalysisError(
+            f"{path} was prepared with another vocabulary ({named[0]}) than the model's; expected the same: give the "
+            "text itself, or the model's own data"
+        )
+
+
+def check_ids(model: Hooked, ids: Tensor | np.ndarray, name: str = "the corpus") -> None:
+    """Refuse ids that are no tokens of the model; a memory-mapped file is read in pieces.
+
+    Raises:
+        AnalysisError: one is negative or beyond the vocabulary.
+    """
+    for start in range(0, len(ids), _PIECE):
+        piece = np.asarray(ids[start : start + _PIECE])
+        low, high = int(piece.min(initial=0)), int(piece.max(initial=0))
+        if low < 0 or high >= model.cfg.d_vocab:
+            raise AnalysisError(
+                f"{name} has the token {low if low < 0 else high}; expected ids from 0 to {model.cfg.d_vocab - 1}, the "
+                "model's vocabulary: it was prepared for another model"
+            )
 
 
 def _own_rows(corpus: Corpus, length: int) -> Tensor | np.ndarray | None:
@@ -222,11 +261,7 @@ def windows(model: Hooked, corpus: Corpus, *, length: int, n: int, seed: int = 0
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:n].sort().values
     rows = [np.asarray(ids[i * length : (i + 1) * length]).astype(np.int64) for i in chosen.tolist()]
     tokens = torch.from_numpy(np.stack(rows))
-    if int(tokens.max()) >= model.cfg.d_vocab or int(tokens.min()) < 0:
-        raise AnalysisError(
-            f"the corpus has the token {int(tokens.max())}; expected ids below {model.cfg.d_vocab}, "
-            "the model's vocabulary: it was prepared for another model"
-        )
+    check_ids(model, tokens)
     return tokens.to(device_of(model))
 
 

@@ -24,6 +24,16 @@ FORMAT = 1
 _ARRAYS = re.compile(r"arrays-[0-9a-f]{12}\.safetensors")
 
 
+def check_target(folder: Path) -> None:
+    """Refuse a folder that `write_result` could not write to.
+
+    Raises:
+        ResultError: it is a file or holds something else.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / NAME).is_file())):
+        raise ResultError(f"{folder} is there and is no saved result; give a new folder, or one with a {NAME}")
+
+
 def write_result(folder: Path, kind: str, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
     """Write a result into `folder`, in place of one that is there.
 
@@ -32,8 +42,7 @@ def write_result(folder: Path, kind: str, plain: Mapping[str, Any], tensors: Map
     """
     from safetensors.torch import save_file
 
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / NAME).is_file())):
-        raise ResultError(f"{folder} is there and is no saved result; give a new folder, or one with a {NAME}")
+    check_target(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = f"arrays-{os.urandom(6).hex()}.safetensors"
     text = json.dumps(

@@ -106,6 +106,8 @@ def train_sae(
     d_sae = 8 * int(model.cfg.d_model) if d_sae is None else d_sae
     check_whole(1, d_sae=d_sae, k=k, tokens=tokens, batch=batch)
     check_whole(seed=seed)
+    if tokens < batch:
+        raise AnalysisError(f"tokens is {tokens}; expected at least batch={batch}, one training step")
     if k > d_sae:
         raise AnalysisError(f"k is {k}; expected at most d_sae={d_sae}, the number of features")
     if normalize not in get_args(Normalize):

@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class UnfinishedSAE:
         self.file.unlink(missing_ok=True)
         for old in self.folder.glob(f"{NAME}-*"):
             shutil.rmtree(old, ignore_errors=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        with suppress(OSError):  # not empty
             self.folder.rmdir()
 
     def _save(self, trainer: Any, drawn: int) -> None:

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, read_vocabulary
+from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.access import Hooked, check_model, device_of
 from nanogpt_lens.datasets import encode_corpus, read_data
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.prompts import Corpus, corpus_tokens, is_path
+from nanogpt_lens.prompts import Corpus, check_vocabulary, corpus_tokens, is_path
 from nanogpt_lens.whole_numbers import check_whole
 
 _BIN = np.dtype("<u2")
@@ -181,7 +181,7 @@ class Sequences:
             raise AnalysisError(f"{path} is no file, or empty; expected a text file or nanoGPT's .bin")
         encoder = getattr(getattr(model, "tokenizer", None), "encoder", None)
         if path.suffix == ".bin":
-            _same_vocabulary(encoder, path)
+            check_vocabulary(model, path)
             self._dtype, self._file = _BIN, path.open("rb")
             size = path.stat().st_size
             if size % _BIN.itemsize:
@@ -210,23 +210,6 @@ def _encoded_file(model: Hooked, path: Path, dtype: np.dtype[Any]) -> tuple[IO[b
     except UnicodeDecodeError:
         raise AnalysisError(f"{path} is not UTF-8 text; expected a text file or nanoGPT's .bin") from None
     return out, count
-
-
-def _same_vocabulary(encoder: Any, path: Path) -> None:
-    """Refuse a `.bin` whose folder has other characters than the model.
-
-    Raises:
-        AnalysisError: it has.
-    """
-    named = [path.parent / name for name in (META_NAME, TOKENIZER_NAME) if (path.parent / name).is_file()]
-    if not named or not isinstance(encoder, CharVocabulary):
-        return
-    theirs = read_vocabulary(named[0], 2**16)
-    if not isinstance(theirs, CharVocabulary) or tuple(theirs.chars) != tuple(encoder.chars):
-        raise AnalysisError(
-            f"{path} was prepared with another vocabulary ({named[0]}) than the model's; expected the same: give the "
-            "text itself, or the model's own data"
-        )
 
 
 def _file_fingerprint(path: Path) -> str:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanogpt_lens.access import Hooked, evaluating
+from nanogpt_lens.access import Hooked, device_of, evaluating
 from nanogpt_lens.distributed import gathered, is_first, share, world
 from nanogpt_lens.fingerprints import weights_hash
 from nanogpt_lens.reading import Engine, Reader
@@ -80,7 +81,7 @@ def stream(
     """
     mine = share(sequences.n_batches)
     saved = None if resume is None else _saved_state(resume, model, sequences, names, describes or {})
-    start = _restored(saved, keepers, mine.start)
+    start = _restored(saved, keepers, mine.start, device_of(model))
     with evaluating(model):
         reader = Reader(model, names, engine=engine)
         # the first process shows the bar; it and the others have equally much to do
@@ -125,7 +126,7 @@ def _state(keepers: Sequence[Keeper]) -> dict[str, Tensor]:
     return {f"{i}/{name}": tensor for i, keeper in enumerate(keepers) for name, tensor in keeper.state().items()}
 
 
-def _restored(saved: Unfinished | None, keepers: Sequence[Keeper], start: int) -> int:
+def _restored(saved: Unfinished | None, keepers: Sequence[Keeper], start: int, device: torch.device) -> int:
     """Fill the keepers with what was saved, where there is something; return the batch to go on with."""
     found = None if saved is None else saved.read()
     if saved is None or found is None:
@@ -133,6 +134,7 @@ def _restored(saved: Unfinished | None, keepers: Sequence[Keeper], start: int) -
     tensors, following = found
     for i, keeper in enumerate(keepers):
         prefix = f"{i}/"
-        keeper.hold([{k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}])
+        own = {k.removeprefix(prefix): t.to(device) for k, t in tensors.items() if k.startswith(prefix)}
+        keeper.hold([own])
     _log.info("going on from batch %s, saved in %s", following, saved.file)
     return int(following)

@@ -68,11 +68,12 @@ class Units:
 
     @property
     def autoencoder(self) -> str | None:
-        """What provenance says of the autoencoder: its class, size and a hash of its weights; None without one."""
+        """What provenance says of the autoencoder: class, size, hash, and what it was trained on; None without one."""
         if self.sae is None:
             return None
         weights = hashlib.sha256("".join(tensor_hash(t) for t in self.sae.state_dict().values()).encode())
-        return f"{type(self.sae).__name__}, {self.n_units} features, {weights.hexdigest()[:16]}"
+        home = getattr(self.sae.cfg.metadata, "checkpoint_sha256", None) or "a checkpoint that it does not name"
+        return f"{type(self.sae).__name__}, {self.n_units} features, {weights.hexdigest()[:16]}, trained on {home}"
 
     def values(self, i: int, activation: Tensor) -> Tensor:
         """The units' activations [example, pos, unit], from the activation at the i-th hook point."""

@@ -16,3 +16,5 @@ def check_whole(least: int = 0, **options: object) -> None:
     for name, value in options.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise AnalysisError(f"{name} is {value!r}; expected a whole number, {least} or more")
+        if name == "seed" and value >= 2**63:
+            raise AnalysisError(f"seed is {value}; expected a whole number below 2**63")

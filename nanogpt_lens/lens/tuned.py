@@ -26,7 +26,7 @@ from nanogpt_lens.identity import identity
 from nanogpt_lens.lens.evaluation import held_out as measured
 from nanogpt_lens.lens.points import Grid, Point, grid, kl, log_probs, readout, residuals
 from nanogpt_lens.lens.unfinished import UnfinishedLens
-from nanogpt_lens.prompts import Corpus, corpus_tokens, windows
+from nanogpt_lens.prompts import Corpus, check_ids, corpus_tokens, windows
 from nanogpt_lens.results.lens import POINTS, TunedLens, affine_step, name_of
 from nanogpt_lens.whole_numbers import check_whole
 
@@ -139,10 +139,15 @@ def train_tuned_lens(
         evaluations=evaluations, patience=patience, n_stop=n_stop, n_test=n_test,
         length=int(model.cfg.n_ctx) if length is None else length, seed=seed,
     )  # fmt: skip
+    if max(1, batch_tokens // options.length) < world()[1]:
+        raise AnalysisError(
+            f"batch_tokens is {batch_tokens}, {max(1, batch_tokens // options.length)} sequences for {world()[1]} "
+            "processes; give more, or start fewer"
+        )
     parts = split(model, corpus, options)
     run = _Run(model, translated, parts, options)
     described = {**asdict(options), "points": translated, "model": identity(model)}
-    saved = None if resume is None else UnfinishedLens(resume, described, parts["train"])
+    saved = None if resume is None else UnfinishedLens(resume, described, list(parts.values()))
     with evaluating(model):
         run.go(saved, progress=progress and is_first())
     lens = run.lens(where)
@@ -161,6 +166,7 @@ def split(model: Hooked, corpus: Corpus, options: Options) -> dict[str, Any]:
     ids: Any = corpus if rows else corpus_tokens(model, corpus)
     n, least = len(ids), 1 if rows else options.length
     held = int(n * options.held_out)
+    check_ids(model, ids)
     parts = {"train": ids[: n - 2 * held], "stop": ids[n - 2 * held : n - held], "test": ids[n - held :]}
     if held < least or n - 2 * held < least:
         raise AnalysisError(
@@ -235,7 +241,7 @@ class _Run:
     def _batch(self) -> Tensor:
         """Random windows [example, pos], the same in every process."""
         length = self.options.length
-        n = max(1, self.options.batch_tokens // length, world()[1])
+        n = max(1, self.options.batch_tokens // length)
         generator = np.random.default_rng([self.options.seed, self.step])
         if self.train.ndim == 2:
             found = self.train[torch.from_numpy(generator.integers(len(self.train), size=n))][:, :length]

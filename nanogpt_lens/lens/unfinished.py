@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,18 @@ class UnfinishedLens:
     Args:
         folder: made when needed.
         described: the options of the run and the model's identity.
-        corpus: the ids that it trains on.
+        parts: all ids that it trains on, stops by and is measured on.
 
     Raises:
         AnalysisError: the folder is a file.
     """
 
-    def __init__(self, folder: str | Path, described: Mapping[str, Any], corpus: Any) -> None:
+    def __init__(self, folder: str | Path, described: Mapping[str, Any], parts: Sequence[Any]) -> None:
         digest = hashlib.sha256()
-        for start in range(0, len(corpus), _CHUNK):
-            digest.update(np.asarray(corpus[start : start + _CHUNK]).astype(np.int64).tobytes())
+        for part in parts:
+            digest.update(f"{len(part)} ".encode())
+            for start in range(0, len(part), _CHUNK):
+                digest.update(np.asarray(part[start : start + _CHUNK]).astype(np.int64).tobytes())
         self.file = Unfinished(folder, "unfinished-lens", {**described, "corpus": digest.hexdigest()})
 
     def restore(self) -> dict[str, Tensor] | None:

@@ -66,7 +66,7 @@ def search_neurons(
             [example, pos]; of any size.
         layers: None for all.
         site: which activations: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
-        k: excerpts of each neuron, each way.
+        k: excerpts of each neuron, each way; a neuron may have fewer on a very short corpus (nan, -1 in their place).
         window: tokens of an excerpt.
         batch_size: sequences of a batch; None for some 4,096 tokens.
         where: rank excerpts by their "max" (lowest: minimum), or by the "mean" over the whole excerpt.
@@ -94,7 +94,7 @@ def search_neurons(
         raise AnalysisError(f"where is {where!r}; expected one of {', '.join(get_args(Where))}")
     units = Units(model, site=site, layers=layers, sae=sae)
     sequences = Sequences(model, corpus, length=length, batch_size=batch_size, least=window)
-    _check_excerpts(sequences, k, window)
+    _check_excerpts(sequences, k, window, where)
     sites = len(units.names)
     top, low = (TopWindows(sites=sites, k=k, window=window, where=where, lowest=low) for low in (False, True))
     moments = Moments(sites=sites)
@@ -152,19 +152,18 @@ def _named(model: Hooked, units: Units, sequences: Sequences, k: int, window: in
     }
 
 
-def _check_excerpts(sequences: Sequences, k: int, window: int) -> None:
+def _check_excerpts(sequences: Sequences, k: int, window: int, where: Where) -> None:
     if window > sequences.length:
         raise AnalysisError(
             f"window is {window}; expected at most {sequences.length}, the length of a sequence that the model reads"
         )
     rest = sequences.n_tokens % sequences.length
-    most = sequences.n_tokens // sequences.length * (sequences.length // window) + (
-        max(1, rest // window) if rest else 0
-    )
+    last = rest // window if where == "mean" or not rest else max(1, rest // window)  # a peak needs no whole excerpt
+    most = sequences.n_tokens // sequences.length * (sequences.length // window) + last
     if k > most:
         raise AnalysisError(
-            f"k is {k}, but {sequences.name} has room for {most} excerpts of {window} tokens; give a smaller k or "
-            "window, or a longer text"
+            f"k is {k}, but {sequences.name} has room for at most {most} excerpts of {window} tokens; give a "
+            "smaller k or window, or a longer text"
         )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nanogpt_lens.access import Hooked
-from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.errors import AnalysisError, ResultError
 from nanogpt_lens.identity import identity
 from nanogpt_lens.results.base import Result, Scores
 
@@ -214,6 +214,12 @@ class TunedLens(LensScores):
         super().__post_init__()
         for name in ("translated", "curve_steps", "best_steps"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        n, width = len(self.translated), self.biases.shape[-1]
+        if self.matrices.shape != (n, width, width) or self.biases.shape != (n, width):
+            raise ResultError(
+                f"the tuned lens has matrices {list(self.matrices.shape)} and biases {list(self.biases.shape)} for {n} "
+                "points; it is damaged: train it again"
+            )
 
     @property
     def transferred(self) -> bool:

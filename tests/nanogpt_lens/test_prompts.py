@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
-from nanogpt_lens.datasets import write_data
+from nanogpt_lens.datasets import TextData, write_data
 from nanogpt_lens.prompts import n_tokens, own_text, random_tokens, windows
 from tests.nanogpt_lens.patching_helpers import model
 
@@ -101,7 +101,7 @@ def test_corpora_of_every_kind(tmp_path):
         ("nowhere.txt", "does not exist"),
         (torch.zeros(30), "integer ids"),
         ("abc", "expected at least one window"),
-        (torch.full((100,), 65), "the token 65; expected ids below 65"),
+        (torch.full((100,), 65), "the token 65; expected ids from 0 to 64"),
     ]
     for corpus, words in cases:
         with pytest.raises(ngl.ConversionError, match=words):
@@ -111,16 +111,25 @@ def test_corpora_of_every_kind(tmp_path):
 def test_a_bin_file_is_the_part_it_names(tmp_path):
     hooked = ngl.load("shakespeare_char")
     text = "".join(chr(97 + i % 26) for i in range(2000))
-    (tmp_path / "text.txt").write_text(text)
-    data = ngl.read_data(tmp_path / "text.txt")
+    ids = ngl.encode_corpus(hooked, text).numpy().astype(np.uint16)
+    data = TextData(train=ids[:1800], val=ids[1800:], vocabulary=hooked.tokenizer.encoder, name="letters")
     write_data(data, tmp_path / "data")
-    for part, ids in (("train", data.train), ("val", data.val)):
+    for part, own in (("train", data.train), ("val", data.val)):
         found = windows(hooked, tmp_path / "data" / f"{part}.bin", length=10, n=1000)
-        assert found.flatten().tolist() == ids[: len(ids) // 10 * 10].tolist()
+        assert found.flatten().tolist() == own[: len(own) // 10 * 10].tolist()
     assert torch.equal(windows(hooked, tmp_path / "data", length=10, n=1000), found)
-    (tmp_path / "data" / "other.bin").write_bytes(b"abcd")
-    with pytest.raises(ngl.AnalysisError, match="neither train.bin nor val.bin"):
-        windows(hooked, tmp_path / "data" / "other.bin", length=10, n=8)
+    ids.astype("<u2").tofile(tmp_path / "data" / "other.bin")
+    assert windows(hooked, tmp_path / "data" / "other.bin", length=10, n=1000).flatten().tolist() == ids.tolist()
+    with pytest.raises(ngl.ConversionError, match="none.bin does not exist"):
+        windows(hooked, tmp_path / "data" / "none.bin", length=10, n=8)
+
+
+def test_tokens_of_another_vocabulary_are_refused(tmp_path):
+    (tmp_path / "text.txt").write_text("abcdefghij" * 200)
+    write_data(ngl.read_data(tmp_path / "text.txt"), tmp_path / "data")
+    for place in ("data", "data/train.bin"):
+        with pytest.raises(ngl.AnalysisError, match="prepared with another vocabulary"):
+            windows(ngl.load("shakespeare_char"), tmp_path / place, length=10, n=8)
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, True])

@@ -146,7 +146,7 @@ class TestTraining:
             assert found(z).shape == z.shape
 
     def test_the_default_width_is_eight_times_the_residual_streams(self, model):
-        found = train_sae(model, TEXT, layer=0, site="mlp.hook_post", **{**SMALL, "d_sae": None, "tokens": 1})
+        found = train_sae(model, TEXT, layer=0, site="mlp.hook_post", **{**SMALL, "d_sae": None, "tokens": 128})
         assert found.cfg.d_sae == 128
 
     def test_text_files_and_data_folders(self, model, tmp_path):

@@ -312,7 +312,7 @@ def test_page_and_files(model, tmp_path):
     ("options", "sentence"),
     [
         ({"k": 0}, "k is 0; expected a whole number, 1 or more"),
-        ({"k": 40}, r"k is 40, but .* has room for 40 excerpts|k is 40"),
+        ({"k": 40}, "k is 40, but .* has room for at most 39 excerpts"),
         ({"window": 13}, "window is 13; expected at most 12"),
         ({"layers": [2]}, "there is no layer 2; expected 0 to 1"),
         ({"layers": []}, "layers is empty"),
@@ -338,7 +338,7 @@ def test_bad_corpora_are_one_sentence(model, tmp_path):
 
     refused(torch.empty(0, dtype=torch.long), "has 0 tokens; expected at least 4, one window")
     refused(corpus(3), "has 3 tokens; expected at least 4, one window: give a longer text")
-    refused(corpus(30), "k is 8, but .* room for 7 excerpts of 4 tokens", k=8)
+    refused(corpus(30), "k is 8, but .* room for at most 7 excerpts of 4 tokens", k=8)
     refused(torch.full((40,), 65), "has the token 65; expected ids from 0 to 64")
     refused(torch.zeros(40), "expected text, a path, or integer ids")
     refused(tmp_path / "no.txt", "no.txt does not exist")
@@ -352,6 +352,19 @@ def test_bad_corpora_are_one_sentence(model, tmp_path):
     refused(tmp_path / "latin.txt", "is not UTF-8 text")
     (tmp_path / "foreign.txt").write_text("日本" * 20)
     refused(tmp_path / "foreign.txt", "日")
+
+
+def test_excerpt_means_need_whole_excerpts(model):
+    with pytest.raises(AnalysisError, match="k is 3, but .* room for at most 2 excerpts"):
+        search_neurons(model, corpus(15), window=6, k=3, where="mean", progress=False)
+    found = search_neurons(model, corpus(15), window=6, k=2, where="mean", progress=False)
+    assert found.top_values[..., 0].isfinite().all()
+    assert search_neurons(model, corpus(15), window=6, k=3, progress=False).top_values[..., 0].isfinite().all()
+
+
+def test_a_long_text_of_one_line_is_no_path(model):
+    found = search_neurons(model, text_of(corpus(900)).replace("\n", "a"), window=4, k=1, progress=False)
+    assert found.n_tokens == 900
 
 
 def test_a_bin_of_another_vocabulary_is_refused(model, tmp_path):

@@ -28,6 +28,7 @@ from nanogpt_lens.results.lens import TunedLens, name_of
 from tests.conftest import convert
 from tests.making import random_state
 from tests.nanogpt_lens.patching_helpers import checkpoint, model, native, texts
+from tests.nanogpt_lens.stream_helpers import corpus, small_model
 
 CORPUS = torch.randint(13, (2000,), generator=torch.Generator().manual_seed(0))
 QUICK = {"steps": 40, "batch_tokens": 80, "evaluations": 4, "n_stop": 10, "n_test": 20, "progress": False}
@@ -265,14 +266,14 @@ def test_another_runs_state_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
     killed(monkeypatch, tmp_path, 3)
     (file,) = tmp_path.iterdir()
-    for own, corpus, options in (
+    for own, ids, options in (
         (model(), CORPUS, {"lr": 0.02}),
         (model(), CORPUS.flip(0), {}),
         (model(process_weights=True), CORPUS, {}),
         (model(), CORPUS, {"layers": 1}),
     ):
         with pytest.raises(AnalysisError, match="the unfinished run of another model, corpus or set of options"):
-            train_tuned_lens(own, corpus, **QUICK, **options, resume=tmp_path)
+            train_tuned_lens(own, ids, **QUICK, **options, resume=tmp_path)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(AnalysisError, match="cannot be read .* delete it"):
         train_tuned_lens(model(), CORPUS, **QUICK, resume=tmp_path)
@@ -349,3 +350,39 @@ def test_bad_corpora_lenses_and_losses():
         next(iter(broken.parameters())).fill_(torch.nan)
     with pytest.raises(AnalysisError, match="check the model, whose own activations are not finite"):
         train_tuned_lens(broken, CORPUS, **QUICK)
+
+
+@pytest.mark.parametrize("place", [50, 1700, 1950])
+def test_ids_beyond_the_vocabulary_are_refused_wherever_they_are(place, tmp_path):
+    ids = corpus(2000)
+    ids[place] = 65
+    with pytest.raises(AnalysisError, match="has the token 65; expected ids from 0 to 64"):
+        train_tuned_lens(small_model(tmp_path), ids, steps=3, progress=False)
+
+
+def test_a_resumed_run_needs_the_same_held_out_text(tmp_path, monkeypatch):
+    own, ids, options = small_model(tmp_path), corpus(2000), {"steps": 20, "batch_tokens": 48, "progress": False}
+    monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
+    update, done = tuned._Run.update, []
+
+    def failing(self):
+        done.append(1)
+        if len(done) == 6:
+            raise KeyboardInterrupt
+        return update(self)
+
+    monkeypatch.setattr(tuned._Run, "update", failing)
+    with pytest.raises(KeyboardInterrupt):
+        train_tuned_lens(own, ids, resume=tmp_path / "state", **options)
+    for place in (10, 1700, 1950):  # train, stop, test
+        other = ids.clone()
+        other[place] = (other[place] + 1) % 65
+        with pytest.raises(AnalysisError, match="unfinished run of another model, corpus"):
+            train_tuned_lens(own, other, resume=tmp_path / "state", **options)
+    assert train_tuned_lens(own, ids, resume=tmp_path / "state", **options).values.isfinite().all()
+
+
+def test_a_damaged_lens_is_refused(tmp_path):
+    lens = train_tuned_lens(small_model(tmp_path), corpus(2000), steps=2, progress=False)
+    with pytest.raises(ResultError, match="is damaged: train it again"):
+        replace(lens, matrices=lens.matrices[:-1])
