@@ -116,14 +116,15 @@ def _print_attribution(result: LogitAttribution) -> None:
 
 def _print_convergence(result: ConvergenceResult) -> None:
     typer.echo(result.definition)
-    names = result.labels["score"]
+    kept = [k for k, name in enumerate(result.labels["score"]) if not bool(result.values[k].isnan().all())]
+    names = [result.labels["score"][k] for k in kept]
     rows = []
     for i, j, name in result.in_depth_order():
         ends = [(t[:, i, j] if t is not None else result.values[:, i, j]) for t in (result.low, result.high)]
-        values = [interval(result.values[k, i, j], ends[0][k], ends[1][k]) for k in range(len(names))]
+        values = [interval(result.values[k, i, j], ends[0][k], ends[1][k]) for k in kept]
         rows.append([name, *values])
     if result.chance is not None:
-        rows.append(["constant", *(f"{float(c):.3f}" for c in result.chance[:, 0, 0])])
+        rows.append(["constant", *(number(result.chance[k, 0, 0], 3) for k in kept)])
     print_table(["point", *(name.replace("_", " ") for name in names)], rows)
     typer.echo(f"the final top token settles at a mean depth of {result.mean_depth:.2f} of {result.n_layers} layers")
 

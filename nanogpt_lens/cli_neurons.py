@@ -104,39 +104,55 @@ def _print_search(found: NeuronSearch, top: int) -> None:
     print_table([found.unit, "highest", "mean", "sparsity", "promotes", "where it is highest"], rows)
     rest = found.values.numel() - len(rows)
     if rest > 0:
-        typer.echo(f"and {rest} more; --top lists more, --csv all; `neurons page` shows one")
+        typer.echo(f"and {rest} more; --top lists more, --csv all; `neurons page` shows one, also of a saved search")
 
 
 def page(
     model: Any,
     neuron: Neuron,
-    text: CorpusOption,
+    text: Annotated[
+        Path | None, typer.Option("--text", help="a text file, nanoGPT's .bin or its data folder (val.bin)")
+    ] = None,
+    found: Annotated[Path | None, typer.Option(help="a search that was saved, in place of --text")] = None,
     k: KOption = 10,
     window: WindowOption = 32,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Everything about one neuron: statistics, the tokens that it promotes, its highest and lowest excerpts."""
+    from nanogpt_lens.errors import AnalysisError
     from nanogpt_lens.neurons.search import search_neurons
+    from nanogpt_lens.results import NeuronSearch
     from nanogpt_lens.units import Units
 
     layer, unit = _place(neuron)
     Units(model, layers=[layer]).checked(layer, unit)
-    found = search_neurons(
-        model,
-        text,
-        layers=[layer],
-        k=k,
-        window=min(window, model.cfg.n_ctx),
-        seed=seed,
-        progress=bar_wanted(as_json, False),
-    )
-    about = found.page(layer, unit)
+    if (text is None) == (found is None):
+        raise AnalysisError("expected either --text, which is searched, or --found, a saved search")
+    if found is not None:
+        result = NeuronSearch.load(found)
+        _same_model(model, result, found)
+    else:
+        window, bar = min(window, model.cfg.n_ctx), bar_wanted(as_json, False)
+        result = search_neurons(model, text or "", layers=[layer], k=k, window=window, seed=seed, progress=bar)
+    about = result.page(layer, unit)
     if as_json:
-        content = {**asdict(about), "definition": found.definition, "provenance": dict(found.provenance)}
+        content = {**asdict(about), "definition": result.definition, "provenance": dict(result.provenance)}
         typer.echo(json.dumps(content, ensure_ascii=False))
     else:
-        typer.echo(f"{found.definition}\n{about}")
+        typer.echo(f"{result.definition}\n{about}")
+
+
+def _same_model(model: Any, result: NeuronSearch, folder: Path) -> None:
+    from nanogpt_lens.access import provenance
+    from nanogpt_lens.errors import AnalysisError
+
+    theirs, mine = (about.get("checkpoint_sha256") for about in (result.provenance, provenance(model)))
+    if theirs != mine:
+        raise AnalysisError(
+            f"{folder} was found on another checkpoint ({str(theirs)[:12]}) than this one ({str(mine)[:12]}); search "
+            "again"
+        )
 
 
 def _place(neuron: str) -> tuple[int, int]:
@@ -153,7 +169,7 @@ def find(
     predicate: Annotated[
         str,
         typer.Argument(
-            help="upper_case, after_newline, speaker_name, ...; or re: and a regular expression, as in re:[aeiou]"
+            help="upper_case, after_newline, speaker_name, ...; or re: and a regular expression, as in re:ing"
         ),
     ],
     text: CorpusOption,
@@ -175,13 +191,14 @@ def find(
     if printed({"separation": found}, as_json, as_csv):
         return
     typer.echo(f"{found.quantity}: {found.definition}")
+    least = 1 / (1 + len(found.null))  # no p can be smaller
     rows = [
         [
             f"{row['layer_label']}.{row['neuron']}",
             "higher" if row["sign"] > 0 else "lower",
             number(row["separation"], 3),
             f"{number(row['held_out'], 3)} [{number(row['low'], 3)}, {number(row['high'], 3)}]",
-            f"{row['p']:.3f}",
+            ("<= " if row["p"] <= least else "") + f"{row['p']:.3f}",
         ]
         for row in found.top(top).to_dict("records")
     ]

@@ -61,7 +61,12 @@ def on_model(command: Callable[..., None]) -> Callable[..., None]:
             for folder in (given.get("save"), given.get("output")):
                 _check_folder(folder, command.__name__)
             backend, meta, gelu, ignore = (given.pop(name) for name in about)
-            command(load_model(path, backend, meta, gelu, ignore), **given)
+            try:
+                command(load_model(path, backend, meta, gelu, ignore), **given)
+            except KeyboardInterrupt:
+                if given.get("resume") is not None and given["resume"].exists():
+                    typer.echo(f"the state is kept in {given['resume']}; run the same command again to go on", err=True)
+                raise
 
     kind = Parameter.KEYWORD_ONLY
     parameters = [

@@ -88,7 +88,7 @@ def train_sae(
         length: tokens of a sequence; None for the model's context.
         seed: of the start, the order and the mixing.
         output: a new folder to save to, see `save_sae`.
-        resume: a folder for the state of an unfinished run, saved twice a minute; a killed run goes on from there to
+        resume: a folder for the state of an unfinished run, saved every ten seconds; a killed run goes on from there to
             the same autoencoder. Deleted at the end.
         progress: show SAELens' bar.
 

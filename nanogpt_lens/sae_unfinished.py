@@ -76,7 +76,7 @@ class UnfinishedSAE:
         return drawn
 
     def kept(self, batches: Iterator[Tensor], trainer: Any, drawn: int) -> Iterator[Tensor]:
-        """The batches from the `drawn`-th on; the state is saved between two of them, twice a minute."""
+        """The batches from the `drawn`-th on; the state is saved between two of them, every ten seconds."""
         for _ in range(drawn):
             next(batches)
         for i, batch in enumerate(batches, start=drawn):

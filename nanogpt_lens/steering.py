@@ -174,7 +174,7 @@ def _measured(
     """Each sequence's scores [direction, scale, score, sequence]."""
     parts = []
     total = len(text) * (1 + len(directions) * len(scales))
-    with evaluating(model), tqdm(total=total, unit="sequence", delay=1, disable=not progress) as bar:
+    with evaluating(model), tqdm(total=total, unit="sequence", desc="steering", delay=1, disable=not progress) as bar:
         for rows in batches(model, text):
             tokens = text[rows]
             plain = _wide(run(model, tokens))

@@ -68,7 +68,7 @@ def stream(
         keepers: empty ones.
         values: from the i-th hook point's activation to [example, pos, unit].
         engine: how activations are computed, see `Engine`.
-        resume: a folder for the state of an unfinished run, saved every half minute and deleted at the end.
+        resume: a folder for the state of an unfinished run, saved every ten seconds and deleted at the end.
         describes: the options that the keepers were made with; a state of other options is refused.
         progress: show a bar.
         label: of the bar.

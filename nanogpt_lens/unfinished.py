@@ -1,4 +1,4 @@
-"""The state of an unfinished run on disk: one file, replaced in one step twice a minute, deleted at the end.
+"""The state of an unfinished run on disk: one file, replaced in one step every ten seconds, deleted at the end.
 
 A state belongs to one model, corpus and set of options; that of another run is refused.
 """
@@ -20,7 +20,7 @@ from torch import Tensor
 from conversion.atomic import replacing
 from nanogpt_lens.errors import AnalysisError
 
-SAVE_EVERY = 30.0
+SAVE_EVERY = 10.0
 """Seconds between two savings."""
 
 

@@ -114,7 +114,7 @@ def train_tuned_lens(
         n_stop, n_test: sequences measured of either part, at most.
         length: tokens of a sequence; None for the context.
         seed: of the batches and the sequences measured.
-        resume: a folder for the state of an unfinished run, saved twice a minute; a killed run goes on from there
+        resume: a folder for the state of an unfinished run, saved every ten seconds; a killed run goes on from there
             to the same lens. Deleted at the end.
         progress: show a bar.
 

@@ -217,7 +217,9 @@ def _losses(
     """
     means = _means(model, tokens, units) if mode == "mean" else None
     base, after = [], []
-    with tqdm(total=len(tokens) * (len(sets) + 1), unit="sequence", delay=1, disable=not progress) as bar:
+    with tqdm(
+        total=len(tokens) * (len(sets) + 1), unit="sequence", desc="ablation", delay=1, disable=not progress
+    ) as bar:
         for rows in batches(model, tokens):
             base.append(loss_per_token(model, tokens[rows]).double().cpu())
             bar.update(len(base[-1]))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ class Result:
     definition: str
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    _leading: ClassVar[Mapping[str, str]] = {}
+    """Of results with several kinds of values: the label of an axis that `top()` takes where nothing is said."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -107,6 +110,9 @@ class Result:
             ResultError: there is no such column or order, or `k` is negative.
         """
         frame = self.to_dataframe()
+        for axis, label in self._leading.items():  # what is compared must be of one kind
+            if by is None and label in self.labels.get(axis, ()):
+                frame = frame.loc[frame[f"{axis}_label"] == label]
         by = by or ("effect" if "effect" in frame else "value")
         if k < 0 or order not in ("abs", "high", "low"):
             raise ResultError(f"k={k}, order={order!r}; expected k >= 0, and abs, high or low")

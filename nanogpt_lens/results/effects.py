@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -166,6 +167,8 @@ class NeuronAblation(Scores):
         n_class: how many losses there are at positions of the class ("token", "next"); none without a predicate.
     """
 
+    _leading: ClassVar[Mapping[str, str]] = {"score": "rise"}
+
     controls_as_strong: Tensor
     hit_values: Tensor
     hit_losses: Tensor
@@ -282,6 +285,8 @@ class SteeringEffect(Scores):
         controls: the same scores [control, scale, score] with random directions of the same length.
         chance: their mean [scale, score]; `chance_low` and `chance_high` their extremes.
     """
+
+    _leading: ClassVar[Mapping[str, str]] = {"score": "kl"}
 
     scales: tuple[float, ...]
     controls: Tensor | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -123,6 +123,8 @@ class ConvergenceResult(_OnPoints, Scores):
         n_layers: of the model.
     """
 
+    _leading: ClassVar[Mapping[str, str]] = {"score": "kl"}
+
     depth: Tensor
     tokens: Tensor
     n_layers: int
@@ -167,6 +169,8 @@ class LensScores(_OnPoints, Scores):
     The scores are "tuned"; "logit"; "gain", logit minus tuned, each sequence against itself; and, where the
     lens was trained for another model, "home", its KL there, and "loss_of_fit", tuned minus home.
     """
+
+    _leading: ClassVar[Mapping[str, str]] = {"score": "gain"}
 
     def _summary(self) -> list[str]:
         import pandas as pd
@@ -268,11 +272,17 @@ class TunedLens(LensScores):
         self._refuse_shape(model)
         if identity(model) != (self.host or self.home):
             was, origin = self.provenance, getattr(model, "nanogpt_origin", None)
+            theirs, mine = was.get("checkpoint"), getattr(origin, "name", None)
+            changed = ", so that its weights were edited or processed (process_weights) since" if theirs == mine else ""
             raise AnalysisError(
-                f"the tuned lens was trained for {was.get('checkpoint') or 'another model'} (weights "
-                f"{self.home[:12]}), not for {getattr(origin, 'name', None) or 'this model'} (weights "
-                f"{identity(model)[:12]}, as they are now); train one for it, or load the lens with transfer=True"
+                f"the tuned lens was trained for {theirs or 'another model'} (weights {self.home[:12]}), not for "
+                f"{mine or 'this model'} (weights {identity(model)[:12]}, as they are now){changed if mine else ''}; "
+                "train one for it, or load the lens with transfer=True"
             )
+
+    def _summary(self) -> list[str]:
+        other = "on its own model; `ngl.evaluate_lens` measures it on the one that it was let in for"
+        return [*([other] if self.transferred else []), *super()._summary()]
 
     @classmethod
     def load(cls, folder: str | Path, model: Hooked | None = None, *, transfer: bool = False) -> Self:

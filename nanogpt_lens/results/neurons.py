@@ -23,6 +23,7 @@ class Excerpt:
         start: the corpus index of the first token.
         tokens: the tokens as text.
         activations: one for each token.
+        separator: between tokens: nothing between text, a space between ids.
     """
 
     value: float
@@ -30,6 +31,12 @@ class Excerpt:
     start: int
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
+    separator: str = ""
+
+    @property
+    def text(self) -> str:
+        """All tokens."""
+        return self.separator.join(self.tokens)
 
     @property
     def token(self) -> str:
@@ -38,11 +45,11 @@ class Excerpt:
 
     def __str__(self) -> str:
         at = self.position - self.start
-        before, after = "".join(self.tokens[:at]), "".join(self.tokens[at + 1 :])
+        before, after = (self.separator.join(part) for part in (self.tokens[:at], self.tokens[at + 1 :]))
         return f"{self.value:8.3f}  {before!r}[{self.token!r}]{after!r}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class NeuronPage:
     """Everything that a search knows of one unit.
 
@@ -65,6 +72,9 @@ class NeuronPage:
     lowest: tuple[Excerpt, ...]
     promoted: tuple[tuple[str, float], ...]
     suppressed: tuple[tuple[str, float], ...]
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         def listed(pairs: tuple[tuple[str, float], ...]) -> str:
@@ -147,8 +157,8 @@ class NeuronSearch(Result):
         where = self._index("layer", layer), self._index("neuron", neuron)
         quantiles = zip(self.probabilities, self.quantiles[where].tolist(), strict=True)
         return NeuronPage(
-            layer=layer,
-            neuron=neuron,
+            layer=int(self.labels["layer"][where[0]]),
+            neuron=where[1] % self.shape["neuron"],
             kind=self.unit,
             mean=float(self.mean[where]),
             variance=float(self.variance[where]),
@@ -170,7 +180,7 @@ class NeuronSearch(Result):
 
         page = self.page(layer, neuron)
         rows = [
-            {"value": e.value, "position": e.position, "token": e.token, "text": "".join(e.tokens)}
+            {"value": e.value, "position": e.position, "token": e.token, "text": e.text}
             for e in (page.lowest if lowest else page.highest)
         ]
         return pd.DataFrame(rows, columns=["value", "position", "token", "text"])
@@ -192,6 +202,7 @@ class NeuronSearch(Result):
                     start=int(starts[i]),
                     tokens=tuple(self.vocabulary[t] for t in tokens[i][there].tolist()),
                     activations=tuple(activations[i][there].tolist()),
+                    separator=" " if self.vocabulary == tuple(map(str, range(len(self.vocabulary)))) else "",
                 )
             )
         return tuple(found)

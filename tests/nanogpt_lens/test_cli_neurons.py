@@ -52,6 +52,16 @@ def test_page_shows_one_neuron(out, text):
     assert str(expected) in shown
     code, shown, _ = run("neurons", "page", out, "1.7", "--text", text, "--json")
     found = json.loads(shown)
+    code, _, _ = run("neurons", "search", out, "--text", text, "--save", out.parent / "kept", "--k", 10, "--window", 12)
+    assert code == 0
+    code, kept, _ = run("neurons", "page", out, "1.7", "--found", out.parent / "kept")
+    assert str(expected) in kept
+    code, _, error = run("neurons", "page", "shakespeare_char", "1.7", "--found", out.parent / "kept")
+    assert code == 2
+    assert "was found on another checkpoint" in error
+    code, _, error = run("neurons", "page", out, "1.7")
+    assert code == 2
+    assert "either --text" in error
     assert found["highest"][0]["value"] == pytest.approx(expected.highest[0].value)
     assert found["provenance"]["checkpoint_sha256"] == ngl.read_checkpoint(out).sha256
 
