@@ -1,7 +1,7 @@
 """What lenses and neurons show on the shipped model: the tables of docs/LENSES_AND_NEURONS.md.
 
     python benchmarks/shakespeare.py --text input.txt        # tiny Shakespeare, which the model was trained on
-    python benchmarks/shakespeare.py --text input.txt --json results.json
+    python benchmarks/shakespeare.py --text input.txt --sae --json results.json
 
 Neurons are chosen on the first half of the training part (90% of the text, as nanoGPT splits it) and measured
 on the other half; the ablation is measured on the validation part, which neither the model's weights nor the
@@ -11,6 +11,7 @@ choice of neurons has seen. The tuned lens is trained on the training part and m
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -108,9 +109,19 @@ def lenses(model, train, val):
     return scores.to_dataframe().to_dict("records")
 
 
+def autoencoder(model, train, val):
+    start = time.perf_counter()
+    sae = ngl.train_sae(model, train, layer=2, progress=False)
+    seconds = time.perf_counter() - start
+    scores = ngl.evaluate_sae(model, val, sae, n=1742, progress=False)
+    print(f"TopK autoencoder of layer 2, hook_resid_post, trained in {seconds:.0f} s\n{scores}", flush=True)
+    return {"seconds": seconds, "scores": scores.to_dataframe().to_dict("records")}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--sae", action="store_true", help="also an autoencoder (SAELens, TransformerLens 3.9)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -121,6 +132,8 @@ def main():
     rows = neurons(model, train, val)
     results = {**provenance(model), "neurons": rows, "confounds": confounds(model, val, rows)}
     results["lenses"] = lenses(model, train, val)
+    if args.sae:
+        results["autoencoder"] = autoencoder(model, train, val)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
 

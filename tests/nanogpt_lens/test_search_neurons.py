@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from nanogpt_lens import unfinished
+from nanogpt_lens.directions import principal_components
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.neurons.peaks import TopWindows
 from nanogpt_lens.neurons.search import BINS, PROBABILITIES, search_neurons
+from nanogpt_lens.neurons.statistics import neuron_statistics
 from nanogpt_lens.results import Result
 from nanogpt_lens.sequences import Batch, Sequences
 from tests.nanogpt_lens.stream_helpers import corpus, small_model, text_of, two_processes
@@ -255,13 +257,17 @@ def test_a_damaged_state_is_one_sentence(model, tmp_path):
 SCRIPT = """
 import sys, torch
 from pathlib import Path
-from nanogpt_lens.distributed import is_first, world
+from nanogpt_lens.directions import principal_components
+from nanogpt_lens.distributed import world
+from nanogpt_lens.neurons.statistics import neuron_statistics
 from nanogpt_lens.neurons.search import search_neurons
 from tests.nanogpt_lens.stream_helpers import corpus, small_model
 rank, size = world()
 folder = Path(f"rank{rank}"); folder.mkdir()
-found = search_neurons(small_model(folder), corpus(161), k=5, window=4, batch_size=2, sample=50, progress=False)
-found.save(folder / "found")
+model, options = small_model(folder), {"batch_size": 2, "progress": False}
+search_neurons(model, corpus(161), k=5, window=4, sample=50, **options).save(folder / "found")
+neuron_statistics(model, corpus(161), **options).save(folder / "statistics")
+principal_components(model, corpus(161), "resid_post", layer=1, k=16, **options).save(folder / "components")
 """
 
 
@@ -269,7 +275,17 @@ def test_two_processes_are_as_one(model, tmp_path):
     done = two_processes(SCRIPT, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     one = search_neurons(model, corpus(161), k=5, window=4, batch_size=2, sample=50, progress=False)
+    others = {
+        "statistics": neuron_statistics(model, corpus(161), batch_size=2, progress=False),
+        "components": principal_components(
+            model, corpus(161), "resid_post", layer=1, k=16, batch_size=2, progress=False
+        ),
+    }
     for rank in range(2):
+        for name, alone in others.items():
+            shared = Result.load(tmp_path / f"rank{rank}" / name)
+            for part, tensor in alone.tensors().items():
+                torch.testing.assert_close(shared.tensors()[part], tensor, rtol=1e-9, atol=1e-9, equal_nan=True)
         both = Result.load(tmp_path / f"rank{rank}" / "found")
         for name, tensor in one.tensors().items():
             if name in ("mean", "variance"):
