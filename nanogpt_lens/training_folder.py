@@ -24,12 +24,15 @@ import torch
 
 from conversion.atomic import write_text
 from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint, save_checkpoint
-from conversion.vocabulary import META_NAME, Vocabulary
+from conversion.vocabulary import META_NAME, TOKENIZER_NAME, Vocabulary
 from nanogpt_lens.training_config import TrainingError
 from nanogpt_lens.training_loop import Trainer
 
 RESUME_NAME, METRICS_NAME = "resume.pt", "metrics.jsonl"
-_OURS = re.compile(r"\.?(ckpt(_\d+)?\.pt|resume\.pt|metrics\.jsonl)(\.[0-9a-f]{12}\.tmp)?")
+_FILES = r"ckpt(_\d+)?\.pt|resume\.pt|metrics\.jsonl"
+_OURS = re.compile(_FILES)
+_LEFT = re.compile(rf"\.({_FILES}|{re.escape(META_NAME)}|{re.escape(TOKENIZER_NAME)})\.[0-9a-f]{{12}}\.tmp")
+"""The files of a run, and what a killed writer leaves of one."""
 
 
 class RunFolder:
@@ -56,6 +59,7 @@ class RunFolder:
     def clear(self) -> None:
         """Delete an earlier run; what it would go on from goes first."""
         self.resume.unlink(missing_ok=True)
+        self.tidy()
         for file in self.path.iterdir():
             if _OURS.fullmatch(file.name) or (self.vocabulary is None and file.name == META_NAME):
                 file.unlink(missing_ok=True)
@@ -63,7 +67,7 @@ class RunFolder:
     def tidy(self) -> None:
         """Delete the temporary files of a killed run; the folder is ours alone."""
         for file in self.path.glob(".*.tmp"):
-            if _OURS.fullmatch(file.name):
+            if _LEFT.fullmatch(file.name):
                 file.unlink(missing_ok=True)
 
     def save(

@@ -145,6 +145,20 @@ def test_overwrite_leaves_nothing_of_the_old_run(data, tmp_path):
     assert {f.name for f in (tmp_path / "out").iterdir()} == names
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_a_killed_writer_left_is_deleted_and_nothing_else(data, tmp_path, monkeypatch, overwrite):
+    out = tmp_path / "out"
+    interrupted(monkeypatch, data, out)
+    left = ["ckpt.pt", "ckpt_000003.pt", "resume.pt", "metrics.jsonl", "meta.pkl", "tokenizer.json"]
+    for name in left:
+        (out / f".{name}.0123456789ab.tmp").write_bytes(b"half")
+    others = {".notes.md.0123456789ab.tmp", ".meta.pkl.tmp", "meta.pkl.0123456789ab.tmp"}
+    for name in others:
+        (out / name).write_bytes(b"mine")
+    quiet(data, out, overwrite=overwrite)
+    assert {f.name for f in out.iterdir()} == {"ckpt.pt", "meta.pkl", "metrics.jsonl"} | others
+
+
 def test_a_foreign_checkpoint_is_neither_continued_nor_overwritten(data, tmp_path):
     result = quiet(data, tmp_path / "out")
     raw = torch.load(result.path, weights_only=True)
