@@ -200,9 +200,17 @@ def loss_per_token(model: Hooked, tokens: Tensor, edits: Mapping[str, Edit] | No
 
 def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
     """Cross-entropy in nats [..., pos - 1] of the token after each position, in float32 or better."""
-    wide = logits[..., :-1, :]
-    wide = wide if wide.dtype == torch.float64 else wide.float()
-    return -wide.log_softmax(-1).gather(-1, tokens[..., 1:, None]).squeeze(-1)
+    return -log_probs(logits[..., :-1, :]).gather(-1, tokens[..., 1:, None]).squeeze(-1)
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    """Log-probabilities [..., d_vocab], in float32 or better."""
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+
+
+def kl(reference: Tensor, other: Tensor) -> Tensor:
+    """KL(reference || other) in nats [...] of two log-probabilities [..., d_vocab]."""
+    return (reference.exp() * (reference - other)).sum(-1)
 
 
 def provenance(model: Hooked, **arguments: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from nanogpt_lens.access import (
 )
 from nanogpt_lens.datasets import TextData
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import LEVEL, RESAMPLES
+from nanogpt_lens.intervals import ENDS, RESAMPLES, times_drawn
 from nanogpt_lens.prompts import Corpus, text_sequences
 from nanogpt_lens.results import AttentionPatterns, Scores
 from nanogpt_lens.whole_numbers import check_whole
@@ -155,10 +155,7 @@ def statistics_of(model: Hooked, tokens: Tensor, *, origin: str, batch_size: int
     measured = _measure(model, tokens, batch_size)
     n = len(tokens)
     everything = torch.ones(1, n, dtype=torch.float64)
-    drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
-    weights = torch.stack([row.bincount(minlength=n) for row in drawn]).double()
-    tail = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    low, high = torch.nanquantile(measured.estimates(weights), tail, dim=-1)
+    low, high = torch.nanquantile(measured.estimates(times_drawn(n, seed=seed)), ENDS, dim=-1)
     values = measured.estimates(everything)[..., 0]
     return Scores(
         values=values,

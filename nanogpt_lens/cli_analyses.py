@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.cli_options import (
-    ActivationOption,
     Backend,
     BackendOption,
     Gelu,
@@ -29,6 +28,7 @@ from nanogpt_lens.cli_output import (
     interval,
     load_model,
     number,
+    on_model,
     one_format,
     print_table,
     printed,
@@ -37,6 +37,13 @@ from nanogpt_lens.cli_output import (
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import HeadTaxonomy, PatchingResult, Result
+
+
+_INDUCTION = (
+    "prefix_matching", "accuracy", "repeated_loss", "in_context_learning", "composition", "text_prefix_matching",
+    "repeated_text_loss", "ablation",
+)  # fmt: skip
+"""What `induction` saves, each in a folder of its own."""
 
 
 class Direction(StrEnum):
@@ -48,41 +55,35 @@ class Direction(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (heads, induction, patch):
-        app.command()(command)
+    app.command()(on_model(heads))
+    app.command()(on_model(induction, parts=_INDUCTION))
+    app.command()(patch)
 
 
 def heads(
-    path: PathArgument,
+    model: Any,
     text: TextOption = None,
     n: SequencesOption = 64,
     importance: Annotated[
         bool, typer.Option("--importance", help="also ablate each head and measure the loss")
     ] = False,
     seed: SeedOption = 0,
-    backend: BackendOption = Backend.auto,
-    meta: MetaOption = None,
-    activation: ActivationOption = Gelu.gelu,
-    ignore_model_arg: IgnoreOption = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
     save: SaveOption = None,
 ) -> None:
     """Say what each head does: previous token, induction, duplicate token, positional, sink, copying, broad."""
-    with errors():
-        from nanogpt_lens.patching.importance import head_importance
-        from nanogpt_lens.taxonomy import head_taxonomy
+    from nanogpt_lens.patching.importance import head_importance
+    from nanogpt_lens.taxonomy import head_taxonomy
 
-        one_format(as_json, as_csv)
-        model = load_model(path, backend, meta, activation, ignore_model_arg)
-        taxonomy = head_taxonomy(model, text, n=n, seed=seed)
-        results: dict[str, Result] = {"heads": taxonomy}
-        if importance:
-            results["importance"] = head_importance(model, text, n=n, seed=seed, progress=bar_wanted(as_json, as_csv))
-        save_result(taxonomy, save)
-        if printed(results, as_json, as_csv):
-            return
-        _print_heads(taxonomy, results.get("importance"))
+    taxonomy = head_taxonomy(model, text, n=n, seed=seed)
+    results: dict[str, Result] = {"heads": taxonomy}
+    if importance:
+        results["importance"] = head_importance(model, text, n=n, seed=seed, progress=bar_wanted(as_json, as_csv))
+    save_result(taxonomy, save)
+    if printed(results, as_json, as_csv):
+        return
+    _print_heads(taxonomy, results.get("importance"))
 
 
 def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
@@ -105,50 +106,43 @@ def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
 
 
 def induction(
-    path: PathArgument,
+    model: Any,
     text: TextOption = None,
     seq_len: Annotated[int | None, typer.Option(min=2, help="tokens of a sequence before it is repeated")] = None,
     n: SequencesOption = 32,
     seed: SeedOption = 0,
-    backend: BackendOption = Backend.auto,
-    meta: MetaOption = None,
-    activation: ActivationOption = Gelu.gelu,
-    ignore_model_arg: IgnoreOption = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
     save: SaveOption = None,
 ) -> None:
     """Measure induction: heads, losses on repeated sequences, [A][B]...[A] prompts, and what ablation takes away."""
-    with errors():
-        from nanogpt_lens.in_context import in_context_learning_score
-        from nanogpt_lens.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
-        from nanogpt_lens.induction_ablation import THRESHOLD, ablate_induction_heads
-        from nanogpt_lens.induction_circuit import induction_composition
+    from nanogpt_lens.in_context import in_context_learning_score
+    from nanogpt_lens.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
+    from nanogpt_lens.induction_ablation import THRESHOLD, ablate_induction_heads
+    from nanogpt_lens.induction_circuit import induction_composition
 
-        one_format(as_json, as_csv)
-        model = load_model(path, backend, meta, activation, ignore_model_arg)
-        matching = prefix_matching(model, seq_len=seq_len, n=n, seed=seed)
-        results: dict[str, Result] = {
-            "prefix_matching": matching,
-            "accuracy": induction_accuracy(model, n=max(n, 128), seed=seed),
-            "repeated_loss": repeated_sequence_loss(model, seq_len=seq_len, n=n, seed=seed),
-            "in_context_learning": in_context_learning_score(model, text, seed=seed),
-        }
-        if model.cfg.n_layers > 1:
-            results["composition"] = induction_composition(model, n=n, seed=seed)
-        if text is not None:
-            results["text_prefix_matching"] = prefix_matching(model, text, seq_len=seq_len, n=n, seed=seed)
-            results["repeated_text_loss"] = repeated_sequence_loss(model, text, seq_len=seq_len, n=n, seed=seed)
-        if bool((matching.values > THRESHOLD).any()):
-            bar = bar_wanted(as_json, as_csv)
-            results["ablation"] = ablate_induction_heads(model, seq_len=seq_len, n=n, seed=seed, progress=bar)
-        if save is not None:
-            for name, result in results.items():
-                save_result(result, save / name)
-        if printed(results, as_json, as_csv):
-            return
-        for line in _induction_lines(results, THRESHOLD):
-            typer.echo(line)
+    matching = prefix_matching(model, seq_len=seq_len, n=n, seed=seed)
+    results: dict[str, Result] = {
+        "prefix_matching": matching,
+        "accuracy": induction_accuracy(model, n=max(n, 128), seed=seed),
+        "repeated_loss": repeated_sequence_loss(model, seq_len=seq_len, n=n, seed=seed),
+        "in_context_learning": in_context_learning_score(model, text, seed=seed),
+    }
+    if model.cfg.n_layers > 1:
+        results["composition"] = induction_composition(model, n=n, seed=seed)
+    if text is not None:
+        results["text_prefix_matching"] = prefix_matching(model, text, seq_len=seq_len, n=n, seed=seed)
+        results["repeated_text_loss"] = repeated_sequence_loss(model, text, seq_len=seq_len, n=n, seed=seed)
+    if bool((matching.values > THRESHOLD).any()):
+        bar = bar_wanted(as_json, as_csv)
+        results["ablation"] = ablate_induction_heads(model, seq_len=seq_len, n=n, seed=seed, progress=bar)
+    if save is not None:
+        for name, result in results.items():
+            save_result(result, save / name)
+    if printed(results, as_json, as_csv):
+        return
+    for line in _induction_lines(results, THRESHOLD):
+        typer.echo(line)
 
 
 def _induction_lines(results: dict[str, Result], threshold: float) -> list[str]:

@@ -18,7 +18,6 @@ from nanogpt_lens.cli_output import (
     interval,
     number,
     on_model,
-    one_format,
     print_table,
     printed,
     save_result,
@@ -30,11 +29,12 @@ if TYPE_CHECKING:
 
 _COLUMNS = 12
 _SHOWN = 10
+_PARTS = ("lens", "attribution", "convergence")
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command()(on_model(lens))
+    app.command()(on_model(lens, parts=_PARTS))
     app.command()(on_model(tune_lens))
 
 
@@ -59,7 +59,6 @@ def lens(
     from nanogpt_lens.lens.logit import logit_lens
     from nanogpt_lens.results.lens import TunedLens
 
-    one_format(as_json, as_csv)
     for name, value, needed, other in (("answer", answer, prompt, "prompt"), ("wrong", wrong, answer, "answer")):
         if value is not None and needed is None:
             raise AnalysisError(f"--{name} was given without --{other}; give both")
@@ -144,7 +143,6 @@ def tune_lens(
     """Train a tuned lens (Belrose et al. 2023): one affine map per point; held-out KL beside the logit lens."""
     from nanogpt_lens.lens.tuned import train_tuned_lens
 
-    one_format(as_json, as_csv)
     bar = bar_wanted(as_json, as_csv)
     trained = train_tuned_lens(model, text, steps=steps, seed=seed, resume=resume, progress=bar)
     save_result(trained, output)

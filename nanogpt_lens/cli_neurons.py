@@ -19,7 +19,6 @@ from nanogpt_lens.cli_output import (
     interval,
     number,
     on_model,
-    one_format,
     print_table,
     printed,
     save_result,
@@ -79,7 +78,6 @@ def search(
     """Find the excerpts on which every neuron is highest and lowest, and its statistics, in one pass."""
     from nanogpt_lens.neurons.search import search_neurons
 
-    one_format(as_json, as_csv)
     bar = bar_wanted(as_json, as_csv)
     found = search_neurons(
         model, text, layers=layer, k=k, window=min(window, model.cfg.n_ctx), seed=seed, resume=resume, progress=bar
@@ -184,7 +182,6 @@ def find(
     """Find the neurons that separate a class of tokens best, against what chance gives."""
     from nanogpt_lens.neurons.find import find_neurons
 
-    one_format(as_json, as_csv)
     bar = bar_wanted(as_json, as_csv)
     found = find_neurons(model, text, predicate, on=on.value, layers=layer, k=top, seed=seed, progress=bar)
     save_result(found, save)
@@ -229,7 +226,6 @@ def ablate(
     """Take neurons out, all together: how much the loss rises, on which tokens, and against random others."""
     from nanogpt_lens.neurons.ablation import ablate_neurons
 
-    one_format(as_json, as_csv)
     chosen = [name.strip() for name in neurons.split(",") if name.strip()]
     found = ablate_neurons(
         model,

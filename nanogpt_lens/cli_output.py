@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
     from nanogpt_lens.results import Result
 
-PARTS = ("lens", "attribution", "convergence")
-"""What `nanogpt-lens lens` saves, each in a folder of its own."""
-
 TextOption = Annotated[Path | None, typer.Option(help="a text file or data folder; without it, the model's own text")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="print CSV: one row per value")]
 SaveOption = Annotated[Path | None, typer.Option("--save", help="save the result in this folder (ngl.load_result)")]
@@ -41,11 +38,15 @@ SequencesOption = Annotated[int, typer.Option("--n", min=2, help="sequences of e
 SeedOption = Annotated[int, typer.Option(help="of everything that is drawn")]
 
 
-def on_model(command: Callable[..., None]) -> Callable[..., None]:
+def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> Callable[..., None]:
     """A command whose first argument is a model, given the options that name one; errors become one sentence.
 
-    Folders that a result is to be saved in are looked at before the work. Of several processes (torchrun) the
-    first alone prints and saves.
+    Two formats at once are refused, and folders that a result is to be saved in are looked at, before the work. Of
+    several processes (torchrun) the first alone prints and saves.
+
+    Args:
+        command: what to run.
+        parts: the folders below `--save` that it saves results in.
     """
     hinted = get_type_hints(command, include_extras=True)
     _, *own = [p.replace(annotation=hinted.get(p.name, Any)) for p in signature(command).parameters.values()]
@@ -58,8 +59,12 @@ def on_model(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(path: str, **given: Any) -> None:
         with errors(), _first_alone():
-            for folder in (given.get("save"), given.get("output")):
-                _check_folder(folder, command.__name__)
+            from nanogpt_lens.result_files import check_target
+
+            one_format(bool(given.get("as_json")), bool(given.get("as_csv")))
+            for folder in filter(None, (given.get("save"), given.get("output"))):
+                for part in parts:
+                    check_target(folder / part)
             backend, meta, gelu, ignore = (given.pop(name) for name in about)
             try:
                 command(load_model(path, backend, meta, gelu, ignore), **given)
@@ -90,13 +95,6 @@ def _first_alone() -> Iterator[None]:
         return
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield
-
-
-def _check_folder(folder: Path | None, command: str) -> None:
-    from nanogpt_lens.result_files import check_target
-
-    for target in [] if folder is None else [folder / name for name in PARTS] if command == "lens" else [folder]:
-        check_target(target)
 
 
 def load_model(path: str, backend: Backend, meta: str | None, gelu: Gelu, ignore: list[str] | None) -> Any:

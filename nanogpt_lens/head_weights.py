@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nanogpt_lens.access import Hooked
 from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.identity import norm_part
 from nanogpt_lens.prompts import n_tokens
 
 
@@ -75,8 +76,7 @@ def norm_weight(model: Hooked, norm: Any) -> Tensor:
     """The LayerNorm's weight [d_model]; ones where it is folded already."""
     if model.cfg.normalization_type == "LNPre":
         return torch.ones(model.cfg.d_model, dtype=torch.float64, device=model.W_E.device)
-    # a HookedTransformer has `w`; a bridge `weight`, and beside it a `w` that need not hold anything
-    weight = next((w for name in ("weight", "w") if isinstance(w := getattr(norm, name, None), Tensor)), None)
+    weight = norm_part(norm, "weight")
     if model.cfg.normalization_type != "LN" or weight is None:
         raise AnalysisError(
             f"the model's normalization_type is {model.cfg.normalization_type!r}; expected LN or LNPre, as nanoGPT has"

@@ -34,12 +34,17 @@ def identity(model: Hooked) -> str:
 def affine(norm: Any, model: Hooked) -> tuple[Tensor, Tensor]:
     """Weight and bias [d_model] of a LayerNorm; ones and zeros where they are folded into what follows."""
     found = []
-    for names, fill in ((("weight", "w"), torch.ones), (("bias", "b"), torch.zeros)):
-        # a HookedTransformer has `w`; a bridge `weight`, and beside it a `w` that need not hold anything
-        own = next((t for name in names if isinstance(t := getattr(norm, name, None), Tensor)), None)
+    for name, fill in (("weight", torch.ones), ("bias", torch.zeros)):
+        own = norm_part(norm, name)
         folded = own is None or model.cfg.normalization_type == "LNPre"
         found.append(fill(model.cfg.d_model, dtype=model.W_U.dtype, device=model.W_U.device) if folded else own)
     return found[0].detach(), found[1].detach()
+
+
+def norm_part(norm: Any, name: str) -> Tensor | None:
+    """The "weight" or "bias" [d_model] of a LayerNorm; None where it has none of its own."""
+    # a HookedTransformer has `w`; a bridge `weight`, and beside it a `w` that need not hold anything
+    return next((t for place in (name, name[0]) if isinstance(t := getattr(norm, place, None), Tensor)), None)
 
 
 def _add_norm(digest: Any, name: str, norm: Any, model: Hooked) -> None:

@@ -7,7 +7,16 @@ from torch import Tensor
 
 RESAMPLES = 1000
 LEVEL = 0.95
+ENDS = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
+"""The probabilities of both ends of an interval."""
+
 _PIECE = 2**22
+
+
+def times_drawn(n: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Tensor:
+    """How often each of `n` examples is drawn in each resample [resample, example], float64; rows sum to n."""
+    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
 
 
 def bootstrap(per_example: Tensor, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Tensor, Tensor] | None:
@@ -26,14 +35,9 @@ def bootstrap(per_example: Tensor, *, seed: int = 0, resamples: int = RESAMPLES)
     n = per_example.shape[-1]
     if n < 2:
         return None
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n, (resamples, n), generator=generator)
-    weights = torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.full((resamples, n), 1 / n, dtype=torch.float64)
-    )
+    weights = times_drawn(n, seed=seed, resamples=resamples) / n
     flat = per_example.detach().double().cpu().reshape(-1, n)
-    tail = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
     step = max(1, _PIECE // resamples)
-    ends = [torch.quantile(flat[i : i + step] @ weights.T, tail, dim=1) for i in range(0, len(flat), step)]
+    ends = [torch.quantile(flat[i : i + step] @ weights.T, ENDS, dim=1) for i in range(0, len(flat), step)]
     low, high = torch.cat(ends, dim=1).reshape(2, *per_example.shape[:-1]).to(per_example.dtype)
     return low, high

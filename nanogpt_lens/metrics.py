@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, as_tokens, single_token
+from nanogpt_lens.access import Hooked, as_tokens, kl, single_token
 from nanogpt_lens.errors import AnalysisError
 
 Answer: TypeAlias = int | str | Sequence[int] | Sequence[str] | Tensor
@@ -143,7 +143,7 @@ class KL(Metric):
     def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
         """[..., example], the mean over the positions read."""
         clean = self.clean_logits[:, list(reads)].to(logits.dtype).log_softmax(-1)
-        return (clean.exp() * (clean - logits.log_softmax(-1))).sum(-1).mean(-1)
+        return kl(clean, logits.log_softmax(-1)).mean(-1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

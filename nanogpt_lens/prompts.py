@@ -213,8 +213,8 @@ def check_vocabulary(model: Hooked, path: Path) -> None:
         )
 
 
-def check_ids(model: Hooked, ids: Tensor | np.ndarray, name: str = "the corpus") -> None:
-    """Refuse ids that are no tokens of the model; a memory-mapped file is read in pieces.
+def check_ids(d_vocab: int, ids: Tensor | np.ndarray, name: str = "the corpus") -> None:
+    """Refuse ids that are no tokens of a model's vocabulary; a memory-mapped file is read in pieces.
 
     Raises:
         AnalysisError: one is negative or beyond the vocabulary.
@@ -222,9 +222,9 @@ def check_ids(model: Hooked, ids: Tensor | np.ndarray, name: str = "the corpus")
     for start in range(0, len(ids), _PIECE):
         piece = np.asarray(ids[start : start + _PIECE])
         low, high = int(piece.min(initial=0)), int(piece.max(initial=0))
-        if low < 0 or high >= model.cfg.d_vocab:
+        if low < 0 or high >= d_vocab:
             raise AnalysisError(
-                f"{name} has the token {low if low < 0 else high}; expected ids from 0 to {model.cfg.d_vocab - 1}, the "
+                f"{name} has the token {low if low < 0 else high}; expected ids from 0 to {d_vocab - 1}, the "
                 "model's vocabulary: it was prepared for another model"
             )
 
@@ -261,7 +261,7 @@ def windows(model: Hooked, corpus: Corpus, *, length: int, n: int, seed: int = 0
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:n].sort().values
     rows = [np.asarray(ids[i * length : (i + 1) * length]).astype(np.int64) for i in chosen.tolist()]
     tokens = torch.from_numpy(np.stack(rows))
-    check_ids(model, tokens)
+    check_ids(model.cfg.d_vocab, tokens)
     return tokens.to(device_of(model))
 
 

@@ -31,7 +31,7 @@ from nanogpt_lens.access import Hooked, device_of, evaluating, provenance
 from nanogpt_lens.datasets import TextData, read_data
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.fingerprints import weights_hash
-from nanogpt_lens.prompts import Corpus
+from nanogpt_lens.prompts import Corpus, is_path
 from nanogpt_lens.reading import Reader
 from nanogpt_lens.sae_unfinished import UnfinishedSAE
 from nanogpt_lens.sequences import Sequences
@@ -213,7 +213,9 @@ def passed_through(sae: Any, activation: Tensor) -> tuple[Tensor, Tensor]:
 
 def _training_part(corpus: Corpus) -> Corpus:
     """Of data in two parts, the one that models train on."""
-    if isinstance(corpus, str | Path) and "\n" not in str(corpus) and os.path.isdir(os.path.expanduser(corpus)):
+    if isinstance(corpus, str) and is_path(corpus):
+        corpus = Path(corpus)
+    if isinstance(corpus, Path) and corpus.expanduser().is_dir():
         corpus = read_data(corpus)
     return corpus.train if isinstance(corpus, TextData) else corpus
 

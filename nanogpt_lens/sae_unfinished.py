@@ -7,43 +7,31 @@ quicker than training on them, so that the batches are the same.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-import nanogpt_lens.unfinished as unfinished
 from conversion.atomic import write_text
 from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.unfinished import UnfinishedRun
 
 NAME = "unfinished-sae"
 
 
-class UnfinishedSAE:
+class UnfinishedSAE(UnfinishedRun):
     """A folder for the state of one training.
 
     Args:
-        folder: made when needed.
-        described: what the run depends on, as JSON.
-
-    Raises:
-        AnalysisError: the folder is a file.
+        folder, described: see `UnfinishedRun`.
     """
 
     def __init__(self, folder: str | Path, described: Mapping[str, Any]) -> None:
-        self.folder = Path(folder).expanduser()
-        if self.folder.exists() and not self.folder.is_dir():
-            raise AnalysisError(f"resume={str(folder)!r} is a file; expected a folder for the unfinished run")
-        self.file = self.folder / f"{NAME}.json"
-        self.key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
-        self.last = time.monotonic()
+        super().__init__(folder, f"{NAME}.json", described)
 
     def restore(self, trainer: Any) -> int:
         """Fill the trainer and its autoencoder with what was saved; returns how many batches it had drawn.
@@ -58,11 +46,7 @@ class UnfinishedSAE:
             key, drawn, state = about["key"], int(about["drawn"]), self.folder / Path(about["state"]).name
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AnalysisError(f"{self.file} cannot be read ({error}); delete {self.folder} to start again") from None
-        if key != self.key:
-            raise AnalysisError(
-                f"{self.file} is the unfinished run of another model, corpus or set of options; give another folder, "
-                "or delete it to start again"
-            )
+        self.check_key(key)
         from safetensors.torch import load_file
 
         try:
@@ -80,17 +64,14 @@ class UnfinishedSAE:
         for _ in range(drawn):
             next(batches)
         for i, batch in enumerate(batches, start=drawn):
-            if trainer.n_training_steps and time.monotonic() - self.last >= unfinished.SAVE_EVERY:
+            if trainer.n_training_steps and self.is_due():
                 self._save(trainer, i)
             yield batch
 
     def delete(self) -> None:
         """The run is done."""
-        self.file.unlink(missing_ok=True)
-        for old in self.folder.glob(f"{NAME}-*"):
-            shutil.rmtree(old, ignore_errors=True)
-        with suppress(OSError):  # not empty
-            self.folder.rmdir()
+        self._delete_states()
+        super().delete()
 
     def _save(self, trainer: Any, drawn: int) -> None:
         from safetensors.torch import save_file
@@ -101,7 +82,10 @@ class UnfinishedSAE:
                   state / "weights.safetensors")  # fmt: skip
         trainer.save_trainer_state(state)
         write_text(self.file, json.dumps({"key": self.key, "drawn": drawn, "state": state.name}) + "\n")
+        self._delete_states(but=state)
+        self.saved_now()
+
+    def _delete_states(self, *, but: Path | None = None) -> None:
         for old in self.folder.glob(f"{NAME}-*"):
-            if old != state:
+            if old != but:
                 shutil.rmtree(old, ignore_errors=True)
-        self.last = time.monotonic()

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.access import Hooked, check_model, device_of
-from nanogpt_lens.datasets import encode_corpus, read_data
+from nanogpt_lens.datasets import encode_corpus, read_bin, read_data
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.prompts import Corpus, check_vocabulary, corpus_tokens, is_path
+from nanogpt_lens.fingerprints import ids_hash
+from nanogpt_lens.prompts import Corpus, check_ids, check_vocabulary, corpus_tokens, is_path
 from nanogpt_lens.whole_numbers import check_whole
 
 _BIN = np.dtype("<u2")
@@ -43,11 +44,6 @@ class Batch:
 
     tokens: Tensor
     first: int
-
-    @property
-    def indices(self) -> Tensor:
-        """The corpus index [example, pos] of every token."""
-        return self.first + torch.arange(self.tokens.numel()).view(self.tokens.shape)
 
 
 class Sequences:
@@ -127,12 +123,7 @@ class Sequences:
         else:
             found = np.asarray(self._ids[start:stop])
         ids = torch.from_numpy(found.astype(np.int64))
-        if len(ids) and (int(ids.max()) >= self._d_vocab or int(ids.min()) < 0):
-            bad = int(ids[(ids >= self._d_vocab) | (ids < 0)][0])
-            raise AnalysisError(
-                f"{self.name} has the token {bad}; expected ids from 0 to {self._d_vocab - 1}, the model's "
-                "vocabulary: it was prepared for another model"
-            )
+        check_ids(self._d_vocab, ids, self.name)
         return ids
 
     def excerpts(self, starts: Tensor, width: int) -> Tensor:
@@ -156,10 +147,7 @@ class Sequences:
         """Equal for equal corpora: a hash of ids in memory; path, size, time and ends of a file."""
         if self._path is not None:
             return _file_fingerprint(self._path)
-        digest = hashlib.sha256()
-        for start in range(0, self.n_tokens, _PIECE):
-            digest.update(self.tokens(start, min(start + _PIECE, self.n_tokens)).numpy().tobytes())
-        return digest.hexdigest()
+        return ids_hash(self._ids)
 
     def _open(self, model: Hooked, corpus: Corpus) -> str:
         """Set where the ids are; return the corpus' name."""
@@ -175,18 +163,15 @@ class Sequences:
         return f"the corpus ({kind}, {self.n_tokens} tokens)"
 
     def _open_path(self, model: Hooked, path: Path) -> str:
-        path = path / "val.bin" if path.is_dir() else path
-        if not path.is_file() or not path.stat().st_size:
-            read_data(path.parent if path.suffix == ".bin" else path)  # its sentence says what is missing
-            raise AnalysisError(f"{path} is no file, or empty; expected a text file or nanoGPT's .bin")
-        encoder = getattr(getattr(model, "tokenizer", None), "encoder", None)
+        place = path / "val.bin" if path.is_dir() else path
+        if not place.is_file() or not place.stat().st_size:
+            (read_bin if path.suffix == ".bin" else read_data)(path)  # its sentence says what is wrong
+            raise AnalysisError(f"{place} is no file, or empty; expected a text file or nanoGPT's .bin")
+        path, encoder = place, getattr(getattr(model, "tokenizer", None), "encoder", None)
         if path.suffix == ".bin":
             check_vocabulary(model, path)
+            self.n_tokens = len(read_bin(path))  # refuses what is none; a map of the whole file would fill memory
             self._dtype, self._file = _BIN, path.open("rb")
-            size = path.stat().st_size
-            if size % _BIN.itemsize:
-                raise AnalysisError(f"{path} has {size} bytes, an odd number; expected nanoGPT's uint16 ids")
-            self.n_tokens = size // _BIN.itemsize
         elif isinstance(encoder, CharVocabulary):
             self._dtype = _BIN if encoder.size <= 2**16 else np.dtype("<u4")
             self._file, self.n_tokens = _encoded_file(model, path, self._dtype)

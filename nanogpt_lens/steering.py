@@ -21,6 +21,8 @@ from nanogpt_lens.access import (
     Hooked,
     check_model,
     evaluating,
+    kl,
+    log_probs,
     next_token_loss,
     provenance,
     run,
@@ -30,6 +32,7 @@ from nanogpt_lens.access import (
 from nanogpt_lens.batches import batches
 from nanogpt_lens.directions import checked_direction
 from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.head_weights import centred
 from nanogpt_lens.intervals import bootstrap
 from nanogpt_lens.prompts import Corpus, n_tokens, text_sequences
 from nanogpt_lens.results.effects import SteeringEffect
@@ -177,17 +180,16 @@ def _measured(
     with evaluating(model), tqdm(total=total, unit="sequence", desc="steering", delay=1, disable=not progress) as bar:
         for rows in batches(model, text):
             tokens = text[rows]
-            plain = _wide(run(model, tokens))
+            plain = run(model, tokens)
             loss = next_token_loss(plain, tokens).mean(-1)
-            before = plain.log_softmax(-1)
+            before = log_probs(plain)
             grid = []
             for vector in directions:
                 for scale in scales:
-                    logits = _wide(run(model, tokens, {name: _adding(scale * vector, None)}))
-                    after = logits.log_softmax(-1)
-                    kl = (before.exp() * (before - after)).sum(-1).mean(-1)
+                    logits = run(model, tokens, {name: _adding(scale * vector, None)})
+                    after = log_probs(logits)
                     own = next_token_loss(logits, tokens).mean(-1)
-                    columns = [own, own - loss, kl]
+                    columns = [own, own - loss, kl(before, after).mean(-1)]
                     for i in ids:
                         p = after[..., i].exp().mean(-1)
                         columns += [p, p - before[..., i].exp().mean(-1)]
@@ -198,15 +200,11 @@ def _measured(
     return torch.cat(parts, -1).unflatten(0, (len(directions), len(scales)))
 
 
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
 def _random(vector: Tensor, n: int, seed: int) -> list[Tensor]:
     """Random directions, centred, as long as the direction is when centred."""
     noise = torch.randn(n, len(vector), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    noise = (noise - noise.mean(1, keepdim=True)).to(vector.device)
-    return list(noise / noise.norm(dim=1, keepdim=True) * (vector - vector.mean()).norm())
+    noise = centred(noise, 1).to(vector.device)
+    return list(noise / noise.norm(dim=1, keepdim=True) * centred(vector, 0).norm())
 
 
 def _adding(vector: Tensor, positions: Sequence[int] | int | None) -> Edit:

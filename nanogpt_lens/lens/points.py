@@ -85,16 +85,6 @@ def readout(model: Hooked, resid: Tensor) -> Tensor:
     return model.unembed(model.ln_final(resid))
 
 
-def log_probs(logits: Tensor) -> Tensor:
-    """Their log-softmax, in float32 or better."""
-    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
-
-
-def kl(final: Tensor, lens: Tensor) -> Tensor:
-    """KL(final || lens) in nats [...] of two log-probabilities [..., d_vocab], in this order as in Belrose et al."""
-    return (final.exp() * (final - lens)).sum(-1)
-
-
 def refuse_lens(model: Hooked, lens: TunedLens | None, depths: Sequence[int]) -> None:
     """Refuse a lens of another model, or one without translators for these depths.
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanogpt_lens.access import Hooked, evaluating, token_labels
+from nanogpt_lens.access import Hooked, evaluating, kl, log_probs, token_labels
 from nanogpt_lens.batches import batches
-from nanogpt_lens.lens.points import kl, log_probs, readout, residuals
+from nanogpt_lens.lens.points import readout, residuals
 from nanogpt_lens.prompts import Corpus, n_tokens, text_sequences
 from nanogpt_lens.results.lens import TunedLens
 from nanogpt_lens.whole_numbers import check_whole

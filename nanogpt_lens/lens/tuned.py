@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanogpt_lens.access import Hooked, device_of, evaluating, provenance
+from nanogpt_lens.access import Hooked, device_of, evaluating, kl, log_probs, provenance
 from nanogpt_lens.distributed import is_first, share, sum_in_place, world
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.identity import identity
 from nanogpt_lens.lens.evaluation import held_out as measured
-from nanogpt_lens.lens.points import Grid, Point, grid, kl, log_probs, readout, residuals
+from nanogpt_lens.lens.points import Grid, Point, grid, readout, residuals
 from nanogpt_lens.lens.unfinished import UnfinishedLens
 from nanogpt_lens.prompts import Corpus, check_ids, corpus_tokens, windows
 from nanogpt_lens.results.lens import POINTS, TunedLens, affine_step, name_of
@@ -166,7 +166,7 @@ def split(model: Hooked, corpus: Corpus, options: Options) -> dict[str, Any]:
     ids: Any = corpus if rows else corpus_tokens(model, corpus)
     n, least = len(ids), 1 if rows else options.length
     held = int(n * options.held_out)
-    check_ids(model, ids)
+    check_ids(model.cfg.d_vocab, ids)
     parts = {"train": ids[: n - 2 * held], "stop": ids[n - 2 * held : n - held], "test": ids[n - held :]}
     if held < least or n - 2 * held < least:
         raise AnalysisError(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nanogpt_lens.distributed import gathered, is_first
 from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.fingerprints import ids_hash
 from nanogpt_lens.unfinished import Unfinished
-
-_CHUNK = 2**22
 
 
 class UnfinishedLens:
@@ -31,12 +28,7 @@ class UnfinishedLens:
     """
 
     def __init__(self, folder: str | Path, described: Mapping[str, Any], parts: Sequence[Any]) -> None:
-        digest = hashlib.sha256()
-        for part in parts:
-            digest.update(f"{len(part)} ".encode())
-            for start in range(0, len(part), _CHUNK):
-                digest.update(np.asarray(part[start : start + _CHUNK]).astype(np.int64).tobytes())
-        self.file = Unfinished(folder, "unfinished-lens", {**described, "corpus": digest.hexdigest()})
+        self.file = Unfinished(folder, "unfinished-lens", {**described, "corpus": [ids_hash(part) for part in parts]})
 
     def restore(self) -> dict[str, Tensor] | None:
         """The state, where there is one; the same in every process.

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from nanogpt_lens.access import Edit, Hooked, device_of, evaluating, loss_per_token, provenance, run, token_labels
 from nanogpt_lens.batches import batches
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import LEVEL, RESAMPLES
+from nanogpt_lens.intervals import ENDS, times_drawn
 from nanogpt_lens.neurons.drawing import drawn_sequences
 from nanogpt_lens.neurons.predicates import On, Predicate, labels_of, token_class
 from nanogpt_lens.prompts import Corpus
@@ -282,10 +282,7 @@ def _scores(
     values = scored(torch.ones(1, n, dtype=torch.float64))[..., 0]
     if n < 2:
         return tuple(names), (values, None, None)
-    drawn = torch.randint(n, (RESAMPLES, n), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
-    tail = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
-    low, high = scored(times).nanquantile(tail, dim=-1)  # a resample may miss the class
+    low, high = scored(times_drawn(n, seed=seed)).nanquantile(ENDS, dim=-1)  # a resample may miss the class
     return tuple(names), (values, low, high)
 
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from nanogpt_lens.access import Hooked, provenance
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import LEVEL, RESAMPLES
+from nanogpt_lens.intervals import ENDS, LEVEL, RESAMPLES, times_drawn
 from nanogpt_lens.neurons.drawing import drawn_sequences
 from nanogpt_lens.neurons.moments import Sample
 from nanogpt_lens.neurons.predicates import On, Predicate, checked_on, labels_of, token_class
@@ -293,8 +293,7 @@ def auroc_interval(
     n = int(rows.max()) + 1
     if n < 2:
         return math.nan, math.nan
-    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(resamples, n).scatter_add_(1, drawn, torch.ones(resamples, n)).numpy()
+    times = times_drawn(n, seed=seed, resamples=resamples).float().numpy()
     order = np.argsort(values[~labels])
     others, other_row = values[~labels][order], rows[~labels][order]
     below, upto = (np.searchsorted(others, values[labels], side=side) for side in ("left", "right"))
@@ -306,5 +305,5 @@ def auroc_interval(
         wins = (inside * (passed[:, below] + passed[:, upto])).sum(1) / 2
         with np.errstate(invalid="ignore"):
             areas.append(wins / (inside.sum(1) * passed[:, -1]))
-    low, high = np.nanquantile(np.concatenate(areas), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(np.concatenate(areas), ENDS.numpy())
     return float(low), float(high)
