@@ -42,12 +42,14 @@ if TYPE_CHECKING:
     from nanogpt_lens.neurons.find import find_neurons
     from nanogpt_lens.neurons.search import search_neurons
     from nanogpt_lens.neurons.statistics import neuron_statistics
+    from nanogpt_lens.pairs import PromptPair, find_prompt_pair
     from nanogpt_lens.patching.attribution import attribution_patching
     from nanogpt_lens.patching.importance import head_importance
     from nanogpt_lens.patching.paths import path_patching
     from nanogpt_lens.patching.screening import screen_and_verify
     from nanogpt_lens.patching.sweeps import activation_patching
     from nanogpt_lens.prompts import induction_pairs, repeated_tokens
+    from nanogpt_lens.reporting.making import Report, report
     from nanogpt_lens.results import (
         AttentionPatterns,
         AttributionResult,
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.taxonomy import head_taxonomy, score_heads
     from nanogpt_lens.training import train
     from nanogpt_lens.training_config import TrainConfig
+    from nanogpt_lens.viz.widget import Widget, setup_notebook
 
 _HOMES = {
     "AnalysisError": "nanogpt_lens.errors",
@@ -99,6 +102,8 @@ _HOMES = {
     "NeuronStatistics": "nanogpt_lens.results",
     "PatchingResult": "nanogpt_lens.results",
     "PrincipalComponents": "nanogpt_lens.results",
+    "PromptPair": "nanogpt_lens.pairs",
+    "Report": "nanogpt_lens.reporting.making",
     "Result": "nanogpt_lens.results",
     "ResultCache": "nanogpt_lens.caching",
     "ResultError": "nanogpt_lens.errors",
@@ -111,6 +116,7 @@ _HOMES = {
     "TrainConfig": "nanogpt_lens.training_config",
     "TunedLens": "nanogpt_lens.results",
     "VocabularyError": "conversion.errors",
+    "Widget": "nanogpt_lens.viz.widget",
     "ablate_induction_heads": "nanogpt_lens.induction_ablation",
     "ablate_neurons": "nanogpt_lens.neurons.ablation",
     "activation_patching": "nanogpt_lens.patching.sweeps",
@@ -129,6 +135,7 @@ _HOMES = {
     "evaluate_lens": "nanogpt_lens.lens.evaluation",
     "evaluate_sae": "nanogpt_lens.sae_evaluation",
     "find_neurons": "nanogpt_lens.neurons.find",
+    "find_prompt_pair": "nanogpt_lens.pairs",
     "generate": "nanogpt_lens.sampling",
     "get_neuron_activations": "nanogpt_lens.neurons.activations",
     "head_importance": "nanogpt_lens.patching.importance",
@@ -154,11 +161,13 @@ _HOMES = {
     "read_data": "nanogpt_lens.datasets",
     "repeated_sequence_loss": "nanogpt_lens.induction",
     "repeated_tokens": "nanogpt_lens.prompts",
+    "report": "nanogpt_lens.reporting.making",
     "save_checkpoint": "conversion.checkpoint",
     "save_sae": "nanogpt_lens.sae",
     "score_heads": "nanogpt_lens.taxonomy",
     "screen_and_verify": "nanogpt_lens.patching.screening",
     "search_neurons": "nanogpt_lens.neurons.search",
+    "setup_notebook": "nanogpt_lens.viz.widget",
     "shipped_checkpoints": "nanogpt_lens.loading",
     "steer": "nanogpt_lens.steering",
     "steering_effect": "nanogpt_lens.steering",
@@ -167,6 +176,8 @@ _HOMES = {
     "train_sae": "nanogpt_lens.sae",
     "train_tuned_lens": "nanogpt_lens.lens.tuned",
 }
+
+_MODULES = ("viz", "widgets")
 
 __all__ = [
     "AnalysisError",
@@ -188,6 +199,8 @@ __all__ = [
     "NeuronStatistics",
     "PatchingResult",
     "PrincipalComponents",
+    "PromptPair",
+    "Report",
     "Result",
     "ResultCache",
     "ResultError",
@@ -200,6 +213,7 @@ __all__ = [
     "TrainConfig",
     "TunedLens",
     "VocabularyError",
+    "Widget",
     "ablate_induction_heads",
     "ablate_neurons",
     "activation_patching",
@@ -218,6 +232,7 @@ __all__ = [
     "evaluate_lens",
     "evaluate_sae",
     "find_neurons",
+    "find_prompt_pair",
     "generate",
     "get_neuron_activations",
     "head_importance",
@@ -243,11 +258,13 @@ __all__ = [
     "read_data",
     "repeated_sequence_loss",
     "repeated_tokens",
+    "report",
     "save_checkpoint",
     "save_sae",
     "score_heads",
     "screen_and_verify",
     "search_neurons",
+    "setup_notebook",
     "shipped_checkpoints",
     "steer",
     "steering_effect",
@@ -261,6 +278,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("nanogpt-lens")
+    if name in _MODULES:
+        return import_module(f"nanogpt_lens.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

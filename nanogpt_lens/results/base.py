@@ -20,6 +20,9 @@ from nanogpt_lens.result_files import read_result, write_result
 
 if TYPE_CHECKING:
     import pandas as pd
+    from plotly.graph_objects import Figure
+
+    from nanogpt_lens.viz.widgets import Widget
 
 _KINDS: dict[str, type[Result]] = {}
 
@@ -122,6 +125,26 @@ class Result:
         key = frame[by].abs() if order == "abs" else frame[by]
         rank = (key if order == "low" else -key).rank(method="first")  # nan has no rank
         return frame.assign(rank=rank).dropna(subset="rank").sort_values("rank").head(k).drop(columns="rank")
+
+    def plot(self, **options: Any) -> Figure:
+        """A Plotly figure of this result; options are those of its function in `viz.figures`.
+
+        Raises:
+            ResultError: an option that this figure does not have, or a place that is not there.
+        """
+        from nanogpt_lens.viz.figures import figure
+
+        return figure(self, **options)
+
+    def widget(self, **options: Any) -> Widget:
+        """A CircuitsVis widget of this result; options are those of its function in `viz.widgets`.
+
+        Raises:
+            ResultError: CircuitsVis has no widget for such a result, or no such option or place.
+        """
+        from nanogpt_lens.viz.widgets import widget
+
+        return widget(self, **options)
 
     def save(self, folder: str | Path) -> Path:
         """Write `result.json` and the tensors into `folder`, in place of a result that is there.

@@ -1,0 +1,201 @@
+"""Figures as PNG and SVG files: drawn by Plotly itself, in a Chromium without a window and without a network.
+
+Plotly's `kaleido` (the extra `pictures`) talks to the browser. Here its asynchronous calls run in a thread of their
+own, so that they work in a notebook too, and no call waits for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+
+from conversion.atomic import replacing
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.results.base import Result
+from nanogpt_lens.viz import style
+from nanogpt_lens.viz.figures import captioned
+
+TIMEOUT = 60.0
+"""Seconds that the browser has to start, and for each picture."""
+
+_NAMES = (
+    "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge",
+    "brave-browser",
+)  # fmt: skip
+_INSTALL = "install Chromium or Google Chrome (Debian: `apt-get install chromium`), or name one by CHROMIUM=path"
+
+
+def to_png(
+    figure: go.Figure | Result, path: str | Path, *, width: int | None = None, height: int | None = None,
+    scale: float = 2.0,
+) -> Path:  # fmt: skip
+    """Write a figure as a PNG file, in place of one that is there.
+
+    Args:
+        figure: a figure, or a result, whose `plot()` is taken.
+        path: of the file.
+        width: in pixels; None for the figure's own, else 760. The caption is wrapped to it.
+        height: in pixels; None for what the figure needs.
+        scale: pixels of the file for each pixel of the figure.
+
+    Returns:
+        the path.
+
+    Raises:
+        AnalysisError: kaleido or a browser is missing, the browser fails or does not answer, or a size is out of range.
+    """
+    return _write(figure, path, "png", width, height, scale)
+
+
+def to_svg(
+    figure: go.Figure | Result, path: str | Path, *, width: int | None = None, height: int | None = None
+) -> Path:
+    """Write a figure as an SVG file, see `to_png`."""
+    return _write(figure, path, "svg", width, height, 1.0)
+
+
+@contextmanager
+def one_browser(*, timeout: float = TIMEOUT) -> Iterator[None]:
+    """A context in which one browser draws all pictures: it starts once, each then takes a fraction of a second.
+
+    Args:
+        timeout: seconds that the browser has to start, and for each picture.
+
+    Raises:
+        AnalysisError: as for `to_png`.
+    """
+    global _open
+    if _open is not None:
+        yield
+        return
+    _open = _Browser(timeout)
+    try:
+        yield
+    finally:
+        browser, _open = _open, None
+        browser.close()
+
+
+def find_browser() -> str | None:
+    """The path of a Chromium: CHROMIUM or BROWSER_PATH from the environment, else one that is installed; None for none.
+
+    Raises:
+        AnalysisError: the environment names a file that cannot be run.
+    """
+    for variable in ("CHROMIUM", "BROWSER_PATH"):
+        named = os.environ.get(variable)
+        if named:
+            found = shutil.which(named)
+            if found is None:
+                raise AnalysisError(f"{variable}={named} is no program that can be run; expected a path of Chromium")
+            return found
+    return next((found for name in _NAMES if (found := shutil.which(name))), None)
+
+
+class _Browser:
+    """A running Chromium, and the thread in which kaleido talks to it."""
+
+    def __init__(self, timeout: float) -> None:
+        kaleido, path = _kaleido(), find_browser()
+        self.timeout = timeout
+        try:
+            # MathJax would come from a remote host; kaleido switches the sandbox off, so that it works as root
+            self.browser = kaleido.Kaleido(n=1, timeout=timeout, mathjax=False, path=path)
+        except Exception as error:
+            raise AnalysisError(f"there is no browser to draw with ({error}); {_INSTALL}") from None
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(lambda *_: None)  # what a killed browser leaves behind
+        self.thread = threading.Thread(target=self.loop.run_forever, name="nanogpt-lens pictures", daemon=True)
+        self.thread.start()
+        try:
+            self._wait(self.browser.open(), f"{path} did not start")
+        except BaseException:
+            self._end()
+            raise
+
+    def draw(self, figure: go.Figure, options: dict[str, Any]) -> bytes:
+        """The file's content.
+
+        Raises:
+            AnalysisError: the browser fails or does not answer.
+        """
+        return self._wait(self.browser.calc_fig(figure, opts=options), "the figure was not drawn")
+
+    def close(self) -> None:
+        """End the browser and the thread."""
+        with suppress(AnalysisError):
+            self._wait(self.browser.close(), "the browser did not close")
+        self._end()
+
+    def _wait(self, call: Coroutine[Any, Any, Any], failure: str) -> Any:
+        future = asyncio.run_coroutine_threadsafe(call, self.loop)
+        try:
+            return future.result(self.timeout)
+        except TimeoutError:
+            future.cancel()
+            raise AnalysisError(f"{failure} within {self.timeout:g} seconds; try again, or {_INSTALL}") from None
+        except Exception as error:  # whatever kaleido, choreographer or Plotly's own script raise
+            said = " ".join(str(error.args[0] if error.args else type(error).__name__).split())[:300]
+            raise AnalysisError(f"{failure} ({said}); try again, or {_INSTALL}") from None
+
+    def _end(self) -> None:
+        process = getattr(self.browser, "subprocess", None)
+        if process is not None:
+            _kill(process)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(5)
+
+
+def _kill(process: Any) -> None:
+    """End the browser that we started, with its own processes where they are a group of their own."""
+    with suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg") and os.getpgid(process.pid) != os.getpgid(0):
+            os.killpg(os.getpgid(process.pid), signal.SIGKILL)
+    if process.poll() is None:
+        process.kill()
+        with suppress(Exception):
+            process.wait(5)
+
+
+_open: _Browser | None = None
+
+
+def _kaleido() -> Any:
+    try:
+        import kaleido
+    except ImportError:
+        raise AnalysisError(
+            "PNG and SVG files need kaleido, which is not installed; `pip install 'nanogpt-lens[pictures]'`"
+        ) from None
+    return kaleido
+
+
+def _write(
+    figure: go.Figure | Result, path: str | Path, kind: Literal["png", "svg"], width: int | None, height: int | None,
+    scale: float,
+) -> Path:  # fmt: skip
+    drawn = figure.plot() if isinstance(figure, Result) else go.Figure(figure)
+    layout: Any = drawn.layout
+    size = {"width": width or layout.width or style.WIDTH, "height": height or layout.height or style.HEIGHT}
+    for name, value in {**size, "scale": scale}.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 20_000:
+            raise AnalysisError(f"{name} is {value!r}; expected a number of pixels, or for scale a factor such as 2")
+    if any(note.name == "caption" for note in layout.annotations):
+        drawn = captioned(drawn, int(size["width"]), height)
+        layout = drawn.layout
+        size["height"] = layout.height
+    with one_browser():
+        assert _open is not None  # by `one_browser`
+        content = _open.draw(drawn, {"format": kind, **size, "scale": scale})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)

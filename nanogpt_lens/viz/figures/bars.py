@@ -1,0 +1,64 @@
+"""Named scores as bars, those of one unit in one panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from plotly.subplots import make_subplots
+
+from nanogpt_lens.results.base import Result
+from nanogpt_lens.viz.figures.choices import score_of
+from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.labels import places, words
+from nanogpt_lens.viz.figures.lines import add_bars, bars_axes, bars_height, ranked
+from nanogpt_lens.viz.figures.numbers import Measured
+
+_GAP = 66  # pixels between panels
+
+
+def scores(result: Result, *, score: str | None = None) -> Drawing:
+    """Bars with intervals, a tick where chance is.
+
+    Args:
+        result: values [score].
+        score: only this one.
+
+    Raises:
+        ResultError: no such score.
+    """
+    kept = list(range(result.shape["score"])) if score is None else [score_of(result, score)]
+    names = places(result, "score")
+    titles = {"k_composition": "Induction circuit", "in_context_learning": "In-context learning"}
+    first = result.labels["score"][0] if result.labels.get("score") else ""
+    return ranked(
+        [names[i] for i in kept], Measured.of(result).at(kept), title=titles.get(first, "Scores"),
+        unit=words(result.quantity, longest=80),
+    )  # fmt: skip
+
+
+def stacked(
+    groups: Sequence[tuple[str, Sequence[str], Measured]], *, title: str, named: str = "chance",
+    notes: Sequence[str] = (), definition: str | None = None,
+) -> Drawing:  # fmt: skip
+    """Panels of horizontal bars, each with a unit of its own.
+
+    Args:
+        groups: for each panel its unit, labels, and values with interval and chance [bar].
+        title, notes, definition: see `Drawing`.
+        named: what chance is called.
+    """
+    heights = [bars_height(len(labels)) for _, labels, _ in groups]
+    plot = sum(heights) + _GAP * (len(groups) - 1)
+    figure = make_subplots(
+        rows=len(groups), cols=1, row_heights=[h / sum(heights) for h in heights],
+        vertical_spacing=_GAP / plot if len(groups) > 1 else 0,
+    )  # fmt: skip
+    left, told = 60, False
+    for row, (unit, labels, shown) in enumerate(groups, 1):
+        add_bars(figure, labels, shown, named=named, legend=not told, row=row, col=1)
+        told = told or shown.has_chance
+        left = max(left, bars_axes(figure, labels, unit=unit, what="", row=row, col=1))
+    return Drawing(
+        figure=figure, title=title, notes=tuple(notes), definition=definition, plot=plot, left=left, below=50,
+        legend=told,
+    )  # fmt: skip

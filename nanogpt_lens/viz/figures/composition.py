@@ -1,0 +1,56 @@
+"""Composition of every pair of heads: senders in rows, receivers in columns."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from nanogpt_lens.errors import ResultError
+from nanogpt_lens.results.base import Result
+from nanogpt_lens.viz.figures.choices import one_of
+from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
+from nanogpt_lens.viz.figures.labels import words
+from nanogpt_lens.viz.figures.numbers import bounds, facts, plain
+
+_ORDER = ("sender_layer", "sender_head", "layer", "head")
+
+
+def pairs(result: Result, *, value: Literal["score", "above_chance"] = "score") -> Drawing:
+    """A heat map of sender by receiver.
+
+    Args:
+        result: values [sender_layer, sender_head, layer, head].
+        value: "score", or "above_chance": minus the mean of random heads.
+
+    Raises:
+        ResultError: another word, or no chance to compare with.
+    """
+    one_of("value", value, ("score", "above_chance"))
+    axes = [result.axes.index(axis) for axis in _ORDER]
+    layers, heads = result.shape["layer"], result.shape["head"]
+    z = result.values.permute(axes).reshape(layers * heads, layers * heads)
+    given = getattr(result, "chance", None)
+    chance = None if given is None else given.permute(axes).reshape(z.shape)
+    if value == "above_chance" and chance is None:
+        raise ResultError("these scores have no chance level; expected value='score'")
+    names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]
+    senders, receivers = (
+        slice(0, (layers - 1) * heads),
+        slice(heads, None),
+    )  # the last sends, the first receives nothing
+    data, said = facts(chance=None if chance is None else chance[senders, receivers])
+    shown = z if value == "score" or chance is None else z - chance
+    shown = shown[senders, receivers]
+    word = words(result.quantity.split(",")[0])
+    low = bounds(shown)[0]
+    note = "" if chance is None else f"Chance: {float(chance[torch.isfinite(chance)].mean()):.3g}"
+    return heat_map(
+        Map(z=shown, x=names[receivers], y=names[senders], data=data, number=".2f" if len(names) <= 17 else "",
+            hover=f"Sender %{{y}}, receiver %{{x}}: {plain(word)} %{{z:.4g}}{said}."),
+        title=f"{word} of each pair of heads",
+        unit=word if value == "score" else f"{word} minus chance",
+        x_title="receiver (layer.head)", y_title="sender (layer.head)", signed=value != "score" or low < 0,
+        notes=[note] if note else [],
+    )  # fmt: skip

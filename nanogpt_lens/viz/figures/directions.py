@@ -1,0 +1,167 @@
+"""Directions: principal components, what a direction writes, what it resembles, what steering along it does."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+
+from nanogpt_lens.results.base import Result
+from nanogpt_lens.results.effects import PrincipalComponents, SimilarDirections, SteeringEffect
+from nanogpt_lens.viz import style
+from nanogpt_lens.viz.figures.bars import stacked
+from nanogpt_lens.viz.figures.choices import count, one_of, score_of
+from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.labels import distinct
+from nanogpt_lens.viz.figures.lines import add_line, ranked
+from nanogpt_lens.viz.figures.numbers import Measured, digits
+from nanogpt_lens.viz.tokens import harmless
+
+
+def components(result: PrincipalComponents, *, k: int = 20) -> Drawing:
+    """The share of the variance of each component, and their sum so far.
+
+    Args:
+        result: of `ngl.principal_components`.
+        k: how many components.
+
+    Raises:
+        ResultError: `k` is no whole number from 1 on.
+    """
+    share = 100 * result.ratio.double()[: count("k", k)]
+    figure, x = go.Figure(), list(range(len(share)))
+    figure.add_trace(
+        go.Bar(x=x, y=digits(share), name="each", marker={"color": style.CATEGORIES[0]},
+               hovertemplate="Component %{x}: %{y:.3g}% of the variance.<extra></extra>")
+    )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(x=x, y=digits(share.cumsum(0)), name="sum so far", mode="lines+markers",
+                   line={"color": style.CATEGORIES[1], "width": 2}, marker={"size": 5},
+                   hovertemplate="The first %{x} and one more: %{y:.3g}% of the variance.<extra></extra>")
+    )  # fmt: skip
+    notes = [result.quantity[:1].upper() + result.quantity[1:]]
+    if len(x) < result.shape["component"]:
+        notes.append(f"The first {len(x)} of the {result.shape['component']} components kept")
+    figure.update_xaxes(title_text="principal component", dtick=1 if len(x) <= 12 else None)
+    figure.update_yaxes(title_text="share of the variance (%)", range=[0, 105])
+    return Drawing(figure=figure, title="Principal components", plot=270, legend=True,
+                   notes=tuple(notes))  # fmt: skip
+
+
+def tokens(result: Result, *, k: int = 10) -> Drawing:
+    """The tokens whose logits a direction raises and lowers most.
+
+    Args:
+        result: values [token].
+        k: how many of each.
+
+    Raises:
+        ResultError: `k` is no whole number from 1 on.
+    """
+    order = result.values.argsort(descending=True, stable=True)
+    n = len(order)
+    kept = order if 2 * count("k", k) >= n else torch.cat([order[:k], order[-k:]])
+    labels = result.labels.get("token") or tuple(map(str, range(n)))
+    shown = distinct([quoted(labels[i]) for i in kept.tolist()])
+    chance = getattr(result, "chance", None)
+    note = [f"The {k} highest and the {k} lowest of {n} tokens"] if len(kept) < n else []
+    values = result.values[kept]
+    level = None if chance is None else chance[kept] * values.sign()
+    return ranked(
+        shown, Measured(values, chance=level), title="What the direction adds to logits", unit="logit, mean-free",
+        what="token", notes=note, named="95%_of_random_directions",
+    )  # fmt: skip
+
+
+def similar(result: SimilarDirections, *, which: str | None = None, k: int = 8) -> Drawing:
+    """The vectors with the largest cosines, by kind, beside the largest that random directions reach.
+
+    Args:
+        result: of `ngl.direction_similarity`.
+        which: only "input", "output", "embedding" or "unembedding".
+        k: how many of each kind.
+
+    Raises:
+        ResultError: another word.
+    """
+    kinds = list(result.chance_of_largest)
+    chosen = kinds if which is None else [one_of("which", which, kinds)]
+    titles = {"input": "neurons' inputs", "output": "neurons' outputs", "embedding": "tokens' embeddings",
+              "unembedding": "tokens' unembeddings"}  # fmt: skip
+    groups = []
+    for kind in chosen:
+        places = [i for i, label in enumerate(result.labels["vector"]) if label.startswith(f"{kind} ")]
+        values = result.values[places].double()
+        order = values.abs().argsort(descending=True, stable=True)[: count("k", k)].tolist()
+        names = [result.labels["vector"][places[i]].split(" ")[1] for i in order]
+        if kind.endswith("embedding"):
+            names = distinct([quoted(result.texts[int(name)]) for name in names])
+        level = torch.full((len(order),), result.chance_of_largest[kind], dtype=torch.float64) * values[order].sign()
+        groups.append((f"cosine with {titles.get(kind, kind)}", names, Measured(values[order], chance=level)))
+    return stacked(
+        groups, title="What the direction resembles", named="largest_of_random_directions",
+        notes=[f"The {k} largest in magnitude of each kind. Tick: 95% of random directions have none beyond it"],
+    )  # fmt: skip
+
+
+def steering(result: SteeringEffect, *, score: str | None = None) -> Drawing:
+    """Scores by scale, beside random directions: their mean, and between their extremes.
+
+    Args:
+        result: of `ngl.steering_effect`.
+        score: only this one; None for all but "loss".
+
+    Raises:
+        ResultError: no such score.
+    """
+    labels = list(result.labels["score"])
+    rest = [i for i, name in enumerate(labels) if name != "loss" and not name.endswith(" change")]
+    chosen = rest if score is None else [score_of(result, score)]
+    columns = min(2, len(chosen))
+    rows = math.ceil(len(chosen) / columns)
+    each, gap = (260, 0) if len(chosen) == 1 else (170, 62)
+    plot = rows * each + (rows - 1) * gap
+    figure = make_subplots(
+        rows=rows, cols=columns, horizontal_spacing=0.16, vertical_spacing=gap / plot if rows > 1 else 0
+    )
+    order = sorted(range(len(result.scales)), key=lambda i: result.scales[i])
+    x = [result.scales[i] for i in order]
+    for n, i in enumerate(chosen):
+        where: dict[str, Any] = {"row": n // columns + 1, "col": n % columns + 1}
+        own = Measured.of(result).at((order, i))
+        if own.chance is not None:
+            ends = (None if t is None else t[order, i] for t in (result.chance_low, result.chance_high))
+            add_line(figure, x, Measured(own.chance, *ends), name="random directions", what="scale", legend=n == 0,
+                     colour=style.CATEGORIES[6], dash="5px,4px", **where)  # fmt: skip
+            _rename_band(figure)
+        add_line(figure, x, own, name="this direction", what="scale", legend=n == 0, **where)
+        which = str(n + 1) if n else ""
+        unit = "probability" if labels[i].startswith("p(") else "nats"
+        name = "KL" if labels[i] == "kl" else harmless(labels[i], spaces=False)
+        figure.add_annotation(
+            text=f"{name}, {unit}", xref=f"x{which} domain", yref=f"y{which} domain", x=0, y=1,
+            xanchor="left", yanchor="bottom", showarrow=False, font={"size": style.SMALL}, xshift=-30,
+        )  # fmt: skip
+        figure.update_yaxes(nticks=6, row=where["row"], col=where["col"])
+        last = n + columns >= len(chosen)
+        figure.update_xaxes(title_text="scale of the direction" if last else "", row=where["row"], col=where["col"])
+    notes = ("Bands: 95% bootstrap intervals; of the random directions from the lowest to the highest",)
+    return Drawing(figure=figure, title="What steering does", notes=notes, plot=plot, left=52, above=24, legend=True)
+
+
+def quoted(token: str) -> str:
+    """A token at an axis of its own: a full stop alone would not be seen."""
+    return f"“{harmless(token, longest=14)}”"
+
+
+def _rename_band(figure: go.Figure) -> None:
+    """The band of the controls is no interval."""
+    traces: Any = figure.data[-2:]
+    for trace in traces:
+        if trace.name == "random directions, 95% interval":
+            trace.name = "random directions, lowest to highest"
+        elif trace.hovertemplate:
+            trace.hovertemplate = trace.hovertemplate.replace("95% interval", "lowest to highest")

@@ -1,0 +1,140 @@
+"""Which function draws which result, and the check of its options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import plotly.graph_objects as go
+
+import nanogpt_lens.viz.figures.attention as attention
+import nanogpt_lens.viz.figures.attribution as attribution
+import nanogpt_lens.viz.figures.bars as bars
+import nanogpt_lens.viz.figures.composition as composition
+import nanogpt_lens.viz.figures.directions as directions
+import nanogpt_lens.viz.figures.flow as flow
+import nanogpt_lens.viz.figures.generic as generic
+import nanogpt_lens.viz.figures.heads as heads
+import nanogpt_lens.viz.figures.induction as induction
+import nanogpt_lens.viz.figures.lens as lens
+import nanogpt_lens.viz.figures.neurons as neurons
+import nanogpt_lens.viz.figures.patching as patching
+import nanogpt_lens.viz.figures.sae as sae
+import nanogpt_lens.viz.figures.separating as separating
+import nanogpt_lens.viz.figures.trajectories as trajectories
+import nanogpt_lens.viz.figures.tuned as tuned
+from nanogpt_lens.errors import ResultError
+from nanogpt_lens.results import (
+    AttentionPatterns,
+    AttributionResult,
+    ConvergenceResult,
+    HeadTaxonomy,
+    LensResult,
+    LensScores,
+    LogitAttribution,
+    NeuronAblation,
+    NeuronSearch,
+    NeuronStatistics,
+    PatchingResult,
+    PrincipalComponents,
+    Result,
+    SAEEvaluation,
+    SeparatingNeurons,
+    SimilarDirections,
+    SteeringEffect,
+    TunedLens,
+)
+from nanogpt_lens.viz.figures.captions import caption_of
+from nanogpt_lens.viz.figures.drawing import Drawing, finished
+
+Draw: TypeAlias = Callable[..., Drawing]
+
+COMMON = ("title", "width", "height")
+"""Options that every figure has: its title, its size in pixels."""
+
+KINDS: dict[type[Result], Draw] = {
+    AttentionPatterns: attention.patterns,
+    AttributionResult: patching.estimates,
+    ConvergenceResult: lens.convergence,
+    HeadTaxonomy: heads.taxonomy,
+    LensResult: lens.reading,
+    LensScores: tuned.scores,
+    LogitAttribution: attribution.contributions,
+    NeuronAblation: separating.ablation,
+    NeuronSearch: neurons.search,
+    NeuronStatistics: neurons.statistics,
+    PatchingResult: patching.effects,
+    PrincipalComponents: directions.components,
+    SAEEvaluation: sae.evaluation,
+    SeparatingNeurons: separating.best,
+    SimilarDirections: directions.similar,
+    SteeringEffect: directions.steering,
+    TunedLens: tuned.lens,
+}
+"""By class; a subclass without an entry is drawn as its base."""
+
+AXES: dict[frozenset[str], Draw] = {
+    frozenset(axes): draw
+    for axes, draw in [
+        (("layer", "head"), heads.scores),
+        (("score", "layer", "head"), heads.several),
+        (("sender_layer", "sender_head", "layer", "head"), composition.pairs),
+        (("condition", "pos"), induction.losses),
+        (("score", "prompt"), induction.accuracy),
+        (("ablated", "score"), induction.ablation),
+        (("score",), bars.scores),
+        (("src_pos",), flow.flows),
+        (("layer", "src_pos"), flow.flows),
+        (("dest_pos", "src_pos"), attention.mixed),
+        (("layer", "dest_pos", "src_pos"), attention.mixed),
+        (("example", "layer", "dest_pos", "src_pos"), attention.mixed),
+        (("token",), directions.tokens),
+        (("layer", "neuron", "pos"), neurons.activations),
+        (("example", "layer", "neuron", "pos"), neurons.activations),
+    ]
+}
+"""Of results without a class of their own, by their axes."""
+
+
+def figure(result: Result, **options: Any) -> go.Figure:
+    """A figure of a result.
+
+    Args:
+        result: of any analysis.
+        options: of the function that draws it, see `options_of`; and for every figure `title`, and `width` and `height`
+            in pixels.
+
+    Raises:
+        ResultError: an option that this figure does not have, a word that it does not know, or a place that is not
+            there.
+    """
+    draw, known = _drawer(result), options_of(result)
+    if unknown := [name for name in options if name not in known]:
+        raise ResultError(
+            f"the figure of this {type(result).__name__} has no option {unknown[0]!r}; expected "
+            f"{', '.join(known[:-1])} or {known[-1]}"
+        )
+    common = {name: options.pop(name, None) for name in COMMON}
+    for name in ("width", "height"):
+        if common[name] is not None and (not isinstance(common[name], int) or common[name] < 200):
+            raise ResultError(f"{name} is {common[name]!r}; expected pixels, a whole number from 200 on")
+    drawing = draw(result, **options)
+    return finished(drawing, caption_of(result, notes=drawing.notes, definition=drawing.definition), **common)
+
+
+def options_of(result: Result) -> tuple[str, ...]:
+    """The options that the figure of a result takes."""
+    parameters = inspect.signature(_drawer(result)).parameters.values()
+    own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    places = [*result.axes] if any(p.kind is p.VAR_KEYWORD for p in parameters) else []
+    return tuple(dict.fromkeys([*own, *places, *COMMON]))
+
+
+def _drawer(result: Result) -> Draw:
+    if "step" in result.axes:
+        return trajectories.over_steps
+    for kind in type(result).__mro__:
+        if kind in KINDS:
+            return KINDS[kind]
+    return AXES.get(frozenset(result.axes), generic.anything)

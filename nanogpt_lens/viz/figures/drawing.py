@@ -1,0 +1,190 @@
+"""From a drawing to a finished figure: title, margins, legend, and the caption below it all.
+
+A drawing says how high its plotting area is and what stands around it, in pixels. So everything has its place
+whatever the width: nothing is put where Plotly's automatic margins would have to move it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from nanogpt_lens.viz import style
+from nanogpt_lens.viz.tokens import visible
+
+_LINE = 14  # pixels of a line of the caption
+_TITLE = 19
+_ENTRY = 20  # of a row of the legend
+_NARROW = 360  # the title fits a phone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure without its frame.
+
+    Attributes:
+        figure: traces and axes.
+        title: short; may hold labels, as they are.
+        notes: sentences for the caption that say what is shown.
+        definition: what the numbers are; None for the result's own.
+        plot: height of the plotting area, in pixels.
+        left, right: margins for ticks and their axis' title.
+        above: between title and plot: a colour bar, titles of panels.
+        below: ticks and title of the x axis.
+        legend: whether there is one; it stands below.
+    """
+
+    figure: go.Figure
+    title: str
+    notes: tuple[str, ...] = ()
+    definition: str | None = None
+    plot: int = 300
+    left: int = 64
+    right: int = 18
+    above: int = 10
+    below: int = 48
+    legend: bool = False
+
+
+def finished(drawing: Drawing, caption: str, *, title: str | None, width: int | None, height: int | None) -> go.Figure:
+    """The figure with its frame; without `width` it takes the width of its place."""
+    style.template()
+    figure, room = drawing.figure, width or style.WIDTH
+    heading = _shown(drawing.title if title is None else title)
+    lines = style.broken(heading, _letters(width or _NARROW, 0.62 * 15)) if heading else ""
+    top = (16 + _TITLE * (lines.count("<br>") + 1) if lines else 6) + drawing.above
+    below = drawing.below + _LINE * _wrapped_axes(figure, drawing)
+    figure.update_layout(
+        template=style.TEMPLATE,
+        title={"text": lines, "pad": {"t": 10 + _TITLE * lines.count("<br>")}},
+        showlegend=drawing.legend,
+        margin={"l": drawing.left, "r": drawing.right, "t": top, "b": below},
+        height=top + drawing.plot + below,
+        width=width,
+        meta={"caption": _shown(caption)},
+    )
+    return captioned(figure, room, height)
+
+
+def captioned(figure: go.Figure, width: int, height: int | None = None) -> go.Figure:
+    """The figure with legend and caption arranged for a width in pixels; changed in place.
+
+    Args:
+        figure: one of ours, with its caption or without.
+        width: of the whole figure.
+        height: of the whole figure; None for what the plotting area needs.
+    """
+    bare, caption, below = _taken_off(figure)
+    lines = style.broken(caption, _letters(width, 0.56 * style.SMALL))
+    _add_room(bare, below, width)
+    layout: Any = bare.layout
+    margin, high = layout.margin, _caption_height(lines)
+    note = go.layout.Annotation(
+        name="caption", text=lines, showarrow=False, align="left", xref="paper", yref="paper",
+        x=0, y=0, xanchor="left", yanchor="top", xshift=10 - margin.l, yshift=-margin.b,
+        font={"size": style.SMALL, "color": style.MUTED}, ay=below,  # without an arrow it is ours: see `_taken_off`
+    )  # fmt: skip
+    layout.annotations = (*layout.annotations, note)
+    bare.update_layout(height=height or layout.height + high, margin={"b": margin.b + high})
+    _place_around(bare, high)
+    return bare
+
+
+def uncaptioned(figure: go.Figure) -> tuple[go.Figure, str]:
+    """A copy without the caption and the room for it, and the caption as plain text."""
+    bare, caption, below = _taken_off(go.Figure(figure))
+    layout: Any = bare.layout
+    _add_room(bare, below, layout.width or style.WIDTH)
+    _place_around(bare, 0)
+    return bare, caption
+
+
+def _add_room(figure: go.Figure, below: int, width: int) -> None:
+    """Room for the legend, under the axes' `below` pixels."""
+    layout: Any = figure.layout
+    legend = _legend_height(figure, width) if layout.showlegend else 0
+    figure.update_layout(height=layout.height + legend, margin={"b": below + legend})
+
+
+def _taken_off(figure: go.Figure) -> tuple[go.Figure, str, int]:
+    """The same figure without caption and legend below the axes, the caption, and the pixels of the axes below."""
+    layout: Any = figure.layout
+    caption = (layout.meta or {}).get("caption", "")
+    others, notes = [], []
+    for note in layout.annotations:
+        (notes if note.name == "caption" else others).append(note)
+    if not notes:
+        return figure, caption, int(layout.margin.b)
+    below = int(notes[0].ay)
+    layout.annotations = tuple(others)
+    figure.update_layout(height=layout.height - (layout.margin.b - below), margin={"b": below})
+    return figure, caption, below
+
+
+def _place_around(figure: go.Figure, caption: int) -> None:
+    """The legend at the bottom, above `caption` pixels; the colour bar on top of the plot."""
+    layout: Any = figure.layout
+    if layout.coloraxis.colorbar.yref == "container":
+        layout.coloraxis.colorbar.y = max(0.0, 1 - (layout.margin.t + 8) / layout.height)
+    if layout.showlegend:
+        figure.update_layout(
+            legend={
+                "orientation": "h", "xref": "container", "x": 0.01, "xanchor": "left", "yref": "container",
+                "y": min(1.0, (caption + 4) / layout.height), "yanchor": "bottom", "font": {"size": style.TEXT},
+                "itemsizing": "trace", "tracegroupgap": 0,
+            }
+        )  # fmt: skip
+
+
+def _wrapped_axes(figure: go.Figure, drawing: Drawing) -> int:
+    """Wrap the axes' titles, those below for a phone; returns by how many lines that at the bottom grew."""
+    across, most = _NARROW - drawing.left - drawing.right, 0
+
+    def below(axis: Any) -> None:
+        nonlocal most
+        if axis.title.text:
+            axis.title.text = style.broken(axis.title.text, max(18, int(across * _part(axis) / (0.56 * style.TEXT))))
+            most = max(most, axis.title.text.count("<br>"))
+
+    def beside(axis: Any) -> None:
+        if axis.title.text:
+            room = drawing.plot * _part(axis)
+            axis.title.text = style.broken(axis.title.text, max(14, int(room / (0.56 * style.TEXT))))
+
+    figure.for_each_xaxis(below)
+    figure.for_each_yaxis(beside)
+    return most
+
+
+def _part(axis: Any) -> float:
+    """The share of the plotting area that an axis spans."""
+    domain = axis.domain or (0.0, 1.0)
+    return max(0.05, domain[1] - domain[0])
+
+
+def _legend_height(figure: go.Figure, width: int) -> int:
+    """Pixels of a horizontal legend: in one row if all entries fit, else in columns as wide as the widest."""
+    traces: Any = figure.data
+    names = [str(trace.name) for trace in traces if trace.showlegend is not False and trace.name]
+    if not names:
+        return 0
+    each = [44 + style.wide(name) for name in names]
+    rows = 1 if sum(each) <= width - 20 else math.ceil(len(names) / max(1, int((width - 20) // max(each))))
+    return 16 + _ENTRY * rows
+
+
+def _caption_height(lines: str | None) -> int:
+    return _LINE * ((lines or "").count("<br>") + 1) + 12
+
+
+def _letters(width: int, each: float) -> int:
+    """How many letters fit into a line."""
+    return max(20, int((width - 20) / each))
+
+
+def _shown(text: str) -> str:
+    """Words of ours around labels, every character visible; white space stays."""
+    return visible(text, spaces=False, longest=6000)

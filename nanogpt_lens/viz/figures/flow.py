@@ -1,0 +1,192 @@
+"""Where a position's information comes from, as a Sankey: the strongest links, input tokens on the left."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import plotly.graph_objects as go
+import torch
+
+from nanogpt_lens.errors import ResultError
+from nanogpt_lens.results.base import Result
+from nanogpt_lens.results.heads import AttentionPatterns
+from nanogpt_lens.viz import style
+from nanogpt_lens.viz.figures.choices import count, one_of
+from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
+from nanogpt_lens.viz.figures.labels import index_of, places, words
+from nanogpt_lens.viz.figures.lines import ranked
+from nanogpt_lens.viz.figures.numbers import Measured, digits
+
+Link: TypeAlias = tuple[int, int, float]
+"""From which node to which, and how much."""
+
+_NODE, _PAD = 21, 9  # pixels of height for each node of the fullest column; between two of them
+
+
+def flows(
+    result: Result, *, kind: Literal["sankey", "bars", "heatmap"] | None = None, links: int = 24, k: int = 20
+) -> Drawing:
+    """Attention flow from a position: to each input token, after one layer or after every layer.
+
+    Args:
+        result: values [src_pos] or [layer, src_pos].
+        kind: "sankey" (input tokens to the position); "bars" (of one layer: the `k` largest); "heatmap" (of several).
+            None for "sankey".
+        links: how many of the strongest links are drawn.
+        k: how many bars.
+
+    Raises:
+        ResultError: another kind.
+    """
+    several = "layer" in result.axes
+    kind = one_of("kind", kind or "sankey", ("sankey", "heatmap") if several else ("sankey", "bars"))  # type: ignore[assignment]
+    tokens = places(result, "src_pos")
+    if kind == "bars":
+        order = result.values.argsort(descending=True, stable=True)[: count("k", k)]
+        return ranked(
+            [tokens[i] for i in order.tolist()], Measured(result.values[order]), title=result.quantity.capitalize(),
+            unit=f"{words(result.quantity)} (0 to 1)", what="input position and token",
+        )  # fmt: skip
+    values = result.values if several else result.values[None]
+    start = re.search(r"from position (\d+)", result.definition)
+    end = tokens[int(start[1])] if start and int(start[1]) < len(tokens) else "the position"
+    names = [f"layer {label}" for label in places(result, "layer")] if several else [end]
+    if kind == "heatmap":
+        picture = Map(
+            z=values, x=tokens, y=places(result, "layer"), hover="After layer %{y}, from %{x}: flow %{z:.4g}."
+        )
+        return heat_map(
+            picture, title=result.quantity.capitalize(), unit=f"{words(result.quantity)} (0 to 1)",
+            x_title="input position and token", y_title="after layer", signed=False,
+        )  # fmt: skip
+    return _sankey(
+        [(i, len(tokens) + j, float(values[j, i])) for j in range(len(values)) for i in range(len(tokens))],
+        [*tokens, *names], [0] * len(tokens) + [1] * len(names), links, title=result.quantity.capitalize(),
+        said="each link is one flow from an input token",
+        heads=["input token", f"{end} after" if several else "the position"],
+    )  # fmt: skip
+
+
+def through_layers(
+    result: AttentionPatterns, example: int | None, pos: int | str, residual: float, links: int
+) -> Drawing:
+    """From a position back through every layer: shares that split at each layer by attention, averaged over heads.
+
+    Raises:
+        ResultError: no such position, another `residual`, or layers that are not the model's first ones in a row.
+    """
+    if not isinstance(residual, int | float) or isinstance(residual, bool) or not 0 <= residual <= 1:
+        raise ResultError(f"residual is {residual!r}; expected a number from 0 to 1, such as 0.5")
+    if tuple(result.layers) != tuple(range(len(result.layers))):
+        raise ResultError(
+            f"these are layers {list(result.layers)}; expected all layers from 0 on: take the patterns of all"
+        )
+    axes = [axis for axis in result.axes if axis != "example"]
+    values = result.values if example is None else result.values.select(result.axes.index("example"), example)
+    each = values.permute([axes.index(axis) for axis in ("layer", "head", "dest_pos", "src_pos")]).double().mean(1)
+    n_layers, n_pos = each.shape[:2]
+    end = _position(result, pos, n_pos)
+    tokens = places(result, "src_pos") if "src_pos" in result.labels else [str(i) for i in range(n_pos)]
+    mixed = residual * torch.eye(n_pos, dtype=torch.float64) + (1 - residual) * each
+    mixed = mixed / mixed.sum(-1, keepdim=True)
+    share = torch.zeros(n_pos, dtype=torch.float64)
+    share[end] = 1.0
+    found = []
+    for layer in reversed(range(n_layers)):
+        moved = share[:, None] * mixed[layer]  # [dest_pos, src_pos]
+        for dest, src in moved.nonzero().tolist():
+            found.append((layer * n_pos + src, (layer + 1) * n_pos + dest, float(moved[dest, src])))
+        share = moved.sum(0)
+    stages = ["input", *(f"after layer {layer}" for layer in range(n_layers))]
+    return _sankey(
+        found, tokens * (n_layers + 1), [i for i in range(n_layers + 1) for _ in range(n_pos)], links,
+        title=f"Ways of attention to position {tokens[end]}", heads=stages,
+        said=f"at each layer a position's share splits as {residual:g} * I + {1 - residual:g} * (mean over heads of "
+        "attention); shares of the last position add up to 1 at each layer",
+    )  # fmt: skip
+
+
+def _position(result: Result, pos: int | str, n: int) -> int:
+    if "dest_pos" in result.axes:
+        return index_of(result, "dest_pos", pos)
+    return int(pos) % n
+
+
+def _sankey(
+    found: Sequence[Link], names: Sequence[str], stage: Sequence[int], links: int, *,
+    title: str, said: str, heads: Sequence[str],
+) -> Drawing:  # fmt: skip
+    """The strongest links; nodes without one are left out."""
+    kept = sorted(found, key=lambda link: (-link[2], link[1], link[0]))[: count("links", links)]
+    kept = sorted(link for link in kept if link[2] > 0)
+    nodes = sorted({end for link in kept for end in link[:2]})
+    index = {node: i for i, node in enumerate(nodes)}
+    x, y, height = _places(nodes, kept, stage)
+    total, shown = (_by_stage(some, stage) for some in (found, kept))
+    part = min((shown[i] / total[i] for i in shown if total[i] > 0), default=1.0)
+    figure = go.Figure(
+        go.Sankey(
+            arrangement="fixed", valueformat=".4g",
+            node={"label": [names[node] for node in nodes], "x": x, "y": y, "pad": _PAD, "thickness": 10,
+                  "color": [style.CATEGORIES[0] if stage[node] else style.CATEGORIES[1] for node in nodes],
+                  "line": {"width": 0}, "customdata": [heads[stage[node]] for node in nodes],
+                  "hovertemplate": "%{label}, %{customdata}: %{value:.4g}.<extra></extra>"},
+            link={"source": [index[s] for s, _, _ in kept], "target": [index[t] for _, t, _ in kept],
+                  "value": digits([v for *_, v in kept]), "color": style.faint(style.CATEGORIES[0], 0.28),
+                  "hovertemplate": "from %{source.label} to %{target.label}: %{value:.4g}.<extra></extra>"},
+            textfont={"size": style.SMALL, "color": style.INK},
+        )
+    )  # fmt: skip
+    _headed(figure, heads)
+    notes = [f"The {len(kept)} strongest of {sum(v > 0 for *_, v in found)} links; {said}"]
+    if part < 0.9995:
+        notes.append(f"They carry {100 * part:.0f}% or more of each step")
+    return Drawing(
+        figure=figure, title=title, notes=tuple(notes), plot=height, left=18, right=18, above=24, below=14
+    )  # fmt: skip
+
+
+def _by_stage(links: Sequence[Link], stage: Sequence[int]) -> dict[int, float]:
+    sums: dict[int, float] = {}
+    for source, _, value in links:
+        sums[stage[source]] = sums.get(stage[source], 0.0) + value
+    return sums
+
+
+def _places(nodes: Sequence[int], links: Sequence[Link], stage: Sequence[int]) -> tuple[list[float], list[float], int]:
+    """Where Plotly has to draw each node so that none covers another, and the height in pixels."""
+    size = {node: max(sum(v for s, _, v in links if s == node), sum(v for _, t, v in links if t == node))
+            for node in nodes}  # fmt: skip
+    columns: dict[int, list[int]] = {}
+    for node in nodes:
+        columns.setdefault(stage[node], []).append(node)
+    height = max(170, min(900, _NODE * max((len(column) for column in columns.values()), default=1) + 30))
+    scale = min(
+        ((height - _PAD * (len(column) - 1)) / sum(size[node] for node in column) for column in columns.values()),
+        default=1.0,
+    )
+    centre: dict[int, float] = {}
+    for column in columns.values():
+        top = (height - sum(size[node] for node in column) * scale - _PAD * (len(column) - 1)) / 2
+        for node in column:
+            centre[node] = (top + size[node] * scale / 2) / height
+            top += size[node] * scale + _PAD
+    last = max(columns, default=1) or 1
+    edge = 1e-3  # Plotly takes 0 for "not given"
+    return ([min(1 - edge, max(edge, stage[node] / last)) for node in nodes],
+            [min(1 - edge, max(edge, centre[node])) for node in nodes], height)  # fmt: skip
+
+
+def _headed(figure: go.Figure, heads: Sequence[str]) -> None:
+    """The name of each column on top of it; short between the first and the last, where there is no room."""
+    last = len(heads) - 1
+    for i, head in enumerate(heads):
+        short = head if last <= 2 else head.replace("after layer " if 0 < i < last else "after ", "")
+        figure.add_annotation(
+            text=short, xref="paper", yref="paper", x=i / max(last, 1), y=1, yanchor="bottom", showarrow=False,
+            xanchor="left" if i == 0 else "right" if i == last else "center",
+            font={"size": style.SMALL, "color": style.MUTED},
+        )  # fmt: skip

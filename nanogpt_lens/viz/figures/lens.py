@@ -1,0 +1,215 @@
+"""What each layer believes: the lens' table of top tokens, and curves over depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+import torch
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores
+from nanogpt_lens.viz import style
+from nanogpt_lens.viz.figures.choices import one_of, score_of, span
+from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
+from nanogpt_lens.viz.figures.labels import index_of, title_of, words
+from nanogpt_lens.viz.figures.lines import add_chance, add_line
+from nanogpt_lens.viz.figures.numbers import Measured, digits
+from nanogpt_lens.viz.tokens import harmless, numbered
+
+COLOURS = ("probability", "kl", "entropy", "logprob", "rank")
+UNITS = {
+    "kl": "KL(final ‖ lens), nats", "entropy": "entropy, nats", "loss": "loss, nats per token",
+    "logprob": "log-probability, nats", "bits_per_char": "bits per character",
+    "agreement": "share with the final top token", "converged": "share that has settled",
+}  # fmt: skip
+
+_BARS = {
+    "probability": "probability of the top token", "kl": "KL(final ‖ lens), nats", "entropy": "entropy, nats",
+    "logprob": "log-probability of the token that follows, nats", "rank": "rank of the token that follows (0: on top)",
+}  # fmt: skip
+_COLUMNS = 20
+_PANEL = 170
+
+
+def reading(
+    result: LensResult, *, kind: Literal["table", "curves"] = "table",
+    colour: Literal["probability", "kl", "entropy", "logprob", "rank"] = "probability", example: int = 0,
+    pos: tuple[int, int] | None = None, score: str | None = None,
+) -> Drawing:  # fmt: skip
+    """The most likely token at every point and position, or curves over depth.
+
+    Args:
+        result: of one text or several.
+        kind: "table", or "curves": KL, entropy, log-probability, bits per character, means over positions.
+        colour: of the table's cells: "probability" of the token in it, "kl", "entropy", or of the token that really
+            follows "logprob" or "rank".
+        example: which text of the table.
+        pos: the positions (start, stop) of the table; None for the first 20.
+        score: only this curve.
+
+    Raises:
+        ResultError: another word, or a place that is not there.
+    """
+    one_of("kind", kind, ("table", "curves"))
+    if kind == "curves":
+        return _curves(result, score)
+    one_of("colour", colour, COLOURS)
+    several = "example" in result.axes
+    at = index_of(result, "example", example) if several else 0
+    grids = {name: _plane(result, name, at if several else None) for name in ("top", *COLOURS)}
+    tokens = (result.tokens[at] if several else result.tokens).tolist()
+    shown = span("pos", pos, len(tokens), most=_COLUMNS)
+    names = numbered([result.string(token) for token in tokens], longest=10)
+    places = result.in_depth_order()
+    text = [
+        [harmless(result.string(token), longest=6) for token in row] for row in grids["top"][:, list(shown)].tolist()
+    ]
+    facts = _stack([grids[name][:, list(shown)] for name in COLOURS])
+    picture = Map(
+        z=grids[colour][:, list(shown)], x=[names[i] for i in shown], y=[name for *_, name in places], text=text,
+        data=facts,
+        hover="%{y}, position %{x}: most likely next %{text}, probability %{customdata[0]:.3g}; "
+        "KL to the final output %{customdata[1]:.3g} nats; entropy %{customdata[2]:.3g} nats; the token that follows "
+        "has log-probability %{customdata[3]:.3g} nats and rank %{customdata[4]}.",
+    )  # fmt: skip
+    notes = ["In the cells the most likely next token"]
+    if len(shown) < len(tokens):
+        notes.append(f"Positions {shown.start} to {shown.stop - 1} of {len(tokens)}")
+    if several:
+        notes.append(f"Example {at} of {result.shape['example']}")
+    name = "Tuned lens" if result.definition.startswith("tuned") else "Logit lens"
+    return heat_map(
+        picture, title=f"{name}: most likely next tokens", unit=_BARS[colour], x_title=title_of("pos"), y_title="point",
+        signed=False, top=1.0 if colour == "probability" else None, notes=notes,
+    )  # fmt: skip
+
+
+def _plane(result: LensResult, name: str, example: int | None) -> Tensor:
+    """A quantity [point in the order of depth, pos]."""
+    tensor: Tensor = {
+        "top": result.top_tokens[..., 0], "probability": result.top_logprobs[..., 0].double().exp(), "kl": result.kl,
+        "entropy": result.entropy, "logprob": result.values,
+        "rank": result.rank.double().where(result.rank >= 0, torch.nan),
+    }[name]  # fmt: skip
+    tensor = tensor if example is None else tensor[:, :, example]
+    return torch.stack([tensor[i, j] for i, j, _ in result.in_depth_order()])
+
+
+def _stack(planes: Sequence[Tensor]) -> Any:
+    return digits(torch.stack([plane.double() for plane in planes], -1))
+
+
+def _curves(result: LensResult, score: str | None) -> Drawing:
+    means = {
+        "kl": result.kl.double().flatten(2).mean(-1), "entropy": result.entropy.double().flatten(2).mean(-1),
+        "logprob": result.values.double().flatten(2).nanmean(-1), "bits_per_char": result.bits_per_char,
+    }  # fmt: skip
+    known = [name for name, values in means.items() if values is not None]
+    chosen = known if score is None else [one_of("score", score, known)]
+    panels = [(name, Measured(values)) for name in chosen if (values := means[name]) is not None]
+    name = "Tuned lens" if result.definition.startswith("tuned") else "Logit lens"
+    n = result.tokens.numel()
+    return _over_depth(result, panels, title=f"{name} over depth", notes=[f"Means over {n} positions"])
+
+
+def convergence(
+    result: ConvergenceResult, *, kind: Literal["curves", "depth"] = "curves", score: str | None = None
+) -> Drawing:
+    """How beliefs approach the output: curves over depth with bands and chance; or at what depth the top token settles.
+
+    Args:
+        result: values [score, layer, point].
+        kind: "curves", or "depth": mean depth at which the top token settles, by position.
+        score: only this curve.
+
+    Raises:
+        ResultError: another word.
+    """
+    one_of("kind", kind, ("curves", "depth"))
+    if kind == "depth":
+        return _depth(result)
+    chosen = range(result.shape["score"]) if score is None else [score_of(result, score)]
+    panels = []
+    for i in chosen:
+        panels.append((result.labels["score"][i], Measured.of(result).at(i)))
+    settled = f"The top token settles at a mean depth of {result.mean_depth:.2f} of {result.n_layers} layers"
+    return _over_depth(result, panels, title="Convergence over depth", notes=[settled])
+
+
+def _depth(result: ConvergenceResult) -> Drawing:
+    figure = go.Figure()
+    values = result.depth_by_position
+    add_line(
+        figure,
+        list(range(len(values))),
+        Measured(values),
+        name="mean depth",
+        what="position",
+        unit=" layers",
+        markers=False,
+    )
+    figure.add_hline(y=result.mean_depth, line={"color": style.MUTED, "width": 1.5, "dash": "5px,4px"})
+    figure.update_xaxes(title_text="position in the sequence")
+    figure.update_yaxes(title_text="depth (layers)", range=[0, result.n_layers * 1.05])
+    interval = "" if result.depth_low is None else f" (95% interval {result.depth_low:.2f} to {result.depth_high:.2f})"
+    note = (
+        f"Dashed: the mean over all positions, {result.mean_depth:.2f}{interval}; "
+        f"{result.n_layers}: at the output alone"
+    )
+    return Drawing(figure=figure, title="Depth at which the top token settles", notes=(note,), plot=260)
+
+
+def depth_axis(result: LensResult | ConvergenceResult | LensScores, figure: go.Figure, **place: Any) -> None:
+    """The x axis of depths in layers."""
+    depths = depths_of(result)
+    figure.update_xaxes(
+        title_text="depth (layers)", range=[depths[0] - 0.12, depths[-1] + 0.12],
+        tickmode="linear" if depths[-1] <= 12 else "auto", dtick=1 if depths[-1] <= 6 else None, showgrid=True, **place,
+    )  # fmt: skip
+
+
+def depths_of(result: LensResult | ConvergenceResult | LensScores) -> list[float]:
+    """The depth in layers of each distinct point, in their order."""
+    depths = result.depths()
+    return [depths[i][j] / 2 for i, j, _ in result.in_depth_order()]
+
+
+def along(result: LensResult | ConvergenceResult | LensScores, values: Tensor) -> Tensor:
+    """Values [layer, point] in the order of depth."""
+    return torch.stack([values[i, j] for i, j, _ in result.in_depth_order()])
+
+
+def _over_depth(
+    result: LensResult | ConvergenceResult, panels: Sequence[tuple[str, Measured]], *, title: str, notes: Sequence[str]
+) -> Drawing:
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    each, gap = (260, 0) if len(panels) == 1 else (_PANEL, 62)
+    plot = rows * each + (rows - 1) * gap
+    figure = make_subplots(
+        rows=rows, cols=columns, horizontal_spacing=0.16, vertical_spacing=gap / plot if rows > 1 else 0,
+    )  # fmt: skip
+    x, names = depths_of(result), [name for *_, name in result.in_depth_order()]
+    for i, (score, own) in enumerate(panels):
+        row, col = i // columns + 1, i % columns + 1
+        shown = own.mapped(lambda tensor: along(result, tensor))
+        add_line(figure, x, shown, name=words(score), what="depth", texts=names, legend=False, row=row, col=col)
+        if shown.chance is not None:
+            add_chance(figure, x, shown.chance, legend=i == 0, row=row, col=col)
+        which = str(i + 1) if i else ""
+        figure.add_annotation(
+            text=UNITS.get(score, words(score)), xref=f"x{which} domain", yref=f"y{which} domain", x=0, y=1,
+            xanchor="left", yanchor="bottom", showarrow=False, font={"size": style.SMALL}, xshift=-30,
+        )  # fmt: skip
+        figure.update_yaxes(rangemode="normal" if score == "logprob" else "tozero", nticks=6, row=row, col=col)
+        depth_axis(result, figure, row=row, col=col)
+        if row < rows and not (row == rows - 1 and i + columns >= len(panels)):
+            figure.update_xaxes(title_text="", row=row, col=col)
+    chance = any(own.has_chance for _, own in panels)
+    said = [*notes, *(["Bands: 95% bootstrap intervals"] if any(own.has_interval for _, own in panels) else [])]
+    return Drawing(figure=figure, title=title, notes=tuple(said), plot=plot, left=46, above=24, legend=chance)

@@ -1,0 +1,172 @@
+"""What patching changes: heat maps with token labels, bars with intervals, estimates beside exact effects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+from torch import Tensor
+
+from nanogpt_lens.errors import ResultError
+from nanogpt_lens.results.base import Result
+from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
+from nanogpt_lens.viz import style
+from nanogpt_lens.viz.figures.choices import count, one_of
+from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.grids import Grid, grid_of, site_names
+from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
+from nanogpt_lens.viz.figures.lines import ranked
+from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts
+
+Value = Literal["recovery", "effect", "value", "estimate"]
+
+_UNITS = {
+    "recovery": "recovery (0: corrupted run, 1: clean run)",
+    "effect": "change of the metric",
+    "value": "metric after the patch",
+    "estimate": "estimated change of the metric",
+}
+_TITLES = {"recovery": "Recovery", "effect": "Effect", "value": "Metric", "estimate": "Estimated effect"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Value(Measured):
+    """One kind of value of a patching result, and which."""
+
+    name: str = ""
+
+
+def effects(
+    result: PatchingResult, *, value: Value | None = None, kind: Literal["heatmap", "bars"] | None = None, k: int = 20,
+    **where: Any,
+) -> Drawing:  # fmt: skip
+    """The sites that matter: a heat map of two axes, or bars with intervals.
+
+    Args:
+        result: of activation or path patching, any axes.
+        value: "recovery", "effect", "value" (the metric), or "estimate" of a screening; None for recovery where there
+            is one, else effect.
+        kind: "heatmap" or "bars" (the `k` largest effects, with intervals); None for bars where there is one axis.
+        k: how many bars.
+        where: an index or a label for any axis, such as layer=1.
+
+    Raises:
+        ResultError: another word, or a place that is not there.
+    """
+    shown = _measured(result, value)
+    grid = grid_of(result, where, strength=result.effect)
+    kind = "bars" if kind is None and grid.columns is None else kind or "heatmap"
+    one_of("kind", kind, ("heatmap", "bars"))
+    what = result.quantity.rsplit(" after ", 1)[-1] if " after " in result.quantity else "patching"
+    title = f"{_TITLES[shown.name]} after {what}"
+    notes = _runs(result, shown)
+    if kind == "bars" or grid.columns is None:
+        return _bars(result, shown, where, result.effect, k, title=title, notes=notes)
+    drawing = _heatmap(result, grid, shown, title=title, notes=notes)
+    if isinstance(result, ScreeningResult):
+        _verified(drawing.figure, grid.rearranged(result.verified), grid)
+    return drawing
+
+
+def estimates(
+    result: AttributionResult, *, kind: Literal["heatmap", "bars"] | None = None, k: int = 20, **where: Any
+) -> Drawing:
+    """Estimates by gradient, see `effects`."""
+    shown = _Value(values=result.values, name="estimate")
+    grid = grid_of(result, where, strength=result.values)
+    kind = "bars" if kind is None and grid.columns is None else kind or "heatmap"
+    one_of("kind", kind, ("heatmap", "bars"))
+    notes = [f"The metric of the run at which the gradient was taken is {result.base:.4g}"]
+    if kind == "bars" or grid.columns is None:
+        return _bars(result, shown, where, result.values, k, title="Attribution patching", notes=notes)
+    return _heatmap(result, grid, shown, title="Attribution patching", notes=notes)
+
+
+def _measured(result: PatchingResult, value: str | None) -> _Value:
+    recovery = result.recovery
+    usable = recovery is not None and bool(recovery.isfinite().any())
+    known = ["effect", "value", *(["recovery"] if usable else [])]
+    known += ["estimate"] if isinstance(result, ScreeningResult) else []
+    name = value or ("recovery" if usable else "effect")
+    if name == "recovery" and not usable:
+        reason = "there is no corrupted run" if recovery is None else "both runs have the same metric"
+        raise ResultError(f"there is no recovery, because {reason}; expected one of {', '.join(known)}")
+    one_of("value", name, known)
+    low, high = result.effect_low, result.effect_high
+    if name == "value":
+        return _Value(values=result.values, low=result.low, high=result.high, name=name)
+    if name == "estimate" and isinstance(result, ScreeningResult):
+        return _Value(values=result.estimate, name=name)
+    if name == "effect" or recovery is None or result.corrupted is None:
+        return _Value(values=result.effect, low=low, high=high, name="effect")
+    gap, base = result.clean - result.corrupted, 0.0 if result.direction == "denoise" else 1.0
+    if low is None or high is None:
+        return _Value(values=recovery, name=name)
+    ends = [base + low / gap, base + high / gap]
+    least, most = ends if gap > 0 else ends[::-1]
+    return _Value(values=recovery, low=least, high=most, name=name)
+
+
+def _runs(result: PatchingResult, shown: _Value) -> list[str]:
+    said = f"Metric of the clean run {result.clean:.4g}"
+    said += "" if result.corrupted is None else f", of the corrupted run {result.corrupted:.4g}"
+    notes = [f"{result.quantity}. {said}"]
+    if shown.name == "recovery":
+        notes.append("Recovery: (metric - corrupted) / (clean - corrupted)")
+        if shown.low is not None:
+            notes.append("Intervals: 95% bootstrap over the examples, the gap taken as given")
+    if isinstance(result, ScreeningResult):
+        notes.append("A dot marks what was patched exactly; elsewhere the gradient's estimate")
+    return notes
+
+
+def _heatmap(result: Result, grid: Grid, shown: _Value, *, title: str, notes: Sequence[str]) -> Drawing:
+    low, high = (None if t is None else grid.rearranged(t) for t in (shown.low, shown.high))
+    data, said = facts(low, high)
+    z = grid.rearranged(shown.values)
+    picture = Map(
+        z=z, x=grid.x, y=grid.y, data=data, downwards=grid.downwards,
+        hover=f"{grid.hover}: {shown.name} %{{z:.4g}}{said}.",
+        number=".2f" if max(z.shape) <= 10 and float(z.abs().nan_to_num(0).max()) >= 0.05 else "",
+    )  # fmt: skip
+    signed = shown.name != "value" or bounds(z)[0] < 0
+    return heat_map(
+        picture, title=title, unit=_UNITS[shown.name], x_title=grid.x_title, y_title=grid.y_title, signed=signed,
+        notes=[*grid.notes, *notes],
+    )  # fmt: skip
+
+
+def _verified(figure: go.Figure, verified: Tensor, grid: Grid) -> None:
+    rows, columns = verified.nonzero(as_tuple=True)
+    if verified.all() or verified.numel() > 4000:
+        return
+    figure.add_trace(
+        go.Scatter(
+            x=[grid.x[i] for i in columns.tolist()], y=[grid.y[i] for i in rows.tolist()], mode="markers",
+            marker={"size": 4, "color": style.INK}, hoverinfo="skip", name="patched exactly", showlegend=False,
+        )
+    )  # fmt: skip
+    figure.update_xaxes(range=[-0.5, len(grid.x) - 0.5])
+    ends = [-0.5, len(grid.y) - 0.5]
+    figure.update_yaxes(range=ends[::-1] if grid.downwards else ends, autorange=False)
+
+
+def _bars(
+    result: Result, shown: _Value, where: dict[str, Any], strength: Tensor, k: int, *, title: str, notes: list[str]
+) -> Drawing:
+    names, chosen, place = site_names(result, where)
+    size = strength.flatten()[place].abs().nan_to_num(-1)
+    order = size.argsort(descending=True, stable=True)[: count("k", k)]
+    everything = len(order) == len(names)
+    flat = Measured(shown.values, shown.low, shown.high).mapped(lambda tensor: tensor.flatten()[place])
+    high_first = flat.values[order].argsort(descending=True, stable=True)
+    order = order.sort().values if everything else order[high_first]
+    cut = [f"The {len(order)} sites with the largest effect, of {len(names)}"] if not everything else []
+    if isinstance(result, ScreeningResult):
+        cut.append("Without an interval: estimated by gradient")
+    return ranked(
+        [names[i] for i in order.tolist()], flat.at(order), title=title, unit=_UNITS[shown.name], what=chosen,
+        notes=[*cut, *notes],
+    )  # fmt: skip

@@ -1,0 +1,105 @@
+"""The tuned lens beside the logit lens, with intervals; and how it was trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import plotly.graph_objects as go
+import torch
+
+from nanogpt_lens.results.lens import LensScores, TunedLens, name_of
+from nanogpt_lens.viz import style
+from nanogpt_lens.viz.figures.choices import one_of
+from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.labels import words
+from nanogpt_lens.viz.figures.lens import along, depth_axis, depths_of
+from nanogpt_lens.viz.figures.lines import add_line, log_axis
+from nanogpt_lens.viz.figures.numbers import Measured, bounds
+
+_COLOURS = {"logit": style.CATEGORIES[1], "tuned": style.CATEGORIES[0], "gain": style.CATEGORIES[2],
+            "home": style.CATEGORIES[3], "loss_of_fit": style.CATEGORIES[4]}  # fmt: skip
+_NAMES = {"logit": "logit lens", "tuned": "tuned lens", "home": "tuned lens on its own model"}
+
+
+def scores(result: LensScores, *, score: str | None = None, y: Literal["log", "linear"] = "log") -> Drawing:
+    """KL of the tuned lens and the logit lens over depth, intervals as bands.
+
+    Args:
+        result: values [score, layer, point].
+        score: only this one, such as "gain"; None for the lenses themselves.
+        y: scale of the KL axis; a logarithmic one leaves out what is 0, the model's output.
+
+    Raises:
+        ResultError: no such score or scale.
+    """
+    one_of("y", y, ("log", "linear"))
+    labels = result.labels["score"]
+    chosen = [name for name in ("logit", "tuned", "home") if name in labels]
+    chosen = chosen if score is None else [labels[result._index("score", score)]]
+    figure, x = go.Figure(), depths_of(result)
+    names = [name for *_, name in result.in_depth_order()]
+    rows = {name: _row(result, name) for name in chosen}
+    every = torch.cat([row.values for row in rows.values()])
+    y = "linear" if bounds(every)[0] < 0 else y
+    for name, row in rows.items():
+        kept = [i for i, value in enumerate(row.values.tolist()) if y == "linear" or value > 0]
+        add_line(
+            figure, [x[i] for i in kept], row.at(kept), name=_NAMES.get(name, words(name)), what="depth",
+            texts=[names[i] for i in kept], colour=_COLOURS.get(name, style.INK), unit=" nats",
+        )  # fmt: skip
+    depth_axis(result, figure)
+    what = "KL(final ‖ lens) (nats)" if score is None else f"{words(score)}: KL(final ‖ lens) (nats)"
+    figure.update_yaxes(title_text=what, rangemode="tozero" if y == "linear" else "normal")
+    if y == "log":
+        log_axis(figure, *bounds(every[every > 0]))
+    notes = ["Bands: 95% bootstrap intervals over the sequences"] if result.low is not None else []
+    if y == "log":
+        notes.append("At the output both are 0, which a logarithmic axis does not have")
+    return Drawing(figure=figure, title="Tuned lens and logit lens", notes=tuple(notes), plot=300, legend=True)
+
+
+def lens(
+    result: TunedLens, *, kind: Literal["scores", "training"] = "scores", score: str | None = None,
+    y: Literal["log", "linear"] = "log",
+) -> Drawing:  # fmt: skip
+    """As `scores`, or KL on the text that decides when to stop, by training step.
+
+    Args:
+        result: a tuned lens.
+        kind: "scores" or "training".
+        score, y: see `scores`.
+
+    Raises:
+        ResultError: another word.
+    """
+    one_of("kind", kind, ("scores", "training"))
+    if kind == "scores":
+        return scores(result, score=score, y=y)
+    one_of("y", y, ("log", "linear"))
+    figure = go.Figure()
+    for i, depth in enumerate(result.translated):
+        add_line(
+            figure, list(result.curve_steps), Measured(result.curve[:, i]), what="step",
+            name=name_of(depth).replace(" of layer", ""), colour=style.colour_of(i), dash=style.dash_of(i),
+            unit=" nats", markers=False,
+        )  # fmt: skip
+        best = result.best_steps[i]
+        if best in result.curve_steps:
+            value = float(result.curve[result.curve_steps.index(best), i])
+            figure.add_trace(
+                go.Scatter(
+                    x=[best], y=[value], mode="markers", showlegend=False, hoverinfo="skip", name="best",
+                    marker={"symbol": "circle-open", "size": 9, "color": style.colour_of(i), "line": {"width": 2}},
+                )
+            )  # fmt: skip
+    figure.update_xaxes(title_text="training step of the lens")
+    figure.update_yaxes(title_text="KL(final ‖ lens) (nats)", type=y)
+    if y == "log":
+        log_axis(figure, *bounds(result.curve[result.curve > 0]))
+    note = "KL on the text that decides when to stop. A circle marks the step that each point's map keeps"
+    return Drawing(figure=figure, title="Training of the tuned lens", notes=(note,), plot=300, legend=True)
+
+
+def _row(result: LensScores, name: str) -> Measured:
+    i = result.labels["score"].index(name)
+    return Measured.of(result).mapped(lambda tensor: along(result, tensor[i]))

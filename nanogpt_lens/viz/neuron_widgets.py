@@ -1,0 +1,209 @@
+"""What neurons do on texts, as widgets: activations along a text, their extremes, and the excerpts of a search."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.errors import ResultError
+from nanogpt_lens.results import Excerpt, NeuronSearch, Result
+from nanogpt_lens.viz.choosing import one_example, place
+from nanogpt_lens.viz.token_widgets import static_text
+from nanogpt_lens.viz.tokens import harmless, rounded
+from nanogpt_lens.viz.widget import Widget
+
+MOST = 200_000
+"""Activations that a widget carries; more would be megabytes of text."""
+
+
+def text_neuron_activations(
+    activations: Result, *, layer: Sequence[int] | int | None = None, neuron: Sequence[int] | int | None = None
+) -> Widget:
+    """A text coloured by the activation of a neuron, chosen by layer and number.
+
+    Args:
+        activations: what `get_neuron_activations` returned for one text: [layer, neuron, pos].
+        layer, neuron: which, by their own numbers; None for all.
+
+    Raises:
+        ResultError: no such layer or neuron, several texts, or more than `MOST` activations.
+    """
+    layers, neurons, values = _chosen(activations, layer, neuron)
+    tokens = list(activations.labels["pos"])
+    props = {
+        "tokens": [_text(token) for token in tokens],
+        "activations": [[_numbers(row) for row in rows] for rows in values.permute(2, 0, 1).tolist()],
+        "firstDimensionName": "Layer",
+        "secondDimensionName": "Neuron",
+        "firstDimensionLabels": [str(i) for i in layers],
+        "secondDimensionLabels": [str(i) for i in neurons],
+    }
+    first = values[0, 0].tolist()
+    low, high = min([*first, -1e-7]), max([*first, 1e-7])
+    return Widget(
+        component="TextNeuronActivations",
+        props=props,
+        static=f"<p>neuron {layers[0]}.{neurons[0]}:</p>{static_text(tokens, first, low=low, high=high)}",
+        caption=f"{activations.quantity}: {len(layers)} layers, {len(neurons)} neurons, {len(tokens)} tokens. "
+        "One scale for all, blue above zero, red below",
+        height=260,
+    )
+
+
+def topk_tokens(
+    activations: Result,
+    *,
+    layer: Sequence[int] | int | None = None,
+    neuron: Sequence[int] | int | None = None,
+    k: int = 10,
+) -> Widget:
+    """A table of the tokens of a text on which each neuron is highest and lowest.
+
+    Args:
+        activations, layer, neuron: see `text_neuron_activations`.
+        k: how many tokens of each.
+
+    Raises:
+        ResultError: see `text_neuron_activations`, or `k` below 1.
+    """
+    layers, neurons, values = _chosen(activations, layer, neuron)
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ResultError(f"k is {k!r}; expected a whole number, 1 or more")
+    scale = max(float(values.abs().max()), 1e-7)  # CircuitsVis' colours go from 0 to 1
+    tokens = list(activations.labels["pos"])
+    parts = {"whole text": (0, len(tokens)), **_lines(tokens)}  # CircuitsVis shows one neuron alone of a single sample
+    ranked = [_ranked(values[..., a:b] / scale, min(k, b - a)) for a, b in parts.values()]
+    props = {
+        "tokens": [[_text(token, spaces=True) for token in tokens[a:b]] for a, b in parts.values()],
+        **{name: [found[name] for found in ranked] for name in ranked[0]},
+        "firstDimensionName": "Layer",
+        "thirdDimensionName": "Neuron, as chosen",
+        "sampleLabels": list(parts),
+        "firstDimensionLabels": [str(i) for i in layers],
+    }
+    high = values.topk(min(k, len(tokens)), dim=-1)
+    rows = "".join(
+        f"<tr><td>{layers[0]}.{neurons[n]}</td><td>{_listed(tokens, high.indices[0, n], high.values[0, n])}</td></tr>"
+        for n in range(min(len(neurons), 10))
+    )
+    named = ", ".join(map(str, neurons[:12])) + (", ..." if len(neurons) > 12 else "")
+    return Widget(
+        component="TopkTokens",
+        props=props,
+        static=f"<table><tr><th>neuron<th>highest on</tr>{rows}</table>",
+        caption=f"{activations.quantity}, divided by {scale:.4g}, the largest magnitude: the {k} highest and lowest "
+        f"tokens of the text for each neuron. Columns 0, 1, ... are the neurons {named}",
+        height=700,
+    )
+
+
+def topk_samples(search: NeuronSearch, *, neurons: Sequence[tuple[int, int]] | None = None, k: int = 10) -> Widget:
+    """The excerpts of a corpus on which neurons are highest and lowest, chosen by neuron.
+
+    Args:
+        search: what `search_neurons` returned.
+        neurons: (layer, neuron) pairs; None for the 12 whose highest activation is the most standard deviations above
+            their mean.
+        k: excerpts of each, at the most.
+
+    Raises:
+        ResultError: no such neuron, or one without excerpts.
+    """
+    if neurons is None:
+        neurons = salient_neurons(search, 12)
+    pages = [search.page(layer, neuron) for layer, neuron in neurons]
+    least = min((len(part) for page in pages for part in (page.highest, page.lowest)), default=0)
+    k = min(k, least)
+    if k < 1:
+        raise ResultError("there is a neuron without excerpts, or none at all; choose others, or k of at least 1")
+    ends = [[page.highest[:k] for page in pages], [page.lowest[:k] for page in pages]]
+    props = {
+        "tokens": [[[[_text(t) for t in e.tokens] for e in found] for found in end] for end in ends],
+        "activations": [[[_numbers(e.activations) for e in found] for found in end] for end in ends],
+        "zerothDimensionName": "Excerpts",
+        "zerothDimensionLabels": ["highest", "lowest"],
+        "firstDimensionName": search.unit.capitalize(),
+        "firstDimensionLabels": [f"{page.layer}.{page.neuron}" for page in pages],
+    }
+    first = pages[0]
+    return Widget(
+        component="TopkSamples",
+        props=props,
+        static=f"<p>{first.kind} {first.layer}.{first.neuron}, highest:</p>{static_excerpts(first.highest[:5])}",
+        caption=f"{search.quantity}: the {k} excerpts of {search.n_tokens:,} tokens on which each of {len(pages)} "
+        f"{search.unit}s is highest, and lowest, the most extreme first",
+        height=420,
+    )
+
+
+def _lines(tokens: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Where each line of a text begins and ends, in tokens, by name."""
+    ends = [i + 1 for i, token in enumerate(tokens) if "\n" in token]
+    cuts = sorted({0, *ends, len(tokens)})
+    return {f"line {i + 1}": (a, b) for i, (a, b) in enumerate(pairwise(cuts))}
+
+
+def _ranked(values: Tensor, k: int) -> dict[str, list]:
+    """The k highest and lowest of values [layer, neuron, pos] and where they are, each [layer, k, neuron]."""
+    high, low = values.topk(k, dim=-1), values.topk(k, dim=-1, largest=False)
+    numbers = {"topkVals": high.values, "bottomkVals": low.values.flip(-1)}
+    indices = {"topkIdxs": high.indices, "bottomkIdxs": low.indices.flip(-1)}
+    return {
+        **{n: [[_numbers(row) for row in rows] for rows in t.transpose(1, 2).tolist()] for n, t in numbers.items()},
+        **{n: t.transpose(1, 2).tolist() for n, t in indices.items()},
+    }
+
+
+def salient_neurons(search: NeuronSearch, n: int) -> list[tuple[int, int]]:
+    """The (layer, neuron) pairs whose highest activation is the most standard deviations above their mean."""
+    spread = search.variance.double().sqrt()
+    z = ((search.values.double() - search.mean.double()) / spread).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+    layers, width = search.labels["layer"], search.shape["neuron"]
+    best = z.flatten().argsort(descending=True, stable=True)[:n].tolist()
+    return [(int(layers[i // width]), i % width) for i in best]
+
+
+def static_excerpts(excerpts: Sequence[Excerpt]) -> str:
+    """HTML of excerpts that needs no script, on one scale."""
+    numbers = [v for e in excerpts for v in e.activations]
+    low, high = min([*numbers, -1e-7]), max([*numbers, 1e-7])
+    return "".join(static_text(e.tokens, e.activations, low=low, high=high) for e in excerpts)
+
+
+def _chosen(
+    activations: Result, layer: Sequence[int] | int | None, neuron: Sequence[int] | int | None
+) -> tuple[list[int], list[int], Tensor]:
+    """Layers, neurons, and activations [layer, neuron, pos]."""
+    values = one_example(activations, activations.values, 0)
+    if "pos" not in activations.labels:
+        raise ResultError("the activations are of several texts; expected those of one: ask for one text")
+    found, numbers = [], []
+    for axis, wanted in (("layer", layer), ("neuron", neuron)):
+        own = [int(label) for label in activations.labels.get(axis, range(activations.shape[axis]))]
+        several = own if wanted is None else [wanted] if isinstance(wanted, int) else list(wanted)
+        numbers.append(several)
+        found.append([place(i, own, axis) for i in several])
+    values = values[found[0]][:, found[1]].double()
+    if not values.numel() or values.numel() > MOST:
+        raise ResultError(
+            f"{values.numel():,} activations; expected 1 to {MOST:,}: choose with layer= and neuron=, such as "
+            "neuron=range(64)"
+        )
+    return numbers[0], numbers[1], values
+
+
+def _listed(tokens: list[str], places: Tensor, values: Tensor) -> str:
+    pairs = zip(places[:5].tolist(), values[:5].tolist(), strict=True)
+    return html.escape(", ".join(f"{i} {harmless(tokens[i])} {v:.3g}" for i, v in pairs))
+
+
+def _numbers(values: Sequence[float]) -> list[float]:
+    return [rounded(v) or 0.0 for v in values]
+
+
+def _text(token: str, *, spaces: bool = False) -> str:
+    return harmless(token, spaces=spaces, breaks=not spaces)

@@ -1,0 +1,123 @@
+"""A widget: a component of CircuitsVis or our canvas, its data, and the static picture that stands in for it."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import itertools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conversion.atomic import write_text
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.viz.libraries import Library, library_block, runtime
+from nanogpt_lens.viz.page import STYLE, block, document
+from nanogpt_lens.viz.style import FONT, MUTED
+from nanogpt_lens.viz.tokens import safe_json
+
+_NUMBERS = itertools.count(1)
+_prepared: list[bool] = []
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Widget:
+    """An interactive picture for a notebook or a page.
+
+    In a notebook it shows itself as the last value of a cell. It carries its own script (0.5 MB) unless
+    `ngl.setup_notebook()` put that into the notebook before. Where scripts do not run, its static picture is shown.
+
+    Attributes:
+        component: CircuitsVis' name of it, or "attention" for the canvas.
+        props: the component's data, tokens made harmless already.
+        static: HTML of the static picture.
+        caption: what it shows, as text.
+        height: about how many pixels it takes.
+    """
+
+    component: str
+    props: Mapping[str, Any]
+    static: str
+    caption: str
+    height: int = 0
+
+    @property
+    def needs(self) -> Library | None:
+        """The library that it needs; none for the canvas."""
+        return None if self.component == "attention" else "circuitsvis"
+
+    def block(self, identity: str, *, lazy: bool = True) -> str:
+        """HTML for a page that has the runtime and the library, see `page.document`."""
+        return block(
+            identity,
+            self.needs or "attention",
+            self.props,
+            static=self.static,
+            needs=self.needs,
+            component="" if self.needs is None else self.component,
+            height=self.height,
+            lazy=lazy,
+        )
+
+    def with_caption(self, identity: str, *, lazy: bool = True) -> str:
+        """The block and its caption, as a figure."""
+        words = f'<figcaption style="font:13px/1.45 {FONT};color:{MUTED};margin:6px 0">{html.escape(self.caption)}'
+        return f'<figure style="margin:0">{self.block(identity, lazy=lazy)}{words}</figcaption></figure>'
+
+    def save(self, path: str | Path) -> Path:
+        """Write one self-contained HTML file that opens offline; a killed run leaves the old file or the new one.
+
+        Raises:
+            AnalysisError: the file cannot be written.
+        """
+        file = Path(path).expanduser()
+        page = document(
+            title=f"{self.component} - nanogpt-lens",
+            body=f'<main style="max-width:900px;margin:16px auto;padding:0 16px">{self.with_caption("w1")}</main>',
+            libraries=(self.needs,) if self.needs else (),
+        )
+        try:
+            write_text(file, page)
+        except OSError as error:
+            raise AnalysisError(f"{file} cannot be written ({error.strerror}); choose another path") from None
+        return file
+
+    def _repr_html_(self) -> str:
+        digest = hashlib.sha256(safe_json(self.props).encode()).hexdigest()[:10]
+        identity = f"ngl-{digest}-{next(_NUMBERS)}"
+        carried = library_block(self.needs) if self.needs and not (_prepared and not _isolated()) else ""
+        shown = self.with_caption(identity, lazy=False)
+        return f"<div><style>{STYLE}</style>{shown}{carried}<script>{runtime()}</script></div>"
+
+    def __repr__(self) -> str:
+        return f"Widget {self.component}: {self.caption}"
+
+
+class Setup:
+    """What `setup_notebook` shows: CircuitsVis' script, once for the whole notebook."""
+
+    def _repr_html_(self) -> str:
+        words = "nanogpt-lens: CircuitsVis is in this notebook now; widgets need no script of their own."
+        note = f'<p style="font:13px {FONT};color:{MUTED};margin:0">{words}</p>'
+        return f"<div>{note}{library_block('circuitsvis')}<script>{runtime()}</script></div>"
+
+    def __repr__(self) -> str:
+        return "nanogpt-lens widgets, set up for this notebook"
+
+
+def setup_notebook() -> Setup:
+    """Put CircuitsVis' script into a notebook once, so that each widget after it is small.
+
+    Call it in a cell of its own, as the last line, and keep that cell's output. Widgets made without it work too:
+    each then carries its own copy (0.5 MB). In Colab, where every output is a page of its own, they always do.
+    """
+    if not _prepared:
+        _prepared.append(True)
+    return Setup()
+
+
+def _isolated() -> bool:
+    """Whether each output is a page of its own."""
+    return "google.colab" in sys.modules
