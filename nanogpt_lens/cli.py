@@ -32,6 +32,7 @@ from nanogpt_lens.cli_options import (
     errors,
     plain,
 )
+from nanogpt_lens.cli_report import register as register_report
 
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint
@@ -321,7 +322,7 @@ def _print_report(report: EquivalenceReport) -> None:
     console.print(plain(report.verdict(), "bold green" if report.passed else "bold red"))
 
 
-for register in (register_analyses, register_lenses, register_neurons):
+for register in (register_analyses, register_lenses, register_neurons, register_report):
     register(app)
 
 

@@ -1,0 +1,250 @@
+"""`ngl.report`: the sections of a report, made one after the other, and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from conversion.atomic import write_text
+from conversion.backends import resolve_backend
+from conversion.checkpoint import read_checkpoint
+from conversion.config import Activation
+from conversion.vocabulary import Vocabulary
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.loading import convert, find_checkpoint
+from nanogpt_lens.prompts import Corpus
+from nanogpt_lens.reporting.page import page
+from nanogpt_lens.reporting.section import Recipe, Section, made
+from nanogpt_lens.reporting.sections import (
+    attention,
+    certificate,
+    checkpoints,
+    heads,
+    induction,
+    lens,
+    loss,
+    neurons,
+    patching,
+    summary,
+)
+from nanogpt_lens.reporting.subject import Options, OwnPair, Subject, text_of
+from nanogpt_lens.reporting.words import shown
+from nanogpt_lens.whole_numbers import check_whole
+
+RECIPES: dict[str, Recipe] = {
+    module.RECIPE.key: module.RECIPE
+    for module in (certificate, loss, heads, attention, induction, lens, patching, neurons, checkpoints)
+}
+"""All sections but the summary, in their order."""
+
+SECTIONS: Mapping[str, str] = {summary.KEY: summary.TITLE, **{key: r.title for key, r in RECIPES.items()}}
+"""The title of every section, by its key, in their order."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Report:
+    """A report.
+
+    Attributes:
+        html: the whole page.
+        path: what it is about, as it was given.
+        sections: in their order, each with its status, error, findings and seconds.
+        passed: whether equality is proven; None where that was not among the sections.
+    """
+
+    html: str
+    path: str
+    sections: tuple[Section, ...]
+    passed: bool | None
+
+    @property
+    def failed(self) -> tuple[Section, ...]:
+        """The sections that failed."""
+        return tuple(section for section in self.sections if section.status == "failed")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page; the file is replaced in one step.
+
+        Raises:
+            AnalysisError: it cannot be written.
+        """
+        file = check_output(path)
+        try:
+            write_text(file, self.html)
+        except OSError as error:
+            raise AnalysisError(f"{file} cannot be written ({error.strerror}); choose another path") from None
+        return file
+
+    def __repr__(self) -> str:
+        equality = {True: "proven equal", False: "NOT proven equal", None: "equality not checked"}[self.passed]
+        lines = [f"Report on {self.path}: {equality}; {len(self.html.encode()) / 1e6:.2f} MB"]
+        return "\n".join(lines + [f"  {s.key:<12} {s.status:<14} {s.seconds:6.1f} s  {s.error}" for s in self.sections])
+
+
+def report(
+    path: str | Path,
+    *,
+    text: Corpus | None = None,
+    output: str | Path | None = None,
+    sections: Sequence[str] | None = None,
+    clean: str | None = None,
+    corrupted: str | None = None,
+    answer: str | None = None,
+    wrong: str | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    backend: str = "auto",
+    meta: str | Path | Vocabulary | None = None,
+    activation: Activation = "gelu",
+    ignore_model_args: Iterable[str] = (),
+) -> Report:
+    """One offline page about a checkpoint: the proof that its conversion is equal, and what is inside.
+
+    A section that fails says so in its place, and the rest stands. The same arguments give the same bytes.
+
+    Args:
+        path: nanoGPT's `out_dir`, a `ckpt.pt`, or the name of a shipped checkpoint. Of a folder with several
+            checkpoints (`ckpt*.pt`, also in the folders in it) these are compared as well; where it has no `ckpt.pt`
+            of its own, they are compared alone.
+        text: what the model is measured on: a text, a path or token ids; None for the model's own text, which
+            shows less.
+        output: also write the page there.
+        sections: which ones, see `SECTIONS`; None for all that apply.
+        clean, corrupted: a pair of prompts of your own, for the section on patching; give both or none.
+        answer, wrong: one token each, what the clean and the corrupted prompt call for; None for the model's own top
+            tokens.
+        seed: of everything that is drawn.
+        progress: show a bar over the sections.
+        backend, meta, activation, ignore_model_args: as for `ngl.check`.
+
+    Returns:
+        the report; `save(path)` writes it.
+
+    Raises:
+        AnalysisError: an unknown section, half a pair, prompts that do not fit, an output that cannot be written.
+        ConversionError: a checkpoint or text that cannot be read.
+    """
+    check_whole(seed=seed)
+    resolve_backend(backend)
+    target = None if output is None else check_output(output)
+    pair = _pair(clean, corrupted, answer, wrong)
+    options = Options(backend=backend, meta=meta, activation=activation, ignore_model_args=tuple(ignore_model_args))
+    stages = checkpoints.checkpoints_of(path)
+    alone = len(stages) > 1 and not checkpoints.has_own(path)
+    chosen = chosen_sections(sections, several=len(stages) > 1, alone=alone)
+    about: dict[str, Any] = {
+        "path": str(path), "raw_text": text, "pair": pair, "stages": stages, "seed": seed, "options": options
+    }  # fmt: skip
+    subject = Subject(**about) if alone else _opened(about, options)
+    found = _made(subject, chosen, progress)
+    result = Report(html=_page(subject, found), path=str(path), sections=found, passed=_passed(found))
+    if target is not None:
+        result.save(target)
+    return result
+
+
+def chosen_sections(sections: Sequence[str] | None, *, several: bool, alone: bool) -> list[str]:
+    """The keys of the sections that are made, in the order of `SECTIONS`.
+
+    Raises:
+        AnalysisError: one that does not exist, or none.
+    """
+    wanted = [sections] if isinstance(sections, str) else None if sections is None else list(sections)
+    if wanted is not None:
+        unknown = [name for name in wanted if name not in SECTIONS]
+        if unknown or not wanted:
+            what = f"there is no section {unknown[0]!r}" if unknown else "no section is chosen"
+            raise AnalysisError(f"{what}; expected some of {', '.join(SECTIONS)}")
+        return [key for key in SECTIONS if key in wanted]
+    if alone:
+        return [summary.KEY, checkpoints.RECIPE.key]
+    return [key for key in SECTIONS if several or key != checkpoints.RECIPE.key]
+
+
+def check_output(path: str | Path) -> Path:
+    """The file that a page can be written to.
+
+    Raises:
+        AnalysisError: a folder, a checkpoint, or below something that is no folder.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise AnalysisError(f"{file} is a folder; expected the name of a file, such as {file / 'report.html'}")
+    if file.suffix in (".pt", ".pkl", ".bin"):
+        raise AnalysisError(f"{file} has the name of a checkpoint or of data; expected one such as report.html")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AnalysisError(f"{file} cannot be written ({error.strerror}); choose another path") from None
+    return file
+
+
+def _pair(clean: str | None, corrupted: str | None, answer: str | None, wrong: str | None) -> OwnPair | None:
+    if clean is None and corrupted is None:
+        if answer is not None or wrong is not None:
+            raise AnalysisError("an answer was given without prompts; expected clean and corrupted as well")
+        return None
+    if clean is None or corrupted is None:
+        given = "clean" if corrupted is None else "corrupted"
+        raise AnalysisError(f"only the {given} prompt was given; expected clean and corrupted, or neither of them")
+    return OwnPair(clean=clean, corrupted=corrupted, answer=answer, wrong=wrong)
+
+
+def _opened(about: dict[str, Any], options: Options) -> Subject:
+    """The subject with its model and its text; what the user can get wrong is found here."""
+    given = {k: v for k, v in options.given().items() if k != "backend"}
+    checkpoint = read_checkpoint(find_checkpoint(about["path"]), **given)
+    kept = checkpoint.without_weights()
+    _ = checkpoint.sha256, kept.sha256
+    n_params = checkpoint.n_params
+    model = convert(checkpoint, backend=options.backend, consume=True)
+    if about["pair"] is not None:
+        patching.own_case(model, about["pair"])
+    return Subject(**about, checkpoint=kept, n_params=n_params, _model=model, text=text_of(model, about["raw_text"]))
+
+
+def _made(subject: Subject, chosen: Sequence[str], progress: bool) -> tuple[Section, ...]:
+    """The sections in their order; the summary, which reads the others, is made last and stands first."""
+    found: list[Section] = []
+    with tqdm(total=len(chosen), desc="report", unit="section", disable=not progress) as bar:
+        for key in chosen:
+            if key != summary.KEY:
+                bar.set_postfix_str(key)
+                found.append(made(RECIPES[key], subject))
+                bar.update()
+        if summary.KEY in chosen:
+            found.insert(0, summary.section(subject, found))
+            bar.update()
+    return tuple(found)
+
+
+def _passed(sections: Sequence[Section]) -> bool | None:
+    """Whether equality is proven by every section that is about it; a certificate that failed proves nothing."""
+    about = [
+        s
+        for s in sections
+        if s.key in (certificate.RECIPE.key, checkpoints.RECIPE.key) and s.status != "does not apply"
+    ]
+    return all(s.proven is True for s in about) if about else None
+
+
+def _page(subject: Subject, sections: Sequence[Section]) -> str:
+    passed = _passed(sections)
+    said = [s.verdict for s in sections if s.verdict]
+    if passed is None:
+        status = "Equality not checked: the certificate was not among the chosen sections"
+    elif said:
+        status = "; ".join(said)
+    else:
+        status = "NOT PROVEN: the certificate could not be made"
+    return page(
+        name=shown(subject.name, longest=120),
+        title=f"{subject.name}: nanogpt-lens report",
+        status=status,
+        tone={True: "good", False: "bad", None: "plain"}[passed],
+        sections=sections,
+    )

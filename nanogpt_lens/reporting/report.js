@@ -1,0 +1,88 @@
+/* The report's own controls: contents on phones, search among neurons, copying, folded parts when printing. */
+(function () {
+  "use strict";
+  const narrow = window.matchMedia("(max-width: 1020px)");
+  const contents = document.querySelector(".toc details");
+  function fold() { if (contents) contents.open = !narrow.matches; }
+  fold();
+  narrow.addEventListener("change", fold);
+
+  /* which section is being read */
+  const links = new Map([...document.querySelectorAll(".toc a")].map((a) => [a.getAttribute("href").slice(1), a]));
+  if ("IntersectionObserver" in window) {
+    const seen = new Set();
+    const order = [...links.keys()];
+    const watch = new IntersectionObserver((entries) => {
+      for (const entry of entries) entry.isIntersecting ? seen.add(entry.target.id) : seen.delete(entry.target.id);
+      const current = order.find((id) => seen.has(id));
+      for (const [id, link] of links) id === current ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+    }, { rootMargin: "0px 0px -65% 0px" });
+    document.querySelectorAll("main > section").forEach((section) => watch.observe(section));
+  }
+  links.forEach((link) => link.addEventListener("click", () => { if (narrow.matches && contents) contents.open = false; }));
+
+  /* copying: the clipboard where it may be used, else a selection */
+  document.querySelectorAll(".copy").forEach((button) => button.addEventListener("click", async () => {
+    const code = button.previousElementSibling;
+    let done = false;
+    try { await navigator.clipboard.writeText(code.textContent); done = true; } catch (error) { /* below */ }
+    if (!done) {
+      const range = document.createRange();
+      range.selectNodeContents(code);
+      const selection = window.getSelection();
+      selection.removeAllRanges();
+      selection.addRange(range);
+      try { done = document.execCommand("copy"); } catch (error) { done = false; }
+    }
+    button.textContent = done ? "copied" : "press Ctrl+C";
+    setTimeout(() => { button.textContent = "copy"; }, 1600);
+  }));
+
+  /* search */
+  const box = document.getElementById("neuron-search");
+  const plain = (text) => text.toLowerCase().replace(/·/g, " ").replace(/↵/g, "\n").replace(/\s+/g, " ");
+  if (box) {
+    const cards = [...document.querySelectorAll(".neuron")];
+    const texts = cards.map((card) => plain(card.textContent));
+    const count = document.getElementById("neuron-count");
+    const all = document.getElementById("neuron-all");
+    const label = () => { all.textContent = cards.some((card) => !card.hidden && !card.open) ? "open all" : "close all"; };
+    const find = () => {
+      const wanted = plain(box.value).trim();
+      let left = 0;
+      cards.forEach((card, i) => {
+        card.hidden = wanted !== "" && !texts[i].includes(wanted);
+        if (!card.hidden) left += 1;
+      });
+      count.textContent = wanted === "" ? cards.length + " neurons" : left + " of " + cards.length + " neurons";
+      label();
+    };
+    box.addEventListener("input", find);
+    box.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") { box.value = ""; find(); }
+      if (event.key === "Enter") {
+        event.preventDefault(); // else the key folds the summary that is focused here
+        const first = cards.find((card) => !card.hidden);
+        if (first) { first.open = true; first.querySelector("summary").focus(); label(); }
+      }
+    });
+    all.addEventListener("click", () => {
+      const open = cards.some((card) => !card.hidden && !card.open);
+      cards.forEach((card) => { if (!card.hidden) card.open = open; });
+      label();
+    });
+    cards.forEach((card) => card.addEventListener("toggle", label));
+    document.addEventListener("keydown", (event) => {
+      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
+      if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); box.focus(); }
+    });
+  }
+
+  /* on paper everything is open */
+  let closed = [];
+  window.addEventListener("beforeprint", () => {
+    closed = [...document.querySelectorAll("details:not([open])")];
+    closed.forEach((part) => { part.open = true; });
+  });
+  window.addEventListener("afterprint", () => { closed.forEach((part) => { part.open = false; }); closed = []; });
+})();

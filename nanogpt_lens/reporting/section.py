@@ -1,0 +1,127 @@
+"""A section: what it asks of the model, what it found, and what it says where it could not."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from conversion.errors import ConversionError, printable
+from nanogpt_lens.reporting.blocks import Block
+from nanogpt_lens.reporting.words import without_folders
+
+if TYPE_CHECKING:
+    from nanogpt_lens.reporting.subject import Subject
+
+log = logging.getLogger(__name__)
+
+Status = Literal["done", "failed", "does not apply"]
+
+
+class DoesNotApply(Exception):
+    """The model has nothing that this section could show; the message is a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What a section found.
+
+    Attributes:
+        body: its blocks.
+        commands: lines that make it again.
+        findings: sentences for the summary, the most important first.
+        proven: of the certificate (or of all that are compared): whether equality is proven.
+        verdict: in a line.
+    """
+
+    body: tuple[Block, ...]
+    commands: tuple[str, ...]
+    findings: tuple[str, ...] = ()
+    proven: bool | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a section is made.
+
+    Attributes:
+        key: what it is called in options and anchors.
+        title: its heading.
+        reading: two sentences on how to read it.
+        make: the work.
+    """
+
+    key: str
+    title: str
+    reading: str
+    make: Callable[[Subject], Made]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A section of a report.
+
+    Attributes:
+        key, title, reading: see `Recipe`.
+        status: "done", "failed" or "does not apply".
+        error: in a sentence, why it failed or does not apply.
+        seconds: how long it took; not in the page.
+        body, commands, findings, proven, verdict: see `Made`.
+    """
+
+    key: str
+    title: str
+    reading: str
+    status: Status
+    commands: tuple[str, ...]
+    error: str = ""
+    seconds: float = 0.0
+    body: tuple[Block, ...] = ()
+    findings: tuple[str, ...] = ()
+    proven: bool | None = None
+    verdict: str = ""
+
+
+def made(recipe: Recipe, subject: Subject) -> Section:
+    """Make a section; whatever goes wrong is said in its place."""
+    about: dict[str, Any] = {"key": recipe.key, "title": recipe.title, "reading": recipe.reading}
+    again = (subject.report_command(recipe.key),)
+    began = time.perf_counter()
+    try:
+        found = recipe.make(subject)
+    except DoesNotApply as reason:
+        return Section(**about, status="does not apply", error=str(reason), commands=again)
+    except Exception as error:
+        log.debug("the section %s failed", recipe.key, exc_info=True)
+        return Section(
+            **about,
+            status="failed",
+            error=in_a_sentence(error, subject.folders),
+            commands=again,
+            seconds=time.perf_counter() - began,
+        )
+    return Section(
+        **about,
+        status="done",
+        seconds=time.perf_counter() - began,
+        body=found.body,
+        commands=found.commands,
+        findings=found.findings,
+        proven=found.proven,
+        verdict=found.verdict,
+    )
+
+
+def in_a_sentence(error: Exception, folders: Iterable[Any]) -> str:
+    """What went wrong, on one line, without the folders of this machine."""
+    if isinstance(error, ConversionError):
+        text = str(error)
+    elif isinstance(error, OSError):
+        text = f"{error.filename or 'a file'}: {error.strerror or error}"
+    else:
+        reason = str(error).partition("\n")[0]
+        text = f"this should not have happened ({type(error).__name__}: {reason}); please report it"
+    return without_folders(printable(text), folders)

@@ -1,0 +1,62 @@
+"""Who attends to whom, on one passage; and statistics of every head over many."""
+
+from __future__ import annotations
+
+from nanogpt_lens.attention import STATISTICS, attention_patterns, attention_statistics
+from nanogpt_lens.reporting.blocks import Paragraph, Table, drawn, mounted
+from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.subject import Subject
+from nanogpt_lens.reporting.words import number
+from nanogpt_lens.results import Scores
+
+_TOKENS, _N = 40, 64
+
+
+def _make(subject: Subject) -> Made:
+    model = subject.model
+    tokens = subject.passage(_TOKENS, number=1)
+    patterns = attention_patterns(model, tokens)
+    found = attention_statistics(model, subject.corpus, length=subject.length, n=_N, seed=subject.seed)
+    text = subject.separator.join(subject.strings(tokens))
+    asked = repr(text) if subject.has_vocabulary else str(tokens.tolist())
+    return Made(
+        body=(
+            mounted(patterns.widget(), "attention patterns of every head on a passage"),
+            Paragraph(
+                text="Rows are the tokens that look, columns the tokens that are looked at; nothing looks ahead."
+            ),
+            drawn(found, "heat maps of every head's attention statistics"),
+            _table(found),
+        ),
+        commands=(
+            subject.python(f"ngl.attention_patterns(model, {asked}).widget().save('attention.html')"),
+            subject.report_command("attention"),
+        ),
+    )
+
+
+def _table(found: Scores) -> Table:
+    names = found.labels["score"]
+    rows = [
+        (f"{layer}.{head}", *(number(found.at(score=name, layer=layer, head=head), 2) for name in names))
+        for layer in range(found.shape["layer"])
+        for head in range(found.shape["head"])
+    ]
+    if found.chance is not None:
+        rows.append(("uniform attention", *(number(c, 2) for c in found.chance.mean((1, 2)))))
+    return Table(
+        header=("head", *(name.replace("_", " ") for name in names)),
+        rows=tuple(rows),
+        caption="; ".join(f"{name.replace('_', ' ')}: {meaning}" for name, meaning in STATISTICS.items()) + ".",
+        folded="All statistics as numbers",
+    )
+
+
+RECIPE = Recipe(
+    key="attention",
+    title="Attention on a passage",
+    reading="Choose a head to see how much each token (a row) attends to itself and to each token before it (columns); "
+    "every row sums to 1. The passage shows what one text looks like, the statistics below what the head does over "
+    "many: trust a pattern only where both agree.",
+    make=_make,
+)

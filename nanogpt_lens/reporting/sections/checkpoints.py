@@ -1,0 +1,271 @@
+"""Several checkpoints side by side: their losses, their certificates, their most telling heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint
+from conversion.errors import ConversionError
+from nanogpt_lens.access import evaluating
+from nanogpt_lens.batches import losses
+from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.loading import check, convert
+from nanogpt_lens.prompts import n_tokens, own_text, windows
+from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
+from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe, in_a_sentence
+from nanogpt_lens.reporting.subject import Options, Subject, text_of
+from nanogpt_lens.reporting.words import count, interval, number, plural, shown
+from nanogpt_lens.results import Scores
+from nanogpt_lens.taxonomy import score_heads
+
+_MOST = 40
+_LENGTH, _WINDOWS, _SCORED = 128, 256, 32
+
+
+def checkpoints_of(path: str | Path) -> tuple[Path, ...]:
+    """The checkpoints of a folder: its own `ckpt*.pt`, and those of the folders in it; none for a file."""
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        return ()
+    return tuple(sorted({*place.glob("ckpt*.pt"), *place.glob("*/ckpt*.pt")}))
+
+
+def has_own(path: str | Path) -> bool:
+    """Whether a folder has a `ckpt.pt`, which a report can look into."""
+    return (Path(path).expanduser() / CHECKPOINT_NAME).is_file()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """What is known of one checkpoint."""
+
+    name: str
+    iteration: int | None = None
+    parameters: int = 0
+    stated: float | None = None
+    loss: float = math.nan
+    low: float | None = None
+    high: float | None = None
+    proven: bool | None = None
+    heads: Scores | None = None
+    error: str = ""
+
+
+def _make(subject: Subject) -> Made:
+    files = _in_order(subject)
+    if len(files) < 2:
+        raise DoesNotApply("There is only one checkpoint here, and nothing to compare it with.")
+    chosen = files if len(files) <= _MOST else [files[round(i * (len(files) - 1) / (_MOST - 1))] for i in range(_MOST)]
+    own = _own_text(subject, chosen) if subject.raw_text is None else None
+    found = [_measured(subject, file, own) for file in chosen]
+    body: list[Block] = [_table(subject, found, own is not None)]
+    if len(chosen) < len(files):
+        body.append(Paragraph(text=f"{len(chosen)} of {len(files)} checkpoints, evenly spaced.", tone="note"))
+    body += _figures(found)
+    if any(m.heads is not None for m in found):
+        body.append(_heads_table(found))
+    proven = all(m.proven for m in found)
+    failed = [m.name for m in found if not m.proven]
+    verdict = (
+        f"PROVEN EQUAL: all {len(found)} checkpoints"
+        if proven
+        else f"NOT PROVEN: {len(failed)} of {len(found)} checkpoints, {', '.join(map(shown, failed[:3]))}"
+    )
+    return Made(
+        body=tuple(body),
+        commands=(subject.report_command("checkpoints"),),
+        findings=_findings(found),
+        proven=proven,
+        verdict=verdict,
+    )
+
+
+def _read(file: Path, options: Options) -> Checkpoint:
+    given = {k: v for k, v in options.given().items() if k != "backend"}
+    return read_checkpoint(file, **given)
+
+
+def _in_order(subject: Subject) -> list[Path]:
+    """By iteration; those that cannot be read come last."""
+
+    def key(file: Path) -> tuple[float, str]:
+        try:
+            iteration = _read(file, subject.options).iter_num
+        except ConversionError:
+            iteration = None
+        return math.inf if iteration is None else iteration, str(file)
+
+    return sorted(subject.stages, key=key)
+
+
+def _own_text(subject: Subject, files: list[Path]) -> Tensor | None:
+    """Text of the last checkpoint that can be read, which all are measured on."""
+    for file in reversed(files):
+        try:
+            model = convert(_read(file, subject.options), backend=subject.options.backend, consume=True)
+        except ConversionError:
+            continue
+        return own_text(model, length=min(int(model.cfg.n_ctx), _LENGTH), n=64, seed=subject.seed)
+    return None
+
+
+def _measured(subject: Subject, file: Path, own: Tensor | None) -> _Measured:
+    """One checkpoint, and nothing of it kept in memory but numbers."""
+    name = str(file.relative_to(Path(subject.path).expanduser()))
+    try:
+        checkpoint = _read(file, subject.options)
+        about: dict[str, Any] = {
+            "iteration": checkpoint.iter_num,
+            "parameters": checkpoint.n_params,
+            "stated": checkpoint.best_val_loss,
+        }
+        certificate = check(checkpoint, backend=subject.options.backend, edits=False, seed=subject.seed)
+        model = convert(checkpoint, backend=subject.options.backend, consume=True)
+    except ConversionError as error:
+        return _Measured(name=name, error=in_a_sentence(error, subject.folders))
+    try:
+        found = _on_text(subject, model, own)
+    except ConversionError as error:
+        return _Measured(name=name, proven=certificate.passed, error=in_a_sentence(error, subject.folders), **about)
+    return _Measured(name=name, proven=certificate.passed, **about, **found)
+
+
+def _on_text(subject: Subject, model: Any, own: Tensor | None) -> dict[str, Any]:
+    """The loss and the scores of the heads on the text."""
+    text = text_of(model, subject.raw_text)
+    length = min(int(model.cfg.n_ctx), _LENGTH)
+    if text is not None:
+        length = max(2, min(length, len(text.ids) // 4))
+        tokens = windows(model, text.data, length=length, n=_WINDOWS, seed=subject.seed)
+    else:
+        assert own is not None, "some checkpoint can be read, this one"
+        if int(own.max()) >= n_tokens(model):
+            raise ConversionError("it has another vocabulary than the checkpoint whose text all are measured on")
+        tokens, length = own[:, :length], min(length, own.shape[1])
+    with evaluating(model):
+        per_sequence = losses(model, tokens).double().mean(1).cpu()
+    ends = bootstrap(per_sequence, seed=subject.seed)
+    heads = None
+    if model.cfg.n_ctx >= 4:
+        corpus = tokens.cpu() if text is None else text.data
+        heads = score_heads(model, corpus, length=length, n=_SCORED, seed=subject.seed)
+    return {
+        "loss": float(per_sequence.mean()),
+        "low": None if ends is None else float(ends[0]),
+        "high": None if ends is None else float(ends[1]),
+        "heads": heads,
+    }
+
+
+def _table(subject: Subject, found: list[_Measured], own: bool) -> Table:
+    rows = []
+    for m in found:
+        stated = m.stated if m.stated is not None and m.stated < 1e8 else math.nan
+        verdict = "proven" if m.proven else "cannot be read" if m.proven is None else "NOT PROVEN"
+        rows.append(
+            (
+                shown(m.name),
+                "–" if m.iteration is None else count(m.iteration),
+                count(m.parameters) if m.parameters else "–",
+                number(stated),
+                (m.error and shown(m.error)) or interval(m.loss, m.low, m.high),
+                verdict,
+            )
+        )
+    where = (
+        "text drawn from the last of them, so that it says how near the others are to that one"
+        if own
+        else f"the same windows of {subject.text_name}"
+    )
+    return Table(
+        header=("file", "iteration", "parameters", "stored loss", "loss measured here", "equality"),
+        rows=tuple(rows),
+        caption=f"In the order of training. Losses in nats per token: best_val_loss as it is stored, and what is "
+        f"measured on {where}, with 95% intervals. Equality: the certificate without the edits at every hook.",
+        left=(0, 5),
+        marked=frozenset(i for i, m in enumerate(found) if not m.proven),
+    )
+
+
+def _heads_table(found: list[_Measured]) -> Table:
+    kept = [m for m in found if m.heads is not None]
+    names = kept[0].heads.labels["score"] if kept[0].heads is not None else ()
+    rows = []
+    for m in kept:
+        cells = []
+        for name in names:
+            value, layer, head = _best(m.heads, name)
+            cells.append(f"{number(value, 2)} ({layer}.{head})")
+        rows.append((shown(m.name), *cells))
+    return Table(
+        header=("file", *(name.replace("_", " ") for name in names)),
+        rows=tuple(rows),
+        caption="The highest score of each kind, and the head that has it. A score may be high in a model that has "
+        "learned nothing: compare with the first checkpoints.",
+    )
+
+
+def _best(heads: Scores | None, name: str) -> tuple[float, int, int]:
+    assert heads is not None
+    values = heads.score(name)
+    place = int(values.flatten().nan_to_num(-math.inf).argmax())
+    layer, head = divmod(place, values.shape[1])
+    return float(values[layer, head]), layer, head
+
+
+def _figures(found: list[_Measured]) -> Iterator[Block]:
+    """The loss and the best scores over iterations, where there are several of one run."""
+    usable: dict[int, _Measured] = {}
+    for m in found:
+        if m.iteration is not None and not m.error:
+            usable.setdefault(m.iteration, m)
+    if len(usable) < 2:
+        return
+    steps = sorted(usable)
+    kept = [usable[step] for step in steps]
+    labels = tuple(map(str, steps))
+    rows = [[float("nan") if v is None else v for v in (m.loss, m.low, m.high)] for m in kept]
+    values, low, high = (t[None] for t in torch.tensor(rows, dtype=torch.float64).T)
+    loss = Scores(
+        values=values, axes=("score", "step"), labels={"score": ("loss",), "step": labels},
+        quantity="loss, nats per token", definition="mean cross-entropy of the next token on the same text",
+        low=low, high=high,
+    )  # fmt: skip
+    yield drawn(loss, "the loss over training")
+    if all(m.heads is not None for m in kept):
+        names = kept[0].heads.labels["score"] if kept[0].heads is not None else ()
+        best = torch.tensor([[_best(m.heads, name)[0] for m in kept] for name in names], dtype=torch.float64)
+        scores = Scores(
+            values=best, axes=("score", "step"), labels={"score": names, "step": labels},
+            quantity="highest score of any head", definition="the best head's score of each kind, see the taxonomy",
+        )  # fmt: skip
+        yield drawn(scores, "the highest head scores over training", title="Best scores over training")
+
+
+def _findings(found: list[_Measured]) -> tuple[str, ...]:
+    measured = [m for m in found if not math.isnan(m.loss)]
+    if len(measured) < 2:
+        return ()
+    first, last = measured[0], measured[-1]
+    best = min(measured, key=lambda m: m.loss)
+    return (
+        f"Of {plural(len(measured), 'checkpoint')}, the loss goes from {number(first.loss)} ({shown(first.name)}) to "
+        f"{number(last.loss)} ({shown(last.name)}); {shown(best.name)} has the lowest.",
+    )
+
+
+RECIPE = Recipe(
+    key="checkpoints",
+    title="Checkpoints side by side",
+    reading="Each row is one checkpoint of the folder, in the order of training, measured on the same text with the "
+    "same seed. Read down a column to see what training changes, and trust a difference only where the intervals do "
+    "not overlap.",
+    make=_make,
+)

@@ -1,0 +1,99 @@
+"""What each head does, and how much it matters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanogpt_lens.patching.importance import head_importance
+from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
+from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.subject import Subject
+from nanogpt_lens.reporting.words import at, interval, listed, number, plural
+from nanogpt_lens.results import HeadTaxonomy, Scores
+from nanogpt_lens.taxonomy import head_taxonomy
+
+_N, _IMPORTANCE_N = 64, 32
+_QUICK = 3e11  # weights times heads times tokens
+
+
+def _make(subject: Subject) -> Made:
+    model = subject.model
+    options: dict[str, Any] = {"length": subject.length, "seed": subject.seed}
+    taxonomy = head_taxonomy(model, subject.corpus, n=_N, **options)
+    weights = sum(p.numel() for p in model.parameters())
+    exact = weights * model.cfg.n_layers * model.cfg.n_heads * _IMPORTANCE_N * subject.length < _QUICK
+    importance = head_importance(
+        model, subject.corpus, n=_IMPORTANCE_N, method="exact" if exact else "attribution", progress=False, **options
+    )
+    body: list[Block] = [
+        Paragraph(text=_in_words(taxonomy)),
+        drawn(taxonomy, "heat maps of every head's scores", title="Scores of every head"),
+        _table(taxonomy, importance),
+        drawn(importance, "how much the loss rises without each head", title="Rise of the loss without each head"),
+    ]
+    if not exact:
+        body.append(Paragraph(text="The importance of so many heads is estimated by gradients here.", tone="note"))
+    return Made(
+        body=tuple(body),
+        commands=(subject.command("heads", "--importance", *_seed(subject), text=True),),
+        findings=(f"{_in_words(taxonomy)} {_most_important(importance)}",),
+    )
+
+
+def _seed(subject: Subject) -> list[str]:
+    return ["--seed", str(subject.seed)] if subject.seed else []
+
+
+def _in_words(taxonomy: HeadTaxonomy) -> str:
+    """Which labels are carried by which heads."""
+    parts = []
+    for label in taxonomy.labels["score"]:
+        heads = taxonomy.heads(label)
+        if heads:
+            named = [f"{layer}.{head}" for layer, head in heads[:3]]
+            named += [f"{len(heads) - 3} more"] if len(heads) > 3 else []
+            parts.append(f"{label.replace('_', ' ')} ({listed(named)})")
+    total = taxonomy.shape["layer"] * taxonomy.shape["head"]
+    carrying = int(taxonomy.carries.any(0).sum())
+    if not parts:
+        return f"None of {plural(total, 'head')} passes the threshold of any label."
+    return f"{carrying} of {plural(total, 'head')} {'carries' if carrying == 1 else 'carry'} a label: {listed(parts)}."
+
+
+def _most_important(importance: Scores) -> str:
+    row = importance.top(1, order="high").to_dict("records")[0]
+    return f"The loss rises most without head {row['layer']}.{row['head']}, by {number(row['value'])} nats per token."
+
+
+def _table(taxonomy: HeadTaxonomy, importance: Scores) -> Table:
+    names = taxonomy.labels["score"]
+    rows, strong = [], set()
+    for layer in range(taxonomy.shape["layer"]):
+        for head in range(taxonomy.shape["head"]):
+            own = taxonomy.of(layer, head)
+            strong |= {(len(rows), 1 + i) for i, name in enumerate(names) if name in own}
+            scores = [number(taxonomy.at(score=name, layer=layer, head=head), 2) for name in names]
+            ends = at(importance.low, layer, head), at(importance.high, layer, head)
+            rise = interval(importance.values[layer, head], *ends, digits=4)
+            rows.append((f"{layer}.{head}", *scores, rise, listed([n.replace("_", " ") for n in own]) or "–"))
+    if taxonomy.chance is not None:
+        rows.append(("chance", *(number(c, 2) for c in taxonomy.chance.mean((1, 2))), "", ""))
+    return Table(
+        header=("head", *(name.replace("_", " ") for name in names), "loss rise without it", "labels"),
+        rows=tuple(rows),
+        caption="Every score of every head; bold where its whole 95% interval is above the label's threshold. Loss "
+        f"rise: {importance.quantity}.",
+        left=(0, len(names) + 2),
+        strong=frozenset(strong),
+        folded=f"All scores of {plural(len(rows) - 1, 'head')}",
+    )
+
+
+RECIPE = Recipe(
+    key="heads",
+    title="What the heads do",
+    reading="A head is written layer.head and may carry several labels, or none; a label says where it looks (scores "
+    "from 0 to 1, beside what uniform attention would give), not why. The loss rise says how much worse the model "
+    "predicts when the head's output is replaced by its mean: a head with a clear label may still matter little.",
+    make=_make,
+)

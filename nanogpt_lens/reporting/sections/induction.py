@@ -1,0 +1,198 @@
+"""Whether the model continues what it has seen before: heads, losses, answers, and a verdict in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nanogpt_lens.in_context import in_context_learning_score
+from nanogpt_lens.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
+from nanogpt_lens.induction_ablation import THRESHOLD, ablate_induction_heads
+from nanogpt_lens.prompts import n_tokens
+from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
+from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe
+from nanogpt_lens.reporting.subject import Subject
+from nanogpt_lens.reporting.words import at, interval, number, percent
+from nanogpt_lens.results import Scores
+
+_N, _PROMPTS = 32, 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What induction was measured by.
+
+    Attributes:
+        matching, text_matching: prefix matching on random tokens, on text.
+        repeated, text_repeated: losses on repeated sequences of both kinds.
+        accuracy: on [A][B]...[A] prompts.
+        learning: late minus early loss.
+        ablation: None where no head is suspected.
+    """
+
+    matching: Scores
+    repeated: Scores
+    accuracy: Scores
+    learning: Scores
+    text_matching: Scores | None = None
+    text_repeated: Scores | None = None
+    ablation: Scores | None = None
+
+
+def _make(subject: Subject) -> Made:
+    model = subject.model
+    if model.cfg.n_ctx < 8 or n_tokens(model) < 5:
+        raise DoesNotApply(
+            f"Sequences cannot be repeated in a context of {model.cfg.n_ctx} tokens with a vocabulary of "
+            f"{n_tokens(model)}: at least 8 and 5 are needed."
+        )
+    found = _measured(subject)
+    verdict, has = in_words(found)
+    body: list[Block] = [Paragraph(text=verdict, tone="good" if has else "plain")]
+    if model.cfg.n_layers == 1:
+        body.append(Paragraph(text="A model of one layer cannot compose a previous-token head with an induction head, "
+                                   "so that attention alone can at most copy by position.", tone="note"))  # fmt: skip
+    body += [
+        drawn(found.matching, "prefix matching of every head"),
+        _heads_table(found),
+        _answers(found.accuracy),
+        drawn(found.repeated, "loss per token of repeated random sequences"),
+        _loss_table(found),
+        Paragraph(text=_learning(found.learning), tone="note"),
+    ]
+    if found.ablation is not None:
+        body.append(drawn(found.ablation, "loss without the suspected heads"))
+    seed = ["--seed", str(subject.seed)] if subject.seed else []
+    return Made(body=tuple(body), commands=(subject.command("induction", *seed, text=True),), findings=(verdict,))
+
+
+def _measured(subject: Subject) -> Measured:
+    model = subject.model
+    options: dict[str, Any] = {"n": _N, "seed": subject.seed}
+    on_text: dict[str, Any] = {}
+    matching = prefix_matching(model, **options)
+    if subject.text is not None:
+        seq_len = min(int(matching.provenance["arguments"]["seq_len"]), subject.length)
+        if seq_len >= 2:
+            on_text = {
+                "text_matching": prefix_matching(model, subject.corpus, seq_len=seq_len, **options),
+                "text_repeated": repeated_sequence_loss(model, subject.corpus, seq_len=seq_len, **options),
+            }
+    suspected = bool((matching.values > THRESHOLD).any())
+    enough = subject.text is None or len(subject.text.ids) >= 2 * model.cfg.n_ctx
+    return Measured(
+        matching=matching,
+        repeated=repeated_sequence_loss(model, **options),
+        accuracy=induction_accuracy(model, n=_PROMPTS, seed=subject.seed),
+        learning=in_context_learning_score(model, subject.corpus if enough else None, seed=subject.seed),
+        ablation=ablate_induction_heads(model, progress=False, **options) if suspected else None,
+        **on_text,
+    )
+
+
+def in_words(found: Measured) -> tuple[str, bool]:
+    """The verdict, and whether it says that there is induction."""
+    best = found.matching.top(1, order="high").to_dict("records")[0]
+    head, chance = f"{best['layer']}.{best['head']}", at(found.matching.chance, 0, 0)
+    passes = found.matching.low is not None and bool((found.matching.low > THRESHOLD).any())
+    clean, control = (float(found.accuracy.at(score="accuracy", prompt=p)) for p in ("clean", "corrupted"))
+    answers = _beyond(found.accuracy)
+    gain = _gain(found.repeated)
+    numbers = (
+        f"the best head, {head}, gives {number(best['value'])} of its attention to the token after the earlier "
+        f"occurrence (chance {number(chance)}); [B] is predicted in {percent(clean, 1)} of [A][B]...[A] prompts, "
+        f"against {percent(control, 1)} in the control; and a random sequence repeated in order, not shuffled, has a "
+        f"loss of {number(abs(gain))} nats {'less' if gain > 0 else 'more'}"
+    )
+    if passes and answers and gain > 0:
+        return f"This model does induction: {numbers}.", True
+    if not passes and not answers:
+        return f"There is no sign of induction in this model: {numbers}.", False
+    return f"The evidence for induction is mixed: {numbers}.", False
+
+
+def _beyond(accuracy: Scores) -> bool:
+    """Whether clean prompts are answered better than the control, interval against interval."""
+    i = accuracy.labels["score"].index("accuracy")
+    clean, control = (accuracy.labels["prompt"].index(p) for p in ("clean", "corrupted"))
+    if accuracy.low is None or accuracy.high is None:
+        return False
+    return bool(accuracy.low[i, clean] > accuracy.high[i, control])
+
+
+def _second(losses: Scores, condition: str) -> float:
+    """The mean loss of the second half without its first token, which nothing can tell."""
+    return float(losses.at(condition=condition)[losses.shape["pos"] // 2 + 1 :].mean())
+
+
+def _gain(losses: Scores) -> float:
+    return _second(losses, "shuffled") - _second(losses, "repeated")
+
+
+def _heads_table(found: Measured) -> Table:
+    rows = []
+    for row in found.matching.top(5, order="high").to_dict("records"):
+        layer, head = int(row["layer"]), int(row["head"])
+        text = found.text_matching
+        own = (
+            [] if text is None
+            else [interval(text.values[layer, head], at(text.low, layer, head), at(text.high, layer, head))]
+        )  # fmt: skip
+        ends = at(found.matching.low, layer, head), at(found.matching.high, layer, head)
+        rows.append((f"{layer}.{head}", interval(row["value"], *ends), *own))
+    chances = [number(at(s.chance, 0, 0)) for s in (found.matching, found.text_matching) if s is not None]
+    rows.append(("chance", *chances))
+    return Table(
+        header=("head", "random tokens", *(["text"] if found.text_matching is not None else [])),
+        rows=tuple(rows),
+        caption="Prefix matching of the five highest heads, with 95% intervals over the sequences: attention from a "
+        f"repeated token to the token after its first occurrence. A head is suspected of induction above {THRESHOLD}.",
+    )
+
+
+def _answers(accuracy: Scores) -> Table:
+    rows = []
+    for prompt, name in (("clean", "[A][B] ... [A]"), ("corrupted", "control: the first [A] replaced")):
+        j = accuracy.labels["prompt"].index(prompt)
+        cells = [
+            interval(accuracy.values[i, j], at(accuracy.low, i, j), at(accuracy.high, i, j))
+            for i in range(accuracy.shape["score"])
+        ]
+        rows.append((name, *cells, number(at(accuracy.chance, 0, j))))
+    return Table(
+        header=("prompts", "how often [B] is on top", "probability of [B]", "chance"),
+        rows=tuple(rows),
+        caption=f"{accuracy.definition}.",
+    )
+
+
+def _loss_table(found: Measured) -> Table:
+    rows = []
+    for losses, name in ((found.repeated, "random tokens"), (found.text_repeated, "text")):
+        if losses is not None:
+            cells = (number(_second(losses, c)) for c in ("repeated", "shuffled", "unrepeated"))
+            rows.append((name, *cells, number(_gain(losses))))
+    return Table(
+        header=("sequences of", "after themselves", "after themselves, shuffled", "after others", "gain of order"),
+        rows=tuple(rows),
+        caption="Loss on the second half, nats per token, without its first token. The gain of order, shuffled minus "
+        "repeated, is what only something like induction can win; it is below zero where repetition misleads.",
+    )
+
+
+def _learning(learning: Scores) -> str:
+    value = interval(learning.values[0], at(learning.low, 0), at(learning.high, 0))
+    return (
+        f"In-context learning: {value} nats, the loss late in the context minus that early in it; below zero, the "
+        f"model makes use of its context ({learning.definition})."
+    )
+
+
+RECIPE = Recipe(
+    key="induction",
+    title="Induction",
+    reading="A model that does induction has seen [A][B] and, at the next [A], predicts [B]: some head looks at the "
+    "token after the earlier occurrence, and the second copy of a random sequence becomes easy. All three numbers must "
+    "stand above their controls; one alone can have other reasons.",
+    make=_make,
+)

@@ -1,0 +1,136 @@
+"""What each layer believes, how fast beliefs settle, and what one prediction is made of."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.lens.attribution import direct_logit_attribution
+from nanogpt_lens.lens.convergence import measure_convergence
+from nanogpt_lens.lens.logit import logit_lens
+from nanogpt_lens.prompts import n_tokens
+from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, drawn, mounted
+from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.subject import Subject
+from nanogpt_lens.reporting.words import at, interval, number, percent, quoted
+from nanogpt_lens.results import LensResult
+from nanogpt_lens.results.lens import ConvergenceResult, LogitAttribution
+
+_SHORT, _LONG, _N = 14, 64, 64
+_EARLIEST = 4  # tokens before the prediction that is taken apart
+
+
+def _make(subject: Subject) -> Made:
+    model = subject.model
+    tokens = subject.passage(_SHORT, number=2)
+    lens = logit_lens(model, tokens)
+    last = model.cfg.n_layers - 1
+    longer = logit_lens(model, subject.passage(_LONG, number=2), points=("resid_post",), layers=[last], top_k=1)
+    convergence = measure_convergence(
+        model, subject.corpus, n=_N, length=subject.length, seed=subject.seed, progress=False
+    )
+    prompt, answer, wrong = _prediction(model, tokens, lens)
+    attribution = direct_logit_attribution(model, prompt, answer, wrong)
+    body: list[Block] = [
+        drawn(lens, "the most likely next token at every point of the model", title="Most likely next token"),
+        Heading(text="On average"),
+        drawn(convergence, "how beliefs approach the output", title="Approach to the output"),
+        _convergence_table(convergence),
+        Heading(text="What one prediction is made of"),
+        Paragraph(text=_asked(subject, prompt, answer, wrong, lens)),
+        drawn(attribution, "what each component adds to the logit difference", title="Parts of the logit difference"),
+        _attribution_table(attribution),
+        Heading(text="Token by token"),
+        mounted(longer.widget(kind="token_log_probs"), "a text coloured by the probability of each token"),
+    ]
+    return Made(body=tuple(body), commands=_commands(subject, prompt, answer, wrong), findings=(_finding(convergence),))
+
+
+def _finding(found: ConvergenceResult) -> str:
+    return (
+        f"The token that the model ends on is on top of the logit lens from a mean depth of "
+        f"{interval(found.mean_depth, found.depth_low, found.depth_high, 2)} of {found.n_layers} layers on."
+    )
+
+
+def _prediction(model: object, tokens: Tensor, lens: LensResult) -> tuple[Tensor, int, int]:
+    """The surest right prediction of a passage behind its first tokens: the prompt, the answer, the runner-up."""
+    final = lens.values[-1, -1, :-1].double()  # log-probability of the true next token, at the output
+    right = lens.rank[-1, -1, :-1] == 0
+    places = torch.arange(len(final))
+    usable = right & (places >= min(_EARLIEST, len(final) - 1))
+    score = torch.where(usable, final, final - 1e6 * (places < min(_EARLIEST, len(final) - 1)) - 1e3)
+    place = int(score.argmax())
+    answer = int(tokens[place + 1])
+    size = n_tokens(model)
+    top = [int(t) for t in lens.top_tokens[-1, -1, place].tolist() if int(t) != answer and int(t) < size]
+    return tokens[: place + 1], answer, top[0] if top else (answer + 1) % size
+
+
+def _asked(subject: Subject, prompt: Tensor, answer: int, wrong: int, lens: LensResult) -> str:
+    place = len(prompt) - 1
+    probability = math.exp(float(lens.values[-1, -1, place]))
+    text = quoted_text(subject, prompt)
+    names = subject.strings(torch.tensor([answer, wrong]))
+    return (
+        f"After {text} the model gives {quoted(names[0])}, which really follows, a probability of "
+        f"{percent(probability, 1)}. The bars say what each component adds to the logit of {quoted(names[0])} minus "
+        f"that of {quoted(names[1])}; together they are the whole difference."
+    )
+
+
+def quoted_text(subject: Subject, tokens: Tensor) -> str:
+    """Several tokens between quotes, every character visible."""
+    return quoted(subject.separator.join(subject.strings(tokens)), longest=400)
+
+
+def _convergence_table(found: ConvergenceResult) -> Table:
+    names = [n for n in found.labels["score"] if not bool(found.score(n).isnan().all())]
+    rows = []
+    for i, j, point in found.in_depth_order():
+        cells = []
+        for name in names:
+            k = found.labels["score"].index(name)
+            cells.append(interval(found.values[k, i, j], at(found.low, k, i, j), at(found.high, k, i, j), 2))
+        rows.append((point, *cells))
+    if found.chance is not None:
+        chances = (number(found.chance[found.labels["score"].index(n), 0, 0], 2) for n in names)
+        rows.append(("constant prediction", *chances))
+    return Table(
+        header=("point", *(name.replace("_", " ") for name in names)),
+        rows=tuple(rows),
+        caption="KL(final ‖ lens), entropy and loss in nats; agreement and converged are shares of positions; 95% "
+        "intervals over the sequences. The constant prediction is the model's mean distribution, whatever the text.",
+        folded="These curves as numbers",
+    )
+
+
+def _attribution_table(found: LogitAttribution) -> Table:
+    rows = [(str(row["component_label"]), number(row["value"])) for row in found.top(8).to_dict("records")]
+    rows.append(("all components together", number(found.total.flatten()[-1])))
+    return Table(
+        header=("component", "logits"),
+        rows=tuple(rows),
+        caption="The eight largest contributions. Heads are layer.head; embed is the token's own embedding.",
+    )
+
+
+def _commands(subject: Subject, prompt: Tensor, answer: int, wrong: int) -> tuple[str, ...]:
+    again = subject.report_command("lens")
+    if not subject.has_vocabulary:
+        return (again,)
+    names = subject.strings(torch.tensor([answer, wrong]))
+    text = "".join(subject.strings(prompt))
+    return (subject.command("lens", "--prompt", text, "--answer", names[0], "--wrong", names[1], text=True), again)
+
+
+RECIPE = Recipe(
+    key="lens",
+    title="What each layer believes",
+    reading="The logit lens reads the model before it is finished, as if each point were the last: a cell is the token "
+    "that it would predict there, from the embedding to the output. The head is tied to the embedding, so the first "
+    "points name the present token; look for the depth at which the final answer appears and stays.",
+    make=_make,
+)

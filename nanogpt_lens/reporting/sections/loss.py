@@ -1,0 +1,166 @@
+"""How well the model predicts: its loss beside simple baselines, token by token, and what it writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogpt_lens.access import evaluating, loss_per_token
+from nanogpt_lens.batches import losses
+from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.lens.reading import characters
+from nanogpt_lens.prompts import n_tokens, text_sequences
+from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Sample, Table, Tokens, coloured
+from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.subject import Subject
+from nanogpt_lens.reporting.words import count, interval, number, percent
+from nanogpt_lens.sampling import generate
+from nanogpt_lens.viz.tokens import visible
+
+_TOKENS = 2**16
+_OWN = 64  # sequences of the model's own text
+_PASSAGE = 256
+_SAMPLES, _WRITTEN = 2, 200
+_SEED = 1337  # nanoGPT's own
+
+
+def _make(subject: Subject) -> Made:
+    model, size = subject.model, n_tokens(subject.model)
+    length = subject.length
+    tokens = text_sequences(
+        model, subject.corpus, length=length, n=_OWN if subject.text is None else max(2, _TOKENS // length),
+        seed=subject.seed,
+    )  # fmt: skip
+    with evaluating(model):
+        found = losses(model, tokens).double().cpu()
+    per_sequence = found.mean(1)
+    ends = bootstrap(per_sequence, seed=subject.seed) or (None, None)
+    per_char = _bits(subject, tokens, found)
+    mean, uniform = float(found.mean()), math.log(size)
+    rows = [("this model on the text", interval(mean, *ends), *_others(mean, per_char))]
+    if subject.text is not None:
+        frequencies = _unigram(subject.text.ids, tokens)
+        rows.append(("always guessing by the text's token frequencies", number(frequencies), *_others(frequencies, 0)))
+    rows.append((f"a uniform guess among {count(size)} tokens", number(uniform), *_others(uniform, 0)))
+    stated = subject.checkpoint.best_val_loss if subject.checkpoint else None
+    if stated is not None and math.isfinite(stated) and stated < 1e8:
+        rows.append(("best_val_loss in the checkpoint, on its own data", number(stated), *_others(stated, 0)))
+    words = f"{count(len(tokens))} sequences of {length} tokens, {_origin(subject)}; 95% interval over the sequences"
+    body: list[Block] = [
+        Table(
+            header=("", "loss, nats per token", "perplexity", "bits per character"),
+            rows=tuple(rows),
+            caption=f"Mean cross-entropy of the next token: {words}.",
+        ),
+        *_by_position(found),
+        *_passage(subject, uniform),
+        *_written(subject),
+    ]
+    if subject.text is None:
+        body.insert(1, Paragraph(text="This is the model's own text, so that its loss says how sure the model is of "
+                                      "itself, not how good it is: give a text.", tone="note"))  # fmt: skip
+    finding = (
+        f"Its loss on {subject.text_name} is {interval(mean, *ends)} nats per token; a uniform guess would have "
+        f"{number(uniform)}."
+    )
+    return Made(body=tuple(body), commands=_commands(subject), findings=(finding,))
+
+
+def _commands(subject: Subject) -> tuple[str, ...]:
+    seed = ["--seed", str(_SEED + subject.seed)] if subject.seed else []
+    sample = subject.command("sample", "--max-new-tokens", str(_WRITTEN), "--num-samples", str(_SAMPLES), *seed)
+    return (subject.report_command("loss"), *([sample] if subject.has_vocabulary else []))
+
+
+def _origin(subject: Subject) -> str:
+    return f"windows of {subject.text.data.name}" if subject.text else subject.text_name
+
+
+def _others(nats: float, per_char: float) -> tuple[str, str]:
+    return number(math.exp(min(nats, 700)), 2), number(per_char, 2) if per_char else "–"
+
+
+def _bits(subject: Subject, tokens: Tensor, found: Tensor) -> float:
+    """Bits per character; 0 without a vocabulary."""
+    chars = characters(subject.model, tokens) if subject.has_vocabulary else None
+    return 0.0 if chars is None else float(found.sum() / math.log(2) / chars.double().sum())
+
+
+def _unigram(ids: np.ndarray, tokens: Tensor) -> float:
+    """The loss of the text's own frequencies on what the model was measured on."""
+    counts = np.bincount(np.asarray(ids[: 2**22]).astype(np.int64), minlength=int(tokens.max()) + 1).astype(float)
+    logs = np.log(np.maximum(counts, 1) / counts.sum())
+    return float(-logs[tokens[:, 1:].cpu().numpy()].mean())
+
+
+def _by_position(found: Tensor) -> list[Block]:
+    """The loss in four parts of the context."""
+    n = found.shape[1]
+    if n < 8:
+        return []
+    parts = [range(i * n // 4, (i + 1) * n // 4) for i in range(4)]
+    return [
+        Table(
+            header=("tokens of context", *(f"{part.start + 1} to {part.stop}" for part in parts)),
+            rows=(("loss, nats per token", *(number(found[:, part.start : part.stop].mean()) for part in parts)),),
+            caption="The same loss by how many tokens the model has seen before the one that it predicts.",
+        )
+    ]
+
+
+def _passage(subject: Subject, uniform: float) -> list[Block]:
+    tokens = subject.passage(_PASSAGE)
+    if len(tokens) < 2:
+        return []
+    with evaluating(subject.model):
+        own = loss_per_token(subject.model, tokens[None].to(next(subject.model.parameters()).device))[0].tolist()
+    titles = ["the first token: nothing predicts it"]
+    titles += [f"{number(v)} nats, probability {percent(math.exp(-v), 1)}" for v in own]
+    spans = coloured(
+        subject.strings(tokens), [math.nan, *own], largest=uniform, titles=titles, separator=subject.separator
+    )
+    return [
+        Heading(text="Where it is surprised"),
+        Tokens(
+            spans=spans,
+            caption=f"A passage of {len(tokens)} tokens, {_origin(subject)}, each token coloured by its loss. Hovering "
+            "over a token says what it was.",
+            low="0 nats: expected",
+            high=f"{number(uniform, 2)} nats or more: no better than a uniform guess",
+        ),
+    ]
+
+
+def _written(subject: Subject) -> list[Block]:
+    """What the model writes, with nanoGPT's defaults."""
+    return [
+        Heading(text="What it writes"),
+        *(
+            Sample(text=_sample(subject, _SEED + subject.seed + i), caption=f"Seed {_SEED + subject.seed + i}: "
+                   f"{_WRITTEN} tokens at temperature 0.8 among the 200 likeliest, nanoGPT's defaults.")
+            for i in range(_SAMPLES)
+        ),
+    ]  # fmt: skip
+
+
+def _sample(subject: Subject, seed: int) -> str:
+    model = subject.model
+    names: Sequence[str] = subject.strings(torch.arange(n_tokens(model)))
+    start = names.index("\n") if "\n" in names else 0
+    ids = generate(model, torch.tensor([[start]]), max_new_tokens=_WRITTEN, seed=seed)[0, 1:]
+    strings = subject.strings(ids.cpu())
+    return subject.separator.join("\n" if s == "\n" else visible(s, spaces=False, breaks=False) for s in strings)
+
+
+RECIPE = Recipe(
+    key="loss",
+    title="Loss and samples",
+    reading="Loss is what the model pays, in nats, for each token that really follows; 0 would be certainty, and each "
+    "0.69 nats is a factor of two in probability. Compare the first row with the uniform guess and with plain token "
+    "frequencies: what lies between is what the model has learned from context.",
+    make=_make,
+)

@@ -1,0 +1,220 @@
+"""What some neurons are for: where they fire in the text, how often, and what they write."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from nanogpt_lens.datasets import TextData
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.neurons.find import find_neurons
+from nanogpt_lens.neurons.search import search_neurons
+from nanogpt_lens.prompts import Corpus, own_text
+from nanogpt_lens.reporting.blocks import Block, ExcerptLine, NeuronCard, NeuronCards, Paragraph, Span, Table, coloured
+from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.subject import Subject, source_of
+from nanogpt_lens.reporting.words import count, interval, number, percent, plural, quoted
+from nanogpt_lens.results import Excerpt, NeuronSearch, SeparatingNeurons
+
+SAMPLE = 200_000
+"""Tokens of the text that are searched, from its beginning."""
+
+CLASSES = {"speaker_name": "speakers' names", "newline": "line breaks", "upper_case": "upper-case letters"}
+"""Classes for which separating neurons are looked for."""
+
+FEATURED = ("speaker_name", "upper_case", "newline")
+"""Which class the summary names: first those that no single token decides."""
+
+_OWN = 64  # sequences of the model's own text
+_EXCERPTS, _LOWEST, _WINDOW = 6, 2, 32
+_OF_CLASS, _SPARSE = 2, 12
+_BEFORE, _AFTER = 14, 6  # tokens of a glimpse around the peak
+_RARE = 0.9  # a sparse neuron is not above zero on so many tokens
+_DRAWN, _SHIFTS = 2**14, 50  # tokens that the classes are measured on; shifts for chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    layer: int
+    neuron: int
+    why: str
+
+
+def _make(subject: Subject) -> Made:
+    model = subject.model
+    corpus, size, words = _sample(subject)
+    window = min(_WINDOW, int(model.cfg.n_ctx), size)
+    room = size // int(model.cfg.n_ctx) * (int(model.cfg.n_ctx) // window)
+    found = search_neurons(
+        model, corpus, k=max(1, min(_EXCERPTS, room)), window=window, seed=subject.seed, progress=False
+    )
+    separating = _separating(subject, corpus)
+    chosen = list(_chosen(found, separating))
+    body: list[Block] = [
+        Paragraph(
+            text=f"Searched: all {plural(found.values.numel(), 'neuron')} of {plural(found.shape['layer'], 'layer')} "
+            f"on {words}. Listed: the neurons that best separate a class of characters, and, of each layer, those "
+            "whose highest activation is most standard deviations above their mean among neurons that are silent on at "
+            f"least {percent(_RARE)} of the tokens."
+        )
+    ]
+    if separating:
+        body.append(_classes_table(separating))
+    body.append(NeuronCards(cards=tuple(_card(found, one) for one in chosen)))
+    first = f"{chosen[0].layer}.{chosen[0].neuron}" if chosen else "0.0"
+    page = [subject.command("neurons page", first, text=True)] if source_of(subject.raw_text) else []
+    return Made(body=tuple(body), commands=(subject.report_command("neurons"), *page), findings=_findings(separating))
+
+
+def _sample(subject: Subject) -> tuple[Corpus, int, str]:
+    """What is searched, its tokens, and what it is in words."""
+    if subject.text is None:
+        rows = own_text(subject.model, length=subject.length, n=_OWN, seed=subject.seed).cpu()
+        return rows, rows.numel(), f"{count(rows.numel())} tokens of {subject.text_name}"
+    ids = subject.text.ids[:SAMPLE]
+    name = subject.text.data.name
+    whole = len(ids) == len(subject.text.ids)
+    data = TextData(train=ids[:0], val=ids, vocabulary=None, name=name)
+    return data, len(ids), f"{'all' if whole else 'the first'} {count(len(ids))} tokens of {name}"
+
+
+def _separating(subject: Subject, corpus: Corpus) -> dict[str, SeparatingNeurons]:
+    """The classes that the sample holds enough of, and how well neurons separate them."""
+    found: dict[str, SeparatingNeurons] = {}
+    for name in CLASSES if subject.has_vocabulary else ():
+        try:
+            found[name] = find_neurons(
+                subject.model,
+                corpus,
+                name,
+                k=_OF_CLASS,
+                sample=_DRAWN,
+                permutations=_SHIFTS,
+                seed=subject.seed,
+                progress=False,
+            )
+        except AnalysisError:  # no such token, or only such tokens
+            continue
+    return found
+
+
+def _chosen(found: NeuronSearch, separating: dict[str, SeparatingNeurons]) -> Iterator[_Chosen]:
+    """Which neurons are listed, each once."""
+    seen: set[tuple[int, int]] = set()
+    for name, result in separating.items():
+        for layer, neuron in result.best(_OF_CLASS):
+            if (layer, neuron) not in seen:
+                seen.add((layer, neuron))
+                side = "high" if result.sign[layer, neuron] > 0 else "low"
+                yield _Chosen(layer=layer, neuron=neuron, why=f"{side} on {CLASSES[name]}")
+    deviations = (found.values.double() - found.mean.double()) / found.variance.double().sqrt().clamp_min(1e-12)
+    deviations = deviations.masked_fill(found.sparsity < _RARE, -torch.inf)
+    layers = deviations.shape[0]
+    each = max(1, _SPARSE // layers)
+    for layer in range(0, layers, max(1, math.ceil(layers / _SPARSE))):
+        best = [i for i in deviations[layer].argsort(descending=True, stable=True).tolist() if (layer, i) not in seen]
+        for neuron in best[:each]:
+            if deviations[layer, neuron].isfinite():
+                yield _Chosen(
+                    layer=layer, neuron=neuron, why=f"{number(deviations[layer, neuron], 1)} sd above its mean"
+                )
+
+
+def _classes_table(separating: dict[str, SeparatingNeurons]) -> Table:
+    rows = []
+    for name, result in separating.items():
+        for row in result.top(_OF_CLASS).to_dict("records"):
+            rows.append(
+                (
+                    CLASSES[name],
+                    f"{row['layer_label']}.{row['neuron']}",
+                    "higher" if row["sign"] > 0 else "lower",
+                    number(row["separation"]),
+                    interval(row["held_out"], row["low"], row["high"]),
+                    number(result.chance),
+                )
+            )
+    return Table(
+        header=("class", "neuron", "on the class", "AUROC", "AUROC, held out", "chance"),
+        rows=tuple(rows),
+        caption="How well single neurons separate a class of tokens: AUROC is the probability that the neuron is "
+        "higher on a token of the class than on another (0.5 says nothing, 1 is perfect). Held out: on text that had "
+        "no part in the choice. Chance: 95% of the best neurons of all stay below it when the class is shifted along "
+        "the text.",
+        left=(0, 1, 2),
+    )
+
+
+def _findings(separating: dict[str, SeparatingNeurons]) -> tuple[str, ...]:
+    for name in (n for n in FEATURED if n in separating):
+        result = separating[name]
+        row = result.top(1).to_dict("records")[0]
+        return (
+            f"Of single neurons, {row['layer_label']}.{row['neuron']} separates {CLASSES[name]} best: AUROC "
+            f"{interval(row['held_out'], row['low'], row['high'])} on held-out text, where chance reaches "
+            f"{number(result.chance)}.",
+        )
+    return ()
+
+
+def _card(found: NeuronSearch, chosen: _Chosen) -> NeuronCard:
+    page = found.page(chosen.layer, chosen.neuron)
+    least, most = found.bounds[chosen.layer, chosen.neuron].tolist()
+    counts = found.histogram[chosen.layer, chosen.neuron].double().log1p()
+    largest = max([abs(e.value) for e in (*page.highest[:1], *page.lowest[:1])], default=1.0)
+    median = page.quantiles.get(0.5, math.nan)
+    facts = (
+        ("mean", number(page.mean)),
+        ("standard deviation", number(math.sqrt(max(page.variance, 0.0)))),
+        ("median", number(median)),
+        ("99th percentile", number(page.quantiles.get(0.99, math.nan))),
+        ("not above 0", percent(page.sparsity, 1)),
+    )
+    return NeuronCard(
+        name=f"{page.layer}.{page.neuron}",
+        why=chosen.why,
+        peak=number(page.highest[0].value if page.highest else math.nan, 2),
+        glimpse=_glimpse(page.highest[0]) if page.highest else (),
+        facts=facts,
+        bars=tuple(round(float(c / counts.max().clamp_min(1e-12)), 3) for c in counts),
+        ends=(number(least, 2), number(most, 2)),
+        zero=round(-least / (most - least), 3) if least < 0 < most else None,
+        promoted=tuple((quoted(token), number(value, 2)) for token, value in page.promoted),
+        suppressed=tuple((quoted(token), number(value, 2)) for token, value in page.suppressed),
+        highest=tuple(_line(e, largest) for e in page.highest),
+        lowest=tuple(_line(e, largest) for e in page.lowest[:_LOWEST]),
+    )
+
+
+def _glimpse(excerpt: Excerpt) -> tuple[Span, ...]:
+    """A few tokens around the peak."""
+    place = excerpt.position - excerpt.start
+    first, last = max(0, place - _BEFORE), place + _AFTER + 1
+    tokens = excerpt.tokens[first:last]
+    return coloured(
+        tokens, [0.0] * len(tokens), largest=1.0, peak=place - first, separator=excerpt.separator, breaks=False
+    )
+
+
+def _line(excerpt: Excerpt, largest: float) -> ExcerptLine:
+    return ExcerptLine(
+        value=number(excerpt.value, 2),
+        spans=coloured(
+            excerpt.tokens, excerpt.activations, largest=largest, peak=excerpt.position - excerpt.start,
+            separator=excerpt.separator,
+            breaks=False,
+        ),
+    )  # fmt: skip
+
+
+RECIPE = Recipe(
+    key="neurons",
+    title="Neurons",
+    reading="Open a neuron to see the excerpts on which it is highest and lowest: blue tokens activate it, red ones "
+    "push it below zero, the underlined token is the extreme. Excerpts show the tip of what a neuron does, so compare "
+    "them with its histogram before giving it a name.",
+    make=_make,
+)

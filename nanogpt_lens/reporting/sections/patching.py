@@ -1,0 +1,317 @@
+"""Where a decision is made: activations of a clean run put into a corrupted one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion.errors import ConversionError
+from nanogpt_lens.access import as_tokens, device_of, evaluating, run, single_token, token_labels
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.metrics import Metric, logit_diff
+from nanogpt_lens.pairs import PromptPair, find_prompt_pairs
+from nanogpt_lens.patching.paths import path_patching
+from nanogpt_lens.patching.sweeps import activation_patching
+from nanogpt_lens.prompts import n_tokens
+from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Span, Table, Tokens, coloured, drawn
+from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.subject import OwnPair, Subject
+from nanogpt_lens.reporting.words import listed, number, percent, quoted
+from nanogpt_lens.results import PatchingResult
+
+_PAIRS = 8
+_PATHS = 64  # heads and MLPs whose paths are patched
+_SITES = 5
+_MOST = 0.5  # of recovery: the information has arrived
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Case:
+    """Two prompts and what is asked of them."""
+
+    clean: Tensor
+    corrupted: Tensor
+    metric: Metric
+    answer: int
+    wrong: int
+
+
+def _make(subject: Subject) -> Made:
+    body: list[Block] = []
+    commands: list[str] = []
+    findings: list[str] = []
+    if subject.pair is not None:
+        case = own_case(subject.model, subject.pair)
+        shown, said = _shown(subject, case, "your pair")
+        body += [Heading(text="Your own pair"), *shown]
+        commands.append(_command(subject, case))
+        findings.append(said)
+    try:
+        pairs = find_prompt_pairs(subject.model, subject.corpus, k=_PAIRS, length=_length(subject), seed=subject.seed)
+    except AnalysisError as reason:
+        if subject.pair is None:
+            raise
+        body.append(Paragraph(text=f"No automatic pair was found: {reason}.", tone="note"))
+        return Made(body=tuple(body), commands=tuple(commands), findings=tuple(findings))
+    case = _case_of(subject.model, pairs[0])
+    shown, said = _shown(subject, case, "the automatic pair")
+    body += [
+        Heading(text="A pair found in the text"),
+        Paragraph(text=f"It was found automatically: {pairs[0].how}."),
+        *shown,
+        *_several(subject, pairs),
+    ]
+    return Made(
+        body=tuple(body),
+        commands=(*commands, _command(subject, case), subject.report_command("patching")),
+        findings=(*findings, said)[:1],
+    )
+
+
+def _length(subject: Subject) -> int | None:
+    """Shorter prompts for a short text."""
+    if subject.text is None or len(subject.text.ids) >= 17 * 4:
+        return None
+    return max(2, min(len(subject.text.ids) // 4 - 1, int(subject.model.cfg.n_ctx) - 1))
+
+
+def _case_of(model: Any, pair: PromptPair) -> _Case:
+    return _Case(
+        clean=pair.clean,
+        corrupted=pair.corrupted,
+        metric=_difference(model, [pair.answer], [pair.wrong]),
+        answer=pair.answer,
+        wrong=pair.wrong,
+    )
+
+
+def _difference(model: Any, answers: Sequence[int], wrongs: Sequence[int]) -> Metric:
+    """The logit difference, by the tokens' text where that says which tokens they are."""
+    ids = torch.tensor([*answers, *wrongs])
+    names = token_labels(model, ids)
+    try:
+        same = [single_token(model, name, "answer") for name in names] == ids.tolist()
+    except ConversionError:  # no vocabulary, or no text of its own
+        same = False
+    chosen: list[Any] = list(names) if same else ids.tolist()
+    left, right = chosen[: len(answers)], chosen[len(answers) :]
+    return logit_diff(left[0], right[0]) if len(answers) == 1 else logit_diff(left, right)
+
+
+def own_case(model: Any, pair: OwnPair) -> _Case:
+    """The user's prompts; the model's own top tokens where no answers were given.
+
+    Raises:
+        AnalysisError: prompts of different lengths, answers that are no single tokens, or no two different answers.
+        VocabularyError: text that the model's tokenizer cannot encode.
+    """
+    clean, corrupted = (
+        as_tokens(model, pair.clean, name="--clean"),
+        as_tokens(model, pair.corrupted, name="--corrupted"),
+    )
+    if clean.shape != corrupted.shape:
+        raise AnalysisError(
+            f"the clean text has {clean.shape[1]} tokens, the corrupted one {corrupted.shape[1]}; expected as many, so "
+            "that positions correspond"
+        )
+    with evaluating(model):
+        tops = [int(run(model, t)[0, -1, : n_tokens(model)].argmax()) for t in (clean, corrupted)]
+    answer = tops[0] if pair.answer is None else single_token(model, pair.answer, "--answer")
+    wrong = tops[1] if pair.wrong is None else single_token(model, pair.wrong, "--wrong")
+    if answer == wrong:
+        named = token_labels(model, torch.tensor([answer]))[0]
+        raise AnalysisError(
+            f"the answer and the wrong answer are both {named!r}; expected two tokens: give --answer and --wrong"
+        )
+    return _Case(
+        clean=clean[0].cpu(),
+        corrupted=corrupted[0].cpu(),
+        metric=_difference(model, [answer], [wrong]),
+        answer=answer,
+        wrong=wrong,
+    )
+
+
+def _shown(subject: Subject, case: _Case, name: str) -> tuple[list[Block], str]:
+    """All sweeps of one pair, and the finding."""
+    model = subject.model
+    clean, corrupted = (t.to(device_of(model)) for t in (case.clean, case.corrupted))
+
+    def swept(activation: Any, *axes: str) -> PatchingResult:
+        return activation_patching(
+            model, clean, corrupted, case.metric, activation=activation, axes=axes, seed=subject.seed, progress=False
+        )
+
+    stream, heads = swept("resid_pre", "layer", "pos"), swept("z", "layer", "head", "pos")
+    parts = [swept(activation, "layer", "pos") for activation in ("attn_out", "mlp_out")]
+    whole = swept("z", "layer", "head")
+    gap = stream.clean - (stream.corrupted or 0.0)
+    body: list[Block] = [
+        *_prompts(subject, case, stream),
+        drawn(
+            stream,
+            "recovery by patching the residual stream at each layer and position",
+            title="Residual stream before each layer",
+        ),
+        drawn(parts[0], "recovery by patching each attention output", title="Attention output of each layer"),
+        drawn(parts[1], "recovery by patching each MLP output", title="MLP output of each layer"),
+        drawn(whole, "recovery by patching each head at all positions", title="Each head, at all positions"),
+        _sites(heads, parts),
+        *_paths(subject, clean, corrupted, case.metric),
+    ]
+    if abs(gap) < 0.1 * float(stream.effect.abs().max()):
+        body.insert(2, Paragraph(text=f"The two runs differ by {number(gap)} logits alone, so that recovery, which "
+                                      "divides by that, says little here.", tone="note"))  # fmt: skip
+    return body, _finding(subject, case, stream, whole, name)
+
+
+def _finding(subject: Subject, case: _Case, stream: PatchingResult, whole: PatchingResult, name: str) -> str:
+    """Where the difference is carried, and by which head."""
+    best = whole.top(1, by="recovery", order="high").to_dict("records")[0]
+    answer, wrong = subject.strings(torch.tensor([case.answer, case.wrong]))
+    last = stream.recovery[:, -1] if stream.recovery is not None else torch.zeros(0)
+    arrived = (last >= _MOST).nonzero().flatten().tolist()
+    edits = (case.clean != case.corrupted).nonzero().flatten().tolist()
+    moved = bool(edits) and edits[-1] < len(case.clean) - 1
+    where = f", what decides is at the last token from layer {arrived[0]} on" if arrived and moved else ""
+    return (
+        f"In {name} ({quoted(answer)} against {quoted(wrong)}){where}{' and' if where else ','} putting back head "
+        f"{best['layer']}.{best['head']} alone restores {percent(best['recovery'])} of the clean run's logit "
+        "difference, the most of all heads."
+    )
+
+
+def _prompts(subject: Subject, case: _Case, stream: PatchingResult) -> list[Block]:
+    """Both prompts, a line each, the tokens that differ shaded."""
+    answer, wrong = subject.strings(torch.tensor([case.answer, case.wrong]))
+    differs = [float(d) for d in (case.clean != case.corrupted).tolist()]
+    spans: list[Span] = []
+    for name, tokens in (("clean     ", case.clean), ("\ncorrupted ", case.corrupted)):
+        titles = [f"position {i}" for i in range(len(tokens))]
+        spans += [
+            Span(text=name),
+            *coloured(
+                subject.strings(tokens), differs, largest=2.0, titles=titles, separator=subject.separator, breaks=False
+            ),
+        ]
+    where = [str(i) for i, d in enumerate(differs) if d]
+    return [
+        Tokens(
+            spans=tuple(spans),
+            caption=f"They differ at position {listed(where) or 'none'} of {len(differs) - 1}. After the clean prompt "
+            f"{quoted(answer)} is {number(stream.clean, 2)} logits above {quoted(wrong)}, after the corrupted one "
+            f"{number(stream.corrupted, 2)}.",
+        )
+    ]
+
+
+def _sites(heads: PatchingResult, parts: list[PatchingResult]) -> Table:
+    """The strongest sites of each kind."""
+    rows = []
+    for result, kind in ((heads, "head"), (parts[0], "attention output"), (parts[1], "MLP output")):
+        for row in result.top(_SITES).to_dict("records"):
+            where = f"{row['layer']:.0f}.{row['head']:.0f}" if "head" in row else f"layer {row['layer']:.0f}"
+            label = row.get("pos_label")
+            at = f"{row['pos']:.0f}" + ("" if label is None else f" {quoted(str(label))}")
+            rows.append((kind, where, at, number(row["value"], 2), percent(row["recovery"])))
+    return Table(
+        header=("what", "where", "position", "logit difference", "recovery"),
+        rows=tuple(rows),
+        caption=f"The {_SITES} strongest sites of each kind, by the change of the logit difference; “a|b” is a "
+        "position where the prompts differ.",
+        left=(0, 1, 2),
+        folded="The strongest sites as numbers",
+    )
+
+
+def _paths(subject: Subject, clean: Tensor, corrupted: Tensor, metric: Metric) -> list[Block]:
+    """Direct paths from every head and MLP to the logits, where there are few."""
+    cfg = subject.model.cfg
+    nodes = [f"{layer}.{head}" for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]
+    senders = ["embed", *nodes, *(f"mlp{layer}" for layer in range(cfg.n_layers))]
+    if len(senders) > _PATHS:
+        return [Paragraph(text=f"Paths are not patched here, because the model has {len(senders)} senders; see "
+                               "ngl.path_patching.", tone="note")]  # fmt: skip
+    found = path_patching(
+        subject.model,
+        clean,
+        corrupted,
+        metric,
+        senders=senders,
+        receivers=["logits"],
+        seed=subject.seed,
+        progress=False,
+    )
+    return [
+        drawn(
+            found,
+            "recovery along direct paths to the logits",
+            kind="bars",
+            k=12,
+            receiver="logits",
+            title="Direct paths to the logits",
+        )
+    ]
+
+
+def _several(subject: Subject, pairs: tuple[PromptPair, ...]) -> list[Block]:
+    """Recovery by head over several pairs, with intervals."""
+    if len(pairs) < 2:
+        return []
+    device = device_of(subject.model)
+    clean, corrupted = (torch.stack([getattr(p, n) for p in pairs]).to(device) for n in ("clean", "corrupted"))
+    metric = _difference(subject.model, [p.answer for p in pairs], [p.wrong for p in pairs])
+    found = activation_patching(
+        subject.model, clean, corrupted, metric, activation="z", axes=("layer", "head"), seed=subject.seed,
+        progress=False,
+    )  # fmt: skip
+    rows = [
+        (quoted(subject.separator.join(p.clean_strings), longest=80), str(p.positions[0]),
+         quoted(p.corrupted_strings[p.positions[0]]), quoted(p.answer_string), quoted(p.wrong_string),
+         number(p.clean_logit_diff, 2), number(p.corrupted_logit_diff, 2))
+        for p in pairs
+    ]  # fmt: skip
+    return [
+        Heading(text=f"Does it hold for other pairs? {len(pairs)} at once"),
+        drawn(
+            found,
+            "recovery by head over several pairs, with intervals",
+            kind="bars",
+            k=12,
+            title=f"Each head, over {len(pairs)} pairs",
+        ),
+        Table(
+            header=("clean prompt", "position", "becomes", "answer", "wrong", "logits, clean", "logits, corrupted"),
+            rows=tuple(rows),
+            caption="The pairs, each from another window of the text; logits are those of the answer minus the wrong "
+            "one.",
+            left=(0, 2, 3, 4),
+        ),
+    ]
+
+
+def _command(subject: Subject, case: _Case) -> str:
+    if not subject.has_vocabulary:
+        return subject.python(
+            f"ngl.activation_patching(model, {case.clean.tolist()}, {case.corrupted.tolist()}, "
+            f"ngl.logit_diff({case.answer}, {case.wrong}), activation='resid_pre', axes=('layer', 'pos'))"
+        )
+    texts = ["".join(subject.strings(tokens)) for tokens in (case.clean, case.corrupted)]
+    answer, wrong = subject.strings(torch.tensor([case.answer, case.wrong]))
+    return subject.command(
+        "patch", "--clean", texts[0], "--corrupted", texts[1], "--answer", answer, "--wrong", wrong, gelu="--gelu"
+    )
+
+
+RECIPE = Recipe(
+    key="patching",
+    title="Where a decision is made",
+    reading="Two prompts that differ in one token get different answers; each cell shows how much of the clean answer "
+    "comes back when that one activation of the clean run is put into the corrupted run. 1 restores it wholly, 0 not "
+    "at all, and below 0 it becomes worse: dark cells are where the difference between the prompts is carried.",
+    make=_make,
+)

@@ -1,0 +1,255 @@
+"""What a report is about: a checkpoint, its model, a text, and how it was asked for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conversion.checkpoint import Checkpoint
+from nanogpt_lens.access import Hooked, token_labels
+from nanogpt_lens.attention import corpus_name
+from nanogpt_lens.datasets import TextData
+from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.prompts import Corpus, check_ids, corpus_tokens, is_path, n_tokens, own_text
+from nanogpt_lens.reporting.words import command, short_path
+
+OWN_TEXT = "text drawn from the model itself at temperature 1"
+_LOOKED_AT = 50_000  # tokens of the text among which a passage begins
+_LONGEST = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a checkpoint is read and converted; as `ngl.check` has them."""
+
+    backend: str = "auto"
+    meta: Any = None
+    activation: Any = "gelu"
+    ignore_model_args: tuple[str, ...] = ()
+
+    def given(self) -> dict[str, Any]:
+        """As keyword arguments."""
+        return {
+            "backend": self.backend,
+            "meta": self.meta,
+            "activation": self.activation,
+            "ignore_model_args": self.ignore_model_args,
+        }
+
+    def words(self, *, gelu: str = "--activation") -> list[str]:
+        """As options of the command line."""
+        found = [] if self.backend == "auto" else ["--backend", self.backend]
+        found += ["--meta", short_path(str(self.meta))] if isinstance(self.meta, str | Path) else []
+        found += [] if self.activation == "gelu" else [gelu, self.activation]
+        return found + [word for name in self.ignore_model_args for word in ("--ignore-model-arg", name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """The text that a report reads.
+
+    Attributes:
+        data: its ids, under its name.
+        sha256: of the file; None for other things.
+    """
+
+    data: TextData
+    sha256: str | None = None
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Ids [tokens]."""
+        return self.data.val
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnPair:
+    """A pair of prompts that the user gave."""
+
+    clean: str
+    corrupted: str
+    answer: str | None = None
+    wrong: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """What the sections of a report look at.
+
+    Attributes:
+        path: as it was given.
+        checkpoint: without its weights; None where only several checkpoints are compared.
+        n_params: of the checkpoint.
+        text: encoded; None for the model's own text.
+        raw_text: as it was given, which every checkpoint that is compared encodes for itself.
+        pair: the user's prompts.
+        stages: other checkpoints of the folder, see `checkpoints`.
+        seed: of everything that is drawn.
+        options: how checkpoints are read.
+    """
+
+    path: str
+    checkpoint: Checkpoint | None = None
+    n_params: int = 0
+    _model: Hooked | None = None
+    text: Text | None = None
+    raw_text: Corpus | None = None
+    pair: OwnPair | None = None
+    stages: tuple[Path, ...] = ()
+    seed: int = 0
+    options: Options = field(default_factory=Options)
+
+    @property
+    def model(self) -> Hooked:
+        """The model.
+
+        Raises:
+            AnalysisError: several checkpoints are compared, and none is looked into.
+        """
+        if self._model is None:
+            raise AnalysisError(f"{self.path} holds several checkpoints; name one of them to look into it")
+        return self._model
+
+    @property
+    def name(self) -> str:
+        """What the page calls it."""
+        return short_path(self.path)
+
+    @property
+    def corpus(self) -> TextData | None:
+        """The text, for analyses."""
+        return self.text.data if self.text else None
+
+    @property
+    def length(self) -> int:
+        """Tokens of a sequence of text: the context, at most 128, and at least four of them in the text."""
+        most = min(int(self.model.cfg.n_ctx), _LONGEST)
+        return most if self.text is None else max(2, min(most, len(self.text.ids) // 4))
+
+    @property
+    def text_name(self) -> str:
+        """What the text is called in a sentence."""
+        return OWN_TEXT if self.raw_text is None else name_of(self.raw_text)
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether tokens have a text."""
+        tokenizer = getattr(self.model, "tokenizer", None)
+        return tokenizer is not None and not getattr(tokenizer, "missing", None)
+
+    @cached_property
+    def folders(self) -> tuple[Path, ...]:
+        """Folders of this machine that the page does not name."""
+        own = [] if self.checkpoint is None or self.checkpoint.path is None else [self.checkpoint.path.parent]
+        places = [*own, *(stage.parent for stage in self.stages), Path(self.path).expanduser()]
+        known = {place for base in places for place in (base, base.resolve(), *base.resolve().parents)}
+        return tuple(sorted(known))
+
+    def strings(self, tokens: Tensor) -> tuple[str, ...]:
+        """The text of each of the ids [pos]."""
+        return token_labels(self.model, tokens)
+
+    @property
+    def separator(self) -> str:
+        """Between tokens: nothing between text, a space between numbers."""
+        return "" if self.has_vocabulary else " "
+
+    def passage(self, length: int, *, number: int = 0) -> Tensor:
+        """A passage of the text, ids [at most length]: from the beginning of a paragraph where there is one.
+
+        `number` gives another one.
+        """
+        length = min(length, int(self.model.cfg.n_ctx))
+        if self.text is None:
+            return own_text(self.model, length=length, n=1, seed=self.seed + number)[0].cpu()
+        ids = np.asarray(self.text.ids[:_LOOKED_AT]).astype(np.int64)
+        starts = self._beginnings(ids, length)
+        generator = torch.Generator().manual_seed(self.seed + number)
+        start = starts[int(torch.randint(len(starts), (1,), generator=generator))]
+        return torch.from_numpy(ids[start : start + length].copy())
+
+    def _beginnings(self, ids: np.ndarray, length: int) -> Sequence[int]:
+        """Where a passage may begin: behind an empty line, behind a line break, or anywhere."""
+        last = max(0, len(ids) - length)
+        vocabulary = self.strings(torch.arange(n_tokens(self.model))) if self.has_vocabulary else ()
+        breaks = np.isin(ids, [i for i, text in enumerate(vocabulary) if text.endswith("\n")])
+        after = np.flatnonzero(breaks[:-1] & breaks[1:]) + 2
+        for places in (after, np.flatnonzero(breaks) + 1):
+            found = [int(p) for p in places if p <= last and not breaks[min(p, len(ids) - 1)]]
+            if found:
+                return found
+        return range(last + 1)
+
+    def command(self, name: str, *more: str, text: bool = False, gelu: str = "--activation") -> str:
+        """A line for bash: one of our commands on this checkpoint."""
+        source = source_of(self.raw_text)
+        given = ["--text", source] if text and source else []
+        line = command("nanogpt-lens", *name.split(), self.name, *more, *given, *self.options.words(gelu=gelu))
+        unnamed = text and self.raw_text is not None and not source
+        return f"{line}  # and --text with a file of the text that was given" if unnamed else line
+
+    def report_command(self, *sections: str) -> str:
+        """The line that makes this report again, or some sections of it."""
+        own: list[str] = []
+        if self.pair is not None and (not sections or "patching" in sections):
+            for word in ("clean", "corrupted", "answer", "wrong"):
+                value = getattr(self.pair, word)
+                own += [] if value is None else [f"--{word}", value]
+        seed = ["--seed", str(self.seed)] if self.seed else []
+        chosen = ["--sections", ",".join(sections)] if sections else []
+        output = "report.html" if len(sections) != 1 else f"{sections[0]}.html"
+        return self.command("report", "-o", output, *chosen, *own, *seed, text=True)
+
+    def python(self, call: str) -> str:
+        """A line of Python with `model` loaded."""
+        given = {k: v for k, v in self.options.given().items() if v != getattr(Options(), k)}
+        options = "".join(f", {k}={str(v) if isinstance(v, Path) else v!r}" for k, v in given.items())
+        return f"import nanogpt_lens as ngl; model = ngl.load({self.name!r}{options}); {call}"
+
+
+def source_of(text: Corpus | None) -> str | None:
+    """What names a text on the command line; None for a text or ids given in Python."""
+    named = isinstance(text, Path) or (isinstance(text, str) and is_path(text))
+    return short_path(str(text)) if named else None
+
+
+def name_of(text: Corpus) -> str:
+    """What a text is called."""
+    text = Path(text).expanduser() if isinstance(text, str) and is_path(text) else text
+    return corpus_name(text) if isinstance(text, Path | TextData) else "the given text"
+
+
+def text_of(model: Hooked, text: Corpus | None) -> Text | None:
+    """A text, encoded once.
+
+    Raises:
+        AnalysisError: fewer than eight tokens, or ids outside the vocabulary.
+        DataError, VocabularyError: a file that cannot be read, a text that cannot be encoded.
+    """
+    if text is None:
+        return None
+    text = Path(text).expanduser() if isinstance(text, str) and is_path(text) else text
+    flat: Corpus = text.reshape(-1) if isinstance(text, Tensor | np.ndarray) and text.ndim == 2 else text
+    ids = corpus_tokens(model, flat)
+    ids = ids.cpu().numpy() if isinstance(ids, Tensor) else ids
+    if len(ids) < 8:
+        raise AnalysisError(f"the text has {len(ids)} tokens; expected at least 8: give a longer text")
+    check_ids(model.cfg.d_vocab, ids, corpus_name(text))
+    name = name_of(text)
+    file = text if isinstance(text, Path) and text.is_file() else None
+    digest = None
+    if file is not None:
+        with file.open("rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return Text(
+        data=TextData(train=ids[:0], val=ids, vocabulary=None, name=name),
+        sha256=digest,
+    )
