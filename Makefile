@@ -37,6 +37,7 @@ benchmark: .venv/.dev  ## the numbers of docs/BENCHMARKS.md
 	$(BIN)/python benchmarks/encoding.py
 	$(BIN)/python benchmarks/patching.py
 	$(BIN)/python benchmarks/neurons.py
+	$(BIN)/python benchmarks/widgets.py  # needs Chromium
 
 # torch first: asked for by another package, pip takes gigabytes of CUDA with it
 .venv/.torch:
