@@ -17,7 +17,10 @@ from nanogpt_lens.viz.page import document, figure_block
 from nanogpt_lens.viz.style import FONT, GRID, INK, MONOSPACE, MUTED
 from nanogpt_lens.viz.widget import Widget
 
-_STATIC = '<p class="static">An interactive figure, which needs scripts; its numbers are in the tables.</p>'
+_STATIC = (
+    '<p class="static">An interactive figure, which needs scripts; the tables of this section have its main '
+    "numbers.</p>"
+)
 
 
 def page(*, name: str, title: str, status: str, tone: str, sections: Sequence[Section]) -> str:

@@ -24,6 +24,7 @@ from nanogpt_lens.reporting.words import command, short_path
 OWN_TEXT = "text drawn from the model itself at temperature 1"
 _LOOKED_AT = 50_000  # tokens of the text among which a passage begins
 _LONGEST = 128
+_WORK = 2e12  # parameters times tokens that a section reads at most: minutes on a CPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,10 @@ class Subject:
         """Tokens of a sequence of text: the context, at most 128, and at least four of them in the text."""
         most = min(int(self.model.cfg.n_ctx), _LONGEST)
         return most if self.text is None else max(2, min(most, len(self.text.ids) // 4))
+
+    def affordable(self, tokens: int, least: int) -> int:
+        """How many of so many tokens are read: fewer of a large model, whose report would take too long."""
+        return min(tokens, max(least, int(_WORK / max(1, self.n_params))))
 
     @property
     def text_name(self) -> str:

@@ -161,7 +161,11 @@ def test_a_model_that_does_induction_is_said_to():
 
 def test_lens_and_attribution_are_those_of_the_analyses(page, plays, model):
     found = ngl.measure_convergence(model, plays, n=64, length=64, progress=False)
-    convergence, parts = section(page, "lens").tables()
+    lens, convergence, parts = section(page, "lens").tables()
+    passage = "".join(cell.split(" ", 1)[1] for cell in lens[0][1:]).replace("·", " ").replace("↵", "\n")
+    tops = ngl.logit_lens(model, passage).top_strings()[-1, -1, :, 0]
+    assert [cell.replace("·", " ").replace("↵", "\n") for cell in lens[1][1:]] == tops.tolist()
+    assert lens[1][0] == "3.resid_post"
     assert [row[0] for row in convergence[1:-1]] == [name for _, _, name in found.in_depth_order()]
     assert convergence[2][1] == between(found.values[0, 0, 1], found.low[0, 0, 1], found.high[0, 0, 1], digits=2)
     assert convergence[-1][1] == nice(found.chance[0, 0, 0], 2)

@@ -17,6 +17,7 @@ from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import at, interval, number, percent, quoted
 from nanogpt_lens.results import LensResult
 from nanogpt_lens.results.lens import ConvergenceResult, LogitAttribution
+from nanogpt_lens.viz.tokens import visible
 
 _SHORT, _LONG, _N = 14, 64, 64
 _EARLIEST = 4  # tokens before the prediction that is taken apart
@@ -35,6 +36,7 @@ def _make(subject: Subject) -> Made:
     attribution = direct_logit_attribution(model, prompt, answer, wrong)
     body: list[Block] = [
         drawn(lens, "the most likely next token at every point of the model", title="Most likely next token"),
+        _lens_table(subject, lens),
         Heading(text="On average"),
         drawn(convergence, "how beliefs approach the output", title="Approach to the output"),
         _convergence_table(convergence),
@@ -84,6 +86,22 @@ def _asked(subject: Subject, prompt: Tensor, answer: int, wrong: int, lens: Lens
 def quoted_text(subject: Subject, tokens: Tensor) -> str:
     """Several tokens between quotes, every character visible."""
     return quoted(subject.separator.join(subject.strings(tokens)), longest=400)
+
+
+def _lens_table(subject: Subject, lens: LensResult) -> Table:
+    """The most likely tokens, the last point first, as in the figure."""
+    tokens = subject.strings(lens.tokens)
+    rows = [
+        (name, *(visible(lens.string(token)) for token in lens.top_tokens[i, j, :, 0].tolist()))
+        for i, j, name in reversed(lens.in_depth_order())
+    ]
+    return Table(
+        header=("point", *(f"{i} {visible(token)}" for i, token in enumerate(tokens))),
+        rows=tuple(rows),
+        caption="The most likely next token at each point (rows, the output on top) after each position (columns).",
+        left=tuple(range(len(tokens) + 1)),
+        folded="The most likely tokens as a table",
+    )
 
 
 def _convergence_table(found: ConvergenceResult) -> Table:

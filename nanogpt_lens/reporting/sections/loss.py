@@ -21,7 +21,7 @@ from nanogpt_lens.reporting.words import count, interval, number, percent
 from nanogpt_lens.sampling import generate
 from nanogpt_lens.viz.tokens import visible
 
-_TOKENS = 2**16
+_TOKENS, _LEAST = 2**16, 2**12
 _OWN = 64  # sequences of the model's own text
 _PASSAGE = 256
 _SAMPLES, _WRITTEN = 2, 200
@@ -31,10 +31,8 @@ _SEED = 1337  # nanoGPT's own
 def _make(subject: Subject) -> Made:
     model, size = subject.model, n_tokens(subject.model)
     length = subject.length
-    tokens = text_sequences(
-        model, subject.corpus, length=length, n=_OWN if subject.text is None else max(2, _TOKENS // length),
-        seed=subject.seed,
-    )  # fmt: skip
+    n = _OWN if subject.text is None else max(2, subject.affordable(_TOKENS, _LEAST) // length)
+    tokens = text_sequences(model, subject.corpus, length=length, n=n, seed=subject.seed)
     with evaluating(model):
         found = losses(model, tokens).double().cpu()
     per_sequence = found.mean(1)

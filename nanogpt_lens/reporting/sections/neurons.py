@@ -20,7 +20,9 @@ from nanogpt_lens.reporting.words import count, interval, number, percent, plura
 from nanogpt_lens.results import Excerpt, NeuronSearch, SeparatingNeurons
 
 SAMPLE = 200_000
-"""Tokens of the text that are searched, from its beginning."""
+"""Tokens of the text that are searched, from its beginning; fewer of a large model, and the section says how many."""
+
+_LEAST = 2**14
 
 CLASSES = {"speaker_name": "speakers' names", "newline": "line breaks", "upper_case": "upper-case letters"}
 """Classes for which separating neurons are looked for."""
@@ -74,7 +76,7 @@ def _sample(subject: Subject) -> tuple[Corpus, int, str]:
     if subject.text is None:
         rows = own_text(subject.model, length=subject.length, n=_OWN, seed=subject.seed).cpu()
         return rows, rows.numel(), f"{count(rows.numel())} tokens of {subject.text_name}"
-    ids = subject.text.ids[:SAMPLE]
+    ids = subject.text.ids[: subject.affordable(SAMPLE, _LEAST)]
     name = subject.text.data.name
     whole = len(ids) == len(subject.text.ids)
     data = TextData(train=ids[:0], val=ids, vocabulary=None, name=name)
