@@ -26,6 +26,8 @@ def test_the_wheel_has_what_it_must(wheel):
     checkpoint = "nanogpt_lens/_checkpoints/shakespeare_char"
     for name in ("ckpt.pt", "meta.pkl", "config.json", "README.md"):
         assert f"{checkpoint}/{name}" in names
+    for name in ("viz/assets/runtime.js", "viz/assets/attention.js", "reporting/page.html", "reporting/report.css"):
+        assert f"nanogpt_lens/{name}" in names
     for name in ("nanogpt_lens/py.typed", "conversion/py.typed", "conversion/equivalence.py", "nanogpt_lens/cli.py"):
         assert name in names
     assert not [n for n in names if n.startswith(("tests", "benchmarks", "checkpoints"))]

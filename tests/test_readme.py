@@ -16,6 +16,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 ANALYSES = (ROOT / "docs" / "ANALYSES.md").read_text()
 LENSES = (ROOT / "docs" / "LENSES_AND_NEURONS.md").read_text()
+PICTURES = (ROOT / "docs" / "PICTURES.md").read_text()
+REPORT = (ROOT / "docs" / "REPORT.md").read_text()
+DOCS = ANALYSES + LENSES + PICTURES + REPORT
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 60
 
 
@@ -29,7 +32,9 @@ def test_the_first_forty_lines_say_it_all():
         assert word in top
 
 
-@pytest.mark.parametrize("text", [README, ANALYSES, LENSES], ids=["README", "ANALYSES", "LENSES_AND_NEURONS"])
+@pytest.mark.parametrize(
+    "text", [README, ANALYSES, LENSES, PICTURES], ids=["README", "ANALYSES", "LENSES_AND_NEURONS", "PICTURES"]
+)
 def test_the_snippets_run(tmp_path, text):
     (tmp_path / "input.txt").write_text(TEXT)
     code = "\n".join(blocks("python", text))
@@ -52,6 +57,8 @@ def test_the_commands_run(tmp_path, monkeypatch):
             words += ["--max-iters", "20", "--eval-interval", "10", "--eval-iters", "2"]
         if words[1] in ("heads", "induction", "lens"):
             words += ["--n", "8"]
+        if words[1] == "report":
+            words += ["--sections", "summary,loss"]
         if words[1] == "tune-lens":
             words += ["--steps", "20"]
         code, shown, error = run(*words[1:])
@@ -61,14 +68,14 @@ def test_the_commands_run(tmp_path, monkeypatch):
 def test_every_file_it_names_is_there():
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / link).exists(), link
-    for link in re.findall(r"\]\((?!http)([^)#]+)\)", ANALYSES + LENSES):
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", DOCS):
         assert (ROOT / "docs" / link).exists(), link
 
 
 def test_every_name_it_uses_is_public():
     import nanogpt_lens as ngl
 
-    for name in set(re.findall(r"\bngl\.(\w+)", README + ANALYSES + LENSES)):
+    for name in set(re.findall(r"\bngl\.(\w+)", README + DOCS)):
         assert hasattr(ngl, name), name
 
 

@@ -174,8 +174,8 @@ def _static(shades: np.ndarray, names: list[str], tokens: list[str], causal: boo
     """Every head as a picture with its name, and the text."""
     width = 110 if len(names) > 1 else 360
     pictures = "".join(
-        f'<figure style="margin:0;width:{width}px"><img alt="attention of {html.escape(visible(name, spaces=False))}: destination '
-        f'down, source across" src="{heat_map(matrix, causal=causal)}" style="width:100%;display:block;'
+        f'<figure style="margin:0;width:{width}px"><img alt="attention of {html.escape(visible(name, spaces=False))}: '
+        f'destination down, source across" src="{heat_map(matrix, causal=causal)}" style="width:100%;display:block;'
         f'border:1px solid #5c6370;image-rendering:pixelated"><figcaption style="font:12px {FONT}">'
         f"{html.escape(visible(name, spaces=False))}</figcaption></figure>"
         for name, matrix in zip(names, shades, strict=True)

@@ -185,7 +185,10 @@ def _write(
 ) -> Path:  # fmt: skip
     drawn = figure.plot() if isinstance(figure, Result) else go.Figure(figure)
     layout: Any = drawn.layout
-    size = {"width": width or layout.width or style.WIDTH, "height": height or layout.height or style.HEIGHT}
+    size = {
+        "width": width if width is not None else layout.width or style.WIDTH,
+        "height": height if height is not None else layout.height or style.HEIGHT,
+    }
     for name, value in {**size, "scale": scale}.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 20_000:
             raise AnalysisError(f"{name} is {value!r}; expected a number of pixels, or for scale a factor such as 2")

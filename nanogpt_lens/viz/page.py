@@ -71,7 +71,7 @@ def block(
 def figure_block(figure: Figure, identity: str, *, static: str = "", lazy: bool = True) -> str:
     """HTML of a Plotly figure."""
     data = json.loads(figure.to_json() or "null")
-    height = int(figure.layout.height or 450)
+    height = int(data["layout"].get("height") or 450)
     return block(identity, "plotly", data, static=static, needs="plotly", height=height, lazy=lazy)
 
 

@@ -52,7 +52,7 @@ def colours(low: float, high: float, *, signed: bool) -> dict[str, Any]:
         low, high: of the values; nan where there are none.
         signed: whether negative and positive mean different things.
     """
-    low, high = (value if math.isfinite(value) else 0.0 for value in (low, high))
+    low, high = (float(f"{value:.5g}") if math.isfinite(value) else 0.0 for value in (low, high))
     if signed:
         bound = max(abs(low), abs(high)) or 1.0
         return {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound, "cmid": 0.0}

@@ -135,8 +135,10 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "steps alone": lambda: steps(),
     "five axes": lambda: Result(
         values=torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(1)),
-        axes=("layer", "feature", "case", "pos"), quantity="something signed, change", definition="made up",
-    ),  # fmt: skip
+        axes=("layer", "feature", "case", "pos"),
+        quantity="something signed, change",
+        definition="made up",
+    ),
 }
 """A result of every function that returns one, and of its variants; evaluate_sae has tests of its own."""
 

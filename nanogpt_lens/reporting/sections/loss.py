@@ -46,13 +46,15 @@ def _make(subject: Subject) -> Made:
     rows.append((f"a uniform guess among {count(size)} tokens", number(uniform), *_others(uniform, 0)))
     stated = subject.checkpoint.best_val_loss if subject.checkpoint else None
     if stated is not None and math.isfinite(stated) and stated < 1e8:
-        rows.append(("best_val_loss in the checkpoint, on its own data", number(stated), *_others(stated, 0)))
+        where = "best_val_loss in the checkpoint, on the validation part of its own data"
+        rows.append((where, number(stated), *_others(stated, 0)))
     words = f"{count(len(tokens))} sequences of {length} tokens, {_origin(subject)}; 95% interval over the sequences"
     body: list[Block] = [
         Table(
             header=("", "loss, nats per token", "perplexity", "bits per character"),
             rows=tuple(rows),
-            caption=f"Mean cross-entropy of the next token: {words}.",
+            caption=f"Mean cross-entropy of the next token: {words}. On text that a model was trained on the loss is "
+            "lower than on new text; whether this is such text, the checkpoint does not say.",
         ),
         *_by_position(found),
         *_passage(subject, uniform),

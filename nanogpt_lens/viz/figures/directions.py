@@ -147,7 +147,7 @@ def steering(result: SteeringEffect, *, score: str | None = None) -> Drawing:
         )  # fmt: skip
         figure.update_yaxes(nticks=6, row=where["row"], col=where["col"])
         last = n + columns >= len(chosen)
-        figure.update_xaxes(title_text="scale of the direction" if last else "", row=where["row"], col=where["col"])
+        figure.update_xaxes(title_text="scale" if last else "", row=where["row"], col=where["col"])
     notes = ("Bands: 95% bootstrap intervals; of the random directions from the lowest to the highest",)
     return Drawing(figure=figure, title="What steering does", notes=notes, plot=plot, left=52, above=24, legend=True)
 

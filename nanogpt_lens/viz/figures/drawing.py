@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from nanogpt_lens.viz import style
-from nanogpt_lens.viz.tokens import visible
+from nanogpt_lens.viz.tokens import JOINER, visible
 
 _LINE = 14  # pixels of a line of the caption
 _TITLE = 19
@@ -171,7 +171,7 @@ def _legend_height(figure: go.Figure, width: int) -> int:
     names = [str(trace.name) for trace in traces if trace.showlegend is not False and trace.name]
     if not names:
         return 0
-    each = [44 + style.wide(name) for name in names]
+    each = [58 + style.wide(name) for name in names]
     rows = 1 if sum(each) <= width - 20 else math.ceil(len(names) / max(1, int((width - 20) // max(each))))
     return 16 + _ENTRY * rows
 
@@ -187,4 +187,4 @@ def _letters(width: int, each: float) -> int:
 
 def _shown(text: str) -> str:
     """Words of ours around labels, every character visible; white space stays."""
-    return visible(text, spaces=False, longest=6000)
+    return visible(text.replace(JOINER, ""), spaces=False, longest=6000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -120,8 +121,7 @@ def _sankey(
     title: str, said: str, heads: Sequence[str],
 ) -> Drawing:  # fmt: skip
     """The strongest links; nodes without one are left out."""
-    kept = sorted(found, key=lambda link: (-link[2], link[1], link[0]))[: count("links", links)]
-    kept = sorted(link for link in kept if link[2] > 0)
+    kept = _strongest(found, stage, count("links", links))
     nodes = sorted({end for link in kept for end in link[:2]})
     index = {node: i for i, node in enumerate(nodes)}
     x, y, height = _places(nodes, kept, stage)
@@ -145,8 +145,27 @@ def _sankey(
     if part < 0.9995:
         notes.append(f"They carry {100 * part:.0f}% or more of each step")
     return Drawing(
-        figure=figure, title=title, notes=tuple(notes), plot=height, left=18, right=18, above=24, below=14
+        figure=figure, title=title, notes=tuple(notes), plot=height, left=18, right=18, above=24, below=18
     )  # fmt: skip
+
+
+def _strongest(found: Sequence[Link], stage: Sequence[int], most: int) -> list[Link]:
+    """At most so many links, from the strongest down, all of them on ways from the first column to the last."""
+    order = sorted((link for link in found if link[2] > 0), key=lambda link: (-link[2], link[1], link[0]))
+    sizes = range(len(order) + 1)
+    n = bisect_right(sizes, most, key=lambda size: len(_complete(order[:size], stage))) - 1
+    return sorted(_complete(order[:n], stage) or order[:most])
+
+
+def _complete(links: Sequence[Link], stage: Sequence[int]) -> list[Link]:
+    """Without the links that lead from nowhere or to nowhere."""
+    last, kept = max(stage), list(links)
+    while True:
+        into, out = {target for _, target, _ in kept}, {source for source, *_ in kept}
+        left = [(s, t, v) for s, t, v in kept if (stage[s] == 0 or s in into) and (stage[t] == last or t in out)]
+        if len(left) == len(kept):
+            return kept
+        kept = left
 
 
 def _by_stage(links: Sequence[Link], stage: Sequence[int]) -> dict[int, float]:

@@ -15,7 +15,7 @@ from nanogpt_lens.viz.figures.choices import count, is_signed, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map, heat_maps
 from nanogpt_lens.viz.figures.labels import places, words
-from nanogpt_lens.viz.figures.lines import ranked
+from nanogpt_lens.viz.figures.lines import downwards, ranked
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts, plain
 
 _CELLS = 12  # up to so many rows and columns the values stand in the cells
@@ -120,7 +120,7 @@ def _bars(
     flat = Measured.of(result).mapped(lambda tensor: _oriented(result, tensor, where, axes).flatten())
     names = [f"{row}.{head}" for row in places(result, "layer") for head in places(result, "head")]
     order = flat.values.abs().nan_to_num(-1).argsort(descending=True, stable=True)[: count("k", k)]
-    order = order[flat.values[order].argsort(descending=True, stable=True)]
+    order = order[downwards(flat.values[order])]
     notes = [f"The {len(order)} heads with the largest magnitude, of {len(names)}"] if len(order) < len(names) else []
     return ranked(
         [names[i] for i in order.tolist()], flat.at(order), title=title, unit=unit, what="head", definition=definition,

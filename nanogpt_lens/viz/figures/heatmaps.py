@@ -53,7 +53,7 @@ class Map:
         return go.Heatmap(
             z=digits(self.z), x=list(self.x), y=list(self.y), customdata=self.data, text=self.text,
             texttemplate=inside, hovertemplate=f"{self.hover}<extra></extra>", hoverongaps=False,
-            xgap=1 if few else 0, ygap=1 if few else 0, name=self.name, **options,
+            xgap=1 if few else 0, ygap=1 if few else 0, name=words(self.name), **options,
         )  # fmt: skip
 
 
@@ -191,8 +191,9 @@ def _panel_scales(figure: go.Figure, maps: Sequence[Map], signed: bool | None, t
     for i, shown in enumerate(maps):
         low, high = bounds(shown.z)
         trace: Any = figure.data[i]
+        layout: Any = figure.layout
         xaxis, yaxis = (
-            figure.layout[f"{axis[0]}axis{axis[1:]}"] for axis in (str(trace.xaxis or "x"), str(trace.yaxis or "y"))
+            layout[f"{axis[0]}axis{axis[1:]}"] for axis in (str(trace.xaxis or "x"), str(trace.yaxis or "y"))
         )
         left, right = xaxis.domain
         own = bar(yref="paper", x=left, len=right - left, y=yaxis.domain[1], ypad=3, thickness=6, nticks=4)

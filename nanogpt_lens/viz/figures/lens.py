@@ -49,21 +49,22 @@ def reading(
         colour: of the table's cells: "probability" of the token in it, "kl", "entropy", or of the token that really
             follows "logprob" or "rank".
         example: which text of the table.
-        pos: the positions (start, stop) of the table; None for the first 20.
-        score: only this curve.
+        pos: the positions (start, stop) of the table; None for the first 20, or 10 if tokens are long.
+        score: only this curve, also without kind="curves".
 
     Raises:
         ResultError: another word, or a place that is not there.
     """
     one_of("kind", kind, ("table", "curves"))
-    if kind == "curves":
+    if kind == "curves" or score is not None:
         return _curves(result, score)
     one_of("colour", colour, COLOURS)
     several = "example" in result.axes
     at = index_of(result, "example", example) if several else 0
     grids = {name: _plane(result, name, at if several else None) for name in ("top", *COLOURS)}
     tokens = (result.tokens[at] if several else result.tokens).tolist()
-    shown = span("pos", pos, len(tokens), most=_COLUMNS)
+    long = max((len(made) for made in result.strings.values()), default=1) > 2
+    shown = span("pos", pos, len(tokens), most=_COLUMNS // 2 if long else _COLUMNS)
     names = numbered([result.string(token) for token in tokens], longest=10)
     places = result.in_depth_order()
     text = [

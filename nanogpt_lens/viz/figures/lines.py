@@ -133,7 +133,12 @@ def largest(values: Tensor, k: int) -> Tensor:
     if len(values) <= k:
         return torch.arange(len(values))
     order = values.double().abs().nan_to_num(-1).argsort(descending=True, stable=True)[:k]
-    return order[values[order].argsort(descending=True, stable=True)]
+    return order[downwards(values[order])]
+
+
+def downwards(values: Tensor) -> Tensor:
+    """Places of the values, the highest first and nan last."""
+    return values.double().nan_to_num(-torch.inf, torch.inf, -torch.inf).argsort(descending=True, stable=True)
 
 
 def bars_height(n: int) -> int:

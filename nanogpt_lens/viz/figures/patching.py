@@ -17,7 +17,7 @@ from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.grids import Grid, grid_of, site_names
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
-from nanogpt_lens.viz.figures.lines import ranked
+from nanogpt_lens.viz.figures.lines import downwards, ranked
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts
 
 Value = Literal["recovery", "effect", "value", "estimate"]
@@ -161,8 +161,7 @@ def _bars(
     order = size.argsort(descending=True, stable=True)[: count("k", k)]
     everything = len(order) == len(names)
     flat = Measured(shown.values, shown.low, shown.high).mapped(lambda tensor: tensor.flatten()[place])
-    high_first = flat.values[order].argsort(descending=True, stable=True)
-    order = order.sort().values if everything else order[high_first]
+    order = order.sort().values if everything else order[downwards(flat.values[order])]
     cut = [f"The {len(order)} sites with the largest effect, of {len(names)}"] if not everything else []
     if isinstance(result, ScreeningResult):
         cut.append("Without an interval: estimated by gradient")
