@@ -1,0 +1,253 @@
+"""Execute the notebooks, and replace what only runs in a browser by small pictures, so that they read well on the web.
+
+    python scripts/notebooks.py            # execute all and write them
+    python scripts/notebooks.py --check    # execute all, write nothing
+    python scripts/notebooks.py 01_induction_heads
+
+Plotly figures become PNG through kaleido, widgets through Playwright; both drive a Chromium that is installed. What is
+written depends on nothing but the notebook: no times, no paths, no progress bars, cell ids by number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+from conversion.atomic import write_text
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "notebooks"
+PLOTLY, PNG, HTML, TEXT = "application/vnd.plotly.v1+json", "image/png", "text/html", "text/plain"
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # and so the same sums everywhere
+    "PLOTLY_RENDERER": "plotly_mimetype",  # else each figure brings the library as HTML
+    "TQDM_DISABLE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONHASHSEED": "0",
+}
+WIDTH = 760  # of a picture, in the page's pixels
+LARGE = 120_000  # bytes; a larger picture is made at half the resolution
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND", "--hide-scrollbars",
+]  # fmt: skip
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+log = logging.getLogger("notebooks")
+
+Picture = Callable[[float], bytes]
+"""From a scale, 2.0 for twice the pixels, to a PNG."""
+
+
+def names() -> list[str]:
+    """Every notebook, in order."""
+    return sorted(file.stem for file in FOLDER.glob("*.ipynb"))
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    """A notebook as it is."""
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def execute(notebook: nbformat.NotebookNode, *, timeout: float = 300) -> float:
+    """Run every cell of a notebook in an empty folder, in this very environment; returns the seconds that it took.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        logging.getLogger("traitlets").setLevel(logging.ERROR)
+        client = NotebookClient(
+            notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}},
+            record_timing=False,
+        )  # fmt: skip
+        start = time.perf_counter()
+        client.execute(env={**os.environ, **ENVIRONMENT})
+        return time.perf_counter() - start
+
+
+def outputs(notebook: nbformat.NotebookNode) -> Iterator[tuple[int, nbformat.NotebookNode]]:
+    """Every output and the number of its cell."""
+    for i, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            yield i, output
+
+
+def is_widget(data: dict[str, Any]) -> bool:
+    """Whether an output is one of our widgets, which may run scripts."""
+    return 'data-ngl-data="ngl-' in data.get(HTML, "")
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Leave out what differs between two runs, and what the terminal was told."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for i, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{i:02}"
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter")})
+        if cell.cell_type == "code":
+            kept = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+            cell.outputs = _joined(kept)
+
+
+def _joined(found: Iterable[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Neighbouring pieces of what was printed, in one: where they are cut depends on the clock."""
+    kept: list[nbformat.NotebookNode] = []
+    for output in found:
+        if kept and output.output_type == kept[-1].output_type == "stream":
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
+
+
+def still(notebook: nbformat.NotebookNode, context: Any) -> None:
+    """Put pictures in the place of figures and widgets; `context` is Playwright's, for the widgets."""
+    for _, output in outputs(notebook):
+        data = output.get("data", {})
+        if PLOTLY in data:
+            _replace(output, _figure(data[PLOTLY]), _caption(data[PLOTLY]))
+        elif is_widget(data):
+            _replace(output, _widget(context, data[HTML]), data[TEXT])
+        elif "<script" in data.get(HTML, ""):
+            del data[HTML]  # of `setup_notebook`: what it is, is in its text
+
+
+def _replace(output: nbformat.NotebookNode, draw: Picture, text: str) -> None:
+    picture, width = _small(draw)
+    output.data = nbformat.from_dict({PNG: base64.b64encode(picture).decode(), TEXT: text})
+    output.metadata = nbformat.from_dict({PNG: {"width": width}})
+
+
+def _small(draw: Picture) -> tuple[bytes, int]:
+    """A picture in 256 colours, at twice the resolution if that is small, and its width in the page's pixels."""
+    from PIL import Image
+
+    for scale in (2.0, 1.0):
+        image = Image.open(io.BytesIO(draw(scale))).convert("RGB")
+        few = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        found = [few.getpalette()[i : i + 3] for i in range(0, 768, 3)]
+        few.putpalette([value for colour in found for value in ([255] * 3 if min(colour) >= 252 else colour)])  # paper
+        packed = io.BytesIO()
+        few.save(packed, "PNG", optimize=True)
+        if packed.tell() <= LARGE or scale == 1.0:
+            return packed.getvalue(), round(image.width / scale)
+    raise AssertionError("one of the scales is the last")
+
+
+def _figure(data: dict[str, Any]) -> Picture:
+    import plotly.graph_objects as go
+
+    from nanogpt_lens.viz import style
+    from nanogpt_lens.viz.export import to_png
+
+    style.template()
+    figure = go.Figure({"data": data["data"], "layout": data["layout"]})
+
+    def draw(scale: float) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "figure.png"
+            return to_png(figure, file, width=figure.layout.width or WIDTH, scale=scale).read_bytes()
+
+    return draw
+
+
+def _caption(data: dict[str, Any]) -> str:
+    layout = data["layout"]
+    title = layout.get("title", {}).get("text", "").replace("<br>", " ")
+    return f"Figure: {title}. {(layout.get('meta') or {}).get('caption', '')}".strip()
+
+
+def _widget(context: Any, html: str) -> Picture:
+    from nanogpt_lens.viz.widget import Setup
+
+    page = context.new_page()  # a page keeps what scripts of another content left in it
+    page.set_content(
+        f"<!doctype html><meta charset=utf-8><body style='margin:0;background:#fff;width:{WIDTH}px'>"
+        f"{Setup()._repr_html_()}<main>{html}</main></body>"
+    )
+    page.wait_for_selector("main [data-ngl][data-state=ready]", timeout=60_000)
+    page.wait_for_timeout(400)  # charts fade in
+    element = page.query_selector("main figure") or page.query_selector("main [data-ngl]")
+    picture = element.screenshot(animations="disabled")
+    page.close()
+
+    def draw(scale: float) -> bytes:
+        if scale == 2.0:
+            return picture
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(picture))
+        packed = io.BytesIO()
+        image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS).save(packed, "PNG")
+        return packed.getvalue()
+
+    return draw
+
+
+@contextmanager
+def drawing() -> Iterator[Any]:
+    """A browser without a network, at twice the resolution; and one browser for all figures.
+
+    Raises:
+        SystemExit: there is no Chromium.
+    """
+    from playwright.sync_api import sync_playwright
+
+    from nanogpt_lens.viz.export import find_browser, one_browser
+
+    found = find_browser()
+    if not found:
+        raise SystemExit("no Chromium here: `apt-get install chromium` (Debian), or CHROMIUM=path")
+    with one_browser(), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, headless=True, args=FLAGS)
+        context = browser.new_context(viewport={"width": WIDTH, "height": 900}, device_scale_factor=2, offline=True)
+        yield context
+        browser.close()
+
+
+def refresh(chosen: Sequence[str], *, check: bool = False) -> None:
+    """Execute notebooks; unless `check`, write each with still pictures, in one step."""
+    with ExitStack() as stack:
+        context = None if check else stack.enter_context(drawing())
+        for name in chosen:
+            notebook = read(name)
+            seconds = execute(notebook)
+            if check:
+                log.info("%s: %.0f s", name, seconds)
+                continue
+            tidy(notebook)
+            still(notebook, context)
+            nbformat.validate(notebook)
+            file = FOLDER / f"{name}.ipynb"
+            write_text(file, nbformat.writes(notebook) + "\n")
+            log.info("%s: %.0f s, %d kB", name, seconds, file.stat().st_size // 1000)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="which; all of them where none is named")
+    parser.add_argument("--check", action="store_true", help="execute only, and write nothing")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    log.setLevel(logging.INFO)
+    refresh([Path(name).stem for name in args.names] or names(), check=args.check)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""The notebooks run, their pictures show something, their prose is true of their numbers, and they read well.
+
+What the text claims is asserted by the last cell of each notebook, with the numbers of the run at hand. Here those
+cells run, and the decimal numbers of the conclusions must be printed above them.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import io
+import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+if find_spec("nbclient") is None:
+    pytest.skip("needs nbclient and ipykernel (extra `dev`)", allow_module_level=True)
+
+import nbformat
+
+from scripts import notebooks
+
+NAMES = ["00_quickstart", "01_induction_heads", "02_attention_patterns", "03_logit_lens_analysis"]
+SECTIONS = ["Question", "Method", "What to expect", "What we found", "What could be wrong"]
+MOST_LINES, MOST_BYTES = 120, 1_000_000
+NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?%?")
+
+
+def source_cells(notebook, kind):
+    return [cell for cell in notebook.cells if cell.cell_type == kind]
+
+
+def code_lines(notebook):
+    """Lines of code, blank ones and comments left out."""
+    lines = [line.strip() for cell in source_cells(notebook, "code") for line in cell.source.splitlines()]
+    return sum(bool(line) and not line.startswith("#") for line in lines)
+
+
+def printed(notebook):
+    """Everything printed, by cell."""
+    return {i: out.text for i, out in notebooks.outputs(notebook) if out.output_type == "stream"}
+
+
+def shown_as(notebook, kind):
+    """The data of every output that has this kind."""
+    return [out.data[kind] for _, out in notebooks.outputs(notebook) if kind in out.get("data", {})]
+
+
+def sections(notebook):
+    """The text below each heading of the second level."""
+    text = "\n\n".join(cell.source for cell in source_cells(notebook, "markdown"))
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def arrays(found):
+    """Every array of numbers in a Plotly trace, whatever Plotly packs it into."""
+    if isinstance(found, dict) and "bdata" in found:
+        yield np.frombuffer(base64.b64decode(found["bdata"]), dtype=found["dtype"])
+    elif isinstance(found, dict):
+        for name in ("x", "y", "z", "value", "values", "link", "node"):
+            if name in found:
+                yield from arrays(found[name])
+    elif isinstance(found, list) and found:
+        flat = found
+        while isinstance(flat[0], list):
+            flat = [value for row in flat for value in row]
+        if not any(isinstance(value, str) for value in flat):
+            yield np.array([np.nan if value is None else value for value in flat], dtype=float)
+
+
+def shows_something(figure):
+    """Whether every trace has a finite number (of a heat map: in its cells; of a line: along y or x)."""
+    return bool(figure["data"]) and all(
+        any(np.isfinite(values).any() for values in arrays(trace) if values.size) for trace in figure["data"]
+    )
+
+
+def widget_data(html):
+    """The data block of a widget."""
+    block = re.search(r'<script type="application/json" data-ngl-data="ngl-[^"]+">(.*?)</script>', html, re.DOTALL)
+    return json.loads(block.group(1)) if block else None
+
+
+def leaves(data):
+    values = data.values() if isinstance(data, dict) else data if isinstance(data, list) else [data]
+    return sum(leaves(v) if isinstance(v, dict | list) else len(str(v)) > 0 for v in values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_and_its_pictures_show_something(name):
+    notebook = notebooks.read(name)
+    committed = printed(notebook)
+    notebooks.execute(notebook, timeout=240)
+    figures = shown_as(notebook, notebooks.PLOTLY)
+    assert len(figures) >= 3
+    assert all(shows_something(figure) for figure in figures)
+    widgets = [html for html in shown_as(notebook, notebooks.HTML) if notebooks.is_widget({notebooks.HTML: html})]
+    assert all(leaves(widget_data(html)) > 20 for html in widgets)
+    assert len(shown_as(notebooks.read(name), notebooks.PNG)) == len(figures) + len(widgets)
+    notebooks.tidy(notebook)
+    same_story(committed, printed(notebook))
+
+
+def same_story(committed, now):
+    """What is in the file is what the code prints, but for the last digit: processors and TransformerLens differ."""
+    assert committed.keys() == now.keys()
+    for i, text in committed.items():
+        if "PROVEN EQUAL" in text:  # its numbers belong to the machine and to the TransformerLens
+            assert "PROVEN EQUAL" in now[i]
+            continue
+        assert NUMBER.sub("#", text) == NUMBER.sub("#", now[i])
+        for a, b in zip(NUMBER.findall(text), NUMBER.findall(now[i]), strict=True):
+            decimals = len(a.rstrip("%").partition(".")[2])
+            assert abs(float(a.rstrip("%")) - float(b.rstrip("%"))) <= 2.01 * 10**-decimals, (a, b, text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_a_story(name):
+    notebook = notebooks.read(name)
+    found = sections(notebook)
+    assert [title for title in found if title in SECTIONS] == SECTIONS
+    assert all(len(found[title].split()) > 10 for title in SECTIONS)
+    assert "Run time: about" in notebook.cells[0].source
+    install = source_cells(notebook, "code")[0].source
+    assert 'if "google.colab" in sys.modules:' in install
+    assert "%pip install" in install
+    assert "pip install -c constraints.txt -e" in install
+    assert code_lines(notebook) < MOST_LINES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_numbers_of_its_conclusions_are_printed_above_them(name):
+    """Decimal numbers and percentages outside of code; what they are numbers of, the last cell asserts."""
+    notebook = notebooks.read(name)
+    shown = set(NUMBER.findall("\n".join(printed(notebook).values())))
+    found = sections(notebook)
+    for title in ("What we found", "What could be wrong"):
+        prose = re.sub(r"`[^`]*`|\[[^]]*\]\([^)]*\)|95%", "", found[title])
+        said = [n for n in NUMBER.findall(prose) if "." in n or "%" in n]
+        assert [n for n in said if n not in shown and f"+{n}" not in shown] == []
+    assert len(NUMBER.findall(found["What we found"])) > 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_last_cell_holds_it_to_its_word(name):
+    last = notebooks.read(name).cells[-1]
+    assert last.metadata.get("tags") == ["claims"]
+    nodes = list(ast.walk(ast.parse(last.source)))
+    checks = [node for node in nodes if isinstance(node, ast.Assert)]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "near"]
+    assert len(checks) + len(calls) > 8
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_reads_well_as_it_is(name):
+    """Every picture is there, small and still; nothing runs, nothing tells of the machine it was made on."""
+    file = notebooks.FOLDER / f"{name}.ipynb"
+    text, notebook = file.read_text(encoding="utf-8"), notebooks.read(name)
+    nbformat.validate(notebook)
+    assert len(text) < MOST_BYTES
+    assert [cell.id for cell in notebook.cells] == [f"cell-{i:02}" for i in range(len(notebook.cells))]
+    code = source_cells(notebook, "code")
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for i, out in notebooks.outputs(notebook):
+        assert out.output_type in ("stream", "execute_result", "display_data"), f"cell {i}: {out}"
+        assert out.get("name") != "stderr"
+        data = out.get("data", {})
+        assert data.keys() <= {notebooks.PNG, notebooks.TEXT}, f"cell {i} has {list(data)}"
+        if notebooks.PNG in data:
+            assert len(set(pixels(data[notebooks.PNG]))) > 10, f"the picture of cell {i} is empty"
+    said = [*printed(notebook).values(), *shown_as(notebook, notebooks.TEXT)]
+    for word in ("/work/", "/root/", "/home/", "/tmp/", "site-packages", "Traceback", "it/s]", str(Path.cwd())):
+        assert not any(word in part for part in said), word
+    assert notebook.metadata == notebooks.METADATA
+    assert len(shown_as(notebook, notebooks.PNG)) >= 3
+
+
+def pixels(encoded):
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+    return np.asarray(image)[::3, ::3].reshape(-1, 3).astype(int) @ (1, 256, 65536)
+
+
+def test_these_are_all_and_the_readme_lists_them():
+    assert notebooks.names() == NAMES
+    readme = (notebooks.FOLDER / "README.md").read_text()
+    for name in NAMES:
+        assert f"({name}.ipynb)" in readme
+
+
+@pytest.mark.parametrize(
+    "data",
+    [[], [{"type": "bar", "x": ["a"], "y": []}], [{"type": "heatmap", "z": [[None, None]]}],
+     [{"type": "bar", "y": [1.0]}, {"type": "scatter", "x": [0], "y": {"dtype": "f8", "bdata": "AAAAAAAA+H8="}}]],
+)  # fmt: skip
+def test_an_empty_figure_would_be_found(data):
+    if data and data[-1].get("type") == "scatter":
+        data[-1].pop("x")
+    assert not shows_something({"data": data})
+    assert shows_something({"data": [{"type": "heatmap", "z": [[None, 0.5]]}]})
+
+
+def test_another_number_would_be_found():
+    same_story({1: "loss 1.94 of a, 88%"}, {1: "loss 1.95 of a, 87%"})
+    for other in ("loss 1.99 of a, 88%", "loss 1.94 of b, 88%", "loss 1.94 of a, 91%"):
+        with pytest.raises(AssertionError):
+            same_story({1: "loss 1.94 of a, 88%"}, {1: other})
+
+
+def test_what_is_written_does_not_depend_on_the_run():
+    """Two pieces of one print, a progress bar, times and random ids: gone."""
+    metadata = {"execution": {"iopub.execute_input": "2026"}, "tags": ["claims"]}
+    cell = nbformat.v4.new_code_cell("print(1)", metadata=metadata)
+    cell.outputs = [
+        nbformat.v4.new_output("stream", name="stdout", text="on"),
+        nbformat.v4.new_output("stream", name="stderr", text="100% 3.14it/s]"),
+        nbformat.v4.new_output("stream", name="stdout", text="e\n"),
+    ]
+    kernel = {"language_info": {"version": "3.11.7", "name": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata=kernel)
+    notebooks.tidy(notebook)
+    assert [out.text for out in cell.outputs] == ["one\n"]
+    assert cell.metadata == {"tags": ["claims"]}
+    assert (cell.id, notebook.metadata) == ("cell-00", notebooks.METADATA)
