@@ -1,4 +1,4 @@
-"""What the tests of the trainer need."""
+"""What the tests of the trainer and those in a browser need."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nanogpt_lens.datasets import read_data
+from tests.browser import launched
 from tests.nanogpt_lens.training_helpers import TEXT
 
 
@@ -23,3 +24,10 @@ def data(tmp_path):
     file = tmp_path / "letters.txt"
     file.write_text(TEXT)
     return read_data(file)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium; skips where there is none, fails where REQUIRE_BROWSER=1."""
+    with launched() as found:
+        yield found

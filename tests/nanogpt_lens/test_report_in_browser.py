@@ -7,15 +7,9 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
-from tests.browser import launched, n_colours, pixels, watched
+from tests.browser import n_colours, pixels, watched
 from tests.hostile import HOSTILE, plain
 from tests.nanogpt_lens.report_helpers import hostile, small, text
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

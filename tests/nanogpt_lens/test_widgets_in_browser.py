@@ -14,17 +14,11 @@ from nanogpt_lens.results import AttentionPatterns
 from nanogpt_lens.viz import widgets
 from nanogpt_lens.viz.colours import MASKED, POSITIVE, ramp
 from nanogpt_lens.viz.page import document
-from tests.browser import launched, n_colours, pixels, watched
+from tests.browser import n_colours, pixels, watched
 from tests.hostile import HOSTILE, plain
 from tests.nanogpt_lens.neuron_helpers import lens_model, play
 
 TEXT = "ROMEO:\nBut"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser import launched, n_colours, pixels, watched
+from tests.browser import n_colours, pixels, watched
 from tests.nanogpt_lens.neuron_helpers import lens_model
 
 nbformat = pytest.importorskip("nbformat")
@@ -14,12 +14,6 @@ SETUP = "ngl.setup_notebook()"
 HEADS = "ngl.widgets.attention_heads(model, 'ROMEO:')"
 LOSS = "ngl.widgets.colored_tokens(model, 'ROMEO:')"
 LARGE = "ngl.widgets.attention_heads(model, 'ROMEO:', engine='canvas')"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
