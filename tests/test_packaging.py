@@ -23,9 +23,9 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_has_what_it_must(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    checkpoint = "nanogpt_lens/_checkpoints/shakespeare_char"
-    for name in ("ckpt.pt", "meta.pkl", "config.json", "README.md"):
-        assert f"{checkpoint}/{name}" in names
+    for checkpoint in ("shakespeare_char", "handmade_induction"):
+        for name in ("ckpt.pt", "meta.pkl", "config.json", "README.md"):
+            assert f"nanogpt_lens/_checkpoints/{checkpoint}/{name}" in names
     for name in ("viz/assets/runtime.js", "viz/assets/attention.js", "reporting/page.html", "reporting/report.css"):
         assert f"nanogpt_lens/{name}" in names
     for name in ("nanogpt_lens/py.typed", "conversion/py.typed", "conversion/equivalence.py", "nanogpt_lens/cli.py"):
@@ -57,7 +57,7 @@ def test_a_plain_install_knows_the_shipped_checkpoint(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("4")
-    assert "shakespeare_char" in done.stdout
+    assert "['handmade_induction', 'shakespeare_char']" in done.stdout
 
 
 def test_both_constraints_agree():
