@@ -244,8 +244,8 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> Path:
         content["optimizer"] = checkpoint.optimizer
     if folder is not None:
         _save_vocabulary(checkpoint.vocabulary, folder)
-    with replacing(file) as temporary:
-        torch.save(content, temporary)
+    with replacing(file) as temporary, temporary.open("wb") as opened:
+        torch.save(content, opened)  # given a path, it would write the temporary file's random name into the archive
     return file
 
 

@@ -160,7 +160,7 @@ def corpus_tokens(model: Hooked, corpus: Corpus) -> Tensor | np.ndarray:
         return encode_corpus(model, corpus)
     if isinstance(corpus, Path):
         return _file_tokens(model, corpus)
-    ids: Any = corpus.val if isinstance(corpus, TextData) else corpus
+    ids: Any = data_tokens(model, corpus, "val") if isinstance(corpus, TextData) else corpus
     integers = isinstance(ids, Tensor | np.ndarray) and str(ids.dtype).removeprefix("torch.").startswith(
         ("int", "uint")
     )
@@ -169,6 +169,19 @@ def corpus_tokens(model: Hooked, corpus: Corpus) -> Tensor | np.ndarray:
             f"the corpus is a {type(corpus).__name__}; expected text, a path, or integer ids [tokens] or [example, pos]"
         )
     return ids
+
+
+def data_tokens(model: Hooked, data: TextData, part: Literal["train", "val"]) -> Tensor | np.ndarray:
+    """One part of some data, as ids [tokens] of the model; encoded anew where the data have another vocabulary.
+
+    Raises:
+        VocabularyError: a character that the model's vocabulary does not have.
+    """
+    ids, theirs = getattr(data, part), data.vocabulary
+    own = getattr(getattr(model, "tokenizer", None), "encoder", None)
+    if not isinstance(theirs, CharVocabulary) or not isinstance(own, CharVocabulary):
+        return ids
+    return ids if tuple(theirs.chars) == tuple(own.chars) else encode_corpus(model, theirs.decode(ids))
 
 
 def is_path(text: str) -> bool:

@@ -84,4 +84,5 @@ def topk_samples(
 
 def _output(model: Hooked, text: Text, top_k: int) -> LensResult:
     """The model's own output, as a lens reads it."""
-    return logit_lens(model, text, points=("resid_post",), layers=[model.cfg.n_layers - 1], top_k=top_k)
+    k = min(top_k, model.cfg.d_vocab)
+    return logit_lens(model, text, points=("resid_post",), layers=[model.cfg.n_layers - 1], top_k=k)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from nanogpt_lens.errors import ResultError
 from nanogpt_lens.results import AttentionPatterns, Result
-from nanogpt_lens.viz.choosing import one_example, place
+from nanogpt_lens.viz.choosing import finite, one_example, place, several
 from nanogpt_lens.viz.colours import POSITIVE, as_bytes, heat_map
 from nanogpt_lens.viz.style import FONT
 from nanogpt_lens.viz.tokens import harmless, visible
@@ -23,6 +24,8 @@ CANVAS_ABOVE = 25_000
 """Cells (heads x T^2) above which a canvas draws: CircuitsVis makes a chart element of each, 22 s for 12 x 128^2."""
 
 Engine = Literal["auto", "circuitsvis", "canvas"]
+
+_SLACK = 1e-3  # half precision's rounding
 
 
 def attention_heads(
@@ -43,10 +46,10 @@ def attention_heads(
         head: heads of each of these layers; None for all.
         example: which text.
         engine: "circuitsvis", "canvas", or "auto": the canvas above `CANVAS_ABOVE` cells.
-        max_value: the attention that has the full colour.
+        max_value: the attention that has the full colour; numbers are shown as they are.
 
     Raises:
-        ResultError: no such layer, head, example or engine, or no attention in the result.
+        ResultError: no such layer, head, example or engine, no attention in the result, or values that are none.
     """
     chosen = _chosen(patterns, layer, head, example)
     return _widget("AttentionHeads", patterns, chosen, engine, max_value, example)
@@ -85,15 +88,15 @@ def _chosen(patterns: Result, layer: Any, head: Any, example: int) -> dict[str, 
     axes = [axis for axis in patterns.axes if axis != "example"]
     if "head" in axes and "layer" in axes:
         own = layer_numbers(patterns)
-        layers = range(len(own)) if layer is None else [place(i, own, "layer") for i in _several(layer)]
+        layers = range(len(own)) if layer is None else [place(i, own, "layer") for i in several(layer, "layer")]
         n_heads = patterns.shape["head"]
-        heads = range(n_heads) if head is None else [place(i, range(n_heads), "head") for i in _several(head)]
+        heads = range(n_heads) if head is None else [place(i, range(n_heads), "head") for i in several(head, "head")]
         return {f"{own[i]}.{j}": values[i, j] for i in layers for j in heads}
     if head is not None:
         raise ResultError("the result has no axis head; leave head out")
     if "layer" in axes:
         own = layer_numbers(patterns)
-        layers = range(len(own)) if layer is None else [place(i, own, "layer") for i in _several(layer)]
+        layers = range(len(own)) if layer is None else [place(i, own, "layer") for i in several(layer, "layer")]
         return {f"after layer {own[i]}": values[i] for i in layers}
     return {patterns.quantity: values}
 
@@ -105,30 +108,31 @@ def layer_numbers(patterns: Result) -> list[int]:
     return [int(label) for label in patterns.labels.get("layer", range(patterns.shape["layer"]))]
 
 
-def _several(chosen: int | Sequence[int]) -> list[int]:
-    return [chosen] if isinstance(chosen, int) else list(chosen)
-
-
 def _widget(
     component: str, patterns: Result, chosen: dict[str, Tensor], engine: Engine, max_value: float, example: int
 ) -> Widget:
     if engine not in get_args(Engine):
         raise ResultError(f"engine is {engine!r}; expected {', '.join(get_args(Engine))}")
-    if not chosen or not max_value > 0:
-        raise ResultError(f"{len(chosen)} heads and max_value {max_value}; expected at least one, and more than 0")
+    number = isinstance(max_value, int | float) and not isinstance(max_value, bool) and math.isfinite(max_value)
+    if not chosen or not number or not max_value > 0:
+        raise ResultError(f"{len(chosen)} heads and max_value {max_value!r}; expected at least one, and more than 0")
     size = next(iter(chosen.values())).shape[-1]
     tokens = _tokens(patterns, size, example)
-    stacked = torch.stack(list(chosen.values()))
+    stacked = finite(torch.stack(list(chosen.values())), patterns.quantity)
+    if stacked.min() < -_SLACK or stacked.max() > 1 + _SLACK:
+        raise ResultError(
+            f"the values go from {float(stacked.min()):.4g} to {float(stacked.max()):.4g}; expected attention, from 0 "
+            "to 1: draw other values with .plot()"
+        )
     causal = bool((stacked.triu(1) == 0).all())
     names = list(chosen)
     canvas = engine == "canvas" or (engine == "auto" and stacked.numel() > CANVAS_ABOVE)
-    shades = as_bytes(stacked, max_value)
     caption = _caption(patterns, names, size, max_value, causal)
-    static = _static(shades, names, tokens, causal)
+    static = _static(as_bytes(stacked, max_value), names, tokens, causal)
     if canvas:
         return Widget(
             component="attention",
-            props=_packed(shades, names, tokens, causal, max_value),
+            props=_packed(stacked, names, tokens, causal, max_value),
             static=static,
             caption=caption,
             height=900 if len(names) > 1 else 760,
@@ -155,14 +159,19 @@ def _tokens(patterns: Result, size: int, example: int) -> list[str]:
     return [str(i) for i in range(size)]
 
 
-def _packed(shades: np.ndarray, names: list[str], tokens: list[str], causal: bool, max_value: float) -> dict[str, Any]:
-    """Bytes of the lower triangle (of all cells where there is no causal mask), row after row, head after head."""
-    size = shades.shape[-1]
+def _packed(stacked: Tensor, names: list[str], tokens: list[str], causal: bool, max_value: float) -> dict[str, Any]:
+    """Bytes of the lower triangle (of all cells where there is no causal mask), row after row, head after head.
+
+    A byte of 255 is `largest`, the largest attention shown; `max` is the attention that has the full colour.
+    """
+    size, largest = stacked.shape[-1], max(float(stacked.max()), 1e-7)
+    shades = as_bytes(stacked, largest)
     kept = shades[:, np.tri(size, dtype=bool)] if causal else shades
     return {
         "values": base64.b64encode(kept.tobytes()).decode(),
         "size": size,
         "causal": causal,
+        "largest": largest,
         "max": max_value,
         "names": [visible(name, spaces=False) for name in names],
         "tokens": [visible(token, longest=14) for token in tokens],

@@ -11,15 +11,42 @@ from nanogpt_lens.results import Result
 
 
 def place(wanted: int, known: Sequence[int], axis: str) -> int:
-    """The index of a layer's or head's own number.
+    """The index of a layer's or head's own number; a negative one counts from the end.
 
     Raises:
         ResultError: it is not there.
     """
-    if isinstance(wanted, bool) or wanted not in known:
+    if isinstance(wanted, int) and not isinstance(wanted, bool) and -len(known) <= wanted < 0:
+        return len(known) + wanted  # from the end
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted not in known:
         few = known if len(known) <= 12 else [*known[:6], "..."]
         raise ResultError(f"there is no {axis} {wanted!r}; expected one of {', '.join(map(str, few))}")
     return list(known).index(wanted)
+
+
+def several(wanted: int | Sequence[int], axis: str) -> list[int]:
+    """One number or several, as a list.
+
+    Raises:
+        ResultError: neither.
+    """
+    try:
+        return [wanted] if isinstance(wanted, int) else list(wanted)
+    except TypeError:
+        raise ResultError(f"{axis} is {wanted!r}; expected a whole number, several, or None for all") from None
+
+
+def finite(tensor: Tensor, what: str) -> Tensor:
+    """The tensor, if it holds numbers that can be shown.
+
+    Raises:
+        ResultError: one is nan or infinite.
+    """
+    if not bool(tensor.isfinite().all()):
+        raise ResultError(
+            f"{what} has values that are nan or infinite, which a widget cannot show; see .to_dataframe()"
+        )
+    return tensor
 
 
 def one_example(result: Result, tensor: Tensor, example: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanogpt_lens.errors import ResultError
 from nanogpt_lens.results import Excerpt, NeuronSearch, Result
-from nanogpt_lens.viz.choosing import one_example, place
+from nanogpt_lens.viz.choosing import finite, one_example, place, several
 from nanogpt_lens.viz.token_widgets import static_text
 from nanogpt_lens.viz.tokens import harmless, rounded
 from nanogpt_lens.viz.widget import Widget
@@ -34,24 +34,34 @@ def text_neuron_activations(
     """
     layers, neurons, values = _chosen(activations, layer, neuron)
     tokens = list(activations.labels["pos"])
+    bound = max(float(values.abs().max()), 1e-7)
+    scale = [[_numbers([v] * len(neurons)) for _ in layers] for v in (-bound, 0.0, bound)]
     props = {
-        "tokens": [_text(token) for token in tokens],
-        "activations": [[_numbers(row) for row in rows] for rows in values.permute(2, 0, 1).tolist()],
+        "tokens": [[_text(token) for token in tokens], legend(bound)],
+        "activations": [[[_numbers(row) for row in rows] for rows in values.permute(2, 0, 1).tolist()], scale],
         "firstDimensionName": "Layer",
         "secondDimensionName": "Neuron",
         "firstDimensionLabels": [str(i) for i in layers],
         "secondDimensionLabels": [str(i) for i in neurons],
     }
-    first = values[0, 0].tolist()
-    low, high = min([*first, -1e-7]), max([*first, 1e-7])
+    shown = static_text(tokens, values[0, 0].tolist(), low=-bound, high=bound)
     return Widget(
         component="TextNeuronActivations",
         props=props,
-        static=f"<p>neuron {layers[0]}.{neurons[0]}:</p>{static_text(tokens, first, low=low, high=high)}",
+        static=f"<p>neuron {layers[0]}.{neurons[0]}:</p>{shown}",
         caption=f"{activations.quantity}: {len(layers)} layers, {len(neurons)} neurons, {len(tokens)} tokens. "
-        "One scale for all, blue above zero, red below",
+        f"One scale for all, from red at {-bound:.4g} over white at 0 to blue at {bound:.4g}, shown below the text",
         height=260,
     )
+
+
+def legend(bound: float) -> list[str]:
+    """Three tokens that stand for the ends and the middle of a scale.
+
+    CircuitsVis takes the lowest and the highest value of all samples for the full colours; a sample with both ends of
+    a scale makes that scale symmetric, and shows it.
+    """
+    return [harmless(text, spaces=False) for text in (f" {-bound:.3g} ", " 0 ", f" {bound:.3g} ")]
 
 
 def topk_tokens(
@@ -121,9 +131,19 @@ def topk_samples(search: NeuronSearch, *, neurons: Sequence[tuple[int, int]] | N
     if k < 1:
         raise ResultError("there is a neuron without excerpts, or none at all; choose others, or k of at least 1")
     ends = [[page.highest[:k] for page in pages], [page.lowest[:k] for page in pages]]
+    bounds = [max([1e-7, *(abs(v) for e in (*p.highest[:k], *p.lowest[:k]) for v in e.activations)]) for p in pages]
     props = {
-        "tokens": [[[[_text(t) for t in e.tokens] for e in found] for found in end] for end in ends],
-        "activations": [[[_numbers(e.activations) for e in found] for found in end] for end in ends],
+        "tokens": [
+            [[*([_text(t) for t in e.tokens] for e in found), legend(b)] for found, b in zip(end, bounds, strict=True)]
+            for end in ends
+        ],
+        "activations": [
+            [
+                [*(_numbers(e.activations) for e in found), _numbers([-b, 0.0, b])]
+                for found, b in zip(end, bounds, strict=True)
+            ]
+            for end in ends
+        ],
         "zerothDimensionName": "Excerpts",
         "zerothDimensionLabels": ["highest", "lowest"],
         "firstDimensionName": search.unit.capitalize(),
@@ -135,7 +155,7 @@ def topk_samples(search: NeuronSearch, *, neurons: Sequence[tuple[int, int]] | N
         props=props,
         static=f"<p>{first.kind} {first.layer}.{first.neuron}, highest:</p>{static_excerpts(first.highest[:5])}",
         caption=f"{search.quantity}: the {k} excerpts of {search.n_tokens:,} tokens on which each of {len(pages)} "
-        f"{search.unit}s is highest, and lowest, the most extreme first",
+        f"{search.unit}s is highest, and lowest, the most extreme first; then the scale, red below zero, blue above",
         height=420,
     )
 
@@ -169,9 +189,8 @@ def salient_neurons(search: NeuronSearch, n: int) -> list[tuple[int, int]]:
 
 def static_excerpts(excerpts: Sequence[Excerpt]) -> str:
     """HTML of excerpts that needs no script, on one scale."""
-    numbers = [v for e in excerpts for v in e.activations]
-    low, high = min([*numbers, -1e-7]), max([*numbers, 1e-7])
-    return "".join(static_text(e.tokens, e.activations, low=low, high=high) for e in excerpts)
+    bound = max([1e-7, *(abs(v) for e in excerpts for v in e.activations)])
+    return "".join(static_text(e.tokens, e.activations, low=-bound, high=bound) for e in excerpts)
 
 
 def _chosen(
@@ -184,10 +203,10 @@ def _chosen(
     found, numbers = [], []
     for axis, wanted in (("layer", layer), ("neuron", neuron)):
         own = [int(label) for label in activations.labels.get(axis, range(activations.shape[axis]))]
-        several = own if wanted is None else [wanted] if isinstance(wanted, int) else list(wanted)
-        numbers.append(several)
-        found.append([place(i, own, axis) for i in several])
-    values = values[found[0]][:, found[1]].double()
+        places = [place(i, own, axis) for i in (own if wanted is None else several(wanted, axis))]
+        numbers.append([own[i] for i in places])
+        found.append(places)
+    values = finite(values[found[0]][:, found[1]].double(), activations.quantity)
     if not values.numel() or values.numel() > MOST:
         raise ResultError(
             f"{values.numel():,} activations; expected 1 to {MOST:,}: choose with layer= and neuron=, such as "

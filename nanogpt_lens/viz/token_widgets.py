@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanogpt_lens.errors import ResultError
 from nanogpt_lens.results import LensResult
-from nanogpt_lens.viz.choosing import one_example, place
+from nanogpt_lens.viz.choosing import finite, one_example, place
 from nanogpt_lens.viz.colours import css_colours
 from nanogpt_lens.viz.style import MONOSPACE
 from nanogpt_lens.viz.tokens import harmless, rounded, visible
@@ -32,22 +32,25 @@ def colored_tokens(
 
     Args:
         tokens: the text.
-        values: one for each token, nan for none.
-        low, high: the values with the full colours; None for the extremes.
+        values: one for each token, nan for none (white, without a number).
+        low, high: the values with the full colours; None for plus and minus the largest magnitude.
         caption: what the values are.
 
     Raises:
-        ResultError: there are not as many values as tokens.
+        ResultError: there are not as many values as tokens, or one is infinite.
     """
     numbers = _numbers(tokens, values)
     low, high = _bounds(numbers, low, high)
     props = {
         "tokens": _shown(tokens),
-        "values": [rounded(v) or 0.0 for v in numbers],
+        "values": [rounded(v) for v in numbers],
         "minValue": rounded(low),
         "maxValue": rounded(high),
     }
-    ends = [f"red {low:.4g}"] * (low < -_LEAST) + ["white 0"] + [f"blue {high:.4g}"] * (high > _LEAST)
+    known = [v for v in numbers if v == v]
+    below, above = any(v < 0 for v in known), any(v > 0 for v in known)
+    ends = [f"red {low:.4g}"] * below + ["white 0"] + [f"blue {high:.4g}"] * above
+    ends += ["no number: no value"] * (len(known) < len(numbers))
     words = f"{caption or 'tokens coloured by value'}; {', '.join(ends)}"
     return Widget(
         component="ColoredTokens",
@@ -68,18 +71,18 @@ def colored_tokens_multi(tokens: Sequence[str], values: Tensor, labels: Sequence
         caption: what the values are.
 
     Raises:
-        ResultError: the shape of `values` does not fit.
+        ResultError: the shape of `values` does not fit, or one is nan or infinite.
     """
     if tuple(values.shape) != (len(tokens), len(labels)) or not values.numel():
         raise ResultError(
             f"values of shape {list(values.shape)} for {len(tokens)} tokens and {len(labels)} labels; expected "
             f"[{len(tokens)}, {len(labels)}]"
         )
-    first = values[:, 0].tolist()
-    bounds = values.double().nan_to_num(0.0).abs().amax(0).clamp(min=_LEAST).tolist()  # zero stays in the middle
+    first = finite(values, "the text").double()[:, 0].tolist()
+    bounds = values.double().abs().amax(0).clamp(min=_LEAST).tolist()  # zero stays in the middle
     props = {
         "tokens": _shown(tokens),
-        "values": [[rounded(v) or 0.0 for v in row] for row in values.double().tolist()],
+        "values": [[rounded(v) for v in row] for row in values.double().tolist()],
         "labels": [harmless(label, spaces=False) for label in labels],
         "positiveBounds": [rounded(bound) for bound in bounds],
         "negativeBounds": [rounded(-bound) for bound in bounds],
@@ -114,6 +117,7 @@ def token_log_probs(
         for tensor in (lens.values, lens.rank, lens.top_tokens, lens.top_logprobs)
     )
     strings = _strings(lens, example)
+    finite(torch.cat([logprobs[:-1].flatten(), top_logprobs[:-1].flatten()]), "the log-probability")
     props = {
         "prompt": _shown(strings),
         "topKLogProbs": [[rounded(v) for v in row] for row in top_logprobs[:-1].double().tolist()],
@@ -145,7 +149,7 @@ def colored_loss(lens: LensResult, *, layer: int | None = None, point: str | Non
         ResultError: see `token_log_probs`.
     """
     i, j, name = _point(lens, layer, point)
-    losses = -one_example(lens, lens.values, example)[i, j, :-1].double()
+    losses = finite(-one_example(lens, lens.values, example)[i, j, :-1].double(), "the loss")
     where = "the model's output" if _is_output(lens, i, j) else f"the lens at {name}"
     caption = f"Loss of each token, in nats, at {where}; mean {float(losses.mean()):.3f}"
     return colored_tokens(_strings(lens, example)[1:], losses, caption=caption)
@@ -215,9 +219,11 @@ def _numbers(tokens: Sequence[str], values: Sequence[float] | Tensor) -> list[fl
 
 def _bounds(values: Sequence[float], low: float | None, high: float | None) -> tuple[float, float]:
     """Full colours, below and above zero: CircuitsVis writes white on white where either is zero."""
-    finite = [v for v in values if v == v and abs(v) != float("inf")]
-    low = min([*finite, -_LEAST]) if low is None else low
-    high = max([*finite, _LEAST]) if high is None else high
+    infinite = [i for i, v in enumerate(values) if abs(v) == float("inf")]
+    if infinite:
+        raise ResultError(f"value {infinite[0]} is {values[infinite[0]]}; expected finite numbers, or nan for none")
+    bound = max([_LEAST, *(abs(v) for v in values if v == v)])
+    low, high = -bound if low is None else low, bound if high is None else high
     if not low < 0 < high:
         raise ResultError(
             f"low is {low:g} and high {high:g}; expected low below zero and high above, where it is white"

@@ -74,7 +74,8 @@ def widget(result: Result, *, kind: str | None = None, **options: Any) -> Widget
 
 def _functions(result: Result) -> dict[str, Callable[..., Widget]]:
     """The functions that take this result, the default first."""
-    if isinstance(result, AttentionPatterns) or result.axes[-2:] == ("dest_pos", "src_pos"):
+    square = result.axes[-2:] == ("dest_pos", "src_pos")
+    if isinstance(result, AttentionPatterns) or (square and result.quantity in ("attention rollout", "attention flow")):
         return {"attention_heads": attention_heads, "attention_pattern": attention_pattern}
     if isinstance(result, LensResult):
         return {"token_log_probs": token_log_probs, "loss_by_point": loss_by_point}

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
-from nanogpt_lens.datasets import TextData, write_data
-from nanogpt_lens.prompts import n_tokens, own_text, random_tokens, windows
+from conversion.errors import VocabularyError
+from nanogpt_lens.datasets import TextData, encode_corpus, read_data, write_data
+from nanogpt_lens.prompts import corpus_tokens, data_tokens, n_tokens, own_text, random_tokens, windows
+from tests.nanogpt_lens.neuron_helpers import lens_model
 from tests.nanogpt_lens.patching_helpers import model
 
 
@@ -156,3 +158,20 @@ def test_own_text_is_drawn_from_the_model():
 def test_padding_ids_are_never_drawn():
     assert n_tokens(ngl.load("shakespeare_char")) == 65
     assert n_tokens(model()) == 13
+
+
+def test_data_with_another_vocabulary_are_encoded_anew(tmp_path):
+    """Their ids mean other characters: taken as they are, every number would be wrong without a word."""
+    chars = lens_model(tmp_path / "model")
+    file = tmp_path / "few.txt"
+    file.write_text("the king and the sea\n" * 40)
+    data = read_data(file)
+    assert data.vocab_size < chars.cfg.d_vocab
+    for part in ("train", "val"):
+        text = data.vocabulary.decode(getattr(data, part))
+        assert torch.equal(torch.as_tensor(data_tokens(chars, data, part)), encode_corpus(chars, text))
+    val = encode_corpus(chars, data.vocabulary.decode(data.val))
+    assert torch.equal(torch.as_tensor(corpus_tokens(chars, data)), val)
+    file.write_text("the king and the sea, 1%\n" * 40)
+    with pytest.raises(VocabularyError):
+        corpus_tokens(chars, read_data(file))

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ class TestWhatWidgetsCarry:
         for layer in range(2):
             for head in range(2):
                 for dest in range(n):
-                    row = np.frombuffer(data[at : at + dest + 1], np.uint8) / 255
+                    row = np.frombuffer(data[at : at + dest + 1], np.uint8) / 255 * carried["largest"]
                     at += dest + 1
                     want = attention.values[layer, head, dest, : dest + 1].numpy()
                     assert np.abs(row - want).max() <= 1 / 510 + 1e-9
@@ -153,6 +154,21 @@ class TestWhatWidgetsCarry:
 
         assert component(6, 64) == "AttentionHeads"  # 24,576
         assert component(7, 64) == "attention"
+
+    def test_a_smaller_full_colour_leaves_the_numbers_as_they_are(self, attention):
+        plain, dark = (attention.widget(engine="canvas", max_value=m).props for m in (1.0, 0.2))
+        assert plain["values"] == dark["values"]
+        assert plain["largest"] == dark["largest"] == pytest.approx(float(attention.values.max()))
+        assert dark["max"] == 0.2
+
+    def test_negative_numbers_count_from_the_end(self, attention):
+        assert attention.widget(layer=-1, head=-2).props == attention.widget(layer=1, head=0).props
+
+    def test_values_that_are_none_have_no_number(self):
+        carried = widgets.colored_tokens(["a", "b"], [2.0, float("nan")])
+        assert carried.props["values"] == [2.0, None]
+        assert (carried.props["minValue"], carried.props["maxValue"]) == (-2.0, 2.0)
+        assert "no number: no value" in carried.caption
 
     def test_heads_are_chosen_by_their_own_numbers(self, model):
         result = ngl.attention_patterns(model, TEXT, layers=[1])
@@ -202,8 +218,11 @@ class TestWhatWidgetsCarry:
     def test_activations_and_their_extremes(self, model):
         result = ngl.get_neuron_activations(model, TEXT)
         shown = result.widget(layer=1, neuron=[3, 5]).props
-        found = torch.tensor(shown["activations"])  # [pos, layer, neuron]
+        text, scale = shown["activations"]
+        found = torch.tensor(text)  # [pos, layer, neuron]
         assert found.shape == (10, 1, 2)
+        largest = float(result.values[1, [3, 5]].abs().max())
+        assert torch.tensor(scale)[:, 0, 1].tolist() == pytest.approx([-largest, 0, largest], rel=1e-3)
         assert torch.allclose(found[:, 0, 1], result.values[1, 5].float(), rtol=1e-3, atol=1e-6)
         table = result.widget(kind="topk_tokens", k=2).props
         scale = float(result.values.abs().max())
@@ -219,7 +238,9 @@ class TestWhatWidgetsCarry:
         carried = found.widget(neurons=[(1, 4), (0, 9)]).props
         page = found.page(1, 4)
         assert carried["firstDimensionLabels"] == ["1.4", "0.9"]
-        got = ["".join(map(plain, e)) for e in carried["tokens"][0][0]]
+        got = ["".join(map(plain, e)) for e in carried["tokens"][0][0][:-1]]  # the last is the scale
+        largest = max(abs(v) for e in (*page.highest, *page.lowest) for v in e.activations)
+        assert carried["activations"][1][0][-1] == pytest.approx([-largest, 0, largest], rel=1e-3)
         assert got == ["".join(visible(t, spaces=False, breaks=True) for t in e.tokens) for e in page.highest]
         assert np.allclose(carried["activations"][1][0][0], page.lowest[0].activations, rtol=1e-3, atol=1e-6)
         assert len(found.widget().props["firstDimensionLabels"]) == 12
@@ -355,6 +376,8 @@ class TestBadInput:
             ({"example": 1}, "there is one text; expected example 0, not 1"),
             ({"engine": "webgl"}, "engine is 'webgl'; expected auto, circuitsvis, canvas"),
             ({"max_value": 0.0}, "max_value 0.0; expected"),
+            ({"max_value": "x"}, "max_value 'x'; expected"),
+            ({"layer": 1.0}, "layer is 1.0; expected a whole number"),
             ({"kind": "topk_tokens"}, "kind is 'topk_tokens'; expected attention_heads or attention_pattern"),
             (
                 {"colour": "red"},
@@ -389,11 +412,37 @@ class TestBadInput:
             widgets.colored_tokens(["a", "b"], [1, 2, 3])
         with pytest.raises(ResultError, match="low is 1 and high 2; expected low below zero and high above"):
             widgets.colored_tokens(["a"], [1.5], low=1, high=2)
+        with pytest.raises(ResultError, match="value 1 is inf; expected finite numbers, or nan for none"):
+            widgets.colored_tokens(["a", "b"], [1, float("inf")])
+        with pytest.raises(ResultError, match="the text has values that are nan or infinite"):
+            widgets.colored_tokens_multi(["a"], torch.tensor([[float("nan")]]), ["x"])
         with pytest.raises(ResultError, match=r"values of shape \[2, 1\] for 2 tokens and 2 labels"):
             widgets.colored_tokens_multi(["a", "b"], torch.zeros(2, 1), ["x", "y"])
         found = ngl.search_neurons(model, play(300), k=3, window=5, progress=False)
         with pytest.raises(ResultError, match="neuron 999"):
             found.widget(neurons=[(0, 999)])
+
+    def test_patching_over_patterns_is_not_attention(self, model):
+        metric = ngl.logit_diff(" ", "e")
+        axes = ("layer", "head", "dest_pos", "src_pos")
+        found = ngl.activation_patching(
+            model, "ROMEO", "JULIE", metric, activation="pattern", axes=axes, progress=False
+        )
+        with pytest.raises(ResultError, match="no widget for a PatchingResult"):
+            found.widget()
+        with pytest.raises(ResultError, match=r"the values go from .* expected attention, from 0 to 1"):
+            widgets.attention_heads(found)
+
+    def test_numbers_that_cannot_be_shown_are_refused(self, model, attention):
+        broken = replace(attention, values=attention.values.clone().fill_(float("nan")))
+        with pytest.raises(ResultError, match="attention probability has values that are nan or infinite"):
+            broken.widget(engine="canvas")
+        lens = ngl.logit_lens(model, TEXT)
+        impossible = lens.values.clone()
+        impossible[-1, -1, 2] = -torch.inf
+        for kind in ("token_log_probs", "loss_by_point"):
+            with pytest.raises(ResultError, match="has values that are nan or infinite"):
+                replace(lens, values=impossible).widget(kind=kind)
 
     def test_too_many_activations(self, model, monkeypatch):
         from nanogpt_lens.viz import neuron_widgets

@@ -1,5 +1,5 @@
 /* Attention of many heads on canvases: the looks and controls of CircuitsVis' AttentionHeads, at a cost that does
-   not grow with a chart element per cell. Values come as bytes, 255 for `max`. */
+   not grow with a chart element per cell. Values come as bytes, 255 for `largest`; `max` has the full colour. */
 (function () {
   "use strict";
   if (window.NGL && window.NGL.attention) return;
@@ -14,12 +14,15 @@
     return element;
   }
 
-  function colours(anchors) {
+  /* by byte: three numbers */
+  function colours(data) {
+    const anchors = data.anchors;
     const table = new Uint8ClampedArray(768);
     const step = 255 / (anchors.length - 1);
     for (let v = 0; v < 256; v++) {
-      const i = Math.min(Math.floor(v / step), anchors.length - 2);
-      const t = v / step - i;
+      const shade = Math.min((v * data.largest) / data.max, 255);
+      const i = Math.min(Math.floor(shade / step), anchors.length - 2);
+      const t = shade / step - i;
       for (let c = 0; c < 3; c++) table[3 * v + c] = anchors[i][c] * (1 - t) + anchors[i + 1][c] * t;
     }
     return table;
@@ -116,7 +119,7 @@
       spans.forEach((span, j) => {
         const v = focused === null ? 0 : values[choice.value === "from" ? focused * data.size + j : j * data.size + focused];
         span.style.background = focused === null ? "none" : `rgb(${table[3 * v]},${table[3 * v + 1]},${table[3 * v + 2]})`;
-        span.style.color = v > 140 ? "#fff" : "#1f2430";
+        span.style.color = (v * data.largest) / data.max > 140 ? "#fff" : "#1f2430";
         span.style.outline = j === focused ? "2px solid #d55e00" : "none";
       });
     }
@@ -193,7 +196,7 @@
       tip.style.display = inside ? "block" : "none";
       if (!inside) return;
       const masked = data.causal && src > dest;
-      const value = ((values[head][dest * data.size + src] / 255) * data.max).toFixed(2);
+      const value = ((values[head][dest * data.size + src] / 255) * data.largest).toFixed(2);
       tip.textContent = masked ? "N/A: later than the destination" :
         `(${dest}, ${src})\nSrc: ${data.tokens[src]}\nDest: ${data.tokens[dest]}\nVal: ${value}`;
       const left = Math.min(x + box.x + 14, at.width - tip.offsetWidth - 4);
@@ -217,7 +220,7 @@
   }
 
   window.NGL.attention = function (block, data) {
-    const table = colours(data.anchors);
+    const table = colours(data);
     const values = unpack(data);
     const pictures = values.map((head) => picture(head, data, table));
     const root = make("div", `font-family:${FONT};color:#1f2430;text-align:left`);
