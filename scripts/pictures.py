@@ -27,7 +27,6 @@ from tests.browser import launched, watched
 
 OUT = ROOT / "docs" / "images"
 PASSAGE = "ROMEO:\nBut, soft! what light through yonder window breaks?"
-CLEAN, CORRUPTED = "ROMEO: I l", "JULIE: I h"
 
 
 def main() -> None:
@@ -52,14 +51,18 @@ def main() -> None:
 
 def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
     """The pictures by name, made when they are asked for."""
-    metric = ngl.logit_diff("o", "a")
+
+    def patching() -> Any:
+        pair = ngl.find_prompt_pair(model, text)
+        metric = ngl.logit_diff(pair.answer_string, pair.wrong_string)
+        options = {"activation": "resid_pre", "axes": ("layer", "pos"), "progress": False}
+        return ngl.activation_patching(model, pair.clean, pair.corrupted, metric, **options).plot()
+
     return {
         "attention": lambda: ngl.widgets.attention_heads(model, PASSAGE),
         "log_probs": lambda: ngl.widgets.colored_tokens(model, PASSAGE),
         "taxonomy": lambda: ngl.head_taxonomy(model, text).plot(),
-        "patching": lambda: ngl.activation_patching(
-            model, CLEAN, CORRUPTED, metric, activation="resid_pre", axes=("layer", "pos"), progress=False
-        ).plot(),
+        "patching": patching,
         "lens": lambda: ngl.logit_lens(model, "First Citizen:\nBefore").plot(),
         "induction": lambda: ngl.repeated_sequence_loss(model).plot(),
     }
