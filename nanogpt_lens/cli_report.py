@@ -63,7 +63,7 @@ def report(
     """Write one offline page: the proof that the conversion is equal, and what is inside the model.
 
     Exit code 0: written, also where a section failed (it says so in its place, and on standard error); 1: written,
-    but equality is not proven; 2: bad input, nothing is written.
+    but equality is not proven; 2: bad input, nothing is written, or all chosen sections failed.
     """
     with errors():
         from nanogpt_lens.errors import AnalysisError
@@ -90,7 +90,12 @@ def report(
         )
         for section in found.failed:
             typer.echo(f"warning: the section {section.key} failed: {section.error}", err=True)
+        for warning in (sentence for section in found.sections for sentence in section.warnings):
+            typer.echo(f"warning: {warning}", err=True)
         _say(found, output, as_json)
+    if found.all_failed:
+        typer.echo(f"error: all chosen sections failed; {output} says why", err=True)
+        raise typer.Exit(2)
     raise typer.Exit(1 if found.passed is False else 0)
 
 

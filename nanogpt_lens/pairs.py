@@ -34,6 +34,19 @@ LENGTH = 16
 AWAY = 3
 """How many tokens before the last an edit should at least be, where nothing else is said."""
 
+
+class NoPairFoundError(AnalysisError):
+    """Nothing that was tried is answered rightly and changes the model's mind.
+
+    Attributes:
+        reason: what was tried, without what to do.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}; {advice}")
+        self.reason = reason
+
+
 _SURE = 0.5  # the probability that the true next token must have
 _TRIED = 48  # windows whose edits are tried
 _REPLACEMENTS = 8  # tokens tried at each position
@@ -97,8 +110,9 @@ def find_prompt_pair(
         the pair; `how` says what was tried, and how far from the end the edit is.
 
     Raises:
-        AnalysisError: the text is too short or does not fit the model, no window is answered rightly, or no edit
-            of those that were tried changes the model's mind.
+        NoPairFoundError: an AnalysisError: no window is answered rightly, or no edit of those that were tried
+            changes the model's mind.
+        AnalysisError: the text is too short or does not fit the model.
     """
     return find_prompt_pairs(model, text, k=1, length=length, n=n, away=away, seed=seed)[0]
 
@@ -131,12 +145,12 @@ def find_prompt_pairs(
         ]
     tried = (
         f"the {min(_REPLACEMENTS, len(present))} tokens that the model finds most likely at each position, in "
-        f"{len(prompts)} windows of {size} tokens ({len(windows)} were looked at)"
+        f"{_count(len(prompts))} of {size} tokens ({len(windows)} {'was' if len(windows) == 1 else 'were'} looked at)"
     )
     if not found:
-        raise AnalysisError(
-            f"no edit of one token changes the model's top prediction (tried were {tried}); give another text, more "
-            "windows (n=), or a pair of your own"
+        raise NoPairFoundError(
+            f"no edit of one token changes the model's top prediction (tried were {tried})",
+            "give another text, more windows (n=), or a pair of your own",
         )
     found.sort(key=lambda edit: (edit.remoteness, -edit.strength))  # stable: of equal ones the earlier window
     return tuple(_pair(model, edit, f"tried were {tried}") for edit in found[:k])
@@ -180,6 +194,10 @@ def _windows(model: Hooked, text: Corpus | None, size: int, n: int, seed: int) -
     return tokens.to(device_of(model)), _frequent(np.asarray(ids[:_COUNTED]))
 
 
+def _count(windows: int) -> str:
+    return f"{windows} window{'s' if windows != 1 else ''}"
+
+
 def _frequent(ids: np.ndarray) -> Tensor:
     """The ids that occur, the most frequent first; of equal ones the smaller."""
     present, counts = np.unique(ids, return_counts=True)
@@ -199,9 +217,9 @@ def _answered(model: Hooked, windows: Tensor) -> tuple[Tensor, Tensor]:
     truth = windows[:, -1]
     right = (last.argmax(-1) == truth).nonzero().flatten()
     if not len(right):
-        raise AnalysisError(
-            f"after none of {len(windows)} windows is the true next token the model's top prediction; give a text of "
-            "the kind that it was trained on, more windows (n=), or a pair of your own"
+        raise NoPairFoundError(
+            f"after none of {_count(len(windows))} is the true next token the model's top prediction",
+            "give a text of the kind that it was trained on, more windows (n=), or a pair of your own",
         )
     probability = last.double().softmax(-1)[right, truth[right]]
     sure = right[probability >= min(_SURE, float(probability.max()))]

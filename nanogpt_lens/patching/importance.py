@@ -12,13 +12,17 @@ from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.intervals import bootstrap
 from nanogpt_lens.metrics import loss
 from nanogpt_lens.patching.attribution import attribution_patching
-from nanogpt_lens.patching.sources import SOURCES
 from nanogpt_lens.patching.sweeps import activation_patching
 from nanogpt_lens.prompts import Corpus, text_sequences
 from nanogpt_lens.results import Scores
 
 BATCH_TOKENS = 2048
 IG_STEPS = 4
+_REPLACED = {
+    "zero": "zero",
+    "mean": "its mean over sequences and positions",
+    "resample": "its value on another sequence at the same position,",
+}
 
 
 def head_importance(
@@ -74,9 +78,9 @@ def head_importance(
         quantity="rise of the loss, in nats per token",
         definition=(
             f"{'by integrated gradients: ' if method == 'attribution' else ''}loss with the head's z replaced by "
-            f"{SOURCES[ablation]} at all positions, minus the loss of the intact model; {len(tokens)} sequences of "
-            f"{size} tokens {'drawn from the model' if corpus is None else 'of the corpus'}; the reference is "
-            f"the same batch of {at_once}"
+            f"{_REPLACED[ablation]} at all positions, minus the loss of the intact model; {len(tokens)} sequences of "
+            f"{size} tokens {'drawn from the model' if corpus is None else 'of the corpus'}"
+            f"{_reference(ablation, [len(batch) for batch in batches])}"
         ),
         provenance=provenance(
             model,
@@ -90,6 +94,16 @@ def head_importance(
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
     )
+
+
+def _reference(ablation: str, sizes: list[int]) -> str:
+    """Over which sequences the mean is taken, or from which the other one is drawn."""
+    if ablation == "zero":
+        return ""
+    several = f"batch of up to {max(sizes)} of them" if len(sizes) > 1 else ""
+    if ablation == "mean":
+        return f"; the mean is taken over {f'each {several}' if several else 'all of them'}"
+    return f"; the other sequence is drawn from {f'the same {several}' if several else 'all of them'}"
 
 
 def _rise(model: Hooked, tokens: Tensor, ablation: str, method: str, seed: int, progress: bool) -> Tensor:

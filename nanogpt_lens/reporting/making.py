@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from conversion.atomic import write_text
 from conversion.backends import resolve_backend
-from conversion.checkpoint import read_checkpoint
+from conversion.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from conversion.config import Activation
 from conversion.vocabulary import Vocabulary
 from nanogpt_lens.errors import AnalysisError
@@ -66,6 +66,12 @@ class Report:
         """The sections that failed."""
         return tuple(section for section in self.sections if section.status == "failed")
 
+    @property
+    def all_failed(self) -> bool:
+        """Whether nothing was made: all sections but the summary failed."""
+        others = [section for section in self.sections if section.key != summary.KEY]
+        return bool(others) and all(section.status == "failed" for section in others)
+
     def save(self, path: str | Path) -> Path:
         """Write the page; the file is replaced in one step.
 
@@ -91,10 +97,10 @@ def report(
     text: Corpus | None = None,
     output: str | Path | None = None,
     sections: Sequence[str] | None = None,
-    clean: str | None = None,
-    corrupted: str | None = None,
-    answer: str | None = None,
-    wrong: str | None = None,
+    clean: str | Sequence[int] | None = None,
+    corrupted: str | Sequence[int] | None = None,
+    answer: str | int | None = None,
+    wrong: str | int | None = None,
     seed: int = 0,
     progress: bool = True,
     backend: str = "auto",
@@ -114,9 +120,10 @@ def report(
             shows less.
         output: also write the page there.
         sections: which ones, see `SECTIONS`; None for all that apply.
-        clean, corrupted: a pair of prompts of your own, for the section on patching; give both or none.
-        answer, wrong: one token each, what the clean and the corrupted prompt call for; None for the model's own top
-            tokens.
+        clean, corrupted: a pair of prompts of your own, as text or ids, for the section on patching; give both or
+            none.
+        answer, wrong: one token each, as text or id, what the clean and the corrupted prompt call for; None for the
+            model's own top tokens.
         seed: of everything that is drawn.
         progress: show a bar over the sections.
         backend, meta, activation, ignore_model_args: as for `ngl.check`.
@@ -125,9 +132,16 @@ def report(
         the report; `save(path)` writes it.
 
     Raises:
-        AnalysisError: an unknown section, half a pair, prompts that do not fit, an output that cannot be written.
+        AnalysisError: a model in place of a path, a section that does not exist or that these checkpoints cannot
+            have, half a pair, prompts that do not fit or are equal or have no section, an output that cannot be
+            written.
         ConversionError: a checkpoint or text that cannot be read.
     """
+    if not isinstance(path, str | Path):
+        raise AnalysisError(
+            f"a {type(path).__name__} was given; expected the path of a checkpoint (a folder, a ckpt.pt) or the name "
+            "of a shipped one, because the report proves what is in the file"
+        )
     check_whole(seed=seed)
     resolve_backend(backend)
     target = None if output is None else check_output(output)
@@ -135,7 +149,12 @@ def report(
     options = Options(backend=backend, meta=meta, activation=activation, ignore_model_args=tuple(ignore_model_args))
     stages = checkpoints.checkpoints_of(path)
     alone = len(stages) > 1 and not checkpoints.has_own(path)
-    chosen = chosen_sections(sections, several=len(stages) > 1, alone=alone)
+    chosen = chosen_sections(sections, path=path, several=len(stages) > 1, alone=alone)
+    if pair is not None and patching.RECIPE.key not in chosen:
+        raise AnalysisError(
+            "clean and corrupted prompts were given, but the section patching, which alone uses them, is not among the "
+            f"sections ({', '.join(chosen)}); choose it too, or leave the prompts out"
+        )
     about: dict[str, Any] = {
         "path": str(path), "raw_text": text, "pair": pair, "stages": stages, "seed": seed, "options": options
     }  # fmt: skip
@@ -147,11 +166,18 @@ def report(
     return result
 
 
-def chosen_sections(sections: Sequence[str] | None, *, several: bool, alone: bool) -> list[str]:
+def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several: bool, alone: bool) -> list[str]:
     """The keys of the sections that are made, in the order of `SECTIONS`.
 
+    Args:
+        sections: as given.
+        path: what the report is about.
+        several: it has several checkpoints.
+        alone: these are compared, and none is looked into.
+
     Raises:
-        AnalysisError: one that does not exist, or none.
+        AnalysisError: one that does not exist, or none; one that needs several checkpoints where there is one, or one
+            where there are several.
     """
     wanted = [sections] if isinstance(sections, str) else None if sections is None else list(sections)
     if wanted is not None:
@@ -159,6 +185,17 @@ def chosen_sections(sections: Sequence[str] | None, *, several: bool, alone: boo
         if unknown or not wanted:
             what = f"there is no section {unknown[0]!r}" if unknown else "no section is chosen"
             raise AnalysisError(f"{what}; expected some of {', '.join(SECTIONS)}")
+        comparing = checkpoints.RECIPE.key
+        if comparing in wanted and not several:
+            raise AnalysisError(
+                f"the section {comparing} was chosen, but {path} is one checkpoint; expected a folder with several"
+            )
+        single = [name for name in wanted if name not in (summary.KEY, comparing)] if alone else []
+        if single:
+            raise AnalysisError(
+                f"the section {single[0]} is about one checkpoint, but {path} holds several and no {CHECKPOINT_NAME} "
+                f"of its own; name one of them, or choose {comparing}"
+            )
         return [key for key in SECTIONS if key in wanted]
     if alone:
         return [summary.KEY, checkpoints.RECIPE.key]
@@ -169,13 +206,13 @@ def check_output(path: str | Path) -> Path:
     """The file that a page can be written to.
 
     Raises:
-        AnalysisError: a folder, a checkpoint, or below something that is no folder.
+        AnalysisError: a folder, a name that does not end in .html or .htm, or below something that is no folder.
     """
     file = Path(path).expanduser()
     if file.is_dir():
         raise AnalysisError(f"{file} is a folder; expected the name of a file, such as {file / 'report.html'}")
-    if file.suffix in (".pt", ".pkl", ".bin"):
-        raise AnalysisError(f"{file} has the name of a checkpoint or of data; expected one such as report.html")
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise AnalysisError(f"{file} does not end in .html or .htm; expected a name such as report.html")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -183,7 +220,12 @@ def check_output(path: str | Path) -> Path:
     return file
 
 
-def _pair(clean: str | None, corrupted: str | None, answer: str | None, wrong: str | None) -> OwnPair | None:
+def _pair(
+    clean: str | Sequence[int] | None,
+    corrupted: str | Sequence[int] | None,
+    answer: str | int | None,
+    wrong: str | int | None,
+) -> OwnPair | None:
     if clean is None and corrupted is None:
         if answer is not None or wrong is not None:
             raise AnalysisError("an answer was given without prompts; expected clean and corrupted as well")
@@ -191,6 +233,8 @@ def _pair(clean: str | None, corrupted: str | None, answer: str | None, wrong: s
     if clean is None or corrupted is None:
         given = "clean" if corrupted is None else "corrupted"
         raise AnalysisError(f"only the {given} prompt was given; expected clean and corrupted, or neither of them")
+    if clean is corrupted or (isinstance(clean, str) and clean == corrupted):
+        raise AnalysisError("the clean and the corrupted text are the same; expected two that differ in some token")
     return OwnPair(clean=clean, corrupted=corrupted, answer=answer, wrong=wrong)
 
 

@@ -47,11 +47,13 @@
     const count = document.getElementById("neuron-count");
     const all = document.getElementById("neuron-all");
     const label = () => { all.textContent = cards.some((card) => !card.hidden && !card.open) ? "open all" : "close all"; };
+    const names = cards.map((card) => card.id.replace("neuron-", ""));
     const find = () => {
       const wanted = plain(box.value).trim();
+      const named = /^\d+\.\d*$/.test(wanted); // a number is a neuron's name, not one of its numbers
       let left = 0;
       cards.forEach((card, i) => {
-        card.hidden = wanted !== "" && !texts[i].includes(wanted);
+        card.hidden = wanted !== "" && !(named ? names[i].startsWith(wanted) : texts[i].includes(wanted));
         if (!card.hidden) left += 1;
       });
       count.textContent = wanted === "" ? cards.length + " neurons" : left + " of " + cards.length + " neurons";

@@ -34,6 +34,7 @@ class Made:
         findings: sentences for the summary, the most important first.
         proven: of the certificate (or of all that are compared): whether equality is proven.
         verdict: in a line.
+        warnings: sentences for the terminal.
     """
 
     body: tuple[Block, ...]
@@ -41,6 +42,7 @@ class Made:
     findings: tuple[str, ...] = ()
     proven: bool | None = None
     verdict: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ class Section:
         status: "done", "failed" or "does not apply".
         error: in a sentence, why it failed or does not apply.
         seconds: how long it took; not in the page.
-        body, commands, findings, proven, verdict: see `Made`.
+        body, commands, findings, proven, verdict, warnings: see `Made`.
     """
 
     key: str
@@ -83,6 +85,7 @@ class Section:
     findings: tuple[str, ...] = ()
     proven: bool | None = None
     verdict: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def made(recipe: Recipe, subject: Subject) -> Section:
@@ -112,6 +115,7 @@ def made(recipe: Recipe, subject: Subject) -> Section:
         findings=found.findings,
         proven=found.proven,
         verdict=found.verdict,
+        warnings=found.warnings,
     )
 
 

@@ -22,6 +22,7 @@ from nanogpt_lens.prompts import Corpus, check_ids, corpus_tokens, is_path, n_to
 from nanogpt_lens.reporting.words import command, short_path
 
 OWN_TEXT = "text drawn from the model itself at temperature 1"
+OTHER_SIZES = "other sample sizes: numbers differ a little"
 _LOOKED_AT = 50_000  # tokens of the text among which a passage begins
 _LONGEST = 128
 _WORK = 2e12  # parameters times tokens that a section reads at most: minutes on a CPU
@@ -73,12 +74,17 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnPair:
-    """A pair of prompts that the user gave."""
+    """A pair of prompts that the user gave, as text or ids."""
 
-    clean: str
-    corrupted: str
-    answer: str | None = None
-    wrong: str | None = None
+    clean: str | Sequence[int]
+    corrupted: str | Sequence[int]
+    answer: str | int | None = None
+    wrong: str | int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What was given, by its name."""
+        values = {name: getattr(self, name) for name in ("clean", "corrupted", "answer", "wrong")}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -193,25 +199,48 @@ class Subject:
                 return found
         return range(last + 1)
 
-    def command(self, name: str, *more: str, text: bool = False, gelu: str = "--activation") -> str:
-        """A line for bash: one of our commands on this checkpoint."""
+    def seed_option(self) -> list[str]:
+        """The seed as an option of the command line, where it is not the usual one."""
+        return ["--seed", str(self.seed)] if self.seed else []
+
+    def length_remark(self, usual: int) -> str:
+        """What to say of a command that reads sequences of the context, at most `usual` tokens; often nothing."""
+        return "" if self.length == min(int(self.model.cfg.n_ctx), usual) else OTHER_SIZES
+
+    def command(self, name: str, *more: str, text: bool = False, gelu: str = "--activation", remark: str = "") -> str:
+        """A line for bash: one of our commands on this checkpoint, with a remark behind it."""
         source = source_of(self.raw_text)
         given = ["--text", source] if text and source else []
         line = command("nanogpt-lens", *name.split(), self.name, *more, *given, *self.options.words(gelu=gelu))
         unnamed = text and self.raw_text is not None and not source
-        return f"{line}  # and --text with a file of the text that was given" if unnamed else line
+        remarks = [*(["and --text with a file of the text that was given"] if unnamed else []), remark]
+        said = "; ".join(words for words in remarks if words)
+        return f"{line}  # {said}" if said else line
 
     def report_command(self, *sections: str) -> str:
         """The line that makes this report again, or some sections of it."""
         own: list[str] = []
-        if self.pair is not None and (not sections or "patching" in sections):
-            for word in ("clean", "corrupted", "answer", "wrong"):
-                value = getattr(self.pair, word)
-                own += [] if value is None else [f"--{word}", value]
-        seed = ["--seed", str(self.seed)] if self.seed else []
+        pair = {} if self.pair is None or (sections and "patching" not in sections) else self.pair.given()
+        if not all(isinstance(value, str) for value in pair.values()):
+            return self._report_in_python(pair, sections)
+        for word, value in pair.items():
+            own += [f"--{word}", value]
         chosen = ["--sections", ",".join(sections)] if sections else []
         output = "report.html" if len(sections) != 1 else f"{sections[0]}.html"
-        return self.command("report", "-o", output, *chosen, *own, *seed, text=True)
+        return self.command("report", "-o", output, *chosen, *own, *self.seed_option(), text=True)
+
+    def _report_in_python(self, pair: dict[str, Any], sections: Sequence[str]) -> str:
+        """The same for prompts that are ids, which the command line does not take."""
+        options: dict[str, Any] = {k: v for k, v in self.options.given().items() if v != getattr(Options(), k)}
+        source = source_of(self.raw_text)
+        options |= {"text": source} if source else {}
+        options |= {"sections": list(sections)} if sections else {}
+        options |= {
+            name: value if isinstance(value, str | int) else list(map(int, value)) for name, value in pair.items()
+        }
+        options |= {"seed": self.seed} if self.seed else {}
+        given = "".join(f", {k}={str(v) if isinstance(v, Path) else v!r}" for k, v in options.items())
+        return f"import nanogpt_lens as ngl; ngl.report({self.name!r}, output='report.html'{given})"
 
     def python(self, call: str) -> str:
         """A line of Python with `model` loaded."""

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from nanogpt_lens.viz.tokens import visible
 
+NEGLIGIBLE = 0.0005
+"""What is smaller is written as 0.000 and not called a difference."""
+
 
 def number(value: Any, digits: int = 3) -> str:
     """A number with some digits after the point; a dash for nan and None. Minus is a minus sign."""

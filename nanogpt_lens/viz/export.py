@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import plotly.graph_objects as go
+from plotly.basedatatypes import BaseFigure
 
 from conversion.atomic import replacing
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz import style
-from nanogpt_lens.viz.figures import captioned
+from nanogpt_lens.viz.figures import captioned, retitled
 
 TIMEOUT = 60.0
 """Seconds that the browser has to start, and for each picture."""
@@ -42,8 +43,8 @@ def to_png(
 
     Args:
         figure: a figure, or a result, whose `plot()` is taken.
-        path: of the file.
-        width: in pixels; None for the figure's own, else 760. The caption is wrapped to it.
+        path: of the file; it ends in .png.
+        width: in pixels; None for the figure's own, else 760. Title and caption are wrapped to it.
         height: in pixels; None for what the figure needs.
         scale: pixels of the file for each pixel of the figure.
 
@@ -51,7 +52,8 @@ def to_png(
         the path.
 
     Raises:
-        AnalysisError: kaleido or a browser is missing, the browser fails or does not answer, or a size is out of range.
+        AnalysisError: it is no figure, the path is a folder or has another ending, kaleido or a browser is missing,
+            the browser fails or does not answer, or a size is out of range.
     """
     return _write(figure, path, "png", width, height, scale)
 
@@ -59,7 +61,7 @@ def to_png(
 def to_svg(
     figure: go.Figure | Result, path: str | Path, *, width: int | None = None, height: int | None = None
 ) -> Path:
-    """Write a figure as an SVG file, see `to_png`."""
+    """Write a figure as an SVG file, whose name ends in .svg; see `to_png`."""
     return _write(figure, path, "svg", width, height, 1.0)
 
 
@@ -183,7 +185,7 @@ def _write(
     figure: go.Figure | Result, path: str | Path, kind: Literal["png", "svg"], width: int | None, height: int | None,
     scale: float,
 ) -> Path:  # fmt: skip
-    drawn = figure.plot() if isinstance(figure, Result) else go.Figure(figure)
+    file, drawn = _file(path, kind), _drawn(figure)
     layout: Any = drawn.layout
     size = {
         "width": width if width is not None else layout.width or style.WIDTH,
@@ -193,12 +195,37 @@ def _write(
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 20_000:
             raise AnalysisError(f"{name} is {value!r}; expected a number of pixels, or for scale a factor such as 2")
     if any(note.name == "caption" for note in layout.annotations):
-        drawn = captioned(drawn, int(size["width"]), height)
+        drawn = captioned(retitled(drawn, int(size["width"])), int(size["width"]), height)
         layout = drawn.layout
         size["height"] = layout.height
     with one_browser():
         assert _open is not None  # by `one_browser`
         content = _open.draw(drawn, {"format": kind, **size, "scale": scale})
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-    return Path(path)
+    try:
+        with replacing(file) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise AnalysisError(f"{file} was not written ({error}); expected a path that can be written") from None
+    return file
+
+
+def _drawn(figure: Any) -> go.Figure:
+    """A copy of a figure, or a result's."""
+    if isinstance(figure, Result):
+        return figure.plot()
+    if isinstance(figure, BaseFigure):
+        return go.Figure(figure)
+    widget = "; a widget has .save() for an HTML page" if hasattr(figure, "block") and hasattr(figure, "save") else ""
+    raise AnalysisError(f"a {type(figure).__name__} was given; expected a figure of Plotly or a result{widget}")
+
+
+def _file(path: Any, kind: str) -> Path:
+    """The path, if a picture of this kind may be written there."""
+    if not isinstance(path, str | os.PathLike):
+        raise AnalysisError(f"path is {path!r}; expected the path of a .{kind} file")
+    file = Path(path)
+    if file.is_dir():
+        raise AnalysisError(f"{file} is a folder; expected the path of a file, such as {file / f'figure.{kind}'}")
+    if file.suffix.lower() != f".{kind}":
+        raise AnalysisError(f"{file} does not end in .{kind}; expected such a name: to_{kind} writes no other format")
+    return file

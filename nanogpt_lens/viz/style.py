@@ -35,6 +35,17 @@ WIDTH, HEIGHT = 760, 420
 TEMPLATE = "nanogpt_lens"
 """The name of our Plotly template; figures carry it, Plotly's default stays as it is."""
 
+_EXTENT = {
+    char: width
+    for width, chars in (
+        (0.34, " ijlI.,|'·"), (0.42, "ft-:;()[]/\\!rJ"), (0.55, "sczv?_*\"“”"), (0.60, "kyxLF"),
+        (0.64, "abdeghnopqu0123456789PTSEY$"), (0.70, "ABCKRVXZ"), (0.79, "DGHNOQU&"), (0.84, "w+=<>~#^"),
+        (1.0, "mMW%@"),
+    )
+    for char in chars
+}  # fmt: skip
+"""Widths of letters in parts of their size, rounded upwards by classes."""
+
 TEXT, SMALL = 12, 11
 """Sizes of letters in pixels: ticks and axes; captions and what stands in cells."""
 
@@ -85,6 +96,26 @@ def broken(text: str, width: int = 108) -> str:
 def wide(text: str, size: int = TEXT) -> float:
     """About how many pixels a text is wide, on the safe side."""
     return sum(size if ord(char) > 0x2E80 else 0.6 * size for char in text)
+
+
+def fitted(text: str, pixels: float, size: int = TEXT) -> str:
+    """As `broken`, in lines that are at most so many pixels wide."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and extent(f"{lines[-1]} {word}", size) <= pixels:
+            lines[-1] += f" {word}"
+            continue
+        lines.append("")
+        for char in word:  # a word that is wider than a line
+            if lines[-1] and extent(lines[-1] + char, size) > pixels:
+                lines.append("")
+            lines[-1] += char
+    return "<br>".join(joined(line) for line in lines if line)
+
+
+def extent(text: str, size: int = TEXT) -> float:
+    """How many pixels a text is wide in DejaVu Sans, the widest of `FONT`; marks and emoji count as a wide letter."""
+    return size * sum(_EXTENT.get(char, 1.0 if ord(char) > 0x7F else 0.66) for char in text)
 
 
 @cache

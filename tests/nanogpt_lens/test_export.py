@@ -139,6 +139,48 @@ def test_sizes_out_of_range(tmp_path, options):
         to_png(go.Figure(), tmp_path / "x.png", **{"width": 300, **options} if "width" not in options else options)
 
 
+def test_what_is_no_figure_or_no_place_for_a_picture(tmp_path):
+    import nanogpt_lens as ngl
+
+    widget = ngl.attention_patterns(ngl.load("shakespeare_char"), "ROMEO:").widget()
+    expected = "expected a figure of Plotly or a result"
+    given: list[tuple[Any, str]] = [
+        (3, f"^a int was given; {expected}$"),
+        ({"data": []}, f"^a dict was given; {expected}$"),
+        (widget, f"^a Widget was given; {expected}; a widget has .save\\(\\) for an HTML page$"),
+    ]
+    for wrong, sentence in given:
+        with pytest.raises(AnalysisError, match=sentence):
+            to_png(wrong, tmp_path / "x.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(AnalysisError, match=r"folder.png is a folder; expected the path of a file"):
+        to_png(scores(), tmp_path / "folder.png")
+    for name in ("x.jpg", "x", "x.svg"):
+        with pytest.raises(AnalysisError, match=rf"{name} does not end in .png; expected such a name"):
+            to_png(scores(), tmp_path / name)
+    with pytest.raises(AnalysisError, match=r"x.png does not end in .svg"):
+        to_svg(scores(), tmp_path / "x.png")
+    with pytest.raises(AnalysisError, match=r"^path is 5; expected the path of a .png file$"):
+        to_png(scores(), 5)  # type: ignore[arg-type]
+    assert [left.name for left in tmp_path.iterdir()] == ["folder.png"]
+
+
+@browser
+def test_a_folder_that_cannot_be_made(real_browser, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AnalysisError, match="was not written .* expected a path that can be written$"):
+        to_png(scores(), tmp_path / "file" / "x.png")
+
+
+@browser
+def test_a_wide_picture_has_a_long_title_in_one_line(real_browser, tmp_path):
+    title = "How far each head's output may be replaced before the loss rises"
+    text = to_svg(figure(scores(), title=title), tmp_path / "x.svg").read_text("utf-8")
+    assert title in html.unescape(text)
+    narrow = to_svg(figure(scores(), title=title), tmp_path / "y.svg", width=360).read_text("utf-8")
+    assert title not in html.unescape(narrow)
+
+
 def test_without_kaleido(tmp_path, monkeypatch):
     original = builtins.__import__
 

@@ -72,7 +72,8 @@ def test_the_caption_says_what_and_on_what(name):
 def test_titles_axes_and_size(name):
     drawn = figure(result(name))
     assert drawn.layout.title.text
-    assert all(len(line) <= 36 for line in drawn.layout.title.text.split("<br>")), "too wide for a phone"
+    lines = drawn.layout.title.text.split("<br>")
+    assert all(style.extent(line, 15) <= 328 - 10 for line in lines), "too wide for the report on a phone of 360 pixels"
     assert drawn.layout.width is None
     assert 150 < drawn.layout.height < 1500
     cartesian = [trace for trace in drawn.data if trace.type != "sankey"]

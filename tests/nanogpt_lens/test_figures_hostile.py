@@ -61,7 +61,7 @@ def test_axes_of_a_heat_map():
 
 
 def test_nodes_of_a_sankey():
-    drawn = figure(patterns(), kind="flow", links=400)
+    drawn = figure(patterns(), kind="rollout", links=400)
     check(drawn)
     assert "2060" not in drawn.layout.title.text, "escaped once"
     assert any("script>" in plain(label) for label in drawn.data[0].node.label)

@@ -210,12 +210,12 @@ def test_flow_as_a_sankey():
 def test_ways_through_all_layers_are_those_of_rollout():
     """All links together carry rollout's shares from the input tokens to the position."""
     patterns, rollout = result("attention_patterns"), result("attention_rollout")
-    found = links(figure(patterns, kind="flow", pos=9, links=10_000))
+    found = links(figure(patterns, kind="rollout", pos=9, links=10_000))
     for source in range(10):
         label = f"{source} {TEXT[source]}".replace("  ", " ·")
         total = sum(v for (name, column, *_), v in found.items() if (name, column) == (label, "input"))
         assert total == pytest.approx(float(rollout.values[-1, 9, source]), rel=1e-3), label
-    few = figure(patterns, kind="flow", pos=9, links=12)
+    few = figure(patterns, kind="rollout", pos=9, links=12)
     shown, strongest = links(few), sorted(found, key=found.get, reverse=True)
     assert 8 <= len(shown) <= 12
     assert shown.items() <= found.items()
@@ -228,9 +228,9 @@ def test_ways_through_all_layers_are_those_of_rollout():
     assert height.min() > 0
     assert height.max() < 1
     with pytest.raises(ResultError, match="expected a number from 0 to 1"):
-        figure(patterns, kind="flow", residual=2)
+        figure(patterns, kind="rollout", residual=2)
     with pytest.raises(ResultError, match="there is no dest_pos 12; expected 0 to 11"):
-        figure(patterns, kind="flow", pos=12)
+        figure(patterns, kind="rollout", pos=12)
 
 
 def test_patching_is_layer_head_by_position():
@@ -561,7 +561,7 @@ def test_steering_is_in_the_order_of_the_scales():
 def test_trajectories():
     made = result("steps")
     drawn = figure(made, mark=(100, 40, 600))
-    line, band = named(drawn, "previous token"), named(drawn, "previous token, 95% interval")
+    line, band = named(drawn, "previous token"), named(drawn, "previous token, low to high")
     np.testing.assert_array_equal(line.x, [0, 10, 50, 100, 500, 1000])
     np.testing.assert_allclose(line.y, made.score("previous_token"), rtol=1e-4)
     np.testing.assert_allclose(band.y[:6], made.high[:, 1], rtol=1e-4)
@@ -589,7 +589,7 @@ def test_trajectories_of_many_heads_name_those_that_change_most():
     assert {trace.name for trace in drawn.data if trace.showlegend} == {*best, "chance"}
     np.testing.assert_allclose(named(drawn, "2.3").y, made.values[:, 2, 3], rtol=1e-4)
     assert {trace.name for trace in figure(made, layer=1, head=2).data} == {
-        "head score", "head score, 95% interval", "chance"
+        "head score", "head score, low to high", "chance"
     }  # fmt: skip
     assert "layer 1, head 2" in figure(made, layer=1, head=2).layout.meta["caption"]
     colours = [trace.line.color for trace in figure(made, k=12).data if trace.showlegend and trace.name != "chance"]

@@ -7,7 +7,7 @@ import torch
 import nanogpt_lens as ngl
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.loading import load
-from nanogpt_lens.pairs import AWAY, find_prompt_pair, find_prompt_pairs
+from nanogpt_lens.pairs import AWAY, NoPairFoundError, find_prompt_pair, find_prompt_pairs
 from tests.handmade import CONTEXT, VOCAB, handmade_model
 from tests.making import write
 
@@ -147,8 +147,12 @@ def test_where_nothing_changes_its_mind(tmp_path):
 
 @pytest.mark.hooked
 def test_where_it_is_never_right(tmp_path):
-    with pytest.raises(AnalysisError, match="after none of .* windows is the true next token"):
-        find_prompt_pair(constant(tmp_path), torch.tensor([0, 1, 2, 4] * 40), length=3)
+    model = constant(tmp_path)
+    with pytest.raises(NoPairFoundError, match="after none of 40 windows is the true next token") as caught:
+        find_prompt_pair(model, torch.tensor([0, 1, 2, 4] * 40), length=3)
+    assert "n=" not in caught.value.reason
+    with pytest.raises(AnalysisError, match="after none of 1 window is the true next token"):
+        find_prompt_pair(model, torch.tensor([0, 1, 2, 4]), length=3)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_head_scores_are_those_of_the_taxonomy(page, plays, model):
 
 def test_induction_numbers_and_the_honest_negative(shipped, page, model):
     matching = ngl.prefix_matching(model, n=32)
-    accuracy = ngl.induction_accuracy(model, n=256)
+    accuracy = ngl.induction_accuracy(model, n=128)
     losses = ngl.repeated_sequence_loss(model, n=32)
     heads, answers, table = section(page, "induction").tables()
     best = int(matching.values.argmax())
@@ -267,11 +267,14 @@ def test_a_section_that_fails_says_so_in_its_place(tmp_path, monkeypatch):
 
 def test_without_a_text_a_vocabulary_or_a_second_layer(tmp_path):
     folder = small(tmp_path / "out", vocabulary=False, n_layer=1)
-    found = report(folder, sections=[key for key in SECTIONS if key != "certificate"], progress=False)
+    found = report(
+        folder, sections=[key for key in SECTIONS if key not in ("certificate", "checkpoints")], progress=False
+    )
     said = {s.key: s for s in found.sections}
-    assert said["checkpoints"].status == "does not apply"
-    assert "only one checkpoint" in said["checkpoints"].error
-    assert {s.key for s in found.failed} <= {"patching"}  # random weights may never be right
+    assert not found.failed
+    if said["patching"].status == "does not apply":  # random weights may never be right
+        assert said["patching"].error.endswith("ngl.report('out', clean=[...], corrupted=[...]).")
+        assert "n=" not in said["patching"].error
     page = read(found.html)
     assert "one layer cannot compose" in section(page, "induction").text
     assert "the model's own text" in section(page, "loss").text
@@ -282,7 +285,7 @@ def test_without_a_text_a_vocabulary_or_a_second_layer(tmp_path):
 
 def test_a_short_text_is_enough(tmp_path):
     found = report(small(tmp_path / "out"), text="the king is my lord\nO night", progress=False)
-    assert {s.key for s in found.failed} <= {"patching"}
+    assert not found.failed
 
 
 @pytest.mark.parametrize(
@@ -300,7 +303,12 @@ def test_a_short_text_is_enough(tmp_path):
         ({"text": "the ¥ king and the night"}, "¥"),
         ({"text": "short"}, "the text has 5 tokens; expected at least 8"),
         ({"output": "{tmp}"}, "is a folder; expected the name of a file"),
-        ({"output": "{tmp}/out/ckpt.pt"}, "has the name of a checkpoint"),
+        ({"output": "{tmp}/out/ckpt.pt"}, "ckpt.pt does not end in .html or .htm"),
+        ({"output": "{tmp}/report.txt"}, "report.txt does not end in .html or .htm"),
+        ({"clean": "the", "corrupted": "the"}, "the clean and the corrupted text are the same"),
+        ({"clean": [1, 2], "corrupted": [1, 2]}, "the clean and the corrupted text are the same"),
+        ({"clean": "the", "corrupted": "tha", "sections": ["loss"]}, "but the section patching, which alone uses them"),
+        ({"sections": ["loss", "checkpoints"]}, "out is one checkpoint; expected a folder with several"),
         ({"output": "{tmp}/out/ckpt.pt/report.html"}, "cannot be written"),
         ({"seed": -1}, "seed is -1"),
     ],
@@ -326,7 +334,7 @@ def test_your_own_pair_is_shown_first(tmp_path):
         progress=False,
     )  # fmt: skip
     said = part.all("figcaption")[0].text
-    assert said.startswith("They differ at position 6 of 7.")
+    assert said.startswith("They differ at 1 of 8 positions: 6.")
     assert (
         f"is {nice(patched.clean, 2)} logits above “b”, after the corrupted one {nice(patched.corrupted, 2)}." in said
     )

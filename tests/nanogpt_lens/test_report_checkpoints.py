@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
+from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.prompts import windows
 from nanogpt_lens.reporting.making import report
-from nanogpt_lens.reporting.sections.checkpoints import checkpoints_of
+from nanogpt_lens.reporting.sections.checkpoints import _log_spaced, checkpoints_of
 from tests.making import CHARS, content, write_meta
 from tests.nanogpt_lens.report_helpers import read, section, small, text
 
@@ -96,12 +97,14 @@ def test_one_that_cannot_be_read_says_so_in_its_row_and_nothing_is_proven(run):
     assert found.passed is False
     page = read(found.html)
     status = page.all("p", class_="status")[0]
-    assert status.text == "NOT PROVEN: 1 of 4 checkpoints, ckpt_9.pt"
+    assert status.text == "NOT PROVEN: 3 of 4 checkpoints proven, 1 cannot be read (ckpt_9.pt)"
+    (warning,) = found.sections[1].warnings
+    assert warning.startswith("ckpt_9.pt cannot be read: ckpt_9.pt is not a PyTorch checkpoint")
     assert "bad" in status.attributes["class"]
     row = section(page, "checkpoints").tables()[0][-1]
     assert row[0] == "ckpt_9.pt"
-    assert row[5] == "cannot be read"
-    assert "ckpt_9.pt" in row[4]
+    assert row[4] == "–"
+    assert row[5].startswith("cannot be read: ckpt_9.pt is not a PyTorch checkpoint")
     assert str(run) not in found.html
 
 
@@ -113,7 +116,40 @@ def test_without_a_text_all_are_measured_on_that_of_the_last(run):
     assert "text drawn from the last of them" in section(page, "checkpoints").text
 
 
-def test_one_checkpoint_alone_is_no_comparison(tmp_path):
-    found = report(small(tmp_path / "out"), sections=["checkpoints"], progress=False)
-    assert found.sections[0].status == "does not apply"
-    assert found.passed is None
+def test_one_checkpoint_alone_is_no_comparison_and_several_are_not_one(tmp_path, run):
+    with pytest.raises(AnalysisError, match="is one checkpoint; expected a folder with several"):
+        report(small(tmp_path / "single"), sections=["checkpoints"], progress=False)
+    with pytest.raises(AnalysisError, match="the section heads is about one checkpoint, but .* holds several"):
+        report(run, sections=["summary", "heads"], progress=False)
+
+
+def test_other_architectures_are_no_training_run(run):
+    stage(run / "ckpt_4.pt", 200, seed=4, n_layer=1)
+    part = section(read(report(run, text=text(4000), progress=False).html), "checkpoints")
+    assert "they differ in architecture, so that they are not taken for stages" in part.text
+    assert "In the order of training" not in part.text
+    assert not part.all("figure")
+
+
+def test_the_same_weights_are_counted_once(run):
+    what = torch.load(run / "ckpt_1.pt", weights_only=False)
+    what["optimizer"] = {"state": {}}
+    torch.save(what, run / "ckpt_8.pt")
+    found = report(run, text=text(4000), progress=False)
+    table, heads = section(read(found.html), "checkpoints").tables()
+    assert [row[0] for row in table[3:]] == ["ckpt_1.pt", "ckpt_8.pt (the same weights as ckpt_1.pt)"]
+    assert len(heads) == 4
+    assert "In the order of training." in found.html
+
+
+@pytest.mark.parametrize(
+    ("steps", "logarithmic"),
+    [
+        ([0, 250, 500, 750, 1000], False),
+        ([0, 1, 2, 4, 8, 16, 32], True),
+        ([0, 10, 20], False),
+        ([0, 10, 100, 1000], True),
+    ],
+)
+def test_which_stages_are_spaced_as_logarithms(steps, logarithmic):
+    assert _log_spaced(steps) is logarithmic

@@ -52,6 +52,11 @@ def test_sections_are_listed_without_a_checkpoint(run):
 def test_a_failed_section_is_a_warning(run, monkeypatch):
     monkeypatch.setattr("nanogpt_lens.reporting.sections.loss.losses", lambda *_: 1 / 0)
     result = run.invoke(app, ["report", "out", "--sections", "loss"])
+    assert result.exit_code == 2
+    warning, error = result.stderr.strip().splitlines()[-2:]
+    assert warning.startswith("warning: the section loss failed: this should not have")
+    assert error == "error: all chosen sections failed; report.html says why"
+    result = run.invoke(app, ["report", "out", "--sections", "loss,attention"])
     assert result.exit_code == 0
     assert result.stderr.strip().splitlines()[-1].startswith("warning: the section loss failed: this should not have")
 
@@ -82,7 +87,7 @@ def test_what_is_not_equal_is_written_in_red_and_exits_1(run, tmp_path, monkeypa
 
 def test_a_certificate_that_cannot_be_made_proves_nothing(run, monkeypatch):
     monkeypatch.setattr("nanogpt_lens.reporting.sections.certificate.check", lambda *_, **__: 1 / 0)
-    result = run.invoke(app, ["report", "out", "--sections", "certificate"])
+    result = run.invoke(app, ["report", "out", "--sections", "certificate,heads"])
     assert result.exit_code == 1
     with open("report.html", encoding="utf-8") as file:
         assert "NOT PROVEN: the certificate could not be made" in file.read()
@@ -99,6 +104,10 @@ def test_a_certificate_that_cannot_be_made_proves_nothing(run, monkeypatch):
         (["out", "-o", "words.txt/page.html"], "cannot be written"),
         (["out", "-o", "out"], "out is a folder"),
         (["words.txt"], "words.txt"),
+        (["out", "-o", "page.txt"], "page.txt does not end in .html"),
+        (["out", "--clean", "the", "--corrupted", "the"], "are the same"),
+        (["out", "--clean", "the", "--corrupted", "tha", "--sections", "loss"], "the section patching"),
+        (["out", "--sections", "checkpoints"], "out is one checkpoint"),
     ],
 )
 def test_bad_input_exits_2_and_writes_nothing(run, tmp_path, arguments, message):
@@ -124,6 +133,30 @@ def test_every_command_of_a_report_runs(run, tmp_path):
         ).stdout.decode()
         result = run.invoke(app, parsed.split("\0")[1:-1])
         assert result.exit_code == 0, (line, result.output, result.stderr)
+
+
+def test_the_commands_make_the_same_numbers(run):
+    """Those under the heads and under induction, against the tables of the report."""
+    found = report("out", text="words.txt", sections=["heads", "induction"], seed=3, progress=False)
+    page = read(found.html)
+
+    def rows(line, name):
+        words = line.split("  # ")[0].split()[1:]
+        return json.loads(run.invoke(app, [*words, "--json"]).stdout)[name]["rows"]
+
+    scores, rise = found.sections[0].commands
+    table = {row[0]: row for row in section(page, "heads").tables()[0]}
+    first = table["head"][1].replace(" ", "_")
+    measured = [row for row in rows(scores, "heads") if row["score_label"] == first]
+    assert len(measured) == len(table) - 2
+    for row in measured:
+        shown = table[f"{row['layer']}.{row['head']}"][1].replace("−", "-")
+        assert float(shown) == pytest.approx(row["value"], abs=0.0051)
+    for row in rows(rise, "importance"):
+        shown = table[f"{row['layer']}.{row['head']}"][-2].split(" ")[0].replace("−", "-")
+        assert float(shown) == pytest.approx(row["value"], abs=0.000051)
+    best = max(row["value"] for row in rows(found.sections[1].commands[0], "prefix_matching"))
+    assert section(page, "induction").tables()[0][1][1].split(" ")[0] == f"{best:.3f}"
 
 
 def test_options_of_the_checkpoint_are_in_the_commands(tmp_path):

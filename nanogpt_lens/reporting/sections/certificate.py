@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from conversion.report import Comparison, EquivalenceReport, cell_text
 from nanogpt_lens.loading import check
 from nanogpt_lens.reporting.blocks import Block, Listing, Paragraph, Table
@@ -19,6 +21,14 @@ _KINDS = {
     "val_loss": "loss on the run's own validation data",
 }
 
+_JUDGED = (
+    "Each cell is the comparison that is nearest to its limit: its relative error (the largest difference of any "
+    "element, divided by the largest value, of gradients by that of any weight's, or by 0.001 where that is larger) "
+    "and what is allowed. In float64 1e-9 is allowed, and the absolute error must be within it too (times the largest "
+    "value where that is above 1). In float32 it is 2e-5, or, where that is more, 16 times what rounding to float32 "
+    "does to nanoGPT's own numbers. Where 0 is allowed not one bit may differ."
+)
+
 
 def _make(subject: Subject) -> Made:
     found = check(subject.path, **subject.options.given(), seed=subject.seed)
@@ -29,6 +39,7 @@ def _make(subject: Subject) -> Made:
         Paragraph(
             text=f"{found.backend} against {found.reference}, on random tokens (seed {found.seed}). Rounding alone "
             "leaves about 1e-15 in float64, where a real difference could not hide."
+            + (" The error that the verdict names is absolute; those below are relative." if found.passed else "")
         ),
         _by_kind(found),
         _all_rows(found),
@@ -55,10 +66,9 @@ def _by_kind(found: EquivalenceReport) -> Table:
         marked |= {i} if failed else set()
         rows.append((_KINDS[kind], count(len(own)), *cells, f"{failed} fail" if failed else "all equal"))
     return Table(
-        header=("what is compared", "comparisons", *(f"largest error, {p}" for p in precisions), "verdict"),
+        header=("what is compared", "comparisons", *(f"error / allowed, {p}" for p in precisions), "verdict"),
         rows=tuple(rows),
-        caption="Relative errors: the largest difference of any element, divided by the largest value. In float64 up "
-        "to 1e-9 counts as equal, in float32 up to 2e-5.",
+        caption=_JUDGED,
         left=(0, len(precisions) + 2),
         marked=frozenset(marked),
     )
@@ -67,14 +77,18 @@ def _by_kind(found: EquivalenceReport) -> Table:
 def _worst(comparisons: list[Comparison]) -> str:
     if not comparisons:
         return "–"
-    worst = max(comparisons, key=lambda c: (not c.passed, c.max_rel))
+    worst = max(comparisons, key=_nearness)
+    if worst.kind in ("greedy", "val_loss"):
+        return cell_text(worst).removesuffix(" FAIL")
     return (
-        cell_text(worst).removesuffix(" FAIL")
-        if worst.kind in ("greedy", "val_loss")
-        else f"{worst.max_rel:.1e}"
-        if worst.max_rel
-        else "0"
+        f"{f'{worst.max_rel:.1e}' if worst.max_rel else '0'} / {f'{worst.tolerance:.1e}' if worst.tolerance else '0'}"
     )
+
+
+def _nearness(comparison: Comparison) -> tuple[bool, float]:
+    """How near a comparison is to failing; those of which not one bit may differ are near only where they fail."""
+    share = comparison.max_rel / comparison.tolerance if comparison.tolerance else comparison.max_rel
+    return not comparison.passed, math.inf if math.isnan(share) else share
 
 
 def _all_rows(found: EquivalenceReport) -> Table:

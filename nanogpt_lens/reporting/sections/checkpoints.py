@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ from nanogpt_lens.prompts import n_tokens, own_text, windows
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
 from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe, in_a_sentence
 from nanogpt_lens.reporting.subject import Options, Subject, text_of
-from nanogpt_lens.reporting.words import count, interval, number, plural, shown
+from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, number, plural, shown
 from nanogpt_lens.results import Scores
 from nanogpt_lens.taxonomy import score_heads
 
 _MOST = 40
+_UNEVEN = 4  # times the smallest gap between iterations: they are spaced as logarithms
+_DRAWN = 64  # sequences of a model's own text
 _LENGTH, _WINDOWS, _SCORED = 128, 256, 32
 
 
@@ -44,7 +48,7 @@ def has_own(path: str | Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """What is known of one checkpoint."""
+    """What is known of one checkpoint; `shape` is its architecture, `same_as` an earlier one of the same weights."""
 
     name: str
     iteration: int | None = None
@@ -56,6 +60,19 @@ class _Measured:
     proven: bool | None = None
     heads: Scores | None = None
     error: str = ""
+    shape: Any = None
+    digest: str = ""
+    same_as: str = ""
+
+    @property
+    def readable(self) -> bool:
+        """Whether it could be read and converted."""
+        return self.proven is not None
+
+    @property
+    def own(self) -> bool:
+        """Whether it was measured and its weights are not those of another one before it."""
+        return not self.error and not self.same_as
 
 
 def _make(subject: Subject) -> Made:
@@ -64,26 +81,57 @@ def _make(subject: Subject) -> Made:
         raise DoesNotApply("There is only one checkpoint here, and nothing to compare it with.")
     chosen = files if len(files) <= _MOST else [files[round(i * (len(files) - 1) / (_MOST - 1))] for i in range(_MOST)]
     own = _own_text(subject, chosen) if subject.raw_text is None else None
-    found = [_measured(subject, file, own) for file in chosen]
+    found = _with_doubles([_measured(subject, file, own) for file in chosen])
     body: list[Block] = [_table(subject, found, own is not None)]
     if len(chosen) < len(files):
         body.append(Paragraph(text=f"{len(chosen)} of {len(files)} checkpoints, evenly spaced.", tone="note"))
-    body += _figures(found)
-    if any(m.heads is not None for m in found):
+    if _one_run(found):
+        body += _figures(found)
+    if any(m.heads is not None and m.own for m in found):
         body.append(_heads_table(found))
-    proven = all(m.proven for m in found)
-    failed = [m.name for m in found if not m.proven]
-    verdict = (
-        f"PROVEN EQUAL: all {len(found)} checkpoints"
-        if proven
-        else f"NOT PROVEN: {len(failed)} of {len(found)} checkpoints, {', '.join(map(shown, failed[:3]))}"
-    )
     return Made(
         body=tuple(body),
         commands=(subject.report_command("checkpoints"),),
         findings=_findings(found),
-        proven=proven,
-        verdict=verdict,
+        proven=all(m.proven for m in found),
+        verdict=_verdict(found),
+        warnings=tuple(
+            f"{m.name} cannot be read: {m.error.removeprefix(f'{Path(m.name).name}: ')}"
+            for m in found
+            if not m.readable
+        ),
+    )
+
+
+def _verdict(found: list[_Measured]) -> str:
+    """How many are proven equal, and which are not."""
+    proven = sum(m.proven is True for m in found)
+    if proven == len(found):
+        return f"PROVEN EQUAL: all {len(found)} checkpoints"
+    parts = [f"{proven} of {len(found)} checkpoints proven"]
+    unread, unequal = [m.name for m in found if not m.readable], [m.name for m in found if m.proven is False]
+    for names, what in ((unequal, "not equal"), (unread, "cannot be read")):
+        if names:
+            named = ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
+            parts.append(f"{len(names)} {what} ({named})")
+    return f"NOT PROVEN: {', '.join(parts)}"
+
+
+def _with_doubles(found: list[_Measured]) -> list[_Measured]:
+    """The same, those marked whose weights an earlier one has."""
+    first: dict[str, str] = {}
+    return [
+        replace(m, same_as=earlier) if m.digest and (earlier := first.setdefault(m.digest, m.name)) != m.name else m
+        for m in found
+    ]
+
+
+def _one_run(found: list[_Measured]) -> bool:
+    """Whether they can be stages of one run: one architecture, and an iteration of its own each."""
+    own = [m for m in found if m.own]
+    steps = [m.iteration for m in own]
+    return (
+        len(own) > 1 and None not in steps and len(set(steps)) == len(own) and all(m.shape == own[0].shape for m in own)
     )
 
 
@@ -112,7 +160,7 @@ def _own_text(subject: Subject, files: list[Path]) -> Tensor | None:
             model = convert(_read(file, subject.options), backend=subject.options.backend, consume=True)
         except ConversionError:
             continue
-        return own_text(model, length=min(int(model.cfg.n_ctx), _LENGTH), n=64, seed=subject.seed)
+        return own_text(model, length=min(int(model.cfg.n_ctx), _LENGTH), n=_DRAWN, seed=subject.seed)
     return None
 
 
@@ -125,9 +173,11 @@ def _measured(subject: Subject, file: Path, own: Tensor | None) -> _Measured:
             "iteration": checkpoint.iter_num,
             "parameters": checkpoint.n_params,
             "stated": checkpoint.best_val_loss,
+            "shape": checkpoint.config,
         }
         certificate = check(checkpoint, backend=subject.options.backend, edits=False, seed=subject.seed)
         model = convert(checkpoint, backend=subject.options.backend, consume=True)
+        about["digest"] = _digest(model)
     except ConversionError as error:
         return _Measured(name=name, error=in_a_sentence(error, subject.folders))
     try:
@@ -135,6 +185,15 @@ def _measured(subject: Subject, file: Path, own: Tensor | None) -> _Measured:
     except ConversionError as error:
         return _Measured(name=name, proven=certificate.passed, error=in_a_sentence(error, subject.folders), **about)
     return _Measured(name=name, proven=certificate.passed, **about, **found)
+
+
+def _digest(model: torch.nn.Module) -> str:
+    """SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _on_text(subject: Subject, model: Any, own: Tensor | None) -> dict[str, Any]:
@@ -168,14 +227,16 @@ def _table(subject: Subject, found: list[_Measured], own: bool) -> Table:
     rows = []
     for m in found:
         stated = m.stated if m.stated is not None and m.stated < 1e8 else math.nan
-        verdict = "proven" if m.proven else "cannot be read" if m.proven is None else "NOT PROVEN"
+        unread = f"cannot be read: {shown(m.error)}"
+        verdict = "proven" if m.proven else "NOT PROVEN" if m.readable else unread
+        loss = shown(m.error) if m.error and m.readable else interval(m.loss, m.low, m.high)
         rows.append(
             (
-                shown(m.name),
+                shown(m.name) + (f" (the same weights as {shown(m.same_as)})" if m.same_as else ""),
                 "–" if m.iteration is None else count(m.iteration),
                 count(m.parameters) if m.parameters else "–",
                 number(stated),
-                (m.error and shown(m.error)) or interval(m.loss, m.low, m.high),
+                loss,
                 verdict,
             )
         )
@@ -187,15 +248,28 @@ def _table(subject: Subject, found: list[_Measured], own: bool) -> Table:
     return Table(
         header=("file", "iteration", "parameters", "stored loss", "loss measured here", "equality"),
         rows=tuple(rows),
-        caption=f"In the order of training. Losses in nats per token: best_val_loss as it is stored, and what is "
-        f"measured on {where}, with 95% intervals. Equality: the certificate without the edits at every hook.",
+        caption=f"{_order(found)} Losses in nats per token: best_val_loss as it is stored, and what is measured on "
+        f"{where}, with 95% intervals: at most {_WINDOWS if not own else _DRAWN} sequences of each, fewer than the "
+        "section on the loss reads of one checkpoint, so that its loss there differs a little. Equality: the "
+        "certificate without the edits at every hook.",
         left=(0, 5),
         marked=frozenset(i for i, m in enumerate(found) if not m.proven),
     )
 
 
+def _order(found: list[_Measured]) -> str:
+    if _one_run(found):
+        return "In the order of training."
+    own = [m for m in found if m.own]
+    if len(own) < 2:
+        return "In the order of their iterations."
+    apart = any(m.shape != own[0].shape for m in own)
+    why = "differ in architecture" if apart else "do not each have an iteration of their own"
+    return f"In the order of their iterations; they {why}, so that they are not taken for stages of one training run."
+
+
 def _heads_table(found: list[_Measured]) -> Table:
-    kept = [m for m in found if m.heads is not None]
+    kept = [m for m in found if m.heads is not None and m.own]
     names = kept[0].heads.labels["score"] if kept[0].heads is not None else ()
     rows = []
     for m in kept:
@@ -208,7 +282,7 @@ def _heads_table(found: list[_Measured]) -> Table:
         header=("file", *(name.replace("_", " ") for name in names)),
         rows=tuple(rows),
         caption="The highest score of each kind, and the head that has it. A score may be high in a model that has "
-        "learned nothing: compare with the first checkpoints.",
+        "learned nothing: compare with the others.",
     )
 
 
@@ -224,7 +298,7 @@ def _figures(found: list[_Measured]) -> Iterator[Block]:
     """The loss and the best scores over iterations, where there are several of one run."""
     usable: dict[int, _Measured] = {}
     for m in found:
-        if m.iteration is not None and not m.error:
+        if m.iteration is not None and m.own:
             usable.setdefault(m.iteration, m)
     if len(usable) < 2:
         return
@@ -238,7 +312,8 @@ def _figures(found: list[_Measured]) -> Iterator[Block]:
         quantity="loss, nats per token", definition="mean cross-entropy of the next token on the same text",
         low=low, high=high,
     )  # fmt: skip
-    yield drawn(loss, "the loss over training")
+    scale = "log" if _log_spaced(steps) else "linear"
+    yield drawn(loss, "the loss over training", x=scale)
     if all(m.heads is not None for m in kept):
         names = kept[0].heads.labels["score"] if kept[0].heads is not None else ()
         best = torch.tensor([[_best(m.heads, name)[0] for m in kept] for name in names], dtype=torch.float64)
@@ -246,26 +321,50 @@ def _figures(found: list[_Measured]) -> Iterator[Block]:
             values=best, axes=("score", "step"), labels={"score": names, "step": labels},
             quantity="highest score of any head", definition="the best head's score of each kind, see the taxonomy",
         )  # fmt: skip
-        yield drawn(scores, "the highest head scores over training", title="Best scores over training")
+        yield drawn(scores, "the highest head scores over training", title="Best scores over training", x=scale)
+
+
+def _log_spaced(steps: list[int]) -> bool:
+    """Whether iterations lie closer at the beginning, by far."""
+    gaps = [later - earlier for earlier, later in itertools.pairwise(steps)]
+    return len(gaps) >= 3 and max(gaps) > _UNEVEN * min(gaps) and gaps.index(max(gaps)) > len(gaps) // 2
 
 
 def _findings(found: list[_Measured]) -> tuple[str, ...]:
-    measured = [m for m in found if not math.isnan(m.loss)]
+    measured = [m for m in found if m.own and not math.isnan(m.loss)]
     if len(measured) < 2:
         return ()
     first, last = measured[0], measured[-1]
     best = min(measured, key=lambda m: m.loss)
+    rivals = [m for m in measured if m is not best]
+    if all(_overlap(best, m) for m in rivals):
+        return (
+            f"{plural(len(measured), 'checkpoint')} are compared; between their losses, {number(best.loss)} at the "
+            "least, there is no difference that can be measured.",
+        )
+    if not _one_run(found):
+        lowest = interval(best.loss, best.low, best.high)
+        return (
+            f"{plural(len(measured), 'checkpoint')} are compared, which are no stages of one run; {shown(best.name)} "
+            f"has the lowest loss, {lowest} nats per token.",
+        )
     return (
         f"Of {plural(len(measured), 'checkpoint')}, the loss goes from {number(first.loss)} ({shown(first.name)}) to "
         f"{number(last.loss)} ({shown(last.name)}); {shown(best.name)} has the lowest.",
     )
 
 
+def _overlap(a: _Measured, b: _Measured) -> bool:
+    """Whether two losses cannot be told apart."""
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return abs(a.loss - b.loss) < NEGLIGIBLE
+    return (a.low <= b.high and b.low <= a.high) or abs(a.loss - b.loss) < NEGLIGIBLE
+
+
 RECIPE = Recipe(
     key="checkpoints",
     title="Checkpoints side by side",
-    reading="Each row is one checkpoint of the folder, in the order of training, measured on the same text with the "
-    "same seed. Read down a column to see what training changes, and trust a difference only where the intervals do "
-    "not overlap.",
+    reading="Each row is one checkpoint of the folder, measured on the same text with the same seed. Read down a "
+    "column to see how they differ, and trust a difference only where the intervals do not overlap.",
     make=_make,
 )

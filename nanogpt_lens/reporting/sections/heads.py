@@ -8,11 +8,12 @@ from nanogpt_lens.patching.importance import head_importance
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
 from nanogpt_lens.reporting.section import Made, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import at, interval, listed, number, plural
+from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, listed, number, plural
 from nanogpt_lens.results import HeadTaxonomy, Scores
 from nanogpt_lens.taxonomy import head_taxonomy
 
 _N, _IMPORTANCE_N = 64, 32
+_LONGEST = 128  # tokens of a sequence where the command chooses
 _QUICK = 3e11  # weights times heads times tokens
 
 
@@ -35,13 +36,24 @@ def _make(subject: Subject) -> Made:
         body.append(Paragraph(text="The importance of so many heads is estimated by gradients here.", tone="note"))
     return Made(
         body=tuple(body),
-        commands=(subject.command("heads", "--importance", *_seed(subject), text=True),),
+        commands=_commands(subject, exact),
         findings=(f"{_in_words(taxonomy)} {_most_important(importance)}",),
     )
 
 
-def _seed(subject: Subject) -> list[str]:
-    return ["--seed", str(subject.seed)] if subject.seed else []
+def _commands(subject: Subject, exact: bool) -> tuple[str, ...]:
+    """The scores and the importance, each with the sample of this section."""
+    other = subject.length_remark(_LONGEST)
+    scores = subject.command(
+        "heads", "--n", str(_N), *subject.seed_option(), text=True, remark=f"the scores{other and '; ' + other}"
+    )
+    if not exact:
+        other = "measured exactly: numbers differ a little"
+    rise = subject.command(
+        "heads", "--importance", "--n", str(_IMPORTANCE_N), *subject.seed_option(), text=True,
+        remark=f"the loss rise{other and '; ' + other}",
+    )  # fmt: skip
+    return scores, rise
 
 
 def _in_words(taxonomy: HeadTaxonomy) -> str:
@@ -62,6 +74,9 @@ def _in_words(taxonomy: HeadTaxonomy) -> str:
 
 def _most_important(importance: Scores) -> str:
     row = importance.top(1, order="high").to_dict("records")[0]
+    low = at(importance.low, int(row["layer"]), int(row["head"]))
+    if row["value"] < NEGLIGIBLE or (low is not None and low <= 0):
+        return "Without any one head, the loss does not rise by a difference that can be measured."
     return f"The loss rises most without head {row['layer']}.{row['head']}, by {number(row['value'])} nats per token."
 
 
@@ -92,8 +107,9 @@ def _table(taxonomy: HeadTaxonomy, importance: Scores) -> Table:
 RECIPE = Recipe(
     key="heads",
     title="What the heads do",
-    reading="A head is written layer.head and may carry several labels, or none; a label says where it looks (scores "
-    "from 0 to 1, beside what uniform attention would give), not why. The loss rise says how much worse the model "
+    reading="A head is written layer.head and may carry several labels, or none; most say where it looks (scores from "
+    "0 to 1, beside what uniform attention would give), copying and anti-copying what it writes (from −1 to 1), and "
+    "none says why. The loss rise says how much worse the model "
     "predicts when the head's output is replaced by its mean: a head with a clear label may still matter little.",
     make=_make,
 )

@@ -11,11 +11,12 @@ from nanogpt_lens.induction_ablation import THRESHOLD, ablate_induction_heads
 from nanogpt_lens.prompts import n_tokens
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
 from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe
-from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import at, interval, number, percent
+from nanogpt_lens.reporting.subject import OTHER_SIZES, Subject
+from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, number, percent
 from nanogpt_lens.results import Scores
 
-_N, _PROMPTS = 32, 256
+_N, _PROMPTS = 32, 128  # as of `nanogpt-lens induction`
+_LONGEST = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +63,14 @@ def _make(subject: Subject) -> Made:
     ]
     if found.ablation is not None:
         body.append(drawn(found.ablation, "loss without the suspected heads"))
-    seed = ["--seed", str(subject.seed)] if subject.seed else []
-    return Made(body=tuple(body), commands=(subject.command("induction", *seed, text=True),), findings=(verdict,))
+    return Made(body=tuple(body), commands=(_command(subject),), findings=(verdict,))
+
+
+def _command(subject: Subject) -> str:
+    short = subject.text is not None and len(subject.text.ids) < 4 * min(int(subject.model.cfg.n_ctx), _LONGEST)
+    return subject.command(
+        "induction", "--n", str(_N), *subject.seed_option(), text=True, remark=OTHER_SIZES if short else ""
+    )
 
 
 def _measured(subject: Subject) -> Measured:
@@ -98,13 +105,17 @@ def in_words(found: Measured) -> tuple[str, bool]:
     clean, control = (float(found.accuracy.at(score="accuracy", prompt=p)) for p in ("clean", "corrupted"))
     answers = _beyond(found.accuracy)
     gain = _gain(found.repeated)
+    change = (
+        "the same loss as far as can be measured" if abs(gain) < NEGLIGIBLE
+        else f"a loss of {number(abs(gain))} nats {'less' if gain > 0 else 'more'}"
+    )  # fmt: skip
     numbers = (
         f"the best head, {head}, gives {number(best['value'])} of its attention to the token after the earlier "
         f"occurrence (chance {number(chance)}); [B] is predicted in {percent(clean, 1)} of [A][B]...[A] prompts, "
-        f"against {percent(control, 1)} in the control; and a random sequence repeated in order, not shuffled, has a "
-        f"loss of {number(abs(gain))} nats {'less' if gain > 0 else 'more'}"
+        f"against {percent(control, 1)} in the control; and a random sequence repeated in order, not shuffled, has "
+        f"{change}"
     )
-    if passes and answers and gain > 0:
+    if passes and answers and gain >= NEGLIGIBLE:
         return f"This model does induction: {numbers}.", True
     if not passes and not answers:
         return f"There is no sign of induction in this model: {numbers}.", False

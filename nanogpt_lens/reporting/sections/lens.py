@@ -14,12 +14,14 @@ from nanogpt_lens.prompts import n_tokens
 from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, drawn, mounted
 from nanogpt_lens.reporting.section import Made, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import at, interval, number, percent, quoted
+from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, number, percent, quoted
 from nanogpt_lens.results import LensResult
 from nanogpt_lens.results.lens import ConvergenceResult, LogitAttribution
 from nanogpt_lens.viz.tokens import visible
 
 _SHORT, _LONG, _N = 14, 64, 64
+_DEFAULT = 1_000_000  # tokens at most of a sequence of `nanogpt-lens lens`: the context
+_PARTS = 8  # rows of the table of contributions
 _EARLIEST = 4  # tokens before the prediction that is taken apart
 
 
@@ -37,6 +39,7 @@ def _make(subject: Subject) -> Made:
     body: list[Block] = [
         drawn(lens, "the most likely next token at every point of the model", title="Most likely next token"),
         _lens_table(subject, lens),
+        *_tied(subject),
         Heading(text="On average"),
         drawn(convergence, "how beliefs approach the output", title="Approach to the output"),
         _convergence_table(convergence),
@@ -45,9 +48,17 @@ def _make(subject: Subject) -> Made:
         drawn(attribution, "what each component adds to the logit difference", title="Parts of the logit difference"),
         _attribution_table(attribution),
         Heading(text="Token by token"),
+        Paragraph(text="Here dark is likely; under “Where it is surprised” dark is a high loss.", tone="note"),
         mounted(longer.widget(kind="token_log_probs"), "a text coloured by the probability of each token"),
     ]
     return Made(body=tuple(body), commands=_commands(subject, prompt, answer, wrong), findings=(_finding(convergence),))
+
+
+def _tied(subject: Subject) -> list[Block]:
+    if subject.checkpoint is None or not subject.checkpoint.config.tied:
+        return []
+    return [Paragraph(text="The head is tied to the embedding, so that the first points mostly name the present token.",
+                      tone="note")]  # fmt: skip
 
 
 def _finding(found: ConvergenceResult) -> str:
@@ -126,12 +137,22 @@ def _convergence_table(found: ConvergenceResult) -> Table:
 
 
 def _attribution_table(found: LogitAttribution) -> Table:
-    rows = [(str(row["component_label"]), number(row["value"])) for row in found.top(8).to_dict("records")]
+    size = int(found.values.numel())
+    records = found.top(size).to_dict("records")
+    large = [row for row in records if abs(float(row["value"])) >= NEGLIGIBLE]
+    kept = large[:_PARTS]
+    rows = [(str(row["component_label"]), number(row["value"])) for row in kept]
     rows.append(("all components together", number(found.total.flatten()[-1])))
+    small = len(records) - len(large)
+    left = [f"{len(large) - len(kept)} smaller ones" if len(large) > len(kept) else ""]
+    left += [f"{small} below {NEGLIGIBLE} logits" if small else ""]
+    out = " and ".join(words for words in left if words)
     return Table(
         header=("component", "logits"),
         rows=tuple(rows),
-        caption="The eight largest contributions. Heads are layer.head; embed is the token's own embedding.",
+        caption="The largest contributions"
+        + (f"; left out are {out}" if out else "")
+        + ". Heads are layer.head; embed is the token's own embedding.",
     )
 
 
@@ -141,14 +162,15 @@ def _commands(subject: Subject, prompt: Tensor, answer: int, wrong: int) -> tupl
         return (again,)
     names = subject.strings(torch.tensor([answer, wrong]))
     text = "".join(subject.strings(prompt))
-    return (subject.command("lens", "--prompt", text, "--answer", names[0], "--wrong", names[1], text=True), again)
+    own = ("--prompt", text, "--answer", names[0], "--wrong", names[1], *subject.seed_option())
+    return (subject.command("lens", *own, text=True, remark=subject.length_remark(_DEFAULT)), again)
 
 
 RECIPE = Recipe(
     key="lens",
     title="What each layer believes",
     reading="The logit lens reads the model before it is finished, as if each point were the last: a cell is the token "
-    "that it would predict there, from the embedding to the output. The head is tied to the embedding, so the first "
-    "points name the present token; look for the depth at which the final answer appears and stays.",
+    "that it would predict there, from the embedding to the output. Look for the depth at which the final answer "
+    "appears and stays.",
     make=_make,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from nanogpt_lens.access import evaluating, loss_per_token
 from nanogpt_lens.batches import losses
+from nanogpt_lens.datasets import TextData
 from nanogpt_lens.intervals import bootstrap
 from nanogpt_lens.lens.reading import characters
 from nanogpt_lens.prompts import n_tokens, text_sequences
@@ -39,7 +41,12 @@ def _make(subject: Subject) -> Made:
     ends = bootstrap(per_sequence, seed=subject.seed) or (None, None)
     per_char = _bits(subject, tokens, found)
     mean, uniform = float(found.mean()), math.log(size)
-    rows = [("this model on the text", interval(mean, *ends), *_others(mean, per_char))]
+    trained = _trained_on(subject)
+    name = "this model on the whole text" if trained else "this model on the text"
+    rows = [(name, interval(mean, *ends), *_others(mean, per_char))]
+    held = None if trained is None else _validated(subject, trained, n)
+    if held is not None:
+        rows.append(("this model on the validation part of it", held.shown, *_others(held.loss, held.per_char)))
     if subject.text is not None:
         frequencies = _unigram(subject.text.ids, tokens)
         rows.append(("always guessing by the text's token frequencies", number(frequencies), *_others(frequencies, 0)))
@@ -53,8 +60,7 @@ def _make(subject: Subject) -> Made:
         Table(
             header=("", "loss, nats per token", "perplexity", "bits per character"),
             rows=tuple(rows),
-            caption=f"Mean cross-entropy of the next token: {words}. On text that a model was trained on the loss is "
-            "lower than on new text; whether this is such text, the checkpoint does not say.",
+            caption=f"Mean cross-entropy of the next token: {words}. {_whether_new(subject, trained, held)}",
         ),
         *_by_position(found),
         *_passage(subject, uniform),
@@ -63,11 +69,80 @@ def _make(subject: Subject) -> Made:
     if subject.text is None:
         body.insert(1, Paragraph(text="This is the model's own text, so that its loss says how sure the model is of "
                                       "itself, not how good it is: give a text.", tone="note"))  # fmt: skip
-    finding = (
-        f"Its loss on {subject.text_name} is {interval(mean, *ends)} nats per token; a uniform guess would have "
-        f"{number(uniform)}."
-    )
+    whole = f"{subject.text_name} is {interval(mean, *ends)}"
+    where = (
+        f"the validation part of {subject.text_name} is {held.shown}, on the whole of it, most of which it was trained "
+        f"on, {interval(mean, *ends)}" if held else whole
+    )  # fmt: skip
+    finding = f"Its loss on {where} nats per token; a uniform guess would have {number(uniform)}."
     return Made(body=tuple(body), commands=_commands(subject), findings=(finding,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainedOn:
+    """How the text that the model was trained on was divided, in tokens."""
+
+    train: int
+    val: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HeldOut:
+    """The loss on the validation part."""
+
+    loss: float
+    shown: str
+    per_char: float
+    sequences: int
+
+
+def _trained_on(subject: Subject) -> _TrainedOn | None:
+    """How the run divided the text, where the checkpoint names this very file as its own."""
+    config = subject.checkpoint.run_config if subject.checkpoint else {}
+    digest, train, val = (config.get(name) for name in ("text_sha256", "train_tokens", "val_tokens"))
+    text = subject.text
+    if text is None or text.sha256 is None or digest != text.sha256:
+        return None
+    if not (isinstance(train, int) and isinstance(val, int)) or min(train, val) < 0 or train + val != len(text.ids):
+        return None
+    return _TrainedOn(train=train, val=val)
+
+
+def _validated(subject: Subject, trained: _TrainedOn, n: int) -> _HeldOut | None:
+    """The loss on the last tokens of the text; None where they are no two sequences."""
+    text = subject.text
+    if text is None or trained.val < 2 * subject.length:
+        return None
+    data = TextData(train=text.ids[:0], val=text.ids[trained.train :], vocabulary=None, name=text.data.name)
+    tokens = text_sequences(subject.model, data, length=subject.length, n=n, seed=subject.seed)
+    with evaluating(subject.model):
+        found = losses(subject.model, tokens).double().cpu()
+    ends = bootstrap(found.mean(1), seed=subject.seed) or (None, None)
+    mean = float(found.mean())
+    return _HeldOut(
+        loss=mean, shown=interval(mean, *ends), per_char=_bits(subject, tokens, found), sequences=len(tokens)
+    )
+
+
+def _whether_new(subject: Subject, trained: _TrainedOn | None, held: _HeldOut | None) -> str:
+    """What is known of whether the text is new to the model."""
+    if subject.text is None:
+        return "It says nothing of new text."
+    if trained is None:
+        return (
+            "On text that a model was trained on the loss is lower than on new text; nothing in the checkpoint says "
+            "whether this is such text."
+        )
+    share = percent(trained.train / max(1, trained.train + trained.val))
+    said = (
+        f"This is the text that the model was trained on (its SHA-256 is in the checkpoint): the first {share} of it, "
+        f"{count(trained.train)} tokens, is training text, on which the loss is lower than on new text"
+    )
+    if held is None:
+        return f"{said}; the rest is too short to be measured alone."
+    return (
+        f"{said}; the last {count(trained.val)} are its validation part, measured on {count(held.sequences)} sequences."
+    )
 
 
 def _commands(subject: Subject) -> tuple[str, ...]:

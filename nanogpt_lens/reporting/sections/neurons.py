@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from nanogpt_lens.datasets import TextData
 from nanogpt_lens.errors import AnalysisError
@@ -35,6 +36,8 @@ _EXCERPTS, _LOWEST, _WINDOW = 6, 2, 32
 _OF_CLASS, _SPARSE = 2, 12
 _BEFORE, _AFTER = 14, 6  # tokens of a glimpse around the peak
 _RARE = 0.9  # a sparse neuron is not above zero on so many tokens
+_CLEAR, _CONSTANT = 0.005, 1e-12  # an activation that is written as 0.01; a variance
+_GELU = "A GELU is never below −0.17: the lowest excerpts of most neurons are near that value and say little."
 _DRAWN, _SHIFTS = 2**14, 50  # tokens that the classes are measured on; shifts for chance
 
 
@@ -50,25 +53,57 @@ def _make(subject: Subject) -> Made:
     corpus, size, words = _sample(subject)
     window = min(_WINDOW, int(model.cfg.n_ctx), size)
     room = size // int(model.cfg.n_ctx) * (int(model.cfg.n_ctx) // window)
-    found = search_neurons(
-        model, corpus, k=max(1, min(_EXCERPTS, room)), window=window, seed=subject.seed, progress=False
+    k = max(1, min(_EXCERPTS, room))
+    found = search_neurons(model, corpus, k=k, window=window, seed=subject.seed, progress=False)
+    searched = (
+        f"Searched: all {plural(found.values.numel(), 'neuron')} of {plural(found.shape['layer'], 'layer')} on {words}."
     )
+    again = subject.report_command("neurons")
+    if not _active(found).any():
+        highest = number(float(found.values.max()))
+        text = (
+            f"{searched} No neuron is ever clearly active: the highest activation of any is {highest}, or it never "
+            "changes. None is listed."
+        )
+        return Made(body=(Paragraph(text=text),), commands=(again,))
     separating = _separating(subject, corpus)
     chosen = list(_chosen(found, separating))
+    best = "the neurons that best separate a class of characters, and, " if separating else ""
     body: list[Block] = [
         Paragraph(
-            text=f"Searched: all {plural(found.values.numel(), 'neuron')} of {plural(found.shape['layer'], 'layer')} "
-            f"on {words}. Listed: the neurons that best separate a class of characters, and, of each layer, those "
-            "whose highest activation is most standard deviations above their mean among neurons that are silent on at "
-            f"least {percent(_RARE)} of the tokens."
+            text=f"{searched} Listed: {best}of each layer, those whose highest activation is most standard deviations "
+            f"above their mean among neurons that are silent on at least {percent(_RARE)} of the tokens. Neurons that "
+            "are never clearly above zero are left out."
         )
     ]
     if separating:
         body.append(_classes_table(separating))
+    if subject.checkpoint is not None and subject.checkpoint.config.activation in ("gelu", "gelu_new"):
+        body.append(Paragraph(text=_GELU, tone="note"))
+    if not chosen:
+        body.append(Paragraph(text="No neuron is so, and none is listed.", tone="note"))
+        return Made(body=tuple(body), commands=(again,), findings=_findings(separating))
     body.append(NeuronCards(cards=tuple(_card(found, one) for one in chosen)))
-    first = f"{chosen[0].layer}.{chosen[0].neuron}" if chosen else "0.0"
-    page = [subject.command("neurons page", first, text=True)] if source_of(subject.raw_text) else []
-    return Made(body=tuple(body), commands=(subject.report_command("neurons"), *page), findings=_findings(separating))
+    return Made(
+        body=tuple(body), commands=(again, *_page_command(subject, chosen[0], k, window, size)),
+        findings=_findings(separating),
+    )  # fmt: skip
+
+
+def _active(found: NeuronSearch) -> Tensor:
+    """Which neurons [layer, neuron] are ever clearly above zero, and not constant."""
+    return (found.values >= _CLEAR) & (found.variance > _CONSTANT)
+
+
+def _page_command(subject: Subject, first: _Chosen, k: int, window: int, size: int) -> list[str]:
+    """The line that shows the first neuron alone; it searches the whole text."""
+    if source_of(subject.raw_text) is None or subject.text is None:
+        return []
+    own = ["--k", str(k)]
+    own += [] if window == min(_WINDOW, int(subject.model.cfg.n_ctx)) else ["--window", str(window)]
+    remark = "" if size == len(subject.text.ids) else "searches the whole text: numbers differ a little"
+    name = f"{first.layer}.{first.neuron}"
+    return [subject.command("neurons page", name, *own, *subject.seed_option(), text=True, remark=remark)]
 
 
 def _sample(subject: Subject) -> tuple[Corpus, int, str]:
@@ -105,15 +140,16 @@ def _separating(subject: Subject, corpus: Corpus) -> dict[str, SeparatingNeurons
 
 def _chosen(found: NeuronSearch, separating: dict[str, SeparatingNeurons]) -> Iterator[_Chosen]:
     """Which neurons are listed, each once."""
+    active = _active(found)
     seen: set[tuple[int, int]] = set()
     for name, result in separating.items():
         for layer, neuron in result.best(_OF_CLASS):
-            if (layer, neuron) not in seen:
+            if (layer, neuron) not in seen and active[layer, neuron]:
                 seen.add((layer, neuron))
                 side = "high" if result.sign[layer, neuron] > 0 else "low"
                 yield _Chosen(layer=layer, neuron=neuron, why=f"{side} on {CLASSES[name]}")
     deviations = (found.values.double() - found.mean.double()) / found.variance.double().sqrt().clamp_min(1e-12)
-    deviations = deviations.masked_fill(found.sparsity < _RARE, -torch.inf)
+    deviations = deviations.masked_fill((found.sparsity < _RARE) | ~active, -torch.inf)
     layers = deviations.shape[0]
     each = max(1, _SPARSE // layers)
     for layer in range(0, layers, max(1, math.ceil(layers / _SPARSE))):
@@ -143,9 +179,9 @@ def _classes_table(separating: dict[str, SeparatingNeurons]) -> Table:
         header=("class", "neuron", "on the class", "AUROC", "AUROC, held out", "chance"),
         rows=tuple(rows),
         caption="How well single neurons separate a class of tokens: AUROC is the probability that the neuron is "
-        "higher on a token of the class than on another (0.5 says nothing, 1 is perfect). Held out: on text that had "
-        "no part in the choice. Chance: 95% of the best neurons of all stay below it when the class is shifted along "
-        "the text.",
+        "higher (where the row says lower: lower) on a token of the class than on another (0.5 says nothing, 1 is "
+        "perfect). Held out: on text that had no part in the choice. Chance: 95% of the best neurons of all stay below "
+        "it when the class is shifted along the text.",
         left=(0, 1, 2),
     )
 
@@ -154,8 +190,12 @@ def _findings(separating: dict[str, SeparatingNeurons]) -> tuple[str, ...]:
     for name in (n for n in FEATURED if n in separating):
         result = separating[name]
         row = result.top(1).to_dict("records")[0]
+        if not row["low"] > result.chance:
+            return (f"No single neuron separates {CLASSES[name]} by more than chance can.",)
+        side = "higher" if row["sign"] > 0 else "lower"
         return (
-            f"Of single neurons, {row['layer_label']}.{row['neuron']} separates {CLASSES[name]} best: AUROC "
+            f"Of single neurons, {row['layer_label']}.{row['neuron']}, which is {side} there, separates "
+            f"{CLASSES[name]} best: AUROC "
             f"{interval(row['held_out'], row['low'], row['high'])} on held-out text, where chance reaches "
             f"{number(result.chance)}.",
         )
@@ -215,8 +255,8 @@ def _line(excerpt: Excerpt, largest: float) -> ExcerptLine:
 RECIPE = Recipe(
     key="neurons",
     title="Neurons",
-    reading="Open a neuron to see the excerpts on which it is highest and lowest: blue tokens activate it, red ones "
-    "push it below zero, the underlined token is the extreme. Excerpts show the tip of what a neuron does, so compare "
-    "them with its histogram before giving it a name.",
+    reading="Open a neuron to see the excerpts on which it is highest and lowest: violet tokens activate it, orange "
+    "ones push it below zero, the underlined token is the extreme. Excerpts show the tip of what a neuron does, so "
+    "compare them with its histogram before giving it a name.",
     make=_make,
 )

@@ -13,12 +13,12 @@ from conversion.errors import ConversionError
 from nanogpt_lens.access import as_tokens, device_of, evaluating, run, single_token, token_labels
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.metrics import Metric, logit_diff
-from nanogpt_lens.pairs import PromptPair, find_prompt_pairs
+from nanogpt_lens.pairs import NoPairFoundError, PromptPair, find_prompt_pairs
 from nanogpt_lens.patching.paths import path_patching
 from nanogpt_lens.patching.sweeps import activation_patching
 from nanogpt_lens.prompts import n_tokens
 from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Span, Table, Tokens, coloured, drawn
-from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe
 from nanogpt_lens.reporting.subject import OwnPair, Subject
 from nanogpt_lens.reporting.words import listed, number, percent, quoted
 from nanogpt_lens.results import PatchingResult
@@ -26,6 +26,7 @@ from nanogpt_lens.results import PatchingResult
 _PAIRS = 8
 _PATHS = 64  # heads and MLPs whose paths are patched
 _SITES = 5
+_SOME = 0.005  # of recovery: what is written as 0%
 _MOST = 0.5  # of recovery: the information has arrived
 
 
@@ -54,13 +55,18 @@ def _make(subject: Subject) -> Made:
         pairs = find_prompt_pairs(subject.model, subject.corpus, k=_PAIRS, length=_length(subject), seed=subject.seed)
     except AnalysisError as reason:
         if subject.pair is None:
+            if isinstance(reason, NoPairFoundError):
+                raise DoesNotApply(_without_pair(subject, reason)) from None
             raise
+        reason = reason.reason if isinstance(reason, NoPairFoundError) else reason
         body.append(Paragraph(text=f"No automatic pair was found: {reason}.", tone="note"))
         return Made(body=tuple(body), commands=tuple(commands), findings=tuple(findings))
     case = _case_of(subject.model, pairs[0])
     shown, said = _shown(subject, case, "the automatic pair")
     body += [
-        Heading(text="A pair found in the text"),
+        Heading(
+            text="A pair found in the text" if subject.text is not None else "A pair found in the model's own text"
+        ),
         Paragraph(text=f"It was found automatically: {pairs[0].how}."),
         *shown,
         *_several(subject, pairs),
@@ -70,6 +76,15 @@ def _make(subject: Subject) -> Made:
         commands=(*commands, _command(subject, case), subject.report_command("patching")),
         findings=(*findings, said)[:1],
     )
+
+
+def _without_pair(subject: Subject, error: NoPairFoundError) -> str:
+    """What was tried, and what a reader can do."""
+    own = (
+        "a pair of your own: --clean and --corrupted" if subject.has_vocabulary
+        else f"a pair of your own as ids: ngl.report({subject.name!r}, clean=[...], corrupted=[...])"
+    )  # fmt: skip
+    return f"No pair of prompts was found: {error.reason}. Give another text, or {own}."
 
 
 def _length(subject: Subject) -> int | None:
@@ -118,10 +133,12 @@ def own_case(model: Any, pair: OwnPair) -> _Case:
             f"the clean text has {clean.shape[1]} tokens, the corrupted one {corrupted.shape[1]}; expected as many, so "
             "that positions correspond"
         )
+    if torch.equal(clean, corrupted):
+        raise AnalysisError("the clean and the corrupted text are the same; expected two that differ in some token")
     with evaluating(model):
         tops = [int(run(model, t)[0, -1, : n_tokens(model)].argmax()) for t in (clean, corrupted)]
-    answer = tops[0] if pair.answer is None else single_token(model, pair.answer, "--answer")
-    wrong = tops[1] if pair.wrong is None else single_token(model, pair.wrong, "--wrong")
+    answer = tops[0] if pair.answer is None else _token(model, pair.answer, "--answer")
+    wrong = tops[1] if pair.wrong is None else _token(model, pair.wrong, "--wrong")
     if answer == wrong:
         named = token_labels(model, torch.tensor([answer]))[0]
         raise AnalysisError(
@@ -134,6 +151,14 @@ def own_case(model: Any, pair: OwnPair) -> _Case:
         answer=answer,
         wrong=wrong,
     )
+
+
+def _token(model: Any, given: str | int, name: str) -> int:
+    if isinstance(given, str):
+        return single_token(model, given, name)
+    if not 0 <= given < n_tokens(model):
+        raise AnalysisError(f"{name} is {given}; expected an id from 0 to {n_tokens(model) - 1}")
+    return int(given)
 
 
 def _shown(subject: Subject, case: _Case, name: str) -> tuple[list[Block], str]:
@@ -178,6 +203,11 @@ def _finding(subject: Subject, case: _Case, stream: PatchingResult, whole: Patch
     edits = (case.clean != case.corrupted).nonzero().flatten().tolist()
     moved = bool(edits) and edits[-1] < len(case.clean) - 1
     where = f", what decides is at the last token from layer {arrived[0]} on" if arrived and moved else ""
+    if best["recovery"] < _SOME:
+        return (
+            f"In {name} ({quoted(answer)} against {quoted(wrong)}) no head alone restores a share of the clean run's "
+            "logit difference that can be measured."
+        )
     return (
         f"In {name} ({quoted(answer)} against {quoted(wrong)}){where}{' and' if where else ','} putting back head "
         f"{best['layer']}.{best['head']} alone restores {percent(best['recovery'])} of the clean run's logit "
@@ -202,7 +232,7 @@ def _prompts(subject: Subject, case: _Case, stream: PatchingResult) -> list[Bloc
     return [
         Tokens(
             spans=tuple(spans),
-            caption=f"They differ at position {listed(where) or 'none'} of {len(differs) - 1}. After the clean prompt "
+            caption=f"They differ at {len(where)} of {len(differs)} positions: {listed(where)}. After the clean prompt "
             f"{quoted(answer)} is {number(stream.clean, 2)} logits above {quoted(wrong)}, after the corrupted one "
             f"{number(stream.corrupted, 2)}.",
         )
@@ -276,7 +306,7 @@ def _several(subject: Subject, pairs: tuple[PromptPair, ...]) -> list[Block]:
         for p in pairs
     ]  # fmt: skip
     return [
-        Heading(text=f"Does it hold for other pairs? {len(pairs)} at once"),
+        Heading(text=f"Does it hold for more pairs? {len(pairs)} at once"),
         drawn(
             found,
             "recovery by head over several pairs, with intervals",
@@ -310,7 +340,7 @@ def _command(subject: Subject, case: _Case) -> str:
 RECIPE = Recipe(
     key="patching",
     title="Where a decision is made",
-    reading="Two prompts that differ in one token get different answers; each cell shows how much of the clean answer "
+    reading="Two prompts that differ in few tokens get different answers; each cell shows how much of the clean answer "
     "comes back when that one activation of the clean run is put into the corrupted run. 1 restores it wholly, 0 not "
     "at all, and below 0 it becomes worse: dark cells are where the difference between the prompts is carried.",
     make=_make,

@@ -18,7 +18,7 @@ READING = (
     "What the checkpoint is and where it comes from, then what the sections below found, in their own numbers. Each "
     "sentence is a measurement on the text named here, and its section says how sure it is."
 )
-_MOST = 6
+_MOST = 8
 
 
 def section(subject: Subject, others: Sequence[Section]) -> Section:
@@ -44,7 +44,7 @@ def _body(subject: Subject, sections: Sequence[Section]) -> tuple[Block, ...]:
         Heading(text="The model"),
         Facts(pairs=tuple(_model(checkpoint, subject.n_params))),
         Heading(text="Where it comes from"),
-        Facts(pairs=(*_origin(subject, checkpoint), *_made(subject))),
+        Facts(pairs=(*_origin(subject, checkpoint), *_beside(subject, sections), *_made(subject))),
     ]
     run = _run(checkpoint.run_config)
     if run:
@@ -85,6 +85,15 @@ def _origin(subject: Subject, checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("iteration", "not stored" if checkpoint.iter_num is None else count(checkpoint.iter_num)),
         ("stored loss", f"{number(stated, 4)} nats (best_val_loss)" if known else "not stored"),
     ]
+
+
+def _beside(subject: Subject, sections: Sequence[Section]) -> list[tuple[str, str]]:
+    """The other checkpoints of the folder."""
+    if len(subject.stages) < 2:
+        return []
+    compared = any(s.key == "checkpoints" and s.status == "done" for s in sections)
+    where = "this one among them" + ("; the last section compares them" if compared else "")
+    return [("checkpoints", f"{len(subject.stages)} in {shown(subject.name)}, {where}")]
 
 
 def _made(subject: Subject) -> list[tuple[str, str]]:

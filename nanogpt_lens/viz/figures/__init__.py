@@ -7,6 +7,6 @@ below the plot, and as plain text in `figure.layout.meta["caption"]`. Nothing he
 from __future__ import annotations
 
 from nanogpt_lens.viz.figures.dispatch import figure, options_of
-from nanogpt_lens.viz.figures.drawing import captioned, uncaptioned
+from nanogpt_lens.viz.figures.drawing import captioned, retitled, uncaptioned
 
-__all__ = ["captioned", "figure", "options_of", "uncaptioned"]
+__all__ = ["captioned", "figure", "options_of", "retitled", "uncaptioned"]

@@ -21,7 +21,7 @@ _HOVER = "Query %{y}, key %{x}"
 
 def patterns(
     result: AttentionPatterns, *, layer: int | str | None = None, head: int | str | None = None, example: int = 0,
-    kind: Literal["heads", "flow"] = "heads", pos: int | str = -1, residual: float = 0.5, links: int = 40,
+    kind: Literal["heads", "rollout"] = "heads", pos: int | str = -1, residual: float = 0.5, links: int = 40,
 ) -> Drawing:  # fmt: skip
     """Attention of all heads, of a layer's heads, or of one head with its tokens; or the strongest ways as a Sankey.
 
@@ -30,17 +30,18 @@ def patterns(
         layer: only this one; with `head`, one large heat map.
         head: of the layer; without one, of the first.
         example: which text.
-        kind: "heads", or "flow": a Sankey from a position back through all layers to the input tokens.
-        pos: where the flow ends.
-        residual: weight of the residual stream in the flow, as in `ngl.attention_rollout`.
+        kind: "heads", or "rollout": a Sankey from a position back through all layers to the input tokens.
+        pos: where the rollout ends.
+        residual: weight of the residual stream, as in `ngl.attention_rollout`.
         links: how many of the strongest links are drawn.
 
     Raises:
         ResultError: another kind, or a place that is not there.
     """
-    one_of("kind", kind, ("heads", "flow"))
+    kind = "rollout" if kind == "flow" else kind  # its name in the first notebooks
+    one_of("kind", kind, ("heads", "rollout"))
     fixed = {"example": index_of(result, "example", example)} if "example" in result.axes else {}
-    if kind == "flow":
+    if kind == "rollout":
         return through_layers(result, fixed.get("example"), pos, residual, count("links", links))
     notes = [f"Example {fixed['example']} of {result.shape['example']}"] if fixed else []
     if head is not None:

@@ -13,6 +13,7 @@ from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import index_of, places, title_of, words
 from nanogpt_lens.viz.figures.lines import ranked
 from nanogpt_lens.viz.figures.numbers import Measured
+from nanogpt_lens.viz.tokens import visible
 
 _MOST = 48
 
@@ -48,7 +49,8 @@ def contributions(
     order = one.abs().argsort(descending=True, stable=True)[: count("k", k)]
     order = order[one[order].argsort(descending=True, stable=True)]
     ids = [None if t is None else int((t if t.dim() == 1 else t[i])[at]) for t in (result.answer, result.wrong)]
-    notes.append(f"Answer: token id {ids[0]}" + ("" if ids[1] is None else f", minus that of {ids[1]}"))
+    answer, wrong = (None if token is None else _named(result, token) for token in ids)
+    notes.append(f"Answer: {answer}" + ("" if wrong is None else f", minus that of {wrong}"))
     rest = float(one.sum() - one[order].sum())
     notes.append(
         f"At position {result.positions[at]}. All {len(one)} components sum to {float(total[at]):.4g}"
@@ -59,6 +61,16 @@ def contributions(
         what="component",
         notes=notes,
     )  # fmt: skip
+
+
+def _named(result: LogitAttribution, token: int) -> str:
+    """A token by its text where the result has it, as the label of a position attributed; else by its id."""
+    labels = result.labels.get("pos", ())
+    if result.tokens.dim() == 1 and len(labels) == len(result.positions):
+        for position, label in zip(result.positions, labels, strict=True):
+            if int(result.tokens[position]) == token:
+                return f"“{visible(label, longest=14)}” (token id {token})"
+    return f"token id {token}"
 
 
 def _heatmap(result: LogitAttribution, values: torch.Tensor, unit: str, notes: list[str]) -> Drawing:

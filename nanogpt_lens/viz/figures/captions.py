@@ -11,15 +11,38 @@ from nanogpt_lens.results.base import Result
 _KINDS = ("str", "list", "tuple", "ndarray", "Tensor", "Path", "PosixPath", "WindowsPath", "TextData", "own text")
 """Where provenance names the corpus by its kind alone."""
 
+_AS_GIVEN = "low to high as given"
+
+_ATOM = r"""(?:-?\d+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_LIST = re.compile(rf"\[({_ATOM}(?:, {_ATOM}){{3,}})\]")
+"""A list of more than three numbers or strings."""
+
 
 def caption_of(result: Result, *, notes: Iterable[str] = (), definition: str | None = None) -> str:
     """Sentences: what is shown, the definition, the sample, intervals and chance, the checkpoint."""
     parts = [*notes, result.definition if definition is None else definition]
     interval = getattr(result, "low", None) is not None and getattr(result, "high", None) is not None
-    if interval and "interval" not in " ".join(parts).lower():
-        parts.append("Intervals: 95% bootstrap")
+    said = " ".join(parts).lower()
+    if interval and "interval" not in said and _AS_GIVEN not in said:
+        parts.append(interval_of(result))
     parts += [sample_of(result), origin_of(result)]
-    return " ".join(_sentence(part) for part in parts if part)
+    return _short_lists(_without_folders(result, " ".join(_sentence(part) for part in parts if part)))
+
+
+def measured_here(result: Result) -> bool:
+    """Whether an analysis of ours made the result: its provenance then names our version."""
+    return "nanogpt_lens" in result.provenance
+
+
+def interval_of(result: Result, called: str = "Intervals", *, over: str = "") -> str:
+    """What `low` and `high` are; only of our own results is it known.
+
+    Args:
+        result: with an interval.
+        called: how it is drawn: "Bands", "Bars".
+        over: what was drawn again, such as " intervals over the sequences".
+    """
+    return f"{called}: 95% bootstrap{over}" if measured_here(result) else f"{called}: {_AS_GIVEN}"
 
 
 def definition_of(result: Result, score: str | None = None) -> str:
@@ -69,6 +92,26 @@ def short_name(name: str) -> str:
     if len(parts) > 1 and parts[-1] == "ckpt.pt":
         return parts[-2]
     return parts[-1] if parts else name
+
+
+def _short_lists(text: str) -> str:
+    """The text, with only the first two entries of each longer list: "[2, 7, ... (32 in all)]"."""
+
+    def short(found: re.Match[str]) -> str:
+        entries = re.findall(_ATOM, found[1])
+        return f"[{', '.join(entries[:2])}, ... ({len(entries)} in all)]"
+
+    return _LIST.sub(short, text)
+
+
+def _without_folders(result: Result, text: str) -> str:
+    """The text, with the corpus' file in place of its path, which differs between machines."""
+    arguments = result.provenance.get("arguments", {})
+    for corpus in (arguments.get("corpus"), arguments.get("text")):
+        path = re.sub(r" \([^()]*\)$", "", corpus) if isinstance(corpus, str) else ""
+        if re.search(r"[/\\]", path):
+            text = text.replace(path, short_name(path))
+    return text
 
 
 def _examples(result: Result) -> int:

@@ -32,16 +32,18 @@ def count(name: str, value: Any) -> int:
 
 
 def span(name: str, value: Any, n: int, *, most: int) -> range:
-    """The positions from `start` to before `stop`; None for the first `most`.
+    """The positions from `start` to before `stop`, negative ones from the end; None for the first `most`.
 
     Raises:
-        ResultError: no pair of whole numbers, or nothing between them.
+        ResultError: no pair of whole numbers, one beyond the `n` places, or nothing between them.
     """
     if value is None:
         return range(min(n, most))
     pair = value if isinstance(value, tuple | list) else ()
     if len(pair) != 2 or not all(isinstance(i, int) and not isinstance(i, bool) for i in pair):
         raise ResultError(f"{name} is {value!r}; expected a pair (start, stop), such as (0, {min(n, most)})")
+    if not all(-n <= i <= n for i in pair):
+        raise ResultError(f"{name} is {value!r}, but there are {n}; expected a pair (start, stop) such as (0, {n})")
     found = range(*slice(pair[0], pair[1]).indices(n))
     if not found:
         raise ResultError(f"there is nothing from {pair[0]} to {pair[1]}; expected places among the {n} of {name}")

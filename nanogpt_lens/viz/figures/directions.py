@@ -13,6 +13,7 @@ from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.effects import PrincipalComponents, SimilarDirections, SteeringEffect
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.bars import stacked
+from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.labels import distinct
@@ -148,7 +149,8 @@ def steering(result: SteeringEffect, *, score: str | None = None) -> Drawing:
         figure.update_yaxes(nticks=6, row=where["row"], col=where["col"])
         last = n + columns >= len(chosen)
         figure.update_xaxes(title_text="scale" if last else "", row=where["row"], col=where["col"])
-    notes = ("Bands: 95% bootstrap intervals; of the random directions from the lowest to the highest",)
+    said = interval_of(result, "Bands", over=" intervals")
+    notes = (f"{said}; of the random directions from the lowest to the highest",)
     return Drawing(figure=figure, title="What steering does", notes=notes, plot=plot, left=52, above=24, legend=True)
 
 

@@ -45,7 +45,8 @@ from nanogpt_lens.results import (
     SteeringEffect,
     TunedLens,
 )
-from nanogpt_lens.viz.figures.captions import caption_of
+from nanogpt_lens.viz.figures.captions import caption_of, measured_here
+from nanogpt_lens.viz.figures.choices import count
 from nanogpt_lens.viz.figures.drawing import Drawing, finished
 
 Draw: TypeAlias = Callable[..., Drawing]
@@ -119,8 +120,37 @@ def figure(result: Result, **options: Any) -> go.Figure:
     for name in ("width", "height"):
         if common[name] is not None and (not isinstance(common[name], int) or common[name] < 200):
             raise ResultError(f"{name} is {common[name]!r}; expected pixels, a whole number from 200 on")
+    if common["title"] is not None and not isinstance(common["title"], str):
+        raise ResultError(f"title is {common['title']!r}; expected text")
+    _check(result, options)
     drawing = draw(result, **options)
+    if not measured_here(result):
+        _as_given(drawing.figure)
     return finished(drawing, caption_of(result, notes=drawing.notes, definition=drawing.definition), **common)
+
+
+def _check(result: Result, options: dict[str, Any]) -> None:
+    """Refuse what would otherwise be taken silently: numbers that this kind of figure does not look at.
+
+    Raises:
+        ResultError: a number of bars or links that is none, or an example of a single text.
+    """
+    for name in ("k", "links"):
+        if options.get(name) is not None:
+            count(name, options[name])
+    example = options.get("example", 0)
+    if "example" not in result.axes and (isinstance(example, bool) or example not in (0, -1)):
+        raise ResultError(f"there is no example {example!r}; expected 0: the result is of one text")
+
+
+def _as_given(figure: go.Figure) -> None:
+    """An interval that is not ours is not said to be one of 95%."""
+    traces: Any = figure.data
+    for trace in traces:
+        for name in ("name", "hovertemplate"):
+            text = getattr(trace, name, None)
+            if isinstance(text, str) and "95% interval" in text:
+                setattr(trace, name, text.replace("95% interval", "low to high:" if name != "name" else "low to high"))
 
 
 def options_of(result: Result) -> tuple[str, ...]:

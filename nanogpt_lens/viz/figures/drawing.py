@@ -16,9 +16,10 @@ from nanogpt_lens.viz import style
 from nanogpt_lens.viz.tokens import JOINER, visible
 
 _LINE = 14  # pixels of a line of the caption
-_TITLE = 19
+_TITLE, _TITLE_SIZE = 19, 15  # pixels of a line of the title, and of its letters
 _ENTRY = 20  # of a row of the legend
-_NARROW = 360  # the title fits a phone
+_NARROW = 360  # a phone
+_PHONE_TITLE, _OWN_TITLE = 318, 376  # pixels of a line of the title where the figure has no width, see `_title_lines`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def finished(drawing: Drawing, caption: str, *, title: str | None, width: int | 
     style.template()
     figure, room = drawing.figure, width or style.WIDTH
     heading = _shown(drawing.title if title is None else title)
-    lines = style.broken(heading, _letters(width or _NARROW, 0.62 * 15)) if heading else ""
+    lines = _title_lines(heading, width, own=title is not None)
     top = (16 + _TITLE * (lines.count("<br>") + 1) if lines else 6) + drawing.above
     below = drawing.below + _LINE * _wrapped_axes(figure, drawing)
     figure.update_layout(
@@ -91,6 +92,25 @@ def captioned(figure: go.Figure, width: int, height: int | None = None) -> go.Fi
     bare.update_layout(height=height or layout.height + high, margin={"b": margin.b + high})
     _place_around(bare, high)
     return bare
+
+
+def retitled(figure: go.Figure, width: int) -> go.Figure:
+    """The figure with its title in lines for a width in pixels; a title that the user wrapped stays. Changed in place.
+
+    A figure without a width has its title in lines for a phone: a picture of a known width has more room.
+    """
+    layout: Any = figure.layout
+    text = layout.title.text or ""
+    heading = text.replace("<br>", " ").replace(JOINER, "")
+    lines = _title_lines(heading, width)
+    if text == lines or text not in (_title_lines(heading, layout.width, own=own) for own in (False, True)):
+        return figure
+    grown = _TITLE * (lines.count("<br>") - text.count("<br>"))
+    figure.update_layout(
+        title={"text": lines, "pad": {"t": layout.title.pad.t + grown}}, margin={"t": layout.margin.t + grown},
+        height=layout.height + grown,
+    )  # fmt: skip
+    return figure
 
 
 def uncaptioned(figure: go.Figure) -> tuple[go.Figure, str]:
@@ -178,6 +198,11 @@ def _legend_height(figure: go.Figure, width: int) -> int:
 
 def _caption_height(lines: str | None) -> int:
     return _LINE * ((lines or "").count("<br>") + 1) + 12
+
+
+def _title_lines(heading: str, width: int | None, *, own: bool = False) -> str:
+    """A title in lines; without a width ours fit the report on a phone, the user's `own` have about 44 letters."""
+    return style.fitted(heading, (_OWN_TITLE if own else _PHONE_TITLE) if width is None else width - 20, _TITLE_SIZE)
 
 
 def _letters(width: int, each: float) -> int:

@@ -104,7 +104,7 @@ def through_layers(
     stages = ["input", *(f"after layer {layer}" for layer in range(n_layers))]
     return _sankey(
         found, tokens * (n_layers + 1), [i for i in range(n_layers + 1) for _ in range(n_pos)], links,
-        title=f"Ways of attention to position {tokens[end]}", heads=stages,
+        title=f"Rollout to position {tokens[end]}", heads=stages,
         said=f"at each layer a position's share splits as {residual:g} * I + {1 - residual:g} * (mean over heads of "
         "attention); shares of the last position add up to 1 at each layer",
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from nanogpt_lens.errors import ResultError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.heads import HeadTaxonomy
 from nanogpt_lens.viz import style
@@ -18,26 +19,27 @@ from nanogpt_lens.viz.figures.labels import places, words
 from nanogpt_lens.viz.figures.lines import downwards, ranked
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts, plain
 
+_BARS = 20
 _CELLS = 12  # up to so many rows and columns the values stand in the cells
 _UNITS = {"entropy": "nats", "distance": "tokens"}
 
 
-def scores(result: Result, *, kind: Literal["heatmap", "bars"] = "heatmap", k: int = 20) -> Drawing:
+def scores(result: Result, *, kind: Literal["heatmap", "bars"] = "heatmap", k: int | None = None) -> Drawing:
     """One score of every head.
 
     Args:
         result: values [layer, head].
         kind: "heatmap", or "bars": the `k` largest with their intervals.
-        k: how many bars.
+        k: how many bars; None for 20.
 
     Raises:
-        ResultError: another kind.
+        ResultError: another kind, or `k` for a heat map.
     """
     return _one(result, {}, result.quantity, kind, k)
 
 
 def several(
-    result: Result, *, score: str | None = None, kind: Literal["heatmap", "bars"] = "heatmap", k: int = 20
+    result: Result, *, score: str | None = None, kind: Literal["heatmap", "bars"] = "heatmap", k: int | None = None
 ) -> Drawing:
     """Several scores of every head, a heat map each.
 
@@ -45,14 +47,18 @@ def several(
         result: values [score, layer, head].
         score: only this one, large.
         kind: of the figure of one score, see `scores`.
-        k: how many bars.
+        k: how many bars; None for 20.
 
     Raises:
-        ResultError: no such score; bars of all of them.
+        ResultError: no such score; bars, or `k`, of all of them.
     """
     if score is not None:
         return _one(result, {"score": score_of(result, score)}, score, kind, k)
-    one_of("kind", kind, ("heatmap",))
+    one_of("kind", kind, ("heatmap", "bars"))
+    if kind == "bars" or k is not None:
+        given = "kind='bars'" if kind == "bars" else f"k={k}"
+        known = ", ".join(result.labels["score"])
+        raise ResultError(f"{given} was given without score=: bars are of one score; expected score= one of {known}")
     names, units = result.labels["score"], _units(result)
     maps = [_map(result, {"score": i}, name, result.axes, units.get(name, "")) for i, name in enumerate(names)]
     low, high = bounds(result.values)
@@ -66,8 +72,9 @@ def several(
 
 
 def taxonomy(
-    result: HeadTaxonomy, *, score: str | None = None, kind: Literal["heatmap", "bars"] = "heatmap", k: int = 20
-) -> Drawing:
+    result: HeadTaxonomy, *, score: str | None = None, kind: Literal["heatmap", "bars"] = "heatmap",
+    k: int | None = None,
+) -> Drawing:  # fmt: skip
     """As `several`; heads that carry the name are framed."""
     drawing = several(result, score=score, kind=kind, k=k)
     if kind == "bars":
@@ -95,8 +102,10 @@ def _units(result: Result) -> dict[str, str]:
     return _UNITS if "attention statistics" in result.quantity else {}
 
 
-def _one(result: Result, where: dict[str, int], name: str, kind: str, k: int) -> Drawing:
+def _one(result: Result, where: dict[str, int], name: str, kind: str, k: int | None) -> Drawing:
     one_of("kind", kind, ("heatmap", "bars"))
+    if kind == "heatmap" and k is not None:
+        raise ResultError(f"k={k} was given, but a heat map shows every head; expected kind='bars' as well")
     axes = tuple(axis for axis in result.axes if axis not in where)
     unit = _units(result).get(name, "")
     shown = _marked(_map(result, where, name, axes, unit), result, where.get("score"), numbers=True)
@@ -106,7 +115,7 @@ def _one(result: Result, where: dict[str, int], name: str, kind: str, k: int) ->
     title = f"Head scores: {short}" if where else f"{short.capitalize()} of each head"
     called = words(name) + (f" ({unit})" if unit else "")
     if kind == "bars":
-        return _bars(result, where, axes, k, title=title, unit=called, definition=definition)
+        return _bars(result, where, axes, _BARS if k is None else k, title=title, unit=called, definition=definition)
     fraction = low >= 0 and high <= 1 and not unit and not is_signed(result, low)
     return heat_map(
         shown, title=title, unit=called, x_title="head", y_title="layer", signed=is_signed(result, low),

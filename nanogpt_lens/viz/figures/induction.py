@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.bars import stacked
+from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.labels import places, words
@@ -48,7 +49,7 @@ def losses(result: Result, *, condition: str | None = None) -> Drawing:
     figure.update_yaxes(title_text="loss (nats per token)", rangemode="tozero")
     return Drawing(
         figure=figure, title="Loss by position on repeated text", plot=290, legend=True,
-        notes=("Bands: 95% bootstrap intervals over the sequences",) if every.has_interval else (),
+        notes=(interval_of(result, "Bands", over=" intervals over the sequences"),) if every.has_interval else (),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from nanogpt_lens.errors import ResultError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz.tokens import harmless, numbered
 
@@ -67,6 +68,8 @@ def index_of(result: Result, axis: str, place: Any) -> int:
         ResultError: there is no such axis or place.
     """
     n = result.values.shape[result._axis(axis)]
+    if isinstance(place, str) and axis not in result.labels:
+        raise ResultError(f"{axis} is {place!r}, but this axis has no labels; expected a number from 0 to {n - 1}")
     return result._index(axis, place) % n
 
 

@@ -11,8 +11,10 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from nanogpt_lens.errors import ResultError
 from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores
 from nanogpt_lens.viz import style
+from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import one_of, score_of, span
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
@@ -110,7 +112,7 @@ def _curves(result: LensResult, score: str | None) -> Drawing:
         "kl": result.kl.double().flatten(2).mean(-1), "entropy": result.entropy.double().flatten(2).mean(-1),
         "logprob": result.values.double().flatten(2).nanmean(-1), "bits_per_char": result.bits_per_char,
     }  # fmt: skip
-    known = [name for name, values in means.items() if values is not None]
+    known = [name for name, values in means.items() if values is not None and bool(values.isfinite().any())]
     chosen = known if score is None else [one_of("score", score, known)]
     panels = [(name, Measured(values)) for name in chosen if (values := means[name]) is not None]
     name = "Tuned lens" if result.definition.startswith("tuned") else "Logit lens"
@@ -129,7 +131,7 @@ def convergence(
         score: only this curve.
 
     Raises:
-        ResultError: another word.
+        ResultError: another word, or a score without any value, such as bits per character without a vocabulary.
     """
     one_of("kind", kind, ("curves", "depth"))
     if kind == "depth":
@@ -137,7 +139,13 @@ def convergence(
     chosen = range(result.shape["score"]) if score is None else [score_of(result, score)]
     panels = []
     for i in chosen:
-        panels.append((result.labels["score"][i], Measured.of(result).at(i)))
+        name, own = result.labels["score"][i], Measured.of(result).at(i)
+        if bool(own.values.isfinite().any()):
+            panels.append((name, own))
+        elif score is not None:
+            raise ResultError(f"{name} has no value here; expected a score that was measured, such as 'kl'")
+    if not panels:
+        raise ResultError("none of the scores has a value; expected at least one that was measured")
     settled = f"The top token settles at a mean depth of {result.mean_depth:.2f} of {result.n_layers} layers"
     return _over_depth(result, panels, title="Convergence over depth", notes=[settled])
 
@@ -212,5 +220,7 @@ def _over_depth(
         if row < rows and not (row == rows - 1 and i + columns >= len(panels)):
             figure.update_xaxes(title_text="", row=row, col=col)
     chance = any(own.has_chance for _, own in panels)
-    said = [*notes, *(["Bands: 95% bootstrap intervals"] if any(own.has_interval for _, own in panels) else [])]
+    said = list(notes)
+    if any(own.has_interval for _, own in panels):
+        said.append(interval_of(result, "Bands", over=" intervals"))
     return Drawing(figure=figure, title=title, notes=tuple(said), plot=plot, left=46, above=24, legend=chance)

@@ -13,6 +13,7 @@ from nanogpt_lens.errors import ResultError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
 from nanogpt_lens.viz import style
+from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.grids import Grid, grid_of, site_names
@@ -116,7 +117,7 @@ def _runs(result: PatchingResult, shown: _Value) -> list[str]:
     if shown.name == "recovery":
         notes.append("Recovery: (metric - corrupted) / (clean - corrupted)")
         if shown.low is not None:
-            notes.append("Intervals: 95% bootstrap over the examples, the gap taken as given")
+            notes.append(interval_of(result, over=" over the examples, the gap taken as given"))
     if isinstance(result, ScreeningResult):
         notes.append("A dot marks what was patched exactly; elsewhere the gradient's estimate")
     return notes

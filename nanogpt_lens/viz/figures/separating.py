@@ -10,6 +10,7 @@ import torch
 
 from nanogpt_lens.results.effects import NeuronAblation, SeparatingNeurons
 from nanogpt_lens.viz import style
+from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.labels import distinct, places
@@ -75,7 +76,7 @@ def best(result: SeparatingNeurons, *, kind: Literal["best", "all"] = "best", k:
     figure.update_xaxes(range=[least - 0.01, 1.01], autorange=False, zeroline=False)
     return Drawing(
         figure=figure, title=f"Neurons that separate {_class_of(result)}", plot=bars_height(len(labels)), left=left,
-        notes=(note, "Bars: 95% bootstrap intervals"), legend=True,
+        notes=(note, interval_of(result, "Bars", over=" intervals")), legend=True,
     )  # fmt: skip
 
 

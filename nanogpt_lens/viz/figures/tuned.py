@@ -9,6 +9,7 @@ import torch
 
 from nanogpt_lens.results.lens import LensScores, TunedLens, name_of
 from nanogpt_lens.viz import style
+from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.labels import words
@@ -52,7 +53,7 @@ def scores(result: LensScores, *, score: str | None = None, y: Literal["log", "l
     figure.update_yaxes(title_text=what, rangemode="tozero" if y == "linear" else "normal")
     if y == "log":
         log_axis(figure, *bounds(every[every > 0]))
-    notes = ["Bands: 95% bootstrap intervals over the sequences"] if result.low is not None else []
+    notes = [interval_of(result, "Bands", over=" intervals over the sequences")] if result.low is not None else []
     if y == "log":
         notes.append("At the output both are 0, which a logarithmic axis does not have")
     return Drawing(figure=figure, title="Tuned lens and logit lens", notes=tuple(notes), plot=300, legend=True)
