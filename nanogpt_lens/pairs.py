@@ -26,6 +26,7 @@ from torch import Tensor
 from nanogpt_lens.access import Hooked, check_model, device_of, evaluating, run, token_labels
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.prompts import Corpus, check_ids, corpus_tokens, is_path, n_tokens, own_text
+from nanogpt_lens.prompts import windows as corpus_windows
 from nanogpt_lens.whole_numbers import check_whole
 
 LENGTH = 16
@@ -102,7 +103,8 @@ def find_prompt_pair(
         text: a text, a path or token ids, see `Corpus`; None for text drawn from the model itself.
         length: tokens of a prompt; None for 16, or what fits. The token that really follows must fit the context too.
         n: how many windows of the text are looked at; of those that the model answers rightly, the edits of
-            48, spread evenly over those with a probability of at least 0.5, are tried.
+            48, spread evenly over those with a probability of at least 0.5 (over all of them where none has that),
+            are tried.
         away: the edit should be at least so many tokens before the last; None for 3, or what the length allows.
         seed: of the choice of windows.
 
@@ -144,7 +146,7 @@ def find_prompt_pairs(
             if (best := _best_edit(model, prompt, int(answer), present, distance)) is not None
         ]
     tried = (
-        f"the {min(_REPLACEMENTS, len(present))} tokens that the model finds most likely at each position, in "
+        f"the {min(_REPLACEMENTS, len(present) - 1)} tokens that the model finds most likely at each position, in "
         f"{_count(len(prompts))} of {size} tokens ({len(windows)} {'was' if len(windows) == 1 else 'were'} looked at)"
     )
     if not found:
@@ -179,8 +181,9 @@ def _windows(model: Hooked, text: Corpus | None, size: int, n: int, seed: int) -
     if text is None:
         drawn = own_text(model, length=size + 1, n=n, seed=seed)
         return drawn, _frequent(drawn.cpu().numpy().reshape(-1))
-    if isinstance(text, Tensor | np.ndarray) and text.ndim == 2:
-        ids = np.asarray(torch.as_tensor(text).cpu()).reshape(-1)
+    if isinstance(text, Tensor | np.ndarray) and text.ndim == 2:  # a window of each row; none crosses rows
+        drawn = corpus_windows(model, text, length=size + 1, n=n, seed=seed)
+        return drawn, _frequent(np.asarray(torch.as_tensor(text).cpu()).reshape(-1)[:_COUNTED])
     else:
         text = Path(text) if isinstance(text, str) and is_path(text) else text
         ids = np.asarray(corpus_tokens(model, text))
@@ -207,6 +210,8 @@ def _frequent(ids: np.ndarray) -> Tensor:
 def _answered(model: Hooked, windows: Tensor) -> tuple[Tensor, Tensor]:
     """The prompts [window, pos] after which the model is sure of what really follows, and that [window].
 
+    Where it is sure of none, those that it answers rightly.
+
     Of more than are tried, every so many: the surest ones alone would be those that no edit far away can change.
 
 
@@ -222,7 +227,8 @@ def _answered(model: Hooked, windows: Tensor) -> tuple[Tensor, Tensor]:
             "give a text of the kind that it was trained on, more windows (n=), or a pair of your own",
         )
     probability = last.double().softmax(-1)[right, truth[right]]
-    sure = right[probability >= min(_SURE, float(probability.max()))]
+    sure = right[probability >= _SURE]
+    sure = sure if len(sure) else right
     kept = sure[torch.linspace(0, len(sure) - 1, min(_TRIED, len(sure)), dtype=torch.float64).long()]
     return windows[kept, :-1], truth[kept]
 

@@ -76,15 +76,16 @@ def one_browser(*, timeout: float = TIMEOUT) -> Iterator[None]:
         AnalysisError: as for `to_png`.
     """
     global _open
-    if _open is not None:
-        yield
-        return
-    _open = _Browser(timeout)
-    try:
-        yield
-    finally:
-        browser, _open = _open, None
-        browser.close()
+    with _drawing:
+        if _open is not None:
+            yield
+            return
+        _open = _Browser(timeout)
+        try:
+            yield
+        finally:
+            browser, _open = _open, None
+            browser.close()
 
 
 def find_browser() -> str | None:
@@ -169,6 +170,7 @@ def _kill(process: Any) -> None:
 
 
 _open: _Browser | None = None
+_drawing = threading.RLock()  # one thread at a time has the browser
 
 
 def _kaleido() -> Any:

@@ -97,6 +97,10 @@ def _measured(subject: Subject) -> Measured:
     )
 
 
+_GAIN = 0.05
+"""Nats; it has no interval, so that a smaller gain is not counted as evidence."""
+
+
 def in_words(found: Measured) -> tuple[str, bool]:
     """The verdict, and whether it says that there is induction."""
     best = found.matching.top(1, order="high").to_dict("records")[0]
@@ -117,7 +121,7 @@ def in_words(found: Measured) -> tuple[str, bool]:
     )
     if passes and answers and gain >= NEGLIGIBLE:
         return f"This model does induction: {numbers}.", True
-    if not passes and not answers:
+    if not passes and not answers and gain < _GAIN:
         return f"There is no sign of induction in this model: {numbers}.", False
     return f"The evidence for induction is mixed: {numbers}.", False
 

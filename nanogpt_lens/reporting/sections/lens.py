@@ -28,7 +28,7 @@ _EARLIEST = 4  # tokens before the prediction that is taken apart
 def _make(subject: Subject) -> Made:
     model = subject.model
     tokens = subject.passage(_SHORT, number=2)
-    lens = logit_lens(model, tokens)
+    lens = logit_lens(model, tokens, top_k=min(5, model.cfg.d_vocab))
     last = model.cfg.n_layers - 1
     longer = logit_lens(model, subject.passage(_LONG, number=2), points=("resid_post",), layers=[last], top_k=1)
     convergence = measure_convergence(

@@ -199,10 +199,14 @@ def _finding(subject: Subject, case: _Case, stream: PatchingResult, whole: Patch
     best = whole.top(1, by="recovery", order="high").to_dict("records")[0]
     answer, wrong = subject.strings(torch.tensor([case.answer, case.wrong]))
     last = stream.recovery[:, -1] if stream.recovery is not None else torch.zeros(0)
-    arrived = (last >= _MOST).nonzero().flatten().tolist()
+    below = (last < _MOST).nonzero().flatten().tolist()
+    first = below[-1] + 1 if below else 0  # from here on it stays at or above
     edits = (case.clean != case.corrupted).nonzero().flatten().tolist()
     moved = bool(edits) and edits[-1] < len(case.clean) - 1
-    where = f", what decides is at the last token from layer {arrived[0]} on" if arrived and moved else ""
+    where = ""
+    if moved and first < len(last):
+        least = percent(float(last[first:].min()))
+        where = f", the residual stream of the last token alone restores {least} or more from layer {first} on"
     if best["recovery"] < _SOME:
         return (
             f"In {name} ({quoted(answer)} against {quoted(wrong)}) no head alone restores a share of the clean run's "
