@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from nanogpt_lens.access import Hooked, check_model, device_of, evaluating, run, token_labels
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.prompts import Corpus, check_ids, corpus_tokens, is_path, n_tokens, own_text
+from nanogpt_lens.prompts import Corpus, check_ids, corpus_tokens, n_tokens, own_text
 from nanogpt_lens.prompts import windows as corpus_windows
 from nanogpt_lens.whole_numbers import check_whole
 
@@ -184,9 +183,7 @@ def _windows(model: Hooked, text: Corpus | None, size: int, n: int, seed: int) -
     if isinstance(text, Tensor | np.ndarray) and text.ndim == 2:  # a window of each row; none crosses rows
         drawn = corpus_windows(model, text, length=size + 1, n=n, seed=seed)
         return drawn, _frequent(np.asarray(torch.as_tensor(text).cpu()).reshape(-1)[:_COUNTED])
-    else:
-        text = Path(text) if isinstance(text, str) and is_path(text) else text
-        ids = np.asarray(corpus_tokens(model, text))
+    ids = np.asarray(corpus_tokens(model, text))
     count = len(ids) // (size + 1)
     if not count:
         raise AnalysisError(f"the text has {len(ids)} tokens; expected at least {size + 1}: give a smaller length")

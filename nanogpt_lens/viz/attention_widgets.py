@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from nanogpt_lens.errors import ResultError
-from nanogpt_lens.results import AttentionPatterns, Result
-from nanogpt_lens.viz.choosing import finite, one_example, place, several
+from nanogpt_lens.results import Result
+from nanogpt_lens.viz.choosing import finite, one_example, own_numbers, places
 from nanogpt_lens.viz.colours import POSITIVE, as_bytes, heat_map
 from nanogpt_lens.viz.style import FONT
 from nanogpt_lens.viz.tokens import harmless, visible
@@ -86,26 +86,17 @@ def _chosen(patterns: Result, layer: Any, head: Any, example: int) -> dict[str, 
         )
     values = one_example(patterns, patterns.values, example)
     axes = [axis for axis in patterns.axes if axis != "example"]
-    if "head" in axes and "layer" in axes:
-        own = layer_numbers(patterns)
-        layers = range(len(own)) if layer is None else [place(i, own, "layer") for i in several(layer, "layer")]
-        n_heads = patterns.shape["head"]
-        heads = range(n_heads) if head is None else [place(i, range(n_heads), "head") for i in several(head, "head")]
-        return {f"{own[i]}.{j}": values[i, j] for i in layers for j in heads}
-    if head is not None:
+    with_heads = "head" in axes and "layer" in axes
+    if head is not None and not with_heads:
         raise ResultError("the result has no axis head; leave head out")
-    if "layer" in axes:
-        own = layer_numbers(patterns)
-        layers = range(len(own)) if layer is None else [place(i, own, "layer") for i in several(layer, "layer")]
+    if "layer" not in axes:
+        return {patterns.quantity: values}
+    own = own_numbers(patterns, "layer")
+    layers = places(layer, own, "layer")
+    if not with_heads:
         return {f"after layer {own[i]}": values[i] for i in layers}
-    return {patterns.quantity: values}
-
-
-def layer_numbers(patterns: Result) -> list[int]:
-    """The layer that each index of the axis `layer` is."""
-    if isinstance(patterns, AttentionPatterns):
-        return list(patterns.layers)
-    return [int(label) for label in patterns.labels.get("layer", range(patterns.shape["layer"]))]
+    heads = places(head, range(patterns.shape["head"]), "head")
+    return {f"{own[i]}.{j}": values[i, j] for i in layers for j in heads}
 
 
 def _widget(

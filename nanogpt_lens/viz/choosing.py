@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from nanogpt_lens.errors import ResultError
-from nanogpt_lens.results import Result
+from nanogpt_lens.results import AttentionPatterns, Result
 
 
 def place(wanted: int, known: Sequence[int], axis: str) -> int:
@@ -24,16 +24,26 @@ def place(wanted: int, known: Sequence[int], axis: str) -> int:
     return list(known).index(wanted)
 
 
-def several(wanted: int | Sequence[int], axis: str) -> list[int]:
-    """One number or several, as a list.
+def places(wanted: int | Sequence[int] | None, known: Sequence[int], axis: str) -> list[int]:
+    """The indices of one number or several; of all for None.
 
     Raises:
-        ResultError: neither.
+        ResultError: neither, or one is not there.
     """
+    if wanted is None:
+        return list(range(len(known)))
     try:
-        return [wanted] if isinstance(wanted, int) else list(wanted)
+        chosen = [wanted] if isinstance(wanted, int) else list(wanted)
     except TypeError:
         raise ResultError(f"{axis} is {wanted!r}; expected a whole number, several, or None for all") from None
+    return [place(i, known, axis) for i in chosen]
+
+
+def own_numbers(result: Result, axis: str) -> list[int]:
+    """The layer's, head's or neuron's own number at each index of an axis."""
+    if axis == "layer" and isinstance(result, AttentionPatterns):
+        return list(result.layers)
+    return [int(label) for label in result.labels.get(axis, range(result.shape[axis]))]
 
 
 def finite(tensor: Tensor, what: str) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanogpt_lens.errors import ResultError
 from nanogpt_lens.results import Excerpt, NeuronSearch, Result
-from nanogpt_lens.viz.choosing import finite, one_example, place, several
+from nanogpt_lens.viz.choosing import finite, one_example, own_numbers, places
 from nanogpt_lens.viz.token_widgets import static_text
 from nanogpt_lens.viz.tokens import harmless, rounded
 from nanogpt_lens.viz.widget import Widget
@@ -202,10 +202,9 @@ def _chosen(
         raise ResultError("the activations are of several texts; expected those of one: ask for one text")
     found, numbers = [], []
     for axis, wanted in (("layer", layer), ("neuron", neuron)):
-        own = [int(label) for label in activations.labels.get(axis, range(activations.shape[axis]))]
-        places = [place(i, own, axis) for i in (own if wanted is None else several(wanted, axis))]
-        numbers.append([own[i] for i in places])
-        found.append(places)
+        own = own_numbers(activations, axis)
+        found.append(places(wanted, own, axis))
+        numbers.append([own[i] for i in found[-1]])
     values = finite(values[found[0]][:, found[1]].double(), activations.quantity)
     if not values.numel() or values.numel() > MOST:
         raise ResultError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanogpt_lens.errors import ResultError
 from nanogpt_lens.results import LensResult
-from nanogpt_lens.viz.choosing import finite, one_example, place
+from nanogpt_lens.viz.choosing import finite, one_example, own_numbers, place
 from nanogpt_lens.viz.colours import css_colours
 from nanogpt_lens.viz.style import MONOSPACE
 from nanogpt_lens.viz.tokens import harmless, rounded, visible
@@ -182,7 +182,7 @@ def loss_by_point(lens: LensResult, *, example: int = 0) -> Widget:
 
 
 def _point(lens: LensResult, layer: int | None, point: str | None) -> tuple[int, int, str]:
-    layers = [int(label) for label in lens.labels.get("layer", map(str, range(lens.shape["layer"])))]
+    layers = own_numbers(lens, "layer")
     points = list(lens.labels["point"])
     i = len(layers) - 1 if layer is None else place(layer, layers, "layer")
     if point is not None and point not in points:

@@ -132,7 +132,7 @@ def test_other_architectures_are_no_training_run(run):
 
 
 def test_the_same_weights_are_counted_once(run):
-    what = torch.load(run / "ckpt_1.pt", weights_only=False)
+    what = torch.load(run / "ckpt_1.pt", weights_only=True)
     what["optimizer"] = {"state": {}}
     torch.save(what, run / "ckpt_8.pt")
     found = report(run, text=text(4000), progress=False)
