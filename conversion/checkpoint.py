@@ -12,13 +12,14 @@ import math
 import os
 import pickle
 import re
+import struct
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_NAME = "ckpt.pt"
 _ACTIVATION_KEY = "nanogpt_lens_activation"
+_LARGEST_INFLATED, _LARGEST_RATIO, _LARGEST_PICKLE = 2**30, 20, 2**24
 _EXPECTED = "expected nanoGPT's dictionary with 'model' and 'model_args'"
 
 
@@ -213,13 +215,27 @@ def read_checkpoint(
     )
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> Path:
+def read_iteration(file: Path) -> int | None:
+    """The `iter_num` of a checkpoint file, its weights left alone; None where it has none.
+
+    Raises:
+        CheckpointError: see `read_checkpoint`.
+    """
+    content = _load(file, mapped=True)
+    _parts(file, content)
+    return _number(content.get("iter_num"), int)
+
+
+def save_checkpoint(
+    checkpoint: Checkpoint, path: str | Path, *, write: Callable[[Any, BinaryIO], object] = torch.save
+) -> Path:
     """Write a checkpoint in nanoGPT's format, readable by the original `sample.py`.
 
     Args:
         checkpoint: what to write; its optimizer too where it has one.
         path: a file name ending in `.pt`, or a folder, which gets `ckpt.pt` and, for a
             character vocabulary, `meta.pkl`.
+        write: puts nanoGPT's dictionary into an open file.
 
     Returns:
         The checkpoint file. It is replaced in one step: a killed run leaves the old
@@ -245,7 +261,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: str | Path) -> Path:
     if folder is not None:
         _save_vocabulary(checkpoint.vocabulary, folder)
     with replacing(file) as temporary, temporary.open("wb") as opened:
-        torch.save(content, opened)  # given a path, it would write the temporary file's random name into the archive
+        write(content, opened)  # given a path, it would write the temporary file's random name into the archive
     return file
 
 
@@ -302,10 +318,11 @@ def _load(file: Path, *, mapped: bool) -> dict[str, Any]:
         raise CheckpointError(f"{file} is empty; {_EXPECTED}")
     if head.startswith(b"PK") and not zipped:
         raise CheckpointError(f"{file} is truncated ({file.stat().st_size:,} bytes); copy it again, or save it anew")
+    stored = head.startswith(b"PK") and _is_stored(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol; what matters is refused below
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped and mapped)
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and stored)
     except pickle.UnpicklingError as error:
         unsafe = re.search(
             r"(?:GLOBAL|global) ([\w.]+)|(?:Trying to (?:call|instantiate)[^`']*)[`']?([\w.]+)", str(error)
@@ -323,6 +340,28 @@ def _load(file: Path, *, mapped: bool) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} holds a {type(content).__name__}; {_EXPECTED}")
     return content
+
+
+def _is_stored(file: Path) -> bool:
+    """Whether an archive's entries lie in it as they are: compressed ones, if mapped, give wrong numbers or an error.
+
+    Raises:
+        CheckpointError: damaged, or compressed entries that claim so much that reading them might fill the memory.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError, EOFError, struct.error) as error:
+        raise CheckpointError(f"{file} is not a PyTorch checkpoint, or is damaged ({error}); {_EXPECTED}") from None
+    compressed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+    claimed, size = sum(entry.file_size for entry in compressed), file.stat().st_size
+    pickled = max((entry.file_size for entry in compressed if entry.filename.endswith("data.pkl")), default=0)
+    if claimed > max(_LARGEST_INFLATED, _LARGEST_RATIO * size) or pickled > _LARGEST_PICKLE:
+        raise CheckpointError(
+            f"{file} claims to hold {claimed:,} bytes ({pickled:,} of them no tensors) in {size:,}, more than weights "
+            "can be compressed; it is damaged or made to fill the memory; save it again with torch.save"
+        )
+    return not compressed
 
 
 def _parts(file: Path, content: dict[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

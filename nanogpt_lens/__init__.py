@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from conversion.transformerlens_to_nanogpt import to_nanogpt
     from nanogpt_lens.attention import attention_patterns, attention_statistics
     from nanogpt_lens.caching import ResultCache
+    from nanogpt_lens.change_points import ChangePoint, find_change_point
     from nanogpt_lens.composition import composition_scores
     from nanogpt_lens.copying import copying_score
     from nanogpt_lens.datasets import encode_corpus, read_data
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.lens.logit import logit_lens
     from nanogpt_lens.lens.tuned import train_tuned_lens
     from nanogpt_lens.loading import check, load, shipped_checkpoints
+    from nanogpt_lens.matching import HeadMatches, match_heads
     from nanogpt_lens.metrics import answer_logprob, kl_to, logit_diff, loss
     from nanogpt_lens.neurons.ablation import ablate_neurons
     from nanogpt_lens.neurons.activations import get_neuron_activations
@@ -70,16 +72,22 @@ if TYPE_CHECKING:
         SeparatingNeurons,
         SimilarDirections,
         SteeringEffect,
+        Trajectory,
         TunedLens,
         load_result,
     )
     from nanogpt_lens.sae import load_sae, save_sae, train_sae
     from nanogpt_lens.sae_evaluation import evaluate_sae
     from nanogpt_lens.sampling import generate
+    from nanogpt_lens.stages import list_stages
     from nanogpt_lens.steering import steer, steering_effect
+    from nanogpt_lens.task_scores import task_accuracy, task_heads
+    from nanogpt_lens.tasks import read_task, repeated_random, trigger_bigrams
     from nanogpt_lens.taxonomy import head_taxonomy, score_heads
+    from nanogpt_lens.text_loss import text_loss
     from nanogpt_lens.training import train
     from nanogpt_lens.training_config import TrainConfig
+    from nanogpt_lens.trajectory import trajectory
     from nanogpt_lens.viz.widget import Widget, setup_notebook
 
 _HOMES = {
@@ -87,12 +95,14 @@ _HOMES = {
     "AttentionPatterns": "nanogpt_lens.results",
     "AttributionResult": "nanogpt_lens.results",
     "BackendError": "conversion.errors",
+    "ChangePoint": "nanogpt_lens.change_points",
     "Checkpoint": "conversion.checkpoint",
     "CheckpointError": "conversion.errors",
     "ConvergenceResult": "nanogpt_lens.results",
     "ConversionError": "conversion.errors",
     "EquivalenceError": "conversion.errors",
     "EquivalenceReport": "conversion.report",
+    "HeadMatches": "nanogpt_lens.matching",
     "HeadTaxonomy": "nanogpt_lens.results",
     "LensResult": "nanogpt_lens.results",
     "LensScores": "nanogpt_lens.results",
@@ -114,6 +124,7 @@ _HOMES = {
     "SimilarDirections": "nanogpt_lens.results",
     "SteeringEffect": "nanogpt_lens.results",
     "TrainConfig": "nanogpt_lens.training_config",
+    "Trajectory": "nanogpt_lens.results",
     "TunedLens": "nanogpt_lens.results",
     "VocabularyError": "conversion.errors",
     "Widget": "nanogpt_lens.viz.widget",
@@ -134,6 +145,7 @@ _HOMES = {
     "encode_corpus": "nanogpt_lens.datasets",
     "evaluate_lens": "nanogpt_lens.lens.evaluation",
     "evaluate_sae": "nanogpt_lens.sae_evaluation",
+    "find_change_point": "nanogpt_lens.change_points",
     "find_neurons": "nanogpt_lens.neurons.find",
     "find_prompt_pair": "nanogpt_lens.pairs",
     "generate": "nanogpt_lens.sampling",
@@ -145,12 +157,14 @@ _HOMES = {
     "induction_composition": "nanogpt_lens.induction_circuit",
     "induction_pairs": "nanogpt_lens.prompts",
     "kl_to": "nanogpt_lens.metrics",
+    "list_stages": "nanogpt_lens.stages",
     "load": "nanogpt_lens.loading",
     "load_result": "nanogpt_lens.results",
     "load_sae": "nanogpt_lens.sae",
     "logit_diff": "nanogpt_lens.metrics",
     "logit_lens": "nanogpt_lens.lens.logit",
     "loss": "nanogpt_lens.metrics",
+    "match_heads": "nanogpt_lens.matching",
     "measure_convergence": "nanogpt_lens.lens.convergence",
     "neuron_statistics": "nanogpt_lens.neurons.statistics",
     "path_patching": "nanogpt_lens.patching.paths",
@@ -159,6 +173,8 @@ _HOMES = {
     "project_direction": "nanogpt_lens.directions",
     "read_checkpoint": "conversion.checkpoint",
     "read_data": "nanogpt_lens.datasets",
+    "read_task": "nanogpt_lens.tasks",
+    "repeated_random": "nanogpt_lens.tasks",
     "repeated_sequence_loss": "nanogpt_lens.induction",
     "repeated_tokens": "nanogpt_lens.prompts",
     "report": "nanogpt_lens.reporting.making",
@@ -171,10 +187,15 @@ _HOMES = {
     "shipped_checkpoints": "nanogpt_lens.loading",
     "steer": "nanogpt_lens.steering",
     "steering_effect": "nanogpt_lens.steering",
+    "task_accuracy": "nanogpt_lens.task_scores",
+    "task_heads": "nanogpt_lens.task_scores",
+    "text_loss": "nanogpt_lens.text_loss",
     "to_nanogpt": "conversion.transformerlens_to_nanogpt",
     "train": "nanogpt_lens.training",
     "train_sae": "nanogpt_lens.sae",
     "train_tuned_lens": "nanogpt_lens.lens.tuned",
+    "trajectory": "nanogpt_lens.trajectory",
+    "trigger_bigrams": "nanogpt_lens.tasks",
 }
 
 _MODULES = ("viz", "widgets")
@@ -184,12 +205,14 @@ __all__ = [
     "AttentionPatterns",
     "AttributionResult",
     "BackendError",
+    "ChangePoint",
     "Checkpoint",
     "CheckpointError",
     "ConvergenceResult",
     "ConversionError",
     "EquivalenceError",
     "EquivalenceReport",
+    "HeadMatches",
     "HeadTaxonomy",
     "LensResult",
     "LensScores",
@@ -211,6 +234,7 @@ __all__ = [
     "SimilarDirections",
     "SteeringEffect",
     "TrainConfig",
+    "Trajectory",
     "TunedLens",
     "VocabularyError",
     "Widget",
@@ -231,6 +255,7 @@ __all__ = [
     "encode_corpus",
     "evaluate_lens",
     "evaluate_sae",
+    "find_change_point",
     "find_neurons",
     "find_prompt_pair",
     "generate",
@@ -242,12 +267,14 @@ __all__ = [
     "induction_composition",
     "induction_pairs",
     "kl_to",
+    "list_stages",
     "load",
     "load_result",
     "load_sae",
     "logit_diff",
     "logit_lens",
     "loss",
+    "match_heads",
     "measure_convergence",
     "neuron_statistics",
     "path_patching",
@@ -256,6 +283,8 @@ __all__ = [
     "project_direction",
     "read_checkpoint",
     "read_data",
+    "read_task",
+    "repeated_random",
     "repeated_sequence_loss",
     "repeated_tokens",
     "report",
@@ -268,10 +297,15 @@ __all__ = [
     "shipped_checkpoints",
     "steer",
     "steering_effect",
+    "task_accuracy",
+    "task_heads",
+    "text_loss",
     "to_nanogpt",
     "train",
     "train_sae",
     "train_tuned_lens",
+    "trajectory",
+    "trigger_bigrams",
 ]
 
 

@@ -27,7 +27,7 @@ from nanogpt_lens.access import (
 )
 from nanogpt_lens.datasets import TextData
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import ENDS, RESAMPLES, times_drawn
+from nanogpt_lens.intervals import ENDS, RESAMPLES, pseudo_values, times_drawn
 from nanogpt_lens.prompts import Corpus, text_sequences
 from nanogpt_lens.results import AttentionPatterns, Scores
 from nanogpt_lens.whole_numbers import check_whole
@@ -157,6 +157,7 @@ def statistics_of(model: Hooked, tokens: Tensor, *, origin: str, batch_size: int
     everything = torch.ones(1, n, dtype=torch.float64)
     low, high = torch.nanquantile(measured.estimates(times_drawn(n, seed=seed)), ENDS, dim=-1)
     values = measured.estimates(everything)[..., 0]
+    without = measured.estimates(torch.ones(n, n, dtype=torch.float64) - torch.eye(n, dtype=torch.float64))
     return Scores(
         values=values,
         axes=("score", "layer", "head"),
@@ -170,6 +171,7 @@ def statistics_of(model: Hooked, tokens: Tensor, *, origin: str, batch_size: int
         chance=measured.chance()[..., None, None].expand(values.shape).clone(),
         low=low,
         high=high,
+        per_example=pseudo_values(without, values),
     )
 
 

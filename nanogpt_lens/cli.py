@@ -33,6 +33,7 @@ from nanogpt_lens.cli_options import (
     plain,
 )
 from nanogpt_lens.cli_report import register as register_report
+from nanogpt_lens.cli_trajectory import register as register_trajectory
 
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint
@@ -54,6 +55,14 @@ class Target(StrEnum):
     bridge = "bridge"
     hf = "hf"
     nanogpt = "nanogpt"
+
+
+class TaskName(StrEnum):
+    """What `train` can train on."""
+
+    text = "text"
+    trigger_bigrams = "trigger_bigrams"
+    repeated_random = "repeated_random"
 
 
 def _print_version(wanted: bool) -> None:
@@ -144,8 +153,16 @@ def convert(
 
 
 def _train(
-    data: Annotated[str, typer.Option(help="a UTF-8 text, a folder with train.bin and val.bin, or: shakespeare")],
     out: Annotated[Path, typer.Option(help="nanoGPT's out_dir")],
+    data: Annotated[
+        str | None, typer.Option(help="a UTF-8 text, a folder with train.bin and val.bin, or: shakespeare")
+    ] = None,
+    task: Annotated[
+        TaskName, typer.Option(help="the text itself, or sequences made from its characters (nanogpt_lens.tasks)")
+    ] = TaskName.text,
+    n_triggers: Annotated[
+        int | None, typer.Option(help="trigger characters of a sequence (trigger_bigrams)", show_default="5")
+    ] = None,
     stages: Annotated[str | None, typer.Option(help="keep more checkpoints: log:20, or iterations: 0,100,1000")] = None,
     resume: Annotated[bool, typer.Option(help="go on with an interrupted run (the default where there is one)")] = True,
     overwrite: Annotated[bool, typer.Option(help="throw away a run that is already there")] = False,
@@ -158,7 +175,7 @@ def _train(
         from nanogpt_lens.training_config import TrainConfig
 
         result = train(
-            data,
+            _source(task, data, n_triggers),
             out,
             TrainConfig(**settings),
             stages=stages,
@@ -172,6 +189,22 @@ def _train(
     typer.echo(f"{result.path}: iteration {result.best_iteration}, validation loss {result.best_val_loss:.4f}")
     if result.sample is not None:
         typer.echo(f"---------------\n{result.sample}")
+
+
+def _source(task: TaskName, data: str | None, n_triggers: int | None) -> Any:
+    """What to train on."""
+    from nanogpt_lens.tasks import repeated_random, trigger_bigrams
+    from nanogpt_lens.training_config import TrainingError
+
+    if n_triggers is not None and task is not TaskName.trigger_bigrams:
+        raise TrainingError(f"--n-triggers is for --task trigger_bigrams, not for {task.value}; leave it out")
+    if task is TaskName.repeated_random:
+        return repeated_random(data)
+    if data is None:
+        raise TrainingError(f"--task {task.value} needs --data: a UTF-8 text, a nanoGPT data folder, or: shakespeare")
+    if task is TaskName.text:
+        return data
+    return trigger_bigrams(data) if n_triggers is None else trigger_bigrams(data, n_triggers=n_triggers)
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -322,7 +355,7 @@ def _print_report(report: EquivalenceReport) -> None:
     console.print(plain(report.verdict(), "bold green" if report.passed else "bold red"))
 
 
-for register in (register_analyses, register_lenses, register_neurons, register_report):
+for register in (register_analyses, register_lenses, register_neurons, register_trajectory, register_report):
     register(app)
 
 

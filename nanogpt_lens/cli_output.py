@@ -58,7 +58,7 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
     }
 
     def run(path: str, **given: Any) -> None:
-        with errors(), _first_alone():
+        with errors(), only_first():
             from nanogpt_lens.result_files import check_target
 
             one_format(bool(given.get("as_json")), bool(given.get("as_csv")))
@@ -86,7 +86,7 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
 
 
 @contextmanager
-def _first_alone() -> Iterator[None]:
+def only_first() -> Iterator[None]:
     """Standard output is thrown away in all processes but the first."""
     from nanogpt_lens.distributed import is_first
 

@@ -8,7 +8,9 @@ is there already). Results travel over gloo as tensors on the CPU, whatever devi
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import Any
 
@@ -18,14 +20,17 @@ from torch import Tensor
 
 from nanogpt_lens.errors import AnalysisError
 
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def world() -> tuple[int, int]:
-    """This process' rank and the number of processes; (0, 1) where there is one alone.
+    """This process' rank and the number of processes; (0, 1) where there is one alone, or inside `alone`.
 
     Joins the group of a launcher, if there is one.
     """
+    if _ALONE.get():
+        return 0, 1
     if not dist.is_available():
         return 0, 1
     if not dist.is_initialized():
@@ -33,6 +38,16 @@ def world() -> tuple[int, int]:
             return 0, 1
         dist.init_process_group("gloo")
     return dist.get_rank(), dist.get_world_size()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Each process works for itself: what would share a corpus reads all of it."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
 
 
 def is_first() -> bool:

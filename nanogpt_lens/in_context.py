@@ -78,6 +78,7 @@ def in_context_learning_score(
         chance=torch.tensor([0.0, guess, guess], dtype=torch.float64),
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
+        per_example=per_window,
         provenance=provenance(model, corpus=source, early=(e0, e1), late=(l0, l1), n=len(tokens), seed=seed),
     )
 

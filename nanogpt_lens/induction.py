@@ -120,6 +120,7 @@ def prefix_matching(
         chance=torch.full_like(values, chance.item()),
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
+        per_example=scores,
         provenance=provenance(
             model, convention=convention, seq_len=length, copies=copies, n=len(tokens), **source, seed=seed
         ),
@@ -265,6 +266,7 @@ def repeated_sequence_loss(
         chance=torch.full_like(values, math.log(n_tokens(model))),
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
+        per_example=loss,
         provenance=provenance(model, corpus=source, seq_len=length, n=count, seed=seed),
     )
 
@@ -315,5 +317,6 @@ def induction_accuracy(model: Hooked, *, length: int | None = None, n: int = 256
         chance=torch.tensor([chances, chances], dtype=torch.float64),
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
+        per_example=found,
         provenance=provenance(model, length=used, n=n, seed=seed),
     )

@@ -41,3 +41,20 @@ def bootstrap(per_example: Tensor, *, seed: int = 0, resamples: int = RESAMPLES)
     ends = [torch.quantile(flat[i : i + step] @ weights.T, ENDS, dim=1) for i in range(0, len(flat), step)]
     low, high = torch.cat(ends, dim=1).reshape(2, *per_example.shape[:-1]).to(per_example.dtype)
     return low, high
+
+
+def pseudo_values(without: Tensor, value: Tensor) -> Tensor:
+    """What each example adds to an estimate, by the jackknife; their mean is the estimate.
+
+    Args:
+        without: the estimate without each of the examples [..., example].
+        value: the estimate with all of them [...].
+
+    Returns:
+        n value - (n - 1) without, shifted to the mean of `value` [..., example]; for a mean the examples' values.
+
+    Source: Tukey 1958, "Bias and confidence in not-quite large samples".
+    """
+    n = without.shape[-1]
+    found = n * value[..., None] - (n - 1) * without
+    return found + (value - found.mean(-1))[..., None]

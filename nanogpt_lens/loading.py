@@ -178,6 +178,18 @@ def find_checkpoint(path: str | Path) -> Path:
     )
 
 
+def find_folder(path: str | Path) -> Path:
+    """The folder that a path or a shipped name means; that of a file.
+
+    Raises:
+        CheckpointError: neither exists.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return place
+    return find_checkpoint(path).parent
+
+
 def shipped_checkpoints() -> list[str]:
     """The names of the checkpoints that come with the package."""
     folder = _shipped_folder()

@@ -149,6 +149,7 @@ def head_taxonomy(
         chance=scores.chance,
         low=scores.low,
         high=scores.high,
+        per_example=scores.per_example,
         threshold=threshold,
         carries=(scores.values > threshold) & (low > threshold),
     )
@@ -182,17 +183,19 @@ def _scored(model: Hooked, data: _Data) -> Scores:
     on_repeated = statistics_of(model, repeated, origin="random repeated tokens", seed=seed)
     copying = _copying(model)
     none = torch.zeros_like(copying)
+    weights = torch.stack([copying, none, copying, copying, *copying.expand(n, *copying.shape)])
     columns = {
         "previous_token": _column(on_text, "previous_token"),
         "duplicate_token": _column(on_repeated, "duplicate_token"),
         "induction": _column(induction),
         "positional": _lower(_column(on_text, "positional"), _column(on_noise, "positional")),
         "sink": _column(on_text, "sink"),
-        "copying": torch.stack([copying, none, copying, copying]),
-        "anti_copying": torch.stack([none - copying, none, none - copying, none - copying]),
+        "copying": weights,
+        "anti_copying": none - weights,
         "broad": _lower(_column(on_text, "normalized_entropy"), _column(on_noise, "normalized_entropy")),
     }
-    values, chance, low, high = torch.stack([columns[name] for name in SCORES], dim=1)
+    kept = len({len(column) for column in columns.values()}) == 1  # as many sequences of text as of random tokens
+    values, chance, low, high, *each = torch.stack([columns[name][: None if kept else 4] for name in SCORES], dim=1)
     return Scores(
         values=values,
         axes=("score", "layer", "head"),
@@ -203,13 +206,15 @@ def _scored(model: Hooked, data: _Data) -> Scores:
         chance=chance,
         low=low,
         high=high,
+        per_example=torch.stack(each, dim=-1) if kept else None,
     )
 
 
 def _column(scores: Scores, name: str | None = None) -> Tensor:
-    """Value, chance, low and high [4, layer, head], of one score where there are several."""
-    tensors = torch.stack([_given(t) for t in (scores.values, scores.chance, scores.low, scores.high)])
-    return tensors if name is None else tensors[:, scores.labels["score"].index(name)]
+    """Value, chance, low and high, then each sequence's own value [4 + example, layer, head], of one score."""
+    four = [_given(t)[..., None] for t in (scores.values, scores.chance, scores.low, scores.high)]
+    tensors = torch.cat([*four, _given(scores.per_example)], dim=-1)
+    return (tensors if name is None else tensors[scores.labels["score"].index(name)]).movedim(-1, 0)
 
 
 def _given(tensor: Tensor | None) -> Tensor:
@@ -218,7 +223,9 @@ def _given(tensor: Tensor | None) -> Tensor:
 
 
 def _lower(one: Tensor, other: Tensor) -> Tensor:
-    """Of two columns [4, layer, head], head by head the one with the lower value."""
+    """Of two columns, head by head the one with the lower value; of each sequence where there are as many."""
+    if len(one) != len(other):
+        one, other = one[:4], other[:4]
     return torch.where(one[:1] <= other[:1], one, other)
 
 

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from conversion.checkpoint import Checkpoint, read_checkpoint
 from nanogpt_lens.datasets import TextData, read_data
+from nanogpt_lens.tasks import Task
 from nanogpt_lens.training_config import TrainConfig, TrainingError, parse_stages
 from nanogpt_lens.training_folder import RunFolder, diverged, only_writer
 from nanogpt_lens.training_loop import Trainer, learning_rate, make_model
@@ -40,7 +41,8 @@ class TrainResult:
         path: nanoGPT's `ckpt.pt`, of the best evaluation (of the last one with
             `always_save_checkpoint`).
         metrics: the log, one JSON object per line: `iter`; `train_loss` and `val_loss` before
-            that iteration's update where it was evaluated; `batch_loss` and `lr` of the update;
+            that iteration's update where it was evaluated, with a task's `required_accuracy` and the like (see
+            `Trainer.evaluate`); `batch_loss` and `lr` of the update;
             `tokens_per_second` of the updates since the line before; `elapsed` seconds.
         stages: the checkpoints of the chosen stages.
         iterations: updates.
@@ -67,7 +69,7 @@ class TrainResult:
 
 
 def train(
-    data: TextData | str | Path,
+    data: TextData | Task | str | Path,
     out_dir: str | Path,
     config: TrainConfig | None = None,
     *,
@@ -80,7 +82,8 @@ def train(
     """Train a model from scratch, or go on with a run that was interrupted.
 
     Args:
-        data: what to train on, or what `read_data` makes it from.
+        data: a text, what `read_data` makes one from, or a task (see `tasks`), whose sequences are made as they
+            are needed.
         out_dir: where the run's files go (see `training_folder`).
         config: the settings; by default those of nanoGPT's README for a CPU.
         stages: iterations whose weights are kept as `ckpt_000123.pt`: "log:20", or the
@@ -97,12 +100,13 @@ def train(
         TrainingError: settings that make no sense, or a folder that holds another run or is in use
             by another process: nothing is written. Or the run diverged.
     """
-    data = data if isinstance(data, TextData) else read_data(data)
+    data = data if isinstance(data, TextData | Task) else read_data(data)
     config = config or TrainConfig()
     data.refuse_shorter_than(config.block_size)
     kept = parse_stages(stages, config.max_iters)
     path = Path(out_dir).expanduser()
-    folder = RunFolder(path, run_settings(data, config, kept), data.vocabulary)
+    task = data if isinstance(data, Task) else None
+    folder = RunFolder(path, run_settings(data, config, kept), data.vocabulary, task)
     _open(folder, resume=resume, overwrite=overwrite)
     devices = [config.device] if torch.device(config.device).type == "cuda" else []
     with only_writer(path), torch.random.fork_rng(devices=devices):
@@ -115,8 +119,10 @@ def train(
     return _result(folder, config, kept, state, speed, sample=sample)
 
 
-def run_settings(data: TextData, config: TrainConfig, stages: tuple[int, ...]) -> dict[str, Any]:
+def run_settings(data: TextData | Task, config: TrainConfig, stages: tuple[int, ...]) -> dict[str, Any]:
     """What is stored as nanoGPT's `config`: the settings, and what tells the data apart."""
+    if isinstance(data, Task):
+        return {**config.to_dict(), **data.settings(), "stages": list(stages)}
     return {
         **config.to_dict(),
         "dataset": data.name,
@@ -133,7 +139,7 @@ class _Run:
     def __init__(
         self,
         folder: RunFolder,
-        data: TextData,
+        data: TextData | Task,
         config: TrainConfig,
         stages: tuple[int, ...],
         state: Checkpoint | None,
@@ -145,8 +151,7 @@ class _Run:
         self.start, self.best = 0, math.inf
         if state is not None:
             self.start, self.best = _restore(self.trainer, state)
-        if data.vocabulary is not None:
-            data.vocabulary.save(folder.path)
+        folder.save_vocabulary()
         folder.tidy()
         lines = folder.cut_log(self.start)
         self.before = lines[-1]["elapsed"] if lines else 0.0
@@ -192,15 +197,15 @@ class _Run:
             self.folder.sync_log()
             best = None if math.isinf(self.best) else self.best
             self.folder.save(self.folder.resume, self.trainer, iteration, best)
-        train_loss, val = self.trainer.evaluate(iteration)
-        _finite(train_loss, "the train loss", iteration)
-        _finite(val, "the val loss", iteration)
+        measured = self.trainer.evaluate(iteration)
+        _finite(measured["train_loss"], "the train loss", iteration)
+        val = _finite(measured["val_loss"], "the val loss", iteration)
         if self._due(iteration) and iteration > 0 and (val < self.best or self.config.always_save_checkpoint):
             self.best = val
             self.folder.save(self.folder.checkpoint, self.trainer, iteration, val)
         if iteration in self.stages:
             self.folder.save(self.folder.stage(iteration), self.trainer, iteration, val, optimizer=False)
-        return {"train_loss": train_loss, "val_loss": val}
+        return measured
 
 
 class _Clock:
@@ -263,8 +268,13 @@ def _finite(value: float, what: str, iteration: int) -> float:
 
 def _shown(record: dict[str, Any]) -> dict[str, str]:
     """What the bar shows of a line of the log."""
-    formats = {"batch_loss": "{:.3f}", "val_loss": "{:.3f}", "tokens_per_second": "{:,.0f}"}
-    names = {"batch_loss": "loss", "val_loss": "val", "tokens_per_second": "tok/s"}
+    formats = {
+        "batch_loss": "{:.3f}",
+        "val_loss": "{:.3f}",
+        "required_accuracy": "{:.2f}",
+        "tokens_per_second": "{:,.0f}",
+    }
+    names = {"batch_loss": "loss", "val_loss": "val", "required_accuracy": "acc", "tokens_per_second": "tok/s"}
     return {names[key]: style.format(record[key]) for key, style in formats.items() if key in record}
 
 

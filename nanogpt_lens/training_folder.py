@@ -5,6 +5,7 @@
     resume.pt        the latest state, from which a killed run goes on; gone when the run is over
     metrics.jsonl    one line per iteration that was evaluated or logged
     meta.pkl         the vocabulary
+    task.json        the task, where it was trained on one
 
 Every file is replaced in one step. `resume.pt` says where the run stands, and all else
 follows: what lies beyond its iteration is computed again, to the same bits, and written again.
@@ -25,13 +26,16 @@ import torch
 from conversion.atomic import write_text
 from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint, save_checkpoint
 from conversion.vocabulary import META_NAME, TOKENIZER_NAME, Vocabulary
+from nanogpt_lens.tasks import TASK_NAME, Task
 from nanogpt_lens.training_config import TrainingError
 from nanogpt_lens.training_loop import Trainer
 
 RESUME_NAME, METRICS_NAME = "resume.pt", "metrics.jsonl"
 _FILES = r"ckpt(_\d+)?\.pt|resume\.pt|metrics\.jsonl"
 _OURS = re.compile(_FILES)
-_LEFT = re.compile(rf"\.({_FILES}|{re.escape(META_NAME)}|{re.escape(TOKENIZER_NAME)})\.[0-9a-f]{{12}}\.tmp")
+_LEFT = re.compile(
+    rf"\.({_FILES}|{re.escape(META_NAME)}|{re.escape(TOKENIZER_NAME)}|{re.escape(TASK_NAME)})\.[0-9a-f]{{12}}\.tmp"
+)
 """The files of a run, and what a killed writer leaves of one."""
 
 
@@ -42,10 +46,13 @@ class RunFolder:
         path: nanoGPT's `out_dir`.
         settings: what is stored as nanoGPT's `config`; a run goes on only under equal settings.
         vocabulary: written as `meta.pkl`.
+        task: written as `task.json`.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], vocabulary: Vocabulary | None) -> None:
-        self.path, self.settings, self.vocabulary = path, settings, vocabulary
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], vocabulary: Vocabulary | None, task: Task | None = None
+    ) -> None:
+        self.path, self.settings, self.vocabulary, self.task = path, settings, vocabulary, task
         self.checkpoint, self.resume, self.metrics = (path / n for n in (CHECKPOINT_NAME, RESUME_NAME, METRICS_NAME))
 
     def stage(self, iteration: int) -> Path:
@@ -60,9 +67,17 @@ class RunFolder:
         """Delete an earlier run; what it would go on from goes first."""
         self.resume.unlink(missing_ok=True)
         self.tidy()
-        for file in self.path.iterdir():
-            if _OURS.fullmatch(file.name) or (self.vocabulary is None and file.name == META_NAME):
+        for file in sorted(self.path.iterdir(), key=lambda file: bool(_OURS.fullmatch(file.name))):  # the run last
+            no_longer = {META_NAME: self.vocabulary, TASK_NAME: self.task}
+            if _OURS.fullmatch(file.name) or no_longer.get(file.name, file) is None:
                 file.unlink(missing_ok=True)
+
+    def save_vocabulary(self) -> None:
+        """Write the vocabulary, and the task."""
+        if self.vocabulary is not None:
+            self.vocabulary.save(self.path)
+        if self.task is not None:
+            self.task.save(self.path)
 
     def tidy(self) -> None:
         """Delete the temporary files of a killed run; the folder is ours alone."""

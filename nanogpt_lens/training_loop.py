@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from conversion.native import GPT
 from nanogpt_lens.datasets import TextData
+from nanogpt_lens.tasks import Task, TaskSequences
 from nanogpt_lens.training_config import TrainConfig
 
 Purpose = Literal["train", "eval_train", "eval_val", "dropout", "weights"]
@@ -71,6 +72,12 @@ def draw_batch(ids: np.ndarray, config: TrainConfig, iteration: int, purpose: Pu
     return windows.to(config.device)
 
 
+def draw_sequences(task: Task, config: TrainConfig, iteration: int, purpose: Purpose, index: int = 0) -> TaskSequences:
+    """New sequences of a task, of shape [batch, block_size + 1]; see `draw_batch`."""
+    generator = np.random.default_rng([config.seed, iteration, _PURPOSES[purpose], index])
+    return task.draw(config.batch_size, config.block_size + 1, generator)
+
+
 class Trainer:
     """A model, its optimizer, and what moves them by one iteration.
 
@@ -79,7 +86,7 @@ class Trainer:
         optimizer: its AdamW.
     """
 
-    def __init__(self, model: GPT, data: TextData, config: TrainConfig) -> None:
+    def __init__(self, model: GPT, data: TextData | Task, config: TrainConfig) -> None:
         self.config, self.data = config, data
         self.model = model.to(config.device).train()
         self.optimizer = make_optimizer(self.model, config)
@@ -101,7 +108,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(iteration, config)
         for part in range(config.gradient_accumulation_steps):
-            windows = draw_batch(self.data.train, config, iteration, "train", part)
+            windows = self._windows("train", iteration, part)
             if config.dropout:
                 torch.manual_seed(_integer(config.seed, iteration, "dropout", part))
             with self._autocast():
@@ -117,25 +124,61 @@ class Trainer:
         return total
 
     @torch.no_grad()
-    def evaluate(self, iteration: int) -> tuple[float, float]:
+    def evaluate(self, iteration: int) -> dict[str, float]:
         """Measure the loss as nanoGPT does, on random batches that are drawn anew at each iteration.
 
         Returns:
-            the mean over `eval_iters` batches of the training part and of the validation part, in nats.
+            `train_loss` and `val_loss`, each the mean over `eval_iters` batches of that part of the text, in
+            nats; of a task, which has no parts, of two draws of new sequences. Of a task also
+            `required_accuracy` and `required_loss`, the share of right predictions and the loss where
+            induction is required, and `unseen_accuracy`, its control, all of the second draw; they are left out
+            where no position is marked.
         """
         self.model.eval()
-        train = self._mean_loss(self.data.train, iteration, "eval_train")
-        val = self._mean_loss(self.data.val, iteration, "eval_val")
+        train = self._mean_loss("eval_train", iteration)
+        val = self._mean_loss("eval_val", iteration)
+        measured = {"train_loss": train, "val_loss": val}
+        if isinstance(self.data, Task):
+            measured |= self._where_marked(self.data, iteration)
         self.model.train()
-        return train, val
+        return measured
 
-    def _mean_loss(self, ids: np.ndarray, iteration: int, purpose: Purpose) -> float:
+    def _windows(self, purpose: Purpose, iteration: int, index: int) -> Tensor:
+        if not isinstance(self.data, Task):
+            ids = self.data.val if purpose == "eval_val" else self.data.train
+            return draw_batch(ids, self.config, iteration, purpose, index)
+        tokens = draw_sequences(self.data, self.config, iteration, purpose, index).tokens
+        return torch.from_numpy(tokens).to(self.config.device)
+
+    def _mean_loss(self, purpose: Purpose, iteration: int) -> float:
         losses = []
         for index in range(self.config.eval_iters):
-            windows = draw_batch(ids, self.config, iteration, purpose, index)
+            windows = self._windows(purpose, iteration, index)
             with self._autocast():
                 losses.append(self.model.loss(windows[:, :-1], windows[:, 1:]))
         return float(torch.stack(losses).mean())
+
+    def _where_marked(self, task: Task, iteration: int) -> dict[str, float]:
+        """Accuracy and loss over all marked positions of the batches of "eval_val"."""
+        right, loss, count = np.zeros(2), np.zeros(2), np.zeros(2)  # required, unseen
+        for index in range(self.config.eval_iters):
+            drawn = draw_sequences(task, self.config, iteration, "eval_val", index)
+            tokens = torch.from_numpy(drawn.tokens).to(self.config.device)
+            with self._autocast():
+                logits = self.model(tokens[:, :-1])
+            targets = tokens[:, 1:]
+            losses = nn.functional.cross_entropy(logits.float().mT, targets, reduction="none").cpu().numpy()
+            hits = (logits.argmax(-1) == targets).cpu().numpy()
+            for i, mask in enumerate((drawn.required[:, :-1], drawn.unseen[:, :-1])):
+                right[i] += hits[mask].sum()
+                loss[i] += losses[mask].sum()
+                count[i] += mask.sum()
+        found = {}
+        if count[0]:
+            found |= {"required_accuracy": float(right[0] / count[0]), "required_loss": float(loss[0] / count[0])}
+        if count[1]:
+            found["unseen_accuracy"] = float(right[1] / count[1])
+        return found
 
 
 def _integer(seed: int, iteration: int, purpose: Purpose, index: int = 0) -> int:

@@ -93,6 +93,7 @@ def head_importance(
         ),
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
+        per_example=rises,
     )
 
 

@@ -20,6 +20,7 @@ from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores,
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
 from nanogpt_lens.results.sae import SAEEvaluation
+from nanogpt_lens.results.trajectory import Trajectory
 
 __all__ = [
     "AttentionPatterns",
@@ -43,6 +44,7 @@ __all__ = [
     "SeparatingNeurons",
     "SimilarDirections",
     "SteeringEffect",
+    "Trajectory",
     "TunedLens",
     "load_result",
 ]

@@ -231,11 +231,14 @@ class Scores(Result):
             `definition` names; None where there is no such thing.
         low, high: of the shape of `values`: 95% bootstrap interval over the sequences; None where
             nothing was sampled.
+        per_example: with a last dimension `example`: each sequence's own value, whose mean is `values`;
+            jackknife pseudo-values of a score that is no mean over sequences. None where they were not kept.
     """
 
     chance: Tensor | None = None
     low: Tensor | None = None
     high: Tensor | None = None
+    per_example: Tensor | None = None
 
     def score(self, name: str) -> Tensor:
         """One of several scores, by name: `scores.score("induction")` of shape [layer, head]."""
