@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from conversion.transformerlens_to_nanogpt import to_nanogpt
     from nanogpt_lens.attention import attention_patterns, attention_statistics
     from nanogpt_lens.caching import ResultCache
-    from nanogpt_lens.change_points import ChangePoint, find_change_point
+    from nanogpt_lens.change_points import find_change_point
     from nanogpt_lens.composition import composition_scores
     from nanogpt_lens.copying import copying_score
     from nanogpt_lens.datasets import encode_corpus, read_data
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.lens.logit import logit_lens
     from nanogpt_lens.lens.tuned import train_tuned_lens
     from nanogpt_lens.loading import check, load, shipped_checkpoints
-    from nanogpt_lens.matching import HeadMatches, match_heads
+    from nanogpt_lens.matching import match_heads
     from nanogpt_lens.metrics import answer_logprob, kl_to, logit_diff, loss
     from nanogpt_lens.neurons.ablation import ablate_neurons
     from nanogpt_lens.neurons.activations import get_neuron_activations
@@ -55,7 +55,9 @@ if TYPE_CHECKING:
     from nanogpt_lens.results import (
         AttentionPatterns,
         AttributionResult,
+        ChangePoint,
         ConvergenceResult,
+        HeadMatches,
         HeadTaxonomy,
         LensResult,
         LensScores,
@@ -95,14 +97,14 @@ _HOMES = {
     "AttentionPatterns": "nanogpt_lens.results",
     "AttributionResult": "nanogpt_lens.results",
     "BackendError": "conversion.errors",
-    "ChangePoint": "nanogpt_lens.change_points",
+    "ChangePoint": "nanogpt_lens.results",
     "Checkpoint": "conversion.checkpoint",
     "CheckpointError": "conversion.errors",
     "ConvergenceResult": "nanogpt_lens.results",
     "ConversionError": "conversion.errors",
     "EquivalenceError": "conversion.errors",
     "EquivalenceReport": "conversion.report",
-    "HeadMatches": "nanogpt_lens.matching",
+    "HeadMatches": "nanogpt_lens.results",
     "HeadTaxonomy": "nanogpt_lens.results",
     "LensResult": "nanogpt_lens.results",
     "LensScores": "nanogpt_lens.results",

@@ -50,7 +50,6 @@ What this cannot do:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
 from typing import Any, Literal, TypeAlias, get_args
@@ -60,7 +59,7 @@ from torch import Tensor
 
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.intervals import ENDS, times_drawn
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import ChangePoint, Scores
 from nanogpt_lens.whole_numbers import check_whole
 
 Direction: TypeAlias = Literal["rise", "fall"]
@@ -72,46 +71,6 @@ SHARES = (0.1, 0.5)
 
 LEAST_STEPS = 4
 _ERRORS = 3
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ChangePoint(Scores):
-    """Where a curve changes: the steps of its onset and of its half-way point, on the axis `point`.
-
-    `values`, `low` and `high` are iterations, float64, and nan where nothing has formed. The module says
-    how they are defined, and that the interval is at least the two stages around the crossing.
-
-    Attributes:
-        formed: the verdict.
-        p_value: of the permutation test.
-        baseline, final: the curve at the beginning and at the end, in its own unit.
-        reason: why it has formed, or has not, in a sentence.
-    """
-
-    formed: bool
-    p_value: float
-    baseline: float
-    final: float
-    reason: str
-
-    @property
-    def verdict(self) -> str:
-        """Such as "formed at 1,150 (1,000 to 1,200)", the half-way point with its interval, or "not reached"."""
-        if (mark := self.mark) is None:
-            return "not reached"
-        step, low, high = mark
-        return f"formed at {step:,.0f} ({low:,.0f} to {high:,.0f})"
-
-    @property
-    def mark(self) -> tuple[float, float, float] | None:
-        """The half-way point as (step, low, high), for the figure of the curve: `curve.plot(mark=...)`."""
-        if not self.formed or self.low is None or self.high is None:
-            return None
-        half = self._index("point", "half")
-        return float(self.values[half]), float(self.low[half]), float(self.high[half])
-
-    def _summary(self) -> list[str]:
-        return [f"{self.verdict}: {self.reason}"]
 
 
 def find_change_point(
@@ -129,8 +88,8 @@ def find_change_point(
     The module's text has the definitions, and what they cannot do.
 
     Args:
-        curve: scores with an axis `step`, whose labels are iterations; where it has `examples`, the value of each
-            sequence, the interval is over the sequences too.
+        curve: scores with an axis `step`, whose labels are iterations; where it has `per_example`, of two
+            sequences or more, the same at every step, the interval is over the sequences too.
         least: the smallest change that counts, in the unit of the curve.
         direction: "rise" or "fall".
         level: of the permutation test.
@@ -143,7 +102,8 @@ def find_change_point(
 
     Raises:
         AnalysisError: no axis `step`, fewer than 4 steps, steps that are no numbers or not in order, another axis
-            left, a value that is not finite, an unknown direction, or a number out of its range.
+            left, a value that is not finite, `per_example` of another shape, an unknown direction, or a number out
+            of its range.
         ResultError: a place in `where` that is not there.
     """
     _check_options(least, direction, level, permutations, seed)
@@ -221,9 +181,14 @@ def _picked(curve: Scores, where: dict[str, int | str]) -> tuple[Tensor, Tensor,
             f"such as {left[0]}=0"
         )
     steps = _steps(curve.labels.get("step"))
-    values, examples = curve.values[tuple(index)].double(), getattr(curve, "examples", None)
+    values, examples = curve.values[tuple(index)].double(), curve.per_example
     if examples is not None:
+        if examples.shape[:-1] != curve.values.shape:
+            raise AnalysisError(
+                f"per_example has the shape {list(examples.shape)}; expected {[*curve.values.shape, 'example']}"
+            )
         examples = examples[tuple(index)].double()
+        examples = None if examples.isnan().all() else examples  # another score of the same result has them
     for name, tensor in (("value", values), ("example", examples)):
         if tensor is not None and not (good := tensor.reshape(len(steps), -1).isfinite().all(1)).all():
             at = int(steps[~good][0])

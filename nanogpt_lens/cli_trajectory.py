@@ -22,7 +22,7 @@ from nanogpt_lens.cli_output import (
 )
 
 if TYPE_CHECKING:
-    from nanogpt_lens.results import Trajectory
+    from nanogpt_lens.results import ChangePoint, Trajectory
 
 _COLUMNS = 8
 _PICTURES = (".html", ".png", ".svg")
@@ -141,15 +141,22 @@ def _rows(result: Trajectory, places: dict[str, Any], top: int) -> list[dict[str
     return [every[i] for i in order if spread[i] >= 0][:top]
 
 
-def _verdict(result: Trajectory, row: dict[str, int], least: float) -> str:
+def _change(result: Trajectory, row: dict[str, int], least: float) -> ChangePoint | None:
+    """Where the curve of a place changes; None where there are too few steps to tell."""
     from nanogpt_lens.change_points import LEAST_STEPS, find_change_point
 
     if len(result.steps) < LEAST_STEPS:
-        return f"fewer than {LEAST_STEPS} steps"
+        return None
     curve = result.values[(slice(None), *row.values())]
-    falls = bool(curve[-1] < curve[0])
-    found = find_change_point(result, least=least, direction="fall" if falls else "rise", **row)
-    return found.verdict.replace("formed", "falls") if falls else found.verdict
+    place: dict[str, Any] = {axis: result.labels[axis][i] if axis in result.labels else i for axis, i in row.items()}
+    return find_change_point(result, least=least, direction="fall" if bool(curve[-1] < curve[0]) else "rise", **place)
+
+
+def _verdict(result: Trajectory, row: dict[str, int], least: float) -> str:
+    found = _change(result, row, least)
+    if found is None:
+        return "too few steps to tell"
+    return found.verdict.replace("formed", "half-way down") if found.final < found.baseline else found.verdict
 
 
 def _print(result: Trajectory, places: dict[str, Any], top: int, least: float) -> None:
@@ -176,14 +183,11 @@ def _check_picture(output: Path) -> None:
 
 def _draw(result: Trajectory, output: Path, places: dict[str, Any], least: float) -> None:
     from conversion.atomic import write_text
-    from nanogpt_lens.change_points import LEAST_STEPS, find_change_point
     from nanogpt_lens.viz.export import to_png, to_svg
 
-    mark = None
     rows = _rows(result, places, 1)
-    if rows and len(result.steps) >= LEAST_STEPS:
-        mark = find_change_point(result, least=least, **rows[0]).mark
-    drawn = result.plot(mark=mark, **places)
+    found = _change(result, rows[0], least) if rows else None
+    drawn = result.plot(mark=found.mark if found is not None else None, **places)
     if output.suffix == ".html":
         write_text(output, drawn.to_html(include_plotlyjs=True))
     else:

@@ -5,7 +5,6 @@ The number of a head means nothing across seeds: what is called 1.2 in one run m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,32 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.induction_ablation import Head
-from nanogpt_lens.results import Result, Scores, Trajectory
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class HeadMatches(Result):
-    """The heads of other models that are most like those of the first: distances [model, layer, head].
-
-    Attributes:
-        values: the distance to the partner, in standard deviations of a score over all heads; 0 for the first model.
-        partner_layer, partner_head: of the shape of `values`, the partner of each head of the first model.
-        nearest_other: of the shape of `values`: the distance to the nearest head of that layer that is not the
-            partner; a match is clear where it is much larger. nan where there is no other.
-    """
-
-    partner_layer: torch.Tensor
-    partner_head: torch.Tensor
-    nearest_other: torch.Tensor
-
-    def of(self, layer: int, head: int) -> tuple[Head, ...]:
-        """In each model, the first one among them, the head that is like this head of the first."""
-        where = self._index("layer", layer), self._index("head", head)
-        return tuple(
-            (int(self.partner_layer[(model, *where)]), int(self.partner_head[(model, *where)]))
-            for model in range(self.shape["model"])
-        )
+from nanogpt_lens.results import HeadMatches, Scores, Trajectory
 
 
 def match_heads(*scores: Scores) -> HeadMatches:

@@ -15,18 +15,20 @@ from nanogpt_lens.results.effects import (
     SimilarDirections,
     SteeringEffect,
 )
-from nanogpt_lens.results.heads import AttentionPatterns, HeadTaxonomy
+from nanogpt_lens.results.heads import AttentionPatterns, HeadMatches, HeadTaxonomy
 from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores, LogitAttribution, TunedLens
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
 from nanogpt_lens.results.sae import SAEEvaluation
-from nanogpt_lens.results.trajectory import Trajectory
+from nanogpt_lens.results.trajectory import ChangePoint, Trajectory
 
 __all__ = [
     "AttentionPatterns",
     "AttributionResult",
+    "ChangePoint",
     "ConvergenceResult",
     "Excerpt",
+    "HeadMatches",
     "HeadTaxonomy",
     "LensResult",
     "LensScores",

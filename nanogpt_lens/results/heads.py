@@ -66,3 +66,27 @@ class AttentionPatterns(Result):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", tuple(self.layers) or tuple(range(self.shape["layer"])))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class HeadMatches(Result):
+    """The heads of other models that are most like those of the first: distances [model, layer, head].
+
+    Attributes:
+        values: the distance to the partner, in standard deviations of a score over all heads; 0 for the first model.
+        partner_layer, partner_head: of the shape of `values`, the partner of each head of the first model.
+        nearest_other: of the shape of `values`: the distance to the nearest head of that layer that is not the
+            partner; a match is clear where it is much larger. nan where there is no other.
+    """
+
+    partner_layer: Tensor
+    partner_head: Tensor
+    nearest_other: Tensor
+
+    def of(self, layer: int, head: int) -> tuple[tuple[int, int], ...]:
+        """In each model, the first one among them, the head that is like this head, (layer, head), of the first."""
+        where = self._index("layer", layer), self._index("head", head)
+        return tuple(
+            (int(self.partner_layer[(model, *where)]), int(self.partner_head[(model, *where)]))
+            for model in range(self.shape["model"])
+        )

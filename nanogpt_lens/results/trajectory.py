@@ -1,4 +1,4 @@
-"""One measure over the checkpoints of a training run, as a result."""
+"""One measure over the checkpoints of a training run, and where it changes, as results."""
 
 from __future__ import annotations
 
@@ -82,3 +82,43 @@ class Trajectory(Scores):
             kept = {steps[round(i)] for i in torch.linspace(0, len(steps) - 1, 8).tolist()}
             shown = shown[[c for c in shown.columns if c in kept or not isinstance(c, int)]]
         return shown.round(3).to_string(index=False).splitlines()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ChangePoint(Scores):
+    """Where a curve changes: the steps of its onset and of its half-way point, on the axis `point`.
+
+    `values`, `low` and `high` are iterations, float64, and nan where nothing has formed. `change_points` says
+    how they are defined, and that the interval is at least the two stages around the crossing.
+
+    Attributes:
+        formed: the verdict.
+        p_value: of the permutation test.
+        baseline, final: the curve at the beginning and at the end, in its own unit.
+        reason: why it has formed, or has not, in a sentence.
+    """
+
+    formed: bool
+    p_value: float
+    baseline: float
+    final: float
+    reason: str
+
+    @property
+    def verdict(self) -> str:
+        """Such as "formed at 1,150 (1,000 to 1,200)", the half-way point with its interval, or "not reached"."""
+        if (mark := self.mark) is None:
+            return "not reached"
+        step, low, high = mark
+        return f"formed at {step:,.0f} ({low:,.0f} to {high:,.0f})"
+
+    @property
+    def mark(self) -> tuple[float, float, float] | None:
+        """The half-way point as (step, low, high), for the figure of the curve: `curve.plot(mark=...)`."""
+        if not self.formed or self.low is None or self.high is None:
+            return None
+        half = self._index("point", "half")
+        return float(self.values[half]), float(self.low[half]), float(self.high[half])
+
+    def _summary(self) -> list[str]:
+        return [f"{self.verdict}: {self.reason}"]

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from conversion import read_checkpoint
 from conversion.backends import resolve_backend
-from nanogpt_lens.cli import app
+from nanogpt_lens.cli import TaskName, app
+from nanogpt_lens.tasks import TASKS, read_task, repeated_random, trigger_bigrams
 from tests.conftest import GOLDEN
 from tests.making import CHARS, content, write, write_meta
 
@@ -93,6 +94,80 @@ def test_info_prints_markup_as_text(tmp_path):
     code, text, _ = run("info", tmp_path)
     assert code == 0
     assert "[bold red]x[/nonsense]" in text
+
+
+class TestTrainOnATask:
+    TINY = (
+        *("--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--block-size", 16, "--batch-size", 4),
+        *("--max-iters", 4, "--eval-interval", 2, "--eval-iters", 1, "--warmup-iters", 1),
+    )
+
+    @pytest.fixture
+    def text(self, tmp_path):
+        (tmp_path / "verse.txt").write_text("one two three four five six seven eight\n" * 10)
+        return tmp_path / "verse.txt"
+
+    def test_the_names_are_the_packages(self):
+        assert tuple(TaskName) == TASKS
+
+    def test_trigger_bigrams(self, text, tmp_path):
+        args = ("train", "--task", "trigger_bigrams", "--data", text, "--out", tmp_path / "out", *self.TINY)
+        code, printed, _ = run(*args, "--n-triggers", 3, "--json")
+        assert code == 0
+        assert json.loads(printed)["path"] == str(tmp_path / "out" / "ckpt.pt")
+        task = read_task(tmp_path / "out")
+        assert task.sha256 == trigger_bigrams(text, n_triggers=3).sha256
+        lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+        assert all(0 <= line["required_accuracy"] <= 1 for line in lines if "val_loss" in line)
+        code, printed, _ = run("info", tmp_path / "out")
+        assert code == 0
+        for words in ("dataset trigger bigrams of verse", "task trigger_bigrams", "n_triggers 3", task.sha256):
+            assert words in printed
+        code, _, err = run(*args)  # five triggers are the default
+        assert code == 2
+        assert "n_triggers 3, now 5" in err
+
+    def test_repeated_random_needs_no_text(self, tmp_path):
+        code, _, err = run("train", "--task", "repeated_random", "--out", tmp_path / "out", *self.TINY)
+        assert code == 0, err
+        assert read_task(tmp_path / "out").sha256 == repeated_random().sha256
+        assert "task repeated_random" in run("info", tmp_path / "out")[1]
+
+    def test_a_text_needs_no_task(self, text, tmp_path):
+        assert run("train", "--data", text, "--out", tmp_path / "out", *self.TINY)[0] == 0
+        assert not (tmp_path / "out" / "task.json").exists()
+        assert "task" not in json.loads(run("info", tmp_path / "out", "--json")[1])["run"]
+
+    @pytest.mark.parametrize(
+        ("args", "words"),
+        [
+            ((), "--task text needs --data"),
+            (("--task", "trigger_bigrams"), "--task trigger_bigrams needs --data"),
+            (("--task", "trigger_bigrams", "--data", "TEXT", "--n-triggers", 0), "n_triggers is 0; expected 1 to"),
+            (("--task", "trigger_bigrams", "--data", "TEXT", "--n-triggers", 99), "n_triggers is 99; expected 1 to"),
+            (("--task", "trigger_bigrams", "--data", "absent.txt"), "absent.txt does not exist"),
+            (
+                ("--task", "trigger_bigrams", "--data", "TEXT", "--block-size", 3),
+                "block_size is 3; expected at least 4",
+            ),
+            (("--task", "repeated_random", "--block-size", 15), "block_size is 15; expected at least 16"),
+            (("--task", "repeated_random", "--n-triggers", 3), "--n-triggers is for --task trigger_bigrams"),
+            (("--data", "TEXT", "--n-triggers", 3), "--n-triggers is for --task trigger_bigrams, not for text"),
+        ],
+    )
+    def test_bad_input(self, text, tmp_path, args, words):
+        given = [text if a == "TEXT" else a for a in args]
+        code, printed, err = run("train", "--out", tmp_path / "out", *self.TINY, *given)
+        assert (code, printed) == (2, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert words in err
+        assert not (tmp_path / "out").exists()
+
+    def test_another_task(self, tmp_path):
+        code, _, err = run("train", "--task", "copying", "--out", tmp_path / "out")
+        assert code == 2
+        assert "copying" in err
 
 
 class TestConvert:

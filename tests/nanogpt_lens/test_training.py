@@ -140,7 +140,8 @@ def test_the_evaluation_is_the_mean_over_its_batches(data):
     losses = trainer.evaluate(7)
     model = GPT(replace(trainer.model.config, dropout=0.0))
     model.load_state_dict(trainer.model.state_dict(), strict=True)
-    for found, ids, purpose in zip(losses, (data.train, data.val), ("eval_train", "eval_val"), strict=True):
+    assert list(losses) == ["train_loss", "val_loss"]
+    for found, ids, purpose in zip(losses.values(), (data.train, data.val), ("eval_train", "eval_val"), strict=True):
         batches = [draw_batch(ids, config, 7, purpose, k) for k in range(4)]
         tokens = torch.cat(batches)
         expected = F.nll_loss(model(tokens[:, :-1]).log_softmax(-1).flatten(0, 1), tokens[:, 1:].flatten())

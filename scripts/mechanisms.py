@@ -1,0 +1,68 @@
+"""How a model guesses a trigger's output: by what followed the trigger, or by what the context holds in any order?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from nanogpt_lens.access import evaluating, run
+from nanogpt_lens.batches import batches
+from nanogpt_lens.task_scores import ratio_per_example, task_sequences
+from nanogpt_lens.tasks import Task
+
+
+def shuffled_context(model: Any, task: Task, *, n: int = 256, seed: int = 0, places: int = 8) -> dict[str, float]:
+    """Accuracy where induction is required, with the context as it is and in random order.
+
+    The tokens before the query, which stays where it is, are put in random order. What followed the query's token
+    earlier can no longer be known; which characters the context holds, and how often, can. Of each sequence up
+    to `places` required positions are looked at, drawn at random.
+
+    Returns:
+        "intact" and "shuffled", shares of right predictions; "lost", their difference, with "lost_low" and
+        "lost_high", a 95% bootstrap interval over the sequences; "agreement", the share of positions where both
+        contexts give the same prediction.
+    """
+    drawn = task_sequences(model, task, n=n, seed=seed)
+    generator = np.random.default_rng([seed, 1])
+    hits, counts = np.zeros((3, n)), np.zeros(n)
+    for row, (tokens, required) in enumerate(zip(drawn.tokens, drawn.required, strict=True)):
+        at = generator.permutation(np.flatnonzero(required[:-1]))[:places]
+        if not len(at):
+            continue
+        pairs = np.stack([_padded(tokens, p, generator) for p in at])  # [place, 2, pos]
+        guesses = _predictions(model, torch.from_numpy(pairs.reshape(-1, tokens.size)), np.repeat(at, 2)).reshape(-1, 2)
+        right = guesses == tokens[at + 1][:, None]
+        hits[:, row] = [right[:, 0].sum(), right[:, 1].sum(), (guesses[:, 0] == guesses[:, 1]).sum()]
+        counts[row] = len(at)
+    each = ratio_per_example(torch.from_numpy(hits), torch.from_numpy(counts))
+    from nanogpt_lens.intervals import bootstrap
+
+    lost = each[0] - each[1]
+    ends = bootstrap(lost, seed=seed)
+    assert ends is not None
+    intact, shuffled, agreement = each.mean(-1).tolist()
+    numbers = {
+        "intact": intact, "shuffled": shuffled, "lost": float(lost.mean()), "lost_low": float(ends[0]),
+        "lost_high": float(ends[1]), "agreement": agreement,
+    }  # fmt: skip
+    return {name: round(value, 4) for name, value in numbers.items()}
+
+
+def _padded(tokens: np.ndarray, at: int, generator: np.random.Generator) -> np.ndarray:
+    """The sequence as it is, and with the tokens before `at` in random order [2, pos]; what comes later is not read."""
+    other = tokens.copy()
+    other[:at] = generator.permutation(tokens[:at])
+    return np.stack([tokens, other])
+
+
+def _predictions(model: Any, tokens: torch.Tensor, at: np.ndarray) -> np.ndarray:
+    """The likeliest token after position `at` of each row."""
+    found = []
+    with evaluating(model):
+        for rows in batches(model, tokens):
+            logits = run(model, tokens[rows])
+            found.append(logits[torch.arange(len(logits)), torch.from_numpy(at[rows])].argmax(-1))
+    return torch.cat(found).numpy()

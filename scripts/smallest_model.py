@@ -1,0 +1,137 @@
+"""What is the smallest model that forms an induction head on trigger bigrams? Train many small ones, and measure.
+
+    python scripts/smallest_model.py tinyshakespeare.txt --runs out-smallest --workers 2
+
+About two hours of two cores. A killed run goes on where it was; what is measured is kept in
+`docs/data/smallest_model.json`, and the predictions are in `docs/PREDICTIONS.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "docs" / "data" / "smallest_model.json"
+SEEDS = (1337, 1338, 1339)
+SHAPES = (  # layers, heads, width
+    *((2, heads, width) for width in (64, 32, 16) for heads in (1, 2, 4)),
+    (2, 1, 8),
+    *((1, 4, width) for width in (64, 32, 16)),
+    *((3, 1, width) for width in (64, 32, 16)),
+)
+STAGES = (0, 100, 200, 300, 400, 500, 600, 800, 1000, 1300, 1600, 2000, 2500, 3000, 3500, 4000)
+SETTINGS = {
+    "block_size": 128,
+    "batch_size": 32,
+    "max_iters": 4000,
+    "learning_rate": 3e-3,
+    "min_lr": 3e-3,
+    "eval_interval": 1000,
+    "eval_iters": 5,
+    "always_save_checkpoint": True,
+}
+
+
+def name_of(shape: tuple[int, int, int], seed: int) -> str:
+    """The name of a run."""
+    layers, heads, width = shape
+    return f"L{layers}H{heads}D{width}_{seed}"
+
+
+def run(text: Path, folder: Path, shape: tuple[int, int, int], seed: int) -> dict[str, Any]:
+    """Train one model and measure it at its stages."""
+    import torch
+
+    torch.set_num_threads(1)
+    from nanogpt_lens import TrainConfig, train, trigger_bigrams
+
+    layers, heads, width = shape
+    config = TrainConfig(n_layer=layers, n_head=heads, n_embd=width, seed=seed, **SETTINGS)
+    train(trigger_bigrams(text), folder, config, stages=STAGES, progress=False, sample=False)
+    return {"layers": layers, "heads": heads, "width": width, "seed": seed, **measured(folder)}
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """The scores at every stage, and the verdict."""
+    from nanogpt_lens import find_change_point, load, trajectory
+    from nanogpt_lens.tasks import read_task
+    from scripts.mechanisms import shuffled_context
+
+    options: dict[str, Any] = {"pattern": "ckpt_*.pt", "progress": False}
+    matching = trajectory(folder, "prefix_matching", n=32, **options)
+    accuracy = trajectory(folder, "task_accuracy", n=128, **options)
+    own = trajectory(folder, "task_heads", n=32, **options)
+    layer, head = divmod(int(matching.values[-1].argmax()), matching.shape["head"])
+    found = find_change_point(matching, layer=layer, head=head)
+    model = load(folder / f"ckpt_{STAGES[-1]:06d}.pt")
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": list(matching.steps),
+        "prefix_matching": [round(float(v.max()), 4) for v in matching.values],
+        "previous_token": [round(float(v[0].max()), 4) for v in own.values],
+        "required_accuracy": [round(float(v), 4) for v in accuracy.at(score="accuracy", position="required")],
+        "unseen_accuracy": [round(float(v), 4) for v in accuracy.at(score="accuracy", position="unseen")],
+        "accuracy_interval": [
+            round(float(end[-1, 0, 0]), 4) for end in (accuracy.low, accuracy.high) if end is not None
+        ],
+        "head": f"{layer}.{head}",
+        "formed": found.formed,
+        "half": None if not found.formed else [round(v, 1) for v in found.mark or ()],
+        "reason": found.reason,
+        "shuffled": shuffled_context(model, read_task(folder), n=128),
+    }
+
+
+def one(text: Path, runs: Path, shape: tuple[int, int, int], seed: int) -> None:
+    """A run, unless its numbers are there; its weights are deleted at the end."""
+    name = name_of(shape, seed)
+    done = runs / f"{name}.json"
+    if done.is_file():
+        return
+    found = run(text, runs / name, shape, seed)
+    from conversion.atomic import write_text
+
+    write_text(done, json.dumps(found) + "\n")
+    shutil.rmtree(runs / name)
+    print(name, found["formed"], found["prefix_matching"][-1], found["required_accuracy"][-1], flush=True)
+
+
+def collect(runs: Path) -> None:
+    """Everything that has been measured, in one file."""
+    from conversion.atomic import write_text
+
+    files = [runs / f"{name_of(shape, seed)}.json" for shape in SHAPES for seed in SEEDS]
+    rows = [json.loads(file.read_text()) for file in files if file.is_file()]
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    plain = {"settings": SETTINGS, "stages": list(STAGES)}
+    write_text(OUT, json.dumps(plain, indent=1)[:-2] + f',\n "runs": [\n{lines}\n]}}\n')
+    print(f"{len(rows)} of {len(files)} runs in {OUT}")
+
+
+def main() -> None:
+    """Train what is not there yet, and collect."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path)
+    parser.add_argument("--runs", type=Path, default=Path("out-smallest"))
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    args.runs.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    jobs = [(args.text, args.runs, shape, seed) for seed in SEEDS for shape in SHAPES]
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
+        for future in [pool.submit(one, *job) for job in jobs]:
+            future.result()
+    collect(args.runs)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()
