@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+    from conversion.compact import save_compact
     from conversion.config import NanoGPTConfig
     from conversion.equivalence import check_equivalence
     from conversion.errors import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from conversion.nanogpt_to_hooked import to_hooked_transformer
     from conversion.nanogpt_to_huggingface import from_huggingface, to_huggingface
     from conversion.native import GPT
+    from conversion.reloading import reload_weights
     from conversion.report import EquivalenceReport
     from conversion.transformerlens_to_nanogpt import to_nanogpt
     from conversion.vocabulary import CharVocabulary, TokenizerVocabulary, read_vocabulary
@@ -45,7 +47,9 @@ _HOMES = {
     "from_huggingface": "nanogpt_to_huggingface",
     "read_checkpoint": "checkpoint",
     "read_vocabulary": "vocabulary",
+    "reload_weights": "reloading",
     "save_checkpoint": "checkpoint",
+    "save_compact": "compact",
     "to_bridge": "nanogpt_to_bridge",
     "to_hooked_transformer": "nanogpt_to_hooked",
     "to_huggingface": "nanogpt_to_huggingface",
@@ -68,7 +72,9 @@ __all__ = [
     "from_huggingface",
     "read_checkpoint",
     "read_vocabulary",
+    "reload_weights",
     "save_checkpoint",
+    "save_compact",
     "to_bridge",
     "to_hooked_transformer",
     "to_huggingface",

@@ -12,7 +12,6 @@ import math
 import os
 import pickle
 import re
-import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import torch
 from torch import Tensor
 
+from conversion.archives import is_stored
 from conversion.atomic import replacing
 from conversion.config import Activation, NanoGPTConfig
 from conversion.errors import CheckpointError
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 CHECKPOINT_NAME = "ckpt.pt"
 _ACTIVATION_KEY = "nanogpt_lens_activation"
-_LARGEST_INFLATED, _LARGEST_RATIO, _LARGEST_PICKLE = 2**30, 20, 2**24
 _EXPECTED = "expected nanoGPT's dictionary with 'model' and 'model_args'"
 
 
@@ -318,7 +317,7 @@ def _load(file: Path, *, mapped: bool) -> dict[str, Any]:
         raise CheckpointError(f"{file} is empty; {_EXPECTED}")
     if head.startswith(b"PK") and not zipped:
         raise CheckpointError(f"{file} is truncated ({file.stat().st_size:,} bytes); copy it again, or save it anew")
-    stored = head.startswith(b"PK") and _is_stored(file)
+    stored = head.startswith(b"PK") and is_stored(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol; what matters is refused below
@@ -340,28 +339,6 @@ def _load(file: Path, *, mapped: bool) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} holds a {type(content).__name__}; {_EXPECTED}")
     return content
-
-
-def _is_stored(file: Path) -> bool:
-    """Whether an archive's entries lie in it as they are: compressed ones, if mapped, give wrong numbers or an error.
-
-    Raises:
-        CheckpointError: damaged, or compressed entries that claim so much that reading them might fill the memory.
-    """
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError, EOFError, struct.error) as error:
-        raise CheckpointError(f"{file} is not a PyTorch checkpoint, or is damaged ({error}); {_EXPECTED}") from None
-    compressed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    claimed, size = sum(entry.file_size for entry in compressed), file.stat().st_size
-    pickled = max((entry.file_size for entry in compressed if entry.filename.endswith("data.pkl")), default=0)
-    if claimed > max(_LARGEST_INFLATED, _LARGEST_RATIO * size) or pickled > _LARGEST_PICKLE:
-        raise CheckpointError(
-            f"{file} claims to hold {claimed:,} bytes ({pickled:,} of them no tensors) in {size:,}, more than weights "
-            "can be compressed; it is damaged or made to fill the memory; save it again with torch.save"
-        )
-    return not compressed
 
 
 def _parts(file: Path, content: dict[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -1,0 +1,124 @@
+"""Another checkpoint's weights in a model that exists already, for going over a training run with one model.
+
+Building a model costs more than its weights do, and a new one loses hooks, references and
+whatever else was attached to the old one. Here every parameter stays the object it is, with
+the memory it has, and gets new values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conversion.checkpoint import Checkpoint
+from conversion.config import NanoGPTConfig
+from conversion.errors import CheckpointError
+from conversion.layout import HookedState
+from conversion.nanogpt_to_hooked import converted_state
+from conversion.vocabulary import CharVocabulary, Vocabulary
+
+
+def reload_weights(model: Any, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into a model made of another checkpoint of the same run.
+
+    The model then computes, bit by bit, what one freshly converted from `checkpoint` computes in the
+    model's precision. Its weights are processed if they were before. Edits of the old weights are
+    lost; hooks, references to parameters and the gradients in `.grad` stay.
+
+    Args:
+        model: what `to_hooked_transformer` or `to_bridge` returned; changed in place, or not at all.
+        checkpoint: of the same architecture, with the same vocabulary; left as it is.
+
+    Raises:
+        CheckpointError: the model does not know its checkpoint, the checkpoint has no weights, its
+            config differs in anything but dropout, its vocabulary differs, or the model's
+            parameters are not those that the conversion gave it.
+    """
+    origin: Checkpoint | None = getattr(model, "nanogpt_origin", None)
+    if origin is None:
+        raise CheckpointError(
+            f"this {type(model).__name__} was not made from a nanoGPT checkpoint (it has no nanogpt_origin), so no "
+            "weights can be put into it; make it with conversion.to_hooked_transformer or conversion.to_bridge"
+        )
+    _refuse_another_model(origin, checkpoint)
+    old = next(model.parameters())
+    state = converted_state(checkpoint, process_weights=_is_processed(model), device=old.device, dtype=old.dtype)
+    named = dict(model.named_parameters())
+    if hasattr(model, "original_model"):  # whose b_U is no parameter, and whose parameters have other names
+        state, named = _in_bridge_layout(model, state), named | model.state_dict(keep_vars=True)
+    targets = dict({id(tensor): (name, tensor) for name, tensor in named.items()}.values())  # each tensor once
+    _refuse_other_parameters(targets, state)
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(state.pop(name))
+    model.nanogpt_origin = checkpoint.without_weights()
+
+
+def _is_processed(model: Any) -> bool:
+    return model.cfg.normalization_type == "LNPre" or bool(model.cfg.layer_norm_folding)
+
+
+def _refuse_another_model(origin: Checkpoint, checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that the model could not have been made of."""
+    same_run = f"the weights of {checkpoint.name} cannot go into the model made from {origin.name}"
+    old, new = (replace(config, dropout=0.0) for config in (origin.config, checkpoint.config))
+    differing = [
+        f"{f.name} is {getattr(new, f.name)!r}, expected {getattr(old, f.name)!r}"
+        for f in fields(NanoGPTConfig)
+        if getattr(new, f.name) != getattr(old, f.name)
+    ]
+    if differing:
+        raise CheckpointError(f"{same_run}: {', '.join(differing)}; convert it into a model of its own")
+    if _content(origin.vocabulary) != _content(checkpoint.vocabulary):
+        raise CheckpointError(
+            f"{same_run}: its vocabulary is {_described(checkpoint.vocabulary)}, expected "
+            f"{_described(origin.vocabulary)}; read it with meta= the same vocabulary, or convert it into a model "
+            "of its own"
+        )
+    if set(checkpoint.state_dict) != set(checkpoint.config.shapes()):
+        raise CheckpointError(
+            f"{checkpoint.name} has {len(checkpoint.state_dict)} of its {len(checkpoint.config.shapes())} tensors, "
+            "because a conversion has consumed them or `without_weights` left them out; read it again"
+        )
+
+
+def _content(vocabulary: Vocabulary | None) -> tuple[str, ...] | str | None:
+    """What a vocabulary says, whatever file it came from."""
+    return vocabulary.chars if isinstance(vocabulary, CharVocabulary) else vocabulary and vocabulary.serialized
+
+
+def _described(vocabulary: Vocabulary | None) -> str:
+    if vocabulary is None:
+        return "none"
+    return f"{vocabulary.size} tokens ({vocabulary.kind}) of {vocabulary.source or 'no file'}"
+
+
+def _in_bridge_layout(bridge: Any, state: HookedState) -> HookedState:
+    """The same tensors under the bridge's names and in its shapes, emptying `state`."""
+    from transformer_lens.utilities.tl_checkpoint_conversion import (  # pyright: ignore[reportMissingImports]
+        convert_tl_checkpoint,
+    )
+
+    converted: HookedState = {}
+    for name in list(state):
+        converted |= convert_tl_checkpoint({name: state.pop(name)}, bridge.cfg)
+    return converted
+
+
+def _refuse_other_parameters(targets: dict[str, Tensor], state: HookedState) -> None:
+    """Refuse, before anything is copied, a model whose parameters are not the converted ones, each once."""
+    problems = [f"it has {name}, which a checkpoint does not fill" for name in targets if name not in state]
+    problems += [f"it has no {name} of its own" for name in state if name not in targets]
+    problems += [
+        f"its {name} is {list(targets[name].shape)}, expected {list(tensor.shape)}"
+        for name, tensor in state.items()
+        if name in targets and targets[name].shape != tensor.shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"the model was changed since it was converted: {'; '.join(problems[:4])}"
+            f"{'; ...' if len(problems) > 4 else ''}; take off what was added (SAEs, adapters), or convert anew"
+        )
