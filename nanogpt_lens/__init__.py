@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.directions import direction_similarity, principal_components, project_direction
     from nanogpt_lens.errors import AnalysisError, ResultError
     from nanogpt_lens.flow import attention_flow, attention_rollout
-    from nanogpt_lens.in_context import in_context_learning_score
+    from nanogpt_lens.in_context import in_context_learning_score, text_loss
     from nanogpt_lens.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
     from nanogpt_lens.induction_ablation import ablate_induction_heads
     from nanogpt_lens.induction_circuit import induction_composition
@@ -86,11 +86,11 @@ if TYPE_CHECKING:
     from nanogpt_lens.task_scores import task_accuracy, task_heads
     from nanogpt_lens.tasks import read_task, repeated_random, trigger_bigrams
     from nanogpt_lens.taxonomy import head_taxonomy, score_heads
-    from nanogpt_lens.text_loss import text_loss
     from nanogpt_lens.training import train
     from nanogpt_lens.training_config import TrainConfig
-    from nanogpt_lens.trajectory import trajectory
+    from nanogpt_lens.trajectories import trajectory
     from nanogpt_lens.viz.widget import Widget, setup_notebook
+    from nanogpt_lens.word_scores import text_quality
 
 _HOMES = {
     "AnalysisError": "nanogpt_lens.errors",
@@ -191,12 +191,13 @@ _HOMES = {
     "steering_effect": "nanogpt_lens.steering",
     "task_accuracy": "nanogpt_lens.task_scores",
     "task_heads": "nanogpt_lens.task_scores",
-    "text_loss": "nanogpt_lens.text_loss",
+    "text_loss": "nanogpt_lens.in_context",
+    "text_quality": "nanogpt_lens.word_scores",
     "to_nanogpt": "conversion.transformerlens_to_nanogpt",
     "train": "nanogpt_lens.training",
     "train_sae": "nanogpt_lens.sae",
     "train_tuned_lens": "nanogpt_lens.lens.tuned",
-    "trajectory": "nanogpt_lens.trajectory",
+    "trajectory": "nanogpt_lens.trajectories",
     "trigger_bigrams": "nanogpt_lens.tasks",
 }
 
@@ -302,6 +303,7 @@ __all__ = [
     "task_accuracy",
     "task_heads",
     "text_loss",
+    "text_quality",
     "to_nanogpt",
     "train",
     "train_sae",

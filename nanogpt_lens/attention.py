@@ -233,7 +233,7 @@ class _Measured:
 
     def _shared(self, gram: Tensor, weights: Tensor) -> Tensor:
         """`positional` [head, resample]; a sequence drawn twice makes no pair with itself."""
-        n, own = weights.shape[1], gram.diagonal(dim1=-2, dim2=-1)
+        n, own = weights.sum(-1), gram.diagonal(dim1=-2, dim2=-1)
         between = ((weights @ gram) * weights).sum(-1) - own @ weights.square().T
         between = between / (n**2 - weights.square().sum(-1))
         energy = own @ weights.T / n

@@ -76,7 +76,7 @@ def trajectory(
     """Measure every checkpoint of a training run, and say where each score changes."""
     with errors(), only_first():
         from nanogpt_lens.result_files import check_target
-        from nanogpt_lens.trajectory import trajectory as measured
+        from nanogpt_lens.trajectories import trajectory as measured
         from nanogpt_lens.trajectory_measures import MEASURES
 
         one_format(as_json, as_csv)

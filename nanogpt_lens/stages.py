@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from conversion.checkpoint import Checkpoint, read_checkpoint, read_iteration
+from conversion.compact import STORED_KEY, compact
 from conversion.config import Activation
 from conversion.errors import CheckpointError
 from conversion.reloading import reload_weights
@@ -38,16 +38,21 @@ class Stage:
 def list_stages(path: str | Path, *, pattern: str = PATTERN) -> tuple[Stage, ...]:
     """The checkpoints of a folder by `iter_num`; two of one iteration count once if they have the same weights.
 
+    They have if one is the other made `compact`; the first by name is taken, `ckpt.pt` before `ckpt_000100.pt`.
+
     Args:
         path: a folder, or the name of a shipped checkpoint with stages.
         pattern: which files.
 
     Raises:
-        CheckpointError: no folder, no checkpoint in it, one without `iter_num` or damaged, or two
-            different ones of the same iteration.
+        CheckpointError: no folder, no checkpoint in it, one without `iter_num` or damaged, two
+            different ones of the same iteration, or a pattern that is none.
     """
     folder = find_folder(path)
-    files = sorted(folder.glob(pattern))
+    try:
+        files = sorted(file for file in folder.glob(pattern) if file.is_file())
+    except (ValueError, NotImplementedError):
+        raise CheckpointError(f"pattern is {pattern!r}; expected names of files such as {PATTERN!r}") from None
     if not files:
         others = sorted(p.name for p in folder.glob("*/ckpt.pt"))
         below = f"; there are checkpoints in {folder / '*'}: name one of these folders" if others else ""
@@ -73,15 +78,19 @@ def list_stages(path: str | Path, *, pattern: str = PATTERN) -> tuple[Stage, ...
 
 
 def _same_weights(one: Path, other: Path) -> bool:
-    return _digest(read_checkpoint(one)) == _digest(read_checkpoint(other))
+    """Whether two files have the same weights, in the precision of the one that was rounded more."""
+    pair = [read_checkpoint(one), read_checkpoint(other)]
+    stored = [bits for checkpoint in pair if (bits := _stored_bits(checkpoint)) is not None]
+    if stored:
+        pair = [compact(checkpoint, bits=min(stored)) for checkpoint in pair]
+    a, b = (checkpoint.state_dict for checkpoint in pair)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def _digest(checkpoint: Checkpoint) -> str:
-    digest = hashlib.sha256()
-    for name, weight in sorted(checkpoint.state_dict.items()):
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(weight.float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def _stored_bits(checkpoint: Checkpoint) -> int | None:
+    """The bits of mantissa that a file says its weights were rounded to."""
+    stored = checkpoint.run_config.get(STORED_KEY)
+    return stored.get("mantissa_bits") if isinstance(stored, Mapping) else None
 
 
 class Walk:
@@ -125,9 +134,15 @@ class Walk:
         """The model with the weights of a stage; the same object each time.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or of another model than the one before.
+            CheckpointError: the checkpoint is damaged, of another iteration than it was, or of another model
+                than the one before.
         """
         checkpoint = read_checkpoint(stage.path, **self._reading)
+        if checkpoint.iter_num != stage.step:
+            raise CheckpointError(
+                f"{stage.path} was of iteration {stage.step}, and is of {checkpoint.iter_num} now; expected files that "
+                "stay as they are: wait for the end of the training, or give pattern='ckpt_*.pt'"
+            )
         if self.model is None:
             self.model = convert(checkpoint, **self._converting, consume=True)
         else:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from nanogpt_lens.access import Hooked
 from nanogpt_lens.composition import composition_scores
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.in_context import in_context_learning_score
+from nanogpt_lens.in_context import in_context_learning_score, text_loss
 from nanogpt_lens.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
 from nanogpt_lens.lens.convergence import measure_convergence
 from nanogpt_lens.metrics import logit_diff
@@ -20,7 +20,6 @@ from nanogpt_lens.prompts import induction_pairs
 from nanogpt_lens.results import Scores
 from nanogpt_lens.task_scores import task_accuracy, task_heads
 from nanogpt_lens.taxonomy import score_heads
-from nanogpt_lens.text_loss import text_loss
 
 Subject = Literal["random", "text", "task", "weights"]
 

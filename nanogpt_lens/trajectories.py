@@ -14,23 +14,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from conversion.checkpoint import read_checkpoint
 from nanogpt_lens.access import Hooked, provenance
 from nanogpt_lens.distributed import alone, gathered, world
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.prompts import Corpus, own_text
+from nanogpt_lens.fingerprints import ids_hash
+from nanogpt_lens.prompts import Corpus, corpus_tokens, own_text
 from nanogpt_lens.results import Result, Trajectory
 from nanogpt_lens.stages import PATTERN, Stage, Walk, list_stages
 from nanogpt_lens.task_scores import task_sequences
 from nanogpt_lens.tasks import TASK_NAME, Task, read_task
 from nanogpt_lens.trajectory_measures import find_measure
 from nanogpt_lens.unfinished import Unfinished
+from nanogpt_lens.whole_numbers import check_whole
 
 _COLUMNS = ("chance", "low", "high", "per_example")
+_HASH, _ABOUT = "sha256", "about"
 _OWN = 128
 """Sequences of a task, or of the last model's own text, where no text is given."""
 
@@ -63,6 +66,7 @@ def trajectory(
         task: for measures on a task; None for the folder's.
         pattern: which files are its checkpoints.
         resume: a folder where what has been measured is kept every ten seconds; the same call goes on from there.
+            A function of your own is known by its name alone.
         backend, device, dtype: as for `load`.
         progress: show a bar.
         options: of the measure, such as n=32, seed=1, seq_len=20.
@@ -72,25 +76,32 @@ def trajectory(
 
     Raises:
         CheckpointError: no checkpoints, a damaged one, one without `iter_num`, different models.
-        AnalysisError: no such measure or option; a measure whose axes change; fewer checkpoints than processes.
+        AnalysisError: no such measure or option; a measure whose axes change; fewer checkpoints than processes;
+            `resume` has another trajectory.
         DataError: a measure on a task, and no task.
     """
     stages = list_stages(path, pattern=pattern)
     walk = Walk(stages, backend=backend, device=device, dtype=dtype)
     folder = stages[0].path.parent
     with alone():
-        name, function = _prepared(measure, walk, folder, text, task, options)
+        name, function, source = _prepared(measure, walk, folder, text, task, options)
     rank, size = world()
     if len(stages) < size:
         raise AnalysisError(f"there are {len(stages)} checkpoints for {size} processes; start fewer processes")
     mine = stages[len(stages) * rank // size : len(stages) * (rank + 1) // size]
     kept = None
     if resume is not None:
-        described = {"measure": name, "options": options, "files": [_identity(stage) for stage in mine]}
+        described = {
+            "measure": name, "options": options, "source": _source_hash(walk, source), "backend": backend,
+            "device": str(device), "dtype": str(dtype), "files": [_identity(stage) for stage in mine],
+        }  # fmt: skip
         kept = Unfinished(resume, f"trajectory_{rank}_of_{size}", described)
     with alone():
         found, about = _measured(walk, mine, function, name, kept, progress=progress and rank == 0)
-    every = gathered(_stacked(found))
+    words = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
+    every = gathered({**_stacked(found), _ABOUT: words})
+    for part in every:
+        _refuse_other(json.loads(part.pop(_ABOUT).numpy().tobytes()), about, name, "some checkpoints")
     if kept is not None:
         kept.delete()
     return _joined(every, about, stages, name, walk, options, path)
@@ -103,16 +114,20 @@ def _prepared(
     text: Corpus | None,
     task: Task | None,
     options: dict[str, Any],
-) -> tuple[str, Callable[[Hooked], Any]]:
-    """The measure's name, and a function of the model alone."""
+) -> tuple[str, Callable[[Hooked], Any], Task | Corpus | None]:
+    """The measure's name, a function of the model alone, and the task or text that it looks at."""
     if callable(measure):
-        if options:
+        given = [*options, *(k for k, v in (("text", text), ("task", task)) if v is not None)]
+        if given:
             raise AnalysisError(
-                f"{', '.join(options)} were given for a function of your own; expected options for measures by name: "
+                f"{', '.join(given)} were given for a function of your own; expected options for measures by name: "
                 "put them into the function"
             )
-        return getattr(measure, "__qualname__", type(measure).__name__), measure
+        return getattr(measure, "__qualname__", type(measure).__name__), measure, None
     found = find_measure(measure, options)
+    for kind, value in (("text", text), ("task", task)):
+        if value is not None and found.on not in (kind, "text") and (measure, kind) not in _ALSO:
+            raise AnalysisError(f"{kind}= was given, but {measure!r} looks at {_LOOKS[found.on]}; leave it out")
     given = dict(options)
     if "progress" in found.options():
         given["progress"] = False
@@ -122,18 +137,19 @@ def _prepared(
     elif found.on == "text":
         second = (text if text is not None else _own_corpus(walk, folder, task, options),)
     elif text is not None:
-        if measure not in ("prefix_matching", "repeated_loss"):
-            raise AnalysisError(f"text= was given, but {measure!r} looks at {_LOOKS[found.on]}; leave it out")
         second = (text,)
-    return measure, lambda model: found.function(model, *second, **given)
+    return measure, lambda model: found.function(model, *second, **given), second[0] if second else None
 
 
+_ALSO = {("prefix_matching", "text"), ("repeated_loss", "text")}
 _LOOKS = {"random": "random tokens", "weights": "the weights alone", "task": "the run's task"}
 
 
 def _own_corpus(walk: Walk, folder: Path, task: Task | None, options: Mapping[str, Any]) -> Tensor:
     """Sequences [example, pos], the same for all checkpoints: of the task, or drawn from the last model."""
-    n, seed = max(_OWN, int(options.get("n", 0))), int(options.get("seed", 0))
+    n, seed = options.get("n", _OWN), options.get("seed", 0)
+    check_whole(n=n, seed=seed)
+    n = max(_OWN, n)
     model = walk.at(walk.stages[-1])
     if task is None and (folder / TASK_NAME).is_file():
         task = read_task(folder)
@@ -159,18 +175,27 @@ def _measured(
         found, about = _split(before[0]), json.loads(before[1])
     with tqdm(total=len(stages), initial=len(found), unit="checkpoint", disable=not progress) as bar:
         for stage in stages[len(found) :]:
-            tensors, own = _as_tensors(function(walk.at(stage)), name)
+            model = walk.at(stage)
+            digest = bytearray.fromhex(model.nanogpt_origin.sha256)
+            tensors, own = _as_tensors(function(model), name)
             about = about or own
-            if own["axes"] != about["axes"] or own["labels"] != about["labels"]:
-                raise AnalysisError(
-                    f"{name} gives the axes {own['axes']} with the labels {_short(own['labels'])} for {stage.path}, "
-                    f"and {about['axes']} with {_short(about['labels'])} before; expected the same for every checkpoint"
-                )
-            found.append(tensors)
+            _refuse_other(own, about, name, str(stage.path))
+            found.append({**tensors, _HASH: torch.frombuffer(digest, dtype=torch.uint8)})
             bar.update()
             if kept is not None:
                 kept.keep(lambda: _flat(found), json.dumps(about))
     return found, about
+
+
+def _refuse_other(own: Mapping[str, Any], about: Mapping[str, Any], name: str, place: str) -> None:
+    """Refuse values of other axes than those before."""
+    if all(own[key] == about[key] for key in ("axes", "shape", "labels")):
+        return
+    raise AnalysisError(
+        f"{name} gives the axes {own['axes']} of sizes {own['shape']} with the labels {_short(own['labels'])} for "
+        f"{place}, and {about['axes']} of {about['shape']} with {_short(about['labels'])} for others; expected the "
+        "same for every checkpoint"
+    )
 
 
 def _as_tensors(value: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -183,12 +208,13 @@ def _as_tensors(value: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any
                 f"{name} gave a {type(value).__name__}; expected a result, a tensor, or a number"
             ) from None
         axes = [f"axis_{i}" for i in range(values.dim())]
-        return {"values": values}, {"axes": axes, "labels": {}, "quantity": name, "definition": name}
-    columns = {"values": value.values, **{c: t for c in _COLUMNS if (t := getattr(value, c, None)) is not None}}
+        words = {"labels": {}, "quantity": name, "definition": name}
+        return {"values": values}, {"axes": axes, "shape": list(values.shape), **words}
+    columns = {"values": value.values, **{c: t for c in _COLUMNS if isinstance(t := getattr(value, c, None), Tensor)}}
     tensors = {column: tensor.double() for column, tensor in columns.items()}
     labels = {axis: list(labels) for axis, labels in value.labels.items()}
     words = {"quantity": value.quantity, "definition": value.definition}
-    return tensors, {"axes": list(value.axes), "labels": labels, **words}
+    return tensors, {"axes": list(value.axes), "shape": list(value.values.shape), "labels": labels, **words}
 
 
 def _flat(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -219,8 +245,9 @@ def _joined(
     options: Mapping[str, Any],
     path: str | Path,
 ) -> Trajectory:
-    shared = [column for column in every[0] if all(column in part for part in every)]
-    tensors = {column: torch.cat([part[column] for part in every]) for column in shared}
+    shapes = {column: {part[column].shape[1:] if column in part else None for part in every} for column in every[0]}
+    tensors = {c: torch.cat([part[c] for part in every]) for c, found in shapes.items() if len(found) == 1}
+    hashes = [bytes(row).hex() for row in tensors.pop(_HASH).tolist()]
     plain = {
         key: value if isinstance(value, str | int | float | bool | None) else str(value)
         for key, value in options.items()
@@ -240,7 +267,7 @@ def _joined(
         provenance={
             **provenance(model, measure=name, **plain),
             "checkpoint": str(path),
-            "checkpoint_sha256": [read_checkpoint(stage.path).sha256 for stage in stages],
+            "checkpoint_sha256": hashes,
         },
         **tensors,
     )
@@ -249,6 +276,15 @@ def _joined(
 def _identity(stage: Stage) -> list[Any]:
     status = stage.path.stat()
     return [stage.step, stage.path.name, status.st_size, status.st_mtime_ns]
+
+
+def _source_hash(walk: Walk, source: Task | Corpus | None) -> str | None:
+    """Of the task or the tokens that are looked at."""
+    if source is None or isinstance(source, Task):
+        return source and source.sha256
+    if not isinstance(source, Tensor | np.ndarray):
+        source = corpus_tokens(walk.model or walk.at(walk.stages[-1]), source)
+    return f"{list(source.shape)} {ids_hash(source)}"
 
 
 def _short(labels: Mapping[str, Sequence[str]]) -> str:

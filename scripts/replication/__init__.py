@@ -1,0 +1,1 @@
+"""The replication of induction heads: what is measured on the trained models, claim by claim."""

@@ -1,0 +1,106 @@
+"""Predictions of a task's sequences without some heads, many sets of heads at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.access import Edit, Hooked, can_start, device_of, evaluating, next_token_loss, record, run
+from nanogpt_lens.task_scores import task_sequences
+from nanogpt_lens.tasks import Task
+from scripts.replication.measured import where
+
+Head: TypeAlias = tuple[int, int]
+"""(layer, head)."""
+
+Heads: TypeAlias = tuple[Head, ...]
+
+MODES = ("mean", "resample", "zero")
+"""What takes the place of a head's output: its mean over all positions of all sequences, its output at the
+same position of another sequence, or nothing."""
+
+_ROWS = 32  # sequences at a time: what a run needs stays in the cache
+
+
+def without(
+    model: Hooked, task: Task, sets: Sequence[Heads], modes: Sequence[str], n: int, seed: int
+) -> dict[str, Tensor]:
+    """What a model predicts of a task's sequences without some heads, whose output z is replaced at all positions.
+
+    Args:
+        model, task, n, seed: as for `task_sequences`; at least 2 sequences for "resample".
+        sets: of heads, each taken out together.
+        modes: some of `MODES`.
+
+    Returns:
+        by mode, values [set, score, example] of three scores: accuracy and loss in nats where induction is required,
+        and loss where nothing requires it and the place is not a trigger's first either; each sequence's values
+        are linearised, see `ratio_per_example`.
+    """
+    drawn = task_sequences(model, task, n=n, seed=seed)
+    tokens = torch.from_numpy(drawn.tokens).to(device_of(model))
+    required = torch.from_numpy(drawn.required)[:, :-1]
+    elsewhere = ~(required | torch.from_numpy(drawn.unseen)[:, :-1])
+    rows = [slice(start, start + _ROWS) for start in range(0, n, _ROWS)]
+    others = tokens.roll(n // 2, dims=0)
+    names = {layer: f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)}
+    found: dict[str, list[Tensor]] = {mode: [] for mode in modes}
+    with evaluating(model):
+        means = _mean_z(model, tokens, rows, names) if "mean" in modes else {}
+        for part in rows:
+            kept = record(model, tokens[part], [f"blocks.{layer}.hook_resid_pre" for layer in names])
+            other = record(model, others[part], names.values()) if "resample" in modes else {}
+            for mode in modes:
+                values = {"mean": means, "resample": other, "zero": {}}[mode]
+                pieces = [
+                    _scored(_run(model, tokens[part], kept, heads, names, values), tokens[part]) for heads in sets
+                ]
+                found[mode].append(torch.stack(pieces).cpu())
+    result = {}
+    for mode, pieces in found.items():
+        right, loss = torch.cat(pieces, 2).unbind(1)  # [set, example, pos]
+        result[mode] = torch.stack([where(right, required), where(loss, required), where(loss, elsewhere)], 1)
+    return result
+
+
+def _mean_z(model: Hooked, tokens: Tensor, rows: Sequence[slice], names: dict[int, str]) -> dict[str, Tensor]:
+    """Every head's mean output [head, d_head] over all positions of all sequences, by hook point."""
+    sums: dict[str, Tensor] = {}
+    for part in rows:
+        kept = record(model, tokens[part], names.values())
+        sums = {name: sums.get(name, 0) + kept[name].double().sum((0, 1)) for name in names.values()}
+    return {name: total / tokens.numel() for name, total in sums.items()}
+
+
+def _run(
+    model: Hooked, tokens: Tensor, kept: dict[str, Tensor], heads: Heads, names: dict[int, str],
+    values: dict[str, Tensor],
+) -> Tensor:  # fmt: skip
+    """Logits with the output of some heads replaced; layers before them are not run again."""
+    edits: dict[str, Edit] = {}
+    for layer in {layer for layer, _ in heads}:
+        own = [head for at, head in heads if at == layer]
+
+        edits[names[layer]] = _replacing(own, values.get(names[layer]))
+    start = min((layer for layer, _ in heads), default=0)
+    if start and can_start(model):
+        return run(model, kept[f"blocks.{start}.hook_resid_pre"], edits, start=start)
+    return run(model, tokens, edits)
+
+
+def _replacing(heads: list[int], value: Tensor | None) -> Edit:
+    def edit(z: Tensor) -> Tensor:
+        changed = z.clone()
+        changed[:, :, heads] = 0.0 if value is None else value[..., heads, :].to(z.dtype)
+        return changed
+
+    return edit
+
+
+def _scored(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Whether the likeliest next token is right, and the loss in nats [2, example, pos - 1]."""
+    right = logits[:, :-1].argmax(-1) == tokens[:, 1:]
+    return torch.stack([right.double(), next_token_loss(logits, tokens).double()])
