@@ -1,6 +1,6 @@
 """Train and ship `checkpoints/induction` and `checkpoints/induction_control`, three seeds each.
 
-    python scripts/ship_induction.py tinyshakespeare.txt --runs out-induction
+    python -m scripts.ship_induction tinyshakespeare.txt --runs out-induction
 
 About three hours on one core; a killed run goes on where it was. Also writes what was measured at every stage, of
 which only some of one seed are shipped, to `docs/data/trajectories`.
@@ -13,7 +13,6 @@ import hashlib
 import json
 import platform
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,21 @@ from conversion.native import GPT
 from nanogpt_lens import TrainConfig, load, task_accuracy, task_heads, train, trajectory, trigger_bigrams
 from nanogpt_lens.results import Scores, Trajectory
 from nanogpt_lens.tasks import Task, read_task
+from scripts.mechanisms import shuffled_context
 from scripts.replication.formation import random_heads
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (1337, 1338, 1339)
 NAMES = {"induction": 2, "induction_control": 1}
-STAGES = (*range(0, 2401, 100), *range(2600, 4001, 200), *range(4500, 8001, 500))
-MEASURED = (*range(0, 2401, 100), 3000, 4000, 5000, 6000, 7000, 8000)
-SHIPPED = (0, 200, 400, 500, 600, 700, 800, 900, 1000, 1200, 1500, 2000, 3000, 4500, 6000)
+STAGES = (*range(0, 2401, 100), *range(2600, 4001, 200), *range(4500, 6001, 500))
+MEASURED = (*range(0, 2401, 100), 2600, 3000, 3600, 4000, 4500, 5000, 6000)
+SHUFFLED = (0, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1200, 1500, 2000, 3000, 4000, 6000)
+SHIPPED = (0, 200, 400, 500, 600, 700, 800, 900, 1000, 1200, 1500, 2000, 2600, 3400, 4500)
 """Of the first seed; the last stage is `ckpt.pt` itself."""
 STAGE_BITS, SEED_BITS = 5, 7
 COMMAND = (
     "nanogpt-lens train --task trigger_bigrams --data tinyshakespeare.txt --n-layer {layers} --block-size 128 "
-    "--batch-size 32 --max-iters 8000 --min-lr 0.001 --eval-interval 100 --eval-iters 20 --always-save-checkpoint "
+    "--batch-size 32 --max-iters 6000 --min-lr 0.001 --eval-interval 100 --eval-iters 20 --always-save-checkpoint "
     "--stages {stages} --seed {seed} --out out"
 )
 
@@ -47,7 +48,7 @@ COMMAND = (
 def settings(layers: int, seed: int) -> TrainConfig:
     """Of a run."""
     return TrainConfig(
-        n_layer=layers, block_size=128, batch_size=32, max_iters=8000, min_lr=1e-3, eval_interval=100, eval_iters=20,
+        n_layer=layers, block_size=128, batch_size=32, max_iters=6000, min_lr=1e-3, eval_interval=100, eval_iters=20,
         always_save_checkpoint=True, seed=seed,
     )  # fmt: skip
 
@@ -68,6 +69,10 @@ def measure_run(run: Path, out: Path, *, n: int = 64) -> None:
         "task_accuracy": lambda model: task_accuracy(model, task, n=n),
         "random_heads": lambda model: random_heads(model, n=n),
     }
+    if not (out / "shuffled.json").is_file():
+        found = {str(step): shuffled_context(load(run / f"ckpt_{step:06d}.pt"), task, n=128) for step in SHUFFLED}
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "shuffled.json", json.dumps(found) + "\n")
     for name, function in measures.items():
         if not (out / name / "result.json").is_file():
             found = trajectory(folder, function, progress=False)
@@ -176,54 +181,59 @@ def command(name: str, seed: int) -> str:
 def readme(name: str, config: dict[str, Any]) -> str:
     """The text of `README.md`."""
     rows = "\n".join(
-        f"| {seed} | {_with(f['accuracy']['required'])} | {_with(f['accuracy']['unseen'])} | {_with(f['required_loss'])} | "
+        f"| {seed} | {_with(f['accuracy']['required'])} | {_with(f['accuracy']['unseen'])} | "
+        f"{_with(f['required_loss'])} | "
         f"{f['heads']['previous_token']:.2f} | {f['heads']['induction_random']:.2f} |"
         for seed, f in config["seeds"].items()
     )
     stages = "\n".join(
         f"| {int(step):,} | {s['loss']:.4f} | {s['cost_of_storing']:+.1e} |" for step, s in config["stages"].items()
     )
+    columns = ("seed", "accuracy where induction is required", "accuracy at a trigger's first time",
+               "loss where required, nats", "previous-token score", "prefix matching")  # fmt: skip
+    head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
     layers, control = NAMES[name], name != "induction"
     what = "one layer, the control of `induction`" if control else "two layers, in which induction heads form"
     stored = (
         f"`ckpt.pt` is seed 1337, stored in 16 bits with {SEED_BITS} bits of mantissa; of the other seeds only the "
         "log is here."
         if control
-        else f"`ckpt.pt` is seed 1337 at iteration 8,000 in float32; `ckpt_000000.pt` to `ckpt_006000.pt` are stages "
-        f"of the same run, stored as float16 with {STAGE_BITS} bits of mantissa; `seed_1338/` and `seed_1339/` hold the "
+        else f"`ckpt.pt` is seed 1337 at iteration 6,000 in float32; `ckpt_000000.pt` to `ckpt_004500.pt` are stages "
+        f"of the same run, stored as float16 with {STAGE_BITS} bits of mantissa; `seed_1338/` and `seed_1339/` hold "
+        "the "
         f"other seeds ({SEED_BITS} bits)."
     )
     table = (
         ""
         if control
-        else f"\n| iteration | loss, nats | what storing adds |\n|---|---|---|\n{stages}\n\nOn 64 sequences, in float64.\n"
+        else f"\n| iteration | loss, nats | what storing adds |\n|---|---|---|\n{stages}\n\n64 sequences, float64.\n"
     )
     return f"""# {name}
 
 A character-level nanoGPT of {what}: 4 heads, width 128, context 128, {config["parameters"]:,} parameters, trained on
-trigger bigrams (Bietti et al. 2023) with tiny Shakespeare's bigram statistics, which `task.json` holds. In each sequence
-five characters are always followed by one character each, drawn anew: from the second time on, only what followed the
-first time says which.
+trigger bigrams (Bietti et al. 2023) with tiny Shakespeare's bigram statistics, which `task.json` holds. In each
+sequence five characters are always followed by one character each, drawn anew: from the second time on, only what
+followed the first time says which.
 
 ```console
 $ nanogpt-lens train --task trigger_bigrams --data tinyshakespeare.txt --n-layer {layers} --block-size 128 \\
-    --batch-size 32 --max-iters 8000 --min-lr 0.001 --eval-interval 100 --eval-iters 20 --always-save-checkpoint \\
+    --batch-size 32 --max-iters 6000 --min-lr 0.001 --eval-interval 100 --eval-iters 20 --always-save-checkpoint \\
     --stages log:40 --seed 1337 --out out-{name}
 ```
 
-trains one seed (the stages kept do not change a run; `config.json` has the ones that were). All seeds of both folders,
-and everything in them, come from `python scripts/ship_induction.py tinyshakespeare.txt --runs out-induction`, which goes
-on where it was killed. {stored}
+trains one seed (the stages kept do not change a run; `config.json` has the ones that were). All seeds of both
+folders, and everything in them, come from
+`python -m scripts.ship_induction tinyshakespeare.txt --runs out-induction`, which goes on where it was killed.
+{stored}
 
-| seed | accuracy where induction is required | accuracy at a trigger's first time | loss where required, nats | previous-token score | prefix matching |
-|---|---|---|---|---|---|
+{head}
 {rows}
 
 Means over 512 new sequences with 95% bootstrap intervals; scores are the highest of any head: attention to the position
 before on the task's own sequences, and prefix matching on repeated random permutations, far from what was trained on.
 {table}
-PyTorch {config["environment"]["torch"]}, one thread; another PyTorch, processor or number of threads gives other last digits.
-SHA-256 of every file: `config.json`.
+PyTorch {config["environment"]["torch"]}, one thread; another PyTorch, processor or number of threads gives other last
+digits. SHA-256 of every file: `config.json`.
 """
 
 
@@ -253,5 +263,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

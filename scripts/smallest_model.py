@@ -1,6 +1,6 @@
 """What is the smallest model that forms an induction head on trigger bigrams? Train many small ones, and measure.
 
-    python scripts/smallest_model.py tinyshakespeare.txt --runs out-smallest --workers 2
+    python -m scripts.smallest_model tinyshakespeare.txt --runs out-smallest --workers 2
 
 About two hours of two cores. A killed run goes on where it was; what is measured is kept in
 `docs/data/smallest_model.json`, and the predictions are in `docs/PREDICTIONS.md`.
@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -133,5 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

@@ -83,8 +83,9 @@ def _lens(model: Hooked, tokens: Tensor, mask: Tensor, seed: int) -> Numbers:
 def carry_over(model: Hooked, task: Task, *, heads: Numbers | None = None, n: int = 256, seed: int = 0) -> Numbers:
     """How much of the accuracy on the task there is on sequences that the model was not trained on.
 
-    Chance is guessing one of the different tokens that came so far. The share carried over is the accuracy above
-    chance there, by that on the task; both kinds of sequences are resampled.
+    Chance is guessing one of the different tokens that came so far. The share carried over is accuracy above chance
+    there, by that on the task, each as a share of what perfect accuracy is above chance; both kinds of sequences are
+    resampled.
 
     Returns:
         "task": "accuracy" where induction is required, "loss" in nats, and "chance"; by length, of the second half
@@ -113,7 +114,7 @@ def carry_over(model: Hooked, task: Task, *, heads: Numbers | None = None, n: in
         kinds = ("shuffled", "unrepeated")
         result[str(length)] = {
             **_numbers(there, seed),
-            "share": ratio_of_means(there[0] - there[2], own[0] - own[2], seed=seed),
+            "share": ratio_of_means(_lifted(there[0], there[2]), _lifted(own[0], own[2]), seed=seed),
             **{f"{kind}_loss": mean(loss[i, length:].mean(0), seed=seed) for i, kind in enumerate(kinds, 1)},
             "prefix_matching": {
                 head: entry(matching, tuple(map(int, head.split("."))), n=few, seed=seed) for head in chosen
@@ -126,7 +127,7 @@ def carry_over(model: Hooked, task: Task, *, heads: Numbers | None = None, n: in
     result["pairs"] = {
         "accuracy": entry(pairs, (0, 0), n=n, seed=seed),
         "chance": rounded(chance[0, 0]),
-        "share": ratio_of_means(right[0, 0] - chance[0, 0], own[0] - own[2], seed=seed),
+        "share": ratio_of_means(_lifted(right[0, 0], chance[0, 0]), _lifted(own[0], own[2]), seed=seed),
     }
     return result
 
@@ -144,6 +145,11 @@ def _accuracy(model: Hooked, tokens: Tensor, mask: Tensor) -> Tensor:
     new = ~(same & torch.ones_like(same).tril(-1)).any(-1)  # no equal token came before
     chance = 1 / new.double().cumsum(1)[:, :-1].cpu()
     return where(torch.cat([torch.cat(pieces, 1), chance[None]]), mask)
+
+
+def _lifted(accuracy: Tensor, chance: Tensor) -> Tensor:
+    """Accuracy [example] above chance ([example] or one number), as a share of what is possible."""
+    return (accuracy - chance) / (1 - chance.mean())
 
 
 def _numbers(found: Tensor, seed: int) -> Numbers:

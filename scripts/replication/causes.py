@@ -21,7 +21,7 @@ from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.prompts import Pair, repeated_tokens
 from nanogpt_lens.task_scores import task_accuracy, task_heads, task_sequences
 from nanogpt_lens.tasks import Task
-from scripts.replication.knockouts import MODES, Head, Heads, without
+from scripts.replication.knockouts import Head, Heads, without
 from scripts.replication.measured import Numbers, entry, mean, ratio, rounded
 
 MARGIN = 0.1
@@ -142,7 +142,7 @@ def induction_gain(model: Hooked, task: Task, *, heads: Numbers | None = None, n
             chosen = named.get(name)
             if not chosen:
                 continue
-            controls = MOST_SETS + 2 if name != "others" and len(chosen) * 2 <= total else 0
+            controls = MOST_SETS + 1 if name != "others" and len(chosen) * 2 <= total else 0
             scores = ngl.ablate_induction_heads(
                 model, [_name([head]) for head in chosen], mode=mode, controls=controls, n=n, seed=seed, progress=False
             )
@@ -165,7 +165,9 @@ def path_patching(model: Hooked, task: Task, *, heads: Numbers | None = None, n:
     The metric is the logit of [B] minus that of another token of the prompt. The total effect is that of
     patching the head's output, all else computed anew. The effect through the keys of all later induction heads
     is that of the direct paths there; MLPs on the way are computed anew, or frozen. The same through their
-    queries, their values, all three, and straight into the logits; and of the other heads of the same layer.
+    queries, their values, all three, through the same layer's MLP ("mlp", whose readers see the change), and
+    into the logits without any of these heads; and of the other heads of the same layer. What is lost when MLPs are
+    frozen goes through an MLP first, where `k_composition` does not see it.
 
     Returns:
         for "random" prompts (see `induction_pairs`) and the "task"'s own (see `task_pairs`), by direction, "noise"
@@ -184,7 +186,7 @@ def path_patching(model: Hooked, task: Task, *, heads: Numbers | None = None, n:
     receivers: dict[str, Any] = {
         name: [f"{head}.{part}" for head in later for part in parts]
         for name, parts in {"keys": "k", "queries": "q", "values": "v", "all_three": "qkv"}.items()
-    } | {"logits": "logits"}
+    } | {"mlp": f"mlp{layer}", "logits": "logits"}
     result: Numbers = {"previous_token": found["previous_token"], "receivers": later}
     for kind, pair in (
         ("random", ngl.induction_pairs(model, n=n, seed=seed)),
@@ -260,7 +262,7 @@ def task_pairs(model: Hooked, task: Task, *, n: int, seed: int = 0) -> Pair:
 
 
 def k_composition(
-    model: Hooked, task: Task, *, heads: Numbers | None = None, samples: int = 1000, seed: int = 0
+    model: Hooked, task: Task, *, heads: Numbers | None = None, samples: int = 500, seed: int = 0
 ) -> Numbers:
     """K-composition of every head of the previous-token head's layer with every later induction head.
 
@@ -333,17 +335,17 @@ def _sets(model: Hooked, found: Numbers, seed: int) -> tuple[dict[str, Heads], d
     """The sets of heads of `ablation` by name, and its "controls" and "parts"."""
     every = list(itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)))
     induction = tuple(map(_place, found["induction"]))
-    at_work = tuple(map(_place, at_work(found)))
+    working = tuple(map(_place, at_work(found)))
     previous = _place(found["previous_token"])
-    others = tuple(head for head in every if head not in {*at_work, previous})
+    others = tuple(head for head in every if head not in {*working, previous})
     named: dict[str, Heads] = {"nothing": (), "induction": induction, "previous_token": (previous,)}
     if others:
         named["others"] = others
-    if len(at_work) > len(induction):
-        named["induction_at_work"] = at_work
+    if len(working) > len(induction):
+        named["induction_at_work"] = working
     named |= {_name([head]): (head,) for head in every}
     rest = [head for head in every if head not in induction]
-    parts = _some(at_work, len(others), seed) if 0 < len(others) < len(at_work) else []
+    parts = _some(working, len(others), seed) if 0 < len(others) < len(working) else []
     return named, {"controls": _some(rest, len(induction), seed), "parts": parts}
 
 

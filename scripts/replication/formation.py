@@ -107,7 +107,8 @@ def order(random: Trajectory, own: Trajectory, *, seed: int = 0) -> dict[str, An
         curves = [_curve(trajectory, score) for score in SCORES]
         steps = torch.tensor(trajectory.steps, dtype=torch.float64)
         found[name] = {
-            point: _difference(steps, *curves, share=share, seed=seed) for point, share in (("onset", 0.1), ("half", 0.5))
+            point: _difference(steps, *curves, share=share, seed=seed)
+            for point, share in (("onset", 0.1), ("half", 0.5))
         }
     return found
 
@@ -162,7 +163,11 @@ def learning(random: Trajectory, own: Trajectory, accuracy: Trajectory, ordered:
     shuffled_steps = tuple(ordered)
     lost = torch.tensor([ordered[step]["lost"] for step in shuffled_steps], dtype=torch.float64)
     by_order = Scores(
-        values=lost, axes=("step",), labels={"step": shuffled_steps}, quantity="accuracy lost by shuffling", definition=""
+        values=lost,
+        axes=("step",),
+        labels={"step": shuffled_steps},
+        quantity="accuracy lost by shuffling",
+        definition="",
     )
     induction = followed(random, "induction")
     layer, head = (int(i) for i in induction["head"].split("."))

@@ -1,0 +1,1 @@
+"""What makes the checkpoints, the pictures and the numbers of the documents."""

@@ -1,0 +1,235 @@
+"""The tables of the documents, from `docs/results.json`: nothing in them is typed by hand.
+
+A document says where with a pair of comments, `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+_PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Found = Mapping[str, Any]
+
+
+def fill(document: str, found: Found) -> str:
+    """The document with every table made anew.
+
+    Raises:
+        KeyError: a table of an unknown name.
+    """
+    return _PLACE.sub(lambda m: f"{m[1]}{TABLES[m[2]](found)}\n{m[3]}", document)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; all columns but the first are aligned to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number, or a dash for none."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def ends(of: Mapping[str, Any], digits: int = 3) -> str:
+    """A value with its interval; `value` or `values`."""
+    value = of.get("value", of.get("values"))
+    if of.get("low") is None:
+        return number(value, digits)
+    return f"{number(value, digits)} ({number(of['low'], digits)} to {number(of['high'], digits)})"
+
+
+def three(of: Sequence[float] | None, digits: int = 0) -> str:
+    """A value and both ends of its interval."""
+    return "–" if of is None else f"{of[0]:,.{digits}f} ({of[1]:,.{digits}f} to {of[2]:,.{digits}f})"
+
+
+def _runs(found: Found) -> list[tuple[str, str, Any]]:
+    named = (("2 layers", "induction"), ("1 layer", "induction_control"))
+    return [(words, seed, run) for words, name in named for seed, run in found[name].items()]
+
+
+def formation(found: Found) -> str:
+    """Claim 1."""
+    rows = []
+    for words, seed, run in _runs(found):
+        heads = run["formation"]["random"]
+        cells = [
+            f"{heads[s]['head']}: {number(heads[s]['values'])}; {heads[s]['verdict']}"
+            for s in ("previous_token", "induction")
+        ]
+        rows.append([words, seed, *cells, ends(run["formation"]["accuracy"])])
+    header = ("model", "seed", "previous-token head", "induction head", "accuracy where induction is required")
+    return markdown(header, rows)
+
+
+def control(found: Found) -> str:
+    """Claim 1: by what the accuracy comes about."""
+    rows = []
+    for words, seed, run in _runs(found):
+        mixed = run["shuffled"]
+        lost = f"{number(mixed['lost'])} ({number(mixed['lost_low'])} to {number(mixed['lost_high'])})"
+        rows.append(
+            [
+                words, seed, number(mixed["intact"]), number(mixed["shuffled"]), lost,
+                number(run["formation"]["unseen_accuracy"]["values"]), number(run["formation"]["task"]["induction"]["values"]),
+            ]
+        )  # fmt: skip
+    header = (
+        "model", "seed", "accuracy", "context in random order", "lost", "accuracy at a trigger's first time",
+        "highest induction attention on the task",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
+def order(found: Found) -> str:
+    """Claim 2."""
+    rows = []
+    for seed, run in found["induction"].items():
+        heads = run["formation"]["random"]
+        for point in ("onset", "half"):
+            rows.append(
+                [
+                    seed, point, three(heads["previous_token"][point]), three(heads["induction"][point]),
+                    three(run["order"]["random"][point]), three(run["order"]["task"][point]),
+                ]
+            )  # fmt: skip
+    header = (
+        "seed", "point", "previous-token head", "induction head", "how much later, random permutations",
+        "how much later, on the task",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
+def learning(found: Found) -> str:
+    """Claim 3."""
+    rows = []
+    for words, seed, run in _runs(found):
+        part = run["learning"]
+        heads = run["formation"]["random"]
+        rows.append(
+            [
+                words, seed, three(heads["previous_token"]["half"]), three(heads["induction"]["half"]),
+                three(part["accuracy"]["half"]), three(part["gain"]["half"]),
+                three(part["order_dependent_accuracy"]["half"]),
+                number(part["rank_correlation_with_induction"]["accuracy"], 2), number(part["gain_at_the_end"], 2),
+            ]
+        )  # fmt: skip
+    header = (
+        "model", "seed", "previous-token head", "induction head", "accuracy", "loss gain", "accuracy that needs order",
+        "rank correlation of accuracy and induction score", "loss gain at the end, nats",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
+def ablation(found: Found) -> str:
+    """Claim 4: accuracy where induction is required without some heads."""
+    rows = []
+    for seed, part in found["causes"].items():
+        for mode in ("mean", "resample"):
+            sets = part["ablation"][mode]
+            names = [n for n in ("none", "induction", "previous_token", "others") if n in sets]
+            for name in names:
+                row = sets[name]
+                rows.append([seed, mode, name.replace("_", " "), row.get("heads", ""), ends(row["accuracy"]),
+                             ends(row["lost"])])  # fmt: skip
+            for name in ("parts", "controls"):
+                row = sets.get(name)
+                if row:
+                    rows.append([seed, mode, f"{name}, mean of {row['sets']}", "", number(row.get("mean_accuracy")),
+                                 number(row.get("mean_lost"))])  # fmt: skip
+    return markdown(("seed", "replaced by", "set", "heads", "accuracy", "lost"), rows)
+
+
+def agreement(found: Found) -> str:
+    """Finding (b): rank correlations by stage, mean and range over the seeds."""
+    part = found["agreement"]
+    if not part:
+        return "Not measured."
+    steps = [str(s) for s in part["steps"] if s in (0, 300, 600, 1000, 2000, 6000)]
+
+    def cell(values: Sequence[float]) -> str:
+        good = [v for v in values if v == v]
+        return "–" if not good else f"{sum(good) / len(good):.2f} ({min(good):.2f} to {max(good):.2f})"
+
+    rows = [[name, *(cell(by_step[step]) for step in steps)] for name, by_step in part["correlations"].items()]
+    return markdown(("methods", *(f"{int(step):,}" for step in steps)), rows)
+
+
+def smallest(found: Found) -> str:
+    """Finding (a)."""
+    part = found["smallest_model"]
+    if not part:
+        return "Not measured."
+    rows = []
+    for name, shape in part["shapes"].items():
+        count = len(shape["seeds"])
+        rows.append(
+            [
+                name, f"{shape['parameters']:,}", f"{shape['induction']} of {count}",
+                _list(shape["half_million_tokens"], 1), _list(shape["prefix_matching"], 2),
+                _list(shape["accuracy"], 2), _list(shape["lost_by_shuffling"], 2),
+            ]
+        )  # fmt: skip
+    header = (
+        "model", "parameters", "seeds with an induction head", "million tokens until half", "prefix matching", "accuracy",
+        "accuracy lost by shuffling",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
+def _list(values: Sequence[Any], digits: int) -> str:
+    return ", ".join(number(v, digits) for v in values)
+
+
+def shakespeare(found: Found) -> str:
+    """Claim 7: the last checkpoint of every seed."""
+    rows = []
+    for seed, part in found["shakespeare"]["seeds"].items():
+        layers = "; ".join(
+            f"layer {i}: " + (", ".join(f"{n.replace('_', ' ')} {k}" for n, k in names.items()) or "none")
+            for i, names in enumerate(part["names_by_layer"])
+        )
+        rows.append(
+            [
+                seed, f"{part['prefix_matching']['head']}: {ends(part['prefix_matching'])}",
+                ends(part["gain_on_repeated_random_tokens"]), ends(part["in_context_learning"]), layers,
+            ]
+        )  # fmt: skip
+    header = (
+        "seed", "highest prefix matching", "loss gain on repeated random tokens, nats", "in-context learning, nats",
+        "heads by what they are called",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
+def shakespeare_stages(found: Found) -> str:
+    """Claim 7: over training."""
+    part = found["shakespeare"]["over_training"]
+    names = ("previous_token", "duplicate_token", "induction", "positional", "sink", "broad")
+    rows = []
+    for i, step in enumerate(part["steps"]):
+        cells = [number(part["highest"][name][i], 2) for name in names]
+        called = {}
+        for layer in part["names_by_layer"][str(step)]:
+            for name, count in layer.items():
+                called[name] = called.get(name, 0) + count
+        words = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in called.items()) or "none"
+        rows.append([f"{step:,}", number(part["highest_prefix_matching"][i]), *cells, words])
+    header = ("iteration", "prefix matching", *(n.replace("_", " ") for n in names), "named heads")
+    return markdown(header, rows)
+
+
+TABLES: dict[str, Callable[[Found], str]] = {
+    "formation": formation,
+    "control": control,
+    "order": order,
+    "learning": learning,
+    "ablation": ablation,
+    "agreement": agreement,
+    "smallest": smallest,
+    "shakespeare": shakespeare,
+    "shakespeare_stages": shakespeare_stages,
+}

