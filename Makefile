@@ -5,7 +5,7 @@ BIN := .venv/bin
 BIN4 := .venv-tl4/bin
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-tl4 test-slow check format benchmark notebooks pictures clean
+.PHONY: demo test test-tl4 test-slow check format benchmark notebooks pictures results clean
 
 demo: .venv/.demo  ## convert, prove and sample the shipped checkpoint, and name its heads
 	$(BIN)/nanogpt-lens info shakespeare_char
@@ -37,6 +37,7 @@ benchmark: .venv/.dev  ## the numbers of docs/BENCHMARKS.md
 	$(BIN)/python benchmarks/encoding.py
 	$(BIN)/python benchmarks/patching.py
 	$(BIN)/python benchmarks/neurons.py
+	$(BIN)/python benchmarks/trajectory.py
 	$(BIN)/python benchmarks/widgets.py  # needs Chromium
 
 notebooks: .venv/.dev  ## execute the notebooks and put still pictures into them (needs Chromium)
@@ -44,6 +45,9 @@ notebooks: .venv/.dev  ## execute the notebooks and put still pictures into them
 
 pictures: .venv/.dev  ## docs/images anew (needs Chromium)
 	$(BIN)/python scripts/pictures.py
+
+results: .venv/.dev  ## every number of docs/RESULTS.md anew, from the shipped weights and docs/data
+	$(BIN)/python -m scripts.results
 
 # torch first: asked for by another package, pip takes gigabytes of CUDA with it
 .venv/.torch:

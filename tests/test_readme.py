@@ -18,7 +18,8 @@ ANALYSES = (ROOT / "docs" / "ANALYSES.md").read_text()
 LENSES = (ROOT / "docs" / "LENSES_AND_NEURONS.md").read_text()
 PICTURES = (ROOT / "docs" / "PICTURES.md").read_text()
 REPORT = (ROOT / "docs" / "REPORT.md").read_text()
-DOCS = ANALYSES + LENSES + PICTURES + REPORT
+DYNAMICS = (ROOT / "docs" / "TRAINING_DYNAMICS.md").read_text()
+DOCS = DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 60
 
 
@@ -33,7 +34,9 @@ def test_the_first_forty_lines_say_it_all():
 
 
 @pytest.mark.parametrize(
-    "text", [README, ANALYSES, LENSES, PICTURES], ids=["README", "ANALYSES", "LENSES_AND_NEURONS", "PICTURES"]
+    "text",
+    [README, ANALYSES, LENSES, PICTURES, DYNAMICS],
+    ids=["README", "ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS"],
 )
 def test_the_snippets_run(tmp_path, text):
     (tmp_path / "input.txt").write_text(TEXT)
@@ -46,7 +49,7 @@ def test_the_snippets_run(tmp_path, text):
 def test_the_commands_run(tmp_path, monkeypatch):
     """Every `$ nanogpt-lens` line; training is cut to a few iterations, samples to a few sequences."""
     lines = [
-        line[2:] for block in blocks("console") for line in block.splitlines() if line.startswith("$ nanogpt-lens")
+        line[2:] for block in blocks("console", README + DYNAMICS) for line in block.splitlines() if line.startswith("$ nanogpt-lens")
     ]
     assert len(lines) >= 5
     monkeypatch.chdir(tmp_path)
