@@ -75,6 +75,7 @@ def trajectory(
 ) -> None:
     """Measure every checkpoint of a training run, and say where each score changes."""
     with errors(), only_first():
+        from nanogpt_lens.distributed import is_first
         from nanogpt_lens.result_files import check_target
         from nanogpt_lens.trajectories import trajectory as measured
         from nanogpt_lens.trajectory_measures import MEASURES
@@ -98,7 +99,7 @@ def trajectory(
         )
         save_result(result, save)
         places = _places(result, where or [])
-        if output is not None:
+        if output is not None and is_first():
             _draw(result, output, places, least)
         if not printed({measure.value: result}, as_json, as_csv):
             _print(result, places, top, least)

@@ -14,6 +14,9 @@ from scipy.optimize import linear_sum_assignment
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.results import HeadMatches, Scores, Trajectory
 
+_ROUNDING = 1e-9
+"""Of its size, a score differs at least by this between heads."""
+
 
 def match_heads(*scores: Scores) -> HeadMatches:
     """Match the heads of models of one shape by their scores, each with one of the same layer.
@@ -81,10 +84,11 @@ def _profiles(scores: tuple[Scores, ...]) -> np.ndarray:
     for other in scores:
         at = [other.axes.index(axis) for axis in ("layer", "head")]
         rest = [i for i in range(len(other.axes)) if i not in at]
-        rows.append(other.values.double().permute(*at, *rest).flatten(2).numpy())
+        values = other.values.double().permute(*at, *rest)
+        rows.append(values.reshape(*values.shape[:2], -1).numpy())
     every = np.nan_to_num(np.stack(rows))
-    spread = every.std(axis=(0, 1, 2))
-    return every / np.where(spread > 0, spread, 1.0)
+    spread, largest = every.std(axis=(0, 1, 2)), np.abs(every).max(axis=(0, 1, 2))
+    return every / np.where(spread > _ROUNDING * largest, spread, 1.0)
 
 
 def _names(scores: tuple[Scores, ...]) -> tuple[str, ...]:

@@ -50,8 +50,10 @@ def list_stages(path: str | Path, *, pattern: str = PATTERN) -> tuple[Stage, ...
     """
     folder = find_folder(path)
     try:
+        if not pattern or Path(pattern).is_absolute():
+            raise ValueError
         files = sorted(file for file in folder.glob(pattern) if file.is_file())
-    except (ValueError, NotImplementedError):
+    except ValueError:
         raise CheckpointError(f"pattern is {pattern!r}; expected names of files such as {PATTERN!r}") from None
     if not files:
         others = sorted(p.name for p in folder.glob("*/ckpt.pt"))

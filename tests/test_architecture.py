@@ -66,7 +66,12 @@ LEVELS = [
         "nanogpt_lens.copying",
     },
     {"nanogpt_lens.flow"},
-    {"nanogpt_lens.induction", "nanogpt_lens.in_context", "nanogpt_lens.text_loss", "nanogpt_lens.matching"},
+    {
+        "nanogpt_lens.in_context",
+        "nanogpt_lens.induction",
+        "nanogpt_lens.matching",
+        "nanogpt_lens.word_scores",
+    },
     {"nanogpt_lens.task_scores"},
     {"nanogpt_lens.induction_ablation"},
     {"nanogpt_lens.taxonomy"},
@@ -82,7 +87,7 @@ LEVELS = [
     },
     {"nanogpt_lens.lens.tuned"},
     {"nanogpt_lens.stages", "nanogpt_lens.trajectory_measures"},
-    {"nanogpt_lens.trajectory"},
+    {"nanogpt_lens.trajectories"},
     {"nanogpt_lens.neurons"},
     {
         "nanogpt_lens.neurons.activations",
