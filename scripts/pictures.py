@@ -20,6 +20,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import torch
+
 import nanogpt_lens as ngl
 from conversion.atomic import replacing
 from nanogpt_lens.viz.page import document, figure_block
@@ -65,7 +67,45 @@ def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
         "patching": patching,
         "lens": lambda: ngl.logit_lens(model, "First Citizen:\nBefore").plot(),
         "induction": lambda: ngl.repeated_sequence_loss(model).plot(),
+        "formation": formation,
+        "order": order,
+        "accuracy": accuracy,
     }
+
+
+def kept(measure: str) -> ngl.Trajectory:
+    """What was measured at the stages of seed 1337 when it was trained."""
+    return ngl.Trajectory.load(ROOT / "docs" / "data" / "trajectories" / "induction_1337" / measure)
+
+
+def formation() -> Any:
+    """Prefix matching of all heads over training, the best one's transition marked."""
+    heads = kept("random_heads")
+    layer, head = divmod(int(heads.at(score="induction")[-1].argmax()), heads.shape["head"])
+    change = ngl.find_change_point(heads, score="induction", layer=layer, head=head)
+    return heads.plot(score="induction", mark=change.mark, title="Prefix matching over training")
+
+
+def order() -> Any:
+    """Attention to the previous token and prefix matching: the best head of each, from random permutations."""
+    heads = kept("random_heads")
+    best = [divmod(int(heads.at(score=s)[-1].argmax()), heads.shape["head"]) for s in heads.labels["score"]]
+    curves = {
+        c: torch.stack([t[:, i, a, b] for i, (a, b) in enumerate(best)], 1)
+        for c in ("values", "low", "high", "chance", "per_example")
+        if (t := getattr(heads, c)) is not None
+    }
+    names = tuple(f"{s.replace('_', ' ')}, head {a}.{b}" for s, (a, b) in zip(heads.labels["score"], best, strict=True))
+    both = ngl.Trajectory(
+        **curves, axes=("step", "score"), labels={"step": heads.labels["step"], "score": names},
+        quantity=heads.quantity, definition=heads.definition, measure="best heads", provenance=heads.provenance,
+    )  # fmt: skip
+    return both.plot(title="First the previous token, then induction")
+
+
+def accuracy() -> Any:
+    """Accuracy where induction is required, at a trigger's first time, and elsewhere."""
+    return kept("task_accuracy").plot(score="accuracy", title="Accuracy over training")
 
 
 def page_of(picture: Any, file: Path) -> Path:

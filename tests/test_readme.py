@@ -48,9 +48,8 @@ def test_the_snippets_run(tmp_path, text):
 
 def test_the_commands_run(tmp_path, monkeypatch):
     """Every `$ nanogpt-lens` line; training is cut to a few iterations, samples to a few sequences."""
-    lines = [
-        line[2:] for block in blocks("console", README + DYNAMICS) for line in block.splitlines() if line.startswith("$ nanogpt-lens")
-    ]
+    both = blocks("console", README + DYNAMICS)
+    lines = [line[2:] for block in both for line in block.splitlines() if line.startswith("$ nanogpt-lens")]
     assert len(lines) >= 5
     monkeypatch.chdir(tmp_path)
     (tmp_path / "input.txt").write_text(TEXT)

@@ -74,7 +74,8 @@ def control(found: Found) -> str:
         rows.append(
             [
                 words, seed, number(mixed["intact"]), number(mixed["shuffled"]), lost,
-                number(run["formation"]["unseen_accuracy"]["values"]), number(run["formation"]["task"]["induction"]["values"]),
+                number(run["formation"]["unseen_accuracy"]["values"]),
+                number(run["formation"]["task"]["induction"]["values"]),
             ]
         )  # fmt: skip
     header = (
@@ -118,29 +119,121 @@ def learning(found: Found) -> str:
             ]
         )  # fmt: skip
     header = (
-        "model", "seed", "previous-token head", "induction head", "accuracy", "loss gain", "accuracy that needs order",
-        "rank correlation of accuracy and induction score", "loss gain at the end, nats",
+        "model", "seed", "previous-token head", "induction head", "accuracy", "loss gain",
+        "accuracy that needs order", "rank correlation of accuracy and induction score", "loss gain at the end, nats",
     )  # fmt: skip
     return markdown(header, rows)
+
+
+_SETS = {
+    "nothing": "nothing",
+    "induction": "induction heads (on random permutations)",
+    "induction_at_work": "induction heads (on the task)",
+    "previous_token": "previous-token head",
+    "others": "all other heads",
+}
 
 
 def ablation(found: Found) -> str:
     """Claim 4: accuracy where induction is required without some heads."""
     rows = []
     for seed, part in found["causes"].items():
-        for mode in ("mean", "resample"):
-            sets = part["ablation"][mode]
-            names = [n for n in ("none", "induction", "previous_token", "others") if n in sets]
-            for name in names:
-                row = sets[name]
-                rows.append([seed, mode, name.replace("_", " "), row.get("heads", ""), ends(row["accuracy"]),
-                             ends(row["lost"])])  # fmt: skip
-            for name in ("parts", "controls"):
-                row = sets.get(name)
-                if row:
-                    rows.append([seed, mode, f"{name}, mean of {row['sets']}", "", number(row.get("mean_accuracy")),
-                                 number(row.get("mean_lost"))])  # fmt: skip
-    return markdown(("seed", "replaced by", "set", "heads", "accuracy", "lost"), rows)
+        mean, other = part["ablation"]["mean"], part["ablation"]["resample"]
+        for name, words in _SETS.items():
+            if name in mean:
+                row = mean[name]
+                rows.append([seed, words, row["heads"] or "–", ends(row["accuracy"]), ends(row["lost"]),
+                             ends(other[name]["lost"])])  # fmt: skip
+        for name, words in (("parts", "as many induction heads as others, mean of {}"),
+                            ("controls", "as many heads that are not, mean of {}")):  # fmt: skip
+            if mean.get(name):
+                both = [ends(m[name]["mean_lost"]) for m in (mean, other)]
+                rows.append([seed, words.format(mean[name]["sets"]), "–", "–", *both])
+    header = ("seed", "taken out", "heads", "accuracy", "lost, mean in its place", "lost, resampled")
+    return markdown(header, rows)
+
+
+def paths(found: Found) -> str:
+    """Claim 4: through what the previous-token head works, on the task's prompts."""
+    rows = []
+    for seed, part in found["causes"].items():
+        head = part["paths"]["previous_token"]
+        for direction in ("noise", "denoise"):
+            of = part["paths"]["task"][direction]
+            through, frozen = of["through"], of["through_frozen"]
+            rest = [sender for sender in through if sender != head]
+            most = max(abs(through[sender]["keys"]["share"]["value"]) for sender in rest)
+            cells = [ends(through[head][part_]["share"], 2) for part_ in ("keys", "queries", "values")]
+            rows.append([seed, f"{head}, {direction}", ends(of["total"], 1), *cells,
+                         ends(frozen[head]["keys"]["share"], 3), number(most)])  # fmt: skip
+    header = (
+        "seed", "head and direction", "total effect, logits", "through keys", "through queries", "through values",
+        "through keys, MLPs frozen", "other heads of the layer, at most",
+    )  # fmt: skip
+    return markdown(header, rows)
+
+
+def composition(found: Found) -> str:
+    """Claim 4: K-composition."""
+    rows = []
+    for seed, part in found["causes"].items():
+        of = part["composition"]
+        head, random = of["previous_token"], of["random"]
+        for receiver, scores in of.items():
+            if not isinstance(scores, Mapping) or "rank" not in scores:
+                continue
+            others = [v for sender, v in scores["scores"].items() if sender != head]
+            rows.append([seed, receiver, f"{number(scores['scores'][head])} ({head})", number(max(others)),
+                         f"{number(random['low'])} to {number(random['high'])}"])  # fmt: skip
+    header = ("seed", "induction head", "previous-token head", "highest other", "95% of random heads")
+    return markdown(header, rows)
+
+
+_POINTS = ("resid_post 0", "resid_mid 1", "resid_post 1")
+
+
+def answers(found: Found) -> str:
+    """Claim 5."""
+    rows = []
+    for seed, part in found["causes"].items():
+        of = part["prompts"]
+        for words, name in (("random [A][B]...[A]", "lens"), ("the task", "lens_on_task")):
+            right = of["clean"]["accuracy"] if name == "lens" else part["ablation"]["mean"]["nothing"]["accuracy"]
+            cells = [ends(of[name][point]["top"], 2) for point in _POINTS]
+            rows.append([seed, words, ends(right), *cells, of[name]["appears"] or "nowhere"])
+        rows.append([seed, "corrupted", ends(of["corrupted"]["accuracy"]), "", "", "", ""])
+    header = ("seed", "prompts", "accuracy", *(f"[B] on top after {p}" for p in _POINTS), "[B] appears at")
+    return markdown(header, rows)
+
+
+def carried(found: Found) -> str:
+    """Claim 6."""
+    rows = []
+    for seed, part in found["causes"].items():
+        of = part["carry_over"]
+        rows.append([seed, "the task", ends(of["task"]["accuracy"]), number(of["task"]["chance"]), "1",
+                     ends(of["task"]["loss"], 2)])  # fmt: skip
+        for length in ("16", "32", "50", "64"):
+            row = of[length]
+            rows.append([seed, f"permutations of {length}", ends(row["accuracy"]), number(row["chance"]),
+                         ends(row["share"], 2), ends(row["loss"], 2)])  # fmt: skip
+        row = of["pairs"]
+        rows.append([seed, "[A][B]...[A]", ends(row["accuracy"]), number(row["chance"]), ends(row["share"], 2), ""])
+    return markdown(("seed", "sequences", "accuracy", "chance", "share carried over", "loss, nats"), rows)
+
+
+def heads(found: Found) -> str:
+    """Every head of every seed at the end."""
+    rows = []
+    for seed, part in found["causes"].items():
+        for head, of in part["heads"]["scores"].items():
+            rows.append([seed, head, *(ends(of[name]) for name in (
+                "previous_random", "previous_task", "induction_random", "induction_task"))])  # fmt: skip
+    header = (
+        "seed", "head", "previous token, random permutations", "previous token, the task",
+        "prefix matching, random permutations", "induction attention, the task",
+    )  # fmt: skip
+    return markdown(header, rows)
 
 
 def agreement(found: Found) -> str:
@@ -174,7 +267,8 @@ def smallest(found: Found) -> str:
             ]
         )  # fmt: skip
     header = (
-        "model", "parameters", "seeds with an induction head", "million tokens until half", "prefix matching", "accuracy",
+        "model", "parameters", "seeds with an induction head", "million tokens until half", "prefix matching",
+        "accuracy",
         "accuracy lost by shuffling",
     )  # fmt: skip
     return markdown(header, rows)
@@ -227,7 +321,12 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "control": control,
     "order": order,
     "learning": learning,
+    "heads": heads,
     "ablation": ablation,
+    "paths": paths,
+    "composition": composition,
+    "answers": answers,
+    "carried": carried,
     "agreement": agreement,
     "smallest": smallest,
     "shakespeare": shakespeare,
