@@ -191,9 +191,10 @@ def find_folder(path: str | Path) -> Path:
 
 
 def shipped_checkpoints() -> list[str]:
-    """The names of the checkpoints that come with the package."""
+    """The names of the checkpoints that come with the package, other seeds as "induction/seed_1338"."""
     folder = _shipped_folder()
-    return sorted(p.parent.name for p in folder.glob(f"*/{CHECKPOINT_NAME}")) if folder else []
+    found = folder.glob(f"**/{CHECKPOINT_NAME}") if folder else ()
+    return sorted(file.parent.relative_to(folder).as_posix() for file in found if folder)
 
 
 def _shipped_folder() -> Path | None:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import operator
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,9 +24,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from conversion.atomic import write_text
-from conversion.errors import ConversionError
+from conversion.errors import CheckpointError, ConversionError
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.datasets import DataError, TextData, read_data
+from nanogpt_lens.loading import find_folder
 
 TASK_NAME = "task.json"
 """The file that a run keeps its task in."""
@@ -317,12 +319,15 @@ def read_task(path: str | Path) -> Task:
     """The task that a run keeps beside its checkpoints.
 
     Args:
-        path: a folder with a `task.json`, that file, or a checkpoint beside it.
+        path: a folder with a `task.json`, that file, a checkpoint beside it, or the name of a shipped checkpoint.
 
     Raises:
         DataError: none there, or damaged.
     """
     place = Path(path).expanduser()
+    if not place.exists():  # a shipped name, or else an error that says what is not there
+        with suppress(CheckpointError):
+            place = find_folder(place)
     file = place / TASK_NAME
     if not place.is_dir() and place.suffix in (".json", ".pt"):
         file = place if place.suffix == ".json" else place.parent / TASK_NAME

@@ -23,7 +23,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_has_what_it_must(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for checkpoint in ("shakespeare_char", "handmade_induction"):
+    for checkpoint in ("shakespeare_char", "handmade_induction", "induction", "induction_control"):
         for name in ("ckpt.pt", "meta.pkl", "config.json", "README.md"):
             assert f"nanogpt_lens/_checkpoints/{checkpoint}/{name}" in names
     for name in ("viz/assets/runtime.js", "viz/assets/attention.js", "reporting/page.html", "reporting/report.css"):
@@ -50,6 +50,7 @@ def test_a_plain_install_knows_the_shipped_checkpoint(wheel, tmp_path):
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import nanogpt_lens as ngl\n"
         "assert ngl.__file__.startswith(sys.argv[1]), ngl.__file__\n"
+        "print(len(ngl.list_stages('induction')), ngl.read_task('induction').n_triggers)\n"
         "print(ngl.shipped_checkpoints(), ngl.load('shakespeare_char').cfg.n_layers)"
     )
     done = subprocess.run(
@@ -57,7 +58,10 @@ def test_a_plain_install_knows_the_shipped_checkpoint(wheel, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("4")
-    assert "['handmade_induction', 'shakespeare_char']" in done.stdout
+    assert done.stdout.startswith("16 5\n")
+    names = ["handmade_induction", "induction", "induction_control", "shakespeare_char"]
+    others = [f"{name}/seed_{seed}" for name in ("induction", "shakespeare_char") for seed in (1338, 1339)]
+    assert str(sorted(names + others)) in done.stdout
 
 
 def test_both_constraints_agree():
