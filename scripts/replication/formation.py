@@ -16,6 +16,7 @@ from nanogpt_lens.prompts import repeated_tokens
 from nanogpt_lens.results import ChangePoint, Scores, Trajectory
 
 SCORES = ("previous_token", "induction")
+_ABOVE = 0.1
 
 
 def random_heads(model: Any, *, n: int = 64, seed: int = 0) -> Scores:
@@ -100,15 +101,18 @@ def order(random: Trajectory, own: Trajectory, *, seed: int = 0) -> dict[str, An
     """Claim 2 for one run: how much later induction forms than the previous-token head, in iterations.
 
     Both on repeated random permutations, and both on the task. The sequences are drawn anew together, which
-    gives the interval of the difference of the half-way points and of the onsets.
+    gives the interval of the difference: of the onsets, of the half-way points, each relative to the score's own
+    rise, and of the "level", where each is 0.1 above its chance.
     """
     found: dict[str, Any] = {}
     for name, trajectory in (("random", random), ("task", own)):
         curves = [_curve(trajectory, score) for score in SCORES]
         steps = torch.tensor(trajectory.steps, dtype=torch.float64)
+        chances = [_chance(trajectory, score) for score in SCORES]
         found[name] = {
-            point: _difference(steps, *curves, share=share, seed=seed)
-            for point, share in (("onset", 0.1), ("half", 0.5))
+            "onset": _difference(steps, *curves, share=0.1, seed=seed),
+            "half": _difference(steps, *curves, share=0.5, seed=seed),
+            "level": _difference(steps, *curves, levels=[chance + _ABOVE for chance in chances], seed=seed),
         }
     return found
 
@@ -120,28 +124,50 @@ def _curve(trajectory: Trajectory, score: str) -> torch.Tensor:
     return trajectory.per_example[:, SCORES.index(score), layer, head].double()
 
 
+def _chance(trajectory: Trajectory, score: str) -> float:
+    layer, head = best_head(trajectory, score)
+    assert trajectory.chance is not None
+    return float(trajectory.chance[-1, SCORES.index(score), layer, head])
+
+
 def _difference(
-    steps: torch.Tensor, first: torch.Tensor, second: torch.Tensor, *, share: float, seed: int
+    steps: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    *,
+    share: float | None = None,
+    levels: list[float] | None = None,
+    seed: int,
 ) -> list[float]:
-    """How much later the second curve crosses, with a 95% interval over sequences."""
+    """How much later the second curve crosses, with a 95% interval over sequences, and where both cross."""
     n = first.shape[1]
     weights = torch.cat([torch.ones(1, n, dtype=torch.float64), times_drawn(n, seed=seed)]) / n
-    crossed = [crossing(steps, weights @ curve.T, share) for curve in (first, second)]
+    crossed = [
+        crossing(steps, weights @ curve.T, share=share, level=None if levels is None else levels[i])
+        for i, curve in enumerate((first, second))
+    ]
     later = crossed[1] - crossed[0]
     low, high = torch.quantile(later[1:], ENDS).tolist()
-    return [round(float(later[0]), 1), round(low, 1), round(high, 1)]
+    return [round(float(v), 1) for v in (later[0], low, high, crossed[0][0], crossed[1][0])]
 
 
-def crossing(steps: torch.Tensor, curves: torch.Tensor, share: float) -> torch.Tensor:
-    """Where curves [curve, step] go above a share of their rise for good, by linear interpolation.
+def crossing(
+    steps: torch.Tensor, curves: torch.Tensor, *, share: float | None = None, level: float | None = None
+) -> torch.Tensor:
+    """Where curves [curve, step] go above a share of their rise, or a level, for good, by linear interpolation.
 
-    Written apart from `change_points`, which this checks; the same definition.
+    Written apart from `change_points`, which this checks; the same definition. A curve that does not gets the last
+    step.
     """
-    width = max(1, curves.shape[1] // 8)
-    base, end = curves[:, :width].mean(1), curves[:, -width:].mean(1)
-    level = base + share * (end - base)
+    if level is None:
+        assert share is not None
+        width = max(1, curves.shape[1] // 8)
+        base, end = curves[:, :width].mean(1), curves[:, -width:].mean(1)
+        heights = base + share * (end - base)
+    else:
+        heights = torch.full((len(curves),), level, dtype=curves.dtype)
     found = []
-    for row, height in zip(curves, level, strict=True):
+    for row, height in zip(curves, heights, strict=True):
         below = [i for i in range(len(row)) if row[i] < height]
         i = below[-1] if below else 0
         if i + 1 >= len(row):

@@ -85,20 +85,18 @@ def control(found: Found) -> str:
     return markdown(header, rows)
 
 
+_CROSSED = {"onset": "a tenth of its rise", "level": "0.1 above chance", "half": "half of its rise"}
+
+
 def order(found: Found) -> str:
     """Claim 2."""
     rows = []
     for seed, run in found["induction"].items():
-        heads = run["formation"]["random"]
-        for point in ("onset", "half"):
-            rows.append(
-                [
-                    seed, point, three(heads["previous_token"][point]), three(heads["induction"][point]),
-                    three(run["order"]["random"][point]), three(run["order"]["task"][point]),
-                ]
-            )  # fmt: skip
+        for point, words in _CROSSED.items():
+            random, task = (run["order"][kind][point] for kind in ("random", "task"))
+            rows.append([seed, words, *(f"{v:,.0f}" for v in random[3:]), three(random), three(task)])
     header = (
-        "seed", "point", "previous-token head", "induction head", "how much later, random permutations",
+        "seed", "each score at", "previous-token head", "induction head", "how much later, random permutations",
         "how much later, on the task",
     )  # fmt: skip
     return markdown(header, rows)
@@ -108,16 +106,12 @@ def learning(found: Found) -> str:
     """Claim 3."""
     rows = []
     for words, seed, run in _runs(found):
-        part = run["learning"]
-        heads = run["formation"]["random"]
-        rows.append(
-            [
-                words, seed, three(heads["previous_token"]["half"]), three(heads["induction"]["half"]),
-                three(part["accuracy"]["half"]), three(part["gain"]["half"]),
-                three(part["order_dependent_accuracy"]["half"]),
-                number(part["rank_correlation_with_induction"]["accuracy"], 2), number(part["gain_at_the_end"], 2),
-            ]
-        )  # fmt: skip
+        part, heads = run["learning"], run["formation"]["random"]
+        curves = (heads["previous_token"], heads["induction"], part["accuracy"], part["gain"],
+                  part["order_dependent_accuracy"])  # fmt: skip
+        points = [f"{of['onset'][0]:,.0f}, {of['half'][0]:,.0f}" if of["formed"] else "not reached" for of in curves]
+        correlation = number(part["rank_correlation_with_induction"]["accuracy"], 2)
+        rows.append([words, seed, *points, correlation, number(part["gain_at_the_end"], 2)])
     header = (
         "model", "seed", "previous-token head", "induction head", "accuracy", "loss gain",
         "accuracy that needs order", "rank correlation of accuracy and induction score", "loss gain at the end, nats",
