@@ -20,11 +20,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "docs" / "data" / "smallest_model.json"
 SEEDS = (1337, 1338, 1339)
-SHAPES = (  # layers, heads, width
-    *((2, heads, width) for width in (64, 32, 16) for heads in (1, 2, 4)),
-    (2, 1, 8),
-    *((1, 4, width) for width in (64, 32, 16)),
-    *((3, 1, width) for width in (64, 32, 16)),
+SHAPES = (  # layers, heads, width; those that decide most come first
+    *((2, 1, 32), (2, 1, 16), (2, 1, 64), (2, 1, 8), (1, 4, 32), (3, 1, 16), (2, 4, 32), (2, 4, 16), (2, 4, 64)),
+    *((1, 4, 64), (3, 1, 32), (2, 2, 32), (2, 2, 16), (2, 2, 64), (1, 4, 16), (3, 1, 64)),
 )
 STAGES = (0, 100, 200, 300, 400, 500, 600, 800, 1000, 1300, 1600, 2000, 2500, 3000, 3500, 4000)
 SETTINGS = {

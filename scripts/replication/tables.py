@@ -245,6 +245,19 @@ def agreement(found: Found) -> str:
     return markdown(("methods", *(f"{int(step):,}" for step in steps)), rows)
 
 
+def ranks(found: Found) -> str:
+    """Finding (b): the rank of the previous-token head among eight, by method."""
+    part = found["agreement"]
+    if not part:
+        return "Not measured."
+    steps = [str(s) for s in part["steps"] if s in (300, 600, 800, 1000, 2000, 6000)]
+    rows = [
+        [method.replace("_", " "), *(", ".join(map(str, by_step[step])) for step in steps)]
+        for method, by_step in part["rank_of_previous_token"].items()
+    ]
+    return markdown(("method", *(f"{int(step):,}" for step in steps)), rows)
+
+
 def smallest(found: Found) -> str:
     """Finding (a)."""
     part = found["smallest_model"]
@@ -322,6 +335,7 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "answers": answers,
     "carried": carried,
     "agreement": agreement,
+    "ranks": ranks,
     "smallest": smallest,
     "shakespeare": shakespeare,
     "shakespeare_stages": shakespeare_stages,
