@@ -97,7 +97,7 @@ def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> 
         values=each.mean(-1),
         axes=("score", "position"),
         labels={"score": ("accuracy", "loss", "probability"), "position": POSITIONS},
-        quantity="prediction of the next token: share right, loss in nats, probability",
+        quantity="accuracy, loss in nats, probability",
         definition=f"{len(tokens)} sequences of '{task.name}', at positions where induction is required, where "
         "nothing like it came earlier, and all others",
         low=interval[0] if interval else None,
