@@ -9,8 +9,9 @@ import torch
 
 from nanogpt_lens.access import evaluating, run
 from nanogpt_lens.batches import batches
+from nanogpt_lens.induction import follows
 from nanogpt_lens.task_scores import ratio_per_example, task_sequences
-from nanogpt_lens.tasks import Task
+from nanogpt_lens.tasks import Task, TriggerBigrams
 
 
 def shuffled_context(model: Any, task: Task, *, n: int = 256, seed: int = 0, places: int = 8) -> dict[str, float]:
@@ -66,3 +67,42 @@ def _predictions(model: Any, tokens: torch.Tensor, at: np.ndarray) -> np.ndarray
             logits = run(model, tokens[rows])
             found.append(logits[torch.arange(len(logits)), torch.from_numpy(at[rows])].argmax(-1))
     return torch.cat(found).numpy()
+
+
+def whose_outputs(model: Any, task: TriggerBigrams, *, n: int = 128, seed: int = 0) -> dict[str, Any]:
+    """Where the head that attends most to the right places looks, where induction is required: at whose outputs?
+
+    Returns:
+        attention from a trigger's later occurrences, of the head with the most of it on "own" outputs, the
+        characters that followed this trigger earlier: "own", "other" (what followed other triggers) and "rest",
+        sums over the context; "per_own", "per_other", "per_rest", the same per position, times the number of
+        positions to choose from (1 is uniform attention).
+    """
+    generator = np.random.default_rng([2**32 - 1, seed])
+    drawn, triggers, _ = task.draw_with_triggers(n, model.cfg.n_ctx, generator)
+    tokens = torch.from_numpy(drawn.tokens)
+    own = follows(tokens) & torch.from_numpy(drawn.required)[:, :, None]
+    after = torch.zeros_like(tokens, dtype=torch.bool)
+    after[:, 1:] = (tokens[:, :-1, None] == torch.from_numpy(triggers)[:, None, :]).any(-1)
+    causal = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool).tril()
+    required = torch.from_numpy(drawn.required)[:, :, None]
+    other = after[:, None, :] & ~own & causal & required
+    rest = causal & required & ~own & ~other
+    masks = torch.stack([own, other, rest]).double()  # [kind, example, query, key]
+    found: list[torch.Tensor] = []
+
+    def keep(pattern: torch.Tensor) -> None:
+        found.append(torch.einsum("ehqk,seqk->hs", pattern.double(), masks))
+
+    with evaluating(model):
+        run(model, tokens, {f"blocks.{i}.attn.hook_pattern": keep for i in range(model.cfg.n_layers)})
+    sums = torch.cat(found)  # [layer and head, kind]
+    head = int(sums[:, 0].argmax())
+    share = sums[head] / required.sum()
+    places = masks.sum((1, 2, 3)) / required.sum()
+    lifted = share / places * places.sum()
+    names = ("own", "other", "rest")
+    numbers = dict(zip(names, share.tolist(), strict=True))
+    numbers |= {f"per_{name}": value for name, value in zip(names, lifted.tolist(), strict=True)}
+    layer, index = divmod(head, model.cfg.n_heads)
+    return {"head": f"{layer}.{index}", **{k: round(v, 4) for k, v in numbers.items()}}

@@ -46,6 +46,7 @@ def of_run(name: str, seed: str) -> dict[str, Any]:
     random, own, accuracy = (Trajectory.load(folder / kind) for kind in kinds)
     shuffled = json.loads((folder / "shuffled.json").read_text())
     found = {"formation": formation(random, own, accuracy), "shuffled": shuffled[max(shuffled, key=int)]}
+    found["whose_outputs"] = json.loads((folder / "whose_outputs.json").read_text())
     found["learning"] = learning(random, own, accuracy, shuffled)
     if name == "induction":
         found["order"] = order(random, own)

@@ -25,8 +25,8 @@ from conversion.compact import save_compact
 from conversion.native import GPT
 from nanogpt_lens import TrainConfig, load, task_accuracy, task_heads, train, trajectory, trigger_bigrams
 from nanogpt_lens.results import Scores, Trajectory
-from nanogpt_lens.tasks import Task, read_task
-from scripts.mechanisms import shuffled_context
+from nanogpt_lens.tasks import Task, TriggerBigrams, read_task
+from scripts.mechanisms import shuffled_context, whose_outputs
 from scripts.replication.formation import random_heads
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +35,7 @@ NAMES = {"induction": 2, "induction_control": 1}
 STAGES = (*range(0, 2401, 100), *range(2600, 4001, 200), *range(4500, 6001, 500))
 MEASURED = (*range(0, 2401, 100), 2600, 3000, 3600, 4000, 4500, 5000, 6000)
 SHUFFLED = (0, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1200, 1500, 2000, 3000, 4000, 6000)
+LOOKED = (0, 200, 300, 400, 600, 1000, 2000, 6000)
 SHIPPED = (0, 200, 400, 500, 600, 700, 800, 900, 1000, 1200, 1500, 2000, 2600, 3400, 4500)
 """Of the first seed; the last stage is `ckpt.pt` itself."""
 STAGE_BITS, SEED_BITS = 5, 7
@@ -64,6 +65,7 @@ def measure_run(run: Path, out: Path, *, n: int = 64) -> None:
         if not (folder / name).exists():
             (folder / name).symlink_to(run / name)
     task = read_task(run)
+    assert isinstance(task, TriggerBigrams)
     measures: dict[str, Any] = {
         "task_heads": lambda model: task_heads(model, task, n=n),
         "task_accuracy": lambda model: task_accuracy(model, task, n=n),
@@ -73,6 +75,9 @@ def measure_run(run: Path, out: Path, *, n: int = 64) -> None:
         found = {str(step): shuffled_context(load(run / f"ckpt_{step:06d}.pt"), task, n=128) for step in SHUFFLED}
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "shuffled.json", json.dumps(found) + "\n")
+    if not (out / "whose_outputs.json").is_file():
+        found = {str(step): whose_outputs(load(run / f"ckpt_{step:06d}.pt"), task) for step in LOOKED}
+        write_text(out / "whose_outputs.json", json.dumps(found) + "\n")
     for name, function in measures.items():
         if not (out / name / "result.json").is_file():
             found = trajectory(folder, function, progress=False)

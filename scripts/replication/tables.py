@@ -85,6 +85,16 @@ def control(found: Found) -> str:
     return markdown(header, rows)
 
 
+def outputs(found: Found) -> str:
+    """Claims 1 and 2: at whose outputs the best head looks."""
+    steps = ("200", "300", "400", "600", "1000", "6000")
+    rows = []
+    for words, seed, run in _runs(found):
+        cells = [f"{of['per_own']:.1f}, {of['per_other']:.1f}" for of in (run["whose_outputs"][s] for s in steps)]
+        rows.append([words, seed, *cells])
+    return markdown(("model", "seed", *(f"{int(step):,}" for step in steps)), rows)
+
+
 _CROSSED = {"onset": "a tenth of its rise", "level": "0.1 above chance", "half": "half of its rise"}
 
 
@@ -326,6 +336,7 @@ def shakespeare_stages(found: Found) -> str:
 TABLES: dict[str, Callable[[Found], str]] = {
     "formation": formation,
     "control": control,
+    "outputs": outputs,
     "order": order,
     "learning": learning,
     "heads": heads,
