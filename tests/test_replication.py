@@ -78,6 +78,6 @@ def test_a_users_own_lines_give_the_accuracy():
                 total += 1
                 right += int(logits[row, pos].argmax()) == tokens[pos + 1]
             seen.add(token)
-    whole = FOUND["causes"]["1337"]["ablation"]["mean"]["none"]["accuracy"]
+    whole = FOUND["causes"]["1337"]["ablation"]["mean"]["nothing"]["accuracy"]
     assert abs(right / total - whole["value"]) < 2e-3
     assert right / total >= 0.95
