@@ -70,7 +70,7 @@ def measured(folder: Path) -> dict[str, Any]:
     found = find_change_point(matching, layer=layer, head=head)
     model = load(folder / f"ckpt_{STAGES[-1]:06d}.pt")
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": model.nanogpt_origin.n_params,
         "steps": list(matching.steps),
         "prefix_matching": [round(float(v.max()), 4) for v in matching.values],
         "previous_token": [round(float(v[0].max()), 4) for v in own.values],
