@@ -267,7 +267,8 @@ def _joined(
         provenance={
             **provenance(model, measure=name, **plain),
             "checkpoint": str(path),
-            "checkpoint_sha256": hashes,
+            "checkpoint_sha256": None,
+            "checkpoints_sha256": hashes,
         },
         **tensors,
     )

@@ -293,7 +293,7 @@ def test_bad_measures_and_options(run, measure, options, words):
 def test_what_the_result_knows(run, tmp_path):
     found = measured(run, "prefix_matching", n=4)
     hashes = [read_checkpoint(run / file).sha256 for file in FILES]
-    assert found.provenance["checkpoint_sha256"] == hashes
+    assert found.provenance["checkpoints_sha256"] == hashes
     assert found.provenance["checkpoint"] == str(run)
     assert found.provenance["arguments"] == {"measure": "prefix_matching", "n": 4}
     assert found.definition.endswith("at 4 checkpoints of one training run")
@@ -549,7 +549,7 @@ def test_two_processes_are_as_one(tmp_path):
             found = load_result(tmp_path / f"rank{rank}" / name)
             assert isinstance(found, Trajectory)
             equal(replace(found, measure=one.measure), one, rtol=1e-9, atol=1e-9)
-            assert found.provenance["checkpoint_sha256"] == one.provenance["checkpoint_sha256"]
+            assert found.provenance["checkpoints_sha256"] == one.provenance["checkpoints_sha256"]
             json.dumps(dict(found.provenance))
         assert f"rank {rank} refuses: there are 1 checkpoints for 2 processes; start fewer processes" in done.stdout
         assert f"rank {rank} refuses: test_" not in done.stdout
