@@ -7,7 +7,8 @@ Both directions are exact: tensors are only cut, transposed and regrouped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -102,3 +103,13 @@ def from_hooked_layout(hooked: Mapping[str, Tensor], config: NanoGPTConfig) -> d
 
 def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def to_bridge_layout(state: HookedState, cfg: Any) -> Iterator[tuple[str, Tensor]]:
+    """The same tensors under the names and in the shapes of the bridge of TransformerLens 4, emptying `state`."""
+    from transformer_lens.utilities.tl_checkpoint_conversion import (  # pyright: ignore[reportMissingImports]
+        convert_tl_checkpoint,
+    )
+
+    for name in list(state):
+        yield from convert_tl_checkpoint({name: state.pop(name)}, cfg).items()

@@ -20,7 +20,7 @@ from conversion.backends import resolve_backend
 from conversion.checkpoint import Checkpoint
 from conversion.config import NanoGPTConfig
 from conversion.errors import BackendError
-from conversion.layout import HookedState
+from conversion.layout import HookedState, to_bridge_layout
 from conversion.nanogpt_to_hooked import converted_state, hooked_config
 
 if TYPE_CHECKING:
@@ -143,16 +143,11 @@ def _assign(bridge: Any, state: HookedState) -> None:
 
     Upstream's `load_state_dict` would need a second copy of the weights.
     """
-    from transformer_lens.utilities.tl_checkpoint_conversion import (  # pyright: ignore[reportMissingImports]
-        convert_tl_checkpoint,
-    )
-
     targets: dict[str, Tensor] = bridge.state_dict(keep_vars=True)
-    for key in list(state):
-        for name, tensor in convert_tl_checkpoint({key: state.pop(key)}, bridge.cfg).items():
-            target = targets.pop(name)
-            assert target.shape == tensor.shape, f"{name}: {list(tensor.shape)} for {list(target.shape)}"
-            target.data = tensor
+    for name, tensor in to_bridge_layout(state, bridge.cfg):
+        target = targets.pop(name)
+        assert target.shape == tensor.shape, f"{name}: {list(tensor.shape)} for {list(target.shape)}"
+        target.data = tensor
     assert not targets, f"the bridge has tensors that the conversion does not know: {', '.join(targets)}"
     for block in bridge.blocks:
         mask = block.attn.original_component.causal_mask

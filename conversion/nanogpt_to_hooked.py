@@ -113,6 +113,11 @@ def hooked_config(
     }
 
 
+def is_processed(model: Any) -> bool:
+    """Whether a model of either line was made with `process_weights=True`."""
+    return model.cfg.normalization_type == "LNPre" or bool(model.cfg.layer_norm_folding)
+
+
 def _mask_or_ignored(name: str, buffer: Tensor, device: str | torch.device) -> Tensor:
     """The two buffers of TransformerLens' attention: the causal mask, and what stands for minus infinity."""
     if name.endswith(".attn.mask"):

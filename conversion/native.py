@@ -245,8 +245,12 @@ class GPT(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats of the `targets` [batch, pos] that follow `tokens`."""
-        logits = self(tokens)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return mean_loss(self(tokens), targets)
+
+
+def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of the `targets` [batch, pos], from logits [batch, pos, vocab]; -1 is left out."""
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
 def _refuse_unknown(names: Iterable[str], n_layers: int) -> None:

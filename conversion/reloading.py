@@ -16,8 +16,8 @@ from torch import Tensor
 from conversion.checkpoint import Checkpoint
 from conversion.config import NanoGPTConfig
 from conversion.errors import CheckpointError
-from conversion.layout import HookedState
-from conversion.nanogpt_to_hooked import converted_state
+from conversion.layout import HookedState, to_bridge_layout
+from conversion.nanogpt_to_hooked import converted_state, is_processed
 from conversion.vocabulary import CharVocabulary, Vocabulary
 
 
@@ -45,20 +45,16 @@ def reload_weights(model: Any, checkpoint: Checkpoint) -> None:
         )
     _refuse_another_model(origin, checkpoint)
     old = next(model.parameters())
-    state = converted_state(checkpoint, process_weights=_is_processed(model), device=old.device, dtype=old.dtype)
+    state = converted_state(checkpoint, process_weights=is_processed(model), device=old.device, dtype=old.dtype)
     named = dict(model.named_parameters())
     if hasattr(model, "original_model"):  # whose b_U is no parameter, and whose parameters have other names
-        state, named = _in_bridge_layout(model, state), named | model.state_dict(keep_vars=True)
+        state, named = dict(to_bridge_layout(state, model.cfg)), named | model.state_dict(keep_vars=True)
     targets = dict({id(tensor): (name, tensor) for name, tensor in named.items()}.values())  # each tensor once
     _refuse_other_parameters(targets, state)
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(state.pop(name))
     model.nanogpt_origin = checkpoint.without_weights()
-
-
-def _is_processed(model: Any) -> bool:
-    return model.cfg.normalization_type == "LNPre" or bool(model.cfg.layer_norm_folding)
 
 
 def _refuse_another_model(origin: Checkpoint, checkpoint: Checkpoint) -> None:
@@ -94,18 +90,6 @@ def _described(vocabulary: Vocabulary | None) -> str:
     if vocabulary is None:
         return "none"
     return f"{vocabulary.size} tokens ({vocabulary.kind}) of {vocabulary.source or 'no file'}"
-
-
-def _in_bridge_layout(bridge: Any, state: HookedState) -> HookedState:
-    """The same tensors under the bridge's names and in its shapes, emptying `state`."""
-    from transformer_lens.utilities.tl_checkpoint_conversion import (  # pyright: ignore[reportMissingImports]
-        convert_tl_checkpoint,
-    )
-
-    converted: HookedState = {}
-    for name in list(state):
-        converted |= convert_tl_checkpoint({name: state.pop(name)}, bridge.cfg)
-    return converted
 
 
 def _refuse_other_parameters(targets: dict[str, Tensor], state: HookedState) -> None:

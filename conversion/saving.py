@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from conversion.atomic import new_folder
 from conversion.checkpoint import Checkpoint
-from conversion.nanogpt_to_hooked import hooked_config
+from conversion.nanogpt_to_hooked import hooked_config, is_processed
 from conversion.report import EquivalenceReport
 
 _LOAD_HOOKED = '''"""Load this folder with TransformerLens 3.9: `from load import model`."""
@@ -78,9 +78,8 @@ def save_transformer_lens(
         CheckpointError: the folder exists and is not empty.
     """
     bridge = hasattr(model, "original_model")
-    processed = model.cfg.normalization_type == "LNPre" or model.cfg.layer_norm_folding
     dtype = next(model.parameters()).dtype
-    config = hooked_config(checkpoint.config, bool(processed), "cpu", dtype)
+    config = hooked_config(checkpoint.config, is_processed(model), "cpu", dtype)
     config["dtype"] = str(dtype).removeprefix("torch.")
     with new_folder(folder) as temporary:
         state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}

@@ -55,15 +55,22 @@ def is_first() -> bool:
     return world()[0] == 0
 
 
-def share(n: int, *, least: int = 1) -> range:
+def share(
+    n: int, *, least: int = 1, what: str = "batches", hint: str = "start fewer, or give a smaller batch_size"
+) -> range:
     """This process' part of `n` items: consecutive, parts in the order of the ranks.
+
+    Args:
+        n: how many.
+        least: of each process.
+        what, hint: for the error: what they are called, and what to do.
 
     Raises:
         AnalysisError: fewer items than processes (times `least`).
     """
     rank, size = world()
     if n < size * least:
-        raise AnalysisError(f"there are {n} batches for {size} processes; start fewer, or give a smaller batch_size")
+        raise AnalysisError(f"there are {n} {what} for {size} processes; {hint}")
     return range(n * rank // size, n * (rank + 1) // size)
 
 

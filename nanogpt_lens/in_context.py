@@ -11,7 +11,7 @@ from nanogpt_lens.access import Hooked, check_model, evaluating, provenance
 from nanogpt_lens.attention import corpus_name
 from nanogpt_lens.batches import losses
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.intervals import sampled
 from nanogpt_lens.prompts import Corpus, n_tokens, text_sequences
 from nanogpt_lens.results import Scores
 from nanogpt_lens.whole_numbers import check_whole
@@ -65,20 +65,16 @@ def in_context_learning_score(
         loss = losses(model, tokens).double()  # the loss of token p is at p - 1
     before, after = loss[:, e0 - 1 : e1 - 1].mean(1), loss[:, l0 - 1 : l1 - 1].mean(1)
     per_window = torch.stack([after - before, after, before])
-    interval = bootstrap(per_window, seed=seed)
     guess = math.log(n_tokens(model))
     source = "the model's own text" if corpus is None else corpus_name(corpus)
     return Scores(
-        values=per_window.mean(-1),
+        **sampled(per_window, seed=seed),
         axes=("score",),
         labels={"score": ("in_context_learning", "late_loss", "early_loss")},
         quantity="loss, nats per token",
         definition=f"mean loss of tokens {l0} to {l1 - 1} minus that of tokens {e0} to {e1 - 1}, counted from 0, of "
         f"{length}, in windows of {source} (Olsson et al. 2022: 499 minus 49); chance: a uniform guess",
         chance=torch.tensor([0.0, guess, guess], dtype=torch.float64),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        per_example=per_window,
         provenance=provenance(model, corpus=source, early=(e0, e1), late=(l0, l1), n=len(tokens), seed=seed),
     )
 
@@ -109,18 +105,14 @@ def text_loss(
     tokens = text_sequences(model, corpus, length=size, n=n, seed=seed)
     with evaluating(model):
         each = losses(model, tokens).double().mean(1).cpu()
-    interval = bootstrap(each, seed=seed)
     source = "the model's own text" if corpus is None else corpus_name(corpus)
     return Scores(
-        values=each.mean(),
+        **sampled(each, seed=seed),
         axes=(),
         quantity="loss, nats per token",
         definition=f"cross-entropy of the next token, mean over {len(tokens)} windows of {size} tokens of {source}; "
         "chance: a uniform guess",
         chance=each.new_tensor(math.log(n_tokens(model))),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        per_example=each,
         provenance=provenance(model, corpus=source, length=size, n=len(tokens), seed=seed),
     )
 

@@ -17,7 +17,7 @@ from nanogpt_lens.access import Edit, Hooked, check_model, evaluating, provenanc
 from nanogpt_lens.attention import corpus_name
 from nanogpt_lens.batches import batches, losses
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.intervals import sampled
 from nanogpt_lens.prompts import (
     Corpus,
     Repeats,
@@ -108,19 +108,15 @@ def prefix_matching(
     target = matches(tokens)[:, first:].double()
     uniform = 1 / torch.arange(first + 1, tokens.shape[1] + 1, dtype=torch.float64, device=tokens.device)
     chance = (target.sum(-1) * uniform).mean()
-    interval = bootstrap(scores, seed=seed)
-    values = scores.mean(-1)
+    found = sampled(scores, seed=seed)
     return Scores(
-        values=values,
+        **found,
         axes=("layer", "head"),
         quantity="prefix matching, attention from 0 to 1",
         definition=f"{_DEFINITIONS[convention]}; {copies} copies of {length} "
         f"{'random tokens' if corpus is None else f'tokens, windows of {corpus_name(corpus)}'}; "
         "chance: uniform causal attention",
-        chance=torch.full_like(values, chance.item()),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        per_example=scores,
+        chance=torch.full_like(found["values"], chance.item()),
         provenance=provenance(
             model, convention=convention, seq_len=length, copies=copies, n=len(tokens), **source, seed=seed
         ),
@@ -253,20 +249,16 @@ def repeated_sequence_loss(
     shuffled = torch.cat([repeated.gather(1, order), repeated[:, length:]], 1)
     with evaluating(model):  # [condition, pos, example]
         loss = torch.stack([losses(model, tokens).double().T for tokens in (repeated, shuffled, unrepeated)])
-    interval = bootstrap(loss, seed=seed)
-    values = loss.mean(-1)
+    found = sampled(loss, seed=seed)
     source = "uniform random ids" if corpus is None else corpus_name(corpus)
     return Scores(
-        values=values,
+        **found,
         axes=("condition", "pos"),
         labels={"condition": ("repeated", "shuffled", "unrepeated"), "pos": tuple(map(str, range(1, 2 * length)))},
         quantity="loss, nats per token",
         definition=f"{length} tokens of {source}, after themselves, after themselves in random order, or "
         "after another such sequence; chance: ln(vocabulary)",
-        chance=torch.full_like(values, math.log(n_tokens(model))),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        per_example=loss,
+        chance=torch.full_like(found["values"], math.log(n_tokens(model))),
         provenance=provenance(model, corpus=source, seq_len=length, n=count, seed=seed),
     )
 
@@ -305,18 +297,14 @@ def induction_accuracy(model: Hooked, *, length: int | None = None, n: int = 256
             columns.append(torch.stack([right, probability]))
             chances.append(sum(1 / len(set(row)) for row in tokens.tolist()) / len(tokens))
     found = torch.stack(columns, 1)  # [score, prompt, example]
-    interval = bootstrap(found, seed=seed)
     used = pair.clean.shape[1]
     return Scores(
-        values=found.mean(-1),
+        **sampled(found, seed=seed),
         axes=("score", "prompt"),
         labels={"score": ("accuracy", "probability"), "prompt": ("clean", "corrupted")},
         quantity="prediction of [B], from 0 to 1",
         definition=f"[A][B]...[A] prompts of {used} random tokens; corrupted: the first [A] replaced; chance: 1 / "
         "different tokens in the prompt",
         chance=torch.tensor([chances, chances], dtype=torch.float64),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        per_example=found,
         provenance=provenance(model, length=used, n=n, seed=seed),
     )

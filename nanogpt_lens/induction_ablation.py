@@ -202,7 +202,7 @@ def _second_half_losses(
 ) -> list[Tensor]:
     """For each kind of sequence the losses [set, sequence], means over the second half without its first token."""
     names = {layer: f"blocks.{layer}.attn.hook_z" for layer in sorted({layer for heads in sets for layer, _ in heads})}
-    means = _mean_z(model, both, names) if mode == "mean" else {}
+    means = mean_z(model, both, names) if mode == "mean" else {}
     start = both[0].shape[1] // 2
     results = []
     others = both[1].roll(len(both[1]) // 2, dims=0)
@@ -210,10 +210,10 @@ def _second_half_losses(
         for tokens in both:
             pieces = []
             for rows in batches(model, tokens):
-                values = _z(model, others[rows], names) if mode == "resample" else means
+                values = read_z(model, others[rows], names) if mode == "resample" else means
                 part = []
                 for heads in sets:
-                    edits = {names[layer]: _replace(heads, layer, values) for layer, _ in heads}
+                    edits = {names[layer]: replace_z(heads, layer, values) for layer, _ in heads}
                     part.append(loss_per_token(model, tokens[rows], edits)[:, start:].double().mean(1))
                     bar.update(len(part[-1]))
                 pieces.append(torch.stack(part))
@@ -221,8 +221,8 @@ def _second_half_losses(
     return results
 
 
-def _replace(heads: Sequence[Head], layer: int, values: dict[int, Tensor]) -> Edit:
-    """Puts other values, or zeros, in the place of the z of this layer's heads."""
+def replace_z(heads: Sequence[Head], layer: int, values: dict[int, Tensor]) -> Edit:
+    """Puts other values by layer, or zeros where there are none, in the place of the z of this layer's heads."""
     own = [head for at, head in heads if at == layer]
 
     def edit(z: Tensor) -> Tensor:
@@ -233,20 +233,20 @@ def _replace(heads: Sequence[Head], layer: int, values: dict[int, Tensor]) -> Ed
     return edit
 
 
-def _z(model: Hooked, tokens: Tensor, names: dict[int, str]) -> dict[int, Tensor]:
+def read_z(model: Hooked, tokens: Tensor, names: dict[int, str]) -> dict[int, Tensor]:
     """By layer, every head's output [example, pos, head, d_head]."""
     found = record(model, tokens, names.values())
     return {layer: found[name] for layer, name in names.items()}
 
 
-def _mean_z(model: Hooked, both: tuple[Tensor, Tensor], names: dict[int, str]) -> dict[int, Tensor]:
-    """By layer, every head's mean output [head, d_head] over all positions of all sequences of both kinds."""
+def mean_z(model: Hooked, sequences: Sequence[Tensor], names: dict[int, str]) -> dict[int, Tensor]:
+    """By layer, every head's mean output [head, d_head] over all positions of all of `sequences`."""
     sums: dict[int, Tensor] = {}
-    for tokens in both:
+    for tokens in sequences:
         for rows in batches(model, tokens):
-            for layer, z in _z(model, tokens[rows], names).items():
+            for layer, z in read_z(model, tokens[rows], names).items():
                 sums[layer] = sums.get(layer, 0) + z.double().sum((0, 1))
-    count = sum(tokens.numel() for tokens in both)
+    count = sum(tokens.numel() for tokens in sequences)
     return {layer: total / count for layer, total in sums.items()}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,15 @@ def bootstrap(per_example: Tensor, *, seed: int = 0, resamples: int = RESAMPLES)
     ends = [torch.quantile(flat[i : i + step] @ weights.T, ENDS, dim=1) for i in range(0, len(flat), step)]
     low, high = torch.cat(ends, dim=1).reshape(2, *per_example.shape[:-1]).to(per_example.dtype)
     return low, high
+
+
+def sampled(per_example: Tensor, *, seed: int = 0) -> dict[str, Any]:
+    """What a result keeps of values [..., example]: `values`, their mean; `low` and `high`; and `per_example`.
+
+    The ends are those of `bootstrap`, None for fewer than two examples.
+    """
+    low, high = bootstrap(per_example, seed=seed) or (None, None)
+    return {"values": per_example.mean(-1), "low": low, "high": high, "per_example": per_example}
 
 
 def pseudo_values(without: Tensor, value: Tensor) -> Tensor:

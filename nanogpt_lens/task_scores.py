@@ -17,7 +17,7 @@ from nanogpt_lens.attention import pattern_hook
 from nanogpt_lens.batches import batches
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.induction import follows
-from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.intervals import sampled
 from nanogpt_lens.prompts import n_tokens
 from nanogpt_lens.results import Scores
 from nanogpt_lens.tasks import Task, TaskSequences
@@ -57,7 +57,12 @@ def task_sequences(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) ->
             "others; expected the same: give the task.json of the model's own run"
         )
     task.refuse_shorter_than(model.cfg.n_ctx)
-    return task.draw(n, model.cfg.n_ctx, np.random.default_rng([2**32 - 1, seed]))
+    return task.draw(n, model.cfg.n_ctx, task_generator(seed))
+
+
+def task_generator(seed: int) -> np.random.Generator:
+    """What draws the sequences that are measured; no training run's generator starts like it."""
+    return np.random.default_rng([2**32 - 1, seed])
 
 
 def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> Scores:
@@ -92,17 +97,13 @@ def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> 
     found = torch.cat(pieces, 1)  # [score, example, pos]
     kinds = torch.stack([mask[:, :-1] for mask in _kinds(drawn)])  # [position, example, pos]
     each = ratio_per_example(torch.einsum("sep,kep->ske", found, kinds.double()), kinds.sum(-1).double())
-    interval = bootstrap(each, seed=seed)
     return Scores(
-        values=each.mean(-1),
+        **sampled(each, seed=seed),
         axes=("score", "position"),
         labels={"score": ("accuracy", "loss", "probability"), "position": POSITIONS},
         quantity="accuracy, loss in nats, probability",
         definition=f"{len(tokens)} sequences of '{task.name}', at positions where induction is required, where "
         "nothing like it came earlier, and all others",
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        per_example=each,
         provenance=provenance(model, task=task.name, task_sha256=task.sha256, n=len(tokens), seed=seed),
     )
 
@@ -133,18 +134,14 @@ def task_heads(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Scor
     counts = torch.stack([torch.full((len(tokens),), tokens.shape[1] - 1.0), required.sum(-1).cpu()]).double()
     each = ratio_per_example(sums, counts[:, None, None])
     chance = uniform.sum(-1) / counts.sum(-1)
-    interval = bootstrap(each, seed=seed)
     return Scores(
-        values=each.mean(-1),
+        **sampled(each, seed=seed),
         axes=("score", "layer", "head"),
         labels={"score": tuple(HEAD_SCORES)},
         quantity="attention, from 0 to 1",
         definition="; ".join(f"{name}: {meaning}" for name, meaning in HEAD_SCORES.items())
         + f"; {len(tokens)} sequences of '{task.name}'; chance: uniform causal attention",
         chance=chance[:, None, None].expand(each.shape[:-1]).clone(),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        per_example=each,
         provenance=provenance(model, task=task.name, task_sha256=task.sha256, n=len(tokens), seed=seed),
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from conversion.native import GPT
+from conversion.native import GPT, mean_loss
 from nanogpt_lens.datasets import TextData
 from nanogpt_lens.tasks import Task, TaskSequences
 from nanogpt_lens.training_config import TrainConfig
@@ -135,11 +135,11 @@ class Trainer:
             where no position is marked.
         """
         self.model.eval()
-        train = self._mean_loss("eval_train", iteration)
-        val = self._mean_loss("eval_val", iteration)
-        measured = {"train_loss": train, "val_loss": val}
+        measured = {"train_loss": self._mean_loss("eval_train", iteration)}
         if isinstance(self.data, Task):
-            measured |= self._where_marked(self.data, iteration)
+            measured |= self._on_task(self.data, iteration)
+        else:
+            measured["val_loss"] = self._mean_loss("eval_val", iteration)
         self.model.train()
         return measured
 
@@ -158,22 +158,24 @@ class Trainer:
                 losses.append(self.model.loss(windows[:, :-1], windows[:, 1:]))
         return float(torch.stack(losses).mean())
 
-    def _where_marked(self, task: Task, iteration: int) -> dict[str, float]:
-        """Accuracy and loss over all marked positions of the batches of "eval_val"."""
+    def _on_task(self, task: Task, iteration: int) -> dict[str, float]:
+        """The mean loss of the batches of "eval_val", and accuracy and loss over all their marked positions."""
+        means = []
         right, loss, count = np.zeros(2), np.zeros(2), np.zeros(2)  # required, unseen
         for index in range(self.config.eval_iters):
             drawn = draw_sequences(task, self.config, iteration, "eval_val", index)
             tokens = torch.from_numpy(drawn.tokens).to(self.config.device)
+            targets = tokens[:, 1:]
             with self._autocast():
                 logits = self.model(tokens[:, :-1])
-            targets = tokens[:, 1:]
+                means.append(mean_loss(logits, targets))
             losses = nn.functional.cross_entropy(logits.float().mT, targets, reduction="none").cpu().numpy()
             hits = (logits.argmax(-1) == targets).cpu().numpy()
             for i, mask in enumerate((drawn.required[:, :-1], drawn.unseen[:, :-1])):
                 right[i] += hits[mask].sum()
                 loss[i] += losses[mask].sum()
                 count[i] += mask.sum()
-        found = {}
+        found = {"val_loss": float(torch.stack(means).mean())}
         if count[0]:
             found |= {"required_accuracy": float(right[0] / count[0]), "required_loss": float(loss[0] / count[0])}
         if count[1]:

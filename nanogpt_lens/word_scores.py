@@ -21,7 +21,7 @@ from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.access import Hooked, check_model, device_of, evaluating, provenance
 from nanogpt_lens.datasets import TextData, read_data
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import bootstrap, pseudo_values
+from nanogpt_lens.intervals import pseudo_values, sampled
 from nanogpt_lens.results import Scores
 from nanogpt_lens.sampling import choose_token
 from nanogpt_lens.whole_numbers import check_whole
@@ -90,14 +90,13 @@ def text_quality(
     each = words // pieces
     generator = torch.Generator().manual_seed(seed)
     real = [_drawn(*part, each, pieces, generator) for part in (("training", train), ("validation", val))]
-    sampled = [
+    written = [
         words_of(text)[:each]
         for text in _sampled(model, vocabulary, each, pieces, temperature, seed, progress=progress)
     ]
-    per_piece = torch.stack([_scores(source, frozenset(train)) for source in (sampled, *real)], dim=1)
-    interval = bootstrap(per_piece, seed=seed)
+    per_piece = torch.stack([_scores(source, frozenset(train)) for source in (written, *real)], dim=1)
     return Scores(
-        values=per_piece.mean(-1),
+        **sampled(per_piece, seed=seed),
         axes=("score", "source"),
         labels={"score": (*(f"distinct_{n}" for n in LENGTHS), "dictionary_words"), "source": SOURCES},
         quantity="share of n-grams or words",
@@ -105,9 +104,6 @@ def text_quality(
         f"the training and validation part of {data.name}: different word n-grams over all word n-grams (Li et al. "
         "2016), and words that occur in the training part over all words; words are runs of letters and apostrophes "
         "in lower case, so that a hyphen separates two words; distinct-n falls with the number of words",
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        per_example=per_piece,
         provenance=provenance(
             model, data=data.name, text_sha256=data.sha256, words=each * pieces, pieces=pieces,
             temperature=float(temperature), seed=seed,

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from nanogpt_lens.access import evaluating, run
+from nanogpt_lens.attention import pattern_hook
 from nanogpt_lens.batches import batches
 from nanogpt_lens.induction import follows
-from nanogpt_lens.task_scores import ratio_per_example, task_sequences
+from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.task_scores import ratio_per_example, task_generator, task_sequences
 from nanogpt_lens.tasks import Task, TriggerBigrams
 
 
@@ -33,14 +35,12 @@ def shuffled_context(model: Any, task: Task, *, n: int = 256, seed: int = 0, pla
         at = generator.permutation(np.flatnonzero(required[:-1]))[:places]
         if not len(at):
             continue
-        pairs = np.stack([_padded(tokens, p, generator) for p in at])  # [place, 2, pos]
+        pairs = np.stack([_both_orders(tokens, p, generator) for p in at])  # [place, 2, pos]
         guesses = _predictions(model, torch.from_numpy(pairs.reshape(-1, tokens.size)), np.repeat(at, 2)).reshape(-1, 2)
         right = guesses == tokens[at + 1][:, None]
         hits[:, row] = [right[:, 0].sum(), right[:, 1].sum(), (guesses[:, 0] == guesses[:, 1]).sum()]
         counts[row] = len(at)
     each = ratio_per_example(torch.from_numpy(hits), torch.from_numpy(counts))
-    from nanogpt_lens.intervals import bootstrap
-
     lost = each[0] - each[1]
     ends = bootstrap(lost, seed=seed)
     assert ends is not None
@@ -52,7 +52,7 @@ def shuffled_context(model: Any, task: Task, *, n: int = 256, seed: int = 0, pla
     return {name: round(value, 4) for name, value in numbers.items()}
 
 
-def _padded(tokens: np.ndarray, at: int, generator: np.random.Generator) -> np.ndarray:
+def _both_orders(tokens: np.ndarray, at: int, generator: np.random.Generator) -> np.ndarray:
     """The sequence as it is, and with the tokens before `at` in random order [2, pos]; what comes later is not read."""
     other = tokens.copy()
     other[:at] = generator.permutation(tokens[:at])
@@ -78,8 +78,7 @@ def whose_outputs(model: Any, task: TriggerBigrams, *, n: int = 128, seed: int =
         sums over the context; "per_own", "per_other", "per_rest", the same per position, times the number of
         positions to choose from (1 is uniform attention).
     """
-    generator = np.random.default_rng([2**32 - 1, seed])
-    drawn, triggers, _ = task.draw_with_triggers(n, model.cfg.n_ctx, generator)
+    drawn, triggers, _ = task.draw_with_triggers(n, model.cfg.n_ctx, task_generator(seed))
     tokens = torch.from_numpy(drawn.tokens)
     own = follows(tokens) & torch.from_numpy(drawn.required)[:, :, None]
     after = torch.zeros_like(tokens, dtype=torch.bool)
@@ -95,7 +94,7 @@ def whose_outputs(model: Any, task: TriggerBigrams, *, n: int = 128, seed: int =
         found.append(torch.einsum("ehqk,seqk->hs", pattern.double(), masks))
 
     with evaluating(model):
-        run(model, tokens, {f"blocks.{i}.attn.hook_pattern": keep for i in range(model.cfg.n_layers)})
+        run(model, tokens, {pattern_hook(i): keep for i in range(model.cfg.n_layers)})
     sums = torch.cat(found)  # [layer and head, kind]
     head = int(sums[:, 0].argmax())
     share = sums[head] / required.sum()

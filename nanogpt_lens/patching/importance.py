@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nanogpt_lens.access import Hooked, evaluating, loss_per_token, provenance
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.intervals import sampled
 from nanogpt_lens.metrics import loss
 from nanogpt_lens.patching.attribution import attribution_patching
 from nanogpt_lens.patching.sweeps import activation_patching
@@ -71,9 +71,8 @@ def head_importance(
     if len(batches) > 1 and len(batches[-1]) < 2:  # nothing to resample from
         batches[-2:] = [torch.cat(batches[-2:])]
     rises = torch.cat([_rise(model, batch, ablation, method, seed, progress) for batch in batches], dim=-1)
-    interval = bootstrap(rises, seed=seed)
     return Scores(
-        values=rises.mean(-1),
+        **sampled(rises, seed=seed),
         axes=("layer", "head"),
         quantity="rise of the loss, in nats per token",
         definition=(
@@ -91,9 +90,6 @@ def head_importance(
             seed=seed,
             own_text=corpus is None,
         ),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
-        per_example=rises,
     )
 
 

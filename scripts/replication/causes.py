@@ -16,11 +16,11 @@ from torch import Tensor
 
 import nanogpt_lens as ngl
 from nanogpt_lens.access import Hooked, device_of, evaluating, run
-from nanogpt_lens.attention import statistics_of
 from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.prompts import Pair, repeated_tokens
+from nanogpt_lens.prompts import Pair
 from nanogpt_lens.task_scores import task_accuracy, task_heads, task_sequences
 from nanogpt_lens.tasks import Task
+from scripts.replication.formation import random_heads
 from scripts.replication.knockouts import Head, Heads, without
 from scripts.replication.measured import Numbers, entry, mean, ratio, rounded
 
@@ -44,20 +44,15 @@ def heads_of(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Number
         intervals are `MARGIN` above chance. "induction": heads whose prefix matching on random permutations is,
         with its whole interval, `MARGIN` above chance; "induction_on_task": the same of the task's sequences.
     """
-    matching = ngl.prefix_matching(model, n=n, seed=seed)
-    length = matching.provenance["arguments"]["seq_len"]
-    tokens = repeated_tokens(model, seq_len=length, n=n, seed=seed)
-    previous = statistics_of(model, tokens, origin="repeated random tokens", seed=seed)
-    own = task_heads(model, task, n=n, seed=seed)
-    at = previous.labels["score"].index("previous_token")
+    random, own = random_heads(model, n=n, seed=seed), task_heads(model, task, n=n, seed=seed)
     places = list(itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads)))
     scores = {
         _name([place]): {
             name: entry(found, index, n=n, seed=seed)
             for name, found, index in (
-                ("previous_random", previous, (at, *place)),
+                ("previous_random", random, (0, *place)),
                 ("previous_task", own, (0, *place)),
-                ("induction_random", matching, place),
+                ("induction_random", random, (1, *place)),
                 ("induction_task", own, (1, *place)),
             )
         }

@@ -8,13 +8,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Edit, Hooked, can_start, device_of, evaluating, next_token_loss, record, run
+from nanogpt_lens.access import Hooked, can_start, device_of, evaluating, next_token_loss, record, run
+from nanogpt_lens.induction_ablation import Head, mean_z, read_z, replace_z
 from nanogpt_lens.task_scores import task_sequences
 from nanogpt_lens.tasks import Task
 from scripts.replication.measured import where
-
-Head: TypeAlias = tuple[int, int]
-"""(layer, head)."""
 
 Heads: TypeAlias = tuple[Head, ...]
 
@@ -49,10 +47,10 @@ def without(
     names = {layer: f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)}
     found: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     with evaluating(model):
-        means = _mean_z(model, tokens, rows, names) if "mean" in modes else {}
+        means = mean_z(model, [tokens[part] for part in rows], names) if "mean" in modes else {}
         for part in rows:
             kept = record(model, tokens[part], [f"blocks.{layer}.hook_resid_pre" for layer in names])
-            other = record(model, others[part], names.values()) if "resample" in modes else {}
+            other = read_z(model, others[part], names) if "resample" in modes else {}
             for mode in modes:
                 values = {"mean": means, "resample": other, "zero": {}}[mode]
                 pieces = [
@@ -66,38 +64,16 @@ def without(
     return result
 
 
-def _mean_z(model: Hooked, tokens: Tensor, rows: Sequence[slice], names: dict[int, str]) -> dict[str, Tensor]:
-    """Every head's mean output [head, d_head] over all positions of all sequences, by hook point."""
-    sums: dict[str, Tensor] = {}
-    for part in rows:
-        kept = record(model, tokens[part], names.values())
-        sums = {name: sums.get(name, 0) + kept[name].double().sum((0, 1)) for name in names.values()}
-    return {name: total / tokens.numel() for name, total in sums.items()}
-
-
 def _run(
     model: Hooked, tokens: Tensor, kept: dict[str, Tensor], heads: Heads, names: dict[int, str],
-    values: dict[str, Tensor],
+    values: dict[int, Tensor],
 ) -> Tensor:  # fmt: skip
     """Logits with the output of some heads replaced; layers before them are not run again."""
-    edits: dict[str, Edit] = {}
-    for layer in {layer for layer, _ in heads}:
-        own = [head for at, head in heads if at == layer]
-
-        edits[names[layer]] = _replacing(own, values.get(names[layer]))
+    edits = {names[layer]: replace_z(heads, layer, values) for layer, _ in heads}
     start = min((layer for layer, _ in heads), default=0)
     if start and can_start(model):
         return run(model, kept[f"blocks.{start}.hook_resid_pre"], edits, start=start)
     return run(model, tokens, edits)
-
-
-def _replacing(heads: list[int], value: Tensor | None) -> Edit:
-    def edit(z: Tensor) -> Tensor:
-        changed = z.clone()
-        changed[:, :, heads] = 0.0 if value is None else value[..., heads, :].to(z.dtype)
-        return changed
-
-    return edit
 
 
 def _scored(logits: Tensor, tokens: Tensor) -> Tensor:

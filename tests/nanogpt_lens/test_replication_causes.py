@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import nanogpt_lens as ngl
 from conversion.checkpoint import read_checkpoint
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.datasets import TextData
@@ -326,7 +327,7 @@ def test_permutations_by_plain_loops(random, monkeypatch):
         return np.mean(right), np.mean(loss), np.mean(chance)
 
     own = scored(torch.from_numpy(drawn.tokens), drawn.required)
-    once = causes.repeated_tokens(model, seq_len=5, n=12, seed=2)
+    once = ngl.repeated_tokens(model, seq_len=5, n=12, seed=2)
     there = scored(once, [[p >= 5 for p in range(10)]] * 12)
     for key, expected in (("task", own), ("5", there)):
         assert value(found[key]["accuracy"]) == pytest.approx(expected[0], abs=1e-4)

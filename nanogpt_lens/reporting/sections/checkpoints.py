@@ -15,11 +15,9 @@ from torch import Tensor
 
 from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint
 from conversion.errors import ConversionError
-from nanogpt_lens.access import evaluating
-from nanogpt_lens.batches import losses
-from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.in_context import text_loss
 from nanogpt_lens.loading import check, convert
-from nanogpt_lens.prompts import n_tokens, own_text, windows
+from nanogpt_lens.prompts import n_tokens, own_text
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
 from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe, in_a_sentence
 from nanogpt_lens.reporting.subject import Options, Subject, text_of
@@ -201,24 +199,20 @@ def _on_text(subject: Subject, model: Any, own: Tensor | None) -> dict[str, Any]
     text = text_of(model, subject.raw_text)
     length = min(int(model.cfg.n_ctx), _LENGTH)
     if text is not None:
-        length = max(2, min(length, len(text.ids) // 4))
-        tokens = windows(model, text.data, length=length, n=_WINDOWS, seed=subject.seed)
+        corpus, length = text.data, max(2, min(length, len(text.ids) // 4))
     else:
         assert own is not None, "some checkpoint can be read, this one"
         if int(own.max()) >= n_tokens(model):
             raise ConversionError("it has another vocabulary than the checkpoint whose text all are measured on")
-        tokens, length = own[:, :length], min(length, own.shape[1])
-    with evaluating(model):
-        per_sequence = losses(model, tokens).double().mean(1).cpu()
-    ends = bootstrap(per_sequence, seed=subject.seed)
+        corpus, length = own.cpu(), min(length, own.shape[1])
+    loss = text_loss(model, corpus, length=length, n=_WINDOWS, seed=subject.seed)
     heads = None
     if model.cfg.n_ctx >= 4:
-        corpus = tokens.cpu() if text is None else text.data
         heads = score_heads(model, corpus, length=length, n=_SCORED, seed=subject.seed)
     return {
-        "loss": float(per_sequence.mean()),
-        "low": None if ends is None else float(ends[0]),
-        "high": None if ends is None else float(ends[1]),
+        "loss": float(loss.values),
+        "low": None if loss.low is None else float(loss.low),
+        "high": None if loss.high is None else float(loss.high),
         "heads": heads,
     }
 
