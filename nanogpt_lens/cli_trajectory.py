@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_lens.cli_options import Backend, BackendOption, JsonOption, errors
+from nanogpt_lens.cli_options import (
+    ActivationOption,
+    Backend,
+    BackendOption,
+    Gelu,
+    IgnoreOption,
+    JsonOption,
+    MetaOption,
+    errors,
+)
 from nanogpt_lens.cli_output import (
     CsvOption,
     SaveOption,
@@ -69,6 +78,9 @@ def trajectory(
     resume: Annotated[Path | None, typer.Option(help="keep what is measured here, to go on after a kill")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="a picture: .html, .png or .svg")] = None,
     backend: BackendOption = Backend.auto,
+    meta: MetaOption = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
     save: SaveOption = None,
@@ -94,6 +106,9 @@ def trajectory(
             pattern=pattern,
             resume=resume,
             backend=backend.value,
+            meta=meta,
+            activation=activation.value,
+            ignore_model_args=ignore_model_arg or (),
             progress=bar_wanted(as_json, as_csv),
             **options,
         )
@@ -133,8 +148,7 @@ def _rows(result: Trajectory, places: dict[str, Any], top: int) -> list[dict[str
     axes = result.axes[1:]
     every = [dict(zip(axes, index, strict=True)) for index in product(*(range(result.shape[a]) for a in axes))]
     for axis, place in places.items():
-        labels = result.labels.get(axis, ())
-        index = labels.index(place) if isinstance(place, str) else place % result.shape[axis]
+        index = result._index(axis, place) % result.shape[axis]
         every = [row for row in every if row[axis] == index]
     curves = [result.values[(slice(None), *row.values())] for row in every]
     spread = [float(c.max() - c.min()) if bool(c.isfinite().all()) else -1.0 for c in curves]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from conversion.checkpoint import Checkpoint, read_checkpoint, read_iteration
 from conversion.compact import STORED_KEY, compact
-from conversion.config import Activation
 from conversion.errors import CheckpointError
 from conversion.reloading import reload_weights
-from conversion.vocabulary import Vocabulary
 from nanogpt_lens.access import Hooked
 from nanogpt_lens.loading import convert, find_folder
 
@@ -35,7 +34,9 @@ class Stage:
     path: Path
 
 
-def list_stages(path: str | Path, *, pattern: str = PATTERN) -> tuple[Stage, ...]:
+def list_stages(
+    path: str | Path, *, pattern: str = PATTERN, reading: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Stage, ...]:
     """The checkpoints of a folder by `iter_num`; two of one iteration count once if they have the same weights.
 
     They have if one is the other made `compact`; the first by name is taken, `ckpt.pt` before `ckpt_000100.pt`.
@@ -43,6 +44,7 @@ def list_stages(path: str | Path, *, pattern: str = PATTERN) -> tuple[Stage, ...
     Args:
         path: a folder, or the name of a shipped checkpoint with stages.
         pattern: which files.
+        reading: options of `read_checkpoint`, for two of one iteration.
 
     Raises:
         CheckpointError: no folder, no checkpoint in it, one without `iter_num` or damaged, two
@@ -70,7 +72,7 @@ def list_stages(path: str | Path, *, pattern: str = PATTERN) -> tuple[Stage, ...
                 f"{file} has no iter_num, so its place in the run is unknown; expected nanoGPT's checkpoints: "
                 "store iter_num, or move the file away"
             )
-        if step in found and not _same_weights(found[step], file):
+        if step in found and not _same_weights(found[step], file, reading):
             raise CheckpointError(
                 f"{found[step]} and {file} are both of iteration {step} and differ; expected the checkpoints of one "
                 "run: move one of them away, or give pattern="
@@ -79,9 +81,9 @@ def list_stages(path: str | Path, *, pattern: str = PATTERN) -> tuple[Stage, ...
     return tuple(Stage(step=step, path=found[step]) for step in sorted(found))
 
 
-def _same_weights(one: Path, other: Path) -> bool:
+def _same_weights(one: Path, other: Path, reading: Mapping[str, Any]) -> bool:
     """Whether two files have the same weights, in the precision of the one that was rounded more."""
-    pair = [read_checkpoint(one), read_checkpoint(other)]
+    pair = [read_checkpoint(file, **reading) for file in (one, other)]
     stored = [bits for checkpoint in pair if (bits := _stored_bits(checkpoint)) is not None]
     if stored:
         pair = [compact(checkpoint, bits=min(stored)) for checkpoint in pair]
@@ -100,36 +102,17 @@ class Walk:
 
     Args:
         stages: what `list_stages` found.
-        backend, device, dtype, process_weights, meta, activation, ignore_model_args: as for `load`.
+        reading: options of `read_checkpoint`.
+        converting: options of `convert`: backend, device, dtype, process_weights.
 
     Attributes:
         model: with the weights of the stage that was asked for last; None before the first.
     """
 
     def __init__(
-        self,
-        stages: Sequence[Stage],
-        *,
-        backend: str = "auto",
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        process_weights: bool = False,
-        meta: str | Path | Vocabulary | None = None,
-        activation: Activation = "gelu",
-        ignore_model_args: Iterable[str] = (),
+        self, stages: Sequence[Stage], *, reading: Mapping[str, Any] = MappingProxyType({}), **converting: Any
     ) -> None:
-        self.stages = tuple(stages)
-        self._reading: dict[str, Any] = {
-            "meta": meta,
-            "activation": activation,
-            "ignore_model_args": tuple(ignore_model_args),
-        }
-        self._converting: dict[str, Any] = {
-            "backend": backend,
-            "device": device,
-            "dtype": dtype,
-            "process_weights": process_weights,
-        }
+        self.stages, self._reading, self._converting = tuple(stages), reading, converting
         self.model: Hooked | None = None
 
     def at(self, stage: Stage) -> Hooked:

@@ -10,7 +10,7 @@ are measured on the same sequences: what changes between two steps is the model.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from conversion.config import Activation
+from conversion.vocabulary import Vocabulary
 from nanogpt_lens.access import Hooked, provenance
-from nanogpt_lens.distributed import alone, gathered, world
+from nanogpt_lens.distributed import alone, gathered, share, world
 from nanogpt_lens.errors import AnalysisError
 from nanogpt_lens.fingerprints import ids_hash
 from nanogpt_lens.prompts import Corpus, corpus_tokens, own_text
@@ -49,6 +51,9 @@ def trajectory(
     backend: str = "auto",
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    meta: str | Path | Vocabulary | None = None,
+    activation: Activation = "gelu",
+    ignore_model_args: Iterable[str] = (),
     progress: bool = True,
     **options: Any,
 ) -> Trajectory:
@@ -67,7 +72,7 @@ def trajectory(
         pattern: which files are its checkpoints.
         resume: a folder where what has been measured is kept every ten seconds; the same call goes on from there.
             A function of your own is known by its name alone.
-        backend, device, dtype: as for `load`.
+        backend, device, dtype, meta, activation, ignore_model_args: as for `load`.
         progress: show a bar.
         options: of the measure, such as n=32, seed=1, seq_len=20.
 
@@ -80,20 +85,20 @@ def trajectory(
             `resume` has another trajectory.
         DataError: a measure on a task, and no task.
     """
-    stages = list_stages(path, pattern=pattern)
-    walk = Walk(stages, backend=backend, device=device, dtype=dtype)
+    reading = {"meta": meta, "activation": activation, "ignore_model_args": tuple(ignore_model_args)}
+    stages = list_stages(path, pattern=pattern, reading=reading)
+    walk = Walk(stages, reading=reading, backend=backend, device=device, dtype=dtype)
     folder = stages[0].path.parent
     with alone():
         name, function, source = _prepared(measure, walk, folder, text, task, options)
     rank, size = world()
-    if len(stages) < size:
-        raise AnalysisError(f"there are {len(stages)} checkpoints for {size} processes; start fewer processes")
-    mine = stages[len(stages) * rank // size : len(stages) * (rank + 1) // size]
+    mine = [stages[i] for i in share(len(stages), what="checkpoints", hint="start fewer processes")]
     kept = None
     if resume is not None:
         described = {
             "measure": name, "options": options, "source": _source_hash(walk, source), "backend": backend,
-            "device": str(device), "dtype": str(dtype), "files": [_identity(stage) for stage in mine],
+            "device": str(device), "dtype": str(dtype), "reading": reading,
+            "files": [_identity(stage) for stage in mine],
         }  # fmt: skip
         kept = Unfinished(resume, f"trajectory_{rank}_of_{size}", described)
     with alone():

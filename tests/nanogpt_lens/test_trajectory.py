@@ -128,6 +128,17 @@ def test_in_float64_and_with_a_pattern(run):
     assert found.provenance["model"].endswith("float64")
 
 
+def test_checkpoints_of_the_old_nanogpt_and_a_vocabulary_from_elsewhere(copy, tmp_path):
+    options = {"activation": "gelu_new", "meta": copy / "meta.pkl"}
+    found = measured(copy, "loss", text=TEXT, n=6, **options)
+    expected = [float(text_loss(load(copy / file, **options), TEXT, n=6).values) for file in FILES]
+    assert found.values.tolist() == pytest.approx(expected, abs=1e-6)
+    assert (found.values - measured(copy, "loss", text=TEXT, n=6).values).abs().max() > 1e-6
+    (copy / "meta.pkl").rename(tmp_path / "meta.pkl")
+    again = measured(copy, "loss", text=TEXT, n=6, activation="gelu_new", meta=tmp_path / "meta.pkl")
+    assert torch.equal(again.values, found.values)
+
+
 def test_text_on_random_measures(run):
     found = measured(run, "prefix_matching", text=TEXT, n=4)
     assert torch.equal(found.values[2], prefix_matching(load(run / FILES[2]), TEXT, n=4).values)
