@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 import nanogpt_lens as ngl
+from conversion.fast_tokenizer import tokenizer_for
 from conversion.vocabulary import CharVocabulary
 
 
@@ -31,7 +32,7 @@ def main() -> None:
     chars = tuple(chr(i) for i in range(32, 97))
     text = "".join(np.array(chars)[np.random.default_rng(0).integers(65, size=2**20)])
     vocabulary = CharVocabulary(chars)
-    tokenizer = vocabulary.tokenizer(n_ctx=64, d_vocab=65)
+    tokenizer = tokenizer_for(vocabulary, n_ctx=64, d_vocab=65)
     stoi = {char: i for i, char in enumerate(chars)}
     subjects = {
         "ours": lambda: ngl.encode_corpus(tokenizer, text),

@@ -31,8 +31,8 @@ sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolv
 import nanogpt_lens as ngl
 from conversion.native import GPT
 from conversion.transformerlens_to_nanogpt import to_nanogpt
-from nanogpt_lens.access import provenance
-from nanogpt_lens.datasets import shakespeare
+from nanogpt_lens.model.access import provenance
+from nanogpt_lens.text.datasets import shakespeare
 
 BATCH = 64
 COLLECTED = 2**17

@@ -29,8 +29,8 @@ import nanogpt_lens as ngl
 from conversion.checkpoint import Checkpoint
 from conversion.config import NanoGPTConfig
 from conversion.native import GPT
-from nanogpt_lens.access import provenance
-from nanogpt_lens.loading import convert
+from nanogpt_lens.model.access import provenance
+from nanogpt_lens.model.loading import convert
 
 PASSAGE = """\
 HAMLET:

@@ -20,10 +20,10 @@ import torch
 sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]
 
 import nanogpt_lens as ngl
-from nanogpt_lens.access import provenance
+from nanogpt_lens.model.access import provenance
 from nanogpt_lens.neurons.find import auroc
 from nanogpt_lens.neurons.predicates import token_class
-from nanogpt_lens.sequences import Sequences
+from nanogpt_lens.text.sequences import Sequences
 
 CLASSES = ("speaker_name", "after_newline", "upper_case")
 SETS = (1, 5)

@@ -28,8 +28,8 @@ sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolv
 
 from conversion.native import GPT
 from conversion.vocabulary import CharVocabulary
-from nanogpt_lens.datasets import TextData
-from nanogpt_lens.training import TrainConfig, train
+from nanogpt_lens.text.datasets import TextData
+from nanogpt_lens.training.train import TrainConfig, train
 
 VOCAB_SIZE, LOG_INTERVAL = 65, 10
 

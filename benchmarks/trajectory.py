@@ -29,13 +29,13 @@ sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolv
 
 import nanogpt_lens as ngl
 from conversion.errors import ConversionError
-from nanogpt_lens.access import provenance
-from nanogpt_lens.prompts import own_text
-from nanogpt_lens.stages import PATTERN, list_stages
-from nanogpt_lens.task_scores import task_sequences
-from nanogpt_lens.tasks import repeated_random
-from nanogpt_lens.training import TrainConfig, train
-from nanogpt_lens.trajectory_measures import MEASURES
+from nanogpt_lens.heads.on_tasks import task_sequences
+from nanogpt_lens.model.access import provenance
+from nanogpt_lens.runs.measures import MEASURES
+from nanogpt_lens.runs.stages import PATTERN, list_stages
+from nanogpt_lens.text.prompts import own_text
+from nanogpt_lens.text.tasks import repeated_random
+from nanogpt_lens.training.train import TrainConfig, train
 
 CLOCKS = ("wall", "cpu")
 STAGES, FEW = 16, 4

@@ -115,10 +115,11 @@ class Checkpoint:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A fresh tokenizer for a model; without a vocabulary, one that says on first use what to give."""
+        from conversion.fast_tokenizer import missing_tokenizer, tokenizer_for
+
         sizes = {"n_ctx": self.config.block_size, "d_vocab": self.config.vocab_size}
         if self.vocabulary is not None:
-            return self.vocabulary.tokenizer(**sizes)
-        from conversion.fast_tokenizer import missing_tokenizer
+            return tokenizer_for(self.vocabulary, **sizes)
 
         gpt2 = f", or meta='gpt2' ({GPT2_ABSENT})" if self.config.vocab_size in GPT2_SIZES else ""
         reason = (

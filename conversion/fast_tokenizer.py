@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import BatchEncoding, PreTrainedTokenizerFast
@@ -18,9 +18,7 @@ from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils.generic import PaddingStrategy
 
 from conversion.errors import ConversionError, VocabularyError
-
-if TYPE_CHECKING:
-    from conversion.vocabulary import CharVocabulary, TokenizerVocabulary
+from conversion.vocabulary import CharVocabulary, TokenizerVocabulary, Vocabulary
 
 ENDOFTEXT = "<|endoftext|>"
 
@@ -120,7 +118,14 @@ def _truncates(kwargs: dict[str, Any]) -> bool:
     return strategy != TruncationStrategy.DO_NOT_TRUNCATE and kwargs.get("max_length") is not None
 
 
-def character_tokenizer(vocabulary: CharVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
+def tokenizer_for(vocabulary: Vocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
+    """A fresh fast tokenizer of a vocabulary, for a model of that context and that many logits."""
+    if isinstance(vocabulary, CharVocabulary):
+        return _character_tokenizer(vocabulary, n_ctx=n_ctx, d_vocab=d_vocab)
+    return _subword_tokenizer(vocabulary, n_ctx=n_ctx, d_vocab=d_vocab)
+
+
+def _character_tokenizer(vocabulary: CharVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
     """One token per character; its special token has the id `d_vocab`, beyond the embedding."""
     special = ENDOFTEXT
     while vocabulary.charset.issuperset(special):  # keep the text itself free of special tokens
@@ -135,7 +140,7 @@ def character_tokenizer(vocabulary: CharVocabulary, *, n_ctx: int, d_vocab: int)
     return tokenizer
 
 
-def subword_tokenizer(vocabulary: TokenizerVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
+def _subword_tokenizer(vocabulary: TokenizerVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
     """A `tokenizer.json` or GPT-2's BPE; `<|endoftext|>` is the model's own where it has one."""
     core = Tokenizer.from_str(vocabulary.serialized)
     core.no_truncation()

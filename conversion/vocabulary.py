@@ -17,15 +17,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from conversion.atomic import replacing, write_text
 from conversion.errors import VocabularyError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 META_NAME, TOKENIZER_NAME = "meta.pkl", "tokenizer.json"
 GPT2_SIZES = (50257, 50304)
@@ -119,12 +116,6 @@ class CharVocabulary:
             f"is not among the {self.size} characters of {self.source or 'the vocabulary'}; remove or replace it"
         )
 
-    def tokenizer(self, *, n_ctx: int, d_vocab: int) -> PreTrainedTokenizerFast:
-        """A fresh Hugging Face fast tokenizer for a model of that context and vocabulary."""
-        from conversion.fast_tokenizer import character_tokenizer
-
-        return character_tokenizer(self, n_ctx=n_ctx, d_vocab=d_vocab)
-
     def to_meta(self) -> dict[str, Any]:
         """The dictionary of nanoGPT's `meta.pkl`."""
         stoi = {char: i for i, char in enumerate(self.chars)}
@@ -173,12 +164,6 @@ class TokenizerVocabulary:
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of some ids."""
         return self.core.decode([int(i) for i in ids], skip_special_tokens=False)
-
-    def tokenizer(self, *, n_ctx: int, d_vocab: int) -> PreTrainedTokenizerFast:
-        """A fresh Hugging Face fast tokenizer for a model of that context."""
-        from conversion.fast_tokenizer import subword_tokenizer
-
-        return subword_tokenizer(self, n_ctx=n_ctx, d_vocab=d_vocab)
 
     def save(self, folder: str | Path) -> Path:
         """Write `tokenizer.json` into a folder."""

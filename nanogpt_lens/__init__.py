@@ -18,39 +18,39 @@ if TYPE_CHECKING:
     from conversion.errors import BackendError, CheckpointError, ConversionError, EquivalenceError, VocabularyError
     from conversion.report import EquivalenceReport
     from conversion.transformerlens_to_nanogpt import to_nanogpt
-    from nanogpt_lens.attention import attention_patterns, attention_statistics
-    from nanogpt_lens.caching import ResultCache
-    from nanogpt_lens.change_points import find_change_point
-    from nanogpt_lens.composition import composition_scores
-    from nanogpt_lens.copying import copying_score
-    from nanogpt_lens.datasets import encode_corpus, read_data
-    from nanogpt_lens.directions import direction_similarity, principal_components, project_direction
-    from nanogpt_lens.errors import AnalysisError, ResultError
-    from nanogpt_lens.flow import attention_flow, attention_rollout
-    from nanogpt_lens.in_context import in_context_learning_score, text_loss
-    from nanogpt_lens.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
-    from nanogpt_lens.induction_ablation import ablate_induction_heads
-    from nanogpt_lens.induction_circuit import induction_composition
+    from nanogpt_lens.compare.heads import match_heads
+    from nanogpt_lens.core.errors import AnalysisError, ResultError
+    from nanogpt_lens.directions.find import direction_similarity, principal_components, project_direction
+    from nanogpt_lens.directions.steer import steer, steering_effect
+    from nanogpt_lens.heads.ablation import ablate_induction_heads
+    from nanogpt_lens.heads.attention import attention_patterns, attention_statistics
+    from nanogpt_lens.heads.composition import composition_scores
+    from nanogpt_lens.heads.copying import copying_score
+    from nanogpt_lens.heads.flow import attention_flow, attention_rollout
+    from nanogpt_lens.heads.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
+    from nanogpt_lens.heads.induction_composition import induction_composition
+    from nanogpt_lens.heads.on_tasks import task_accuracy, task_heads
+    from nanogpt_lens.heads.taxonomy import head_taxonomy, score_heads
     from nanogpt_lens.lens.attribution import direct_logit_attribution
     from nanogpt_lens.lens.convergence import measure_convergence
     from nanogpt_lens.lens.evaluation import evaluate_lens
     from nanogpt_lens.lens.logit import logit_lens
     from nanogpt_lens.lens.tuned import train_tuned_lens
-    from nanogpt_lens.loading import check, load, shipped_checkpoints
-    from nanogpt_lens.matching import match_heads
-    from nanogpt_lens.metrics import answer_logprob, kl_to, logit_diff, loss
+    from nanogpt_lens.losses.on_text import in_context_learning_score, text_loss
+    from nanogpt_lens.losses.words import text_quality
+    from nanogpt_lens.model.encoding import encode_corpus
+    from nanogpt_lens.model.loading import check, load, shipped_checkpoints
+    from nanogpt_lens.model.sampling import generate
     from nanogpt_lens.neurons.ablation import ablate_neurons
     from nanogpt_lens.neurons.activations import get_neuron_activations
     from nanogpt_lens.neurons.find import find_neurons
     from nanogpt_lens.neurons.search import search_neurons
     from nanogpt_lens.neurons.statistics import neuron_statistics
-    from nanogpt_lens.pairs import PromptPair, find_prompt_pair
     from nanogpt_lens.patching.attribution import attribution_patching
     from nanogpt_lens.patching.importance import head_importance
     from nanogpt_lens.patching.paths import path_patching
     from nanogpt_lens.patching.screening import screen_and_verify
     from nanogpt_lens.patching.sweeps import activation_patching
-    from nanogpt_lens.prompts import induction_pairs, repeated_tokens
     from nanogpt_lens.reporting.making import Report, report
     from nanogpt_lens.results import (
         AttentionPatterns,
@@ -78,22 +78,23 @@ if TYPE_CHECKING:
         TunedLens,
         load_result,
     )
-    from nanogpt_lens.sae import load_sae, save_sae, train_sae
-    from nanogpt_lens.sae_evaluation import evaluate_sae
-    from nanogpt_lens.sampling import generate
-    from nanogpt_lens.stages import list_stages
-    from nanogpt_lens.steering import steer, steering_effect
-    from nanogpt_lens.task_scores import task_accuracy, task_heads
-    from nanogpt_lens.tasks import read_task, repeated_random, trigger_bigrams
-    from nanogpt_lens.taxonomy import head_taxonomy, score_heads
-    from nanogpt_lens.training import train
-    from nanogpt_lens.training_config import TrainConfig
-    from nanogpt_lens.trajectories import trajectory
+    from nanogpt_lens.results.caching import ResultCache
+    from nanogpt_lens.running.metrics import answer_logprob, kl_to, logit_diff, loss
+    from nanogpt_lens.runs.change_points import find_change_point
+    from nanogpt_lens.runs.stages import list_stages
+    from nanogpt_lens.runs.trajectory import trajectory
+    from nanogpt_lens.sae.evaluation import evaluate_sae
+    from nanogpt_lens.sae.training import load_sae, save_sae, train_sae
+    from nanogpt_lens.text.datasets import read_data
+    from nanogpt_lens.text.pairs import PromptPair, find_prompt_pair
+    from nanogpt_lens.text.prompts import induction_pairs, repeated_tokens
+    from nanogpt_lens.text.tasks import read_task, repeated_random, trigger_bigrams
+    from nanogpt_lens.training.config import TrainConfig
+    from nanogpt_lens.training.train import train
     from nanogpt_lens.viz.widget import Widget, setup_notebook
-    from nanogpt_lens.word_scores import text_quality
 
 _HOMES = {
-    "AnalysisError": "nanogpt_lens.errors",
+    "AnalysisError": "nanogpt_lens.core.errors",
     "AttentionPatterns": "nanogpt_lens.results",
     "AttributionResult": "nanogpt_lens.results",
     "BackendError": "conversion.errors",
@@ -114,91 +115,91 @@ _HOMES = {
     "NeuronStatistics": "nanogpt_lens.results",
     "PatchingResult": "nanogpt_lens.results",
     "PrincipalComponents": "nanogpt_lens.results",
-    "PromptPair": "nanogpt_lens.pairs",
+    "PromptPair": "nanogpt_lens.text.pairs",
     "Report": "nanogpt_lens.reporting.making",
     "Result": "nanogpt_lens.results",
-    "ResultCache": "nanogpt_lens.caching",
-    "ResultError": "nanogpt_lens.errors",
+    "ResultCache": "nanogpt_lens.results.caching",
+    "ResultError": "nanogpt_lens.core.errors",
     "SAEEvaluation": "nanogpt_lens.results",
     "Scores": "nanogpt_lens.results",
     "ScreeningResult": "nanogpt_lens.results",
     "SeparatingNeurons": "nanogpt_lens.results",
     "SimilarDirections": "nanogpt_lens.results",
     "SteeringEffect": "nanogpt_lens.results",
-    "TrainConfig": "nanogpt_lens.training_config",
+    "TrainConfig": "nanogpt_lens.training.config",
     "Trajectory": "nanogpt_lens.results",
     "TunedLens": "nanogpt_lens.results",
     "VocabularyError": "conversion.errors",
     "Widget": "nanogpt_lens.viz.widget",
-    "ablate_induction_heads": "nanogpt_lens.induction_ablation",
+    "ablate_induction_heads": "nanogpt_lens.heads.ablation",
     "ablate_neurons": "nanogpt_lens.neurons.ablation",
     "activation_patching": "nanogpt_lens.patching.sweeps",
-    "answer_logprob": "nanogpt_lens.metrics",
-    "attention_flow": "nanogpt_lens.flow",
-    "attention_patterns": "nanogpt_lens.attention",
-    "attention_rollout": "nanogpt_lens.flow",
-    "attention_statistics": "nanogpt_lens.attention",
+    "answer_logprob": "nanogpt_lens.running.metrics",
+    "attention_flow": "nanogpt_lens.heads.flow",
+    "attention_patterns": "nanogpt_lens.heads.attention",
+    "attention_rollout": "nanogpt_lens.heads.flow",
+    "attention_statistics": "nanogpt_lens.heads.attention",
     "attribution_patching": "nanogpt_lens.patching.attribution",
-    "check": "nanogpt_lens.loading",
-    "composition_scores": "nanogpt_lens.composition",
-    "copying_score": "nanogpt_lens.copying",
+    "check": "nanogpt_lens.model.loading",
+    "composition_scores": "nanogpt_lens.heads.composition",
+    "copying_score": "nanogpt_lens.heads.copying",
     "direct_logit_attribution": "nanogpt_lens.lens.attribution",
-    "direction_similarity": "nanogpt_lens.directions",
-    "encode_corpus": "nanogpt_lens.datasets",
+    "direction_similarity": "nanogpt_lens.directions.find",
+    "encode_corpus": "nanogpt_lens.model.encoding",
     "evaluate_lens": "nanogpt_lens.lens.evaluation",
-    "evaluate_sae": "nanogpt_lens.sae_evaluation",
-    "find_change_point": "nanogpt_lens.change_points",
+    "evaluate_sae": "nanogpt_lens.sae.evaluation",
+    "find_change_point": "nanogpt_lens.runs.change_points",
     "find_neurons": "nanogpt_lens.neurons.find",
-    "find_prompt_pair": "nanogpt_lens.pairs",
-    "generate": "nanogpt_lens.sampling",
+    "find_prompt_pair": "nanogpt_lens.text.pairs",
+    "generate": "nanogpt_lens.model.sampling",
     "get_neuron_activations": "nanogpt_lens.neurons.activations",
     "head_importance": "nanogpt_lens.patching.importance",
-    "head_taxonomy": "nanogpt_lens.taxonomy",
-    "in_context_learning_score": "nanogpt_lens.in_context",
-    "induction_accuracy": "nanogpt_lens.induction",
-    "induction_composition": "nanogpt_lens.induction_circuit",
-    "induction_pairs": "nanogpt_lens.prompts",
-    "kl_to": "nanogpt_lens.metrics",
-    "list_stages": "nanogpt_lens.stages",
-    "load": "nanogpt_lens.loading",
+    "head_taxonomy": "nanogpt_lens.heads.taxonomy",
+    "in_context_learning_score": "nanogpt_lens.losses.on_text",
+    "induction_accuracy": "nanogpt_lens.heads.induction",
+    "induction_composition": "nanogpt_lens.heads.induction_composition",
+    "induction_pairs": "nanogpt_lens.text.prompts",
+    "kl_to": "nanogpt_lens.running.metrics",
+    "list_stages": "nanogpt_lens.runs.stages",
+    "load": "nanogpt_lens.model.loading",
     "load_result": "nanogpt_lens.results",
-    "load_sae": "nanogpt_lens.sae",
-    "logit_diff": "nanogpt_lens.metrics",
+    "load_sae": "nanogpt_lens.sae.training",
+    "logit_diff": "nanogpt_lens.running.metrics",
     "logit_lens": "nanogpt_lens.lens.logit",
-    "loss": "nanogpt_lens.metrics",
-    "match_heads": "nanogpt_lens.matching",
+    "loss": "nanogpt_lens.running.metrics",
+    "match_heads": "nanogpt_lens.compare.heads",
     "measure_convergence": "nanogpt_lens.lens.convergence",
     "neuron_statistics": "nanogpt_lens.neurons.statistics",
     "path_patching": "nanogpt_lens.patching.paths",
-    "prefix_matching": "nanogpt_lens.induction",
-    "principal_components": "nanogpt_lens.directions",
-    "project_direction": "nanogpt_lens.directions",
+    "prefix_matching": "nanogpt_lens.heads.induction",
+    "principal_components": "nanogpt_lens.directions.find",
+    "project_direction": "nanogpt_lens.directions.find",
     "read_checkpoint": "conversion.checkpoint",
-    "read_data": "nanogpt_lens.datasets",
-    "read_task": "nanogpt_lens.tasks",
-    "repeated_random": "nanogpt_lens.tasks",
-    "repeated_sequence_loss": "nanogpt_lens.induction",
-    "repeated_tokens": "nanogpt_lens.prompts",
+    "read_data": "nanogpt_lens.text.datasets",
+    "read_task": "nanogpt_lens.text.tasks",
+    "repeated_random": "nanogpt_lens.text.tasks",
+    "repeated_sequence_loss": "nanogpt_lens.heads.induction",
+    "repeated_tokens": "nanogpt_lens.text.prompts",
     "report": "nanogpt_lens.reporting.making",
     "save_checkpoint": "conversion.checkpoint",
-    "save_sae": "nanogpt_lens.sae",
-    "score_heads": "nanogpt_lens.taxonomy",
+    "save_sae": "nanogpt_lens.sae.training",
+    "score_heads": "nanogpt_lens.heads.taxonomy",
     "screen_and_verify": "nanogpt_lens.patching.screening",
     "search_neurons": "nanogpt_lens.neurons.search",
     "setup_notebook": "nanogpt_lens.viz.widget",
-    "shipped_checkpoints": "nanogpt_lens.loading",
-    "steer": "nanogpt_lens.steering",
-    "steering_effect": "nanogpt_lens.steering",
-    "task_accuracy": "nanogpt_lens.task_scores",
-    "task_heads": "nanogpt_lens.task_scores",
-    "text_loss": "nanogpt_lens.in_context",
-    "text_quality": "nanogpt_lens.word_scores",
+    "shipped_checkpoints": "nanogpt_lens.model.loading",
+    "steer": "nanogpt_lens.directions.steer",
+    "steering_effect": "nanogpt_lens.directions.steer",
+    "task_accuracy": "nanogpt_lens.heads.on_tasks",
+    "task_heads": "nanogpt_lens.heads.on_tasks",
+    "text_loss": "nanogpt_lens.losses.on_text",
+    "text_quality": "nanogpt_lens.losses.words",
     "to_nanogpt": "conversion.transformerlens_to_nanogpt",
-    "train": "nanogpt_lens.training",
-    "train_sae": "nanogpt_lens.sae",
+    "train": "nanogpt_lens.training.train",
+    "train_sae": "nanogpt_lens.sae.training",
     "train_tuned_lens": "nanogpt_lens.lens.tuned",
-    "trajectory": "nanogpt_lens.trajectories",
-    "trigger_bigrams": "nanogpt_lens.tasks",
+    "trajectory": "nanogpt_lens.runs.trajectory",
+    "trigger_bigrams": "nanogpt_lens.text.tasks",
 }
 
 _MODULES = ("viz", "widgets")

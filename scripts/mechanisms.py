@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanogpt_lens.access import evaluating, run
-from nanogpt_lens.attention import pattern_hook
-from nanogpt_lens.batches import batches
-from nanogpt_lens.induction import follows
-from nanogpt_lens.intervals import bootstrap
-from nanogpt_lens.task_scores import ratio_per_example, task_generator, task_sequences
-from nanogpt_lens.tasks import Task, TriggerBigrams
+from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.heads.attention import pattern_hook
+from nanogpt_lens.heads.induction import follows
+from nanogpt_lens.heads.on_tasks import ratio_per_example, task_generator, task_sequences
+from nanogpt_lens.model.access import evaluating, run
+from nanogpt_lens.running.batches import batches
+from nanogpt_lens.text.tasks import Task, TriggerBigrams
 
 
 def shuffled_context(model: Any, task: Task, *, n: int = 256, seed: int = 0, places: int = 8) -> dict[str, float]:

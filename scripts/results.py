@@ -49,7 +49,7 @@ def place(name: str, seed: str) -> Path:
 def causes(seed: str) -> dict[str, Any]:
     """Claims 4 to 6 of a seed, from its weights."""
     from nanogpt_lens import load
-    from nanogpt_lens.tasks import read_task
+    from nanogpt_lens.text.tasks import read_task
     from scripts.mechanisms import shuffled_context
     from scripts.replication.answers import carry_over, prompts
     from scripts.replication.causes import ablation, heads_of, induction_gain, k_composition, path_patching

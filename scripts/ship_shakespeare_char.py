@@ -28,13 +28,14 @@ from conversion.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from conversion.compact import save_compact
 from conversion.native import GPT
 from conversion.vocabulary import CharVocabulary
-from nanogpt_lens.datasets import TextData, encode_corpus, read_data, shakespeare
-from nanogpt_lens.fingerprints import file_hash
-from nanogpt_lens.loading import load
-from nanogpt_lens.training import train
-from nanogpt_lens.training_config import TrainConfig
-from nanogpt_lens.training_sample import sample_text
-from nanogpt_lens.word_scores import text_quality
+from nanogpt_lens.losses.words import text_quality
+from nanogpt_lens.model.encoding import encode_corpus
+from nanogpt_lens.model.fingerprints import file_hash
+from nanogpt_lens.model.loading import load
+from nanogpt_lens.text.datasets import TextData, read_data, shakespeare
+from nanogpt_lens.training.config import TrainConfig
+from nanogpt_lens.training.sample import sample_text
+from nanogpt_lens.training.train import train
 
 NAME, PLAYS_CHARACTERS = "shakespeare_char", 100_000
 COMMAND = "python scripts/ship_shakespeare_char.py tinyshakespeare.txt out-shakespeare checkpoints/shakespeare_char"
@@ -148,7 +149,7 @@ def losses(checkpoint: Checkpoint, val: torch.Tensor) -> dict[str, Any]:
         "val_whole": {**loss_of(model, val), "of": "the last 10 % of the text in windows of 64 without overlap"},
         "plays": {
             **loss_of(model, encode_corpus(vocabulary, plays)),
-            "of": f"the first {PLAYS_CHARACTERS:,} characters of nanogpt_lens.datasets.shakespeare() that are in "
+            "of": f"the first {PLAYS_CHARACTERS:,} characters of nanogpt_lens.text.datasets.shakespeare() that are in "
             "the vocabulary (the others left out), in windows of 64 without overlap; the plays are A Midsummer "
             "Night's Dream and the beginning of As You Like It, neither of which is in the training text",
             "sha256": hashlib.sha256(plays.encode()).hexdigest(),

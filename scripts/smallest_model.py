@@ -59,7 +59,7 @@ def run(text: Path, folder: Path, shape: tuple[int, int, int], seed: int) -> dic
 def measured(folder: Path) -> dict[str, Any]:
     """The scores at every stage, and the verdict."""
     from nanogpt_lens import find_change_point, load, trajectory
-    from nanogpt_lens.tasks import read_task
+    from nanogpt_lens.text.tasks import read_task
     from scripts.mechanisms import shuffled_context
 
     options: dict[str, Any] = {"pattern": "ckpt_*.pt", "progress": False}

@@ -51,6 +51,6 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
 def convert(checkpoint: Checkpoint, **options: Any) -> Any:
     """The checkpoint as a model of the installed TransformerLens."""
-    from nanogpt_lens.loading import convert as to_transformer_lens
+    from nanogpt_lens.model.loading import convert as to_transformer_lens
 
     return to_transformer_lens(checkpoint, **options)

@@ -28,7 +28,12 @@ def test_the_wheel_has_what_it_must(wheel):
             assert f"nanogpt_lens/_checkpoints/{checkpoint}/{name}" in names
     for name in ("viz/assets/runtime.js", "viz/assets/attention.js", "reporting/page.html", "reporting/report.css"):
         assert f"nanogpt_lens/{name}" in names
-    for name in ("nanogpt_lens/py.typed", "conversion/py.typed", "conversion/equivalence.py", "nanogpt_lens/cli.py"):
+    for name in (
+        "nanogpt_lens/py.typed",
+        "conversion/py.typed",
+        "conversion/equivalence.py",
+        "nanogpt_lens/cli/app.py",
+    ):
         assert name in names
     assert not [n for n in names if n.startswith(("tests", "benchmarks", "checkpoints"))]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nanogpt_lens.test_cli import run
+from tests.nanogpt_lens.cli.test_cli import run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -91,7 +91,7 @@ def test_the_tables_name_public_functions():
 
 
 def test_the_thresholds_are_those_of_the_code():
-    from nanogpt_lens.taxonomy import THRESHOLDS
+    from nanogpt_lens.heads.taxonomy import THRESHOLDS
 
     rows = [line for line in ANALYSES.splitlines() if line.startswith("| `") and line.count("|") == 5]
     found = {name: float(row.split("|")[4]) for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}

@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Edit, Hooked, Text, as_tokens, evaluating, provenance, run, token_labels
-from nanogpt_lens.batches import batches
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.identity import affine
-from nanogpt_lens.metrics import Answer, Positions, answer_logprob, logit_diff
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, evaluating, provenance, run, token_labels
+from nanogpt_lens.model.identity import affine
 from nanogpt_lens.results.lens import LogitAttribution
+from nanogpt_lens.running.batches import batches
+from nanogpt_lens.running.metrics import Answer, Positions, answer_logprob, logit_diff
 
 Components = Literal["heads", "layers", "neurons"]
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, provenance
-from nanogpt_lens.intervals import bootstrap
-from nanogpt_lens.lens.points import Grid, Point, grid, refuse_lens
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
 from nanogpt_lens.lens.reading import Reading, characters, read, sequences
-from nanogpt_lens.prompts import Corpus
+from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import POINTS, ConvergenceResult, TunedLens
-from nanogpt_lens.whole_numbers import check_whole
+from nanogpt_lens.text.prompts import Corpus
 
 SCORES = ("kl", "entropy", "loss", "bits_per_char", "agreement", "converged")
 
@@ -91,7 +91,7 @@ def measure_convergence(
     )  # fmt: skip
 
 
-def _per_sequence(found: Reading, where: Grid, chars: Tensor | None) -> Tensor:
+def _per_sequence(found: Reading, where: LensPoints, chars: Tensor | None) -> Tensor:
     """Every score of every sequence, [score, layer, point, example]."""
     loss = -found.log_prob[:, :, :-1].double()
     bits = torch.full(loss.shape[:2], torch.nan, dtype=torch.float64)

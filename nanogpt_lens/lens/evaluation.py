@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, provenance
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import bootstrap
-from nanogpt_lens.lens.points import Grid, Point, grid, refuse_lens
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
 from nanogpt_lens.lens.reading import read, sequences
-from nanogpt_lens.prompts import Corpus
+from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import LensScores, TunedLens
-from nanogpt_lens.whole_numbers import check_whole
+from nanogpt_lens.text.prompts import Corpus
 
 
 def evaluate_lens(
@@ -80,7 +80,7 @@ def evaluate_lens(
 
 
 def held_out(
-    model: Hooked, tokens: Tensor, where: Grid, lens: TunedLens, *, seed: int, progress: bool
+    model: Hooked, tokens: Tensor, where: LensPoints, lens: TunedLens, *, seed: int, progress: bool
 ) -> dict[str, Any]:
     """Values, low, high [score, layer, point] and labels of the scores "tuned", "logit" and "gain"."""
     tuned = read(model, tokens, where.depths, lens=lens, progress=progress).kl.double().mean(-1)
@@ -95,7 +95,7 @@ def held_out(
     }
 
 
-def _with_home(scores: dict[str, Any], lens: TunedLens, where: Grid) -> dict[str, Any]:
+def _with_home(scores: dict[str, Any], lens: TunedLens, where: LensPoints) -> dict[str, Any]:
     """The scores with "home" and "loss_of_fit" of a lens that was trained for another model."""
     own = {depth: (i, j) for i, row in enumerate(lens.depths()) for j, depth in enumerate(row)}
     index = [[own[depth] for depth in row] for row in _depths(where)]
@@ -123,5 +123,5 @@ def _with_home(scores: dict[str, Any], lens: TunedLens, where: Grid) -> dict[str
     return grown
 
 
-def _depths(where: Grid) -> list[list[int]]:
+def _depths(where: LensPoints) -> list[list[int]]:
     return where.placed(torch.tensor(where.depths)).tolist()

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, Text, as_tokens, provenance, token_labels
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.lens.points import Grid, Point, grid, refuse_lens
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
 from nanogpt_lens.lens.reading import Reading, characters, read, strings
+from nanogpt_lens.model.access import Hooked, Text, as_tokens, provenance, token_labels
 from nanogpt_lens.results.lens import POINTS, LensResult, TunedLens
-from nanogpt_lens.whole_numbers import check_whole
 
 
 def logit_lens(
@@ -80,7 +80,7 @@ def logit_lens(
     )  # fmt: skip
 
 
-def _placed(found: Reading, where: Grid, single: bool) -> dict[str, Tensor]:
+def _placed(found: Reading, where: LensPoints, single: bool) -> dict[str, Tensor]:
     """The readings on the grid; without the axis "example" for a single text."""
     names = {"values": "log_prob"} | {n: n for n in ("rank", "entropy", "kl", "top_tokens", "top_logprobs")}
     placed = {name: where.placed(getattr(found, own)) for name, own in names.items()}
@@ -91,7 +91,7 @@ def _placed(found: Reading, where: Grid, single: bool) -> dict[str, Tensor]:
     return placed | per_text
 
 
-def _bits_per_char(found: Reading, where: Grid, chars: Tensor | None) -> Tensor | None:
+def _bits_per_char(found: Reading, where: LensPoints, chars: Tensor | None) -> Tensor | None:
     """[layer, point]."""
     if chars is None:
         return None

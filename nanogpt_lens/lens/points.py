@@ -14,16 +14,16 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, check_model, record
-from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.units import checked_layers
+from nanogpt_lens.model.access import Hooked, check_model, record
 from nanogpt_lens.results.lens import POINTS, TunedLens, depth_of
-from nanogpt_lens.units import checked_layers
 
 Point: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post"]
 
 
 @dataclass(frozen=True)
-class Grid:
+class LensPoints:
     """Some points of some layers.
 
     Attributes:
@@ -52,7 +52,7 @@ class Grid:
         return values[torch.tensor(index)]
 
 
-def grid(model: Hooked, points: Sequence[str] | str, layers: Sequence[int] | int | None) -> Grid:
+def grid(model: Hooked, points: Sequence[str] | str, layers: Sequence[int] | int | None) -> LensPoints:
     """The points asked for, checked.
 
     Raises:
@@ -63,7 +63,7 @@ def grid(model: Hooked, points: Sequence[str] | str, layers: Sequence[int] | int
     if not wanted or any(point not in POINTS for point in wanted):
         raise AnalysisError(f"points is {points!r}; expected some of {', '.join(POINTS)}")
     chosen = tuple(point for point in POINTS if point in wanted)
-    return Grid(layers=checked_layers(model, layers), points=chosen, n_layers=int(model.cfg.n_layers))
+    return LensPoints(layers=checked_layers(model, layers), points=chosen, n_layers=int(model.cfg.n_layers))
 
 
 def hook_of(depth: int, n_layers: int) -> str:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanogpt_lens.access import Hooked, evaluating, kl, log_probs, token_labels
-from nanogpt_lens.batches import batches
+from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.lens.points import readout, residuals
-from nanogpt_lens.prompts import Corpus, n_tokens, text_sequences
+from nanogpt_lens.model.access import Hooked, evaluating, kl, log_probs, n_tokens, token_labels
 from nanogpt_lens.results.lens import TunedLens
-from nanogpt_lens.whole_numbers import check_whole
+from nanogpt_lens.running.batches import batches
+from nanogpt_lens.text.prompts import Corpus, text_sequences
 
 _NUMBERS = 2**22
 

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanogpt_lens.access import Hooked, device_of, evaluating, kl, log_probs, provenance
-from nanogpt_lens.distributed import is_first, share, sum_in_place, world
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.identity import identity
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.distributed import is_first, share, sum_in_place, world
+from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.lens.evaluation import held_out as measured
-from nanogpt_lens.lens.points import Grid, Point, grid, readout, residuals
+from nanogpt_lens.lens.points import LensPoints, Point, grid, readout, residuals
 from nanogpt_lens.lens.unfinished import UnfinishedLens
-from nanogpt_lens.prompts import Corpus, check_ids, corpus_tokens, windows
+from nanogpt_lens.model.access import Hooked, device_of, evaluating, kl, log_probs, provenance
+from nanogpt_lens.model.identity import identity
 from nanogpt_lens.results.lens import POINTS, TunedLens, affine_step, name_of
-from nanogpt_lens.whole_numbers import check_whole
+from nanogpt_lens.text.prompts import Corpus, check_ids, corpus_tokens, windows
 
 _NUMBERS = 2**24
 _WARM_UP = 0.05
@@ -36,7 +36,7 @@ _BETAS = (0.9, 0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Tuning:
     """See `train_tuned_lens`."""
 
     steps: int
@@ -134,7 +134,7 @@ def train_tuned_lens(
     translated = tuple(depth for depth in where.depths if depth < 2 * where.n_layers)
     if not translated:
         raise AnalysisError("the only point asked for is the model's output, which needs no translator; give others")
-    options = Options(
+    options = Tuning(
         steps=steps, batch_tokens=batch_tokens, lr=lr, weight_decay=weight_decay, held_out=held_out,
         evaluations=evaluations, patience=patience, n_stop=n_stop, n_test=n_test,
         length=int(model.cfg.n_ctx) if length is None else length, seed=seed,
@@ -145,7 +145,7 @@ def train_tuned_lens(
             "processes; give more, or start fewer"
         )
     parts = split(model, corpus, options)
-    run = _Run(model, translated, parts, options)
+    run = _TuningRun(model, translated, parts, options)
     described = {**asdict(options), "points": translated, "model": identity(model)}
     saved = None if resume is None else UnfinishedLens(resume, described, list(parts.values()))
     with evaluating(model):
@@ -156,7 +156,7 @@ def train_tuned_lens(
     return lens
 
 
-def split(model: Hooked, corpus: Corpus, options: Options) -> dict[str, Any]:
+def split(model: Hooked, corpus: Corpus, options: Tuning) -> dict[str, Any]:
     """The parts "train", "stop" and "test" of a corpus, one after the other: ids [tokens] or [example, pos].
 
     Raises:
@@ -182,10 +182,10 @@ def held_text(held: int, n: int) -> str:
     return f"{n - 2 * held} are to train, {held} to stop and {held} to test"
 
 
-class _Run:
+class _TuningRun:
     """Translators on the way, and the best of each so far."""
 
-    def __init__(self, model: Hooked, translated: Sequence[int], parts: Mapping[str, Any], options: Options) -> None:
+    def __init__(self, model: Hooked, translated: Sequence[int], parts: Mapping[str, Any], options: Tuning) -> None:
         self.model, self.translated, self.options, self.train = model, tuple(translated), options, parts["train"]
         self.stop_part, self.test_part = (
             windows(model, parts[part], length=options.length, n=n, seed=options.seed)
@@ -339,7 +339,7 @@ class _Run:
         self.curve, self.curve_steps = list(state["curve"].unbind()), state["curve_steps"].tolist()
         self.step = int(state["done"])
 
-    def lens(self, where: Grid) -> TunedLens:
+    def lens(self, where: LensPoints) -> TunedLens:
         """The best translators, measured on the test part."""
         options = self.options
         common: dict[str, Any] = {

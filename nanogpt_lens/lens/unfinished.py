@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_lens.distributed import gathered, is_first
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.fingerprints import ids_hash
-from nanogpt_lens.unfinished import Unfinished
+from nanogpt_lens.core.distributed import gathered, is_first
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.unfinished import Unfinished
+from nanogpt_lens.model.fingerprints import ids_hash
 
 
 class UnfinishedLens:

@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanogpt_lens.access import Edit, Hooked, device_of, evaluating, loss_per_token, provenance, run, token_labels
-from nanogpt_lens.batches import batches
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import ENDS, times_drawn
-from nanogpt_lens.neurons.drawing import drawn_sequences
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import ENDS, times_drawn
+from nanogpt_lens.interventions.units import Units
+from nanogpt_lens.model.access import Edit, Hooked, device_of, evaluating, loss_per_token, provenance, run, token_labels
 from nanogpt_lens.neurons.predicates import On, Predicate, labels_of, token_class
-from nanogpt_lens.prompts import Corpus
 from nanogpt_lens.results.effects import NeuronAblation
-from nanogpt_lens.sequences import Sequences
-from nanogpt_lens.units import Units
-from nanogpt_lens.whole_numbers import check_whole
+from nanogpt_lens.running.batches import batches
+from nanogpt_lens.text.drawing import drawn_sequences
+from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.sequences import Sequences
 
 Removal: TypeAlias = Literal["zero", "mean"]
 """What takes the place of a neuron's activation."""
@@ -69,7 +69,7 @@ def ablate_neurons(
         neurons: (layer, neuron) pairs, or "0.17" or "L0N17".
         mode: "zero" or "mean".
         predicate: a class of tokens, see `nanogpt_lens.neurons.predicates`.
-        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
+        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.interventions.units.SITES`.
         each: also take out each neuron alone.
         controls: how many sets of as many random other neurons, layer by layer; 0 for none.
         n: how many sequences at most, one drawn from each of equal stretches of the corpus; None for all.

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Edit, Hooked, Text, as_tokens, evaluating, provenance, run, token_labels
-from nanogpt_lens.batches import batches
-from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.units import Units, checked_layers
+from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, evaluating, provenance, run, token_labels
 from nanogpt_lens.results import Result
-from nanogpt_lens.units import Units, checked_layers
+from nanogpt_lens.running.batches import batches
 
 
 def get_neuron_activations(
@@ -31,7 +31,7 @@ def get_neuron_activations(
         text: one text or several of one length, or token ids [pos] or [example, pos].
         neurons: which ones, the same in every layer; None for all.
         layers: which layers; None for all.
-        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
+        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.interventions.units.SITES`.
         sae: a SAELens autoencoder, whose features take the place of neurons.
 
     Returns:

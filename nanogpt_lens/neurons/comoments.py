@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nanogpt_lens.sequences import Batch
-from nanogpt_lens.streaming import Keeper, State
+from nanogpt_lens.running.streaming import Keeper, State
+from nanogpt_lens.text.sequences import Batch
 
 
 class Comoments(Keeper):

@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from nanogpt_lens.access import Hooked, provenance
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import ENDS, LEVEL, RESAMPLES, times_drawn
-from nanogpt_lens.neurons.drawing import drawn_sequences
-from nanogpt_lens.neurons.moments import Sample
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import ENDS, LEVEL, RESAMPLES, times_drawn
+from nanogpt_lens.interventions.units import Units
+from nanogpt_lens.model.access import Hooked, provenance
+from nanogpt_lens.neurons.moments import ActivationSample
 from nanogpt_lens.neurons.predicates import On, Predicate, checked_on, labels_of, token_class
-from nanogpt_lens.prompts import Corpus
-from nanogpt_lens.reading import Engine
 from nanogpt_lens.results.effects import SeparatingNeurons
-from nanogpt_lens.sequences import Sequences
-from nanogpt_lens.streaming import stream
-from nanogpt_lens.units import Units
-from nanogpt_lens.whole_numbers import check_whole
+from nanogpt_lens.running.reading import Engine
+from nanogpt_lens.running.streaming import stream
+from nanogpt_lens.text.drawing import drawn_sequences
+from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.sequences import Sequences
 
 _HELD = 2**27
 """Activations held at once at most, unless one layer has more; half a gigabyte in float32."""
@@ -90,7 +90,7 @@ def find_neurons(
         on: "token": the neuron's activation on tokens of the class; "next": just before them, where they are to
             be predicted (the last position of each sequence is left out).
         layers: None for all.
-        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
+        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.interventions.units.SITES`.
         k: how many of the best get an interval.
         sample: how many tokens at most; None for all. Memory is theirs times the neurons of a layer.
         held_out: which share of the sequences is held out, from the end; 0 for none.
@@ -99,7 +99,7 @@ def find_neurons(
         batch_size: sequences of a batch; None for some 4,096 tokens.
         seed: of the draws.
         sae: a SAELens autoencoder, whose features take the place of neurons.
-        engine: how activations are computed, see `nanogpt_lens.reading`.
+        engine: how activations are computed, see `nanogpt_lens.running.reading`.
         progress: show a bar.
 
     Returns:
@@ -188,7 +188,7 @@ def _activations(
     at_once = max(1, _HELD // (units.n_units * sequences.n_tokens))
     for start in range(0, len(units.names), at_once):
         names = units.names[start : start + at_once]
-        held = Sample(sites=len(names), n_tokens=sequences.n_tokens, size=sequences.n_tokens, seed=0)
+        held = ActivationSample(sites=len(names), n_tokens=sequences.n_tokens, size=sequences.n_tokens, seed=0)
         stream(
             model, sequences, names, [held], values=lambda i, value, start=start: units.values(start + i, value),
             engine=engine, progress=progress, label="activations",

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nanogpt_lens.sequences import Batch
-from nanogpt_lens.streaming import Keeper, State
+from nanogpt_lens.running.streaming import Keeper, State
+from nanogpt_lens.text.sequences import Batch
 
 
 class Moments(Keeper):
@@ -91,7 +91,7 @@ class Moments(Keeper):
         return 1 - torch.stack(self._positive) / self._n[:, None].to(self._m2[0].device)
 
 
-class Sample(Keeper):
+class ActivationSample(Keeper):
     """The activations of every unit on a seeded sample of tokens, the same tokens for all units.
 
     Args:

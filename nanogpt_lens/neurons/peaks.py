@@ -16,8 +16,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from nanogpt_lens.sequences import Batch
-from nanogpt_lens.streaming import Keeper, State
+from nanogpt_lens.running.streaming import Keeper, State
+from nanogpt_lens.text.sequences import Batch
 
 Where: TypeAlias = Literal["max", "mean"]
 """What an excerpt is ranked by: its peak, or the mean over its tokens."""

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from conversion.errors import VocabularyError
 from conversion.vocabulary import CharVocabulary
-from nanogpt_lens.access import Hooked
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.prompts import Corpus
-from nanogpt_lens.sequences import Sequences
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.access import Hooked
+from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.sequences import Sequences
 
 Predicate: TypeAlias = str | re.Pattern[str] | AbstractSet[str] | Callable[[str], Any] | Tensor | np.ndarray
 """A class of tokens: a name (see `CLASSES` and `RULES`), a regular expression (compiled, or as "re:..."; its

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, provenance, token_labels
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.head_weights import unembedding
-from nanogpt_lens.neurons.moments import Moments, Sample
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.units import Units
+from nanogpt_lens.model.access import Hooked, n_tokens, provenance, token_labels
+from nanogpt_lens.model.weights import unembedding
+from nanogpt_lens.neurons.moments import ActivationSample, Moments
 from nanogpt_lens.neurons.peaks import TopWindows, Where
-from nanogpt_lens.prompts import Corpus, n_tokens
-from nanogpt_lens.reading import Engine
 from nanogpt_lens.results.neurons import NeuronSearch
-from nanogpt_lens.sequences import Sequences
-from nanogpt_lens.streaming import stream
-from nanogpt_lens.units import Units
-from nanogpt_lens.whole_numbers import check_whole
+from nanogpt_lens.running.reading import Engine
+from nanogpt_lens.running.streaming import stream
+from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.sequences import Sequences
 
 PROBABILITIES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
 """Of the quantiles."""
@@ -65,7 +65,7 @@ def search_neurons(
         corpus: a text, a text file, nanoGPT's `.bin` or data folder (its val.bin), or ids [tokens] or
             [example, pos]; of any size.
         layers: None for all.
-        site: which activations: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
+        site: which activations: the hook point below `blocks.<layer>.`, see `nanogpt_lens.interventions.units.SITES`.
         k: excerpts of each neuron, each way; a neuron may have fewer on a very short corpus (nan, -1 in their place).
         window: tokens of an excerpt.
         batch_size: sequences of a batch; None for some 4,096 tokens.
@@ -74,7 +74,7 @@ def search_neurons(
         sample: how many tokens, drawn at random from the corpus, quantiles and histogram come from.
         seed: of that draw.
         sae: a SAELens autoencoder, whose features take the place of neurons.
-        engine: how activations are computed, see `nanogpt_lens.reading`.
+        engine: how activations are computed, see `nanogpt_lens.running.reading`.
         resume: a folder where the state of an unfinished run is kept, so that it can be continued.
         progress: show a bar.
 
@@ -98,7 +98,7 @@ def search_neurons(
     sites = len(units.names)
     top, low = (TopWindows(sites=sites, k=k, window=window, where=where, lowest=low) for low in (False, True))
     moments = Moments(sites=sites)
-    drawn = Sample(sites=sites, n_tokens=sequences.n_tokens, size=sample, seed=seed)
+    drawn = ActivationSample(sites=sites, n_tokens=sequences.n_tokens, size=sample, seed=seed)
     options = {"k": k, "window": window, "where": where, "sample": sample, "seed": seed, "sae": units.autoencoder}
     used = stream(
         model,
@@ -177,7 +177,7 @@ def _kept(which: str, kept: TopWindows, sequences: Sequences) -> dict[str, Tenso
     }
 
 
-def _summaries(drawn: Sample, sites: int) -> dict[str, Tensor]:
+def _summaries(drawn: ActivationSample, sites: int) -> dict[str, Tensor]:
     """Quantiles, histogram and bounds of the sample."""
     quantiles, histograms, bounds = [], [], []
     for i in range(sites):

@@ -9,17 +9,17 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, provenance
-from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.units import Units
+from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.neurons.activations import chosen_units
 from nanogpt_lens.neurons.comoments import Comoments
-from nanogpt_lens.prompts import Corpus
-from nanogpt_lens.reading import Engine
 from nanogpt_lens.results.effects import NeuronStatistics
-from nanogpt_lens.sequences import Sequences
-from nanogpt_lens.streaming import stream
-from nanogpt_lens.units import Units
-from nanogpt_lens.whole_numbers import check_whole
+from nanogpt_lens.running.reading import Engine
+from nanogpt_lens.running.streaming import stream
+from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.sequences import Sequences
 
 Between: TypeAlias = Literal["neighbours", "all", "none"]
 """Which pairs of different layers are correlated; neighbours are next to each other among the layers chosen."""
@@ -59,14 +59,14 @@ def neuron_statistics(
         corpus: see `nanogpt_lens.search_neurons`.
         layers: None for all.
         neurons: which ones of every layer; None for all.
-        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.units.SITES`.
+        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.interventions.units.SITES`.
         between: "neighbours" (each layer with the next one chosen), "all" pairs of layers, or "none".
         control: whether to measure the control.
         length: tokens of a sequence; None for the model's context.
         batch_size: sequences of a batch; None for some 4,096 tokens.
         seed: of the control's distances.
         sae: a SAELens autoencoder, whose features take the place of neurons.
-        engine: how activations are computed, see `nanogpt_lens.reading`.
+        engine: how activations are computed, see `nanogpt_lens.running.reading`.
         resume: a folder where the state of an unfinished run is kept, so that it can be continued.
         progress: show a bar.
 

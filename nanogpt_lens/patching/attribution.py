@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanogpt_lens.access import Edit, Hooked, Text, check_model, evaluating, has_hooks
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.metrics import BoundMetric, Metric
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.sites import Activation
+from nanogpt_lens.interventions.sources import Source
+from nanogpt_lens.model.access import Edit, Hooked, Text, check_model, evaluating, has_hooks
 from nanogpt_lens.patching.first_block import FirstBlock
 from nanogpt_lens.patching.runner import CHUNK_TOKENS
-from nanogpt_lens.patching.runs import Direction, Setup, gradient, run_copies, set_up
-from nanogpt_lens.patching.sites import Activation
-from nanogpt_lens.patching.sources import Source
+from nanogpt_lens.patching.runs import Direction, SweepSetup, gradient, run_copies, set_up
 from nanogpt_lens.results import AttributionResult
+from nanogpt_lens.running.metrics import BoundMetric, Metric
 
 
 def attribution_patching(
@@ -114,7 +114,7 @@ def check_gradients(model: Hooked, axes: Sequence[str]) -> None:
         raise AnalysisError("the model was loaded under torch.inference_mode() and has no gradients; load it outside")
 
 
-def estimates(model: Hooked, setup: Setup, ig_steps: int | None, progress: bool) -> Tensor:
+def estimates(model: Hooked, setup: SweepSetup, ig_steps: int | None, progress: bool) -> Tensor:
     """The estimated effect at each site, [*axes, example]."""
     if ig_steps is None:
         return _summed(setup, _gradients_at_base(setup))
@@ -122,7 +122,7 @@ def estimates(model: Hooked, setup: Setup, ig_steps: int | None, progress: bool)
     return _summed(setup, {layer: _mean_gradient(model, setup, layer, ig_steps) for layer in layers})
 
 
-def two_estimates(model: Hooked, setup: Setup, first: FirstBlock | None) -> tuple[Tensor, Tensor]:
+def two_estimates(model: Hooked, setup: SweepSetup, first: FirstBlock | None) -> tuple[Tensor, Tensor]:
     """`estimates` by the gradient at the base point, and by integrated gradients of one step.
 
     Args:
@@ -148,7 +148,7 @@ def _gradient_at_source(first: FirstBlock, layer: int, source: Tensor, metric: B
         return gradient(metric(logits).sum(), [point])[0]
 
 
-def _summed(setup: Setup, gradients: dict[int, Tensor]) -> Tensor:
+def _summed(setup: SweepSetup, gradients: dict[int, Tensor]) -> Tensor:
     """(source - base) times the gradient, summed over what is not swept: [*axes, example]."""
     own, source = setup.runs.activations, setup.patched_in
     change = torch.stack([gradients[layer] * (source[layer] - own[layer]) for layer in sorted(source)])
@@ -159,14 +159,14 @@ def _summed(setup: Setup, gradients: dict[int, Tensor]) -> Tensor:
     return total.permute([kept.index(axis) for axis in wanted])
 
 
-def _gradients_at_base(setup: Setup) -> dict[int, Tensor]:
+def _gradients_at_base(setup: SweepSetup) -> dict[int, Tensor]:
     """The gradient of each example's metric in every layer, from one backward pass."""
     assert setup.runs.graph is not None, "set_up was not told that gradients are wanted"
     found = setup.runs.graph.gradients(setup.runs.metric)
     return {layer: found[setup.kind.hook_name(layer)] for layer in setup.patched_in}
 
 
-def _mean_gradient(model: Hooked, setup: Setup, layer: int, steps: int) -> Tensor:
+def _mean_gradient(model: Hooked, setup: SweepSetup, layer: int, steps: int) -> Tensor:
     """The mean gradient on the way from base to source in one layer, by the trapezoid rule."""
     base, source = setup.runs.activations[layer], setup.patched_in[layer]
     weights = torch.full((steps + 1,), 1 / steps, dtype=base.dtype, device=base.device)
@@ -181,7 +181,7 @@ def _mean_gradient(model: Hooked, setup: Setup, layer: int, steps: int) -> Tenso
     return mean
 
 
-def _gradients_at(model: Hooked, setup: Setup, layer: int, points: Tensor) -> Tensor:
+def _gradients_at(model: Hooked, setup: SweepSetup, layer: int, points: Tensor) -> Tensor:
     """The gradient of each example's metric where a layer's activation is each of `points` [point, example, ...]."""
     kind, runs = setup.kind, setup.runs
     with torch.enable_grad():

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, has_hooks
+from nanogpt_lens.model.access import Hooked, has_hooks
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
 """Of the largest logit: what `is_exact` allows by rounding."""

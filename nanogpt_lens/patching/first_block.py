@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from nanogpt_lens.interventions.sites import Kind
 from nanogpt_lens.patching.continuation import Continuation
-from nanogpt_lens.patching.sites import Kind
 
 
 class FirstBlock:

@@ -7,14 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, evaluating, loss_per_token, provenance
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import sampled
-from nanogpt_lens.metrics import loss
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import sampled
+from nanogpt_lens.model.access import Hooked, evaluating, loss_per_token, provenance
 from nanogpt_lens.patching.attribution import attribution_patching
 from nanogpt_lens.patching.sweeps import activation_patching
-from nanogpt_lens.prompts import Corpus, text_sequences
 from nanogpt_lens.results import Scores
+from nanogpt_lens.running.metrics import loss
+from nanogpt_lens.text.prompts import Corpus, text_sequences
 
 BATCH_TOKENS = 2048
 IG_STEPS = 4

@@ -22,10 +22,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanogpt_lens.access import Edit, Hooked, Text, evaluating, has_hooks, provenance, record
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.metrics import BoundMetric, Metric, bind
-from nanogpt_lens.patching.nodes import Node, Nodes, label, receivers_of, senders_of
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.nodes import Node, Nodes, label, receivers_of, senders_of
+from nanogpt_lens.model.access import Edit, Hooked, Text, evaluating, has_hooks, provenance, record
 from nanogpt_lens.patching.runner import CHUNK_TOKENS, MEMORY
 from nanogpt_lens.patching.runs import (
     Direction,
@@ -37,6 +36,7 @@ from nanogpt_lens.patching.runs import (
     run_value,
 )
 from nanogpt_lens.results import PatchingResult
+from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
 
 
 def path_patching(

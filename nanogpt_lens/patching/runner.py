@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from nanogpt_lens.access import Edit, Hooked, has_hooks
-from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.sites import Sites, site_index
+from nanogpt_lens.model.access import Edit, Hooked, has_hooks
 from nanogpt_lens.patching.continuation import Continuation
 from nanogpt_lens.patching.first_block import FirstBlock
-from nanogpt_lens.patching.runs import Setup, run_copies
-from nanogpt_lens.patching.sites import Sites, site_index
+from nanogpt_lens.patching.runs import SweepSetup, run_copies
 
 Engine: TypeAlias = Literal["auto", "hooks"]
 MEMORY = 2**28
@@ -42,7 +42,7 @@ class PatchRunner:
         AnalysisError: there is no such engine.
     """
 
-    def __init__(self, model: Hooked, setup: Setup, *, engine: str = "auto", memory: int = MEMORY) -> None:
+    def __init__(self, model: Hooked, setup: SweepSetup, *, engine: str = "auto", memory: int = MEMORY) -> None:
         if engine not in ("auto", "hooks"):
             raise AnalysisError(f"engine is {engine!r}; expected 'auto' or 'hooks'")
         runs = setup.runs

@@ -9,19 +9,19 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Edit, Hooked, Text, as_tokens, can_start, provenance, record, run, token_labels
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.intervals import bootstrap
-from nanogpt_lens.metrics import BoundMetric, Metric, bind
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.interventions.sites import Kind, checked_axes, kind_of
+from nanogpt_lens.interventions.sources import SOURCES, source_activations
+from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, can_start, provenance, record, run, token_labels
 from nanogpt_lens.patching.continuation import names_needed
-from nanogpt_lens.patching.sites import Kind, checked_axes, kind_of
-from nanogpt_lens.patching.sources import SOURCES, source_activations
+from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
 
 Direction: TypeAlias = Literal["denoise", "noise"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Setup:
+class SweepSetup:
     """A sweep, ready to be made.
 
     Attributes:
@@ -84,7 +84,7 @@ def set_up(
     reference: Text | None,
     seed: int,
     differentiable: bool = False,
-) -> Setup:
+) -> SweepSetup:
     """Check everything, run both texts once, and make what is patched in.
 
     With `differentiable`, the patched run keeps its graph.
@@ -97,7 +97,7 @@ def set_up(
     runs = two_runs(model, clean, corrupted, metric, kind, direction, differentiable)
     ref = None if reference is None else reference_tokens(model, reference, runs.tokens)
     patched_in = source_activations(model, kind, source, runs.activations, other=runs.others, reference=ref, seed=seed)
-    return Setup(kind=kind, axes=wanted, runs=runs, patched_in=patched_in, source=source, reference=ref, seed=seed)
+    return SweepSetup(kind=kind, axes=wanted, runs=runs, patched_in=patched_in, source=source, reference=ref, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

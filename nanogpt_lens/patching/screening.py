@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, Text, evaluating
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.metrics import Metric
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.sites import Activation, all_sites
+from nanogpt_lens.interventions.sources import Source
+from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.attribution import check_gradients, over_examples, two_estimates
 from nanogpt_lens.patching.runner import MEMORY, Engine, PatchRunner
 from nanogpt_lens.patching.runs import Direction, intervals, set_up
-from nanogpt_lens.patching.sites import Activation, all_sites
-from nanogpt_lens.patching.sources import Source
 from nanogpt_lens.results import ScreeningResult
+from nanogpt_lens.running.metrics import Metric
 
 
 def screen_and_verify(

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, Text, evaluating
-from nanogpt_lens.metrics import Metric
+from nanogpt_lens.interventions.sites import Activation, all_sites
+from nanogpt_lens.interventions.sources import Source
+from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.runner import MEMORY, Engine, PatchRunner
 from nanogpt_lens.patching.runs import Direction, intervals, set_up
-from nanogpt_lens.patching.sites import Activation, all_sites
-from nanogpt_lens.patching.sources import Source
 from nanogpt_lens.results import PatchingResult
+from nanogpt_lens.running.metrics import Metric
 
 
 def activation_patching(

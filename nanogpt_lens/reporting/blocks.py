@@ -128,7 +128,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class TextSample:
     """Text as it is, line breaks and all."""
 
     kind: ClassVar[str] = "sample"
@@ -183,7 +183,7 @@ class NeuronCards:
     cards: tuple[NeuronCard, ...]
 
 
-Block: TypeAlias = Paragraph | Heading | Listing | Facts | Table | Picture | Tokens | Sample | NeuronCards
+Block: TypeAlias = Paragraph | Heading | Listing | Facts | Table | Picture | Tokens | TextSample | NeuronCards
 
 
 def drawn(result: Result, label: str, *, before: str = "", **options: object) -> Picture:

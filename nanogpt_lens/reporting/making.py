@@ -14,9 +14,9 @@ from conversion.backends import resolve_backend
 from conversion.checkpoint import CHECKPOINT_NAME, read_checkpoint
 from conversion.config import Activation
 from conversion.vocabulary import Vocabulary
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.loading import convert, find_checkpoint
-from nanogpt_lens.prompts import Corpus
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.loading import convert, find_checkpoint
 from nanogpt_lens.reporting.page import page
 from nanogpt_lens.reporting.section import Recipe, Section, made
 from nanogpt_lens.reporting.sections import (
@@ -33,7 +33,7 @@ from nanogpt_lens.reporting.sections import (
 )
 from nanogpt_lens.reporting.subject import Options, OwnPair, Subject, text_of
 from nanogpt_lens.reporting.words import shown
-from nanogpt_lens.whole_numbers import check_whole
+from nanogpt_lens.text.prompts import Corpus
 
 RECIPES: dict[str, Recipe] = {
     module.RECIPE.key: module.RECIPE

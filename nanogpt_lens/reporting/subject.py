@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
-from nanogpt_lens.access import Hooked, token_labels
-from nanogpt_lens.attention import corpus_name
-from nanogpt_lens.datasets import TextData
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.prompts import Corpus, check_ids, corpus_tokens, is_path, n_tokens, own_text
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.access import Hooked, n_tokens, token_labels
 from nanogpt_lens.reporting.words import command, short_path
+from nanogpt_lens.text.datasets import TextData
+from nanogpt_lens.text.prompts import Corpus, check_ids, corpus_name, corpus_tokens, is_path, own_text
 
 OWN_TEXT = "text drawn from the model itself at temperature 1"
 OTHER_SIZES = "other sample sizes: numbers differ a little"

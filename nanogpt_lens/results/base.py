@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from nanogpt_lens.errors import ResultError
-from nanogpt_lens.result_files import read_result, write_result
+from nanogpt_lens.core.errors import ResultError
+from nanogpt_lens.results.files import read_result, write_result
 
 if TYPE_CHECKING:
     import pandas as pd

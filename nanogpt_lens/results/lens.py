@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked
-from nanogpt_lens.errors import AnalysisError, ResultError
-from nanogpt_lens.identity import identity
+from nanogpt_lens.core.errors import AnalysisError, ResultError
+from nanogpt_lens.model.access import Hooked
+from nanogpt_lens.model.identity import identity
 from nanogpt_lens.results.base import Result, Scores
 
 if TYPE_CHECKING:

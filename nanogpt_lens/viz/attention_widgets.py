@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import Result
 from nanogpt_lens.viz.choosing import finite, one_example, own_numbers, places
 from nanogpt_lens.viz.colours import POSITIVE, as_bytes, heat_map

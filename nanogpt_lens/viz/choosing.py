@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import AttentionPatterns, Result
 
 

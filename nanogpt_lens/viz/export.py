@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from plotly.basedatatypes import BaseFigure
 
 from conversion.atomic import replacing
-from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures import captioned, retitled

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
 
-from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.core.errors import AnalysisError
 
 Library = Literal["circuitsvis", "plotly"]
 LIBRARIES: tuple[Library, ...] = get_args(Library)

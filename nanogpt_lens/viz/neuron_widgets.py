@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import Excerpt, NeuronSearch, Result
 from nanogpt_lens.viz.choosing import finite, one_example, own_numbers, places
 from nanogpt_lens.viz.token_widgets import static_text

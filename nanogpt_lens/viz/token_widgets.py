@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import LensResult
 from nanogpt_lens.viz.choosing import finite, one_example, own_numbers, place
 from nanogpt_lens.viz.colours import css_colours

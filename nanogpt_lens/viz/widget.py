@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from conversion.atomic import write_text
-from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.viz.libraries import Library, library_block, runtime
 from nanogpt_lens.viz.page import STYLE, block, document
 from nanogpt_lens.viz.style import FONT, MUTED
@@ -95,7 +95,7 @@ class Widget:
         return f"Widget {self.component}: {self.caption}"
 
 
-class Setup:
+class NotebookScript:
     """What `setup_notebook` shows: CircuitsVis' script, once for the whole notebook."""
 
     def _repr_html_(self) -> str:
@@ -107,7 +107,7 @@ class Setup:
         return "nanogpt-lens widgets, set up for this notebook"
 
 
-def setup_notebook() -> Setup:
+def setup_notebook() -> NotebookScript:
     """Put CircuitsVis' script into a notebook once, so that each widget after it is small.
 
     Call it in a cell of its own, as the last line, and keep that cell's output. Widgets made without it work too:
@@ -115,7 +115,7 @@ def setup_notebook() -> Setup:
     """
     if not _prepared:
         _prepared.append(True)
-    return Setup()
+    return NotebookScript()
 
 
 def _isolated() -> bool:

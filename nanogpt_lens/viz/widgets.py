@@ -10,7 +10,7 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any, Literal
 
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import AttentionPatterns, LensResult, NeuronSearch, Result
 from nanogpt_lens.viz.attention_widgets import attention_heads, attention_pattern
 from nanogpt_lens.viz.neuron_widgets import text_neuron_activations, topk_samples, topk_tokens
@@ -21,10 +21,10 @@ from nanogpt_lens.viz.token_widgets import (
     loss_by_point,
     token_log_probs,
 )
-from nanogpt_lens.viz.widget import Setup, Widget, setup_notebook
+from nanogpt_lens.viz.widget import NotebookScript, Widget, setup_notebook
 
 __all__ = [
-    "Setup",
+    "NotebookScript",
     "Widget",
     "attention_heads",
     "attention_pattern",

@@ -19,14 +19,14 @@ import torch
 from scipy.stats import spearmanr
 
 from conversion.atomic import write_text
-from nanogpt_lens.metrics import logit_diff
+from nanogpt_lens.heads.on_tasks import task_heads, task_sequences
 from nanogpt_lens.patching.attribution import attribution_patching
 from nanogpt_lens.patching.importance import head_importance
 from nanogpt_lens.patching.sweeps import activation_patching
-from nanogpt_lens.prompts import induction_pairs
-from nanogpt_lens.stages import Walk, list_stages
-from nanogpt_lens.task_scores import task_heads, task_sequences
-from nanogpt_lens.tasks import Task, read_task
+from nanogpt_lens.running.metrics import logit_diff
+from nanogpt_lens.runs.stages import Walk, list_stages
+from nanogpt_lens.text.prompts import induction_pairs
+from nanogpt_lens.text.tasks import Task, read_task
 from scripts.replication.formation import random_heads
 
 OUT = Path(__file__).resolve().parent.parent.parent / "docs" / "data" / "agreement.json"

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 import nanogpt_lens as ngl
-from nanogpt_lens.access import Hooked, device_of, evaluating, next_token_loss, run
-from nanogpt_lens.batches import batches
-from nanogpt_lens.prompts import n_tokens, repeated_tokens
-from nanogpt_lens.task_scores import task_sequences
-from nanogpt_lens.tasks import Task
+from nanogpt_lens.heads.on_tasks import task_sequences
+from nanogpt_lens.model.access import Hooked, device_of, evaluating, n_tokens, next_token_loss, run
+from nanogpt_lens.running.batches import batches
+from nanogpt_lens.text.prompts import repeated_tokens
+from nanogpt_lens.text.tasks import Task
 from scripts.replication.causes import at_work, heads_of
 from scripts.replication.measured import Numbers, entry, mean, ratio_of_means, rounded, where
 

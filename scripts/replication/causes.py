@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 import nanogpt_lens as ngl
-from nanogpt_lens.access import Hooked, device_of, evaluating, run
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.prompts import Pair
-from nanogpt_lens.task_scores import task_accuracy, task_heads, task_sequences
-from nanogpt_lens.tasks import Task
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.heads.on_tasks import task_accuracy, task_heads, task_sequences
+from nanogpt_lens.model.access import Hooked, device_of, evaluating, run
+from nanogpt_lens.text.prompts import Pair
+from nanogpt_lens.text.tasks import Task
 from scripts.replication.formation import random_heads
 from scripts.replication.knockouts import Head, Heads, without
 from scripts.replication.measured import Numbers, entry, mean, ratio, rounded

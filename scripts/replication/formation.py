@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from nanogpt_lens.attention import statistics_of
-from nanogpt_lens.change_points import find_change_point
-from nanogpt_lens.induction import prefix_matching
-from nanogpt_lens.intervals import ENDS, times_drawn
-from nanogpt_lens.prompts import repeated_tokens
+from nanogpt_lens.core.intervals import ENDS, times_drawn
+from nanogpt_lens.heads.attention import statistics_of
+from nanogpt_lens.heads.induction import prefix_matching
 from nanogpt_lens.results import ChangePoint, Scores, Trajectory
+from nanogpt_lens.runs.change_points import find_change_point
+from nanogpt_lens.text.prompts import repeated_tokens
 
 SCORES = ("previous_token", "induction")
 _ABOVE = 0.1

@@ -8,10 +8,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import Hooked, can_start, device_of, evaluating, next_token_loss, record, run
-from nanogpt_lens.induction_ablation import Head, mean_z, read_z, replace_z
-from nanogpt_lens.task_scores import task_sequences
-from nanogpt_lens.tasks import Task
+from nanogpt_lens.heads.ablation import Head, mean_z, read_z, replace_z
+from nanogpt_lens.heads.on_tasks import task_sequences
+from nanogpt_lens.model.access import Hooked, can_start, device_of, evaluating, next_token_loss, record, run
+from nanogpt_lens.text.tasks import Task
 from scripts.replication.measured import where
 
 Heads: TypeAlias = tuple[Head, ...]

@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from nanogpt_lens.intervals import ENDS, bootstrap, times_drawn
+from nanogpt_lens.core.intervals import ENDS, bootstrap, times_drawn
+from nanogpt_lens.heads.on_tasks import ratio_per_example
 from nanogpt_lens.results import Scores
-from nanogpt_lens.task_scores import ratio_per_example
 
 Numbers: TypeAlias = dict[str, Any]
 """Numbers, words, lists, and more of the kind: what JSON can hold."""

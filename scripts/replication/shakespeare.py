@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nanogpt_lens.change_points import find_change_point
-from nanogpt_lens.in_context import in_context_learning_score
-from nanogpt_lens.induction import prefix_matching, repeated_sequence_loss
+from nanogpt_lens.heads.induction import prefix_matching, repeated_sequence_loss
+from nanogpt_lens.heads.taxonomy import head_taxonomy
+from nanogpt_lens.losses.on_text import in_context_learning_score
 from nanogpt_lens.results import HeadTaxonomy, Scores, Trajectory
-from nanogpt_lens.taxonomy import head_taxonomy
-from nanogpt_lens.trajectories import trajectory
+from nanogpt_lens.runs.change_points import find_change_point
+from nanogpt_lens.runs.trajectory import trajectory
 from scripts.replication.formation import change
 
 N = 32
@@ -104,7 +104,7 @@ def _numbers(scores: Scores, place: tuple[int, ...]) -> dict[str, float]:
 
 def _gain(repeated: Scores) -> dict[str, float]:
     """Loss of the second half after other tokens minus after themselves, in nats, with its interval."""
-    from nanogpt_lens.intervals import bootstrap
+    from nanogpt_lens.core.intervals import bootstrap
 
     assert repeated.per_example is not None
     half = repeated.shape["pos"] // 2 + 1

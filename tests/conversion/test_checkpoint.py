@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from conversion import CheckpointError, read_checkpoint, save_checkpoint
+from conversion.fast_tokenizer import tokenizer_for
 from conversion.state import canonical_state
 from tests.making import CHARS, content, random_state, write, write_meta
 
@@ -244,7 +245,7 @@ def test_no_stale_vocabulary_is_left_beside_a_new_checkpoint(tmp_path):
     save_checkpoint(with_chars, tmp_path / "out")
     with pytest.raises(CheckpointError, match="has a meta.pkl, which would be taken for this checkpoint's"):
         save_checkpoint(without, tmp_path / "out")
-    serialized = with_chars.vocabulary.tokenizer(n_ctx=9, d_vocab=65).backend_tokenizer.to_str()
+    serialized = tokenizer_for(with_chars.vocabulary, n_ctx=9, d_vocab=65).backend_tokenizer.to_str()
     save_checkpoint(replace(with_chars, vocabulary=TokenizerVocabulary(serialized)), tmp_path / "out")
     assert not (tmp_path / "out" / "meta.pkl").exists()
     assert save_checkpoint(without, tmp_path / "out" / "other.pt").is_file()

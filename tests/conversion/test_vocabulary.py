@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from conversion import CharVocabulary, ConversionError, VocabularyError, read_checkpoint, read_vocabulary
+from conversion.fast_tokenizer import tokenizer_for
 from conversion.vocabulary import find_gpt2, read_meta
 from tests.conftest import convert
 from tests.making import CHARS, content, write, write_meta
@@ -59,7 +60,7 @@ def test_every_odd_character_makes_the_round_trip():
     ids = vocabulary.encode(text)
     assert ids.tolist() == [ODD.index(c) for c in text]
     assert vocabulary.decode(ids) == text
-    tokenizer = vocabulary.tokenizer(n_ctx=1000, d_vocab=len(ODD))
+    tokenizer = tokenizer_for(vocabulary, n_ctx=1000, d_vocab=len(ODD))
     assert tokenizer(text)["input_ids"] == ids.tolist()
     assert tokenizer.decode(ids.tolist()) == text
 
@@ -68,7 +69,7 @@ def test_the_text_of_a_special_token_is_ordinary_text():
     chars = tuple(sorted(set("<|endoftext|> \n")))
     vocabulary = CharVocabulary(chars)
     text = "a<|endoftext|>b".replace("a", "n").replace("b", "d") + "<|endoftext|>"
-    tokenizer = vocabulary.tokenizer(n_ctx=100, d_vocab=len(chars))
+    tokenizer = tokenizer_for(vocabulary, n_ctx=100, d_vocab=len(chars))
     assert tokenizer(text)["input_ids"] == vocabulary.encode(text).tolist()
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nanogpt_lens.datasets import read_data
+from nanogpt_lens.text.datasets import read_data
 from tests.browser import launched
-from tests.nanogpt_lens.training_helpers import TEXT
+from tests.nanogpt_lens.training.training_helpers import TEXT
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanogpt_lens.attention import STATISTICS, attention_patterns, attention_statistics
+from nanogpt_lens.heads.attention import STATISTICS, attention_patterns, attention_statistics
 from nanogpt_lens.reporting.blocks import Paragraph, Table, drawn, mounted
 from nanogpt_lens.reporting.section import Made, Recipe
 from nanogpt_lens.reporting.subject import Subject

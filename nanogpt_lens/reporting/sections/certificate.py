@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from conversion.report import Comparison, EquivalenceReport, cell_text
-from nanogpt_lens.loading import check
+from nanogpt_lens.model.loading import check
 from nanogpt_lens.reporting.blocks import Block, Listing, Paragraph, Table
 from nanogpt_lens.reporting.section import Made, Recipe
 from nanogpt_lens.reporting.subject import Subject

@@ -15,15 +15,16 @@ from torch import Tensor
 
 from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint
 from conversion.errors import ConversionError
-from nanogpt_lens.in_context import text_loss
-from nanogpt_lens.loading import check, convert
-from nanogpt_lens.prompts import n_tokens, own_text
+from nanogpt_lens.heads.taxonomy import score_heads
+from nanogpt_lens.losses.on_text import text_loss
+from nanogpt_lens.model.access import n_tokens
+from nanogpt_lens.model.loading import check, convert
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
 from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe, in_a_sentence
 from nanogpt_lens.reporting.subject import Options, Subject, text_of
 from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, number, plural, shown
 from nanogpt_lens.results import Scores
-from nanogpt_lens.taxonomy import score_heads
+from nanogpt_lens.text.prompts import own_text
 
 _MOST = 40
 _UNEVEN = 4  # times the smallest gap between iterations: they are spaced as logarithms
@@ -45,7 +46,7 @@ def has_own(path: str | Path) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Measured:
+class _Summary:
     """What is known of one checkpoint; `shape` is its architecture, `same_as` an earlier one of the same weights."""
 
     name: str
@@ -101,7 +102,7 @@ def _make(subject: Subject) -> Made:
     )
 
 
-def _verdict(found: list[_Measured]) -> str:
+def _verdict(found: list[_Summary]) -> str:
     """How many are proven equal, and which are not."""
     proven = sum(m.proven is True for m in found)
     if proven == len(found):
@@ -115,7 +116,7 @@ def _verdict(found: list[_Measured]) -> str:
     return f"NOT PROVEN: {', '.join(parts)}"
 
 
-def _with_doubles(found: list[_Measured]) -> list[_Measured]:
+def _with_doubles(found: list[_Summary]) -> list[_Summary]:
     """The same, those marked whose weights an earlier one has."""
     first: dict[str, str] = {}
     return [
@@ -124,7 +125,7 @@ def _with_doubles(found: list[_Measured]) -> list[_Measured]:
     ]
 
 
-def _one_run(found: list[_Measured]) -> bool:
+def _one_run(found: list[_Summary]) -> bool:
     """Whether they can be stages of one run: one architecture, and an iteration of its own each."""
     own = [m for m in found if m.own]
     steps = [m.iteration for m in own]
@@ -162,7 +163,7 @@ def _own_text(subject: Subject, files: list[Path]) -> Tensor | None:
     return None
 
 
-def _measured(subject: Subject, file: Path, own: Tensor | None) -> _Measured:
+def _measured(subject: Subject, file: Path, own: Tensor | None) -> _Summary:
     """One checkpoint, and nothing of it kept in memory but numbers."""
     name = str(file.relative_to(Path(subject.path).expanduser()))
     try:
@@ -177,12 +178,12 @@ def _measured(subject: Subject, file: Path, own: Tensor | None) -> _Measured:
         model = convert(checkpoint, backend=subject.options.backend, consume=True)
         about["digest"] = _digest(model)
     except ConversionError as error:
-        return _Measured(name=name, error=in_a_sentence(error, subject.folders))
+        return _Summary(name=name, error=in_a_sentence(error, subject.folders))
     try:
         found = _on_text(subject, model, own)
     except ConversionError as error:
-        return _Measured(name=name, proven=certificate.passed, error=in_a_sentence(error, subject.folders), **about)
-    return _Measured(name=name, proven=certificate.passed, **about, **found)
+        return _Summary(name=name, proven=certificate.passed, error=in_a_sentence(error, subject.folders), **about)
+    return _Summary(name=name, proven=certificate.passed, **about, **found)
 
 
 def _digest(model: torch.nn.Module) -> str:
@@ -217,7 +218,7 @@ def _on_text(subject: Subject, model: Any, own: Tensor | None) -> dict[str, Any]
     }
 
 
-def _table(subject: Subject, found: list[_Measured], own: bool) -> Table:
+def _table(subject: Subject, found: list[_Summary], own: bool) -> Table:
     rows = []
     for m in found:
         stated = m.stated if m.stated is not None and m.stated < 1e8 else math.nan
@@ -251,7 +252,7 @@ def _table(subject: Subject, found: list[_Measured], own: bool) -> Table:
     )
 
 
-def _order(found: list[_Measured]) -> str:
+def _order(found: list[_Summary]) -> str:
     if _one_run(found):
         return "In the order of training."
     own = [m for m in found if m.own]
@@ -262,7 +263,7 @@ def _order(found: list[_Measured]) -> str:
     return f"In the order of their iterations; they {why}, so that they are not taken for stages of one training run."
 
 
-def _heads_table(found: list[_Measured]) -> Table:
+def _heads_table(found: list[_Summary]) -> Table:
     kept = [m for m in found if m.heads is not None and m.own]
     names = kept[0].heads.labels["score"] if kept[0].heads is not None else ()
     rows = []
@@ -288,9 +289,9 @@ def _best(heads: Scores | None, name: str) -> tuple[float, int, int]:
     return float(values[layer, head]), layer, head
 
 
-def _figures(found: list[_Measured]) -> Iterator[Block]:
+def _figures(found: list[_Summary]) -> Iterator[Block]:
     """The loss and the best scores over iterations, where there are several of one run."""
-    usable: dict[int, _Measured] = {}
+    usable: dict[int, _Summary] = {}
     for m in found:
         if m.iteration is not None and m.own:
             usable.setdefault(m.iteration, m)
@@ -324,7 +325,7 @@ def _log_spaced(steps: list[int]) -> bool:
     return len(gaps) >= 3 and max(gaps) > _UNEVEN * min(gaps) and gaps.index(max(gaps)) > len(gaps) // 2
 
 
-def _findings(found: list[_Measured]) -> tuple[str, ...]:
+def _findings(found: list[_Summary]) -> tuple[str, ...]:
     measured = [m for m in found if m.own and not math.isnan(m.loss)]
     if len(measured) < 2:
         return ()
@@ -348,7 +349,7 @@ def _findings(found: list[_Measured]) -> tuple[str, ...]:
     )
 
 
-def _overlap(a: _Measured, b: _Measured) -> bool:
+def _overlap(a: _Summary, b: _Summary) -> bool:
     """Whether two losses cannot be told apart."""
     if a.low is None or a.high is None or b.low is None or b.high is None:
         return abs(a.loss - b.loss) < NEGLIGIBLE

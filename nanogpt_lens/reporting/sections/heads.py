@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from nanogpt_lens.heads.taxonomy import head_taxonomy
 from nanogpt_lens.patching.importance import head_importance
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
 from nanogpt_lens.reporting.section import Made, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, listed, number, plural
 from nanogpt_lens.results import HeadTaxonomy, Scores
-from nanogpt_lens.taxonomy import head_taxonomy
 
 _N, _IMPORTANCE_N = 64, 32
 _LONGEST = 128  # tokens of a sequence where the command chooses

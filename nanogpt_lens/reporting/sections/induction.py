@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nanogpt_lens.in_context import in_context_learning_score
-from nanogpt_lens.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
-from nanogpt_lens.induction_ablation import THRESHOLD, ablate_induction_heads
-from nanogpt_lens.prompts import n_tokens
+from nanogpt_lens.heads.ablation import THRESHOLD, ablate_induction_heads
+from nanogpt_lens.heads.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
+from nanogpt_lens.losses.on_text import in_context_learning_score
+from nanogpt_lens.model.access import n_tokens
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
 from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe
 from nanogpt_lens.reporting.subject import OTHER_SIZES, Subject
@@ -20,7 +20,7 @@ _LONGEST = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class InductionMeasures:
     """What induction was measured by.
 
     Attributes:
@@ -73,7 +73,7 @@ def _command(subject: Subject) -> str:
     )
 
 
-def _measured(subject: Subject) -> Measured:
+def _measured(subject: Subject) -> InductionMeasures:
     model = subject.model
     options: dict[str, Any] = {"n": _N, "seed": subject.seed}
     on_text: dict[str, Any] = {}
@@ -87,7 +87,7 @@ def _measured(subject: Subject) -> Measured:
             }
     suspected = bool((matching.values > THRESHOLD).any())
     enough = subject.text is None or len(subject.text.ids) >= 2 * model.cfg.n_ctx
-    return Measured(
+    return InductionMeasures(
         matching=matching,
         repeated=repeated_sequence_loss(model, **options),
         accuracy=induction_accuracy(model, n=_PROMPTS, seed=subject.seed),
@@ -101,7 +101,7 @@ _GAIN = 0.05
 """Nats; it has no interval, so that a smaller gain is not counted as evidence."""
 
 
-def in_words(found: Measured) -> tuple[str, bool]:
+def in_words(found: InductionMeasures) -> tuple[str, bool]:
     """The verdict, and whether it says that there is induction."""
     best = found.matching.top(1, order="high").to_dict("records")[0]
     head, chance = f"{best['layer']}.{best['head']}", at(found.matching.chance, 0, 0)
@@ -144,7 +144,7 @@ def _gain(losses: Scores) -> float:
     return _second(losses, "shuffled") - _second(losses, "repeated")
 
 
-def _heads_table(found: Measured) -> Table:
+def _heads_table(found: InductionMeasures) -> Table:
     rows = []
     for row in found.matching.top(5, order="high").to_dict("records"):
         layer, head = int(row["layer"]), int(row["head"])
@@ -181,7 +181,7 @@ def _answers(accuracy: Scores) -> Table:
     )
 
 
-def _loss_table(found: Measured) -> Table:
+def _loss_table(found: InductionMeasures) -> Table:
     rows = []
     for losses, name in ((found.repeated, "random tokens"), (found.text_repeated, "text")):
         if losses is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from nanogpt_lens.lens.attribution import direct_logit_attribution
 from nanogpt_lens.lens.convergence import measure_convergence
 from nanogpt_lens.lens.logit import logit_lens
-from nanogpt_lens.prompts import n_tokens
+from nanogpt_lens.model.access import n_tokens
 from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, drawn, mounted
 from nanogpt_lens.reporting.section import Made, Recipe
 from nanogpt_lens.reporting.subject import Subject

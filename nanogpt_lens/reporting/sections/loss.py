@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_lens.access import evaluating, loss_per_token
-from nanogpt_lens.batches import losses
-from nanogpt_lens.datasets import TextData
-from nanogpt_lens.intervals import bootstrap
+from nanogpt_lens.core.intervals import bootstrap
 from nanogpt_lens.lens.reading import characters
-from nanogpt_lens.prompts import n_tokens, text_sequences
-from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Sample, Table, Tokens, coloured
+from nanogpt_lens.model.access import evaluating, loss_per_token, n_tokens
+from nanogpt_lens.model.sampling import generate
+from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, TextSample, Tokens, coloured
 from nanogpt_lens.reporting.section import Made, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, interval, number, percent
-from nanogpt_lens.sampling import generate
+from nanogpt_lens.running.batches import losses
+from nanogpt_lens.text.datasets import TextData
+from nanogpt_lens.text.prompts import text_sequences
 from nanogpt_lens.viz.tokens import visible
 
 _TOKENS, _LEAST = 2**16, 2**12
@@ -215,7 +215,7 @@ def _written(subject: Subject) -> list[Block]:
     return [
         Heading(text="What it writes"),
         *(
-            Sample(text=_sample(subject, _SEED + subject.seed + i), caption=f"Seed {_SEED + subject.seed + i}: "
+            TextSample(text=_sample(subject, _SEED + subject.seed + i), caption=f"Seed {_SEED + subject.seed + i}: "
                    f"{_WRITTEN} tokens at temperature 0.8 among the 200 likeliest, nanoGPT's defaults.")
             for i in range(_SAMPLES)
         ),

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanogpt_lens.datasets import TextData
-from nanogpt_lens.errors import AnalysisError
+from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.neurons.find import find_neurons
 from nanogpt_lens.neurons.search import search_neurons
-from nanogpt_lens.prompts import Corpus, own_text
 from nanogpt_lens.reporting.blocks import Block, ExcerptLine, NeuronCard, NeuronCards, Paragraph, Span, Table, coloured
 from nanogpt_lens.reporting.section import Made, Recipe
 from nanogpt_lens.reporting.subject import Subject, source_of
 from nanogpt_lens.reporting.words import count, interval, number, percent, plural, quoted
 from nanogpt_lens.results import Excerpt, NeuronSearch, SeparatingNeurons
+from nanogpt_lens.text.datasets import TextData
+from nanogpt_lens.text.prompts import Corpus, own_text
 
 SAMPLE = 200_000
 """Tokens of the text that are searched, from its beginning; fewer of a large model, and the section says how many."""

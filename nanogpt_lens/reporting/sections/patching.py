@@ -10,18 +10,17 @@ import torch
 from torch import Tensor
 
 from conversion.errors import ConversionError
-from nanogpt_lens.access import as_tokens, device_of, evaluating, run, single_token, token_labels
-from nanogpt_lens.errors import AnalysisError
-from nanogpt_lens.metrics import Metric, logit_diff
-from nanogpt_lens.pairs import NoPairFoundError, PromptPair, find_prompt_pairs
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.access import as_tokens, device_of, evaluating, n_tokens, run, single_token, token_labels
 from nanogpt_lens.patching.paths import path_patching
 from nanogpt_lens.patching.sweeps import activation_patching
-from nanogpt_lens.prompts import n_tokens
 from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Span, Table, Tokens, coloured, drawn
 from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe
 from nanogpt_lens.reporting.subject import OwnPair, Subject
 from nanogpt_lens.reporting.words import listed, number, percent, quoted
 from nanogpt_lens.results import PatchingResult
+from nanogpt_lens.running.metrics import Metric, logit_diff
+from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair, find_prompt_pairs
 
 _PAIRS = 8
 _PATHS = 64  # heads and MLPs whose paths are patched

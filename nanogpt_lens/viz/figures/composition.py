@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz.figures.choices import one_of
 from nanogpt_lens.viz.figures.drawing import Drawing

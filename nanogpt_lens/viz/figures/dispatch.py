@@ -24,7 +24,7 @@ import nanogpt_lens.viz.figures.sae as sae
 import nanogpt_lens.viz.figures.separating as separating
 import nanogpt_lens.viz.figures.trajectories as trajectories
 import nanogpt_lens.viz.figures.tuned as tuned
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import (
     AttentionPatterns,
     AttributionResult,

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 import plotly.graph_objects as go
 import torch
 
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.heads import AttentionPatterns
 from nanogpt_lens.viz import style

@@ -24,7 +24,7 @@ _BESIDE = ("layer", "head", "neuron", "sender_layer", "sender_head")
 
 
 @dataclass(frozen=True)
-class Grid:
+class Layout:
     """How a result's axes become rows and columns.
 
     Attributes:
@@ -64,7 +64,7 @@ def named(result: Result, axes: tuple[str, ...]) -> str:
     return joint.join(title_of(axis, result) for axis in axes)
 
 
-def grid_of(result: Result, where: Mapping[str, Any], *, strength: Tensor) -> Grid:
+def grid_of(result: Result, where: Mapping[str, Any], *, strength: Tensor) -> Layout:
     """The table of a result.
 
     Args:
@@ -95,7 +95,7 @@ def grid_of(result: Result, where: Mapping[str, Any], *, strength: Tensor) -> Gr
     rows = tuple(axis for axis in axes if axis != columns)
     labels = _joined(result, rows)
     every = torch.arange(len(labels))
-    grid = Grid(
+    grid = Layout(
         result.axes, fixed, rows, columns, places(result, columns) if columns else [""], labels, every,
         downwards=rows == ("dest_pos",), hover=_hover(result, rows, columns),
         x_title=title_of(columns, result) if columns else "", y_title=named(result, rows),

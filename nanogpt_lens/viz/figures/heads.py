@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.heads import HeadTaxonomy
 from nanogpt_lens.viz import style

@@ -11,7 +11,7 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.captions import interval_of

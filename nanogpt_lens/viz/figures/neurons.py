@@ -36,7 +36,7 @@ def search(
     Raises:
         ResultError: a neuron without a layer, or a place that is not there.
     """
-    from nanogpt_lens.errors import ResultError
+    from nanogpt_lens.core.errors import ResultError
 
     one_of("y", y, ("log", "linear"))
     if neuron is None:
@@ -133,7 +133,7 @@ def statistics(
 def _matrix(
     result: NeuronStatistics, layer: int | str | None, to: int | str | None
 ) -> tuple[Tensor, float | None, tuple[str, str]]:
-    from nanogpt_lens.errors import ResultError
+    from nanogpt_lens.core.errors import ResultError
 
     labels = result.labels["layer"]
     a = labels[index_of(result, "layer", layer if layer is not None else to)]

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import plotly.graph_objects as go
 from torch import Tensor
 
-from nanogpt_lens.errors import ResultError
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
-from nanogpt_lens.viz.figures.grids import Grid, grid_of, site_names
+from nanogpt_lens.viz.figures.grids import Layout, grid_of, site_names
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.lines import downwards, ranked
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts
@@ -123,7 +123,7 @@ def _runs(result: PatchingResult, shown: _Value) -> list[str]:
     return notes
 
 
-def _heatmap(result: Result, grid: Grid, shown: _Value, *, title: str, notes: Sequence[str]) -> Drawing:
+def _heatmap(result: Result, grid: Layout, shown: _Value, *, title: str, notes: Sequence[str]) -> Drawing:
     low, high = (None if t is None else grid.rearranged(t) for t in (shown.low, shown.high))
     data, said = facts(low, high)
     z = grid.rearranged(shown.values)
@@ -139,7 +139,7 @@ def _heatmap(result: Result, grid: Grid, shown: _Value, *, title: str, notes: Se
     )  # fmt: skip
 
 
-def _verified(figure: go.Figure, verified: Tensor, grid: Grid) -> None:
+def _verified(figure: go.Figure, verified: Tensor, grid: Layout) -> None:
     rows, columns = verified.nonzero(as_tuple=True)
     if verified.all() or verified.numel() > 4000:
         return

@@ -1,0 +1,264 @@
+"""The commands that look into a model: heads, induction, patch. Each parses, calls, and prints."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanogpt_lens.cli.options import (
+    Backend,
+    BackendOption,
+    Gelu,
+    IgnoreOption,
+    JsonOption,
+    MetaOption,
+    PathArgument,
+    errors,
+)
+from nanogpt_lens.cli.output import (
+    CsvOption,
+    SaveOption,
+    SeedOption,
+    SequencesOption,
+    TextOption,
+    bar_wanted,
+    interval,
+    load_model,
+    number,
+    on_model,
+    one_format,
+    print_table,
+    printed,
+    save_result,
+)
+
+if TYPE_CHECKING:
+    from nanogpt_lens.results import HeadTaxonomy, PatchingResult, Result
+
+
+_INDUCTION = (
+    "prefix_matching", "accuracy", "repeated_loss", "in_context_learning", "composition", "text_prefix_matching",
+    "repeated_text_loss", "ablation",
+)  # fmt: skip
+"""What `induction` saves, each in a folder of its own."""
+
+
+class Direction(StrEnum):
+    """Which run is patched."""
+
+    denoise = "denoise"
+    noise = "noise"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(on_model(heads))
+    app.command()(on_model(induction, parts=_INDUCTION))
+    app.command()(patch)
+
+
+def heads(
+    model: Any,
+    text: TextOption = None,
+    n: SequencesOption = 64,
+    importance: Annotated[
+        bool, typer.Option("--importance", help="also ablate each head and measure the loss")
+    ] = False,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    save: SaveOption = None,
+) -> None:
+    """Say what each head does: previous token, induction, duplicate token, positional, sink, copying, broad."""
+    from nanogpt_lens.heads.taxonomy import head_taxonomy
+    from nanogpt_lens.patching.importance import head_importance
+
+    taxonomy = head_taxonomy(model, text, n=n, seed=seed)
+    results: dict[str, Result] = {"heads": taxonomy}
+    if importance:
+        results["importance"] = head_importance(model, text, n=n, seed=seed, progress=bar_wanted(as_json, as_csv))
+    save_result(taxonomy, save)
+    if printed(results, as_json, as_csv):
+        return
+    _print_heads(taxonomy, results.get("importance"))
+
+
+def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
+    names = taxonomy.labels["score"]
+    rows = []
+    for layer in range(taxonomy.shape["layer"]):
+        for head in range(taxonomy.shape["head"]):
+            own = taxonomy.of(layer, head)
+            scores = [number(taxonomy.at(score=name, layer=layer, head=head)) for name in names]
+            marked = [f"{score} *" if name in own else f"{score}  " for name, score in zip(names, scores, strict=True)]
+            rise = [] if importance is None else [number(importance.values[layer, head], 4)]
+            rows.append([f"{layer}.{head}", *marked, *rise, ", ".join(own)])
+    chance = [f"{number(c)}  " for c in taxonomy.chance.mean((1, 2))] if taxonomy.chance is not None else []
+    rise = [] if importance is None else ["loss rise"]
+    rows.append(["chance", *chance, *([""] * len(rise)), ""])
+    print_table(["head", *(f"{name.replace('_', ' ')}  " for name in names), *rise, "what it is"], rows)
+    typer.echo("* the score's whole 95% interval is above the label's threshold; chance is uniform attention")
+    if importance is not None:
+        typer.echo(f"loss rise: {importance.quantity} ({importance.definition})")
+
+
+def induction(
+    model: Any,
+    text: TextOption = None,
+    seq_len: Annotated[int | None, typer.Option(min=2, help="tokens of a sequence before it is repeated")] = None,
+    n: SequencesOption = 32,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    save: SaveOption = None,
+) -> None:
+    """Measure induction: heads, losses on repeated sequences, [A][B]...[A] prompts, and what ablation takes away."""
+    from nanogpt_lens.heads.ablation import THRESHOLD, ablate_induction_heads
+    from nanogpt_lens.heads.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
+    from nanogpt_lens.heads.induction_composition import induction_composition
+    from nanogpt_lens.losses.on_text import in_context_learning_score
+
+    matching = prefix_matching(model, seq_len=seq_len, n=n, seed=seed)
+    results: dict[str, Result] = {
+        "prefix_matching": matching,
+        "accuracy": induction_accuracy(model, n=max(n, 128), seed=seed),
+        "repeated_loss": repeated_sequence_loss(model, seq_len=seq_len, n=n, seed=seed),
+        "in_context_learning": in_context_learning_score(model, text, seed=seed),
+    }
+    if model.cfg.n_layers > 1:
+        results["composition"] = induction_composition(model, n=n, seed=seed)
+    if text is not None:
+        results["text_prefix_matching"] = prefix_matching(model, text, seq_len=seq_len, n=n, seed=seed)
+        results["repeated_text_loss"] = repeated_sequence_loss(model, text, seq_len=seq_len, n=n, seed=seed)
+    if bool((matching.values > THRESHOLD).any()):
+        bar = bar_wanted(as_json, as_csv)
+        results["ablation"] = ablate_induction_heads(model, seq_len=seq_len, n=n, seed=seed, progress=bar)
+    if save is not None:
+        for name, result in results.items():
+            save_result(result, save / name)
+    if printed(results, as_json, as_csv):
+        return
+    for line in _induction_lines(results, THRESHOLD):
+        typer.echo(line)
+
+
+def _induction_lines(results: dict[str, Result], threshold: float) -> list[str]:
+    found: dict[str, Any] = results
+    matching, accuracy, learning = found["prefix_matching"], found["accuracy"], found["in_context_learning"]
+    best = matching.top(5, order="high")
+    chance = float(matching.chance.flatten()[0])
+    lines = [f"prefix matching, chance {chance:.3f} ({matching.definition}):"]
+    lines += [f"  head {r.layer:.0f}.{r.head:.0f}  {interval(r.value, r.low, r.high)}" for r in best.itertuples()]
+    if "text_prefix_matching" in found:
+        top = next(found["text_prefix_matching"].top(1, order="high").itertuples())
+        lines.append(
+            f"  on repeated text: head {top.layer:.0f}.{top.head:.0f}  {interval(top.value, top.low, top.high)}"
+        )
+    for prompt in ("clean", "corrupted"):
+        i, j = accuracy.labels["score"].index("accuracy"), accuracy.labels["prompt"].index(prompt)
+        value = interval(accuracy.values[i, j], accuracy.low[i, j], accuracy.high[i, j])
+        lines.append(f"accuracy on {prompt} [A][B]...[A] prompts: {value}, chance {accuracy.chance[i, j]:.3f}")
+    for key, what in (("repeated_loss", "random tokens"), ("repeated_text_loss", "text")):
+        if key in found:
+            lines.append(_loss_line(found[key], what))
+    value = interval(learning.values[0], learning.low[0], learning.high[0])
+    lines.append(f"in-context learning: {value} nats ({learning.definition})")
+    if "composition" in found:
+        lines.append(_composition_line(found["composition"]))
+    if "ablation" not in found:
+        return [*lines, f"no head has prefix matching above {threshold}: nothing to ablate"]
+    return [*lines, _ablation_line(found["ablation"])]
+
+
+def _ablation_line(ablation: Any) -> str:
+    gain, lost, strong = (ablation.labels["score"].index(name) for name in ("gain", "gain_lost", "controls_as_strong"))
+    before, after = ablation.values[:2, gain]
+    control = ablation.chance[1, lost] if ablation.chance is not None else math.nan
+    return (
+        f"ablation of {ablation.labels['ablated'][1]}: induction gain {before:.3f} -> {after:.3f} nats; as many other "
+        f"heads lose {control:.3f} on average, and {ablation.values[1, strong]:.0%} of {len(ablation.values) - 2} such "
+        "sets as much"
+    )
+
+
+def _loss_line(losses: Any, what: str) -> str:
+    second = losses.values[:, losses.shape["pos"] // 2 + 1 :].mean(1)
+    parts = ", ".join(f"{name} {value:.3f}" for name, value in zip(losses.labels["condition"], second, strict=True))
+    return f"loss on the second half, {what}, nats per token: {parts}"
+
+
+def _composition_line(composition: Any) -> str:
+    pair = composition.provenance["arguments"]
+    values = zip(composition.labels["score"], composition.values, composition.chance, strict=True)
+    parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f} (chance {c:.3f})" for name, v, c in values)
+    return f"previous-token head {pair['sender']} -> induction head {pair['receiver']}, the best candidates: {parts}"
+
+
+def patch(
+    path: PathArgument,
+    clean: Annotated[str, typer.Option(help="the text that calls for the answer ($'a\\nb' in bash for a line break)")],
+    corrupted: Annotated[str, typer.Option(help="a text of the same length that does not")],
+    answer: Annotated[str, typer.Option(help="one token")],
+    wrong: Annotated[str | None, typer.Option(help="one token; without it, log-probability of the answer")] = None,
+    what: Annotated[
+        str, typer.Option("--activation", help="resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q, k, v, "
+                          "pattern, mlp_post")
+    ] = "resid_pre",
+    axes: Annotated[str, typer.Option(help="what is swept, such as layer,pos or layer,head")] = "layer,pos",
+    direction: Annotated[Direction, typer.Option(help="denoise: clean into corrupted")] = Direction.denoise,
+    top: Annotated[int, typer.Option(min=1, help="how many sites are listed")] = 10,
+    backend: BackendOption = Backend.auto,
+    meta: MetaOption = None,
+    gelu: Annotated[Gelu, typer.Option("--gelu", help="gelu_new for checkpoints of the old nanoGPT")] = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    save: SaveOption = None,
+) -> None:  # fmt: skip
+    """Patch one run's activations into the other, exactly, at every site."""
+    with errors():
+        from nanogpt_lens.patching.sweeps import activation_patching
+        from nanogpt_lens.running.metrics import answer_logprob, logit_diff
+
+        one_format(as_json, as_csv)
+        model = load_model(path, backend, meta, gelu, ignore_model_arg)
+        metric = answer_logprob(answer) if wrong is None else logit_diff(answer, wrong)
+        wanted: Any = what
+        result = activation_patching(
+            model,
+            clean,
+            corrupted,
+            metric,
+            activation=wanted,
+            axes=[axis.strip() for axis in axes.split(",") if axis.strip()],
+            direction=direction.value,
+            progress=bar_wanted(as_json, as_csv),
+        )
+        save_result(result, save)
+        if printed({"patching": result}, as_json, as_csv):
+            return
+        _print_patching(result, top)
+
+
+def _print_patching(result: PatchingResult, top: int) -> None:
+    typer.echo(f"{result.quantity}: clean {result.clean:.4f}, corrupted {result.corrupted:.4f}")
+    typer.echo(result.definition)
+    frame = result.top(top)
+    rows = []
+    for _, row in frame.iterrows():
+        place = [f"{row[axis]:.0f}" + _labelled(row.get(f"{axis}_label")) for axis in result.axes]
+        rows.append([*place, number(row["value"], 4), number(row["effect"], 4), number(row["recovery"])])
+    print_table([*result.axes, "metric", "effect", "recovery"], rows)
+    gap = abs(result.clean - (result.corrupted or 0.0))
+    if gap < 0.1 * float(result.effect.abs().max()):
+        typer.echo(f"the two runs differ by {gap:.4f} alone, so recovery, which divides by that, says little here")
+    rest = result.values.numel() - len(rows)
+    if rest > 0:
+        typer.echo(f"and {rest} sites with smaller effects; --top lists more, --csv all")
+
+
+def _labelled(label: Any) -> str:
+    return "" if label is None else f" {label!r}"

@@ -1,0 +1,364 @@
+"""The command line: parse, call, print.
+
+Exit codes: 0 proven or done, 1 not equal, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from enum import StrEnum
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
+
+import typer
+
+from nanogpt_lens.cli.analyses import register as register_analyses
+from nanogpt_lens.cli.lenses import register as register_lenses
+from nanogpt_lens.cli.neurons import register as register_neurons
+from nanogpt_lens.cli.options import (
+    ActivationOption,
+    Backend,
+    BackendOption,
+    Gelu,
+    IgnoreOption,
+    JsonOption,
+    MetaOption,
+    PathArgument,
+    errors,
+    plain,
+)
+from nanogpt_lens.cli.report import register as register_report
+from nanogpt_lens.cli.trajectory import register as register_trajectory
+
+if TYPE_CHECKING:
+    from conversion.checkpoint import Checkpoint
+    from conversion.report import EquivalenceReport
+
+app = typer.Typer(
+    name="nanogpt-lens",
+    help="Any nanoGPT checkpoint as a TransformerLens model that is proven equal to it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Target(StrEnum):
+    """What `convert` can make."""
+
+    hooked = "hooked"
+    bridge = "bridge"
+    hf = "hf"
+    nanogpt = "nanogpt"
+
+
+class TaskName(StrEnum):
+    """What `train` can train on."""
+
+    text = "text"
+    trigger_bigrams = "trigger_bigrams"
+    repeated_random = "repeated_random"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"nanogpt-lens {version('nanogpt-lens')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Any nanoGPT checkpoint as a TransformerLens model that is proven equal to it."""
+
+
+@app.command()
+def check(
+    path: PathArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="write the certificate as JSON")] = None,
+    backend: BackendOption = Backend.auto,
+    model_py: Annotated[
+        Path | None, typer.Option(help="compare with this model.py of your nanoGPT fork; THE FILE IS EXECUTED")
+    ] = None,
+    val_bin: Annotated[Path | None, typer.Option(help="the run's val.bin, where it is not found by itself")] = None,
+    meta: MetaOption = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    edits: Annotated[bool, typer.Option(help="compare the effect of an edit at every hook (most of the work)")] = True,
+    seed: Annotated[int, typer.Option(help="of the random tokens and perturbations")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a checkpoint and prove the conversion; exit code 0 only if it is proven."""
+    with errors():
+        from nanogpt_lens.model.loading import check as certify
+
+        if model_py is not None and model_py.is_file():
+            typer.echo(f"executing {model_py}", err=True)
+        report = certify(
+            path,
+            backend=backend.value,
+            model_py=model_py,
+            val_bin=val_bin,
+            meta=meta,
+            activation=activation.value,
+            ignore_model_args=ignore_model_arg or (),
+            edits=edits,
+            seed=seed,
+            progress=not as_json and sys.stderr.isatty(),
+        )
+        if as_json:
+            typer.echo(report.to_json())
+        else:
+            _print_report(report)
+        if output is not None:
+            report.save(output)
+            typer.echo(f"certificate written to {output}", err=True)
+    raise typer.Exit(0 if report.passed else 1)
+
+
+@app.command()
+def convert(
+    path: PathArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="a new folder")],
+    to: Annotated[Target, typer.Option(help="what to make")] = Target.hooked,
+    process_weights: Annotated[bool, typer.Option(help="fold LayerNorms and centre (hooked and bridge)")] = False,
+    dtype: Annotated[
+        str, typer.Option(help="float32, float64, bfloat16, float16; for hf and nanogpt the file's own")
+    ] = "",
+    meta: MetaOption = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a checkpoint, prove it, and save the result in a new folder."""
+    with errors():
+        from nanogpt_lens.model.exporting import export
+
+        checkpoint = _read(path, meta, activation, ignore_model_arg)
+        result = export(checkpoint, to.value, output, process_weights=process_weights, dtype=dtype or None)
+        if as_json:
+            typer.echo(json.dumps({"output": str(result.folder), "to": to.value, "proof": result.proof}))
+        else:
+            typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
+
+
+def _train(
+    out: Annotated[Path, typer.Option(help="nanoGPT's out_dir")],
+    data: Annotated[
+        str | None, typer.Option(help="a UTF-8 text, a folder with train.bin and val.bin, or: shakespeare")
+    ] = None,
+    task: Annotated[
+        TaskName, typer.Option(help="the text itself, or sequences made from its characters (nanogpt_lens.text.tasks)")
+    ] = TaskName.text,
+    n_triggers: Annotated[
+        int | None, typer.Option(help="trigger characters of a sequence (trigger_bigrams)", show_default="5")
+    ] = None,
+    stages: Annotated[str | None, typer.Option(help="keep more checkpoints: log:20, or iterations: 0,100,1000")] = None,
+    resume: Annotated[bool, typer.Option(help="go on with an interrupted run (the default where there is one)")] = True,
+    overwrite: Annotated[bool, typer.Option(help="throw away a run that is already there")] = False,
+    as_json: JsonOption = False,
+    **settings: Any,
+) -> None:
+    """Train a nanoGPT model; the defaults are its README's for a CPU. A killed run goes on where it was."""
+    with errors():
+        from nanogpt_lens.training.config import TrainConfig
+        from nanogpt_lens.training.train import train
+
+        result = train(
+            _source(task, data, n_triggers),
+            out,
+            TrainConfig(**settings),
+            stages=stages,
+            resume="auto" if resume and not overwrite else False,
+            overwrite=overwrite,
+            progress=not as_json,
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(result), ensure_ascii=False, default=str))
+        return
+    typer.echo(f"{result.path}: iteration {result.best_iteration}, validation loss {result.best_val_loss:.4f}")
+    if result.sample is not None:
+        typer.echo(f"---------------\n{result.sample}")
+
+
+def _source(task: TaskName, data: str | None, n_triggers: int | None) -> Any:
+    """What to train on."""
+    from nanogpt_lens.text.tasks import repeated_random, trigger_bigrams
+    from nanogpt_lens.training.config import TrainingError
+
+    if n_triggers is not None and task is not TaskName.trigger_bigrams:
+        raise TrainingError(f"--n-triggers is for --task trigger_bigrams, not for {task.value}; leave it out")
+    if task is TaskName.repeated_random:
+        return repeated_random(data)
+    if data is None:
+        raise TrainingError(f"--task {task.value} needs --data: a UTF-8 text, a nanoGPT data folder, or: shakespeare")
+    if task is TaskName.text:
+        return data
+    return trigger_bigrams(data) if n_triggers is None else trigger_bigrams(data, n_triggers=n_triggers)
+
+
+def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give the command an option for every setting of `TrainConfig`, with its default and its words."""
+    from nanogpt_lens.training.config import TrainConfig
+
+    hinted = get_type_hints(command, include_extras=True)
+    given = (p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD)
+    own = [p.replace(annotation=hinted[p.name]) for p in given]
+    words = setting_help(TrainConfig.__doc__ or "")
+    hints = get_type_hints(TrainConfig)
+    for setting in fields(TrainConfig):
+        kind = str if get_origin(hints[setting.name]) is Literal else hints[setting.name]
+        option = typer.Option(help=words.get(setting.name, ""), rich_help_panel="nanoGPT's settings")
+        annotation = Annotated[kind, option]
+        own.append(Parameter(setting.name, Parameter.KEYWORD_ONLY, default=setting.default, annotation=annotation))
+    command.__signature__ = Signature(own)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {p.name: p.annotation for p in own}
+    return command
+
+
+def setting_help(docstring: str) -> dict[str, str]:
+    """The words of a docstring's `Attributes:`, by name; several names may share a line."""
+    words: dict[str, str] = {}
+    section = docstring.partition("Attributes:")[2].partition("\n\n")[0]
+    for entry in re.split(r"\n {8}(?! )", section):
+        names, _, text = entry.partition(": ")
+        words |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
+    return words
+
+
+app.command("train")(_with_settings(_train))
+
+
+@app.command()
+def sample(
+    path: PathArgument,
+    prompt: Annotated[str, typer.Option(help="text to continue")] = "\n",
+    max_new_tokens: Annotated[int, typer.Option(min=0)] = 300,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token")] = 0.8,
+    top_k: Annotated[int, typer.Option(min=0, help="sample among the k likeliest; 0 for all")] = 200,
+    num_samples: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="of the first sample; the next ones count up")] = 1337,
+    backend: BackendOption = Backend.auto,
+    meta: MetaOption = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate text with the converted model, as nanoGPT's sample.py does."""
+    with errors():
+        from nanogpt_lens.model.loading import load
+        from nanogpt_lens.model.sampling import generate
+
+        model = load(
+            path,
+            backend=backend.value,
+            meta=meta,
+            activation=activation.value,
+            ignore_model_args=ignore_model_arg or (),
+        )
+        texts = [
+            generate(
+                model,
+                prompt,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_k=top_k or None,
+                seed=seed + i,
+            )
+            for i in range(num_samples)
+        ]
+    if as_json:
+        typer.echo(json.dumps({"prompt": prompt, "seed": seed, "samples": texts}, ensure_ascii=False))
+    else:
+        typer.echo("\n---------------\n".join(texts))
+
+
+@app.command()
+def info(
+    path: PathArgument,
+    meta: MetaOption = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a checkpoint is, without converting it."""
+    with errors():
+        checkpoint = _read(path, meta, activation, ignore_model_arg)
+        facts = _facts(checkpoint)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
+        return
+    from conversion.errors import printable
+
+    for name, value in facts.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        text = "; ".join(value) if isinstance(value, list) else str(text)
+        if text and value is not None:  # on one line, so that paths and hashes can be copied
+            typer.echo(f"{name:<22}{printable(text)}")
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    vocabulary = checkpoint.vocabulary
+    return {
+        "file": checkpoint.name,
+        "sha256": checkpoint.sha256,
+        "architecture": checkpoint.model_args | {"activation": checkpoint.config.activation},
+        "tied head": checkpoint.config.tied,
+        "parameters": checkpoint.n_params,
+        "precision": str(checkpoint.dtype).removeprefix("torch."),
+        "iteration": checkpoint.iter_num,
+        "best validation loss": checkpoint.best_val_loss,
+        "vocabulary": f"{vocabulary.size} {vocabulary.kind} from {vocabulary.source}" if vocabulary else "none found",
+        "run": dict(checkpoint.run_config),
+        "notes": list(checkpoint.notes),
+    }
+
+
+def _read(path: str, meta: str | None, activation: Gelu, ignore: list[str] | None) -> Checkpoint:
+    from conversion.checkpoint import read_checkpoint
+    from nanogpt_lens.model.loading import find_checkpoint
+
+    return read_checkpoint(
+        find_checkpoint(path), meta=meta, activation=activation.value, ignore_model_args=ignore or ()
+    )
+
+
+def _print_report(report: EquivalenceReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from conversion.report import cell_text
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    for line in report.heading():
+        console.print(plain(line), soft_wrap=True)
+    precisions = report.precisions()
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("quantity")
+    table.add_column("weights")
+    for precision in precisions:
+        table.add_column(f"{precision} abs / rel", justify="right")
+    for quantity, mode, cells in report.rows():
+        failed = any(not c.passed for c in cells.values())
+        table.add_row(quantity, mode, *(cell_text(cells.get(p)) for p in precisions), style="red" if failed else None)
+    console.print(table)
+    console.print(plain(report.verdict(), "bold green" if report.passed else "bold red"))
+
+
+for register in (register_analyses, register_lenses, register_neurons, register_trajectory, register_report):
+    register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

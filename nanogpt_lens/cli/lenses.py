@@ -1,0 +1,163 @@
+"""`nanogpt-lens lens` and `nanogpt-lens tune-lens`: what each layer believes, and a better lens to see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanogpt_lens.cli.options import JsonOption
+from nanogpt_lens.cli.output import (
+    CsvOption,
+    SaveOption,
+    SeedOption,
+    SequencesOption,
+    TextOption,
+    bar_wanted,
+    interval,
+    number,
+    on_model,
+    print_table,
+    printed,
+    save_result,
+)
+
+if TYPE_CHECKING:
+    from nanogpt_lens.results import Result
+    from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LogitAttribution, TunedLens
+
+_COLUMNS = 12
+_SHOWN = 10
+_PARTS = ("lens", "attribution", "convergence")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(on_model(lens, parts=_PARTS))
+    app.command()(on_model(tune_lens))
+
+
+def lens(
+    model: Any,
+    prompt: Annotated[str | None, typer.Option(help="a text to read token by token ($'a\\nb' in bash)")] = None,
+    answer: Annotated[str | None, typer.Option(help="one token: also what adds to its logit after the prompt")] = None,
+    wrong: Annotated[str | None, typer.Option(help="one token: whose logit is taken off")] = None,
+    text: TextOption = None,
+    n: SequencesOption = 64,
+    tuned: Annotated[Path | None, typer.Option(help="a tuned lens that tune-lens saved")] = None,
+    transfer: Annotated[bool, typer.Option("--transfer", help="let the tuned lens of another model in")] = False,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    save: SaveOption = None,
+) -> None:
+    """Read every layer through the final norm and unembedding: on a prompt, and on average over a text."""
+    from nanogpt_lens.core.errors import AnalysisError
+    from nanogpt_lens.lens.attribution import direct_logit_attribution
+    from nanogpt_lens.lens.convergence import measure_convergence
+    from nanogpt_lens.lens.logit import logit_lens
+    from nanogpt_lens.results.lens import TunedLens
+
+    for name, value, needed, other in (("answer", answer, prompt, "prompt"), ("wrong", wrong, answer, "answer")):
+        if value is not None and needed is None:
+            raise AnalysisError(f"--{name} was given without --{other}; give both")
+    if transfer and tuned is None:
+        raise AnalysisError("--transfer was given without --tuned; give both")
+    own = None if tuned is None else TunedLens.load(tuned, model, transfer=transfer)
+    results: dict[str, Result] = {}
+    if prompt is not None:
+        results["lens"] = logit_lens(model, prompt, lens=own)
+    if answer is not None and prompt is not None:
+        results["attribution"] = direct_logit_attribution(model, prompt, answer, wrong)
+    if prompt is None or text is not None:
+        bar = bar_wanted(as_json, as_csv)
+        results["convergence"] = measure_convergence(model, text, n=n, seed=seed, lens=own, progress=bar)
+    for name, result in results.items():
+        save_result(result, None if save is None else save / name)
+    if printed(results, as_json, as_csv):
+        return
+    found: dict[str, Any] = results
+    if "lens" in found:
+        _print_lens(found["lens"])
+    if "attribution" in found:
+        _print_attribution(found["attribution"])
+    if "convergence" in found:
+        _print_convergence(found["convergence"])
+
+
+def _print_lens(result: LensResult) -> None:
+    typer.echo(f"most likely next token at each point ({result.definition}):")
+    table = result.table()
+    columns = list(table.columns)[-_COLUMNS:]
+    places = result.in_depth_order()
+    bits = result.bits_per_char
+    rows = [
+        [
+            name,
+            number(result.kl[i, j].mean(), 3),
+            "-" if bits is None else number(bits[i, j], 2),
+            *map(str, table.loc[name, columns]),
+        ]
+        for i, j, name in places
+    ]
+    print_table(["point", "mean KL", "bits per char", *columns], rows)
+    hidden = len(table.columns) - len(columns)
+    if hidden:
+        typer.echo(f"and {hidden} positions before; --csv has them all")
+
+
+def _print_attribution(result: LogitAttribution) -> None:
+    typer.echo(f"{result.quantity}, in all {float(result.total.flatten()[-1]):.4f} ({result.definition}):")
+    rows = [[str(row["component_label"]), number(row["value"], 4)] for row in result.top(_SHOWN).to_dict("records")]
+    print_table(["component", "contribution"], rows)
+
+
+def _print_convergence(result: ConvergenceResult) -> None:
+    typer.echo(result.definition)
+    kept = [k for k, name in enumerate(result.labels["score"]) if not bool(result.values[k].isnan().all())]
+    names = [result.labels["score"][k] for k in kept]
+    rows = []
+    for i, j, name in result.in_depth_order():
+        ends = [(t[:, i, j] if t is not None else result.values[:, i, j]) for t in (result.low, result.high)]
+        values = [interval(result.values[k, i, j], ends[0][k], ends[1][k]) for k in kept]
+        rows.append([name, *values])
+    if result.chance is not None:
+        rows.append(["constant", *(number(result.chance[k, 0, 0], 3) for k in kept)])
+    print_table(["point", *(name.replace("_", " ") for name in names)], rows)
+    typer.echo(f"the final top token settles at a mean depth of {result.mean_depth:.2f} of {result.n_layers} layers")
+
+
+def tune_lens(
+    model: Any,
+    text: Annotated[Path, typer.Option(help="a text file or data folder; its last parts are held out")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the folder that the lens is saved in")],
+    steps: Annotated[int, typer.Option(min=1, help="optimizer steps at most")] = 1000,
+    seed: SeedOption = 0,
+    resume: Annotated[
+        Path | None, typer.Option(help="a folder for the state of an unfinished run, to go on from")
+    ] = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+) -> None:
+    """Train a tuned lens (Belrose et al. 2023): one affine map per point; held-out KL beside the logit lens."""
+    from nanogpt_lens.lens.tuned import train_tuned_lens
+
+    bar = bar_wanted(as_json, as_csv)
+    trained = train_tuned_lens(model, text, steps=steps, seed=seed, resume=resume, progress=bar)
+    save_result(trained, output)
+    if not printed({"tuned_lens": trained}, as_json, as_csv):
+        _print_tuned(trained)
+
+
+def _print_tuned(trained: TunedLens) -> None:
+    typer.echo(f"{trained.quantity}: {trained.definition}")
+    low, high = trained.low, trained.high
+    rows = []
+    for i, j, name in trained.in_depth_order():
+        cells = [
+            number(value, 4) if low is None or high is None else interval(value, low[k, i, j], high[k, i, j])
+            for k, value in enumerate(trained.values[:, i, j])
+        ]
+        rows.append([name, *cells])
+    print_table(["point", *trained.labels["score"]], rows)

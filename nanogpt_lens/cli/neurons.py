@@ -1,0 +1,259 @@
+"""`nanogpt-lens neurons`: search, one neuron's page, neurons that separate a class, ablation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanogpt_lens.cli.options import JsonOption
+from nanogpt_lens.cli.output import (
+    CsvOption,
+    SaveOption,
+    SeedOption,
+    bar_wanted,
+    interval,
+    number,
+    on_model,
+    print_table,
+    printed,
+    save_result,
+)
+
+if TYPE_CHECKING:
+    from nanogpt_lens.results import NeuronSearch
+
+
+class On(StrEnum):
+    """Which token is meant."""
+
+    token = "token"
+    next = "next"
+
+
+class Mode(StrEnum):
+    """What takes a neuron's place."""
+
+    zero = "zero"
+    mean = "mean"
+
+
+app = typer.Typer(
+    no_args_is_help=True, help="What excites each neuron, what it separates, and what happens without it."
+)
+
+CorpusOption = Annotated[Path, typer.Option("--text", help="a text file, nanoGPT's .bin or its data folder (val.bin)")]
+LayersOption = Annotated[list[int] | None, typer.Option("--layer", help="repeatable; without it, all layers")]
+KOption = Annotated[int, typer.Option("--k", min=1, help="excerpts of each neuron")]
+WindowOption = Annotated[int, typer.Option(min=1, help="tokens of an excerpt")]
+TopOption = Annotated[int, typer.Option(min=1, help="how many neurons are listed")]
+ResumeOption = Annotated[Path | None, typer.Option(help="a folder for the state of an unfinished run, to go on from")]
+Neuron = Annotated[str, typer.Argument(help="layer.neuron, such as 2.17")]
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (search, page, find, ablate):
+        app.command()(on_model(command))
+    parent.add_typer(app, name="neurons")
+
+
+def search(
+    model: Any,
+    text: CorpusOption,
+    layer: LayersOption = None,
+    k: KOption = 20,
+    window: WindowOption = 32,
+    top: TopOption = 20,
+    seed: SeedOption = 0,
+    resume: ResumeOption = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    save: SaveOption = None,
+) -> None:
+    """Find the excerpts on which every neuron is highest and lowest, and its statistics, in one pass."""
+    from nanogpt_lens.neurons.search import search_neurons
+
+    bar = bar_wanted(as_json, as_csv)
+    found = search_neurons(
+        model, text, layers=layer, k=k, window=min(window, model.cfg.n_ctx), seed=seed, resume=resume, progress=bar
+    )
+    save_result(found, save)
+    if not printed({"neurons": found}, as_json, as_csv):
+        _print_search(found, top)
+
+
+def _print_search(found: NeuronSearch, top: int) -> None:
+    typer.echo(f"{found.quantity}: {found.definition}")
+    rows = []
+    for row in found.top(top, order="high").to_dict("records"):
+        page = found.page(int(row["layer_label"]), int(row["neuron"]))
+        best = page.highest[0]
+        at = best.position - best.start
+        shown = "".join(best.tokens[max(0, at - 12) : at]), best.token, "".join(best.tokens[at + 1 : at + 9])
+        promoted = "".join(token for token, _ in page.promoted)
+        name = f"{page.layer}.{page.neuron}"
+        numbers = [number(best.value), number(page.mean, 3), number(page.sparsity)]
+        rows.append([name, *numbers, repr(promoted), f"{shown[0]!r} [{shown[1]!r}] {shown[2]!r}"])
+    print_table([found.unit, "highest", "mean", "sparsity", "promotes", "where it is highest"], rows)
+    rest = found.values.numel() - len(rows)
+    if rest > 0:
+        typer.echo(f"and {rest} more; --top lists more, --csv all; `neurons page` shows one, also of a saved search")
+
+
+def page(
+    model: Any,
+    neuron: Neuron,
+    text: Annotated[
+        Path | None, typer.Option("--text", help="a text file, nanoGPT's .bin or its data folder (val.bin)")
+    ] = None,
+    found: Annotated[Path | None, typer.Option(help="a search that was saved, in place of --text")] = None,
+    k: KOption = 10,
+    window: WindowOption = 32,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Everything about one neuron: statistics, the tokens that it promotes, its highest and lowest excerpts."""
+    from nanogpt_lens.core.errors import AnalysisError
+    from nanogpt_lens.interventions.units import Units
+    from nanogpt_lens.neurons.search import search_neurons
+    from nanogpt_lens.results import NeuronSearch
+
+    layer, unit = _place(neuron)
+    Units(model, layers=[layer]).checked(layer, unit)
+    if (text is None) == (found is None):
+        raise AnalysisError("expected either --text, which is searched, or --found, a saved search")
+    if found is not None:
+        result = NeuronSearch.load(found)
+        _same_model(model, result, found)
+    else:
+        window, bar = min(window, model.cfg.n_ctx), bar_wanted(as_json, False)
+        result = search_neurons(model, text or "", layers=[layer], k=k, window=window, seed=seed, progress=bar)
+    about = result.page(layer, unit)
+    if as_json:
+        content = {**asdict(about), "definition": result.definition, "provenance": dict(result.provenance)}
+        typer.echo(json.dumps(content, ensure_ascii=False))
+    else:
+        typer.echo(f"{result.definition}\n{about}")
+
+
+def _same_model(model: Any, result: NeuronSearch, folder: Path) -> None:
+    from nanogpt_lens.core.errors import AnalysisError
+    from nanogpt_lens.model.access import provenance
+
+    theirs, mine = (about.get("checkpoint_sha256") for about in (result.provenance, provenance(model)))
+    if theirs != mine:
+        raise AnalysisError(
+            f"{folder} was found on another checkpoint ({str(theirs)[:12]}) than this one ({str(mine)[:12]}); search "
+            "again"
+        )
+
+
+def _place(neuron: str) -> tuple[int, int]:
+    layer, dot, unit = neuron.partition(".")
+    if not (dot and layer.isdecimal() and unit.isdecimal()):
+        from nanogpt_lens.core.errors import AnalysisError
+
+        raise AnalysisError(f"the neuron is {neuron!r}; expected layer.neuron, such as 2.17")
+    return int(layer), int(unit)
+
+
+def find(
+    model: Any,
+    predicate: Annotated[
+        str,
+        typer.Argument(
+            help="upper_case, after_newline, speaker_name, ...; or re: and a regular expression, as in re:ing"
+        ),
+    ],
+    text: CorpusOption,
+    on: Annotated[On, typer.Option(help="next: the neuron fires where such a token is to come")] = On.token,
+    layer: LayersOption = None,
+    top: TopOption = 10,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    save: SaveOption = None,
+) -> None:
+    """Find the neurons that separate a class of tokens best, against what chance gives."""
+    from nanogpt_lens.neurons.find import find_neurons
+
+    bar = bar_wanted(as_json, as_csv)
+    found = find_neurons(model, text, predicate, on=on.value, layers=layer, k=top, seed=seed, progress=bar)
+    save_result(found, save)
+    if printed({"separation": found}, as_json, as_csv):
+        return
+    typer.echo(f"{found.quantity}: {found.definition}")
+    least = 1 / (1 + len(found.null))  # no p can be smaller
+    rows = [
+        [
+            f"{row['layer_label']}.{row['neuron']}",
+            "higher" if row["sign"] > 0 else "lower",
+            number(row["separation"], 3),
+            f"{number(row['held_out'], 3)} [{number(row['low'], 3)}, {number(row['high'], 3)}]",
+            ("<= " if row["p"] <= least else "") + f"{row['p']:.3f}",
+        ]
+        for row in found.top(top).to_dict("records")
+    ]
+    print_table(["neuron", "on the class", "AUROC", "held out", "p"], rows)
+    tokens, members = found.n_tokens, found.n_class
+    typer.echo(
+        f"chance: in 95% of shifts the best of all neurons stays at or below {found.chance:.3f}; {members[0]} of "
+        f"{tokens[0]} tokens are of the class, held out {members[1]} of {tokens[1]}"
+    )
+
+
+def ablate(
+    model: Any,
+    neurons: Annotated[str, typer.Argument(help="layer.neuron, several with commas: 2.17,3.5")],
+    text: CorpusOption,
+    mode: Annotated[Mode, typer.Option(help="what takes a neuron's place")] = Mode.zero,
+    predicate: Annotated[
+        str | None, typer.Option("--class", help="also the rise on tokens of a class, as in find")
+    ] = None,
+    controls: Annotated[int, typer.Option(min=0, help="sets of as many random other neurons")] = 20,
+    n: Annotated[int, typer.Option("--n", min=2, help="sequences at most")] = 512,
+    top: Annotated[int, typer.Option(min=1, help="how many of the tokens hit hardest are listed")] = 10,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    save: SaveOption = None,
+) -> None:
+    """Take neurons out, all together: how much the loss rises, on which tokens, and against random others."""
+    from nanogpt_lens.neurons.ablation import ablate_neurons
+
+    chosen = [name.strip() for name in neurons.split(",") if name.strip()]
+    found = ablate_neurons(
+        model,
+        text,
+        chosen,
+        mode=mode.value,
+        predicate=predicate,
+        controls=controls,
+        n=n,
+        top_k=top,
+        seed=seed,
+        progress=bar_wanted(as_json, as_csv),
+    )
+    save_result(found, save)
+    if printed({"ablation": found}, as_json, as_csv):
+        return
+    typer.echo(found.definition)
+    rows = [
+        [
+            str(row["score"]),
+            interval(row["value"], row.get("low", float("nan")), row.get("high", float("nan"))),
+            number(row.get("chance", float("nan")), 4),
+            number(row["controls_as_strong"]),
+        ]
+        for row in found.table().to_dict("records")
+    ]
+    print_table(["nats per token", "value", "controls", "controls as strong"], rows)
+    typer.echo("hit hardest (rise: before -> after, what precedes [token]):")
+    for row in found.hits().to_dict("records"):
+        change = f"{row['rise']:.3f}: {row['before']:.3f} -> {row['after']:.3f}"
+        typer.echo(f"  {change}  {str(row['preceding'])[-30:]!r} [{row['token']!r}]")

@@ -1,0 +1,121 @@
+"""`nanogpt-lens report`: one offline page about a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nanogpt_lens.cli.options import (
+    ActivationOption,
+    Backend,
+    BackendOption,
+    Gelu,
+    IgnoreOption,
+    JsonOption,
+    MetaOption,
+    PathArgument,
+    errors,
+)
+
+if TYPE_CHECKING:
+    from nanogpt_lens.reporting.making import Report
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(report)
+
+
+def _list_sections(wanted: bool) -> None:
+    if wanted:
+        from nanogpt_lens.reporting.making import SECTIONS
+
+        for key, title in SECTIONS.items():
+            typer.echo(f"{key:<13} {title}")
+        raise typer.Exit
+
+
+def report(
+    path: PathArgument,
+    text: Annotated[
+        Path | None, typer.Option(help="a text file or data folder to measure on; without it, the model's own text")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="the page that is written")] = Path("report.html"),
+    sections: Annotated[str | None, typer.Option(help="only these, with commas; --list-sections names them")] = None,
+    list_sections: Annotated[
+        bool, typer.Option("--list-sections", callback=_list_sections, is_eager=True, help="name all sections")
+    ] = False,
+    clean: Annotated[str | None, typer.Option(help="a prompt of your own ($'a\\nb' in bash for a line break)")] = None,
+    corrupted: Annotated[str | None, typer.Option(help="one of the same length with another answer")] = None,
+    answer: Annotated[str | None, typer.Option(help="one token; else the model's own after the clean prompt")] = None,
+    wrong: Annotated[str | None, typer.Option(help="one token; else the model's own after the corrupted one")] = None,
+    seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
+    backend: BackendOption = Backend.auto,
+    meta: MetaOption = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one offline page: the proof that the conversion is equal, and what is inside the model.
+
+    Exit code 0: written, also where a section failed (it says so in its place, and on standard error); 1: written,
+    but equality is not proven; 2: bad input, nothing is written, or all chosen sections failed.
+    """
+    with errors():
+        from nanogpt_lens.core.errors import AnalysisError
+        from nanogpt_lens.reporting.making import report as make
+
+        if text is not None and not text.expanduser().exists():
+            raise AnalysisError(f"{text} does not exist; expected a text file, nanoGPT's .bin or its data folder")
+        chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]
+        found = make(
+            path,
+            text=text,
+            output=output,
+            sections=chosen,
+            clean=clean,
+            corrupted=corrupted,
+            answer=answer,
+            wrong=wrong,
+            seed=seed,
+            progress=not as_json and sys.stderr.isatty(),
+            backend=backend.value,
+            meta=meta,
+            activation=activation.value,
+            ignore_model_args=ignore_model_arg or (),
+        )
+        for section in found.failed:
+            typer.echo(f"warning: the section {section.key} failed: {section.error}", err=True)
+        for warning in (sentence for section in found.sections for sentence in section.warnings):
+            typer.echo(f"warning: {warning}", err=True)
+        _say(found, output, as_json)
+    if found.all_failed:
+        typer.echo(f"error: all chosen sections failed; {output} says why", err=True)
+        raise typer.Exit(2)
+    raise typer.Exit(1 if found.passed is False else 0)
+
+
+def _say(found: Report, output: Path, as_json: bool) -> None:
+    size = len(found.html.encode())
+    if as_json:
+        content = {
+            "path": found.path,
+            "output": str(output),
+            "bytes": size,
+            "passed": found.passed,
+            "sections": [
+                {"key": s.key, "title": s.title, "status": s.status, "error": s.error, "findings": list(s.findings)}
+                for s in found.sections
+            ],
+        }
+        typer.echo(json.dumps(content, ensure_ascii=False))
+        return
+    verdicts = [section.verdict for section in found.sections if section.verdict]
+    for verdict in verdicts:
+        typer.echo(verdict)
+    made = sum(section.status == "done" for section in found.sections)
+    typer.echo(f"{output}: {made} of {len(found.sections)} sections, {size / 1e6:.2f} MB; it opens offline")

@@ -1,0 +1,210 @@
+"""The command `trajectory`: one measure over the checkpoints of a run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanogpt_lens.cli.options import (
+    ActivationOption,
+    Backend,
+    BackendOption,
+    Gelu,
+    IgnoreOption,
+    JsonOption,
+    MetaOption,
+    errors,
+)
+from nanogpt_lens.cli.output import (
+    CsvOption,
+    SaveOption,
+    bar_wanted,
+    number,
+    one_format,
+    only_first,
+    print_table,
+    printed,
+    save_result,
+)
+
+if TYPE_CHECKING:
+    from nanogpt_lens.results import ChangePoint, Trajectory
+
+_COLUMNS = 8
+_PICTURES = (".html", ".png", ".svg")
+
+
+class MeasureName(StrEnum):
+    """What can be followed by name; `runs.measures.MEASURES` says more of each."""
+
+    heads = "heads"
+    prefix_matching = "prefix_matching"
+    loss = "loss"
+    in_context = "in_context"
+    repeated_loss = "repeated_loss"
+    accuracy = "accuracy"
+    lens = "lens"
+    ablation = "ablation"
+    patching = "patching"
+    composition = "composition"
+    task_accuracy = "task_accuracy"
+    task_heads = "task_heads"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(trajectory)
+
+
+def trajectory(
+    path: Annotated[str, typer.Argument(help="a folder with ckpt*.pt of one run, or a shipped checkpoint with stages")],
+    measure: Annotated[MeasureName, typer.Option(help="what is measured at every checkpoint")] = MeasureName.heads,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="a text file or data folder; without it, the run's task or its last model's text"),
+    ] = None,
+    pattern: Annotated[str, typer.Option(help="which files are the checkpoints")] = "ckpt*.pt",
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--at", help="a place on an axis, such as score=induction or layer=1; repeatable"),
+    ] = None,
+    n: Annotated[int | None, typer.Option(min=2, help="sequences; the measure's own number without it")] = None,
+    seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
+    least: Annotated[float, typer.Option(min=0, help="the smallest change that counts, for the verdict")] = 0.1,
+    top: Annotated[int, typer.Option(min=1, help="how many lines, those that change most")] = 8,
+    resume: Annotated[Path | None, typer.Option(help="keep what is measured here, to go on after a kill")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="a picture: .html, .png or .svg")] = None,
+    backend: BackendOption = Backend.auto,
+    meta: MetaOption = None,
+    activation: ActivationOption = Gelu.gelu,
+    ignore_model_arg: IgnoreOption = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    save: SaveOption = None,
+) -> None:
+    """Measure every checkpoint of a training run, and say where each score changes."""
+    with errors(), only_first():
+        from nanogpt_lens.core.distributed import is_first
+        from nanogpt_lens.results.files import check_target
+        from nanogpt_lens.runs.measures import MEASURES
+        from nanogpt_lens.runs.trajectory import trajectory as measured
+
+        one_format(as_json, as_csv)
+        if save is not None:
+            check_target(save)
+        if output is not None:
+            _check_picture(output)
+        known = MEASURES[measure.value].options()
+        options: dict[str, Any] = {k: v for k, v in (("n", n), ("seed", seed)) if v is not None and k in known}
+        result = measured(
+            path,
+            measure.value,
+            text=text,
+            pattern=pattern,
+            resume=resume,
+            backend=backend.value,
+            meta=meta,
+            activation=activation.value,
+            ignore_model_args=ignore_model_arg or (),
+            progress=bar_wanted(as_json, as_csv),
+            **options,
+        )
+        save_result(result, save)
+        places = _places(result, where or [])
+        if output is not None and is_first():
+            _draw(result, output, places, least)
+        if not printed({measure.value: result}, as_json, as_csv):
+            _print(result, places, top, least)
+
+
+def _places(result: Trajectory, where: list[str]) -> dict[str, Any]:
+    """What `--at` says, by axis.
+
+    Raises:
+        ResultError: not of the form axis=place, or no such place.
+    """
+    from nanogpt_lens.core.errors import ResultError
+
+    found: dict[str, Any] = {}
+    for item in where:
+        axis, equals, place = item.partition("=")
+        if not equals or axis not in result.axes[1:]:
+            raise ResultError(
+                f"--at {item!r} is no place on {', '.join(result.axes[1:]) or 'any axis, because there is none'}; "
+                "expected one such as layer=1"
+            )
+        found[axis] = int(place) if place.lstrip("-").isdecimal() else place
+        result.at(**{axis: found[axis]})
+    return found
+
+
+def _rows(result: Trajectory, places: dict[str, Any], top: int) -> list[dict[str, Any]]:
+    """The places [axis -> index] with the largest changes, among those asked for."""
+    from itertools import product
+
+    axes = result.axes[1:]
+    every = [dict(zip(axes, index, strict=True)) for index in product(*(range(result.shape[a]) for a in axes))]
+    for axis, place in places.items():
+        index = result._index(axis, place) % result.shape[axis]
+        every = [row for row in every if row[axis] == index]
+    curves = [result.values[(slice(None), *row.values())] for row in every]
+    spread = [float(c.max() - c.min()) if bool(c.isfinite().all()) else -1.0 for c in curves]
+    order = sorted(range(len(every)), key=lambda i: -spread[i])
+    return [every[i] for i in order if spread[i] >= 0][:top]
+
+
+def _change(result: Trajectory, row: dict[str, int], least: float) -> ChangePoint | None:
+    """Where the curve of a place changes; None where there are too few steps to tell."""
+    from nanogpt_lens.runs.change_points import LEAST_STEPS, find_change_point
+
+    if len(result.steps) < LEAST_STEPS:
+        return None
+    curve = result.values[(slice(None), *row.values())]
+    place: dict[str, Any] = {axis: result.labels[axis][i] if axis in result.labels else i for axis, i in row.items()}
+    return find_change_point(result, least=least, direction="fall" if bool(curve[-1] < curve[0]) else "rise", **place)
+
+
+def _verdict(result: Trajectory, row: dict[str, int], least: float) -> str:
+    found = _change(result, row, least)
+    if found is None:
+        return "too few steps to tell"
+    return found.verdict.replace("formed", "half-way down") if found.final < found.baseline else found.verdict
+
+
+def _print(result: Trajectory, places: dict[str, Any], top: int, least: float) -> None:
+    steps, rows = result.steps, _rows(result, places, top)
+    shown = sorted({round(i * (len(steps) - 1) / (_COLUMNS - 1)) for i in range(_COLUMNS)})
+    typer.echo(f"{result.quantity}: {result.definition}")
+    table = []
+    for row in rows:
+        curve = result.values[(slice(None), *row.values())]
+        names = [result.labels[a][i] if a in result.labels else str(i) for a, i in row.items()]
+        table.append([*names, *(number(curve[i], 3) for i in shown), _verdict(result, row, least)])
+    print_table([*result.axes[1:], *(f"{steps[i]:,}" for i in shown), f"change of at least {least:g}"], table)
+    rest = result.values[0].numel() - len(rows)
+    more = f"; {rest} other places change less or were not asked for: --top, --at, --csv" if rest else ""
+    typer.echo(f"{len(steps)} checkpoints; columns are iterations{more}")
+
+
+def _check_picture(output: Path) -> None:
+    if output.suffix not in _PICTURES:
+        from nanogpt_lens.core.errors import ResultError
+
+        raise ResultError(f"{output} ends in {output.suffix!r}; expected a picture: {', '.join(_PICTURES)}")
+
+
+def _draw(result: Trajectory, output: Path, places: dict[str, Any], least: float) -> None:
+    from conversion.atomic import write_text
+    from nanogpt_lens.viz.export import to_png, to_svg
+
+    rows = _rows(result, places, 1)
+    found = _change(result, rows[0], least) if rows else None
+    drawn = result.plot(mark=found.mark if found is not None else None, **places)
+    if output.suffix == ".html":
+        write_text(output, drawn.to_html(include_plotlyjs=True))
+    else:
+        {".png": to_png, ".svg": to_svg}[output.suffix](drawn, output)
+    typer.echo(f"picture written to {output}", err=True)

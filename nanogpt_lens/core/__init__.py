@@ -1,0 +1,1 @@
+"""What everything stands on: errors, checks of options, intervals, work that can be resumed, several processes."""

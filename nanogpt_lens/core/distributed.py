@@ -1,0 +1,101 @@
+"""Several processes as one: each reads its share of a corpus, and all of them get the whole result.
+
+Nothing needs to be said in code: under `torchrun --nproc-per-node 2 script.py` or `accelerate
+launch`, the processes find each other by the launcher's environment (or by the process group that
+is there already). Results travel over gloo as tensors on the CPU, whatever device the model is on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nanogpt_lens.core.errors import AnalysisError
+
+_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def world() -> tuple[int, int]:
+    """This process' rank and the number of processes; (0, 1) where there is one alone, or inside `alone`.
+
+    Joins the group of a launcher, if there is one.
+    """
+    if _ALONE.get():
+        return 0, 1
+    if not dist.is_available():
+        return 0, 1
+    if not dist.is_initialized():
+        if not all(name in os.environ for name in _LAUNCHED) or int(os.environ["WORLD_SIZE"]) < 2:
+            return 0, 1
+        dist.init_process_group("gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Each process works for itself: what would share a corpus reads all of it."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints, writes files and shows bars."""
+    return world()[0] == 0
+
+
+def share(
+    n: int, *, least: int = 1, what: str = "batches", hint: str = "start fewer, or give a smaller batch_size"
+) -> range:
+    """This process' part of `n` items: consecutive, parts in the order of the ranks.
+
+    Args:
+        n: how many.
+        least: of each process.
+        what, hint: for the error: what they are called, and what to do.
+
+    Raises:
+        AnalysisError: fewer items than processes (times `least`).
+    """
+    rank, size = world()
+    if n < size * least:
+        raise AnalysisError(f"there are {n} {what} for {size} processes; {hint}")
+    return range(n * rank // size, n * (rank + 1) // size)
+
+
+def gathered(value: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Every process' tensors, in the order of the ranks, on the CPU; the same list in each process."""
+    own = {name: tensor.detach().cpu() for name, tensor in value.items()}
+    size = world()[1]
+    if size == 1:
+        return [own]
+    found: list[Any] = [None] * size
+    dist.all_gather_object(found, own, group=_group())
+    return found
+
+
+def sum_in_place(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its sum over all processes."""
+    if world()[1] == 1 or not tensors:
+        return
+    flat = torch.cat([tensor.detach().flatten().cpu() for tensor in tensors])
+    dist.all_reduce(flat, group=_group())
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+@cache
+def _group() -> Any:
+    """A group that carries tensors on the CPU."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")

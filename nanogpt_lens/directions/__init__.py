@@ -1,0 +1,1 @@
+"""Directions of the residual stream: found, read off, and added."""

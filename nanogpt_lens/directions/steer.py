@@ -1,0 +1,256 @@
+"""Steering: add a direction to the residual stream while the model runs, and measure what that does.
+
+A direction that steers should do more than a random one of the same length, which is the control.
+
+Source: Turner et al. 2023, "Activation Addition: Steering Language Models Without Optimization".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.directions.find import checked_direction
+from nanogpt_lens.interventions.units import checked_layers
+from nanogpt_lens.model.access import (
+    Edit,
+    Hooked,
+    check_model,
+    evaluating,
+    kl,
+    log_probs,
+    n_tokens,
+    next_token_loss,
+    provenance,
+    run,
+    single_token,
+    token_labels,
+)
+from nanogpt_lens.model.weights import centred
+from nanogpt_lens.results.effects import SteeringEffect
+from nanogpt_lens.running.batches import batches
+from nanogpt_lens.text.prompts import Corpus, text_sequences
+
+Point: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
+"""Where the direction is added."""
+
+
+@contextmanager
+def steer(
+    model: Hooked,
+    direction: Tensor | Sequence[float],
+    *,
+    layer: int,
+    point: Point = "resid_post",
+    scale: float = 1.0,
+    positions: Sequence[int] | int | None = None,
+) -> Iterator[Hooked]:
+    """Add `scale * direction` to the residual stream of every run while the context is open.
+
+        with ngl.steer(model, direction, layer=1, scale=4.0):
+            print(ngl.generate(model, "ROMEO:"))
+
+    Everything that runs the model's hook points is steered: calling it, `run_with_cache`, `ngl.generate`. The hook
+    is gone afterwards, also after an exception. (Tools that read a corpus with `engine="auto"` see it, too.)
+
+    Args:
+        model: the model.
+        direction: [d_model], used as it is, not normalised.
+        layer: of the block.
+        point: where in the block.
+        scale: multiplies the direction; negative to steer away.
+        positions: None for all; else indices in each run's own tokens, negative ones from the end. While
+            generating past the context, the oldest tokens are dropped and positions count from the oldest left.
+
+    Yields:
+        the model.
+
+    Raises:
+        AnalysisError: not a direction of the model, no such layer or point, a scale that is not finite; while
+            running: a position that the text does not have.
+    """
+    edit = _adding(_checked(model, direction, scale), positions)
+    name = _hook_name(model, layer, point)
+
+    def hook(value: Tensor, hook: Any = None) -> Tensor | None:
+        return edit(value)
+
+    with model.hooks(fwd_hooks=[(name, hook)]):
+        yield model
+
+
+def steering_effect(
+    model: Hooked,
+    corpus: Corpus | None,
+    direction: Tensor | Sequence[float],
+    *,
+    layer: int,
+    point: Point = "resid_post",
+    scales: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    tokens: Sequence[str | int] = (),
+    controls: int = 10,
+    length: int | None = None,
+    n: int = 64,
+    seed: int = 0,
+    progress: bool = True,
+) -> SteeringEffect:
+    """What adding a direction at all positions changes, by scale, beside random directions of the same length.
+
+    Args:
+        model: the model.
+        corpus: windows of it are drawn, see `nanogpt_lens.text.prompts.Corpus`; None for text of the model's own.
+        direction: [d_model], used as it is.
+        layer, point: where it is added.
+        scales: what it is multiplied by.
+        tokens: whose probability is followed: ids, or strings of one token.
+        controls: how many random directions, centred over d_model, as long as the direction is when centred;
+            0 for none.
+        length: tokens of a sequence; None for the model's context.
+        n: sequences at most.
+        seed: of the sequences and the random directions.
+        progress: show a bar.
+
+    Returns:
+        values [scale, score]. `score` is "loss" (nats per token), "loss rise", "kl" (KL(unsteered || steered) in nats)
+        and for each of `tokens` "p(...)", its mean probability, and "p(...) change"; means over all positions
+        (losses: that have a next token). Intervals are bootstrapped over the sequences; `chance` is the mean
+        over the random directions, see `SteeringEffect` for all of them.
+
+    Raises:
+        AnalysisError: see `steer`; no scales, no such token.
+    """
+    check_whole(seed=seed, controls=controls)
+    vector = _checked(model, direction, 1.0)
+    name = _hook_name(model, layer, point)
+    factors = tuple(scales) if isinstance(scales, Sequence) else ()
+    if not factors or not all(_is_number(scale) for scale in factors):
+        raise AnalysisError(f"scales is {scales!r}; expected finite numbers, at least one")
+    ids = [_token(model, token) for token in tokens]
+    length = int(model.cfg.n_ctx) if length is None else length
+    check_whole(2, length=length)
+    text = text_sequences(model, corpus, length=length, n=n, seed=seed)
+    steered = [vector, *_random(vector, controls, seed)]
+    found = _measured(model, text, name, steered, factors, ids, progress)  # [direction, scale, score, sequence]
+    means = found.mean(-1)
+    interval = bootstrap(found[0], seed=seed)
+    texts = [repr(label) for label in token_labels(model, torch.tensor(ids, dtype=torch.long))]
+    scores = ["loss", "loss rise", "kl", *(s for t in texts for s in (f"p({t})", f"p({t}) change"))]
+    others = means[1:]
+    return SteeringEffect(
+        values=means[0],
+        low=interval[0] if interval else None,
+        high=interval[1] if interval else None,
+        chance=others.mean(0) if controls else None,
+        chance_low=others.amin(0) if controls else None,
+        chance_high=others.amax(0) if controls else None,
+        controls=others if controls else None,
+        scales=tuple(float(scale) for scale in factors),
+        axes=("scale", "score"),
+        labels={"scale": tuple(f"{scale:g}" for scale in factors), "score": tuple(scores)},
+        quantity="nats per token; p: probabilities",
+        definition=f"scale * direction (length {float(vector.norm()):.4g}) added everywhere at {name}; chance: mean "
+        f"over {controls} random directions of the same length",
+        provenance=provenance(
+            model, corpus="own text" if corpus is None else type(corpus).__name__, layer=layer, point=point,
+            scales=list(factors), tokens=ids, controls=controls, length=length, n=len(text), seed=seed,
+        ),
+    )  # fmt: skip
+
+
+def _measured(
+    model: Hooked,
+    text: Tensor,
+    name: str,
+    directions: Sequence[Tensor],
+    scales: Sequence[float],
+    ids: Sequence[int],
+    progress: bool,
+) -> Tensor:
+    """Each sequence's scores [direction, scale, score, sequence]."""
+    parts = []
+    total = len(text) * (1 + len(directions) * len(scales))
+    with evaluating(model), tqdm(total=total, unit="sequence", desc="steering", delay=1, disable=not progress) as bar:
+        for rows in batches(model, text):
+            tokens = text[rows]
+            plain = run(model, tokens)
+            loss = next_token_loss(plain, tokens).mean(-1)
+            before = log_probs(plain)
+            grid = []
+            for vector in directions:
+                for scale in scales:
+                    logits = run(model, tokens, {name: _adding(scale * vector, None)})
+                    after = log_probs(logits)
+                    own = next_token_loss(logits, tokens).mean(-1)
+                    columns = [own, own - loss, kl(before, after).mean(-1)]
+                    for i in ids:
+                        p = after[..., i].exp().mean(-1)
+                        columns += [p, p - before[..., i].exp().mean(-1)]
+                    grid.append(torch.stack(columns))
+                    bar.update(len(tokens))
+            bar.update(len(tokens))
+            parts.append(torch.stack(grid).double().cpu())
+    return torch.cat(parts, -1).unflatten(0, (len(directions), len(scales)))
+
+
+def _random(vector: Tensor, n: int, seed: int) -> list[Tensor]:
+    """Random directions, centred, as long as the direction is when centred."""
+    noise = torch.randn(n, len(vector), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    noise = centred(noise, 1).to(vector.device)
+    return list(noise / noise.norm(dim=1, keepdim=True) * centred(vector, 0).norm())
+
+
+def _adding(vector: Tensor, positions: Sequence[int] | int | None) -> Edit:
+    """Adds a vector [d_model] at some positions of an activation [example, pos, d_model]."""
+    wanted = [positions] if isinstance(positions, int) else positions if positions is None else list(positions)
+
+    def edit(value: Tensor) -> Tensor:
+        added = vector.to(value)
+        if wanted is None:
+            return value + added
+        n = value.shape[1]
+        for position in wanted:
+            if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:
+                raise AnalysisError(
+                    f"there is no position {position!r} to steer in {n} tokens; expected {-n} to {n - 1}"
+                )
+        changed = value.clone()
+        changed[:, sorted({position % n for position in wanted})] += added
+        return changed
+
+    return edit
+
+
+def _checked(model: Hooked, direction: Tensor | Sequence[float], scale: float) -> Tensor:
+    check_model(model)
+    if not _is_number(scale):
+        raise AnalysisError(f"scale is {scale!r}; expected a finite number")
+    return scale * checked_direction(model, direction)
+
+
+def _hook_name(model: Hooked, layer: int, point: str) -> str:
+    if point not in get_args(Point):
+        raise AnalysisError(f"point is {point!r}; expected one of {', '.join(get_args(Point))}")
+    return f"blocks.{checked_layers(model, [layer])[0]}.hook_{point}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _token(model: Hooked, token: str | int) -> int:
+    if isinstance(token, str):
+        return single_token(model, token, "the token")
+    if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < n_tokens(model):
+        raise AnalysisError(
+            f"there is no token {token!r}; expected 0 to {n_tokens(model) - 1}, or a string of one token"
+        )
+    return token

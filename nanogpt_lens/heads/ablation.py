@@ -1,0 +1,257 @@
+"""Do the suspected induction heads cause the induction? Take them out, and as many others for comparison.
+
+The induction gain is how much lower the loss on the second copy of a random sequence is than on the same
+tokens after another sequence. Heads that cause it take it away when they go; random other heads do not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.heads.induction import prefix_matching, repeated_and_unrepeated
+from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, loss_per_token, provenance, record
+from nanogpt_lens.results import Scores
+from nanogpt_lens.running.batches import batches
+from nanogpt_lens.text.prompts import Corpus, corpus_name
+
+AblationMode: TypeAlias = Literal["zero", "mean", "resample"]
+"""What takes the place of a head's output, see `ablate_induction_heads`."""
+
+Head: TypeAlias = tuple[int, int]
+"""(layer, head)."""
+
+THRESHOLD = 0.4
+"""Prefix matching from which on a head is suspected, as in ARENA's exercises."""
+
+_WRITTEN = re.compile(r"L?(\d+)(?:\.|H)(\d+)", re.IGNORECASE)
+_SCORES = ("repeated_loss", "unrepeated_loss", "gain", "gain_lost", "controls_as_strong")
+_REPLACEMENTS = {
+    "zero": "zero",
+    "mean": "its mean over all positions of all these sequences",
+    "resample": "that on another, unrepeated sequence",
+}
+
+
+def ablate_induction_heads(
+    model: Hooked,
+    heads: Sequence[Head | str] | None = None,
+    *,
+    corpus: Corpus | None = None,
+    mode: AblationMode = "zero",
+    controls: int = 20,
+    seq_len: int | None = None,
+    n: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> Scores:
+    """The induction gain with all heads, without the suspected ones, and without as many random others.
+
+    Losses are on random sequences, distinct tokens where the vocabulary allows, or on windows of a
+    corpus, after themselves ("repeated") or after another sequence (see `repeated_and_unrepeated`); over
+    the second half but for its first token, which nothing announces. A head's z
+    (attention-weighted values) is replaced at all positions by
+
+    "zero": nothing, without its value bias too, so that models with and without `process_weights`,
+    which moves that bias, may differ;
+    "mean": z's mean over all positions of all these sequences, both kinds, in the model as it is;
+    "resample": z on another sequence, one that is not repeated, in the model as it is; the same for both
+    kinds, because what a head writes on repeated tokens would harm the two losses differently.
+
+    Later layers see the change in their queries, keys and values ("full" ablation in Olsson et al. 2022).
+
+    Args:
+        model: the model.
+        heads: (layer, head) pairs, or "0.1" or "L0H1", all of them taken out together; None for those with
+            `prefix_matching` above 0.4 on sequences of this length and source.
+        corpus: the sequences are windows of it, held-out text, see `Corpus`; None for random tokens.
+        mode: see above.
+        controls: how many sets of as many other heads are drawn, without repetition; all of them where
+            there are no more. 0 for none.
+        seq_len: tokens of one copy; None for as many as context and vocabulary allow, at most 50.
+        n: how many sequences, at least 2, 4 for "resample"; of a corpus, at most.
+        seed: of the tokens and of the control sets.
+        progress: show a bar.
+
+    Returns:
+        values of shape [ablated, score]. `ablated` is "nothing", the heads ("1.0+1.2"), then each control
+        set ("control 0.3+1.1"). `score` is "repeated_loss", "unrepeated_loss", "gain" (unrepeated minus
+        repeated, in nats per token), "gain_lost" (gain with all heads minus gain without these), and
+        "controls_as_strong": the fraction of control sets that lose at least as much gain as the heads
+        do, nan in other rows. Intervals are over the sequences; `chance` is the mean over the control sets.
+
+    Raises:
+        AnalysisError: no such heads, an unknown mode, none above the threshold, too few other heads.
+    """
+    if mode not in get_args(AblationMode):
+        raise AnalysisError(f"mode is {mode!r}; expected one of {', '.join(get_args(AblationMode))}")
+    check_model(model)
+    check_whole(seed=seed, controls=controls)
+    options = {"seq_len": seq_len, "n": n, "seed": seed}
+    chosen = _suspected(prefix_matching(model, corpus, **options)) if heads is None else _checked(model, heads)
+    drawn = _control_sets(model, chosen, controls, seed)
+    sets: list[Sequence[Head]] = [(), chosen, *drawn]
+    both = repeated_and_unrepeated(model, corpus, **options)
+    if mode == "resample" and len(both[0]) < 4:
+        raise AnalysisError(
+            f"there are {len(both[0])} sequences; expected at least 4, so that one can be resampled from other "
+            "tokens: give n of 4 or more, or a longer corpus"
+        )
+    with evaluating(model):
+        repeated, unrepeated = _second_half_losses(model, both, sets, mode, progress)
+    gain = unrepeated - repeated
+    found = torch.stack([repeated, unrepeated, gain, gain[:1] - gain], 1)  # [set, score, sequence]
+    values = _with_column(found.mean(-1), torch.nan)
+    if drawn:
+        values[1, -1] = (values[2:, 3] >= values[1, 3]).double().mean()
+    interval = bootstrap(found, seed=seed)
+    low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
+    length = both[0].shape[1] // 2
+    source = "random ids" if corpus is None else corpus_name(corpus)
+    return Scores(
+        values=values,
+        axes=("ablated", "score"),
+        labels={
+            "ablated": ("nothing", _name(chosen), *(f"control {_name(control)}" for control in drawn)),
+            "score": _SCORES,
+        },
+        quantity="loss, nats per token (controls_as_strong: a fraction)",
+        definition=f"{length} tokens of {source} after themselves or after others, but for their first; z replaced by "
+        f"{_REPLACEMENTS[mode]}; chance: mean over the control sets",
+        chance=values[2:].mean(0).expand_as(values).clone() if drawn else None,
+        low=low,
+        high=high,
+        provenance=provenance(
+            model,
+            heads=chosen,
+            corpus=source,
+            mode=mode,
+            controls=len(drawn),
+            seq_len=length,
+            n=len(both[0]),
+            seed=seed,
+        ),
+    )
+
+
+def _suspected(matching: Scores) -> list[Head]:
+    scores = matching.values
+    found = [(layer, head) for layer, head in (scores > THRESHOLD).nonzero().tolist()]
+    if not found:
+        best = divmod(int(scores.argmax()), scores.shape[1])
+        raise AnalysisError(
+            f"no head has prefix matching above {THRESHOLD}; the highest is {scores.max():.3f}, of head "
+            f"{_name([best])}: there is no induction head to ablate, or name some with heads=[{best}]"
+        )
+    return found
+
+
+def _checked(model: Hooked, heads: Any) -> list[Head]:
+    if isinstance(heads, str) or not isinstance(heads, Iterable):
+        raise AnalysisError(f'heads is {heads!r}; expected a list of heads, such as [(1, 0)] or ["1.0"]')
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    pairs: list[Head] = []
+    for head in heads:
+        written = _WRITTEN.fullmatch(head.strip()) if isinstance(head, str) else None
+        match tuple(map(int, written.groups())) if written else head:
+            case (int(layer), int(index)) if 0 <= layer < n_layers and 0 <= index < n_heads:
+                pairs.append((layer, index))
+            case _:
+                raise AnalysisError(
+                    f"there is no head {head!r}; expected (layer, head) from (0, 0) to {(n_layers - 1, n_heads - 1)}, "
+                    f'or "0.0" to "{n_layers - 1}.{n_heads - 1}"'
+                )
+    if not pairs or len(set(pairs)) < len(pairs):
+        raise AnalysisError(f"heads is {pairs}; expected at least one (layer, head), each once")
+    return pairs
+
+
+def _control_sets(model: Hooked, heads: Sequence[Head], controls: int, seed: int) -> list[tuple[Head, ...]]:
+    """Different sets of as many heads, none of them in `heads`."""
+    every = itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads))
+    others = [head for head in every if head not in heads]
+    size = len(heads)
+    if controls and len(others) < size:
+        raise AnalysisError(
+            f"{size} heads are to be ablated, and {len(others)} are left, too few for a control set of {size}; "
+            "give fewer heads, or controls=0"
+        )
+    if math.comb(len(others), size) <= controls:
+        return list(itertools.combinations(others, size))
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[tuple[Head, ...], None] = {}
+    while len(found) < controls:
+        picked = torch.randperm(len(others), generator=generator)[:size].sort().values
+        found[tuple(others[i] for i in picked.tolist())] = None
+    return list(found)
+
+
+def _second_half_losses(
+    model: Hooked, both: tuple[Tensor, Tensor], sets: Sequence[Sequence[Head]], mode: AblationMode, progress: bool
+) -> list[Tensor]:
+    """For each kind of sequence the losses [set, sequence], means over the second half without its first token."""
+    names = {layer: f"blocks.{layer}.attn.hook_z" for layer in sorted({layer for heads in sets for layer, _ in heads})}
+    means = mean_z(model, both, names) if mode == "mean" else {}
+    start = both[0].shape[1] // 2
+    results = []
+    others = both[1].roll(len(both[1]) // 2, dims=0)
+    with tqdm(total=len(both) * len(sets) * len(both[0]), unit="sequence", delay=1, disable=not progress) as bar:
+        for tokens in both:
+            pieces = []
+            for rows in batches(model, tokens):
+                values = read_z(model, others[rows], names) if mode == "resample" else means
+                part = []
+                for heads in sets:
+                    edits = {names[layer]: replace_z(heads, layer, values) for layer, _ in heads}
+                    part.append(loss_per_token(model, tokens[rows], edits)[:, start:].double().mean(1))
+                    bar.update(len(part[-1]))
+                pieces.append(torch.stack(part))
+            results.append(torch.cat(pieces, 1))
+    return results
+
+
+def replace_z(heads: Sequence[Head], layer: int, values: dict[int, Tensor]) -> Edit:
+    """Puts other values by layer, or zeros where there are none, in the place of the z of this layer's heads."""
+    own = [head for at, head in heads if at == layer]
+
+    def edit(z: Tensor) -> Tensor:
+        changed = z.clone()
+        changed[:, :, own] = values[layer][..., own, :].to(z.dtype) if values else 0.0
+        return changed
+
+    return edit
+
+
+def read_z(model: Hooked, tokens: Tensor, names: dict[int, str]) -> dict[int, Tensor]:
+    """By layer, every head's output [example, pos, head, d_head]."""
+    found = record(model, tokens, names.values())
+    return {layer: found[name] for layer, name in names.items()}
+
+
+def mean_z(model: Hooked, sequences: Sequence[Tensor], names: dict[int, str]) -> dict[int, Tensor]:
+    """By layer, every head's mean output [head, d_head] over all positions of all of `sequences`."""
+    sums: dict[int, Tensor] = {}
+    for tokens in sequences:
+        for rows in batches(model, tokens):
+            for layer, z in read_z(model, tokens[rows], names).items():
+                sums[layer] = sums.get(layer, 0) + z.double().sum((0, 1))
+    count = sum(tokens.numel() for tokens in sequences)
+    return {layer: total / count for layer, total in sums.items()}
+
+
+def _with_column(values: Tensor, fill: float) -> Tensor:
+    return torch.cat([values, torch.full_like(values[:, :1], fill)], 1)
+
+
+def _name(heads: Sequence[Head]) -> str:
+    return "+".join(f"{layer}.{head}" for layer, head in heads)

@@ -1,0 +1,178 @@
+"""Which input tokens reach a position through all layers of attention: rollout and flow.
+
+Both look at one graph: a node for each position before the first and after every layer, and from
+each node edges down to the layer before, weighted by attention, the residual stream counted as
+attention to oneself. Rollout multiplies the weights along paths; flow takes them as capacities
+of pipes. Neither sees what the heads write, nor the MLPs: they bound where information can come
+from, and say nothing of what it does.
+
+Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.heads.attention import attention_patterns
+from nanogpt_lens.model.access import Hooked, Text, provenance
+from nanogpt_lens.results import AttentionPatterns, Result
+
+Heads: TypeAlias = Literal["mean", "max"]
+"""How the heads of a layer become one: their mean, as in the paper, or their largest attention."""
+
+_UNIT = 2**30  # scipy's flows are 32-bit integers; wider ones would overflow without a word
+
+
+def attention_rollout(model: Hooked, text: Text, *, residual: float = 0.5, heads: Heads = "mean") -> Result:
+    """Attention rollout: the product of all layers' attention up to each layer.
+
+    A layer's matrix is residual * I + (1 - residual) * A, A the heads' mean (or maximum), with
+    each row divided by its sum.
+
+    Args:
+        model: the model.
+        text: one text or several of one length, or token ids [pos] or [example, pos].
+        residual: weight of the residual stream, 0 to 1; the paper has one half.
+        heads: how the heads of a layer become one.
+
+    Returns:
+        shares of shape [layer, dest_pos, src_pos], with `example` in front for several texts: how
+        much of position `dest_pos` after `layer` comes from the input token `src_pos`. Rows sum to 1.
+
+    Raises:
+        AnalysisError: another `residual` or `heads`, or tokens that do not fit the model.
+
+    Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
+    """
+    patterns, mixed = _graph(model, text, residual, heads)
+    total = torch.eye(mixed.shape[-1], dtype=mixed.dtype)
+    rolled = []
+    for layer in mixed.unbind(-3):
+        total = layer @ total
+        rolled.append(total)
+    axes = tuple(axis for axis in patterns.axes if axis != "head")
+    return Result(
+        values=torch.stack(rolled, dim=-3),
+        axes=axes,
+        labels=patterns.labels,
+        quantity="attention rollout",
+        definition=f"product over layers of {_said(residual, heads)} (Abnar and Zuidema 2020)",
+        provenance=provenance(model, residual=residual, heads=heads),
+    )
+
+
+def attention_flow(
+    model: Hooked,
+    text: Text,
+    *,
+    pos: int | None = -1,
+    layer: int | None = -1,
+    residual: float = 0.5,
+    heads: Heads = "mean",
+    progress: bool = True,
+) -> Result:
+    """Attention flow: the largest flow from a position after a layer down to each input token.
+
+    The capacities are the matrices of `attention_rollout`; the flow is computed for every pair of
+    position and token by itself, so that a row does not sum to 1. (The authors' code divides each
+    row by its sum.) Capacities are rounded to multiples of 2**-30, which puts each flow off by at
+    most 2**-31 times the edges of a minimum cut, some 1e-7.
+
+    Args:
+        model: the model.
+        text: one text, or its token ids [pos].
+        pos: the position that the flow starts from, negative from the end; None for all.
+        layer: the layer after which it starts, negative from the end; None for all.
+        residual: weight of the residual stream, 0 to 1; the paper has one half.
+        heads: how the heads of a layer become one.
+        progress: show a bar.
+
+    Returns:
+        flows from 0 to 1 of shape [src_pos], with `dest_pos` in front where `pos` is None, and
+        `layer` before that where `layer` is None.
+
+    Raises:
+        AnalysisError: several texts, no such position or layer, another `residual` or `heads`, or
+            tokens that do not fit the model.
+
+    Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
+    """
+    patterns, mixed = _graph(model, text, residual, heads)
+    if mixed.dim() != 3:
+        raise AnalysisError(f"there are {len(mixed)} texts; expected one: call attention_flow for each")
+    n_layers, n_pos = mixed.shape[:2]
+    positions = [_index(pos, n_pos, "pos")] if pos is not None else list(range(n_pos))
+    layers = [_index(layer, n_layers, "layer")] if layer is not None else list(range(n_layers))
+    values = torch.zeros(len(layers), len(positions), n_pos, dtype=torch.float64)
+    graph = _network(mixed)
+    with tqdm(
+        total=len(layers) * sum(p + 1 for p in positions), desc="attention flow", delay=1, disable=not progress
+    ) as bar:
+        for i, above in enumerate(layers):
+            for j, start in enumerate(positions):
+                values[i, j, : start + 1] = _flows(graph, (above + 1) * n_pos + start, start + 1)
+                bar.update(start + 1)
+    values = values[:, 0] if pos is not None else values
+    values = values[0] if layer is not None else values
+    axes = (*(["layer"] if layer is None else []), *(["dest_pos"] if pos is None else []), "src_pos")
+    where = "" if pos is None else f" from position {positions[0]}"
+    where += "" if layer is None else f" after layer {layers[0]}"
+    return Result(
+        values=values,
+        axes=axes,
+        labels={axis: labels for axis, labels in patterns.labels.items() if axis in axes},
+        quantity="attention flow",
+        definition=f"maximum flow{where} to each input token, through capacities {_said(residual, heads)} "
+        "rounded to 2**-30 (Abnar and Zuidema 2020)",
+        provenance=provenance(model, pos=pos, layer=layer, residual=residual, heads=heads),
+    )
+
+
+def _graph(model: Hooked, text: Text, residual: float, heads: Heads) -> tuple[AttentionPatterns, Tensor]:
+    """The patterns, and one matrix [dest_pos, src_pos] for each layer, the residual stream mixed in; float64."""
+    if heads not in get_args(Heads):
+        raise AnalysisError(f"heads is {heads!r}; expected mean or max")
+    number = isinstance(residual, int | float) and not isinstance(residual, bool) and math.isfinite(residual)
+    if not number or not 0 <= residual <= 1:
+        raise AnalysisError(f"residual is {residual!r}; expected a number from 0 to 1, such as 0.5")
+    patterns = attention_patterns(model, text)
+    each = patterns.values.double()
+    combined = each.mean(-3) if heads == "mean" else each.amax(-3)
+    mixed = residual * torch.eye(each.shape[-1], dtype=torch.float64) + (1 - residual) * combined
+    return patterns, mixed / mixed.sum(-1, keepdim=True)
+
+
+def _network(mixed: Tensor) -> Any:
+    """A sparse matrix of integer capacities; node (layer + 1) * n_pos + pos is a position after a layer."""
+    from scipy.sparse import csr_array
+
+    n_layers, n_pos = mixed.shape[:2]
+    capacity = (mixed * _UNIT).round().to(torch.int32)
+    layer, dest, src = capacity.nonzero(as_tuple=True)
+    ends = ((layer + 1) * n_pos + dest).numpy(), (layer * n_pos + src).numpy()
+    n_nodes = (n_layers + 1) * n_pos
+    return csr_array((capacity[layer, dest, src].numpy(), ends), shape=(n_nodes, n_nodes))
+
+
+def _flows(graph: Any, start: int, n_inputs: int) -> Tensor:
+    """The maximum flow from a node to each of the first inputs [src_pos]."""
+    from scipy.sparse.csgraph import maximum_flow
+
+    flows = [maximum_flow(graph, start, sink).flow_value for sink in range(n_inputs)]
+    return torch.tensor(flows, dtype=torch.float64) / _UNIT
+
+
+def _index(at: int, n: int, name: str) -> int:
+    if isinstance(at, bool) or not isinstance(at, int) or not -n <= at < n:
+        raise AnalysisError(f"{name} is {at!r}; expected {-n} to {n - 1}, or None for all")
+    return at % n
+
+
+def _said(residual: float, heads: str) -> str:
+    return f"{residual:g} * I + {1 - residual:g} * ({heads} over heads of A), rows divided by their sum,"

@@ -1,0 +1,200 @@
+"""What a model does where a task requires induction: its predictions there, and where its heads look.
+
+Random repeated tokens are far from what a model was trained on. A task's own sequences are not, and they say
+at which positions nothing but an earlier occurrence tells what comes next (see `tasks`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import sampled
+from nanogpt_lens.heads.attention import pattern_hook
+from nanogpt_lens.heads.induction import follows
+from nanogpt_lens.model.access import (
+    Edit,
+    Hooked,
+    check_model,
+    device_of,
+    evaluating,
+    n_tokens,
+    next_token_loss,
+    provenance,
+    run,
+)
+from nanogpt_lens.results import Scores
+from nanogpt_lens.running.batches import batches
+from nanogpt_lens.text.tasks import Task, TaskSequences
+
+POSITIONS = ("required", "unseen", "other")
+"""Where the task requires induction; the same kind of place, but nothing like it came earlier; and elsewhere."""
+
+HEAD_SCORES: dict[str, str] = {
+    "previous_token": "attention to the position before, mean over all queries but the first",
+    "induction": "attention to what followed earlier occurrences of the query's token, summed over them, mean over "
+    "the queries where induction is required",
+}
+"""The scores of `task_heads`."""
+
+
+def task_sequences(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> TaskSequences:
+    """New sequences of a task, as long as the model's context.
+
+    Args:
+        model: the model.
+        task: what it was trained on, see `tasks.read_task`.
+        n: how many.
+        seed: of the sequences; no training run draws the same ones.
+
+    Raises:
+        AnalysisError: the task has other characters than the model.
+    """
+    check_model(model)
+    check_whole(1, n=n)
+    check_whole(seed=seed)
+    own = getattr(getattr(model, "tokenizer", None), "encoder", None)
+    chars = getattr(own, "chars", None)
+    if task.vocab_size != n_tokens(model) or (chars is not None and tuple(chars) != tuple(task.vocabulary.chars)):
+        raise AnalysisError(
+            f"the task '{task.name}' has {task.vocab_size} characters, and the model {n_tokens(model)} tokens or "
+            "others; expected the same: give the task.json of the model's own run"
+        )
+    task.refuse_shorter_than(model.cfg.n_ctx)
+    return task.draw(n, model.cfg.n_ctx, task_generator(seed))
+
+
+def task_generator(seed: int) -> np.random.Generator:
+    """What draws the sequences that are measured; no training run's generator starts like it."""
+    return np.random.default_rng([2**32 - 1, seed])
+
+
+def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> Scores:
+    """How well the model predicts a task's next tokens, at the positions that require induction and elsewhere.
+
+    Accuracy is the share of positions whose likeliest next token is the one that comes. "unseen" is the
+    control: there the answer cannot be known, and no model is right more often than it can guess.
+
+    Args:
+        model: the model.
+        task: see `task_sequences`.
+        n: how many sequences.
+        seed: of the sequences.
+
+    Returns:
+        values of shape [score, position]: "accuracy", "loss" in nats, and "probability" of the right token, each
+        a mean over all positions of that kind, with intervals over the sequences (`per_example` is linearised:
+        the ratio and each sequence's deviation from it, by the mean number of positions).
+
+    Raises:
+        AnalysisError: see `task_sequences`.
+    """
+    drawn = task_sequences(model, task, n=n, seed=seed)
+    tokens = torch.from_numpy(drawn.tokens).to(device_of(model))
+    pieces = []
+    with evaluating(model):
+        for rows in batches(model, tokens):
+            logits = run(model, tokens[rows])
+            loss = next_token_loss(logits, tokens[rows]).double()
+            right = logits[:, :-1].argmax(-1) == tokens[rows, 1:]
+            pieces.append(torch.stack([right.double(), loss, (-loss).exp()]).cpu())
+    found = torch.cat(pieces, 1)  # [score, example, pos]
+    kinds = torch.stack([mask[:, :-1] for mask in _kinds(drawn)])  # [position, example, pos]
+    each = ratio_per_example(torch.einsum("sep,kep->ske", found, kinds.double()), kinds.sum(-1).double())
+    return Scores(
+        **sampled(each, seed=seed),
+        axes=("score", "position"),
+        labels={"score": ("accuracy", "loss", "probability"), "position": POSITIONS},
+        quantity="accuracy, loss in nats, probability",
+        definition=f"{len(tokens)} sequences of '{task.name}', at positions where induction is required, where "
+        "nothing like it came earlier, and all others",
+        provenance=provenance(model, task=task.name, task_sha256=task.sha256, n=len(tokens), seed=seed),
+    )
+
+
+def task_heads(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Scores:
+    """How much each head does its part of induction, on the task's own sequences.
+
+    Args:
+        model: the model.
+        task: see `task_sequences`.
+        n: how many sequences.
+        seed: of the sequences.
+
+    Returns:
+        scores of shape [score, layer, head], from 0 to 1, see `HEAD_SCORES`; `chance` is uniform causal
+        attention on the same tokens; intervals are over the sequences.
+
+    Raises:
+        AnalysisError: see `task_sequences`.
+
+    Source: Olsson et al. 2022, "In-context Learning and Induction Heads" (previous token and prefix matching,
+    there on random repeated tokens).
+    """
+    drawn = task_sequences(model, task, n=n, seed=seed)
+    tokens = torch.from_numpy(drawn.tokens).to(device_of(model))
+    required = torch.from_numpy(drawn.required).to(tokens.device)
+    sums, uniform = _attention_sums(model, tokens, required)
+    counts = torch.stack([torch.full((len(tokens),), tokens.shape[1] - 1.0), required.sum(-1).cpu()]).double()
+    each = ratio_per_example(sums, counts[:, None, None])
+    chance = uniform.sum(-1) / counts.sum(-1)
+    return Scores(
+        **sampled(each, seed=seed),
+        axes=("score", "layer", "head"),
+        labels={"score": tuple(HEAD_SCORES)},
+        quantity="attention, from 0 to 1",
+        definition="; ".join(f"{name}: {meaning}" for name, meaning in HEAD_SCORES.items())
+        + f"; {len(tokens)} sequences of '{task.name}'; chance: uniform causal attention",
+        chance=chance[:, None, None].expand(each.shape[:-1]).clone(),
+        provenance=provenance(model, task=task.name, task_sha256=task.sha256, n=len(tokens), seed=seed),
+    )
+
+
+def ratio_per_example(sums: Tensor, counts: Tensor) -> Tensor:
+    """A ratio of totals as a mean over examples: the ratio, and each example's deviation from it, linearised.
+
+    Args:
+        sums, counts: of each example [..., example]; `counts` is broadcast.
+
+    Returns:
+        values [..., example] whose mean is sums.sum() / counts.sum(), and whose spread gives its standard
+        error to first order; nan where nothing was counted.
+    """
+    total = counts.sum(-1, keepdim=True).expand(*sums.shape[:-1], 1)
+    ratio = sums.sum(-1, keepdim=True) / total
+    return ratio + (sums - ratio * counts) / (total / counts.shape[-1])
+
+
+def _kinds(drawn: TaskSequences) -> list[Tensor]:
+    required, unseen = torch.from_numpy(drawn.required), torch.from_numpy(drawn.unseen)
+    return [required, unseen, ~required & ~unseen]
+
+
+def _attention_sums(model: Hooked, tokens: Tensor, required: Tensor) -> tuple[Tensor, Tensor]:
+    """The sums over queries of the attention that counts [score, layer, head, example]; uniform's [score, example]."""
+    length, layers = tokens.shape[1], range(model.cfg.n_layers)
+    uniform = 1 / torch.arange(1, length + 1, dtype=torch.float64, device=tokens.device)
+    pieces: list[Tensor] = []
+    even: list[Tensor] = []
+    for rows in batches(model, tokens):
+        before = torch.eye(length, device=tokens.device, dtype=torch.float64).roll(-1, dims=1).tril(-1)
+        matches = follows(tokens[rows]) & required[rows][:, :, None]
+        targets = torch.stack([before.expand(matches.shape), matches.double()])  # [score, example, query, key]
+        found: dict[int, Tensor] = {}
+
+        def keep(layer: int, targets: Tensor = targets, found: dict[int, Tensor] = found) -> Edit:
+            def edit(pattern: Tensor) -> Any:
+                found[layer] = torch.einsum("ehqk,seqk->she", pattern.double(), targets).cpu()
+
+            return edit
+
+        with evaluating(model):
+            run(model, tokens[rows], {pattern_hook(layer): keep(layer) for layer in layers})
+        pieces.append(torch.stack([found[layer] for layer in layers], 1))
+        even.append((targets.sum(-1) * uniform).sum(-1).cpu())
+    return torch.cat(pieces, -1), torch.cat(even, -1)

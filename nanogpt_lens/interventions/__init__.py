@@ -1,0 +1,1 @@
+"""What takes an activation's place, and where."""

@@ -1,0 +1,141 @@
+"""The nodes of a model's graph that path patching speaks of, and how they are written.
+
+Senders are what writes into the residual stream: "embed", heads ("0.1" is head 1 of layer 0, also
+"L0H1"), MLPs ("mlp0"). Receivers are what reads it: a head's "1.0.q", "1.0.k", "1.0.v" ("1.0" is
+all three), an MLP, and "logits".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.access import Hooked
+
+Nodes: TypeAlias = str | tuple[int, int] | Sequence[str | tuple[int, int]]
+"""One node, or several that are patched together; a pair is the head (layer, head)."""
+
+_HEAD = re.compile(r"(?:L?(\d+)(?:\.|H)(\d+))(?:\.([qkv]))?", re.IGNORECASE)
+_MLP = re.compile(r"(?:mlp|m)[ .]?(\d+)", re.IGNORECASE)
+_SENDERS = "'embed', heads such as '0.1', MLPs such as 'mlp0'"
+_RECEIVERS = "heads such as '1.0.k' or '1.0', MLPs such as 'mlp1', 'logits'"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A place where something is written into the residual stream, or read from it.
+
+    Attributes:
+        kind: "embed", "head", "mlp" or "logits".
+        layer: -1 for the embedding, the number of layers for the logits.
+        head: -1 where it is no head.
+        part: "q", "k" or "v" of a receiving head.
+    """
+
+    kind: str
+    layer: int
+    head: int = -1
+    part: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "head":
+            return f"{self.layer}.{self.head}" + (f".{self.part}" if self.part else "")
+        return f"mlp{self.layer}" if self.kind == "mlp" else self.kind
+
+
+def senders_of(model: Hooked, wanted: str | Sequence[Nodes]) -> list[tuple[Node, ...]]:
+    """The groups of senders; "heads" and "mlps" are all of them, each a group of its own.
+
+    Raises:
+        AnalysisError: none, or a word that is no sender.
+    """
+    cfg = model.cfg
+    if wanted == "heads":
+        return [(Node("head", layer, head),) for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]
+    if wanted == "mlps":
+        return [(Node("mlp", layer),) for layer in range(cfg.n_layers)]
+    return [tuple(_sender(model, word) for word in group) for group in _groups(wanted, "senders", _SENDERS)]
+
+
+def receivers_of(model: Hooked, wanted: str | Sequence[Nodes]) -> list[tuple[Node, ...]]:
+    """The groups of receivers; "heads" and "mlps" are all of them, each a group of its own.
+
+    Raises:
+        AnalysisError: none, or a word that is no receiver.
+    """
+    cfg = model.cfg
+    if wanted == "heads":
+        wanted = [f"{layer}.{head}" for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]
+    elif wanted == "mlps":
+        wanted = [f"mlp{layer}" for layer in range(cfg.n_layers)]
+    groups = _groups(wanted, "receivers", _RECEIVERS)
+    return [tuple(node for word in group for node in _receivers(model, word)) for group in groups]
+
+
+def label(group: Sequence[Node]) -> str:
+    """A group in words, a head's q, k and v as one."""
+    words = [str(node) for node in group]
+    for node in group:
+        parts = [f"{node.layer}.{node.head}.{part}" for part in "qkv"]
+        if node.part and all(part in words for part in parts):
+            at = words.index(parts[0])
+            words = [word for word in words if word not in parts]
+            words.insert(min(at, len(words)), f"{node.layer}.{node.head}")
+    return "+".join(words)
+
+
+def _groups(wanted: str | Sequence[Nodes], role: str, expected: str) -> list[list[str]]:
+    items = [wanted] if isinstance(wanted, str) or _is_pair(wanted) else _listed(wanted)
+    groups = [[_word(i)] if isinstance(i, str) or _is_pair(i) else [_word(w) for w in _listed(i)] for i in items]
+    if not groups or not all(groups):
+        raise AnalysisError(f"{role}={wanted!r} names no node; expected {expected}")
+    return groups
+
+
+def _listed(items: object) -> list[object]:
+    return list(items) if isinstance(items, Sequence | set | frozenset) else []
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and all(isinstance(i, int) for i in item)
+
+
+def _word(item: object) -> str:
+    return f"{item[0]}.{item[1]}" if isinstance(item, tuple) and _is_pair(item) else str(item)
+
+
+def _sender(model: Hooked, word: str) -> Node:
+    if word == "embed":
+        return Node("embed", -1)
+    node = _parsed(model, word)
+    if node is None or node.part:
+        raise AnalysisError(f"{word!r} is no sender; expected {_SENDERS}")
+    return node
+
+
+def _receivers(model: Hooked, word: str) -> list[Node]:
+    if word == "logits":
+        return [Node("logits", model.cfg.n_layers)]
+    node = _parsed(model, word)
+    if node is None:
+        raise AnalysisError(f"{word!r} is no receiver; expected {_RECEIVERS}")
+    if node.kind == "head" and not node.part:
+        return [Node("head", node.layer, node.head, part) for part in "qkv"]
+    return [node]
+
+
+def _parsed(model: Hooked, word: str) -> Node | None:
+    cfg = model.cfg
+    head, mlp = _HEAD.fullmatch(word.strip()), _MLP.fullmatch(word.strip())
+    if head:
+        node = Node("head", int(head[1]), int(head[2]), (head[3] or "").lower())
+    elif mlp:
+        node = Node("mlp", int(mlp[1]))
+    else:
+        return None
+    if node.layer >= cfg.n_layers or node.head >= cfg.n_heads:
+        raise AnalysisError(f"{word!r} is not in this model of {cfg.n_layers} layers with {cfg.n_heads} heads each")
+    return node

@@ -1,0 +1,180 @@
+"""The units whose activations are studied: neurons, coordinates of any activation, or features of an SAE.
+
+A unit has an activation at every token, a direction that it writes into the residual stream, and it
+can be set to a value. That is all that search, statistics and ablation need, so the features of a
+SAELens autoencoder are searched, ablated and shown by the functions that do it for neurons.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.access import Edit, Hooked, check_model
+from nanogpt_lens.model.fingerprints import tensor_hash
+
+SITES = ("mlp.hook_post", "mlp.hook_pre", "attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_pre",
+         "hook_resid_mid", "hook_resid_post")  # fmt: skip
+"""Activations with one value for each unit at each position."""
+
+
+class Units:
+    """The units of one activation in some layers, or the features of one autoencoder.
+
+    Args:
+        model: the model.
+        site: the hook point below `blocks.<layer>.`, one of `SITES`.
+        layers: None for all.
+        sae: a SAELens autoencoder, which says itself at which hook point it reads; `site` and `layers` are then
+            its own.
+
+    Attributes:
+        layers: the layers, ascending.
+        names: their hook points.
+        n_units: in each layer.
+        kind: "neuron", "feature", or "unit" (a coordinate of another activation).
+
+    Raises:
+        AnalysisError: no such site or layer, or an autoencoder of another width.
+    """
+
+    def __init__(
+        self, model: Hooked, *, site: str = "mlp.hook_post", layers: Sequence[int] | None = None, sae: Any = None
+    ) -> None:
+        check_model(model)
+        self.model, self.sae = model, sae
+        if sae is not None:
+            site, layers = self._of_autoencoder(sae, layers)
+        if site not in SITES:
+            raise AnalysisError(f"site is {site!r}; expected one of {', '.join(SITES)}")
+        self.site = site
+        self.layers = checked_layers(model, layers)
+        self.names = tuple(f"blocks.{layer}.{site}" for layer in self.layers)
+        cfg = model.cfg
+        self.width = (
+            cfg.d_mlp if site.startswith("mlp.") else cfg.n_heads * cfg.d_head if "hook_z" in site else cfg.d_model
+        )
+        if sae is not None and int(sae.W_dec.shape[1]) != self.width:
+            raise AnalysisError(
+                f"the autoencoder has d_in={sae.W_dec.shape[1]}; expected {self.width}, the width of {self.names[0]}"
+            )
+        self.n_units = self.width if sae is None else int(sae.W_dec.shape[0])
+        self.kind = "feature" if sae is not None else "neuron" if site.startswith("mlp.") else "unit"
+
+    @property
+    def autoencoder(self) -> str | None:
+        """What provenance says of the autoencoder: class, size, hash, and what it was trained on; None without one."""
+        if self.sae is None:
+            return None
+        weights = hashlib.sha256("".join(tensor_hash(t) for t in self.sae.state_dict().values()).encode())
+        home = getattr(self.sae.cfg.metadata, "checkpoint_sha256", None) or "a checkpoint that it does not name"
+        return f"{type(self.sae).__name__}, {self.n_units} features, {weights.hexdigest()[:16]}, trained on {home}"
+
+    def values(self, i: int, activation: Tensor) -> Tensor:
+        """The units' activations [example, pos, unit], from the activation at the i-th hook point."""
+        if self.sae is None:
+            return activation.flatten(2)
+        whole = activation if getattr(self.sae, "hook_z_reshaping_mode", False) else activation.flatten(2)
+        found = self.sae.encode(whole.to(self.sae.W_dec.dtype))
+        return found.to_dense() if found.is_sparse else found
+
+    def _decoder(self) -> Tensor:
+        """What each feature adds to the reconstruction [feature, d_in], per unit of activation.
+
+        Raises:
+            AnalysisError: that depends on the token.
+        """
+        cfg = self.sae.cfg
+        if getattr(cfg, "normalize_activations", "none") != "none":
+            raise AnalysisError(
+                f"the autoencoder has normalize_activations={cfg.normalize_activations!r}, so that a feature's "
+                "direction has another length on each token; expected 'none', or one with the factor folded in"
+            )
+        rows = self.sae.W_dec
+        return rows / rows.norm(dim=-1, keepdim=True) if getattr(cfg, "rescale_acts_by_decoder_norm", False) else rows
+
+    def directions(self, i: int) -> Tensor:
+        """What each unit writes into the residual stream [unit, d_model], per unit of activation, in float64.
+
+        Coordinates of the residual stream and of what is added to it write themselves.
+        """
+        block = self.model.blocks[self.layers[i]]
+        if self.site.startswith("mlp."):
+            out = self.model.W_out[self.layers[i]]
+        elif self.site == "attn.hook_z":
+            out = self.model.W_O[self.layers[i]].flatten(0, 1)
+        else:
+            out = torch.eye(self.model.cfg.d_model, device=next(block.parameters()).device)
+        out = out.detach().double()
+        return out if self.sae is None else self._decoder().detach().double().to(out.device) @ out
+
+    def setting(self, i: int, units: Sequence[int], value: Tensor | float) -> Edit:
+        """An edit of the i-th hook point that sets units to a value, everywhere.
+
+        Args:
+            i: which hook point.
+            units: which units.
+            value: one number, or one for each unit [unit].
+
+        A feature of an autoencoder is set by adding the difference to its present activation along its
+        decoder direction: what the autoencoder does not explain stays as it is.
+        """
+        chosen = list(units)
+
+        def edit(activation: Tensor) -> Tensor:
+            flat = activation.flatten(2).clone()
+            if self.sae is None:
+                flat[..., chosen] = torch.as_tensor(value, dtype=flat.dtype, device=flat.device)
+            else:
+                present = self.values(i, activation)[..., chosen]
+                change = torch.as_tensor(value, dtype=present.dtype, device=present.device) - present
+                flat += (change @ self._decoder()[chosen]).to(flat.dtype)
+            return flat.view_as(activation)
+
+        return edit
+
+    def checked(self, layer: int, unit: int) -> tuple[int, int]:
+        """The index of the hook point, and the unit.
+
+        Raises:
+            AnalysisError: there is no such layer or unit.
+        """
+        if isinstance(layer, bool) or layer not in self.layers:
+            raise AnalysisError(f"there is no layer {layer!r}; expected one of {', '.join(map(str, self.layers))}")
+        if isinstance(unit, bool) or not isinstance(unit, int) or not 0 <= unit < self.n_units:
+            raise AnalysisError(f"there is no {self.kind} {unit!r}; expected 0 to {self.n_units - 1}")
+        return self.layers.index(layer), unit
+
+    def _of_autoencoder(self, sae: Any, layers: Sequence[int] | None) -> tuple[str, tuple[int, ...]]:
+        """The site and layer at which a SAELens autoencoder reads."""
+        cfg = getattr(sae, "cfg", None)
+        hook = getattr(getattr(cfg, "metadata", None), "hook_name", None) or getattr(cfg, "hook_name", None)
+        if not isinstance(hook, str) or not hasattr(sae, "encode") or not hasattr(sae, "W_dec"):
+            raise AnalysisError(f"the autoencoder is a {type(sae).__name__}; expected one of SAELens, with a hook_name")
+        parts = hook.split(".", 2)
+        if len(parts) != 3 or parts[0] != "blocks" or not parts[1].isdecimal():
+            raise AnalysisError(f"the autoencoder reads at {hook!r}; expected a hook point of one layer")
+        if layers is not None and list(layers) != [int(parts[1])]:
+            raise AnalysisError(f"layers is {list(layers)}; expected {[int(parts[1])]}, where the autoencoder reads")
+        return parts[2], (int(parts[1]),)
+
+
+def checked_layers(model: Hooked, layers: Sequence[int] | int | None) -> tuple[int, ...]:
+    """Layers in ascending order; all of them for None.
+
+    Raises:
+        AnalysisError: none, or one that does not exist.
+    """
+    n = int(model.cfg.n_layers)
+    wanted = list(range(n)) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    for layer in wanted:
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n:
+            raise AnalysisError(f"there is no layer {layer!r}; expected 0 to {n - 1}")
+    if not wanted:
+        raise AnalysisError(f"layers is empty; expected some of 0 to {n - 1}, or None for all")
+    return tuple(sorted(set(wanted)))

@@ -1,0 +1,1 @@
+"""How well a model predicts text, and how it writes."""

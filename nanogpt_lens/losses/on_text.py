@@ -1,0 +1,153 @@
+"""The loss on text, and in-context learning: how much better late tokens of a context are predicted than early ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import torch
+
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import sampled
+from nanogpt_lens.model.access import Hooked, check_model, evaluating, n_tokens, provenance
+from nanogpt_lens.results import Scores
+from nanogpt_lens.running.batches import losses
+from nanogpt_lens.text.prompts import Corpus, corpus_name, text_sequences
+
+Span: TypeAlias = int | tuple[int, int]
+"""The position of a token, or the first one and the one after the last."""
+
+
+def in_context_learning_score(
+    model: Hooked,
+    corpus: Corpus | None = None,
+    *,
+    early: Span | None = None,
+    late: Span | None = None,
+    n: int = 128,
+    seed: int = 0,
+) -> Scores:
+    """How much better late tokens of a context are predicted than early ones.
+
+    Olsson et al. 2022 take the mean loss of the 500th token minus that of the 50th, of 512. So does
+    this for contexts of 512 tokens and more. In a shorter one, of n_ctx tokens, single positions would
+    be noisy and none is the 500th: the score is the mean loss over the last n_ctx / 16 tokens minus the
+    mean loss over as many tokens around the same fraction of the context, 50 / 512. Negative: the model
+    makes use of its context.
+
+    Args:
+        model: the model.
+        corpus: held-out text, see `Corpus`, of which windows as long as the context are taken; None for
+            the model's own text, which shows what it does with context, not whether that is right, and is
+            slow to draw for long contexts.
+        early, late: other positions, of tokens that are predicted: 49 is the 50th token, (40, 60) the
+            mean over 20 tokens.
+        n: how many windows, at most.
+        seed: of the choice of windows.
+
+    Returns:
+        "in_context_learning", "late_loss" and "early_loss" on the axis `score`, in nats, with intervals
+        over the windows; `chance` is a uniform guess.
+
+    Raises:
+        AnalysisError: positions that the context does not have, early ones that are not before the late
+            ones, as in a context of 2 tokens, or a corpus that does not fit the model.
+    """
+    check_model(model)
+    check_whole(seed=seed)
+    check_whole(1, n=n)
+    length = model.cfg.n_ctx
+    (e0, e1), (l0, l1) = _spans(early, late, length)
+    tokens = text_sequences(model, corpus, length=length, n=n, seed=seed)
+    with evaluating(model):
+        loss = losses(model, tokens).double()  # the loss of token p is at p - 1
+    before, after = loss[:, e0 - 1 : e1 - 1].mean(1), loss[:, l0 - 1 : l1 - 1].mean(1)
+    per_window = torch.stack([after - before, after, before])
+    guess = math.log(n_tokens(model))
+    source = "the model's own text" if corpus is None else corpus_name(corpus)
+    return Scores(
+        **sampled(per_window, seed=seed),
+        axes=("score",),
+        labels={"score": ("in_context_learning", "late_loss", "early_loss")},
+        quantity="loss, nats per token",
+        definition=f"mean loss of tokens {l0} to {l1 - 1} minus that of tokens {e0} to {e1 - 1}, counted from 0, of "
+        f"{length}, in windows of {source} (Olsson et al. 2022: 499 minus 49); chance: a uniform guess",
+        chance=torch.tensor([0.0, guess, guess], dtype=torch.float64),
+        provenance=provenance(model, corpus=source, early=(e0, e1), late=(l0, l1), n=len(tokens), seed=seed),
+    )
+
+
+def text_loss(
+    model: Hooked, corpus: Corpus | None = None, *, length: int | None = None, n: int = 128, seed: int = 0
+) -> Scores:
+    """The mean loss of the next token on windows of a text.
+
+    Args:
+        model: the model.
+        corpus: held-out text, see `Corpus`; None for text drawn from the model itself, which says how sure
+            it is, not whether that is right.
+        length: tokens of a window; None for the context.
+        n: how many windows, at most.
+        seed: of the choice of windows.
+
+    Returns:
+        one value in nats per token, of no axes; `chance` is a uniform guess; the interval is over the windows.
+
+    Raises:
+        AnalysisError: a corpus that does not fit the model.
+    """
+    check_model(model)
+    check_whole(seed=seed)
+    size = model.cfg.n_ctx if length is None else length
+    check_whole(2, length=size)
+    tokens = text_sequences(model, corpus, length=size, n=n, seed=seed)
+    with evaluating(model):
+        each = losses(model, tokens).double().mean(1).cpu()
+    source = "the model's own text" if corpus is None else corpus_name(corpus)
+    return Scores(
+        **sampled(each, seed=seed),
+        axes=(),
+        quantity="loss, nats per token",
+        definition=f"cross-entropy of the next token, mean over {len(tokens)} windows of {size} tokens of {source}; "
+        "chance: a uniform guess",
+        chance=each.new_tensor(math.log(n_tokens(model))),
+        provenance=provenance(model, corpus=source, length=size, n=len(tokens), seed=seed),
+    )
+
+
+def _default_spans(length: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    if length >= 512:
+        return (49, 50), (499, 500)
+    width = max(1, length // 16)
+    start = max(1, round(49.5 / 512 * length - width / 2))
+    return (start, start + width), (length - width, length)
+
+
+def _spans(early: Span | None, late: Span | None, length: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """First and one after the last, of both; `early` ends before `late` begins."""
+    given, default = (early, late), _default_spans(length)
+    (e0, e1), (l0, l1) = (
+        default[i] if span is None else _span(name, span, length)
+        for i, (name, span) in enumerate(zip(("early", "late"), given, strict=True))
+    )
+    if e1 > l0:
+        raise AnalysisError(
+            f"the early tokens are {e0} to {e1 - 1}, the late ones {l0} to {l1 - 1}, of a context of {length}; "
+            "expected all early ones before the late ones: give other positions, or a model with a longer context"
+        )
+    return (e0, e1), (l0, l1)
+
+
+def _span(name: str, given: Any, length: int) -> tuple[int, int]:
+    match given:
+        case bool():
+            pass
+        case int(first) if 1 <= first < length:
+            return first, first + 1
+        case (int(first), int(end)) if 1 <= first < end <= length:
+            return first, end
+    raise AnalysisError(
+        f"{name} is {given!r}; expected a token, or the first and the one after the last, from 1, the first token "
+        f"that is predicted, to {length - 1}, the last of the context"
+    )

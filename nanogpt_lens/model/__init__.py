@@ -1,0 +1,1 @@
+"""A model: loaded, read, sampled, exported, and recognised again."""

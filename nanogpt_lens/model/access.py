@@ -1,0 +1,241 @@
+"""How every analysis meets a model: tokens in, activations out, nothing left behind.
+
+A model is a HookedTransformer (TransformerLens 3.9) or a TransformerBridge (4.x). Only what both
+do alike is used; notes say where they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from conversion.backends import transformer_lens_version
+from conversion.errors import CheckpointError
+from nanogpt_lens.core.errors import AnalysisError
+
+Hooked: TypeAlias = Any
+"""A HookedTransformer or a TransformerBridge."""
+
+Text: TypeAlias = str | Sequence[str] | Sequence[int] | Tensor
+"""One text, several of one length, or token ids of shape [pos] or [example, pos]."""
+
+Edit: TypeAlias = Callable[[Tensor], Tensor | None]
+"""Reads an activation, or returns what takes its place."""
+
+
+def as_tokens(model: Hooked, source: Text, *, name: str = "the text") -> Tensor:
+    """Token ids of shape [example, pos] on the model's device.
+
+    Raises:
+        AnalysisError: no tokens, ids outside the vocabulary, or more positions than the context.
+        VocabularyError: text that the model's tokenizer cannot encode.
+    """
+    check_model(model)
+    if isinstance(source, str) or (isinstance(source, Sequence) and source and isinstance(source[0], str)):
+        texts = [source] if isinstance(source, str) else [str(text) for text in source]
+        tokens = _encoded(model, texts, name)
+    else:
+        try:
+            tokens = torch.as_tensor(source)
+        except (TypeError, ValueError, RuntimeError):
+            raise AnalysisError(
+                f"{name} is a {type(source).__name__} that is neither text nor ids; expected texts of one "
+                "length, or integer ids [pos] or [example, pos] with rows of one length"
+            ) from None
+    tokens = tokens[None] if tokens.dim() == 1 else tokens
+    if tokens.dim() != 2 or not tokens.numel():
+        raise AnalysisError(
+            f"{name} has shape {list(tokens.shape)}; expected ids [pos] or [example, pos], at least one"
+        )
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise AnalysisError(f"{name} is {tokens.dtype}; expected integer token ids")
+    tokens = tokens.long()
+    low, high = int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= model.cfg.d_vocab:
+        raise AnalysisError(
+            f"{name} has the token {low if low < 0 else high}; expected ids from 0 to {model.cfg.d_vocab - 1}, "
+            "the model's vocabulary"
+        )
+    if tokens.shape[1] > model.cfg.n_ctx:
+        raise AnalysisError(
+            f"{name} has {tokens.shape[1]} tokens; expected at most {model.cfg.n_ctx}, the model's context: cut it"
+        )
+    return tokens.to(device_of(model))
+
+
+def check_model(model: Hooked) -> None:
+    """Refuse what is no model of TransformerLens.
+
+    Raises:
+        AnalysisError: it has no hook points.
+    """
+    if not (hasattr(model, "cfg") and hasattr(model, "run_with_hooks")):
+        raise AnalysisError(
+            f"the model is a {type(model).__name__}; expected a HookedTransformer or a TransformerBridge, as "
+            "ngl.load(path) gives"
+        )
+
+
+def _encoded(model: Hooked, texts: list[str], name: str) -> Tensor:
+    from nanogpt_lens.model.encoding import encode_corpus
+
+    rows = [encode_corpus(model, text) for text in texts]
+    lengths = sorted({len(row) for row in rows})
+    if len(lengths) > 1:
+        raise AnalysisError(
+            f"{name}: the texts have {' and '.join(map(str, lengths))} tokens; expected one length, "
+            "because nanoGPT has no padding token"
+        )
+    return torch.stack(rows)
+
+
+def n_tokens(model: Hooked) -> int:
+    """The tokens that exist: the vocabulary's, without nanoGPT's padding to a multiple of 64."""
+    vocabulary = getattr(getattr(model, "nanogpt_origin", None), "vocabulary", None)
+    return min(model.cfg.d_vocab, vocabulary.size) if vocabulary is not None else model.cfg.d_vocab
+
+
+def token_labels(model: Hooked, tokens: Tensor) -> tuple[str, ...]:
+    """Each of the ids [pos] as text where the model has a vocabulary, else as a number."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None or getattr(tokenizer, "missing", None):
+        return tuple(str(i) for i in tokens.tolist())
+    return tuple(str(tokenizer.decode([i])) for i in tokens.tolist())
+
+
+def single_token(model: Hooked, answer: str, name: str) -> int:
+    """The id of a string that is one token.
+
+    Raises:
+        AnalysisError: it is none, or several.
+        VocabularyError: the model's tokenizer cannot encode it.
+    """
+    ids = _encoded(model, [answer], name)[0].tolist() if answer else []
+    if len(ids) != 1:
+        raise AnalysisError(f"{name} {answer!r} is {len(ids)} tokens; expected one token of the model's vocabulary")
+    return ids[0]
+
+
+def device_of(model: Hooked) -> torch.device:
+    """Where the model's parameters are."""
+    return next(model.parameters()).device
+
+
+@contextmanager
+def evaluating(model: Hooked) -> Iterator[None]:
+    """Evaluation mode without gradients, also under `torch.inference_mode`; put back at the end."""
+    check_model(model)
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def run(model: Hooked, inputs: Tensor, edits: Mapping[str, Edit] | None = None, *, start: int | None = None) -> Tensor:
+    """Logits [example, pos, d_vocab], with activations read or replaced on the way.
+
+    Args:
+        model: the model.
+        inputs: token ids, or with `start` the residual stream before that layer.
+        edits: functions by the names of hook points; they are gone afterwards, also after an exception.
+        start: begin at this layer's `hook_resid_pre`.
+    """
+    hooks = [(name, _hook(edit)) for name, edit in (edits or {}).items()]
+    options: dict[str, Any] = {} if start is None else {"start_at_layer": start}
+    with model.hooks(fwd_hooks=hooks):
+        return model(inputs, return_type="logits", **options)
+
+
+def _hook(edit: Edit) -> Callable[..., Tensor | None]:
+    def hook(value: Tensor, hook: Any = None) -> Tensor | None:
+        return edit(value)
+
+    return hook
+
+
+def record(model: Hooked, inputs: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
+    """The activations at `names` of one run, and its logits as "logits"; copies, without gradients."""
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Edit:
+        def edit(value: Tensor) -> None:
+            kept[name] = value.detach().clone()
+
+        return edit
+
+    logits = run(model, inputs, {name: keep(name) for name in names})
+    return {**kept, "logits": logits.detach()}
+
+
+def has_hooks(model: Hooked) -> bool:
+    """Whether somebody's hooks are attached to the model: TransformerLens', or torch's.
+
+    A bridge keeps torch hooks of its own, so that there only TransformerLens' are seen.
+    """
+    modules = list(model.modules())
+    points = [m for m in modules if hasattr(m, "fwd_hooks") and hasattr(m, "bwd_hooks")]
+    if any(point.fwd_hooks or point.bwd_hooks for point in points):
+        return True
+    others = [] if _is_bridge(model) else [m for m in modules if not hasattr(m, "fwd_hooks")]
+    return any(m._forward_hooks or m._forward_pre_hooks for m in others)
+
+
+def can_start(model: Hooked) -> bool:
+    """Whether `start_at_layer` works: everywhere but on the bridge of TransformerLens 3."""
+    return not _is_bridge(model) or transformer_lens_version() >= (4, 0)
+
+
+def _is_bridge(model: Hooked) -> bool:
+    return any(cls.__name__ == "TransformerBridge" for cls in type(model).__mro__)
+
+
+def loss_per_token(model: Hooked, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
+    """Cross-entropy in nats [example, pos - 1] of each next token."""
+    logits = run(model, tokens, edits)
+    return next_token_loss(logits, tokens)
+
+
+def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Cross-entropy in nats [..., pos - 1] of the token after each position, in float32 or better."""
+    return -log_probs(logits[..., :-1, :]).gather(-1, tokens[..., 1:, None]).squeeze(-1)
+
+
+def log_probs(logits: Tensor) -> Tensor:
+    """Log-probabilities [..., d_vocab], in float32 or better."""
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
+
+
+def kl(reference: Tensor, other: Tensor) -> Tensor:
+    """KL(reference || other) in nats [...] of two log-probabilities [..., d_vocab]."""
+    return (reference.exp() * (reference - other)).sum(-1)
+
+
+def provenance(model: Hooked, **arguments: Any) -> dict[str, Any]:
+    """Which checkpoint, which versions, which arguments: what a result needs to be made again."""
+    origin = getattr(model, "nanogpt_origin", None)
+    try:
+        sha256 = origin.sha256 if origin is not None else None
+    except (CheckpointError, OSError):  # the file has changed or is gone since the model was loaded
+        sha256 = None
+    return {
+        "checkpoint": origin.name if origin is not None else None,
+        "checkpoint_sha256": sha256,
+        "model": f"{type(model).__name__}, {str(model.cfg.dtype).removeprefix('torch.')}",
+        **_versions(),
+        "arguments": arguments,
+    }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    installed = {name.replace("-", "_"): version(name) for name in ("nanogpt-lens", "transformer-lens")}
+    return {**installed, "torch": torch.__version__}

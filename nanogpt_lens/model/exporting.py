@@ -1,0 +1,119 @@
+"""A checkpoint saved as something else, after the conversion has been proven."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conversion.atomic import new_folder
+from conversion.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from conversion.equivalence import check_equivalence
+from conversion.errors import ConversionError, EquivalenceError
+from conversion.native import GPT
+from conversion.saving import save_transformer_lens
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` made.
+
+    Attributes:
+        folder: where it is.
+        proof: one line on what was compared.
+        how_to_load: one line of code.
+    """
+
+    folder: Path
+    proof: str
+    how_to_load: str
+
+
+def export(
+    checkpoint: Checkpoint,
+    to: str,
+    folder: str | Path,
+    *,
+    process_weights: bool = False,
+    dtype: str | None = None,
+) -> Exported:
+    """Convert, prove, and save into a new folder; nothing is written where the proof fails.
+
+    Args:
+        checkpoint: what `read_checkpoint` returned.
+        to: "hooked", "bridge", "hf" or "nanogpt".
+        folder: a name that is free, or an empty folder.
+        process_weights: for "hooked" and "bridge", fold and centre.
+        dtype: name of the precision; float32 for TransformerLens, else the checkpoint's own.
+
+    Raises:
+        BackendError: the installed TransformerLens does not have it.
+        CheckpointError: the folder is taken.
+        EquivalenceError: the conversion is not proven.
+    """
+    if dtype is not None and dtype not in _DTYPES:
+        raise ConversionError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    if process_weights and to not in ("hooked", "bridge"):
+        raise ConversionError(f"process_weights is for hooked and bridge; {to} keeps the weights as they are")
+    precision = None if dtype is None else _DTYPES[dtype]
+    if to in ("hooked", "bridge"):
+        return _to_transformer_lens(checkpoint, to, Path(folder), process_weights, precision or torch.float32)
+    if to == "hf":
+        return _to_huggingface(checkpoint, Path(folder), precision)
+    if to == "nanogpt":
+        return _to_nanogpt(checkpoint, Path(folder), precision)
+    raise ConversionError(f"to is {to!r}; expected hooked, bridge, hf or nanogpt")
+
+
+def _to_transformer_lens(
+    checkpoint: Checkpoint, backend: str, folder: Path, process_weights: bool, dtype: torch.dtype
+) -> Exported:
+    from nanogpt_lens.model.loading import convert
+
+    checkpoint.to(dtype)  # refuses what would overflow
+    check_equivalence(checkpoint, backend=backend).raise_if_failed()
+    model = convert(checkpoint, backend=backend, process_weights=process_weights, dtype=dtype)
+    report = check_equivalence(checkpoint, model).raise_if_failed()  # the very model that is saved
+    save_transformer_lens(model, checkpoint, folder, certificate=report)
+    return Exported(folder, report.verdict(), f"run `from load import model` in {folder}")
+
+
+def _to_huggingface(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None) -> Exported:
+    from conversion.nanogpt_to_huggingface import to_huggingface
+
+    checkpoint = checkpoint if dtype is None else checkpoint.to(dtype)
+    error = _logit_error(checkpoint, to_huggingface(checkpoint, dtype=torch.float64))
+    if not error < 1e-9:
+        raise EquivalenceError(
+            f"{checkpoint.name}: the Hugging Face model's logits differ by {error:.1e}; nothing saved"
+        )
+    to_huggingface(checkpoint, folder, dtype=dtype)
+    proof = f"PROVEN EQUAL: logits in float64, largest error {error:.1e}"
+    return Exported(folder, proof, f"AutoModelForCausalLM.from_pretrained({str(folder)!r})")
+
+
+def _logit_error(checkpoint: Checkpoint, model: Any) -> float:
+    generator = torch.Generator().manual_seed(0)
+    config = checkpoint.config
+    tokens = torch.randint(config.vocab_size, (2, min(config.block_size, 256)), generator=generator)
+    with torch.no_grad():
+        native = GPT.from_checkpoint(checkpoint, dtype=torch.float64)(tokens)
+        return float((model(tokens).logits - native).abs().max())
+
+
+def _to_nanogpt(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None) -> Exported:
+    written = replace(checkpoint if dtype is None else checkpoint.to(dtype), optimizer=None)
+    with new_folder(folder) as temporary:
+        again = read_checkpoint(
+            save_checkpoint(written, temporary),
+            activation=checkpoint.config.activation,
+            ignore_model_args=checkpoint.extra_model_args,
+        )
+        same = all(torch.equal(tensor, again.state_dict[name]) for name, tensor in written.state_dict.items())
+        if not same or again.config != written.config:
+            raise EquivalenceError(f"{checkpoint.name}: what was written does not read back; nothing saved")
+    return Exported(folder, "PROVEN EQUAL: every tensor reads back bit for bit", f"nanogpt_lens.load({str(folder)!r})")

@@ -1,0 +1,50 @@
+"""Hashes of weights, tensors and files: is this the very model, the very corpus?"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogpt_lens.model.access import Hooked
+
+_PIECE = 2**22
+
+
+def weights_hash(model: Hooked) -> str:
+    """SHA-256 of all parameters and buffers as they are now, and of the architecture."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor_bytes(tensor))
+    plain = {k: v for k, v in vars(model.cfg).items() if v is None or isinstance(v, int | float | str | bool)}
+    digest.update(repr(sorted(plain.items())).encode())
+    return digest.hexdigest()
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """A tensor's entries as they are in memory."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 of the entries."""
+    return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
+
+
+def ids_hash(ids: Tensor | np.ndarray) -> str:
+    """SHA-256 of token ids [tokens] or [example, pos], whatever their integers' size; read in pieces."""
+    digest = hashlib.sha256()
+    for start in range(0, len(ids), _PIECE):
+        digest.update(np.asarray(ids[start : start + _PIECE]).astype(np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,317 @@
+"""What a patch is measured by: logit difference, log-probability, KL divergence, loss.
+
+A metric is called with logits [example, pos, d_vocab] and gives the mean over the examples, so it
+also fits `transformer_lens.patching`. It knows the positions that it reads, so that a sweep
+unembeds only those, and has a value for each example. Any other function from logits to one
+number can be used in its place; it is then given all positions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.access import Hooked, as_tokens, kl, single_token
+
+Answer: TypeAlias = int | str | Sequence[int] | Sequence[str] | Tensor
+"""One token for all examples, or one for each: ids, or strings of one token."""
+
+Positions: TypeAlias = int | Sequence[int] | None
+"""A position, several of them, or None for all; negative ones count from the end."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Metric(ABC):
+    """A number for each example, read from the logits of some positions.
+
+    Attributes:
+        pos: the positions read; the mean over them is taken. None for all that there are.
+    """
+
+    pos: Positions = -1
+
+    @property
+    @abstractmethod
+    def definition(self) -> str:
+        """What is computed, in words."""
+
+    @abstractmethod
+    def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
+        """A value per example [..., example] from the logits [..., example, read, d_vocab] of `reads`."""
+
+    def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
+        """The same metric with strings as ids, checked against the model and the clean tokens."""
+        return self
+
+    def reads(self, n_pos: int) -> tuple[int, ...]:
+        """The positions read, ascending, of a text of `n_pos` tokens.
+
+        Raises:
+            AnalysisError: there are none, or not so many.
+        """
+        if self.pos is None:
+            return tuple(range(n_pos))
+        wanted = list(self.pos) if isinstance(self.pos, Sequence) else np.asarray(self.pos).flatten().tolist()
+        for p in wanted:
+            if isinstance(p, bool) or not isinstance(p, int) or not -n_pos <= p < n_pos:
+                raise AnalysisError(f"the metric reads position {p!r}; expected {-n_pos} to {n_pos - 1}")
+        if not wanted:
+            raise AnalysisError("the metric reads no position; give pos=-1 for the last one")
+        return tuple(sorted({p % n_pos for p in wanted}))
+
+    def per_example(self, logits: Tensor) -> Tensor:
+        """A value for each example, from logits [example, pos, d_vocab]."""
+        if logits.dim() != 3:
+            raise AnalysisError(f"logits have shape {list(logits.shape)}; expected [example, pos, d_vocab]")
+        reads = self.reads(logits.shape[1])
+        return self.at_reads(logits[:, list(reads)], reads)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The mean over the examples of logits [example, pos, d_vocab]: a scalar."""
+        return self.per_example(logits).mean()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogitDiff(Metric):
+    """See `logit_diff`."""
+
+    answer: Answer
+    wrong: Answer
+
+    @property
+    def definition(self) -> str:
+        """What is computed, in words."""
+        return f"logit({_say(self.answer)}) - logit({_say(self.wrong)}) at position {_say(self.pos)}"
+
+    def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
+        """With ids for strings."""
+        ids = {name: _ids(getattr(self, name), name, model, tokens) for name in ("answer", "wrong")}
+        return replace(self, **ids)
+
+    def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
+        """[..., example], the mean over the positions read."""
+        return (_pick(logits, self.answer) - _pick(logits, self.wrong)).mean(-1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnswerLogprob(Metric):
+    """See `answer_logprob`."""
+
+    answer: Answer
+
+    @property
+    def definition(self) -> str:
+        """What is computed, in words."""
+        return f"log-probability of {_say(self.answer)} at position {_say(self.pos)}, in nats"
+
+    def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
+        """With an id for a string."""
+        return replace(self, answer=_ids(self.answer, "answer", model, tokens))
+
+    def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
+        """[..., example], the mean over the positions read."""
+        return _pick(logits.log_softmax(-1), self.answer).mean(-1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KL(Metric):
+    """See `kl_to`."""
+
+    clean_logits: Tensor
+
+    @property
+    def definition(self) -> str:
+        """What is computed, in words."""
+        return f"KL(clean || patched) at position {_say(self.pos)}, in nats"
+
+    def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
+        """The same, where the reference fits the tokens."""
+        expected = [*tokens.shape, model.cfg.d_vocab]
+        if not isinstance(self.clean_logits, Tensor) or self.clean_logits.isnan().any():
+            raise AnalysisError("kl_to has no logits, or logits with nan; expected those of the clean run")
+        if list(self.clean_logits.shape) != expected:
+            raise AnalysisError(f"kl_to has logits of shape {list(self.clean_logits.shape)}; expected {expected}")
+        return replace(self, clean_logits=self.clean_logits.detach().to(tokens.device, copy=True))
+
+    def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
+        """[..., example], the mean over the positions read."""
+        clean = self.clean_logits[:, list(reads)].to(logits.dtype).log_softmax(-1)
+        return kl(clean, logits.log_softmax(-1)).mean(-1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Loss(Metric):
+    """See `loss`."""
+
+    tokens: Tensor | None = None
+    pos: Positions = None
+
+    @property
+    def definition(self) -> str:
+        """What is computed, in words."""
+        where = "all positions" if self.pos is None else f"position {_say(self.pos)}"
+        return f"cross-entropy of the next token at {where}, in nats per token"
+
+    def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
+        """With the clean tokens, where none were given."""
+        own = tokens if self.tokens is None else as_tokens(model, self.tokens, name="the text of loss(...)")
+        if own.shape != tokens.shape:
+            raise AnalysisError(f"loss has tokens of shape {list(own.shape)}; expected {list(tokens.shape)}")
+        return replace(self, tokens=own)
+
+    def reads(self, n_pos: int) -> tuple[int, ...]:
+        """All positions but the last, which has no next token."""
+        if n_pos < 2:
+            raise AnalysisError(f"the text has {n_pos} token; loss needs at least 2")
+        if self.pos is None:
+            return tuple(range(n_pos - 1))
+        reads = super().reads(n_pos)
+        if n_pos - 1 in reads:
+            raise AnalysisError(
+                f"loss reads position {n_pos - 1}, the last, which has no next token; give earlier ones"
+            )
+        return reads
+
+    def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
+        """[..., example], the mean over the positions read."""
+        if self.tokens is None:
+            raise AnalysisError("loss has no tokens; give loss(tokens)")
+        target = self.tokens[:, [r + 1 for r in reads]].expand(logits.shape[:-1])[..., None]
+        return -logits.log_softmax(-1).gather(-1, target).squeeze(-1).mean(-1)
+
+
+def logit_diff(answer: Answer, wrong: Answer, *, pos: Positions = -1) -> Metric:
+    """The logit of the right answer minus that of a wrong one.
+
+    Args:
+        answer, wrong: a token for all examples or one for each, as ids or as strings of one token.
+        pos: where the logits are read; several positions are averaged.
+    """
+    return LogitDiff(answer=answer, wrong=wrong, pos=pos)
+
+
+def answer_logprob(answer: Answer, *, pos: Positions = -1) -> Metric:
+    """The log-probability of an answer, in nats.
+
+    Args:
+        answer: a token for all examples or one for each, as ids or as strings of one token.
+        pos: where it is read; several positions are averaged.
+    """
+    return AnswerLogprob(answer=answer, pos=pos)
+
+
+def kl_to(clean_logits: Tensor, *, pos: Positions = -1) -> Metric:
+    """KL(clean || patched), in nats; 0 where the patched run predicts as the clean one.
+
+    Args:
+        clean_logits: of the clean run, [example, pos, d_vocab].
+        pos: where it is read; several positions are averaged.
+    """
+    return KL(clean_logits=clean_logits, pos=pos)
+
+
+def loss(tokens: Tensor | None = None, *, pos: Positions = None) -> Metric:
+    """Cross-entropy of the next token, in nats, averaged over positions.
+
+    Args:
+        tokens: ids [example, pos] whose next tokens are the targets; None for the clean text.
+        pos: the positions that predict; None for all.
+    """
+    return Loss(tokens=tokens, pos=pos)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BoundMetric:
+    """A metric or a bare callable, ready for logits of given tokens.
+
+    Attributes:
+        reads: the positions whose logits it wants, ascending.
+        per_example: whether it has a value for each example.
+        definition: in words.
+    """
+
+    function: Metric | Callable[[Tensor], Any]
+    reads: tuple[int, ...]
+    per_example: bool
+    definition: str
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Values [site, example] from logits [site, example, read, d_vocab]; [site, 1] for a bare callable.
+
+        Raises:
+            AnalysisError: a bare callable returns something else than one number.
+        """
+        if isinstance(self.function, Metric):
+            return self.function.at_reads(logits, self.reads)
+        return torch.stack([self._scalar(self.function(row)) for row in logits])[:, None]
+
+    def of_run(self, logits: Tensor) -> Tensor:
+        """Values [example] of one run ([1] for a bare callable), from all its logits [example, pos, d_vocab]."""
+        return self(logits[None, :, list(self.reads)])[0]
+
+    def _scalar(self, value: Any) -> Tensor:
+        if isinstance(value, Metric):
+            raise AnalysisError("the metric returned a metric; call it first, as in metric=ngl.loss()")
+        try:
+            value = torch.as_tensor(value, dtype=torch.float64 if isinstance(value, int | float) else None)
+        except (TypeError, ValueError, RuntimeError):
+            raise AnalysisError(f"the metric returned {value!r}; expected one number") from None
+        if value.dim() or value.is_complex():
+            raise AnalysisError(
+                f"the metric returned shape {list(value.shape)}; expected one number: average over the examples, "
+                "or use logit_diff, answer_logprob, kl_to or loss, which keep them apart"
+            )
+        return value
+
+
+def bind(metric: Metric | Callable[[Tensor], Any], model: Hooked, tokens: Tensor) -> BoundMetric:
+    """Make a metric ready for logits of `tokens` [example, pos].
+
+    Raises:
+        AnalysisError: it does not fit the tokens, or is no function.
+    """
+    if isinstance(metric, Metric):
+        fitted = metric.resolved(model, tokens)
+        reads = fitted.reads(tokens.shape[1])
+        return BoundMetric(function=fitted, reads=reads, per_example=True, definition=metric.definition)
+    if not callable(metric):
+        raise AnalysisError(f"the metric is {metric!r}; expected one like logit_diff(...), or a function of the logits")
+    name = getattr(metric, "__name__", type(metric).__name__)
+    reads = tuple(range(tokens.shape[1]))
+    return BoundMetric(function=metric, reads=reads, per_example=False, definition=f"{name}(logits)")
+
+
+def _ids(answer: Answer, name: str, model: Hooked, tokens: Tensor) -> Tensor:
+    """The answer as ids of shape [example] or [1]."""
+    if isinstance(answer, Tensor | np.ndarray | np.generic):
+        answer = np.asarray(answer.tolist()).flatten().tolist()
+    items = [answer] if isinstance(answer, int | str) else list(answer) if isinstance(answer, Sequence) else []
+    if not items or not all(isinstance(a, int | str) and not isinstance(a, bool) for a in items):
+        raise AnalysisError(f"{name} is {answer!r}; expected an id or a string of one token, or one for each example")
+    ids = torch.tensor([single_token(model, a, name) if isinstance(a, str) else a for a in items])
+    if ids.dim() != 1 or len(ids) not in (1, len(tokens)):
+        raise AnalysisError(f"{name} has {len(ids)} tokens; expected 1, or one for each of the {len(tokens)} examples")
+    if int(ids.min()) < 0 or int(ids.max()) >= model.cfg.d_vocab:
+        raise AnalysisError(f"{name} has ids outside 0 to {model.cfg.d_vocab - 1}, the model's vocabulary")
+    return ids.to(tokens.device)
+
+
+def _pick(values: Tensor, answer: Answer) -> Tensor:
+    """The answer's entry [..., example, read] of values [..., example, read, d_vocab]."""
+    if isinstance(answer, str) or (isinstance(answer, Sequence) and answer and isinstance(answer[0], str)):
+        raise AnalysisError(
+            f"the answer {answer!r} is text, which needs a model's tokenizer: call metric.resolved(...)"
+        )
+    ids = torch.as_tensor(answer, device=values.device).reshape(-1, 1, 1)
+    return values.gather(-1, ids.expand(*values.shape[:-1], 1)).squeeze(-1)
+
+
+def _say(value: Any) -> str:
+    return str(value.tolist()) if isinstance(value, Tensor) else repr(value)

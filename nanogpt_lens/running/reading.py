@@ -1,0 +1,129 @@
+"""Activations of a plain run, as fast as nanoGPT itself computes them.
+
+Reading activations needs no edit, so the run may go through the reference architecture
+(`conversion.native`, fused attention and LayerNorm) with the model's present weights, and stop
+behind the last activation asked for. Before that is trusted, it is compared with the model's own
+hook points on random tokens; where they differ, or where the model is none of nanoGPT's (processed
+weights, somebody's hooks, half precision), the run goes through the hook points themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from conversion.errors import ConversionError
+from conversion.native import GPT, hook_names
+from conversion.transformerlens_to_nanogpt import to_nanogpt
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.access import Edit, Hooked, device_of, has_hooks, run
+from nanogpt_lens.text.prompts import random_tokens
+
+Engine: TypeAlias = Literal["auto", "native", "hooks"]
+"""How activations are computed: by the reference architecture, through hook points, or whichever fits."""
+
+See: TypeAlias = Callable[[int, Tensor], None]
+"""Is shown the number of a hook point and its activation."""
+
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
+"""Largest difference from the hook points, of the largest activation there."""
+
+
+class _EnoughSeenError(Exception):
+    """Ends a forward pass behind the last activation that is wanted."""
+
+
+class Reader:
+    """Shows the activations at some hook points, run after run.
+
+    Args:
+        model: the model.
+        names: hook points, in the order of the computation.
+        engine: see `Engine`.
+
+    Attributes:
+        engine: "native" or "hooks": what is used.
+
+    Raises:
+        AnalysisError: no such hook point; "native" was asked for and does not fit.
+    """
+
+    def __init__(self, model: Hooked, names: Sequence[str], *, engine: Engine = "auto") -> None:
+        if engine not in get_args(Engine):
+            raise AnalysisError(f"engine is {engine!r}; expected one of {', '.join(get_args(Engine))}")
+        for name in names:
+            if name not in model.hook_dict:
+                raise AnalysisError(
+                    f"the model has no hook point {name!r}; expected one such as blocks.0.mlp.hook_post"
+                )
+        self.model, self.names = model, tuple(names)
+        self._native = self._fitting() if engine != "hooks" else None
+        if engine == "native" and self._native is None:
+            raise AnalysisError(
+                "engine='native' does not fit this model (processed weights, hooks, half precision, or no nanoGPT); "
+                "use engine='auto'"
+            )
+        self.engine = "hooks" if self._native is None else "native"
+
+    def __call__(self, tokens: Tensor, see: See) -> None:
+        """Run on ids [example, pos] and show each activation [example, pos, ...] once, in order; do not keep them."""
+        if self._native is None:
+            self._hooked(tokens, see)
+        else:
+            self._plain(self._native, tokens, see)
+
+    def _hooked(self, tokens: Tensor, see: See) -> None:
+        run(self.model, tokens, {name: _showing(i, see) for i, name in enumerate(self.names)})
+
+    def _plain(self, native: GPT, tokens: Tensor, see: See) -> None:
+        last = len(self.names) - 1
+
+        def ending(value: Tensor) -> None:
+            see(last, value)
+            raise _EnoughSeenError
+
+        edits: dict[str, Edit] = {name: _showing(i, see) for i, name in enumerate(self.names)}
+        edits[self.names[-1]] = ending
+        try:
+            native(tokens, edits=edits)
+        except _EnoughSeenError:
+            return
+
+    def _fitting(self) -> GPT | None:
+        """The reference architecture with the model's weights, where it gives what the hook points give."""
+        model = self.model
+        known = set(hook_names(model.cfg.n_layers))
+        if model.cfg.dtype not in TOLERANCE or has_hooks(model) or not known.issuperset(self.names):
+            return None
+        try:
+            native = GPT.from_checkpoint(to_nanogpt(model)).to(device_of(model))
+        except (ConversionError, AttributeError):
+            return None
+        tokens = random_tokens(model, 2, model.cfg.n_ctx, repeats="allow", generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode(False), torch.no_grad():
+            expected, found = (
+                self._kept(self._hooked, tokens),
+                self._kept(lambda t, see: self._plain(native, t, see), tokens),
+            )
+        tolerance = TOLERANCE[model.cfg.dtype]
+        close = all(
+            f.shape == e.shape and float((f - e).abs().max()) <= tolerance * float(e.abs().max())
+            for e, f in zip(expected, found, strict=True)
+        )
+        return native if close else None
+
+    @staticmethod
+    def _kept(run_once: Callable[[Tensor, See], None], tokens: Tensor) -> list[Tensor]:
+        kept: list[Tensor] = []
+        run_once(tokens, lambda i, value: kept.append(value.clone()))
+        return kept
+
+
+def _showing(i: int, see: See) -> Edit:
+    def show(value: Tensor) -> Any:
+        see(i, value)
+
+    return show

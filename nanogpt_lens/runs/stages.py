@@ -1,0 +1,135 @@
+"""The checkpoints of one training run in order, and one model that takes the weights of each in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from conversion.checkpoint import Checkpoint, read_checkpoint, read_iteration
+from conversion.compact import STORED_KEY, compact
+from conversion.errors import CheckpointError
+from conversion.reloading import reload_weights
+from nanogpt_lens.model.access import Hooked
+from nanogpt_lens.model.loading import convert, find_folder
+
+PATTERN = "ckpt*.pt"
+"""What the checkpoints of a run are called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A checkpoint of a run.
+
+    Attributes:
+        step: its `iter_num`.
+        path: its file.
+    """
+
+    step: int
+    path: Path
+
+
+def list_stages(
+    path: str | Path, *, pattern: str = PATTERN, reading: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Stage, ...]:
+    """The checkpoints of a folder by `iter_num`; two of one iteration count once if they have the same weights.
+
+    They have if one is the other made `compact`; the first by name is taken, `ckpt.pt` before `ckpt_000100.pt`.
+
+    Args:
+        path: a folder, or the name of a shipped checkpoint with stages.
+        pattern: which files.
+        reading: options of `read_checkpoint`, for two of one iteration.
+
+    Raises:
+        CheckpointError: no folder, no checkpoint in it, one without `iter_num` or damaged, two
+            different ones of the same iteration, or a pattern that is none.
+    """
+    folder = find_folder(path)
+    try:
+        if not pattern or Path(pattern).is_absolute():
+            raise ValueError
+        files = sorted(file for file in folder.glob(pattern) if file.is_file())
+    except ValueError:
+        raise CheckpointError(f"pattern is {pattern!r}; expected names of files such as {PATTERN!r}") from None
+    if not files:
+        others = sorted(p.name for p in folder.glob("*/ckpt.pt"))
+        below = f"; there are checkpoints in {folder / '*'}: name one of these folders" if others else ""
+        raise CheckpointError(
+            f"{folder} has no {pattern}; expected the checkpoints of a training run, such as "
+            f"`nanogpt-lens train --stages log:12` keeps{below}"
+        )
+    found: dict[int, Path] = {}
+    for file in files:
+        step = read_iteration(file)
+        if step is None:
+            raise CheckpointError(
+                f"{file} has no iter_num, so its place in the run is unknown; expected nanoGPT's checkpoints: "
+                "store iter_num, or move the file away"
+            )
+        if step in found and not _same_weights(found[step], file, reading):
+            raise CheckpointError(
+                f"{found[step]} and {file} are both of iteration {step} and differ; expected the checkpoints of one "
+                "run: move one of them away, or give pattern="
+            )
+        found.setdefault(step, file)
+    return tuple(Stage(step=step, path=found[step]) for step in sorted(found))
+
+
+def _same_weights(one: Path, other: Path, reading: Mapping[str, Any]) -> bool:
+    """Whether two files have the same weights, in the precision of the one that was rounded more."""
+    pair = [read_checkpoint(file, **reading) for file in (one, other)]
+    stored = [bits for checkpoint in pair if (bits := _stored_bits(checkpoint)) is not None]
+    if stored:
+        pair = [compact(checkpoint, bits=min(stored)) for checkpoint in pair]
+    a, b = (checkpoint.state_dict for checkpoint in pair)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def _stored_bits(checkpoint: Checkpoint) -> int | None:
+    """The bits of mantissa that a file says its weights were rounded to."""
+    stored = checkpoint.run_config.get(STORED_KEY)
+    return stored.get("mantissa_bits") if isinstance(stored, Mapping) else None
+
+
+class Walk:
+    """One model object, and the weights of one checkpoint at a time.
+
+    Args:
+        stages: what `list_stages` found.
+        reading: options of `read_checkpoint`.
+        converting: options of `convert`: backend, device, dtype, process_weights.
+
+    Attributes:
+        model: with the weights of the stage that was asked for last; None before the first.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], *, reading: Mapping[str, Any] = MappingProxyType({}), **converting: Any
+    ) -> None:
+        self.stages, self._reading, self._converting = tuple(stages), reading, converting
+        self.model: Hooked | None = None
+
+    def at(self, stage: Stage) -> Hooked:
+        """The model with the weights of a stage; the same object each time.
+
+        Raises:
+            CheckpointError: the checkpoint is damaged, of another iteration than it was, or of another model
+                than the one before.
+        """
+        checkpoint = read_checkpoint(stage.path, **self._reading)
+        if checkpoint.iter_num != stage.step:
+            raise CheckpointError(
+                f"{stage.path} was of iteration {stage.step}, and is of {checkpoint.iter_num} now; expected files that "
+                "stay as they are: wait for the end of the training, or give pattern='ckpt_*.pt'"
+            )
+        if self.model is None:
+            self.model = convert(checkpoint, **self._converting, consume=True)
+        else:
+            reload_weights(self.model, checkpoint)
+        return self.model

@@ -1,0 +1,297 @@
+"""One measure over all checkpoints of a training run: how what a model does came to be.
+
+    heads = ngl.trajectory("out", "prefix_matching")
+    heads.plot(mark=ngl.find_change_point(heads, layer=1, head=2).mark)
+
+One model object takes the weights of one checkpoint after the other, so that memory is that of one. All
+are measured on the same sequences: what changes between two steps is the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from conversion.config import Activation
+from conversion.vocabulary import Vocabulary
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.distributed import alone, gathered, share, world
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.unfinished import Unfinished
+from nanogpt_lens.heads.on_tasks import task_sequences
+from nanogpt_lens.model.access import Hooked, provenance
+from nanogpt_lens.model.fingerprints import ids_hash
+from nanogpt_lens.results import Result, Trajectory
+from nanogpt_lens.runs.measures import find_measure
+from nanogpt_lens.runs.stages import PATTERN, Stage, Walk, list_stages
+from nanogpt_lens.text.prompts import Corpus, corpus_tokens, own_text
+from nanogpt_lens.text.tasks import TASK_NAME, Task, read_task
+
+_COLUMNS = ("chance", "low", "high", "per_example")
+_HASH, _ABOUT = "sha256", "about"
+_OWN = 128
+"""Sequences of a task, or of the last model's own text, where no text is given."""
+
+
+def trajectory(
+    path: str | Path,
+    measure: str | Callable[[Hooked], Any] = "heads",
+    *,
+    text: Corpus | None = None,
+    task: Task | None = None,
+    pattern: str = PATTERN,
+    resume: str | Path | None = None,
+    backend: str = "auto",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    meta: str | Path | Vocabulary | None = None,
+    activation: Activation = "gelu",
+    ignore_model_args: Iterable[str] = (),
+    progress: bool = True,
+    **options: Any,
+) -> Trajectory:
+    """Measure every checkpoint of a folder, by iteration.
+
+    Under `torchrun` each process takes a share of the checkpoints, and all get the whole result.
+
+    Args:
+        path: a folder with `ckpt*.pt` of one run, or the name of a shipped checkpoint with stages.
+        measure: a name of `runs.measures.MEASURES`: heads, prefix_matching, loss, in_context,
+            repeated_loss, accuracy, lens, ablation, patching, composition, task_accuracy, task_heads. Or a function
+            from the model to a result, a tensor, or a number, the same axes at every step.
+        text: what measures on text read, the same windows at every step. None for sequences of the task that
+            the folder's `task.json` says, or without one for text drawn from the last checkpoint.
+        task: for measures on a task; None for the folder's.
+        pattern: which files are its checkpoints.
+        resume: a folder where what has been measured is kept every ten seconds; the same call goes on from there.
+            A function of your own is known by its name alone.
+        backend, device, dtype, meta, activation, ignore_model_args: as for `load`.
+        progress: show a bar.
+        options: of the measure, such as n=32, seed=1, seq_len=20.
+
+    Returns:
+        the measure's values with the axis "step" in front, its chance, intervals and `per_example` alike.
+
+    Raises:
+        CheckpointError: no checkpoints, a damaged one, one without `iter_num`, different models.
+        AnalysisError: no such measure or option; a measure whose axes change; fewer checkpoints than processes;
+            `resume` has another trajectory.
+        DataError: a measure on a task, and no task.
+    """
+    reading = {"meta": meta, "activation": activation, "ignore_model_args": tuple(ignore_model_args)}
+    stages = list_stages(path, pattern=pattern, reading=reading)
+    walk = Walk(stages, reading=reading, backend=backend, device=device, dtype=dtype)
+    folder = stages[0].path.parent
+    with alone():
+        name, function, source = _prepared(measure, walk, folder, text, task, options)
+    rank, size = world()
+    mine = [stages[i] for i in share(len(stages), what="checkpoints", hint="start fewer processes")]
+    kept = None
+    if resume is not None:
+        described = {
+            "measure": name, "options": options, "source": _source_hash(walk, source), "backend": backend,
+            "device": str(device), "dtype": str(dtype), "reading": reading,
+            "files": [_identity(stage) for stage in mine],
+        }  # fmt: skip
+        kept = Unfinished(resume, f"trajectory_{rank}_of_{size}", described)
+    with alone():
+        found, about = _measured(walk, mine, function, name, kept, progress=progress and rank == 0)
+    words = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
+    every = gathered({**_stacked(found), _ABOUT: words})
+    for part in every:
+        _refuse_other(json.loads(part.pop(_ABOUT).numpy().tobytes()), about, name, "some checkpoints")
+    if kept is not None:
+        kept.delete()
+    return _joined(every, about, stages, name, walk, options, path)
+
+
+def _prepared(
+    measure: str | Callable[[Hooked], Any],
+    walk: Walk,
+    folder: Path,
+    text: Corpus | None,
+    task: Task | None,
+    options: dict[str, Any],
+) -> tuple[str, Callable[[Hooked], Any], Task | Corpus | None]:
+    """The measure's name, a function of the model alone, and the task or text that it looks at."""
+    if callable(measure):
+        given = [*options, *(k for k, v in (("text", text), ("task", task)) if v is not None)]
+        if given:
+            raise AnalysisError(
+                f"{', '.join(given)} were given for a function of your own; expected options for measures by name: "
+                "put them into the function"
+            )
+        return getattr(measure, "__qualname__", type(measure).__name__), measure, None
+    found = find_measure(measure, options)
+    for kind, value in (("text", text), ("task", task)):
+        if value is not None and found.on not in (kind, "text") and (measure, kind) not in _ALSO:
+            raise AnalysisError(f"{kind}= was given, but {measure!r} looks at {_LOOKS[found.on]}; leave it out")
+    given = dict(options)
+    if "progress" in found.options():
+        given["progress"] = False
+    second: tuple[Any, ...] = ()
+    if found.on == "task":
+        second = (task if task is not None else read_task(folder),)
+    elif found.on == "text":
+        second = (text if text is not None else _own_corpus(walk, folder, task, options),)
+    elif text is not None:
+        second = (text,)
+    return measure, lambda model: found.function(model, *second, **given), second[0] if second else None
+
+
+_ALSO = {("prefix_matching", "text"), ("repeated_loss", "text")}
+_LOOKS = {"random": "random tokens", "weights": "the weights alone", "task": "the run's task"}
+
+
+def _own_corpus(walk: Walk, folder: Path, task: Task | None, options: Mapping[str, Any]) -> Tensor:
+    """Sequences [example, pos], the same for all checkpoints: of the task, or drawn from the last model."""
+    n, seed = options.get("n", _OWN), options.get("seed", 0)
+    check_whole(n=n, seed=seed)
+    n = max(_OWN, n)
+    model = walk.at(walk.stages[-1])
+    if task is None and (folder / TASK_NAME).is_file():
+        task = read_task(folder)
+    if task is not None:
+        return torch.from_numpy(task_sequences(model, task, n=n, seed=seed).tokens)
+    return own_text(model, length=model.cfg.n_ctx, n=n, seed=seed)
+
+
+def _measured(
+    walk: Walk,
+    stages: Sequence[Stage],
+    function: Callable[[Hooked], Any],
+    name: str,
+    kept: Unfinished | None,
+    *,
+    progress: bool,
+) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+    """Of each stage the tensors; and what all have in common."""
+    found: list[dict[str, Tensor]] = []
+    about: dict[str, Any] = {}
+    before = kept.read() if kept is not None else None
+    if before is not None:
+        found, about = _split(before[0]), json.loads(before[1])
+    with tqdm(total=len(stages), initial=len(found), unit="checkpoint", disable=not progress) as bar:
+        for stage in stages[len(found) :]:
+            model = walk.at(stage)
+            digest = bytearray.fromhex(model.nanogpt_origin.sha256)
+            tensors, own = _as_tensors(function(model), name)
+            about = about or own
+            _refuse_other(own, about, name, str(stage.path))
+            found.append({**tensors, _HASH: torch.frombuffer(digest, dtype=torch.uint8)})
+            bar.update()
+            if kept is not None:
+                kept.keep(lambda: _flat(found), json.dumps(about))
+    return found, about
+
+
+def _refuse_other(own: Mapping[str, Any], about: Mapping[str, Any], name: str, place: str) -> None:
+    """Refuse values of other axes than those before."""
+    if all(own[key] == about[key] for key in ("axes", "shape", "labels")):
+        return
+    raise AnalysisError(
+        f"{name} gives the axes {own['axes']} of sizes {own['shape']} with the labels {_short(own['labels'])} for "
+        f"{place}, and {about['axes']} of {about['shape']} with {_short(about['labels'])} for others; expected the "
+        "same for every checkpoint"
+    )
+
+
+def _as_tensors(value: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a measure gave as tensors by name; its axes, labels and words."""
+    if not isinstance(value, Result):
+        try:
+            values = torch.as_tensor(value).detach().double().cpu()
+        except (TypeError, ValueError, RuntimeError):
+            raise AnalysisError(
+                f"{name} gave a {type(value).__name__}; expected a result, a tensor, or a number"
+            ) from None
+        axes = [f"axis_{i}" for i in range(values.dim())]
+        words = {"labels": {}, "quantity": name, "definition": name}
+        return {"values": values}, {"axes": axes, "shape": list(values.shape), **words}
+    columns = {"values": value.values, **{c: t for c in _COLUMNS if isinstance(t := getattr(value, c, None), Tensor)}}
+    tensors = {column: tensor.double() for column, tensor in columns.items()}
+    labels = {axis: list(labels) for axis, labels in value.labels.items()}
+    words = {"quantity": value.quantity, "definition": value.definition}
+    return tensors, {"axes": list(value.axes), "shape": list(value.values.shape), "labels": labels, **words}
+
+
+def _flat(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{i}.{name}": tensor for i, tensors in enumerate(found) for name, tensor in tensors.items()}
+
+
+def _split(flat: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        i, _, name = key.partition(".")
+        found.setdefault(int(i), {})[name] = tensor
+    return [found[i] for i in sorted(found)]
+
+
+def _stacked(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Each column that all steps have, in one shape, [step, ...]."""
+    shared = [name for name in found[0] if all(name in tensors for tensors in found)]
+    shapes = {name: {tensors[name].shape for tensors in found} for name in shared}
+    return {name: torch.stack([t[name] for t in found]) for name in shared if len(shapes[name]) == 1}
+
+
+def _joined(
+    every: Sequence[Mapping[str, Tensor]],
+    about: Mapping[str, Any],
+    stages: Sequence[Stage],
+    name: str,
+    walk: Walk,
+    options: Mapping[str, Any],
+    path: str | Path,
+) -> Trajectory:
+    shapes = {column: {part[column].shape[1:] if column in part else None for part in every} for column in every[0]}
+    tensors = {c: torch.cat([part[c] for part in every]) for c, found in shapes.items() if len(found) == 1}
+    hashes = [bytes(row).hex() for row in tensors.pop(_HASH).tolist()]
+    plain = {
+        key: value if isinstance(value, str | int | float | bool | None) else str(value)
+        for key, value in options.items()
+    }
+    model = walk.model or walk.at(stages[-1])
+    return Trajectory(
+        values=tensors.pop("values"),
+        axes=("step", *about["axes"]),
+        labels={
+            "step": tuple(str(stage.step) for stage in stages),
+            **{a: tuple(t) for a, t in about["labels"].items()},
+        },
+        quantity=about["quantity"],
+        definition=f"{about['definition']}; at {len(stages)} checkpoints of one training run",
+        measure=name,
+        files=tuple(stage.path.name for stage in stages),
+        provenance={
+            **provenance(model, measure=name, **plain),
+            "checkpoint": str(path),
+            "checkpoint_sha256": None,
+            "checkpoints_sha256": hashes,
+        },
+        **tensors,
+    )
+
+
+def _identity(stage: Stage) -> list[Any]:
+    status = stage.path.stat()
+    return [stage.step, stage.path.name, status.st_size, status.st_mtime_ns]
+
+
+def _source_hash(walk: Walk, source: Task | Corpus | None) -> str | None:
+    """Of the task or the tokens that are looked at."""
+    if source is None or isinstance(source, Task):
+        return source and source.sha256
+    if not isinstance(source, Tensor | np.ndarray):
+        source = corpus_tokens(walk.model or walk.at(walk.stages[-1]), source)
+    return f"{list(source.shape)} {ids_hash(source)}"
+
+
+def _short(labels: Mapping[str, Sequence[str]]) -> str:
+    return str({axis: list(names)[:3] for axis, names in labels.items()})

@@ -1,0 +1,242 @@
+"""How good a sparse autoencoder is: how sparse, how faithful, and what the model loses by it.
+
+Three questions, on text that it was not trained on: how much of the activation's variance it
+explains with how many features, how much of the model's loss is recovered when its reconstruction
+takes the activation's place, and how many features never fire. Each number stands beside that of a
+control: random directions in place of the learned ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.model.access import (
+    Edit,
+    Hooked,
+    device_of,
+    evaluating,
+    loss_per_token,
+    next_token_loss,
+    provenance,
+    record,
+)
+from nanogpt_lens.results.sae import SAEEvaluation
+from nanogpt_lens.running.reading import Reader
+from nanogpt_lens.sae.training import autoencoder_units, passed_through, sae_lens, seeded
+from nanogpt_lens.text.drawing import drawn_sequences
+from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.sequences import Sequences
+
+SCORES = (
+    "l0", "explained_variance", "cosine", "loss_clean", "loss_sae", "loss_zero", "loss_mean",
+    "recovered_zero", "recovered_mean", "dead",
+)  # fmt: skip
+
+_DEFINITION = (
+    "l0: active features per token; explained_variance: 1 - sum |x - r|^2 / sum |x - mean x|^2 over all tokens (also "
+    "SAELens' explained_variance); cosine: of x and reconstruction r, mean over tokens; losses: nats per token with x "
+    "as it is, r, 0, or the mean x of these tokens in its place; recovered_zero, recovered_mean: (ablated - sae) / "
+    "(ablated - clean); dead: share of features that are active on none of these tokens. chance: {d_sae} random "
+    "directions, the {k} with the largest projection of x - mean x, one common factor fitted by least squares"
+)
+
+
+def evaluate_sae(
+    model: Hooked,
+    corpus: Corpus,
+    sae: Any,
+    *,
+    n: int = 256,
+    length: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> SAEEvaluation:
+    """Measure an autoencoder on windows of a text.
+
+    Args:
+        model: the model (TransformerLens 3).
+        corpus: text that it was not trained on; of a `TextData` or a data folder the validation part. The
+            result says (`same_text`) where it is the very corpus of the training.
+        sae: any autoencoder of SAELens that reads one activation of the model.
+        n: how many windows at most, one drawn from each of equal stretches of the corpus.
+        length: their tokens; None for the model's context.
+        seed: of the draw, the control and the bootstrap.
+        progress: show a bar.
+
+    Returns:
+        values [score], named by `SCORES`: `result.score("explained_variance")`. `low` and `high` are 95% bootstrap
+        intervals over the windows (of ratios, by their linearisation; nan for `dead`), given this model and
+        autoencoder. `chance` is the control: as many random directions, as many of them active, about the same
+        mean, and one factor for all activations fitted on the first windows. `frequency` is how often each feature
+        is active.
+
+    Raises:
+        AnalysisError: SAELens is missing or does not fit, an autoencoder that does not fit the model, a corpus
+            that is shorter than two windows, activations that are not finite.
+
+    Source: Gao et al. 2024 (TopK, loss recovered); Bricken et al. 2023 (density of features); Karvonen et al. 2025,
+        "SAEBench" (against which ablation the loss is recovered matters).
+    """
+    sae_lens()
+    units = autoencoder_units(model, sae)
+    check_whole(2, n=n)
+    check_whole(seed=seed)
+    sequences = Sequences(model, corpus, length=length)
+    tokens = _windows(sequences, n, seed).to(device_of(model))
+    chunks = tokens.split(sequences.batch_size)
+    with evaluating(model):
+        mean, l0 = _first_pass(model, units.names[0], sae, chunks)
+        if not bool(mean.isfinite().all()):
+            raise AnalysisError(
+                f"some activations at {units.names[0]} are not finite; the model overflows on this text"
+            )
+        k = min(max(1, round(l0)), units.n_units)
+        first = record(model, chunks[0], units.names)[units.names[0]]
+        control = _control(sae, first, mean, k=k, seed=seed)
+        bar = tqdm(chunks, desc="autoencoder", delay=1, disable=not progress, unit="batch")
+        found = [_measured(model, units.names[0], {"sae": sae, "control": control}, mean, chunk) for chunk in bar]
+    kept = {name: torch.cat([part[name] for part in found], -1) for name in found[0]}
+    fired = {who: kept.pop(f"{who}/fired").view(len(found), -1).sum(0) for who in ("sae", "control")}
+    values, low, high = _scores(kept, "sae", fired["sae"], seed=seed)
+    chance, _, _ = _scores(kept, "control", fired["control"], seed=seed)
+    trained_on = sae.cfg.metadata.corpus_fingerprint
+    return SAEEvaluation(
+        values=values,
+        low=low,
+        high=high,
+        chance=chance,
+        frequency=fired["sae"] / tokens.numel(),
+        n_tokens=tokens.numel(),
+        same_text=None if trained_on is None else trained_on == sequences.fingerprint,
+        axes=("score",),
+        labels={"score": SCORES},
+        quantity=f"quality of {units.n_units} features at {units.names[0]}",
+        definition=f"{len(tokens)} windows of {tokens.shape[1]} tokens of {sequences.name}; "
+        + _DEFINITION.format(d_sae=units.n_units, k=k),
+        provenance=provenance(
+            model, corpus=sequences.name, n=len(tokens), length=tokens.shape[1], seed=seed,
+            sae=units.autoencoder, hook_name=units.names[0],
+            trained_on={key: sae.cfg.metadata[key] for key in ("checkpoint_sha256", "corpus", "training_tokens")},
+        ),
+    )  # fmt: skip
+
+
+def _windows(sequences: Sequences, n: int, seed: int) -> Tensor:
+    """Sequences of a corpus, drawn at random [up to n, pos].
+
+    Raises:
+        AnalysisError: there are not two, or they have one token.
+    """
+    if sequences.n_tokens < 2 * sequences.length or sequences.length < 2:
+        raise AnalysisError(
+            f"{sequences.name} has {sequences.n_tokens} tokens; expected at least two windows of {sequences.length} "
+            "tokens, and windows of at least 2: give a longer text, or another length"
+        )
+    tokens, _ = drawn_sequences(sequences, n, seed=seed)
+    return tokens
+
+
+def _first_pass(model: Hooked, name: str, sae: Any, chunks: Sequence[Tensor]) -> tuple[Tensor, float]:
+    """The mean activation [d_in] in float64, and the active features per token."""
+    reader = Reader(model, [name])
+    sums: list[Tensor] = []
+    active: list[float] = []
+
+    def see(_: int, activation: Tensor) -> None:
+        sums.append(activation.flatten(2).double().sum((0, 1)))
+        active.append(float((passed_through(sae, activation)[0] != 0).sum()))
+
+    for chunk in chunks:
+        reader(chunk, see)
+    count = sum(chunk.numel() for chunk in chunks)
+    return torch.stack(sums).sum(0) / count, sum(active) / count
+
+
+def _control(sae: Any, activation: Tensor, mean: Tensor, *, k: int, seed: int) -> Any:
+    """A TopK autoencoder of random unit directions, its activations scaled to fit [example, pos, ...] best."""
+    library = sae_lens()
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(sae.W_dec.shape, generator=generator, dtype=torch.float64)
+    directions /= directions.norm(dim=-1, keepdim=True)
+    config = library.TopKSAEConfig(
+        d_in=directions.shape[1], d_sae=len(directions), k=k, dtype=sae.cfg.dtype, device=str(sae.device)
+    )
+    with seeded(seed, sae.device):
+        control = library.TopKSAE(config)
+    control.W_enc.data.copy_(directions.T)
+    control.W_dec.data.copy_(directions)
+    control.b_dec.data.copy_(mean)
+    centred = activation.flatten(2).double() - mean
+    rebuilt = passed_through(control, activation.flatten(2))[1].double() - mean
+    control.W_dec.data *= float((centred * rebuilt).sum() / rebuilt.square().sum().clamp_min(1e-30))
+    return control
+
+
+def _measured(
+    model: Hooked, name: str, autoencoders: Mapping[str, Any], mean: Tensor, tokens: Tensor
+) -> dict[str, Tensor]:
+    """Sums over the tokens [example] of each quantity in float64, and how often each feature is active [feature]."""
+    run = record(model, tokens, [name])
+    activation = run[name]
+    x = activation.flatten(2).double()
+    zero, at_mean = torch.zeros_like(activation), mean.to(activation).view(activation.shape[2:]).expand_as(activation)
+    found = {
+        "variance": (x - mean).square().sum((1, 2)),
+        "loss_clean": next_token_loss(run["logits"], tokens).double().mean(1),
+        "loss_zero": loss_per_token(model, tokens, {name: _replacing(zero)}).double().mean(1),
+        "loss_mean": loss_per_token(model, tokens, {name: _replacing(at_mean)}).double().mean(1),
+    }
+    for who, sae in autoencoders.items():
+        features, rebuilt = passed_through(sae, activation.flatten(2) if who == "control" else activation)
+        active = features != 0
+        r = rebuilt.flatten(2).double()
+        found |= {
+            f"{who}/l0": active.sum(-1).double().mean(1),
+            f"{who}/error": (x - r).square().sum((1, 2)),
+            f"{who}/cosine": torch.cosine_similarity(x, r, dim=-1).mean(1),
+            f"{who}/loss": loss_per_token(model, tokens, {name: _replacing(rebuilt.view_as(activation))})
+            .double()
+            .mean(1),
+            f"{who}/fired": active.sum((0, 1)).double(),
+        }
+    return {key: value.cpu() for key, value in found.items()}
+
+
+def _replacing(value: Tensor) -> Edit:
+    return lambda activation: value
+
+
+def _scores(kept: Mapping[str, Tensor], who: str, fired: Tensor, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The scores [score] and their intervals, from the sums of each window."""
+    loss = kept[f"{who}/loss"]
+    per_window = [
+        kept[f"{who}/l0"],
+        1 - _ratio(kept[f"{who}/error"], kept["variance"]),
+        kept[f"{who}/cosine"],
+        kept["loss_clean"],
+        loss,
+        kept["loss_zero"],
+        kept["loss_mean"],
+        *(_ratio(ablated - loss, ablated - kept["loss_clean"]) for ablated in (kept["loss_zero"], kept["loss_mean"])),
+    ]
+    rows = torch.stack(per_window)
+    interval = bootstrap(rows, seed=seed)
+    assert interval is not None  # there are at least two windows
+    none = torch.full((1,), torch.nan, dtype=rows.dtype)
+    dead = (fired == 0).double().mean()[None]
+    low, high = (torch.cat([end, none]) for end in interval)
+    return torch.cat([rows.mean(-1), dead]), low, high
+
+
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    """Values [window] whose mean is the ratio of the sums, linear in both: what a bootstrap of the ratio needs."""
+    ratio = above.sum() / below.sum()
+    return ratio + (above - ratio * below) / below.mean()

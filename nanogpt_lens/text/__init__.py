@@ -1,0 +1,1 @@
+"""What a model reads: data sets, a corpus, prompts, pairs of prompts, tasks."""

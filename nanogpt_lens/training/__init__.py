@@ -1,0 +1,1 @@
+"""Training nanoGPT models, whose checkpoints are the original's."""

@@ -1,0 +1,217 @@
+"""What a training run keeps on disk, so that being killed costs nothing but time.
+
+    ckpt.pt          nanoGPT's checkpoint, with the optimizer: the best evaluation so far
+    ckpt_000123.pt   the weights alone, at a chosen stage
+    resume.pt        the latest state, from which a killed run goes on; gone when the run is over
+    metrics.jsonl    one line per iteration that was evaluated or logged
+    meta.pkl         the vocabulary
+    task.json        the task, where it was trained on one
+
+Every file is replaced in one step. `resume.pt` says where the run stands, and all else
+follows: what lies beyond its iteration is computed again, to the same bits, and written again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conversion.atomic import write_text
+from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint, save_checkpoint
+from conversion.vocabulary import META_NAME, TOKENIZER_NAME, Vocabulary
+from nanogpt_lens.text.tasks import TASK_NAME, Task
+from nanogpt_lens.training.config import TrainingError
+from nanogpt_lens.training.loop import Trainer
+
+RESUME_NAME, METRICS_NAME = "resume.pt", "metrics.jsonl"
+_FILES = r"ckpt(_\d+)?\.pt|resume\.pt|metrics\.jsonl"
+_OURS = re.compile(_FILES)
+_LEFT = re.compile(
+    rf"\.({_FILES}|{re.escape(META_NAME)}|{re.escape(TOKENIZER_NAME)}|{re.escape(TASK_NAME)})\.[0-9a-f]{{12}}\.tmp"
+)
+"""The files of a run, and what a killed writer leaves of one."""
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: nanoGPT's `out_dir`.
+        settings: what is stored as nanoGPT's `config`; a run goes on only under equal settings.
+        vocabulary: written as `meta.pkl`.
+        task: written as `task.json`.
+    """
+
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], vocabulary: Vocabulary | None, task: Task | None = None
+    ) -> None:
+        self.path, self.settings, self.vocabulary, self.task = path, settings, vocabulary, task
+        self.checkpoint, self.resume, self.metrics = (path / n for n in (CHECKPOINT_NAME, RESUME_NAME, METRICS_NAME))
+
+    def stage(self, iteration: int) -> Path:
+        """The checkpoint of a stage."""
+        return self.path / f"ckpt_{iteration:06d}.pt"
+
+    def held(self) -> list[str]:
+        """The checkpoints that are there, by name."""
+        return sorted(file.name for file in self.path.glob("*.pt") if _OURS.fullmatch(file.name))
+
+    def clear(self) -> None:
+        """Delete an earlier run; what it would go on from goes first."""
+        self.resume.unlink(missing_ok=True)
+        self.tidy()
+        for file in sorted(self.path.iterdir(), key=lambda file: bool(_OURS.fullmatch(file.name))):  # the run last
+            no_longer = {META_NAME: self.vocabulary, TASK_NAME: self.task}
+            if _OURS.fullmatch(file.name) or no_longer.get(file.name, file) is None:
+                file.unlink(missing_ok=True)
+
+    def save_vocabulary(self) -> None:
+        """Write the vocabulary, and the task."""
+        if self.vocabulary is not None:
+            self.vocabulary.save(self.path)
+        if self.task is not None:
+            self.task.save(self.path)
+
+    def tidy(self) -> None:
+        """Delete the temporary files of a killed run; the folder is ours alone."""
+        for file in self.path.glob(".*.tmp"):
+            if _LEFT.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+
+    def save(
+        self, file: Path, trainer: Trainer, iteration: int, val_loss: float | None, *, optimizer: bool = True
+    ) -> Path:
+        """Write the trainer's state after `iteration` updates.
+
+        Raises:
+            TrainingError: the weights are not finite; nothing is written.
+        """
+        state = {name: tensor.detach() for name, tensor in trainer.model.state_dict().items()}
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in state.values()):
+            raise diverged(iteration, "weights that are not finite")
+        checkpoint = Checkpoint(
+            config=trainer.model.config,
+            state_dict=state,
+            iter_num=iteration,
+            best_val_loss=val_loss,
+            run_config=self.settings,
+            optimizer=trainer.optimizer.state_dict() if optimizer else None,
+        )
+        return save_checkpoint(checkpoint, file)
+
+    def find_state(self, *, resume: bool | str) -> Checkpoint | None:
+        """What to go on from; None to start at the beginning. Nothing is written.
+
+        Returns:
+            the state of `resume.pt`, or, of a run that is over, its `ckpt.pt`.
+
+        Raises:
+            TrainingError: the folder holds another run, or one that cannot go on, or
+                `resume` is True and there is none.
+        """
+        if not self.held():
+            if resume is True:
+                raise TrainingError(
+                    f"{self.path} has no {RESUME_NAME} to resume from; start with resume='auto' or False"
+                )
+            return None
+        if resume is False:
+            raise TrainingError(
+                f"{self.path} already holds {', '.join(self.held()[:4])}; nothing was written: choose another out_dir, "
+                "continue with resume='auto', or start anew with overwrite=True, which deletes them"
+            )
+        file = self.resume if self.resume.is_file() else self.checkpoint
+        state = read_checkpoint(file, optimizer=True)
+        self._refuse_other(state)
+        if file == self.checkpoint and not any(r["iter"] == self.settings["max_iters"] for r in self.records()):
+            raise TrainingError(
+                f"{self.path} holds a run that did not reach its end, without the {RESUME_NAME} to go on from; "
+                "choose another out_dir, or start anew with overwrite=True"
+            )
+        return state
+
+    def _refuse_other(self, state: Checkpoint) -> None:
+        there = state.run_config
+        if "train_tokens" not in there:
+            raise TrainingError(
+                f"{state.path} was not written by this trainer, so it cannot be continued; nothing was written: "
+                "choose another out_dir, or start anew with overwrite=True, which deletes it"
+            )
+        changed = [
+            f"{name} {there.get(name)!r}, now {value!r}"
+            for name, value in self.settings.items()
+            if there.get(name) != value
+        ]
+        if changed:
+            raise TrainingError(
+                f"{self.path} holds a run with other settings ({'; '.join(changed)}); nothing was written: "
+                "give the same settings, choose another out_dir, or start anew with overwrite=True"
+            )
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of the log; a last line that was cut off is left out."""
+        if not self.metrics.is_file():
+            return []
+        found = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            with suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+        return found
+
+    def cut_log(self, iteration: int) -> list[dict[str, Any]]:
+        """Keep the lines before `iteration`, and return them."""
+        kept = [record for record in self.records() if record["iter"] < iteration]
+        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        return kept
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append a line."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def sync_log(self) -> None:
+        """Bring the log to the disk, before a state is saved that counts on it."""
+        with self.metrics.open("rb+") as file:
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder; the operating system lets go of it when the process ends, however it ends.
+
+    Raises:
+        TrainingError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(
+                f"another process is training into {folder}; wait for it, or choose another out_dir"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def diverged(iteration: int, what: str) -> TrainingError:
+    """The error for a run whose numbers are no longer finite."""
+    return TrainingError(
+        f"the run diverged: {what} at iteration {iteration}; start anew with a lower learning_rate, "
+        "a longer warmup_iters, or grad_clip=1.0"
+    )

@@ -1,0 +1,308 @@
+"""The command line: what it prints, what it writes, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from conversion import read_checkpoint
+from conversion.backends import resolve_backend
+from nanogpt_lens.cli.app import TaskName, app
+from nanogpt_lens.text.tasks import TASKS, read_task, repeated_random, trigger_bigrams
+from tests.conftest import GOLDEN
+from tests.making import CHARS, content, write, write_meta
+
+
+def run(*args):
+    """Exit code, standard output and standard error; a traceback fails the test."""
+    result = CliRunner().invoke(app, [str(a) for a in args])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def out(tmp_path):
+    write_meta(tmp_path / "out")
+    write(tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_check_proves_and_writes_the_certificate(out, tmp_path):
+    code, text, _ = run("check", out, "-o", tmp_path / "certificate.json")
+    assert code == 0
+    assert "PROVEN EQUAL" in text
+    assert read_checkpoint(out).sha256 in text
+    assert json.loads((tmp_path / "certificate.json").read_text())["passed"] is True
+
+
+def test_check_as_json(out):
+    code, text, _ = run("check", out, "--json", "--no-edits")
+    assert code == 0
+    assert json.loads(text)["passed"] is True
+
+
+def test_check_fails_with_exit_code_1(out):
+    import numpy as np
+
+    np.arange(60, dtype=np.uint16).tofile(out / "val.bin")  # not what the checkpoint's loss of 1.25 was measured on
+    code, text, _ = run("check", out, "--no-edits")
+    assert code == 1
+    assert "NOT EQUAL" in text
+    assert "FAIL" in text
+
+
+def test_check_with_model_py_says_that_it_is_executed(out):
+    fork = GOLDEN.parent / "fork_model.py"
+    code, text, err = run("check", out, "--model-py", fork, "--no-edits")
+    assert code == 0
+    assert f"executing {fork}" in err
+    assert "fork_model.py" in text
+    assert "EXECUTED" in run("check", "--help")[1]
+
+
+def test_sample(out):
+    code, text, _ = run("sample", out, "--prompt", "ROMEO:", "--max-new-tokens", 20)
+    assert code == 0
+    assert text.startswith("ROMEO:")
+    assert len(text.removesuffix("\n")) == 26
+    _, two, _ = run("sample", out, "--prompt", "ROMEO:", "--max-new-tokens", 20, "--num-samples", 2, "--json")
+    samples = json.loads(two)["samples"]
+    assert samples[0] + "\n" == text
+    assert samples[0] != samples[1]
+
+
+def test_info(out):
+    code, text, _ = run("info", out)
+    assert code == 0
+    for word in ("n_layer 2", "7", "1.25", "65 characters", read_checkpoint(out).sha256[:20]):
+        assert word in text
+    facts = json.loads(run("info", out, "--json")[1])
+    assert facts["architecture"]["n_embd"] == 16
+    assert facts["parameters"] == read_checkpoint(out).n_params
+
+
+def test_info_prints_markup_as_text(tmp_path):
+    write(tmp_path, content() | {"config": {"dataset": "[bold red]x[/nonsense]"}})
+    code, text, _ = run("info", tmp_path)
+    assert code == 0
+    assert "[bold red]x[/nonsense]" in text
+
+
+class TestTrainOnATask:
+    TINY = (
+        *("--n-layer", 1, "--n-head", 2, "--n-embd", 16, "--block-size", 16, "--batch-size", 4),
+        *("--max-iters", 4, "--eval-interval", 2, "--eval-iters", 1, "--warmup-iters", 1),
+    )
+
+    @pytest.fixture
+    def text(self, tmp_path):
+        (tmp_path / "verse.txt").write_text("one two three four five six seven eight\n" * 10)
+        return tmp_path / "verse.txt"
+
+    def test_the_names_are_the_packages(self):
+        assert tuple(TaskName) == TASKS
+
+    def test_trigger_bigrams(self, text, tmp_path):
+        args = ("train", "--task", "trigger_bigrams", "--data", text, "--out", tmp_path / "out", *self.TINY)
+        code, printed, _ = run(*args, "--n-triggers", 3, "--json")
+        assert code == 0
+        assert json.loads(printed)["path"] == str(tmp_path / "out" / "ckpt.pt")
+        task = read_task(tmp_path / "out")
+        assert task.sha256 == trigger_bigrams(text, n_triggers=3).sha256
+        lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+        assert all(0 <= line["required_accuracy"] <= 1 for line in lines if "val_loss" in line)
+        code, printed, _ = run("info", tmp_path / "out")
+        assert code == 0
+        for words in ("dataset trigger bigrams of verse", "task trigger_bigrams", "n_triggers 3", task.sha256):
+            assert words in printed
+        code, _, err = run(*args)  # five triggers are the default
+        assert code == 2
+        assert "n_triggers 3, now 5" in err
+
+    def test_repeated_random_needs_no_text(self, tmp_path):
+        code, _, err = run("train", "--task", "repeated_random", "--out", tmp_path / "out", *self.TINY)
+        assert code == 0, err
+        assert read_task(tmp_path / "out").sha256 == repeated_random().sha256
+        assert "task repeated_random" in run("info", tmp_path / "out")[1]
+
+    def test_a_text_needs_no_task(self, text, tmp_path):
+        assert run("train", "--data", text, "--out", tmp_path / "out", *self.TINY)[0] == 0
+        assert not (tmp_path / "out" / "task.json").exists()
+        assert "task" not in json.loads(run("info", tmp_path / "out", "--json")[1])["run"]
+
+    @pytest.mark.parametrize(
+        ("args", "words"),
+        [
+            ((), "--task text needs --data"),
+            (("--task", "trigger_bigrams"), "--task trigger_bigrams needs --data"),
+            (("--task", "trigger_bigrams", "--data", "TEXT", "--n-triggers", 0), "n_triggers is 0; expected 1 to"),
+            (("--task", "trigger_bigrams", "--data", "TEXT", "--n-triggers", 99), "n_triggers is 99; expected 1 to"),
+            (("--task", "trigger_bigrams", "--data", "absent.txt"), "absent.txt does not exist"),
+            (
+                ("--task", "trigger_bigrams", "--data", "TEXT", "--block-size", 3),
+                "block_size is 3; expected at least 4",
+            ),
+            (("--task", "repeated_random", "--block-size", 15), "block_size is 15; expected at least 16"),
+            (("--task", "repeated_random", "--n-triggers", 3), "--n-triggers is for --task trigger_bigrams"),
+            (("--data", "TEXT", "--n-triggers", 3), "--n-triggers is for --task trigger_bigrams, not for text"),
+        ],
+    )
+    def test_bad_input(self, text, tmp_path, args, words):
+        given = [text if a == "TEXT" else a for a in args]
+        code, printed, err = run("train", "--out", tmp_path / "out", *self.TINY, *given)
+        assert (code, printed) == (2, "")
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert words in err
+        assert not (tmp_path / "out").exists()
+
+    def test_another_task(self, tmp_path):
+        code, _, err = run("train", "--task", "copying", "--out", tmp_path / "out")
+        assert code == 2
+        assert "copying" in err
+
+
+class TestConvert:
+    def test_to_transformer_lens(self, out, tmp_path):
+        """The saved folder loads strictly in a process that does not have this package."""
+        target = resolve_backend()
+        for flag in ("--no-process-weights", "--process-weights"):
+            folder = tmp_path / flag
+            code, text, _ = run("convert", out, "--to", target, "-o", folder, flag, "--dtype", "float64")
+            assert code == 0, text
+            assert json.loads((folder / "certificate.json").read_text())["passed"]
+            script = (
+                "import sys, torch; sys.modules['conversion'] = sys.modules['nanogpt_lens'] = None\n"
+                "from load import model, tokenizer\n"
+                "ids = tokenizer('ROMEO', return_tensors='pt')['input_ids']\n"
+                "bridge = type(model).__name__ == 'TransformerBridge'\n"
+                "assert len(ids[0]) == 5 and (bridge or model.to_str_tokens('RO') == ['R', 'O'])\n"
+                "torch.save(model(ids).log_softmax(-1).detach(), 'logits.pt')"
+            )
+            env = os.environ | {"PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore"}
+            done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=env, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            from conversion import GPT
+
+            native = GPT.from_checkpoint(read_checkpoint(out), dtype=torch.float64)
+            ids = torch.tensor([[CHARS.index(c) for c in "ROMEO"]])
+            expected = native(ids).log_softmax(-1)
+            assert (torch.load(folder / "logits.pt", weights_only=True) - expected).abs().max() < 1e-9
+
+    def test_to_hugging_face_and_nanogpt(self, out, tmp_path):
+        code, text, _ = run("convert", out, "--to", "hf", "-o", tmp_path / "hf")
+        assert code == 0
+        assert "AutoModelForCausalLM" in text
+        assert (tmp_path / "hf" / "tokenizer.json").is_file()
+        code, text, _ = run("convert", out, "--to", "nanogpt", "-o", tmp_path / "again", "--json")
+        assert code == 0
+        assert json.loads(text)["to"] == "nanogpt"
+        before, after = read_checkpoint(out), read_checkpoint(tmp_path / "again")
+        assert all(torch.equal(after.state_dict[k], v) for k, v in before.state_dict.items())
+        assert after.vocabulary.chars == before.vocabulary.chars
+
+    @pytest.mark.parametrize("to", ["hf", "nanogpt", resolve_backend()])
+    def test_what_overflows_is_refused(self, tmp_path, to):
+        stored = content()
+        stored["model"]["transformer.h.0.mlp.c_fc.weight"][0, 0] = 1e6
+        write(tmp_path / "out", stored)
+        code, text, err = run("convert", tmp_path / "out", "--to", to, "-o", tmp_path / "x", "--dtype", "float16")
+        assert (code, text) == (2, "")
+        assert "beyond float16's range" in err
+        assert not (tmp_path / "x").exists()
+
+    def test_the_other_line_says_what_to_install(self, out, tmp_path):
+        other = "bridge" if resolve_backend() == "hooked" else "hooked"
+        code, _, err = run("convert", out, "--to", other, "-o", tmp_path / "x")
+        assert code == 2
+        assert "pip install" in err
+        assert not (tmp_path / "x").exists()
+
+    def test_a_folder_that_is_taken(self, out):
+        before = {p: p.read_bytes() for p in out.iterdir()}
+        for to in ("nanogpt", "hf", resolve_backend()):
+            code, _, err = run("convert", out, "--to", to, "-o", out)
+            assert code == 2
+            assert "not an empty folder" in err
+        assert {p: p.read_bytes() for p in out.iterdir()} == before
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+BAD = {
+    "missing": (lambda f: None, "does not exist"),
+    "truncated": (lambda f: (f / "ckpt.pt").write_bytes((write(f).read_bytes())[:3000]), "truncated"),
+    "code": (lambda f: write(f, content() | {"config": Bomb(f / "pwned")}), "nothing was executed"),
+    "meta": (
+        lambda f: (write(f), (f / "meta.pkl").write_bytes(pickle.dumps(Bomb(f / "pwned")))),
+        "nothing was executed",
+    ),
+    "vocabulary": (lambda f: (write(f, vocab_size=9), write_meta(f)), "vocab_size 9"),
+    "other": (lambda f: write(f, {"model": {}}), "expected nanoGPT's dictionary"),
+}
+
+
+@pytest.mark.parametrize("command", ["check", "convert", "sample", "info"])
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, command, case):
+    make, words = BAD[case]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    make(folder)
+    extra = ["-o", tmp_path / "result"] if command == "convert" else []
+    path = folder if case != "missing" else tmp_path / "nothing"
+    code, text, err = run(command, path, *extra)
+    assert code == 2
+    assert text == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert words in err
+    assert not (tmp_path / "result").exists()
+    assert not (folder / "pwned").exists()
+
+
+def test_bad_options(out, tmp_path):
+    for args, words in [
+        (("convert", out, "-o", tmp_path / "x", "--dtype", "int8"), "expected one of float32"),
+        (("convert", out, "-o", tmp_path / "x", "--to", "hf", "--process-weights"), "process_weights is for hooked"),
+        (("sample", out, "--prompt", "é"), "'é'"),
+        (("sample", out, "--seed", 10**30), "seed"),
+        (("check", out, "--seed", -1), "seed"),
+        (("sample", out, "--temperature", "inf"), "temperature=inf"),
+        (("check", out, "--meta", tmp_path / "nope.pkl"), "nope.pkl does not exist"),
+        (("check", out, "--val-bin", tmp_path / "nope"), "nope does not exist"),
+        (("check", out, "--model-py", tmp_path / "nope.py"), "nope.py does not exist"),
+        (("info", out, "--meta", tmp_path / "nope.pkl"), "nope.pkl does not exist"),
+    ]:
+        code, _, err = run(*args)
+        assert code == 2
+        assert words in err
+        assert not (tmp_path / "x").exists()
+
+
+def test_version():
+    import nanogpt_lens
+
+    code, text, _ = run("--version")
+    assert (code, text.strip()) == (0, f"nanogpt-lens {nanogpt_lens.__version__}")
+
+
+def test_help_names_every_command():
+    code, text, _ = run("--help")
+    assert code == 0
+    for command in ("check", "convert", "train", "sample", "info"):
+        assert command in text

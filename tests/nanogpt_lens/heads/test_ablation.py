@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from conversion.checkpoint import read_checkpoint
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.heads.ablation import ablate_induction_heads
+from nanogpt_lens.heads.induction import repeated_and_unrepeated
+from nanogpt_lens.model.access import has_hooks
+from nanogpt_lens.running import batches
+from tests.conftest import convert
+from tests.handmade import INDUCTION, PREVIOUS, VOCAB, handmade_model
+from tests.making import content, write
+
+MODES = ("zero", "mean", "resample")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    sizes = {"n_layer": 2, "n_head": 3, "n_embd": 24, "block_size": 16, "vocab_size": 30}
+    return read_checkpoint(write(tmp_path_factory.mktemp("ablation"), content(**sizes, seed=3, dtype=torch.float64)))
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    return convert(checkpoint, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def handmade():
+    return handmade_model()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_without_the_induction_head_there_is_no_gain(handmade, mode):
+    scores = ablate_induction_heads(handmade, mode=mode, progress=False)
+    assert scores.labels["ablated"] == ("nothing", "1.0", "control 0.0", "control 0.1", "control 1.1")
+    gain = scores.at(score="gain")
+    assert gain[0] > 2
+    assert scores.low[0, 2] > 2
+    assert gain[1].abs() < 0.15 * gain[0]
+    assert gain[3].abs() < 0.15 * gain[0]  # the previous-token head, without which there is nothing to match
+    assert torch.allclose(gain[[2, 4]], gain[[0, 0]], atol=1e-12)
+    assert scores.at(score="gain_lost").tolist() == pytest.approx((gain[0] - gain).tolist())
+    lost = scores.at(score="gain_lost")
+    assert scores.at(score="controls_as_strong")[1].item() == pytest.approx(
+        (lost[2:] >= lost[1]).double().mean().item()
+    )
+    assert scores.chance[1, 3].item() == pytest.approx(lost[2:].mean().item())
+
+
+def test_dead_heads_do_nothing(handmade):
+    scores = ablate_induction_heads(handmade, [(0, 0), (1, 1)], mode="mean", progress=False)
+    assert scores.at(ablated="0.0+1.1", score="gain_lost").abs() < 1e-12
+    assert scores.at(ablated="0.0+1.1", score="controls_as_strong") == 1  # the one control set is 0.1 + 1.0
+    assert scores.at(ablated="control 0.1+1.0", score="gain_lost") > 2
+
+
+def naive(model, heads, mode):
+    """Losses [kind], one forward per sequence, z replaced in a private copy of the weights or by a hook."""
+    both = repeated_and_unrepeated(model, seq_len=6, n=5, seed=1)
+    z = {}
+    with torch.no_grad():
+        for kind, tokens in enumerate(both):
+            _, cache = model.run_with_cache(tokens)
+            for layer in range(2):
+                z[kind, layer] = cache[f"blocks.{layer}.attn.hook_z"].clone()
+        found = []
+        for tokens in both:
+            losses = []
+            for i in range(5):
+                hooks = []
+                for layer, head in heads:
+                    pooled = torch.cat([z[0, layer], z[1, layer]])[:, :, head].mean((0, 1))
+                    new = {"zero": 0.0 * pooled, "mean": pooled, "resample": z[1, layer][(i - 2) % 5, :, head]}[mode]
+
+                    def hook(value, hook=None, head=head, new=new):
+                        value = value.clone()
+                        value[:, :, head] = new
+                        return value
+
+                    hooks.append((f"blocks.{layer}.attn.hook_z", hook))
+                logits = model.run_with_hooks(tokens[i : i + 1], fwd_hooks=hooks)[0]
+                losses.append(torch.nn.functional.cross_entropy(logits[6:11], tokens[i, 7:12]))
+            found.append(torch.stack(losses))
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("heads", [[(1, 2)], [(0, 1), (1, 0), (0, 2)]])
+def test_against_one_forward_per_sequence(model, mode, heads, monkeypatch):
+    monkeypatch.setattr(batches, "_NUMBERS", 2 * 12 * 96)  # two sequences at a time
+    scores = ablate_induction_heads(model, heads, mode=mode, controls=2, seq_len=6, n=5, seed=1, progress=False)
+    sets = [[], heads]
+    sets += [
+        [tuple(map(int, pair.split("."))) for pair in label.removeprefix("control ").split("+")]
+        for label in scores.labels["ablated"][2:]
+    ]
+    first_gain = None
+    for row, heads_out in enumerate(sets):
+        repeated, unrepeated = naive(model, heads_out, mode)
+        gain = unrepeated - repeated
+        first_gain = gain if first_gain is None else first_gain
+        expected = [repeated, unrepeated, gain, first_gain - gain]
+        assert scores.values[row, :4].tolist() == pytest.approx([x.mean().item() for x in expected], abs=1e-9)
+    assert (scores.values[1:, 0] - scores.values[0, 0]).abs().min() > 1e-4  # the edits reach the loss
+    assert (scores.low[:, :4] <= scores.values[:, :4] + 1e-12).all()
+    assert (scores.values[:, :4] <= scores.high[:, :4] + 1e-12).all()
+    assert not has_hooks(model)
+
+
+def test_zeroed_heads_are_those_without_weights(checkpoint, model):
+    """Zeroing z is what zeroing the head's W_O does."""
+    scores = ablate_induction_heads(model, [(0, 1)], controls=0, seq_len=6, n=5, progress=False)
+    without = convert(checkpoint, dtype=torch.float64)
+    with torch.no_grad():
+        without.blocks[0].attn.W_O[1] = 0.0
+    expected = ablate_induction_heads(without, [(0, 2)], controls=0, seq_len=6, n=5, progress=False)
+    assert torch.allclose(scores.values[1, :3], expected.values[0, :3], atol=1e-9)
+    assert scores.chance is None
+    assert scores.values[1, 4].isnan()
+
+
+def test_mean_and_resample_do_not_see_weight_processing(checkpoint, model):
+    folded = convert(checkpoint, dtype=torch.float64, process_weights=True)
+    for mode in ("mean", "resample"):
+        options = {"mode": mode, "controls": 2, "progress": False}
+        raw, processed = (ablate_induction_heads(m, [(0, 1), (1, 1)], **options) for m in (model, folded))
+        assert torch.allclose(raw.values[:, :4], processed.values[:, :4], atol=1e-9)
+
+
+def test_control_sets_are_different_and_of_other_heads(model):
+    heads = {(0, 1), (1, 1)}
+    labels = {}
+    for seed in (0, 0, 1):
+        scores = ablate_induction_heads(model, list(heads), controls=4, n=2, seed=seed, progress=False)
+        labels[seed] = [label.removeprefix("control ") for label in scores.labels["ablated"][2:]]
+        assert len(set(labels[seed])) == 4
+    every = {f"{a[0]}.{a[1]}" for a in itertools.product(range(2), range(3))} - {"0.1", "1.1"}
+    assert {name for label in labels[0] for name in label.split("+")} <= every
+    assert labels[0] != labels[1]
+    few = ablate_induction_heads(model, list(heads), controls=99, n=2, progress=False)
+    assert len(few.labels["ablated"]) == 2 + 6  # all pairs of the four others
+
+
+def test_heads_can_be_written(model):
+    options = {"controls": 2, "n": 3, "progress": False}
+    expected = ablate_induction_heads(model, [(0, 1), (1, 2)], **options)
+    for heads in (["0.1", "1.2"], ["L0H1", "l1h2"], [[0, 1], "L1H2"]):
+        scores = ablate_induction_heads(model, heads, **options)
+        assert scores.labels == expected.labels
+        assert torch.equal(scores.values[:, :4], expected.values[:, :4])
+        assert scores.provenance["arguments"]["heads"] == [(0, 1), (1, 2)]
+
+
+def test_on_a_corpus(handmade):
+    """Windows of distinct tokens: the heads that are found there, and the losses of windows cut by hand."""
+    generator = torch.Generator().manual_seed(0)
+    corpus = torch.cat([torch.randperm(VOCAB, generator=generator)[:10] for _ in range(9)])
+    scores = ablate_induction_heads(handmade, corpus=corpus, seq_len=10, n=50, progress=False)
+    assert scores.labels["ablated"][1] == "1.0"
+    assert scores.provenance["arguments"]["n"] == 9
+    assert "10 tokens of the given corpus" in scores.definition
+    rows = corpus.view(9, 10)
+    logits = handmade(torch.cat([rows, rows], 1), return_type="logits")
+    loss = torch.nn.functional.cross_entropy(logits[:, 10:19].flatten(0, 1), rows[:, 1:].flatten())
+    assert scores.at(ablated="nothing", score="repeated_loss").item() == pytest.approx(loss.item(), abs=1e-9)
+    gain = scores.at(score="gain")
+    assert gain[0] > 2
+    assert gain[1].abs() < 0.15 * gain[0]
+
+
+def test_a_quick_call_shows_no_bar(model, capfd):
+    ablate_induction_heads(model, [(0, 0)], controls=1, n=2)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("heads", "options", "message"),
+    [
+        (None, {}, "no head has prefix matching above 0.4; the highest is 0"),
+        ([], {}, "expected at least one"),
+        ([(0, 1), (0, 1)], {}, "each once"),
+        ([(2, 0)], {}, r"there is no head \(2, 0\); expected \(layer, head\) from \(0, 0\) to \(1, 2\)"),
+        ([(0, -1)], {}, "there is no head"),
+        ([3], {}, "there is no head 3"),
+        ([(0, 0)], {"mode": "knockout"}, "mode is 'knockout'; expected one of zero, mean, resample"),
+        ([(0, 0)], {"mode": "resample", "n": 3}, "there are 3 sequences; expected at least 4"),
+        (
+            [(0, 0)],
+            {"mode": "resample", "corpus": torch.arange(24), "seq_len": 8},
+            "there are 3 sequences; expected at least 4",
+        ),
+        (3, {}, r"heads is 3; expected a list of heads, such as"),
+        ("1.0", {}, "heads is '1.0'; expected a list"),
+        ((1, 0), {}, "there is no head 1"),
+        (["2.0"], {}, r"there is no head '2.0'; expected \(layer, head\) from .*, or \"0.0\" to \"1.2\""),
+        (["1.0.q"], {}, "there is no head '1.0.q'"),
+        (["1.0", (1, 0)], {}, "each once"),
+        ([(0, 0)], {"seed": None}, "seed is None"),
+        ([(0, 0)], {"controls": 1.5}, "controls is 1.5"),
+        ([(0, 0)], {"seq_len": 3.5}, "seq_len is 3.5"),
+        ([(0, 0)], {"corpus": torch.arange(10), "seq_len": 8}, "there is 1 sequence of 8 tokens"),
+        ([(0, 0)], {"controls": -1}, "controls is -1"),
+        ([(0, 0)], {"n": 1}, "expected at least 2"),
+        ([(0, 0), (0, 1), (0, 2), (1, 0)], {}, "2 are left, too few for a control set of 4; give fewer heads"),
+    ],
+)
+def test_bad_input(model, heads, options, message):
+    with pytest.raises(AnalysisError, match=message):
+        ablate_induction_heads(model, heads, progress=False, **options)
+
+
+def test_the_handmade_circuit_is_both_heads():
+    both = [PREVIOUS, INDUCTION]
+    scores = ablate_induction_heads(handmade_model(dtype=torch.float32), both, progress=False)
+    assert scores.at(ablated="0.1+1.0", score="controls_as_strong") == 0
+    assert scores.chance[1, 3].abs() < 1e-5

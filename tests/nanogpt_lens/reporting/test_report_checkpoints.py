@@ -1,0 +1,155 @@
+"""Several checkpoints side by side: their numbers, their order, those that cannot be read."""
+
+import re
+
+import pytest
+import torch
+
+import nanogpt_lens as ngl
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.reporting.making import report
+from nanogpt_lens.reporting.sections.checkpoints import _log_spaced, checkpoints_of
+from nanogpt_lens.text.prompts import windows
+from tests.making import CHARS, content, write_meta
+from tests.nanogpt_lens.reporting.report_helpers import read, section, small, text
+
+
+def stage(file, iteration, *, seed, stated=1.25, **sizes):
+    """A checkpoint with other random weights."""
+    what = content(block_size=16, seed=seed, **sizes)
+    what["iter_num"], what["best_val_loss"] = iteration, stated
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(what, file)
+    return file
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Stages in another order than their names say, without a ckpt.pt."""
+    folder = tmp_path / "out"
+    stage(folder / "ckpt_2.pt", 20, seed=1, stated=2.5)
+    stage(folder / "ckpt_1.pt", 100, seed=2)
+    stage(folder / "ckpt_3.pt", 0, seed=3)
+    write_meta(folder, CHARS)
+    return folder
+
+
+def test_a_folder_without_its_own_is_compared_alone(run):
+    words = text(4000)
+    found = report(run, text=words, progress=False)
+    assert [s.key for s in found.sections] == ["summary", "checkpoints"]
+    assert found.passed
+    page = read(found.html)
+    assert page.all("p", class_="status")[0].text == "PROVEN EQUAL: all 3 checkpoints"
+    table, heads = section(page, "checkpoints").tables()
+    assert [row[:2] for row in table[1:]] == [["ckpt_3.pt", "0"], ["ckpt_2.pt", "20"], ["ckpt_1.pt", "100"]]
+    for row in table[1:]:
+        model = ngl.load(run / row[0])
+        tokens = windows(model, words, length=16, n=256, seed=0)
+        with torch.no_grad():
+            loss = model(tokens, return_type="loss", loss_per_token=True).mean()
+        assert row[4].split(" ")[0] == f"{float(loss):.3f}"
+        assert row[2:4] == [f"{ngl.read_checkpoint(run / row[0]).n_params:,}", "2.500" if row[1] == "20" else "1.250"]
+        assert row[5] == "proven"
+    scores = ngl.score_heads(ngl.load(run / "ckpt_1.pt"), words, length=16, n=32)
+    for name, cell in zip(heads[0][1:], heads[3][1:], strict=True):
+        value, layer, head = re.fullmatch(r"(−?\d\.\d\d) \((\d)\.(\d)\)", cell).groups()
+        own = scores.score(name.replace(" ", "_"))
+        assert float(value.replace("−", "-")) == pytest.approx(float(own.max()), abs=0.006)
+        assert own[int(layer), int(head)] == own.max()
+
+
+def test_the_loss_over_training_is_drawn_in_order(run):
+    found = report(run, text=text(4000), progress=False)
+    page = read(found.html)
+    data = [s.text for s in page.all("script") if s.attributes.get("data-ngl-data")]
+    assert len(data) == 2
+    figures = section(page, "checkpoints").all("figure")
+    assert [f.attributes["aria-label"] for f in figures] == [
+        "the loss over training", "the highest head scores over training",
+    ]  # fmt: skip
+
+
+def test_stages_beside_a_ckpt_make_a_full_report_and_a_section(run):
+    small(run)
+    found = report(run, text=text(4000), sections=["summary", "loss", "checkpoints"], progress=False)
+    assert [(s.key, s.status) for s in found.sections] == [
+        ("summary", "done"), ("loss", "done"), ("checkpoints", "done"),
+    ]  # fmt: skip
+    assert len(section(read(found.html), "checkpoints").tables()[0]) == 5
+    assert "checkpoints" in [s.key for s in report(run, text=text(500), progress=False).sections]
+
+
+def test_folders_of_folders(tmp_path):
+    for name, iteration in (("b", 5), ("a", 50)):
+        stage(tmp_path / "runs" / name / "ckpt.pt", iteration, seed=iteration)
+        write_meta(tmp_path / "runs" / name, CHARS)
+    assert [str(p.relative_to(tmp_path)) for p in checkpoints_of(tmp_path / "runs")] == [
+        "runs/a/ckpt.pt", "runs/b/ckpt.pt",
+    ]  # fmt: skip
+    table = section(read(report(tmp_path / "runs", text=text(2000), progress=False).html), "checkpoints").tables()[0]
+    assert [row[0] for row in table[1:]] == ["b/ckpt.pt", "a/ckpt.pt"]
+
+
+def test_one_that_cannot_be_read_says_so_in_its_row_and_nothing_is_proven(run):
+    (run / "ckpt_9.pt").write_bytes(b"no checkpoint")
+    found = report(run, text=text(2000), progress=False)
+    assert found.passed is False
+    page = read(found.html)
+    status = page.all("p", class_="status")[0]
+    assert status.text == "NOT PROVEN: 3 of 4 checkpoints proven, 1 cannot be read (ckpt_9.pt)"
+    (warning,) = found.sections[1].warnings
+    assert warning.startswith("ckpt_9.pt cannot be read: ckpt_9.pt is not a PyTorch checkpoint")
+    assert "bad" in status.attributes["class"]
+    row = section(page, "checkpoints").tables()[0][-1]
+    assert row[0] == "ckpt_9.pt"
+    assert row[4] == "–"
+    assert row[5].startswith("cannot be read: ckpt_9.pt is not a PyTorch checkpoint")
+    assert str(run) not in found.html
+
+
+def test_without_a_text_all_are_measured_on_that_of_the_last(run):
+    page = read(report(run, progress=False).html)
+    table = section(page, "checkpoints").tables()[0]
+    losses = [float(row[4].split(" ")[0]) for row in table[1:]]
+    assert losses[-1] == min(losses)
+    assert "text drawn from the last of them" in section(page, "checkpoints").text
+
+
+def test_one_checkpoint_alone_is_no_comparison_and_several_are_not_one(tmp_path, run):
+    with pytest.raises(AnalysisError, match="is one checkpoint; expected a folder with several"):
+        report(small(tmp_path / "single"), sections=["checkpoints"], progress=False)
+    with pytest.raises(AnalysisError, match="the section heads is about one checkpoint, but .* holds several"):
+        report(run, sections=["summary", "heads"], progress=False)
+
+
+def test_other_architectures_are_no_training_run(run):
+    stage(run / "ckpt_4.pt", 200, seed=4, n_layer=1)
+    part = section(read(report(run, text=text(4000), progress=False).html), "checkpoints")
+    assert "they differ in architecture, so that they are not taken for stages" in part.text
+    assert "In the order of training" not in part.text
+    assert not part.all("figure")
+
+
+def test_the_same_weights_are_counted_once(run):
+    what = torch.load(run / "ckpt_1.pt", weights_only=True)
+    what["optimizer"] = {"state": {}}
+    torch.save(what, run / "ckpt_8.pt")
+    found = report(run, text=text(4000), progress=False)
+    table, heads = section(read(found.html), "checkpoints").tables()
+    assert [row[0] for row in table[3:]] == ["ckpt_1.pt", "ckpt_8.pt (the same weights as ckpt_1.pt)"]
+    assert len(heads) == 4
+    assert "In the order of training." in found.html
+
+
+@pytest.mark.parametrize(
+    ("steps", "logarithmic"),
+    [
+        ([0, 250, 500, 750, 1000], False),
+        ([0, 1, 2, 4, 8, 16, 32], True),
+        ([0, 10, 20], False),
+        ([0, 10, 100, 1000], True),
+    ],
+)
+def test_which_stages_are_spaced_as_logarithms(steps, logarithmic):
+    assert _log_spaced(steps) is logarithmic

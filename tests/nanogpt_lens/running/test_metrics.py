@@ -1,0 +1,113 @@
+"""Metrics by hand, and what each reads."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import nanogpt_lens as ngl
+from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.running.metrics import bind
+from tests.nanogpt_lens.patching.patching_helpers import model, texts
+
+LOGITS = torch.randn(2, 5, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def test_logit_diff_by_hand():
+    assert ngl.logit_diff(3, 4)(LOGITS) == pytest.approx(float((LOGITS[:, -1, 3] - LOGITS[:, -1, 4]).mean()))
+    own = ngl.logit_diff([3, 1], torch.tensor([4, 2]), pos=[0, 2]).per_example(LOGITS)
+    by_hand = [
+        (LOGITS[0, 0, 3] - LOGITS[0, 0, 4] + LOGITS[0, 2, 3] - LOGITS[0, 2, 4]) / 2,
+        (LOGITS[1, 0, 1] - LOGITS[1, 0, 2] + LOGITS[1, 2, 1] - LOGITS[1, 2, 2]) / 2,
+    ]
+    assert own.tolist() == pytest.approx([float(x) for x in by_hand])
+
+
+def test_answer_logprob_by_hand():
+    total = sum(math.exp(x) for x in LOGITS[1, 1].tolist())
+    found = ngl.answer_logprob([0, 7], pos=1).per_example(LOGITS)
+    assert float(found[1]) == pytest.approx(LOGITS[1, 1, 7].item() - math.log(total))
+
+
+def test_kl_by_hand_and_zero_at_home():
+    clean = LOGITS.roll(1, 0)
+    assert float(ngl.kl_to(LOGITS)(LOGITS)) == pytest.approx(0, abs=1e-12)
+    p, q = clean[0, -1].softmax(-1), LOGITS[0, -1].softmax(-1)
+    assert float(ngl.kl_to(clean).per_example(LOGITS)[0]) == pytest.approx(float((p * (p / q).log()).sum()))
+
+
+def test_loss_is_torchs_cross_entropy():
+    tokens = torch.randint(13, (2, 5), generator=torch.Generator().manual_seed(1))
+    expected = torch.nn.functional.cross_entropy(LOGITS[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert float(ngl.loss(tokens)(LOGITS)) == pytest.approx(float(expected))
+    one = torch.nn.functional.cross_entropy(LOGITS[:, 2], tokens[:, 3])
+    assert float(ngl.loss(tokens, pos=2)(LOGITS)) == pytest.approx(float(one))
+
+
+def test_loss_of_a_model_is_its_own():
+    hooked, (clean, _) = model(), texts()
+    with torch.no_grad():
+        assert float(ngl.loss(clean)(hooked(clean))) == pytest.approx(float(hooked(clean, return_type="loss")))
+
+
+def test_each_knows_what_it_reads():
+    hooked, (clean, _) = model(), texts()
+    assert bind(ngl.logit_diff(1, 2), hooked, clean).reads == (8,)
+    assert bind(ngl.logit_diff(1, 2, pos=[-1, 3, 3]), hooked, clean).reads == (3, 8)
+    assert bind(ngl.loss(), hooked, clean).reads == tuple(range(8))
+    assert bind(ngl.answer_logprob(1, pos=None), hooked, clean).reads == tuple(range(9))
+    assert bind(lambda logits: logits.mean(), hooked, clean).reads == tuple(range(9))
+    assert not bind(lambda logits: logits.mean(), hooked, clean).per_example
+
+
+def test_only_those_positions_matter():
+    hooked, (clean, _) = model(), texts()
+    for metric in (ngl.logit_diff(1, 2, pos=[1, 4]), ngl.loss(clean, pos=3), ngl.kl_to(hooked(clean), pos=2)):
+        bound = bind(metric, hooked, clean)
+        logits = torch.randn(3, 9, 13, dtype=torch.float64)
+        other = torch.randn_like(logits)
+        other[:, list(bound.reads)] = logits[:, list(bound.reads)]
+        assert torch.equal(metric(logits), metric(other))
+
+
+def test_strings_become_ids():
+    hooked = ngl.load("shakespeare_char")
+    tokens = hooked.to_tokens("ROMEO:")
+    named = bind(ngl.logit_diff("a", ["\n"]), hooked, tokens)
+    ids = bind(ngl.logit_diff(hooked.to_single_token("a"), hooked.to_single_token("\n")), hooked, tokens)
+    logits = hooked(tokens).detach()[None, :, [-1]]
+    assert torch.equal(named(logits), ids(logits))
+    with pytest.raises(ngl.AnalysisError, match="needs a model's tokenizer"):
+        ngl.logit_diff("a", "b")(hooked(tokens))
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        (ngl.loss(pos=-1), "the last, which has no next token"),
+        (ngl.loss(torch.zeros(2, 4, dtype=torch.long)), r"tokens of shape \[2, 4\]; expected \[3, 9\]"),
+        (ngl.kl_to(torch.zeros(3, 8, 13)), r"expected \[3, 9, 13\]"),
+        (ngl.logit_diff(1, 2, pos=[]), "reads no position"),
+        (ngl.logit_diff(1, 2, pos=[1, 12]), "position 12"),
+    ],
+)
+def test_what_does_not_fit_is_named(metric, words):
+    with pytest.raises(ngl.AnalysisError, match=words):
+        bind(metric, model(), texts()[0])
+
+
+def test_the_bootstrap_covers_the_mean_as_often_as_it_says():
+    """Of 400 samples of 40 from a skewed distribution of mean 1, the 95% interval holds 1 in 90 to 98%."""
+    samples = torch.empty(400, 40, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
+    low, high = bootstrap(samples, seed=1)
+    covered = ((low <= 1) & (high >= 1)).double().mean()
+    assert 0.90 < covered < 0.98
+    assert bootstrap(samples[:, :1]) is None
+    again = bootstrap(samples[:3], seed=1)
+    assert torch.allclose(again[0], low[:3])
+    normal = torch.randn(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    ends = bootstrap(normal)
+    width = 2 * 1.96 * normal.std() / math.sqrt(2000)
+    assert float(ends[1] - ends[0]) == pytest.approx(float(width), rel=0.1)
