@@ -21,7 +21,7 @@ from nanogpt_lens.lens import tuned
 from nanogpt_lens.lens.convergence import measure_convergence
 from nanogpt_lens.lens.evaluation import evaluate_lens
 from nanogpt_lens.lens.logit import logit_lens
-from nanogpt_lens.lens.tuned import Options, split, train_tuned_lens
+from nanogpt_lens.lens.tuned import Tuning, split, train_tuned_lens
 from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.results.lens import TunedLens, name_of
 from nanogpt_lens.text.prompts import windows
@@ -64,7 +64,7 @@ def test_is_closer_to_the_output_than_the_logit_lens_at_every_point_but_the_last
 
 
 def test_held_out_kl_is_that_of_a_plain_loop():
-    parts = split(model(), CORPUS, Options(**{k: v for k, v in QUICK.items() if k != "progress"}, lr=0.01,
+    parts = split(model(), CORPUS, Tuning(**{k: v for k, v in QUICK.items() if k != "progress"}, lr=0.01,
                                            weight_decay=0, held_out=0.1, patience=5, length=10, seed=0))  # fmt: skip
     assert [len(parts[name]) for name in ("train", "stop", "test")] == [1600, 200, 200]
     assert torch.equal(torch.cat([parts[name] for name in ("train", "stop", "test")]), CORPUS)
@@ -86,7 +86,7 @@ def test_held_out_kl_is_that_of_a_plain_loop():
 
 def test_gradients_are_the_derivatives_of_the_mean_kl():
     """One step of plain gradient descent per entry, by a central difference of the lens' own KL."""
-    options = Options(**{k: v for k, v in QUICK.items() if k != "progress"}, lr=0.01, weight_decay=0, held_out=0.1,
+    options = Tuning(**{k: v for k, v in QUICK.items() if k != "progress"}, lr=0.01, weight_decay=0, held_out=0.1,
                       patience=5, length=10, seed=0)  # fmt: skip
     run = tuned._Run(model(), (0, 3), split(model(), CORPUS, options), options)
     tokens = run._batch()
