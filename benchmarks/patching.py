@@ -197,12 +197,8 @@ def main() -> None:
     model = ngl.load("shakespeare_char")
     clean, corrupted = (ngl.encode_corpus(model, "".join(t)).view(-1, 64) for t in zip(*prompts(), strict=True))
     small = "shakespeare_char"
-    rows = [
-        compare(small, model, clean[:1], corrupted[:1], *sweep, args.rounds) for sweep in THEIRS
-    ]  # fmt: skip
-    rows += [
-        compare(small, model, clean[:4], corrupted[:4], *sweep, args.rounds) for sweep in list(THEIRS)[:2]
-    ]  # fmt: skip
+    rows = [compare(small, model, clean[:1], corrupted[:1], *sweep, args.rounds) for sweep in THEIRS]
+    rows += [compare(small, model, clean[:4], corrupted[:4], *sweep, args.rounds) for sweep in list(THEIRS)[:2]]
     screened = screening(model, 20, args.rounds)
     if not args.skip_large:
         large = large_model()

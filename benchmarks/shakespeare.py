@@ -42,7 +42,9 @@ def neurons(model, train, val):
             flush=True,
         )
         for n in SETS:
-            removed = ngl.ablate_neurons(model, val, best[:n], mode="mean", predicate=name, controls=50, progress=False)
+            removed = ngl.ablate_neurons(
+                model, val, best[:n], source="mean", predicate=name, controls=50, progress=False
+            )
             table = removed.table().set_index("score")
             for on in ("token", "next"):
                 on_class, off, difference = (

@@ -59,9 +59,16 @@ def stages_of(folder, pattern):
 def trained(folder):
     """A run of a few iterations, of the size of the shipped one."""
     config = TrainConfig(
-        n_layer=2, n_head=4, n_embd=128, block_size=128, batch_size=4, max_iters=STAGES - 1, warmup_iters=2,
-        eval_interval=10**6, eval_iters=1,
-    )  # fmt: skip
+        n_layer=2,
+        n_head=4,
+        n_embd=128,
+        block_size=128,
+        batch_size=4,
+        max_iters=STAGES - 1,
+        warmup_iters=2,
+        eval_interval=10**6,
+        eval_iters=1,
+    )
     train(repeated_random(), folder, config, stages=list(range(STAGES)), progress=False, sample=False)
     return folder
 
@@ -79,7 +86,7 @@ def sequences(model, folder):
     try:
         return torch.from_numpy(task_sequences(model, ngl.read_task(folder), n=SEQUENCES).tokens)
     except ConversionError:
-        return own_text(model, length=model.cfg.n_ctx, n=SEQUENCES)
+        return own_text(model, seq_len=model.cfg.n_ctx, n=SEQUENCES)
 
 
 def options_of(measure, n):
@@ -98,7 +105,7 @@ def single_function(measure, folder, model, n):
 def speed(folder, measure, rounds, n):
     models = [ngl.load(stage.path) for stage in list_stages(folder)]
     measured = single_function(measure, folder, models[-1], n)
-    text = {"text": sequences(models[-1], folder)} if MEASURES[measure].on == "text" else {}
+    text = {"corpus": sequences(models[-1], folder)} if MEASURES[measure].on == "corpus" else {}
     measured(models[0])
     rows = []
     for i in range(rounds):
@@ -172,9 +179,11 @@ def main():
         results["speed"] = {measure: speed(folder, measure, args.rounds, args.n) for measure in measures}
         for measure, found in results["speed"].items():
             for clock in CLOCKS:
-                print("{}, {} time: {ratio:.3f} of single (median; {low:.3f} to {high:.3f})".format(
-                    measure, clock, **found[clock]
-                ))  # fmt: skip
+                print(
+                    "{}, {} time: {ratio:.3f} of single (median; {low:.3f} to {high:.3f})".format(
+                        measure, clock, **found[clock]
+                    )
+                )
         if not args.skip_memory:
             results["memory"] = memory(folder, measures[-1], results["speed"][measures[-1]]["stages"])
     if args.json:

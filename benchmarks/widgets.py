@@ -60,9 +60,13 @@ def main() -> None:
     values = noise.masked_fill(torch.ones(size, size).triu(1).bool(), -torch.inf).softmax(-1)
     tokens = [f"t{i}" for i in range(size)]
     result = AttentionPatterns(
-        values=values, axes=("layer", "head", "dest_pos", "src_pos"), quantity="attention probability",
-        definition="random", labels={"src_pos": tuple(tokens), "dest_pos": tuple(tokens)}, tokens=torch.arange(size),
-    )  # fmt: skip
+        values=values,
+        axes=("layer", "head", "dest_pos", "src_pos"),
+        quantity="attention probability",
+        definition="random",
+        labels={"src_pos": tuple(tokens), "dest_pos": tuple(tokens)},
+        tokens=torch.arange(size),
+    )
     with tempfile.TemporaryDirectory() as folder:
         pages = {"ours": Path(folder) / "ours.html", "circuitsvis": Path(folder) / "circuitsvis.html"}
         widget = result.widget()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         CheckpointError,
         ConversionError,
         EquivalenceError,
+        NanoGPTLensError,
         VocabularyError,
     )
     from conversion.nanogpt_to_bridge import to_bridge
@@ -41,6 +42,7 @@ _HOMES = {
     "EquivalenceError": "errors",
     "EquivalenceReport": "report",
     "NanoGPTConfig": "config",
+    "NanoGPTLensError": "errors",
     "TokenizerVocabulary": "vocabulary",
     "VocabularyError": "errors",
     "check_equivalence": "equivalence",
@@ -66,6 +68,7 @@ __all__ = [
     "EquivalenceError",
     "EquivalenceReport",
     "NanoGPTConfig",
+    "NanoGPTLensError",
     "TokenizerVocabulary",
     "VocabularyError",
     "check_equivalence",

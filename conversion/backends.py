@@ -9,6 +9,10 @@ from typing import Literal
 from conversion.errors import BackendError
 
 Backend = Literal["hooked", "bridge"]
+"""A kind of TransformerLens model: HookedTransformer (3.x) or TransformerBridge (4.x)."""
+
+BackendChoice = Literal["auto", "hooked", "bridge"]
+"""What can be asked for: one of both, or the one that the installed TransformerLens has."""
 
 
 @cache

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from conversion.archives import is_stored
 from conversion.atomic import replacing
-from conversion.config import Activation, NanoGPTConfig
+from conversion.config import ActFn, NanoGPTConfig
 from conversion.errors import CheckpointError
 from conversion.state import canonical_state, looks_like
 from conversion.vocabulary import (
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 CHECKPOINT_NAME = "ckpt.pt"
-_ACTIVATION_KEY = "nanogpt_lens_activation"
+_ACT_FN_KEY = "nanogpt_lens_activation"
 _EXPECTED = "expected nanoGPT's dictionary with 'model' and 'model_args'"
 
 
@@ -159,7 +159,7 @@ def read_checkpoint(
     path: str | Path,
     *,
     meta: str | Path | Vocabulary | None = None,
-    activation: Activation = "gelu",
+    act_fn: ActFn = "gelu",
     ignore_model_args: Iterable[str] = (),
     optimizer: bool = False,
 ) -> Checkpoint:
@@ -170,7 +170,7 @@ def read_checkpoint(
         meta: the vocabulary: a `meta.pkl`, a `tokenizer.json`, a folder with one of
             them, or "gpt2". Without it, it is looked for beside the checkpoint and in
             `data/<dataset>/` below the working directory and the checkpoint's parents.
-        activation: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
+        act_fn: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
         ignore_model_args: a fork's `model_args` that do not change what is computed.
         optimizer: read the optimizer's state too.
 
@@ -185,16 +185,16 @@ def read_checkpoint(
     content = _load(file, mapped=not optimizer)
     model_args, raw = _parts(file, content)
     try:
-        config, state, notes = canonical_state(raw, model_args, activation=activation, ignore=ignore_model_args)
+        config, state, notes = canonical_state(raw, model_args, act_fn=act_fn, ignore=ignore_model_args)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}") from None
     run_config = content.get("config")
     run_config = dict(run_config) if isinstance(run_config, Mapping) else {}
-    stated = run_config.get(_ACTIVATION_KEY, activation)
-    if stated != activation:
+    stated = run_config.get(_ACT_FN_KEY, act_fn)
+    if stated != act_fn:
         raise CheckpointError(
-            f"{file} was saved with activation {stated!r}, and {activation!r} was asked for; "
-            f"give activation={stated!r} (--activation {stated})"
+            f"{file} was saved with act_fn {stated!r}, and {act_fn!r} was asked for; "
+            f"give act_fn={stated!r} (--act-fn {stated})"
         )
     if meta is None:
         vocabulary = find_vocabulary(_data_folders(file.parent, run_config), config.vocab_size)
@@ -254,8 +254,8 @@ def save_checkpoint(
         "best_val_loss": 1e9 if checkpoint.best_val_loss is None else checkpoint.best_val_loss,
         "config": dict(checkpoint.run_config),
     }
-    if checkpoint.config.activation != "gelu":  # nanoGPT has no place for it, and would compute another model
-        content["config"][_ACTIVATION_KEY] = checkpoint.config.activation
+    if checkpoint.config.act_fn != "gelu":  # nanoGPT has no place for it, and would compute another model
+        content["config"][_ACT_FN_KEY] = checkpoint.config.act_fn
     if checkpoint.optimizer is not None:
         content["optimizer"] = checkpoint.optimizer
     if folder is not None:

@@ -140,7 +140,7 @@ def compare_weights(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
         for name, theirs in (("embed.W_E", "transformer.wte.weight"), ("pos_embed.W_pos", "transformer.wpe.weight")):
             exact = checkpoint.state_dict[theirs].double()
             yield judge("weight", name, hooked[name].cpu(), (exact - exact.mean(-1, keepdim=True)).to(judge.dtype))
-    for name, expected in (("act_fn", checkpoint.config.activation), ("n_heads", checkpoint.config.n_head)):
+    for name, expected in (("act_fn", checkpoint.config.act_fn), ("n_heads", checkpoint.config.n_head)):
         if getattr(model.cfg, name) != expected:
             yield judge.failed("weight", f"cfg.{name}", f"{getattr(model.cfg, name)!r}, expected {expected!r}")
 

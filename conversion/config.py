@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from conversion.errors import CheckpointError
 
-Activation = Literal["gelu", "gelu_new"]
+ActFn = Literal["gelu", "gelu_new"]
 """nanoGPT's exact GELU, or the tanh approximation of its first versions and of GPT-2."""
 
 LAYER_NORM_EPS = 1e-5
@@ -26,13 +26,13 @@ class NanoGPTConfig:
         n_layer, n_head, n_embd, block_size, vocab_size: as in nanoGPT's `model_args`.
         bias: whether linear layers and LayerNorms have biases.
         dropout: dropout rate during training; conversion ignores it.
-        activation: nanoGPT's exact GELU unless the caller says otherwise; no
+        act_fn: nanoGPT's exact GELU unless the caller says otherwise; no
             checkpoint records it.
         tied: whether `lm_head.weight` is the token embedding, as nanoGPT makes it.
 
     Raises:
         CheckpointError: a size that is no positive integer, an `n_head` that does
-            not divide `n_embd`, or an unknown activation.
+            not divide `n_embd`, or an unknown act_fn.
     """
 
     n_layer: int
@@ -42,7 +42,7 @@ class NanoGPTConfig:
     vocab_size: int
     bias: bool = True
     dropout: float = 0.0
-    activation: Activation = "gelu"
+    act_fn: ActFn = "gelu"
     tied: bool = True
 
     def __post_init__(self) -> None:
@@ -59,9 +59,9 @@ class NanoGPTConfig:
             raise CheckpointError(f"model_args['bias'] is {self.bias!r}; expected True or False")
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout <= 1:
             raise CheckpointError(f"model_args['dropout'] is {self.dropout!r}; expected a number from 0 to 1")
-        if self.activation not in get_args(Activation):
+        if self.act_fn not in get_args(ActFn):
             raise CheckpointError(
-                f"activation is {self.activation!r}; expected 'gelu' (nanoGPT) or "
+                f"act_fn is {self.act_fn!r}; expected 'gelu' (nanoGPT) or "
                 "'gelu_new' (the tanh approximation of old nanoGPT and GPT-2)"
             )
 
@@ -80,7 +80,7 @@ class NanoGPTConfig:
         cls,
         model_args: Mapping[str, Any],
         *,
-        activation: Activation = "gelu",
+        act_fn: ActFn = "gelu",
         tied: bool = True,
         ignore: Iterable[str] = (),
     ) -> NanoGPTConfig:
@@ -88,7 +88,7 @@ class NanoGPTConfig:
 
         Args:
             model_args: the dictionary that nanoGPT stores.
-            activation, tied: see the class.
+            act_fn, tied: see the class.
             ignore: names of further arguments, of a fork, that do not change what is computed.
 
         Raises:
@@ -108,7 +108,7 @@ class NanoGPTConfig:
                 f"ignore_model_args={unknown!r}"
             )
         known = {name: model_args[name] for name in _KNOWN if name in model_args}
-        return cls(**known, activation=activation, tied=tied)
+        return cls(**known, act_fn=act_fn, tied=tied)
 
     def to_model_args(self) -> dict[str, Any]:
         """The dictionary that the original nanoGPT reads: `GPTConfig(**model_args)`."""

@@ -114,9 +114,7 @@ def check_equivalence(
 def _unmeasured(comparisons: list[Comparison]) -> tuple[str, ...]:
     if any(c.kind == "val_loss" for c in comparisons):
         return ()
-    return (
-        "no val.bin with a best_val_loss was at hand, so nothing speaks for n_head and the activation of model_args",
-    )
+    return ("no val.bin with a best_val_loss was at hand, so nothing speaks for n_head and the act_fn of model_args",)
 
 
 def _given(model: Any) -> tuple[Mode, torch.dtype, Callable[[], Any]]:

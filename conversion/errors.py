@@ -10,14 +10,18 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-class ConversionError(ValueError):
-    """Anything this package refuses to do; the base of the errors below.
+class NanoGPTLensError(ValueError):
+    """Anything that `conversion` or `nanogpt_lens` refuses to do; the base of all their errors.
 
     What a file says is shown in its message, which is therefore made `printable`.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+
+class ConversionError(NanoGPTLensError):
+    """A conversion that is refused; the base of the errors below."""
 
 
 class CheckpointError(ConversionError):

@@ -102,7 +102,7 @@ def hooked_config(
         "d_mlp": config.d_mlp,
         "d_vocab": config.vocab_size,
         "d_vocab_out": config.vocab_size,
-        "act_fn": config.activation,
+        "act_fn": config.act_fn,
         "eps": LAYER_NORM_EPS,
         "dtype": dtype,
         "device": str(device),

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from conversion.atomic import new_folder
 from conversion.checkpoint import Checkpoint
-from conversion.config import LAYER_NORM_EPS, Activation, NanoGPTConfig
+from conversion.config import LAYER_NORM_EPS, ActFn, NanoGPTConfig
 from conversion.errors import CheckpointError
 from conversion.vocabulary import TOKENIZER_NAME, Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
-_ACTIVATIONS: dict[str, Activation] = {
+_ACT_FNS: dict[str, ActFn] = {
     "gelu": "gelu",
     "gelu_new": "gelu_new",
     "gelu_pytorch_tanh": "gelu_new",
@@ -57,7 +57,7 @@ def to_huggingface(
         n_embd=config.n_embd,
         n_layer=config.n_layer,
         n_head=config.n_head,
-        activation_function=config.activation,
+        activation_function=config.act_fn,
         layer_norm_epsilon=LAYER_NORM_EPS,
         resid_pdrop=config.dropout,
         embd_pdrop=config.dropout,
@@ -113,7 +113,7 @@ def from_huggingface(
         vocab_size=theirs.vocab_size,
         bias=bias,
         dropout=float(theirs.resid_pdrop),
-        activation=_ACTIVATIONS[theirs.activation_function],
+        act_fn=_ACT_FNS[theirs.activation_function],
         tied=tied,
     )
     if meta is None and not isinstance(source, GPT2LMHeadModel) and (Path(source) / TOKENIZER_NAME).is_file():
@@ -154,7 +154,7 @@ def _from_gpt2(model: GPT2LMHeadModel) -> dict[str, Tensor]:
 def _refuse_foreign_settings(theirs: Any) -> None:
     expected = {
         "n_inner": (None, 4 * theirs.n_embd),
-        "activation_function": tuple(_ACTIVATIONS),
+        "activation_function": tuple(_ACT_FNS),
         "layer_norm_epsilon": (LAYER_NORM_EPS,),
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),

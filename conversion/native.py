@@ -129,7 +129,7 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, config.d_mlp, bias=config.bias)
         self.c_proj = nn.Linear(config.d_mlp, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
-        self.approximate = "tanh" if config.activation == "gelu_new" else "none"
+        self.approximate = "tanh" if config.act_fn == "gelu_new" else "none"
 
     def forward(self, x: Tensor, edits: Edits = NO_EDITS) -> Tensor:
         pre = edits("hook_pre", self.c_fc(x))

@@ -151,7 +151,7 @@ class EquivalenceReport:
             self.checkpoint,
             f"sha256 {self.sha256 or '(in memory)'}",
             f"{a['n_layer']} layers, {a['n_head']} heads, {a['n_embd']} wide, context {a['block_size']}, "
-            f"vocabulary {a['vocab_size']}, bias {a['bias']}, activation {a['activation']}, tied {a['tied']}",
+            f"vocabulary {a['vocab_size']}, bias {a['bias']}, act_fn {a['act_fn']}, tied {a['tied']}",
             f"{self.backend} against {self.reference}; " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
             *(f"note: {note}" for note in self.notes),
         ]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion.config import Activation, NanoGPTConfig
+from conversion.config import ActFn, NanoGPTConfig
 from conversion.errors import CheckpointError
 
 _WRAPPERS = {"_orig_mod", "module"}
@@ -27,7 +27,7 @@ def canonical_state(
     raw: Mapping[str, Any],
     model_args: Mapping[str, Any],
     *,
-    activation: Activation = "gelu",
+    act_fn: ActFn = "gelu",
     ignore: Iterable[str] = (),
 ) -> tuple[NanoGPTConfig, dict[str, Tensor], tuple[str, ...]]:
     """Validate a checkpoint's tensors against its `model_args`.
@@ -51,7 +51,7 @@ def canonical_state(
     if _HEAD not in state and _EMBEDDING in state:
         state[_HEAD] = state[_EMBEDDING]
         notes.append("restored the tied lm_head.weight")
-    config = NanoGPTConfig.from_model_args(model_args, activation=activation, ignore=ignore)
+    config = NanoGPTConfig.from_model_args(model_args, act_fn=act_fn, ignore=ignore)
     ignored = sorted(set(ignore) & set(model_args))
     if ignored:
         notes.append("ignored model_args " + ", ".join(f"{name}={model_args[name]!r:.40}" for name in ignored))
@@ -60,7 +60,7 @@ def canonical_state(
     tied = _is_tied(state)
     if not tied:
         notes.append("lm_head.weight is not tied to the token embedding")
-        config = NanoGPTConfig.from_model_args(model_args, activation=activation, ignore=ignore, tied=False)
+        config = NanoGPTConfig.from_model_args(model_args, act_fn=act_fn, ignore=ignore, tied=False)
     own = {key: state[key].detach().clone() for key in config.shapes() if not (tied and key == _HEAD)}
     if tied:
         own[_HEAD] = own[_EMBEDDING]

@@ -45,7 +45,7 @@ def to_nanogpt(model: Any) -> Checkpoint:
         vocab_size=cfg.d_vocab,
         bias=(origin is not None and origin.config.bias) or any(bool(b.any()) for b in biases),
         dropout=origin.config.dropout if origin else 0.0,
-        activation=cfg.act_fn,
+        act_fn=cfg.act_fn,
         tied=tied,
     )
     state = {name: tensor.cpu() for name, tensor in from_hooked_layout(hooked, config).items()}

@@ -59,7 +59,7 @@ def compare_val_loss(
     detail = f"{measured:.4f} / stated {stated:.4f}"
     if not passed:
         detail += (
-            f" (allowed difference {allowed:.3f}; n_head or the activation may be wrong in model_args, "
+            f" (allowed difference {allowed:.3f}; n_head or act_fn may be wrong in model_args, "
             f"or {file} is not this run's)"
         )
     return Comparison(

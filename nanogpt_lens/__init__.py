@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-    from conversion.errors import BackendError, CheckpointError, ConversionError, EquivalenceError, VocabularyError
+    from conversion.errors import (
+        BackendError,
+        CheckpointError,
+        ConversionError,
+        EquivalenceError,
+        NanoGPTLensError,
+        VocabularyError,
+    )
     from conversion.report import EquivalenceReport
     from conversion.transformerlens_to_nanogpt import to_nanogpt
     from nanogpt_lens.compare.heads import match_heads
@@ -39,7 +46,8 @@ if TYPE_CHECKING:
     from nanogpt_lens.losses.on_text import in_context_learning_score, text_loss
     from nanogpt_lens.losses.words import text_quality
     from nanogpt_lens.model.encoding import encode_corpus
-    from nanogpt_lens.model.loading import check, load, shipped_checkpoints
+    from nanogpt_lens.model.loading import check, load
+    from nanogpt_lens.model.places import shipped_checkpoints
     from nanogpt_lens.model.sampling import generate
     from nanogpt_lens.neurons.ablation import ablate_neurons
     from nanogpt_lens.neurons.activations import get_neuron_activations
@@ -109,6 +117,7 @@ _HOMES = {
     "HeadTaxonomy": "nanogpt_lens.results",
     "LensResult": "nanogpt_lens.results",
     "LensScores": "nanogpt_lens.results",
+    "NanoGPTLensError": "conversion.errors",
     "LogitAttribution": "nanogpt_lens.results",
     "NeuronAblation": "nanogpt_lens.results",
     "NeuronSearch": "nanogpt_lens.results",
@@ -187,7 +196,7 @@ _HOMES = {
     "screen_and_verify": "nanogpt_lens.patching.screening",
     "search_neurons": "nanogpt_lens.neurons.search",
     "setup_notebook": "nanogpt_lens.viz.widget",
-    "shipped_checkpoints": "nanogpt_lens.model.loading",
+    "shipped_checkpoints": "nanogpt_lens.model.places",
     "steer": "nanogpt_lens.directions.steer",
     "steering_effect": "nanogpt_lens.directions.steer",
     "task_accuracy": "nanogpt_lens.heads.on_tasks",
@@ -202,7 +211,7 @@ _HOMES = {
     "trigger_bigrams": "nanogpt_lens.text.tasks",
 }
 
-_MODULES = ("viz", "widgets")
+_MODULES = {"viz": "nanogpt_lens.viz", "widgets": "nanogpt_lens.reporting.widgets"}
 
 __all__ = [
     "AnalysisError",
@@ -221,6 +230,7 @@ __all__ = [
     "LensResult",
     "LensScores",
     "LogitAttribution",
+    "NanoGPTLensError",
     "NeuronAblation",
     "NeuronSearch",
     "NeuronStatistics",
@@ -318,7 +328,7 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("nanogpt-lens")
     if name in _MODULES:
-        return import_module(f"nanogpt_lens.{name}")
+        return import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -46,9 +46,13 @@ def shuffled_context(model: Any, task: Task, *, n: int = 256, seed: int = 0, pla
     assert ends is not None
     intact, shuffled, agreement = each.mean(-1).tolist()
     numbers = {
-        "intact": intact, "shuffled": shuffled, "lost": float(lost.mean()), "lost_low": float(ends[0]),
-        "lost_high": float(ends[1]), "agreement": agreement,
-    }  # fmt: skip
+        "intact": intact,
+        "shuffled": shuffled,
+        "lost": float(lost.mean()),
+        "lost_low": float(ends[0]),
+        "lost_high": float(ends[1]),
+        "agreement": agreement,
+    }
     return {name: round(value, 4) for name, value in numbers.items()}
 
 

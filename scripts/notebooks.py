@@ -40,9 +40,15 @@ ENVIRONMENT = {
 WIDTH = 760  # of a picture, in the page's pixels
 LARGE = 120_000  # bytes; a larger picture is made at half the resolution
 FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND", "--hide-scrollbars",
-]  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--hide-scrollbars",
+]
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -72,9 +78,12 @@ def execute(notebook: nbformat.NotebookNode, *, timeout: float = 300) -> float:
     with tempfile.TemporaryDirectory() as folder:
         logging.getLogger("traitlets").setLevel(logging.ERROR)
         client = NotebookClient(
-            notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": folder}},
+            notebook,
+            timeout=timeout,
+            kernel_name="python3",
+            resources={"metadata": {"path": folder}},
             record_timing=False,
-        )  # fmt: skip
+        )
         start = time.perf_counter()
         client.execute(env={**os.environ, **ENVIRONMENT})
         return time.perf_counter() - start

@@ -44,7 +44,7 @@ def main() -> None:
         if not only or "report" in only:
             file = Path(folder) / "input.txt"
             file.write_text(text)
-            page = ngl.report("shakespeare_char", text=file).save(Path(folder) / "report.html")
+            page = ngl.report("shakespeare_char", corpus=file).save(Path(folder) / "report.html")
             keep(row_of_sections(browser, page), "report")
         for name, draw in drawn.items():
             if not only or name in only:
@@ -97,9 +97,14 @@ def order() -> Any:
     }
     names = tuple(f"{s.replace('_', ' ')}, head {a}.{b}" for s, (a, b) in zip(heads.labels["score"], best, strict=True))
     both = ngl.Trajectory(
-        **curves, axes=("step", "score"), labels={"step": heads.labels["step"], "score": names},
-        quantity=heads.quantity, definition=heads.definition, measure="best heads", provenance=heads.provenance,
-    )  # fmt: skip
+        **curves,
+        axes=("step", "score"),
+        labels={"step": heads.labels["step"], "score": names},
+        quantity=heads.quantity,
+        definition=heads.definition,
+        measure="best heads",
+        provenance=heads.provenance,
+    )
     return both.plot(title="First the previous token, then induction")
 
 

@@ -45,9 +45,16 @@ STAGE_BITS, SEED_BITS = 5, 7
 def settings(layers: int, seed: int) -> TrainConfig:
     """Of a run."""
     return TrainConfig(
-        n_layer=layers, block_size=128, batch_size=32, max_iters=6000, min_lr=1e-3, eval_interval=100, eval_iters=20,
-        always_save_checkpoint=True, seed=seed,
-    )  # fmt: skip
+        n_layer=layers,
+        block_size=128,
+        batch_size=32,
+        max_iters=6000,
+        min_lr=1e-3,
+        eval_interval=100,
+        eval_iters=20,
+        always_save_checkpoint=True,
+        seed=seed,
+    )
 
 
 def measure_run(run: Path, out: Path, *, n: int = 64) -> None:
@@ -188,7 +195,7 @@ def command(name: str, seed: int) -> str:
     """What trains a run."""
     return (
         "nanogpt-lens train --task trigger_bigrams --data tinyshakespeare.txt "
-        f"{flags(settings(NAMES[name], seed))} --stages {','.join(map(str, STAGES))} --seed {seed} --out out"
+        f"{flags(settings(NAMES[name], seed))} --stages {','.join(map(str, STAGES))} --seed {seed} -o out"
     )
 
 
@@ -203,8 +210,14 @@ def readme(name: str, config: dict[str, Any]) -> str:
     stages = "\n".join(
         f"| {int(step):,} | {s['loss']:.4f} | {s['cost_of_storing']:+.1e} |" for step, s in config["stages"].items()
     )
-    columns = ("seed", "accuracy where induction is required", "accuracy at a trigger's first time",
-               "loss where required, nats", "previous-token score", "prefix matching")  # fmt: skip
+    columns = (
+        "seed",
+        "accuracy where induction is required",
+        "accuracy at a trigger's first time",
+        "loss where required, nats",
+        "previous-token score",
+        "prefix matching",
+    )
     head = f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
     layers, control = NAMES[name], name != "induction"
     what = "one layer, the control of `induction`" if control else "two layers, in which induction heads form"
@@ -232,7 +245,7 @@ followed the first time says which.
 ```console
 $ nanogpt-lens train --task trigger_bigrams --data tinyshakespeare.txt --n-layer {layers} --block-size 128 \\
     --batch-size 32 --max-iters 6000 --min-lr 0.001 --eval-interval 100 --eval-iters 20 --always-save-checkpoint \\
-    --stages log:40 --seed 1337 --out out-{name}
+    --stages log:40 --seed 1337 -o out-{name}
 ```
 
 trains one seed (the stages kept do not change a run; `config.json` has the ones that were). All seeds of both

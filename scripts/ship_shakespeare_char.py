@@ -227,7 +227,7 @@ $ {command}
 trains what is missing, which is for each seed
 
 ```console
-$ nanogpt-lens train --data tinyshakespeare.txt --seed {seed} --stages {stages} --out out-shakespeare/{seed}
+$ nanogpt-lens train --data tinyshakespeare.txt --seed {seed} --stages {stages} -o out-shakespeare/{seed}
 ```
 
 None of the other settings differs from the defaults. `ckpt.pt` is seed {seed} in float32, and `ckpt_*.pt` are its
@@ -301,10 +301,16 @@ def tables(config: Mapping[str, Any]) -> dict[str, str]:
     """All tables but the first."""
     error, stages = config["nanogpt_readme"]["standard_error"], config["stages"]["stages"]
     seeds = [
-        [seed, f"{e['val_whole']:.4f}", f"{e.get('cost', 0.0):+.4f}", f"{e['val_sampled']:.4f}",
-         f"{NANOGPT}", f"{(e['val_whole'] - NANOGPT) / error:+.1f}"]
+        [
+            seed,
+            f"{e['val_whole']:.4f}",
+            f"{e.get('cost', 0.0):+.4f}",
+            f"{e['val_sampled']:.4f}",
+            f"{NANOGPT}",
+            f"{(e['val_whole'] - NANOGPT) / error:+.1f}",
+        ]
         for seed, e in config["seeds"].items()
-    ]  # fmt: skip
+    ]
     rows = [
         [f"{s['iter']:,}", f"{s['val_whole']:.4f}", f"{s['val_whole_stored']:.4f}", f"{s['cost']:+.4f}"] for s in stages
     ]

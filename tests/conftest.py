@@ -8,7 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import install_import_hook
+
+import tests.shapes  # noqa: F401 - the hook below names it
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may need a download
+install_import_hook(("conversion", "nanogpt_lens"), "tests.shapes.shapes")  # before either is imported
 
 import pytest
 import torch

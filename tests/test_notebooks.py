@@ -202,9 +202,13 @@ def test_these_are_all_and_the_readme_lists_them():
 
 @pytest.mark.parametrize(
     "data",
-    [[], [{"type": "bar", "x": ["a"], "y": []}], [{"type": "heatmap", "z": [[None, None]]}],
-     [{"type": "bar", "y": [1.0]}, {"type": "scatter", "x": [0], "y": {"dtype": "f8", "bdata": "AAAAAAAA+H8="}}]],
-)  # fmt: skip
+    [
+        [],
+        [{"type": "bar", "x": ["a"], "y": []}],
+        [{"type": "heatmap", "z": [[None, None]]}],
+        [{"type": "bar", "y": [1.0]}, {"type": "scatter", "x": [0], "y": {"dtype": "f8", "bdata": "AAAAAAAA+H8="}}],
+    ],
+)
 def test_an_empty_figure_would_be_found(data):
     if data and data[-1].get("type") == "scatter":
         data[-1].pop("x")

@@ -3,61 +3,44 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nanogpt_lens.cli.options import (
-    Backend,
-    BackendOption,
-    Gelu,
-    IgnoreOption,
-    JsonOption,
-    MetaOption,
-    PathArgument,
-    errors,
-)
-from nanogpt_lens.cli.output import (
     CsvOption,
-    SaveOption,
+    JsonOption,
+    OutputOption,
+    RowsOption,
     SeedOption,
     SequencesOption,
     TextOption,
-    bar_wanted,
-    interval,
-    load_model,
-    number,
-    on_model,
-    one_format,
-    print_table,
-    printed,
-    save_result,
 )
+from nanogpt_lens.cli.output import bar_wanted, interval, number, on_model, print_table, printed, save_result
+from nanogpt_lens.core.choices import Activation, Direction
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import HeadTaxonomy, PatchingResult, Result
 
 
 _INDUCTION = (
-    "prefix_matching", "accuracy", "repeated_loss", "in_context_learning", "composition", "text_prefix_matching",
-    "repeated_text_loss", "ablation",
-)  # fmt: skip
+    "prefix_matching",
+    "accuracy",
+    "repeated_loss",
+    "in_context_learning",
+    "composition",
+    "text_prefix_matching",
+    "repeated_text_loss",
+    "ablation",
+)
 """What `induction` saves, each in a folder of its own."""
-
-
-class Direction(StrEnum):
-    """Which run is patched."""
-
-    denoise = "denoise"
-    noise = "noise"
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(on_model(heads))
     app.command()(on_model(induction, parts=_INDUCTION))
-    app.command()(patch)
+    app.command()(on_model(patch))
 
 
 def heads(
@@ -70,7 +53,7 @@ def heads(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
-    save: SaveOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Say what each head does: previous token, induction, duplicate token, positional, sink, copying, broad."""
     from nanogpt_lens.heads.taxonomy import head_taxonomy
@@ -80,7 +63,7 @@ def heads(
     results: dict[str, Result] = {"heads": taxonomy}
     if importance:
         results["importance"] = head_importance(model, text, n=n, seed=seed, progress=bar_wanted(as_json, as_csv))
-    save_result(taxonomy, save)
+    save_result(taxonomy, output)
     if printed(results, as_json, as_csv):
         return
     _print_heads(taxonomy, results.get("importance"))
@@ -113,7 +96,7 @@ def induction(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
-    save: SaveOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Measure induction: heads, losses on repeated sequences, [A][B]...[A] prompts, and what ablation takes away."""
     from nanogpt_lens.heads.ablation import THRESHOLD, ablate_induction_heads
@@ -136,9 +119,9 @@ def induction(
     if bool((matching.values > THRESHOLD).any()):
         bar = bar_wanted(as_json, as_csv)
         results["ablation"] = ablate_induction_heads(model, seq_len=seq_len, n=n, seed=seed, progress=bar)
-    if save is not None:
+    if output is not None:
         for name, result in results.items():
-            save_result(result, save / name)
+            save_result(result, output / name)
     if printed(results, as_json, as_csv):
         return
     for line in _induction_lines(results, THRESHOLD):
@@ -198,55 +181,44 @@ def _composition_line(composition: Any) -> str:
 
 
 def patch(
-    path: PathArgument,
+    model: Any,
     clean: Annotated[str, typer.Option(help="the text that calls for the answer ($'a\\nb' in bash for a line break)")],
     corrupted: Annotated[str, typer.Option(help="a text of the same length that does not")],
     answer: Annotated[str, typer.Option(help="one token")],
     wrong: Annotated[str | None, typer.Option(help="one token; without it, log-probability of the answer")] = None,
-    what: Annotated[
-        str, typer.Option("--activation", help="resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q, k, v, "
-                          "pattern, mlp_post")
-    ] = "resid_pre",
+    activation: Annotated[Activation, typer.Option(help="what is patched")] = "resid_pre",
     axes: Annotated[str, typer.Option(help="what is swept, such as layer,pos or layer,head")] = "layer,pos",
-    direction: Annotated[Direction, typer.Option(help="denoise: clean into corrupted")] = Direction.denoise,
-    top: Annotated[int, typer.Option(min=1, help="how many sites are listed")] = 10,
-    backend: BackendOption = Backend.auto,
-    meta: MetaOption = None,
-    gelu: Annotated[Gelu, typer.Option("--gelu", help="gelu_new for checkpoints of the old nanoGPT")] = Gelu.gelu,
-    ignore_model_arg: IgnoreOption = None,
+    direction: Annotated[Direction, typer.Option(help="denoise: clean into corrupted")] = "denoise",
+    rows: RowsOption = 10,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
-    save: SaveOption = None,
-) -> None:  # fmt: skip
+    output: OutputOption = None,
+) -> None:
     """Patch one run's activations into the other, exactly, at every site."""
-    with errors():
-        from nanogpt_lens.patching.sweeps import activation_patching
-        from nanogpt_lens.running.metrics import answer_logprob, logit_diff
+    from nanogpt_lens.patching.sweeps import activation_patching
+    from nanogpt_lens.running.metrics import answer_logprob, logit_diff
 
-        one_format(as_json, as_csv)
-        model = load_model(path, backend, meta, gelu, ignore_model_arg)
-        metric = answer_logprob(answer) if wrong is None else logit_diff(answer, wrong)
-        wanted: Any = what
-        result = activation_patching(
-            model,
-            clean,
-            corrupted,
-            metric,
-            activation=wanted,
-            axes=[axis.strip() for axis in axes.split(",") if axis.strip()],
-            direction=direction.value,
-            progress=bar_wanted(as_json, as_csv),
-        )
-        save_result(result, save)
-        if printed({"patching": result}, as_json, as_csv):
-            return
-        _print_patching(result, top)
+    metric = answer_logprob(answer) if wrong is None else logit_diff(answer, wrong)
+    result = activation_patching(
+        model,
+        clean,
+        corrupted,
+        metric,
+        activation=activation,
+        axes=[axis.strip() for axis in axes.split(",") if axis.strip()],
+        direction=direction,
+        progress=bar_wanted(as_json, as_csv),
+    )
+    save_result(result, output)
+    if printed({"patching": result}, as_json, as_csv):
+        return
+    _print_patching(result, rows)
 
 
-def _print_patching(result: PatchingResult, top: int) -> None:
+def _print_patching(result: PatchingResult, count: int) -> None:
     typer.echo(f"{result.quantity}: clean {result.clean:.4f}, corrupted {result.corrupted:.4f}")
     typer.echo(result.definition)
-    frame = result.top(top)
+    frame = result.top(count)
     rows = []
     for _, row in frame.iterrows():
         place = [f"{row[axis]:.0f}" + _labelled(row.get(f"{axis}_label")) for axis in result.axes]
@@ -257,7 +229,7 @@ def _print_patching(result: PatchingResult, top: int) -> None:
         typer.echo(f"the two runs differ by {gap:.4f} alone, so recovery, which divides by that, says little here")
     rest = result.values.numel() - len(rows)
     if rest > 0:
-        typer.echo(f"and {rest} sites with smaller effects; --top lists more, --csv all")
+        typer.echo(f"and {rest} sites with smaller effects; --rows prints more, --csv all")
 
 
 def _labelled(label: Any) -> str:

@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from enum import StrEnum
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
@@ -20,20 +19,11 @@ import typer
 from nanogpt_lens.cli.analyses import register as register_analyses
 from nanogpt_lens.cli.lenses import register as register_lenses
 from nanogpt_lens.cli.neurons import register as register_neurons
-from nanogpt_lens.cli.options import (
-    ActivationOption,
-    Backend,
-    BackendOption,
-    Gelu,
-    IgnoreOption,
-    JsonOption,
-    MetaOption,
-    PathArgument,
-    errors,
-    plain,
-)
+from nanogpt_lens.cli.options import JsonOption, PathArgument, errors, plain, with_reading
 from nanogpt_lens.cli.report import register as register_report
 from nanogpt_lens.cli.trajectory import register as register_trajectory
+from nanogpt_lens.core.choices import ExportFormat, TrainOn
+from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint
@@ -46,23 +36,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-
-class Target(StrEnum):
-    """What `convert` can make."""
-
-    hooked = "hooked"
-    bridge = "bridge"
-    hf = "hf"
-    nanogpt = "nanogpt"
-
-
-class TaskName(StrEnum):
-    """What `train` can train on."""
-
-    text = "text"
-    trigger_bigrams = "trigger_bigrams"
-    repeated_random = "repeated_random"
 
 
 def _print_version(wanted: bool) -> None:
@@ -82,84 +55,73 @@ def _options(
     """Any nanoGPT checkpoint as a TransformerLens model that is proven equal to it."""
 
 
-@app.command()
 def check(
     path: PathArgument,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="write the certificate as JSON")] = None,
-    backend: BackendOption = Backend.auto,
     model_py: Annotated[
         Path | None, typer.Option(help="compare with this model.py of your nanoGPT fork; THE FILE IS EXECUTED")
     ] = None,
     val_bin: Annotated[Path | None, typer.Option(help="the run's val.bin, where it is not found by itself")] = None,
-    meta: MetaOption = None,
-    activation: ActivationOption = Gelu.gelu,
-    ignore_model_arg: IgnoreOption = None,
     edits: Annotated[bool, typer.Option(help="compare the effect of an edit at every hook (most of the work)")] = True,
     seed: Annotated[int, typer.Option(help="of the random tokens and perturbations")] = 0,
     as_json: JsonOption = False,
+    *,
+    reading: Reading,
 ) -> None:
     """Convert a checkpoint and prove the conversion; exit code 0 only if it is proven."""
-    with errors():
-        from nanogpt_lens.model.loading import check as certify
+    from nanogpt_lens.model.loading import check as certify
 
-        if model_py is not None and model_py.is_file():
-            typer.echo(f"executing {model_py}", err=True)
-        report = certify(
-            path,
-            backend=backend.value,
-            model_py=model_py,
-            val_bin=val_bin,
-            meta=meta,
-            activation=activation.value,
-            ignore_model_args=ignore_model_arg or (),
-            edits=edits,
-            seed=seed,
-            progress=not as_json and sys.stderr.isatty(),
-        )
-        if as_json:
-            typer.echo(report.to_json())
-        else:
-            _print_report(report)
-        if output is not None:
-            report.save(output)
-            typer.echo(f"certificate written to {output}", err=True)
+    if model_py is not None and model_py.is_file():
+        typer.echo(f"executing {model_py}", err=True)
+    report = certify(
+        path,
+        model_py=model_py,
+        val_bin=val_bin,
+        **reading.options(),
+        edits=edits,
+        seed=seed,
+        progress=not as_json and sys.stderr.isatty(),
+    )
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        _print_report(report)
+    if output is not None:
+        report.save(output)
+        typer.echo(f"certificate written to {output}", err=True)
     raise typer.Exit(0 if report.passed else 1)
 
 
-@app.command()
 def convert(
     path: PathArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="a new folder")],
-    to: Annotated[Target, typer.Option(help="what to make")] = Target.hooked,
+    to: Annotated[ExportFormat, typer.Option(help="what to make")] = "hooked",
     process_weights: Annotated[bool, typer.Option(help="fold LayerNorms and centre (hooked and bridge)")] = False,
     dtype: Annotated[
         str, typer.Option(help="float32, float64, bfloat16, float16; for hf and nanogpt the file's own")
     ] = "",
-    meta: MetaOption = None,
-    activation: ActivationOption = Gelu.gelu,
-    ignore_model_arg: IgnoreOption = None,
     as_json: JsonOption = False,
+    *,
+    reading: Reading,
 ) -> None:
     """Convert a checkpoint, prove it, and save the result in a new folder."""
-    with errors():
-        from nanogpt_lens.model.exporting import export
+    from nanogpt_lens.model.exporting import export
 
-        checkpoint = _read(path, meta, activation, ignore_model_arg)
-        result = export(checkpoint, to.value, output, process_weights=process_weights, dtype=dtype or None)
-        if as_json:
-            typer.echo(json.dumps({"output": str(result.folder), "to": to.value, "proof": result.proof}))
-        else:
-            typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
+    result = export(reading.checkpoint(path), to, output, process_weights=process_weights, dtype=dtype or None)
+    if as_json:
+        typer.echo(json.dumps({"output": str(result.folder), "to": to, "proof": result.proof}))
+    else:
+        typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
 
 
 def _train(
-    out: Annotated[Path, typer.Option(help="nanoGPT's out_dir")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the folder of the run, nanoGPT's out_dir")],
     data: Annotated[
         str | None, typer.Option(help="a UTF-8 text, a folder with train.bin and val.bin, or: shakespeare")
     ] = None,
     task: Annotated[
-        TaskName, typer.Option(help="the text itself, or sequences made from its characters (nanogpt_lens.text.tasks)")
-    ] = TaskName.text,
+        TrainOn, typer.Option(help="the text itself, or sequences made from its characters (ngl.tasks)")
+    ] = "text",
     n_triggers: Annotated[
         int | None, typer.Option(help="trigger characters of a sequence (trigger_bigrams)", show_default="5")
     ] = None,
@@ -176,7 +138,7 @@ def _train(
 
         result = train(
             _source(task, data, n_triggers),
-            out,
+            output,
             TrainConfig(**settings),
             stages=stages,
             resume="auto" if resume and not overwrite else False,
@@ -191,18 +153,18 @@ def _train(
         typer.echo(f"---------------\n{result.sample}")
 
 
-def _source(task: TaskName, data: str | None, n_triggers: int | None) -> Any:
+def _source(task: TrainOn, data: str | None, n_triggers: int | None) -> Any:
     """What to train on."""
+    from nanogpt_lens.core.errors import TrainingError
     from nanogpt_lens.text.tasks import repeated_random, trigger_bigrams
-    from nanogpt_lens.training.config import TrainingError
 
-    if n_triggers is not None and task is not TaskName.trigger_bigrams:
-        raise TrainingError(f"--n-triggers is for --task trigger_bigrams, not for {task.value}; leave it out")
-    if task is TaskName.repeated_random:
+    if n_triggers is not None and task != "trigger_bigrams":
+        raise TrainingError(f"--n-triggers is for --task trigger_bigrams, not for {task}; leave it out")
+    if task == "repeated_random":
         return repeated_random(data)
     if data is None:
-        raise TrainingError(f"--task {task.value} needs --data: a UTF-8 text, a nanoGPT data folder, or: shakespeare")
-    if task is TaskName.text:
+        raise TrainingError(f"--task {task} needs --data: a UTF-8 text, a nanoGPT data folder, or: shakespeare")
+    if task == "text":
         return data
     return trigger_bigrams(data) if n_triggers is None else trigger_bigrams(data, n_triggers=n_triggers)
 
@@ -236,10 +198,6 @@ def setting_help(docstring: str) -> dict[str, str]:
     return words
 
 
-app.command("train")(_with_settings(_train))
-
-
-@app.command()
 def sample(
     path: PathArgument,
     prompt: Annotated[str, typer.Option(help="text to continue")] = "\n",
@@ -248,53 +206,40 @@ def sample(
     top_k: Annotated[int, typer.Option(min=0, help="sample among the k likeliest; 0 for all")] = 200,
     num_samples: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option(help="of the first sample; the next ones count up")] = 1337,
-    backend: BackendOption = Backend.auto,
-    meta: MetaOption = None,
-    activation: ActivationOption = Gelu.gelu,
-    ignore_model_arg: IgnoreOption = None,
     as_json: JsonOption = False,
+    *,
+    reading: Reading,
 ) -> None:
     """Generate text with the converted model, as nanoGPT's sample.py does."""
-    with errors():
-        from nanogpt_lens.model.loading import load
-        from nanogpt_lens.model.sampling import generate
+    from nanogpt_lens.model.loading import load
+    from nanogpt_lens.model.sampling import generate
 
-        model = load(
-            path,
-            backend=backend.value,
-            meta=meta,
-            activation=activation.value,
-            ignore_model_args=ignore_model_arg or (),
+    model = load(path, **reading.options())
+    texts = [
+        generate(
+            model,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k or None,
+            seed=seed + i,
         )
-        texts = [
-            generate(
-                model,
-                prompt,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                top_k=top_k or None,
-                seed=seed + i,
-            )
-            for i in range(num_samples)
-        ]
+        for i in range(num_samples)
+    ]
     if as_json:
         typer.echo(json.dumps({"prompt": prompt, "seed": seed, "samples": texts}, ensure_ascii=False))
     else:
         typer.echo("\n---------------\n".join(texts))
 
 
-@app.command()
 def info(
     path: PathArgument,
-    meta: MetaOption = None,
-    activation: ActivationOption = Gelu.gelu,
-    ignore_model_arg: IgnoreOption = None,
     as_json: JsonOption = False,
+    *,
+    reading: Reading,
 ) -> None:
     """Say what a checkpoint is, without converting it."""
-    with errors():
-        checkpoint = _read(path, meta, activation, ignore_model_arg)
-        facts = _facts(checkpoint)
+    facts = _facts(reading.checkpoint(path))
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
         return
@@ -312,7 +257,7 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "file": checkpoint.name,
         "sha256": checkpoint.sha256,
-        "architecture": checkpoint.model_args | {"activation": checkpoint.config.activation},
+        "architecture": checkpoint.model_args | {"act_fn": checkpoint.config.act_fn},
         "tied head": checkpoint.config.tied,
         "parameters": checkpoint.n_params,
         "precision": str(checkpoint.dtype).removeprefix("torch."),
@@ -322,15 +267,6 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "run": dict(checkpoint.run_config),
         "notes": list(checkpoint.notes),
     }
-
-
-def _read(path: str, meta: str | None, activation: Gelu, ignore: list[str] | None) -> Checkpoint:
-    from conversion.checkpoint import read_checkpoint
-    from nanogpt_lens.model.loading import find_checkpoint
-
-    return read_checkpoint(
-        find_checkpoint(path), meta=meta, activation=activation.value, ignore_model_args=ignore or ()
-    )
 
 
 def _print_report(report: EquivalenceReport) -> None:
@@ -355,6 +291,11 @@ def _print_report(report: EquivalenceReport) -> None:
     console.print(plain(report.verdict(), "bold green" if report.passed else "bold red"))
 
 
+for command in (check, sample):
+    app.command()(with_reading(command))
+for command in (convert, info):
+    app.command()(with_reading(command, backend=False))
+app.command("train")(_with_settings(_train))
 for register in (register_analyses, register_lenses, register_neurons, register_trajectory, register_report):
     register(app)
 

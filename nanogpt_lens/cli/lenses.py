@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_lens.cli.options import JsonOption
-from nanogpt_lens.cli.output import (
+from nanogpt_lens.cli.options import (
     CsvOption,
-    SaveOption,
+    JsonOption,
+    OutputOption,
+    ResumeOption,
     SeedOption,
     SequencesOption,
     TextOption,
-    bar_wanted,
-    interval,
-    number,
-    on_model,
-    print_table,
-    printed,
-    save_result,
 )
+from nanogpt_lens.cli.output import bar_wanted, interval, number, on_model, print_table, printed, save_result
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import Result
@@ -50,7 +45,7 @@ def lens(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
-    save: SaveOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Read every layer through the final norm and unembedding: on a prompt, and on average over a text."""
     from nanogpt_lens.core.errors import AnalysisError
@@ -74,7 +69,7 @@ def lens(
         bar = bar_wanted(as_json, as_csv)
         results["convergence"] = measure_convergence(model, text, n=n, seed=seed, lens=own, progress=bar)
     for name, result in results.items():
-        save_result(result, None if save is None else save / name)
+        save_result(result, None if output is None else output / name)
     if printed(results, as_json, as_csv):
         return
     found: dict[str, Any] = results
@@ -134,9 +129,7 @@ def tune_lens(
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder that the lens is saved in")],
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps at most")] = 1000,
     seed: SeedOption = 0,
-    resume: Annotated[
-        Path | None, typer.Option(help="a folder for the state of an unfinished run, to go on from")
-    ] = None,
+    resume: ResumeOption = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:

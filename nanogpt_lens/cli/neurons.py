@@ -4,42 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_lens.cli.options import JsonOption
-from nanogpt_lens.cli.output import (
-    CsvOption,
-    SaveOption,
-    SeedOption,
-    bar_wanted,
-    interval,
-    number,
-    on_model,
-    print_table,
-    printed,
-    save_result,
-)
+from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, ResumeOption, RowsOption, SeedOption
+from nanogpt_lens.cli.output import bar_wanted, interval, number, on_model, print_table, printed, save_result
+from nanogpt_lens.core.choices import NeuronSource, On
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import NeuronSearch
-
-
-class On(StrEnum):
-    """Which token is meant."""
-
-    token = "token"
-    next = "next"
-
-
-class Mode(StrEnum):
-    """What takes a neuron's place."""
-
-    zero = "zero"
-    mean = "mean"
 
 
 app = typer.Typer(
@@ -50,8 +25,6 @@ CorpusOption = Annotated[Path, typer.Option("--text", help="a text file, nanoGPT
 LayersOption = Annotated[list[int] | None, typer.Option("--layer", help="repeatable; without it, all layers")]
 KOption = Annotated[int, typer.Option("--k", min=1, help="excerpts of each neuron")]
 WindowOption = Annotated[int, typer.Option(min=1, help="tokens of an excerpt")]
-TopOption = Annotated[int, typer.Option(min=1, help="how many neurons are listed")]
-ResumeOption = Annotated[Path | None, typer.Option(help="a folder for the state of an unfinished run, to go on from")]
 Neuron = Annotated[str, typer.Argument(help="layer.neuron, such as 2.17")]
 
 
@@ -68,12 +41,12 @@ def search(
     layer: LayersOption = None,
     k: KOption = 20,
     window: WindowOption = 32,
-    top: TopOption = 20,
+    rows: RowsOption = 20,
     seed: SeedOption = 0,
     resume: ResumeOption = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
-    save: SaveOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Find the excerpts on which every neuron is highest and lowest, and its statistics, in one pass."""
     from nanogpt_lens.neurons.search import search_neurons
@@ -82,15 +55,15 @@ def search(
     found = search_neurons(
         model, text, layers=layer, k=k, window=min(window, model.cfg.n_ctx), seed=seed, resume=resume, progress=bar
     )
-    save_result(found, save)
+    save_result(found, output)
     if not printed({"neurons": found}, as_json, as_csv):
-        _print_search(found, top)
+        _print_search(found, rows)
 
 
-def _print_search(found: NeuronSearch, top: int) -> None:
+def _print_search(found: NeuronSearch, count: int) -> None:
     typer.echo(f"{found.quantity}: {found.definition}")
     rows = []
-    for row in found.top(top, order="high").to_dict("records"):
+    for row in found.top(count, order="high").to_dict("records"):
         page = found.page(int(row["layer_label"]), int(row["neuron"]))
         best = page.highest[0]
         at = best.position - best.start
@@ -102,7 +75,7 @@ def _print_search(found: NeuronSearch, top: int) -> None:
     print_table([found.unit, "highest", "mean", "sparsity", "promotes", "where it is highest"], rows)
     rest = found.values.numel() - len(rows)
     if rest > 0:
-        typer.echo(f"and {rest} more; --top lists more, --csv all; `neurons page` shows one, also of a saved search")
+        typer.echo(f"and {rest} more; --rows prints more, --csv all; `neurons page` shows one, also of a saved search")
 
 
 def page(
@@ -111,7 +84,7 @@ def page(
     text: Annotated[
         Path | None, typer.Option("--text", help="a text file, nanoGPT's .bin or its data folder (val.bin)")
     ] = None,
-    found: Annotated[Path | None, typer.Option(help="a search that was saved, in place of --text")] = None,
+    search: Annotated[Path | None, typer.Option("--search", help="a search that was saved, in place of --text")] = None,
     k: KOption = 10,
     window: WindowOption = 32,
     seed: SeedOption = 0,
@@ -125,11 +98,11 @@ def page(
 
     layer, unit = _place(neuron)
     Units(model, layers=[layer]).checked(layer, unit)
-    if (text is None) == (found is None):
-        raise AnalysisError("expected either --text, which is searched, or --found, a saved search")
-    if found is not None:
-        result = NeuronSearch.load(found)
-        _same_model(model, result, found)
+    if (text is None) == (search is None):
+        raise AnalysisError("expected either --text, which is searched, or --search, a saved search")
+    if search is not None:
+        result = NeuronSearch.load(search)
+        _same_model(model, result, search)
     else:
         window, bar = min(window, model.cfg.n_ctx), bar_wanted(as_json, False)
         result = search_neurons(model, text or "", layers=[layer], k=k, window=window, seed=seed, progress=bar)
@@ -171,20 +144,20 @@ def find(
         ),
     ],
     text: CorpusOption,
-    on: Annotated[On, typer.Option(help="next: the neuron fires where such a token is to come")] = On.token,
+    on: Annotated[On, typer.Option(help="next: the neuron fires where such a token is to come")] = "token",
     layer: LayersOption = None,
-    top: TopOption = 10,
+    k: Annotated[int, typer.Option("--k", min=1, help="how many neurons are measured on held-out text")] = 10,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
-    save: SaveOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Find the neurons that separate a class of tokens best, against what chance gives."""
     from nanogpt_lens.neurons.find import find_neurons
 
     bar = bar_wanted(as_json, as_csv)
-    found = find_neurons(model, text, predicate, on=on.value, layers=layer, k=top, seed=seed, progress=bar)
-    save_result(found, save)
+    found = find_neurons(model, text, predicate, on=on, layers=layer, k=k, seed=seed, progress=bar)
+    save_result(found, output)
     if printed({"separation": found}, as_json, as_csv):
         return
     typer.echo(f"{found.quantity}: {found.definition}")
@@ -197,7 +170,7 @@ def find(
             f"{number(row['held_out'], 3)} [{number(row['low'], 3)}, {number(row['high'], 3)}]",
             ("<= " if row["p"] <= least else "") + f"{row['p']:.3f}",
         ]
-        for row in found.top(top).to_dict("records")
+        for row in found.top(k).to_dict("records")
     ]
     print_table(["neuron", "on the class", "AUROC", "held out", "p"], rows)
     tokens, members = found.n_tokens, found.n_class
@@ -211,17 +184,17 @@ def ablate(
     model: Any,
     neurons: Annotated[str, typer.Argument(help="layer.neuron, several with commas: 2.17,3.5")],
     text: CorpusOption,
-    mode: Annotated[Mode, typer.Option(help="what takes a neuron's place")] = Mode.zero,
+    source: Annotated[NeuronSource, typer.Option(help="what takes a neuron's place")] = "zero",
     predicate: Annotated[
         str | None, typer.Option("--class", help="also the rise on tokens of a class, as in find")
     ] = None,
     controls: Annotated[int, typer.Option(min=0, help="sets of as many random other neurons")] = 20,
     n: Annotated[int, typer.Option("--n", min=2, help="sequences at most")] = 512,
-    top: Annotated[int, typer.Option(min=1, help="how many of the tokens hit hardest are listed")] = 10,
+    k: Annotated[int, typer.Option("--k", min=1, help="how many of the tokens hit hardest are listed")] = 10,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
-    save: SaveOption = None,
+    output: OutputOption = None,
 ) -> None:
     """Take neurons out, all together: how much the loss rises, on which tokens, and against random others."""
     from nanogpt_lens.neurons.ablation import ablate_neurons
@@ -231,15 +204,15 @@ def ablate(
         model,
         text,
         chosen,
-        mode=mode.value,
+        source=source,
         predicate=predicate,
         controls=controls,
         n=n,
-        top_k=top,
+        k=k,
         seed=seed,
         progress=bar_wanted(as_json, as_csv),
     )
-    save_result(found, save)
+    save_result(found, output)
     if printed({"ablation": found}, as_json, as_csv):
         return
     typer.echo(found.definition)

@@ -8,81 +8,51 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from inspect import Parameter, Signature, signature
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nanogpt_lens.cli.options import (
-    ActivationOption,
-    Backend,
-    BackendOption,
-    Gelu,
-    IgnoreOption,
-    MetaOption,
-    PathArgument,
-    errors,
-    plain,
-)
+from nanogpt_lens.cli.options import PathArgument, as_command, plain, with_reading
+from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from nanogpt_lens.results import Result
 
-TextOption = Annotated[Path | None, typer.Option(help="a text file or data folder; without it, the model's own text")]
-CsvOption = Annotated[bool, typer.Option("--csv", help="print CSV: one row per value")]
-SaveOption = Annotated[Path | None, typer.Option("--save", help="save the result in this folder (ngl.load_result)")]
-SequencesOption = Annotated[int, typer.Option("--n", min=2, help="sequences of each kind")]
-SeedOption = Annotated[int, typer.Option(help="of everything that is drawn")]
-
 
 def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> Callable[..., None]:
-    """A command whose first argument is a model, given the options that name one; errors become one sentence.
+    """A command whose first argument is a model, given a path and the options that say how it is read.
 
     Two formats at once are refused, and folders that a result is to be saved in are looked at, before the work. Of
     several processes (torchrun) the first alone prints and saves.
 
     Args:
-        command: what to run.
-        parts: the folders below `--save` that it saves results in.
+        command: what to run; its first parameter is the model.
+        parts: the folders below `--output` that it saves results in.
     """
-    hinted = get_type_hints(command, include_extras=True)
-    _, *own = [p.replace(annotation=hinted.get(p.name, Any)) for p in signature(command).parameters.values()]
-    about = {
-        "backend": (BackendOption, Backend.auto),
-        "meta": (MetaOption, None),
-        "activation": (ActivationOption, Gelu.gelu),
-        "ignore_model_arg": (IgnoreOption, None),
-    }
+    first = next(iter(signature(command).parameters))
 
-    def run(path: str, **given: Any) -> None:
-        with errors(), only_first():
+    def run(path: str, reading: Reading, **given: Any) -> None:
+        with only_first():
+            from nanogpt_lens.model.loading import load
             from nanogpt_lens.results.files import check_target
 
             one_format(bool(given.get("as_json")), bool(given.get("as_csv")))
-            for folder in filter(None, (given.get("save"), given.get("output"))):
+            if given.get("output") is not None:
                 for part in parts:
-                    check_target(folder / part)
-            backend, meta, gelu, ignore = (given.pop(name) for name in about)
+                    check_target(given["output"] / part)
             try:
-                command(load_model(path, backend, meta, gelu, ignore), **given)
+                command(load(path, **reading.options()), **given)
             except KeyboardInterrupt:
                 if given.get("resume") is not None and given["resume"].exists():
                     typer.echo(f"the state is kept in {given['resume']}; run the same command again to go on", err=True)
                 raise
 
-    kind = Parameter.KEYWORD_ONLY
-    parameters = [
-        Parameter("path", Parameter.POSITIONAL_OR_KEYWORD, annotation=PathArgument),
-        *(p.replace(kind=kind) for p in own),
-        *(Parameter(name, kind, default=value, annotation=hint) for name, (hint, value) in about.items()),
-    ]
-    run.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    run.__annotations__ = {p.name: p.annotation for p in parameters}
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    return run
+    options = {"path": (PathArgument, ...), "reading": (Reading, ...)}
+    return with_reading(as_command(run, command, replace={first: options}))
 
 
 @contextmanager
@@ -95,13 +65,6 @@ def only_first() -> Iterator[None]:
         return
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield
-
-
-def load_model(path: str, backend: Backend, meta: str | None, gelu: Gelu, ignore: list[str] | None) -> Any:
-    """The model of a path, with what the options say about it."""
-    from nanogpt_lens.model.loading import load
-
-    return load(path, backend=backend.value, meta=meta, activation=gelu.value, ignore_model_args=ignore or ())
 
 
 def one_format(as_json: bool, as_csv: bool) -> None:

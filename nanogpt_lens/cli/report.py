@@ -9,17 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_lens.cli.options import (
-    ActivationOption,
-    Backend,
-    BackendOption,
-    Gelu,
-    IgnoreOption,
-    JsonOption,
-    MetaOption,
-    PathArgument,
-    errors,
-)
+from nanogpt_lens.cli.options import JsonOption, PathArgument, SeedOption, with_reading
+from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
     from nanogpt_lens.reporting.making import Report
@@ -27,7 +18,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(report)
+    app.command()(with_reading(report))
 
 
 def _list_sections(wanted: bool) -> None:
@@ -53,46 +44,40 @@ def report(
     corrupted: Annotated[str | None, typer.Option(help="one of the same length with another answer")] = None,
     answer: Annotated[str | None, typer.Option(help="one token; else the model's own after the clean prompt")] = None,
     wrong: Annotated[str | None, typer.Option(help="one token; else the model's own after the corrupted one")] = None,
-    seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
-    backend: BackendOption = Backend.auto,
-    meta: MetaOption = None,
-    activation: ActivationOption = Gelu.gelu,
-    ignore_model_arg: IgnoreOption = None,
+    seed: SeedOption = 0,
     as_json: JsonOption = False,
+    *,
+    reading: Reading,
 ) -> None:
     """Write one offline page: the proof that the conversion is equal, and what is inside the model.
 
     Exit code 0: written, also where a section failed (it says so in its place, and on standard error); 1: written,
     but equality is not proven; 2: bad input, nothing is written, or all chosen sections failed.
     """
-    with errors():
-        from nanogpt_lens.core.errors import AnalysisError
-        from nanogpt_lens.reporting.making import report as make
+    from nanogpt_lens.core.errors import AnalysisError
+    from nanogpt_lens.reporting.making import report as make
 
-        if text is not None and not text.expanduser().exists():
-            raise AnalysisError(f"{text} does not exist; expected a text file, nanoGPT's .bin or its data folder")
-        chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]
-        found = make(
-            path,
-            text=text,
-            output=output,
-            sections=chosen,
-            clean=clean,
-            corrupted=corrupted,
-            answer=answer,
-            wrong=wrong,
-            seed=seed,
-            progress=not as_json and sys.stderr.isatty(),
-            backend=backend.value,
-            meta=meta,
-            activation=activation.value,
-            ignore_model_args=ignore_model_arg or (),
-        )
-        for section in found.failed:
-            typer.echo(f"warning: the section {section.key} failed: {section.error}", err=True)
-        for warning in (sentence for section in found.sections for sentence in section.warnings):
-            typer.echo(f"warning: {warning}", err=True)
-        _say(found, output, as_json)
+    if text is not None and not text.expanduser().exists():
+        raise AnalysisError(f"{text} does not exist; expected a text file, nanoGPT's .bin or its data folder")
+    chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]
+    found = make(
+        path,
+        corpus=text,
+        output=output,
+        sections=chosen,
+        clean=clean,
+        corrupted=corrupted,
+        answer=answer,
+        wrong=wrong,
+        seed=seed,
+        progress=not as_json and sys.stderr.isatty(),
+        **reading.options(),
+    )
+    for section in found.failed:
+        typer.echo(f"warning: the section {section.key} failed: {section.error}", err=True)
+    for warning in (sentence for section in found.sections for sentence in section.warnings):
+        typer.echo(f"warning: {warning}", err=True)
+    _say(found, output, as_json)
     if found.all_failed:
         typer.echo(f"error: all chosen sections failed; {output} says why", err=True)
         raise typer.Exit(2)

@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_lens.cli.options import (
-    ActivationOption,
-    Backend,
-    BackendOption,
-    Gelu,
-    IgnoreOption,
-    JsonOption,
-    MetaOption,
-    errors,
-)
-from nanogpt_lens.cli.output import (
-    CsvOption,
-    SaveOption,
-    bar_wanted,
-    number,
-    one_format,
-    only_first,
-    print_table,
-    printed,
-    save_result,
-)
+from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption, with_reading
+from nanogpt_lens.cli.output import bar_wanted, number, one_format, only_first, print_table, printed, save_result
+from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import ChangePoint, Trajectory
@@ -37,31 +18,14 @@ _COLUMNS = 8
 _PICTURES = (".html", ".png", ".svg")
 
 
-class MeasureName(StrEnum):
-    """What can be followed by name; `runs.measures.MEASURES` says more of each."""
-
-    heads = "heads"
-    prefix_matching = "prefix_matching"
-    loss = "loss"
-    in_context = "in_context"
-    repeated_loss = "repeated_loss"
-    accuracy = "accuracy"
-    lens = "lens"
-    ablation = "ablation"
-    patching = "patching"
-    composition = "composition"
-    task_accuracy = "task_accuracy"
-    task_heads = "task_heads"
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command()(trajectory)
+    app.command()(with_reading(trajectory))
 
 
 def trajectory(
     path: Annotated[str, typer.Argument(help="a folder with ckpt*.pt of one run, or a shipped checkpoint with stages")],
-    measure: Annotated[MeasureName, typer.Option(help="what is measured at every checkpoint")] = MeasureName.heads,
+    measure: Annotated[str, typer.Option(help="what is measured at every checkpoint, such as heads or loss")] = "heads",
     text: Annotated[
         Path | None,
         typer.Option(help="a text file or data folder; without it, the run's task or its last model's text"),
@@ -72,52 +36,47 @@ def trajectory(
         typer.Option("--at", help="a place on an axis, such as score=induction or layer=1; repeatable"),
     ] = None,
     n: Annotated[int | None, typer.Option(min=2, help="sequences; the measure's own number without it")] = None,
-    seed: Annotated[int, typer.Option(help="of everything that is drawn")] = 0,
+    seed: SeedOption = 0,
     least: Annotated[float, typer.Option(min=0, help="the smallest change that counts, for the verdict")] = 0.1,
-    top: Annotated[int, typer.Option(min=1, help="how many lines, those that change most")] = 8,
+    rows: Annotated[int, typer.Option(min=1, help="how many rows are printed, those that change most")] = 8,
     resume: Annotated[Path | None, typer.Option(help="keep what is measured here, to go on after a kill")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="a picture: .html, .png or .svg")] = None,
-    backend: BackendOption = Backend.auto,
-    meta: MetaOption = None,
-    activation: ActivationOption = Gelu.gelu,
-    ignore_model_arg: IgnoreOption = None,
+    plot: Annotated[Path | None, typer.Option(help="draw it into this file: .html, .png or .svg")] = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
-    save: SaveOption = None,
+    output: OutputOption = None,
+    *,
+    reading: Reading,
 ) -> None:
     """Measure every checkpoint of a training run, and say where each score changes."""
-    with errors(), only_first():
+    with only_first():
         from nanogpt_lens.core.distributed import is_first
         from nanogpt_lens.results.files import check_target
         from nanogpt_lens.runs.measures import MEASURES
         from nanogpt_lens.runs.trajectory import trajectory as measured
 
         one_format(as_json, as_csv)
-        if save is not None:
-            check_target(save)
         if output is not None:
-            _check_picture(output)
-        known = MEASURES[measure.value].options()
+            check_target(output)
+        if plot is not None:
+            _check_picture(plot)
+        known = MEASURES[measure].options() if measure in MEASURES else []
         options: dict[str, Any] = {k: v for k, v in (("n", n), ("seed", seed)) if v is not None and k in known}
         result = measured(
             path,
-            measure.value,
-            text=text,
+            measure,
+            corpus=text,
             pattern=pattern,
             resume=resume,
-            backend=backend.value,
-            meta=meta,
-            activation=activation.value,
-            ignore_model_args=ignore_model_arg or (),
+            **reading.options(),
             progress=bar_wanted(as_json, as_csv),
             **options,
         )
-        save_result(result, save)
+        save_result(result, output)
         places = _places(result, where or [])
-        if output is not None and is_first():
-            _draw(result, output, places, least)
-        if not printed({measure.value: result}, as_json, as_csv):
-            _print(result, places, top, least)
+        if plot is not None and is_first():
+            _draw(result, plot, places, least)
+        if not printed({measure: result}, as_json, as_csv):
+            _print(result, places, rows, least)
 
 
 def _places(result: Trajectory, where: list[str]) -> dict[str, Any]:
@@ -141,7 +100,7 @@ def _places(result: Trajectory, where: list[str]) -> dict[str, Any]:
     return found
 
 
-def _rows(result: Trajectory, places: dict[str, Any], top: int) -> list[dict[str, Any]]:
+def _rows(result: Trajectory, places: dict[str, Any], count: int) -> list[dict[str, Any]]:
     """The places [axis -> index] with the largest changes, among those asked for."""
     from itertools import product
 
@@ -153,7 +112,7 @@ def _rows(result: Trajectory, places: dict[str, Any], top: int) -> list[dict[str
     curves = [result.values[(slice(None), *row.values())] for row in every]
     spread = [float(c.max() - c.min()) if bool(c.isfinite().all()) else -1.0 for c in curves]
     order = sorted(range(len(every)), key=lambda i: -spread[i])
-    return [every[i] for i in order if spread[i] >= 0][:top]
+    return [every[i] for i in order if spread[i] >= 0][:count]
 
 
 def _change(result: Trajectory, row: dict[str, int], least: float) -> ChangePoint | None:
@@ -174,8 +133,8 @@ def _verdict(result: Trajectory, row: dict[str, int], least: float) -> str:
     return found.verdict.replace("formed", "half-way down") if found.final < found.baseline else found.verdict
 
 
-def _print(result: Trajectory, places: dict[str, Any], top: int, least: float) -> None:
-    steps, rows = result.steps, _rows(result, places, top)
+def _print(result: Trajectory, places: dict[str, Any], count: int, least: float) -> None:
+    steps, rows = result.steps, _rows(result, places, count)
     shown = sorted({round(i * (len(steps) - 1) / (_COLUMNS - 1)) for i in range(_COLUMNS)})
     typer.echo(f"{result.quantity}: {result.definition}")
     table = []
@@ -185,26 +144,26 @@ def _print(result: Trajectory, places: dict[str, Any], top: int, least: float) -
         table.append([*names, *(number(curve[i], 3) for i in shown), _verdict(result, row, least)])
     print_table([*result.axes[1:], *(f"{steps[i]:,}" for i in shown), f"change of at least {least:g}"], table)
     rest = result.values[0].numel() - len(rows)
-    more = f"; {rest} other places change less or were not asked for: --top, --at, --csv" if rest else ""
+    more = f"; {rest} other places change less or were not asked for: --rows, --at, --csv" if rest else ""
     typer.echo(f"{len(steps)} checkpoints; columns are iterations{more}")
 
 
-def _check_picture(output: Path) -> None:
-    if output.suffix not in _PICTURES:
+def _check_picture(plot: Path) -> None:
+    if plot.suffix not in _PICTURES:
         from nanogpt_lens.core.errors import ResultError
 
-        raise ResultError(f"{output} ends in {output.suffix!r}; expected a picture: {', '.join(_PICTURES)}")
+        raise ResultError(f"{plot} ends in {plot.suffix!r}; expected a picture: {', '.join(_PICTURES)}")
 
 
-def _draw(result: Trajectory, output: Path, places: dict[str, Any], least: float) -> None:
+def _draw(result: Trajectory, plot: Path, places: dict[str, Any], least: float) -> None:
     from conversion.atomic import write_text
     from nanogpt_lens.viz.export import to_png, to_svg
 
     rows = _rows(result, places, 1)
     found = _change(result, rows[0], least) if rows else None
     drawn = result.plot(mark=found.mark if found is not None else None, **places)
-    if output.suffix == ".html":
-        write_text(output, drawn.to_html(include_plotlyjs=True))
+    if plot.suffix == ".html":
+        write_text(plot, drawn.to_html(include_plotlyjs=True))
     else:
-        {".png": to_png, ".svg": to_svg}[output.suffix](drawn, output)
-    typer.echo(f"picture written to {output}", err=True)
+        {".png": to_png, ".svg": to_svg}[plot.suffix](drawn, plot)
+    typer.echo(f"picture written to {plot}", err=True)

@@ -33,11 +33,11 @@ _PIECE = 2**24
 def principal_components(
     model: Hooked,
     corpus: Corpus,
-    hook: str,
+    activation: str,
     *,
     layer: int | None = None,
     k: int = 10,
-    length: int | None = None,
+    seq_len: int | None = None,
     batch_size: int | None = None,
     engine: Engine = "auto",
     resume: str | Path | None = None,
@@ -51,11 +51,11 @@ def principal_components(
     Args:
         model: the model.
         corpus: see `nanogpt_lens.search_neurons`.
-        hook: which activation: a hook point such as "blocks.1.hook_resid_post", or a name as in patching
-            ("resid_post", "mlp_out", "mlp_post", "z") with `layer`.
-        layer: the layer, where `hook` does not name it.
+        activation: a name as in patching ("resid_post", "mlp_out", "mlp_post", "z") with `layer`, or a whole hook
+            point such as "blocks.1.hook_resid_post".
+        layer: the layer, where `activation` does not name it.
         k: how many components.
-        length: tokens of a sequence; None for the model's context.
+        seq_len: tokens of a sequence; None for the model's context.
         batch_size: sequences of a batch; None for some 4,096 tokens.
         engine: how activations are computed, see `nanogpt_lens.running.reading`.
         resume: a folder where the state of an unfinished run is kept, so that it can be continued.
@@ -72,8 +72,8 @@ def principal_components(
     """
     check_whole(1, k=k)
     check_model(model)
-    units = Units(model, site=(place := _place(hook, layer))[1], layers=[place[0]])
-    sequences = Sequences(model, corpus, length=length, batch_size=batch_size, least=2)
+    units = Units(model, activation=(place := _place(activation, layer))[1], layers=[place[0]])
+    sequences = Sequences(model, corpus, seq_len=seq_len, batch_size=batch_size, least=2)
     if k > min(units.n_units, sequences.n_tokens):
         raise AnalysisError(
             f"k is {k}; expected at most {min(units.n_units, sequences.n_tokens)}: {units.names[0]} has "
@@ -81,9 +81,17 @@ def principal_components(
         )
     keeper = Comoments(pairs=[(0, 0)])
     used = stream(
-        model, sequences, units.names, [keeper], values=units.values, engine=engine, resume=resume,
-        describes={"analysis": "covariance"}, progress=progress, label="covariance",
-    )  # fmt: skip
+        model,
+        sequences,
+        units.names,
+        [keeper],
+        values=units.values,
+        engine=engine,
+        resume=resume,
+        describes={"analysis": "covariance"},
+        progress=progress,
+        label="covariance",
+    )
     covariance = keeper.covariance((0, 0))
     if not bool(covariance.isfinite().all()) or not float(covariance.trace()) > 0:
         raise AnalysisError(f"{units.names[0]} is not finite or never varies on this text; there are no components")
@@ -100,12 +108,17 @@ def principal_components(
         axes=("component", "unit"),
         quantity=f"principal components of {units.names[0]}",
         definition=f"eigenvectors of the covariance over all {keeper.n} tokens of {sequences.name}, read in sequences "
-        f"of {sequences.length}; the entry of largest magnitude is positive",
+        f"of {sequences.seq_len}; the entry of largest magnitude is positive",
         provenance=provenance(
-            model, corpus=sequences.name, hook=units.names[0], k=k, length=sequences.length,
-            batch_size=sequences.batch_size, engine=used,
+            model,
+            corpus=sequences.name,
+            activation=units.names[0],
+            k=k,
+            seq_len=sequences.seq_len,
+            batch_size=sequences.batch_size,
+            engine=used,
         ),
-    )  # fmt: skip
+    )
 
 
 def project_direction(model: Hooked, direction: Tensor | Sequence[float]) -> Scores:
@@ -221,17 +234,20 @@ def checked_direction(model: Hooked, direction: Tensor | Sequence[float]) -> Ten
     return vector.detach().double().to(model.W_E.device)
 
 
-def _place(hook: str, layer: int | None) -> tuple[int, str]:
+def _place(activation: str, layer: int | None) -> tuple[int, str]:
     """The layer, and the hook point below it."""
-    raw = _RAW.fullmatch(str(hook))
+    raw = _RAW.fullmatch(str(activation))
     if raw:
         if layer is not None and layer != int(raw[1]):
-            raise AnalysisError(f"hook is {hook!r} and layer is {layer}; give the layer once")
+            raise AnalysisError(f"activation is {activation!r} and layer is {layer}; give the layer once")
         return int(raw[1]), raw[2]
-    site = kind_of(hook).hook
+    name = kind_of(activation).name
     if layer is None:
-        raise AnalysisError(f"hook is {hook!r}, of no layer; give layer=, or a name such as blocks.0.{site}")
-    return layer, site
+        raise AnalysisError(
+            f"activation is {activation!r}, of no layer; give layer=, or a name such as "
+            f"{kind_of(activation).hook_name(0)}"
+        )
+    return layer, name
 
 
 def _vectors(model: Hooked) -> dict[str, Tensor]:

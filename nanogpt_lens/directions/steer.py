@@ -40,7 +40,7 @@ from nanogpt_lens.results.effects import SteeringEffect
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.prompts import Corpus, text_sequences
 
-Point: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
+Stream: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 """Where the direction is added."""
 
 
@@ -50,7 +50,7 @@ def steer(
     direction: Tensor | Sequence[float],
     *,
     layer: int,
-    point: Point = "resid_post",
+    activation: Stream = "resid_post",
     scale: float = 1.0,
     positions: Sequence[int] | int | None = None,
 ) -> Iterator[Hooked]:
@@ -66,7 +66,7 @@ def steer(
         model: the model.
         direction: [d_model], used as it is, not normalised.
         layer: of the block.
-        point: where in the block.
+        activation: where in the block.
         scale: multiplies the direction; negative to steer away.
         positions: None for all; else indices in each run's own tokens, negative ones from the end. While
             generating past the context, the oldest tokens are dropped and positions count from the oldest left.
@@ -75,11 +75,11 @@ def steer(
         the model.
 
     Raises:
-        AnalysisError: not a direction of the model, no such layer or point, a scale that is not finite; while
+        AnalysisError: not a direction of the model, no such layer or activation, a scale that is not finite; while
             running: a position that the text does not have.
     """
     edit = _adding(_checked(model, direction, scale), positions)
-    name = _hook_name(model, layer, point)
+    name = _hook_name(model, layer, activation)
 
     def hook(value: Tensor, hook: Any = None) -> Tensor | None:
         return edit(value)
@@ -94,11 +94,11 @@ def steering_effect(
     direction: Tensor | Sequence[float],
     *,
     layer: int,
-    point: Point = "resid_post",
+    activation: Stream = "resid_post",
     scales: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
     tokens: Sequence[str | int] = (),
     controls: int = 10,
-    length: int | None = None,
+    seq_len: int | None = None,
     n: int = 64,
     seed: int = 0,
     progress: bool = True,
@@ -109,12 +109,12 @@ def steering_effect(
         model: the model.
         corpus: windows of it are drawn, see `nanogpt_lens.text.prompts.Corpus`; None for text of the model's own.
         direction: [d_model], used as it is.
-        layer, point: where it is added.
+        layer, activation: where it is added.
         scales: what it is multiplied by.
         tokens: whose probability is followed: ids, or strings of one token.
         controls: how many random directions, centred over d_model, as long as the direction is when centred;
             0 for none.
-        length: tokens of a sequence; None for the model's context.
+        seq_len: tokens of a sequence; None for the model's context.
         n: sequences at most.
         seed: of the sequences and the random directions.
         progress: show a bar.
@@ -130,14 +130,14 @@ def steering_effect(
     """
     check_whole(seed=seed, controls=controls)
     vector = _checked(model, direction, 1.0)
-    name = _hook_name(model, layer, point)
+    name = _hook_name(model, layer, activation)
     factors = tuple(scales) if isinstance(scales, Sequence) else ()
     if not factors or not all(_is_number(scale) for scale in factors):
         raise AnalysisError(f"scales is {scales!r}; expected finite numbers, at least one")
     ids = [_token(model, token) for token in tokens]
-    length = int(model.cfg.n_ctx) if length is None else length
-    check_whole(2, length=length)
-    text = text_sequences(model, corpus, length=length, n=n, seed=seed)
+    seq_len = int(model.cfg.n_ctx) if seq_len is None else seq_len
+    check_whole(2, seq_len=seq_len)
+    text = text_sequences(model, corpus, seq_len=seq_len, n=n, seed=seed)
     steered = [vector, *_random(vector, controls, seed)]
     found = _measured(model, text, name, steered, factors, ids, progress)  # [direction, scale, score, sequence]
     means = found.mean(-1)
@@ -160,10 +160,18 @@ def steering_effect(
         definition=f"scale * direction (length {float(vector.norm()):.4g}) added everywhere at {name}; chance: mean "
         f"over {controls} random directions of the same length",
         provenance=provenance(
-            model, corpus="own text" if corpus is None else type(corpus).__name__, layer=layer, point=point,
-            scales=list(factors), tokens=ids, controls=controls, length=length, n=len(text), seed=seed,
+            model,
+            corpus="own text" if corpus is None else type(corpus).__name__,
+            layer=layer,
+            activation=activation,
+            scales=list(factors),
+            tokens=ids,
+            controls=controls,
+            seq_len=seq_len,
+            n=len(text),
+            seed=seed,
         ),
-    )  # fmt: skip
+    )
 
 
 def _measured(
@@ -236,10 +244,10 @@ def _checked(model: Hooked, direction: Tensor | Sequence[float], scale: float) -
     return scale * checked_direction(model, direction)
 
 
-def _hook_name(model: Hooked, layer: int, point: str) -> str:
-    if point not in get_args(Point):
-        raise AnalysisError(f"point is {point!r}; expected one of {', '.join(get_args(Point))}")
-    return f"blocks.{checked_layers(model, [layer])[0]}.hook_{point}"
+def _hook_name(model: Hooked, layer: int, activation: str) -> str:
+    if activation not in get_args(Stream):
+        raise AnalysisError(f"activation is {activation!r}; expected one of {', '.join(get_args(Stream))}")
+    return f"blocks.{checked_layers(model, [layer])[0]}.hook_{activation}"
 
 
 def _is_number(value: Any) -> bool:

@@ -10,13 +10,14 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import Ablation, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import bootstrap
 from nanogpt_lens.heads.induction import prefix_matching, repeated_and_unrepeated
@@ -24,9 +25,6 @@ from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, los
 from nanogpt_lens.results import Scores
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.prompts import Corpus, corpus_name
-
-AblationMode: TypeAlias = Literal["zero", "mean", "resample"]
-"""What takes the place of a head's output, see `ablate_induction_heads`."""
 
 Head: TypeAlias = tuple[int, int]
 """(layer, head)."""
@@ -48,7 +46,7 @@ def ablate_induction_heads(
     heads: Sequence[Head | str] | None = None,
     *,
     corpus: Corpus | None = None,
-    mode: AblationMode = "zero",
+    source: Ablation = "zero",
     controls: int = 20,
     seq_len: int | None = None,
     n: int = 32,
@@ -73,9 +71,9 @@ def ablate_induction_heads(
     Args:
         model: the model.
         heads: (layer, head) pairs, or "0.1" or "L0H1", all of them taken out together; None for those with
-            `prefix_matching` above 0.4 on sequences of this length and source.
+            `prefix_matching` above 0.4 on sequences of this length and kind.
         corpus: the sequences are windows of it, held-out text, see `Corpus`; None for random tokens.
-        mode: see above.
+        source: see above.
         controls: how many sets of as many other heads are drawn, without repetition; all of them where
             there are no more. 0 for none.
         seq_len: tokens of one copy; None for as many as context and vocabulary allow, at most 50.
@@ -93,8 +91,7 @@ def ablate_induction_heads(
     Raises:
         AnalysisError: no such heads, an unknown mode, none above the threshold, too few other heads.
     """
-    if mode not in get_args(AblationMode):
-        raise AnalysisError(f"mode is {mode!r}; expected one of {', '.join(get_args(AblationMode))}")
+    check_choice(Ablation, source=source)
     check_model(model)
     check_whole(seed=seed, controls=controls)
     options = {"seq_len": seq_len, "n": n, "seed": seed}
@@ -102,13 +99,13 @@ def ablate_induction_heads(
     drawn = _control_sets(model, chosen, controls, seed)
     sets: list[Sequence[Head]] = [(), chosen, *drawn]
     both = repeated_and_unrepeated(model, corpus, **options)
-    if mode == "resample" and len(both[0]) < 4:
+    if source == "resample" and len(both[0]) < 4:
         raise AnalysisError(
             f"there are {len(both[0])} sequences; expected at least 4, so that one can be resampled from other "
             "tokens: give n of 4 or more, or a longer corpus"
         )
     with evaluating(model):
-        repeated, unrepeated = _second_half_losses(model, both, sets, mode, progress)
+        repeated, unrepeated = _second_half_losses(model, both, sets, source, progress)
     gain = unrepeated - repeated
     found = torch.stack([repeated, unrepeated, gain, gain[:1] - gain], 1)  # [set, score, sequence]
     values = _with_column(found.mean(-1), torch.nan)
@@ -117,7 +114,7 @@ def ablate_induction_heads(
     interval = bootstrap(found, seed=seed)
     low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
     length = both[0].shape[1] // 2
-    source = "random ids" if corpus is None else corpus_name(corpus)
+    origin = "random ids" if corpus is None else corpus_name(corpus)
     return Scores(
         values=values,
         axes=("ablated", "score"),
@@ -126,16 +123,16 @@ def ablate_induction_heads(
             "score": _SCORES,
         },
         quantity="loss, nats per token (controls_as_strong: a fraction)",
-        definition=f"{length} tokens of {source} after themselves or after others, but for their first; z replaced by "
-        f"{_REPLACEMENTS[mode]}; chance: mean over the control sets",
+        definition=f"{length} tokens of {origin} after themselves or after others, but for their first; z replaced by "
+        f"{_REPLACEMENTS[source]}; chance: mean over the control sets",
         chance=values[2:].mean(0).expand_as(values).clone() if drawn else None,
         low=low,
         high=high,
         provenance=provenance(
             model,
             heads=chosen,
-            corpus=source,
-            mode=mode,
+            corpus=origin,
+            source=source,
             controls=len(drawn),
             seq_len=length,
             n=len(both[0]),
@@ -197,11 +194,11 @@ def _control_sets(model: Hooked, heads: Sequence[Head], controls: int, seed: int
 
 
 def _second_half_losses(
-    model: Hooked, both: tuple[Tensor, Tensor], sets: Sequence[Sequence[Head]], mode: AblationMode, progress: bool
+    model: Hooked, both: tuple[Tensor, Tensor], sets: Sequence[Sequence[Head]], source: Ablation, progress: bool
 ) -> list[Tensor]:
     """For each kind of sequence the losses [set, sequence], means over the second half without its first token."""
     names = {layer: f"blocks.{layer}.attn.hook_z" for layer in sorted({layer for heads in sets for layer, _ in heads})}
-    means = mean_z(model, both, names) if mode == "mean" else {}
+    means = mean_z(model, both, names) if source == "mean" else {}
     start = both[0].shape[1] // 2
     results = []
     others = both[1].roll(len(both[1]) // 2, dims=0)
@@ -209,7 +206,7 @@ def _second_half_losses(
         for tokens in both:
             pieces = []
             for rows in batches(model, tokens):
-                values = read_z(model, others[rows], names) if mode == "resample" else means
+                values = read_z(model, others[rows], names) if source == "resample" else means
                 part = []
                 for heads in sets:
                     edits = {names[layer]: replace_z(heads, layer, values) for layer, _ in heads}

@@ -88,7 +88,7 @@ def attention_statistics(
     model: Hooked,
     corpus: Corpus | None = None,
     *,
-    length: int | None = None,
+    seq_len: int | None = None,
     n: int = 64,
     batch_size: int = 8,
     seed: int = 0,
@@ -105,7 +105,7 @@ def attention_statistics(
     Args:
         model: the model.
         corpus: a text, a path or token ids; None for text drawn from the model itself at temperature 1.
-        length: tokens per sequence; None for the context, at most 128.
+        seq_len: tokens per sequence; None for the context, at most 128.
         n: how many sequences, at most.
         batch_size: sequences per run of the model.
         seed: of the choice of sequences and of the bootstrap.
@@ -121,7 +121,7 @@ def attention_statistics(
     2022, "In-context Learning and Induction Heads" (previous token); Wang et al. 2022,
     "Interpretability in the Wild" (duplicate token).
     """
-    tokens, origin = sample_text(model, corpus, length=length, n=n, seed=seed)
+    tokens, origin = sample_text(model, corpus, seq_len=seq_len, n=n, seed=seed)
     return statistics_of(model, tokens, origin=origin, batch_size=batch_size, seed=seed)
 
 
@@ -145,7 +145,7 @@ def statistics_of(model: Hooked, tokens: Tensor, *, origin: str, batch_size: int
     if min(tokens.shape) < 2:
         raise AnalysisError(
             f"there are {tokens.shape[0]} sequences of {tokens.shape[1]} tokens; expected at least 2 of 2, "
-            "because statistics compare sequences: give more text, or a smaller length"
+            "because statistics compare sequences: give more text, or a smaller seq_len"
         )
     check_whole(1, batch_size=batch_size)
     check_whole(seed=seed)
@@ -163,7 +163,7 @@ def statistics_of(model: Hooked, tokens: Tensor, *, origin: str, batch_size: int
         definition=f"means over queries 1 to {tokens.shape[1] - 1} of {n} sequences: {origin}; "
         + "; ".join(f"{name}: {meaning}" for name, meaning in STATISTICS.items()),
         provenance=provenance(
-            model, text=origin, n=n, length=tokens.shape[1], batch_size=batch_size, seed=seed, resamples=RESAMPLES
+            model, text=origin, n=n, seq_len=tokens.shape[1], batch_size=batch_size, seed=seed, resamples=RESAMPLES
         ),
         chance=measured.chance()[..., None, None].expand(values.shape).clone(),
         low=low,

@@ -98,7 +98,7 @@ def prefix_matching(
         tokens = repeated_tokens(model, seq_len=length, n=n, copies=copies, repeats=repeats, seed=seed)
         source = {"repeats": repeats}
     else:
-        tokens = windows(model, corpus, length=length, n=n, seed=seed).repeat(1, copies)
+        tokens = windows(model, corpus, seq_len=length, n=n, seed=seed).repeat(1, copies)
         source = {"corpus": corpus_name(corpus)}
     first = length - 1 if convention == "transformer_lens" else length
     matches = follows if convention == "olsson" else _stripe(length)
@@ -207,7 +207,7 @@ def repeated_and_unrepeated(
     if corpus is None:
         once = random_tokens(model, n, length, generator=generator)
     else:
-        once = windows(model, corpus, length=length, n=n, seed=seed)
+        once = windows(model, corpus, seq_len=length, n=n, seed=seed)
         once = once[torch.randperm(len(once), generator=generator)]  # so that neighbours in the text are not in a row
     if len(once) < 2:
         raise AnalysisError(
@@ -262,7 +262,7 @@ def repeated_sequence_loss(
     )
 
 
-def induction_accuracy(model: Hooked, *, length: int | None = None, n: int = 256, seed: int = 0) -> Scores:
+def induction_accuracy(model: Hooked, *, seq_len: int | None = None, n: int = 256, seed: int = 0) -> Scores:
     """How often the model predicts [B] after `... [A][B] ... [A]`, and how likely it thinks it.
 
     The corrupted prompts are the same but for the first [A], so that nothing calls for [B] but that it
@@ -272,7 +272,7 @@ def induction_accuracy(model: Hooked, *, length: int | None = None, n: int = 256
 
     Args:
         model: the model.
-        length: tokens of a prompt; None for the context, the vocabulary or 32, whichever is shortest.
+        seq_len: tokens of a prompt; None for the context, the vocabulary or 32, whichever is shortest.
         n: how many prompts.
         seed: of their random tokens.
 
@@ -284,9 +284,9 @@ def induction_accuracy(model: Hooked, *, length: int | None = None, n: int = 256
         AnalysisError: see `prompts.induction_pairs`.
     """
     check_whole(1, n=n)
-    check_whole(seed=seed, length=0 if length is None else length)
+    check_whole(seed=seed, seq_len=0 if seq_len is None else seq_len)
     check_model(model)
-    pair = induction_pairs(model, length=0 if length is None else length, n=n, seed=seed)
+    pair = induction_pairs(model, seq_len=0 if seq_len is None else seq_len, n=n, seed=seed)
     columns, chances = [], []
     with evaluating(model):
         for tokens in (pair.clean, pair.corrupted):
@@ -305,5 +305,5 @@ def induction_accuracy(model: Hooked, *, length: int | None = None, n: int = 256
         definition=f"[A][B]...[A] prompts of {used} random tokens; corrupted: the first [A] replaced; chance: 1 / "
         "different tokens in the prompt",
         chance=torch.tensor([chances, chances], dtype=torch.float64),
-        provenance=provenance(model, length=used, n=n, seed=seed),
+        provenance=provenance(model, seq_len=used, n=n, seed=seed),
     )

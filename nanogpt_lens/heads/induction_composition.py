@@ -58,7 +58,7 @@ def induction_composition(model: Hooked, corpus: Corpus | None = None, *, n: int
     if corpus is None:
         tokens, origin = repeated_tokens(model, seq_len=length, n=n, seed=seed), "repeated random tokens"
     else:
-        tokens, origin = sample_text(model, corpus, length=None, n=n, seed=seed)
+        tokens, origin = sample_text(model, corpus, seq_len=None, n=n, seed=seed)
     previous = statistics_of(model, tokens, origin=origin, seed=seed)
     k = composition_scores(model, mode="K", seed=seed)
     layer, head = divmod(int(matching.values[1:].argmax()), model.cfg.n_heads)

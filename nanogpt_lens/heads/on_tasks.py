@@ -177,12 +177,12 @@ def _kinds(drawn: TaskSequences) -> list[Tensor]:
 
 def _attention_sums(model: Hooked, tokens: Tensor, required: Tensor) -> tuple[Tensor, Tensor]:
     """The sums over queries of the attention that counts [score, layer, head, example]; uniform's [score, example]."""
-    length, layers = tokens.shape[1], range(model.cfg.n_layers)
-    uniform = 1 / torch.arange(1, length + 1, dtype=torch.float64, device=tokens.device)
+    seq_len, layers = tokens.shape[1], range(model.cfg.n_layers)
+    uniform = 1 / torch.arange(1, seq_len + 1, dtype=torch.float64, device=tokens.device)
     pieces: list[Tensor] = []
     even: list[Tensor] = []
     for rows in batches(model, tokens):
-        before = torch.eye(length, device=tokens.device, dtype=torch.float64).roll(-1, dims=1).tril(-1)
+        before = torch.eye(seq_len, device=tokens.device, dtype=torch.float64).roll(-1, dims=1).tril(-1)
         matches = follows(tokens[rows]) & required[rows][:, :, None]
         targets = torch.stack([before.expand(matches.shape), matches.double()])  # [score, example, query, key]
         found: dict[int, Tensor] = {}

@@ -58,7 +58,7 @@ _ROTATED = 1000  # how many of them, about
 
 
 def score_heads(
-    model: Hooked, corpus: Corpus | None = None, *, length: int | None = None, n: int = 64, seed: int = 0
+    model: Hooked, corpus: Corpus | None = None, *, seq_len: int | None = None, n: int = 64, seed: int = 0
 ) -> Scores:
     """The scores of `SCORES` for every head.
 
@@ -71,7 +71,7 @@ def score_heads(
         model: the model.
         corpus: a text, a path or token ids; None for text drawn from the model itself. That of a model
             which repeats itself says little: give a corpus.
-        length: tokens per sequence of text; None for the context, at most 128.
+        seq_len: tokens per sequence of text; None for the context, at most 128.
         n: how many sequences of each kind, at most.
         seed: of all sequences and the bootstrap.
 
@@ -87,7 +87,7 @@ def score_heads(
     Mathematical Framework for Transformer Circuits" (copying); Xiao et al. 2023, "Efficient Streaming
     Language Models with Attention Sinks" (sink).
     """
-    return _scored(model, _drawn(model, corpus, length, n, seed))
+    return _scored(model, _drawn(model, corpus, seq_len, n, seed))
 
 
 def head_taxonomy(
@@ -95,7 +95,7 @@ def head_taxonomy(
     corpus: Corpus | None = None,
     *,
     thresholds: Mapping[str, float] | None = None,
-    length: int | None = None,
+    seq_len: int | None = None,
     n: int = 64,
     seed: int = 0,
 ) -> HeadTaxonomy:
@@ -122,7 +122,7 @@ def head_taxonomy(
         model: the model.
         corpus: as for `score_heads`.
         thresholds: other thresholds by name, such as {"induction": 0.3}; they are taken as they are.
-        length, n, seed: as for `score_heads`.
+        seq_len, n, seed: as for `score_heads`.
 
     Returns:
         the scores of `score_heads`, with `threshold` and `carries`; ask `.of(layer, head)` or
@@ -132,7 +132,7 @@ def head_taxonomy(
         AnalysisError: a threshold for an unknown name, or one that is not a number; see `score_heads`.
     """
     own = _checked(thresholds)
-    data = _drawn(model, corpus, length, n, seed)
+    data = _drawn(model, corpus, seq_len, n, seed)
     scores = _scored(model, data)
     defaults = torch.tensor([THRESHOLDS[name] for name in SCORES], dtype=torch.float64)[:, None, None]
     threshold = torch.maximum(defaults, _floors(model, scores, data))
@@ -165,8 +165,8 @@ class _Data(NamedTuple):
     seed: int
 
 
-def _drawn(model: Hooked, corpus: Corpus | None, length: int | None, n: int, seed: int) -> _Data:
-    text, origin = sample_text(model, corpus, length=length, n=n, seed=seed)
+def _drawn(model: Hooked, corpus: Corpus | None, seq_len: int | None, n: int, seed: int) -> _Data:
+    text, origin = sample_text(model, corpus, seq_len=seq_len, n=n, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     noise = random_tokens(model, n, text.shape[1], repeats="allow", generator=generator)
     return _Data(text=text, noise=noise, origin=origin, n=n, seed=seed)
@@ -202,7 +202,9 @@ def _scored(model: Hooked, data: _Data) -> Scores:
         labels={"score": tuple(SCORES)},
         quantity="head scores",
         definition="; ".join(f"{name}: {meaning}" for name, meaning in SCORES.items()) + f"; text: {data.origin}",
-        provenance=provenance(model, text=data.origin, length=data.text.shape[1], seq_len=seq_len, n=n, seed=seed),
+        provenance=provenance(
+            model, text=data.origin, seq_len=data.text.shape[1], random_seq_len=seq_len, n=n, seed=seed
+        ),
         chance=chance,
         low=low,
         high=high,
@@ -246,7 +248,7 @@ def _floors(model: Hooked, scores: Scores, data: _Data) -> Tensor:
     """What the scores could be without the reason that their name gives, [score, layer, head]."""
     floors = dict(zip(SCORES, _given(scores.chance) + _MARGIN, strict=True))
     floors["broad"] = torch.zeros_like(floors["broad"])  # here chance is what the name says
-    seq_len = scores.provenance["arguments"]["seq_len"]
+    seq_len = scores.provenance["arguments"]["random_seq_len"]
     _, unrepeated = repeated_and_unrepeated(model, seq_len=seq_len, n=min(data.n, 16), seed=data.seed)
     patterns = attention_patterns(model, unrepeated).values  # [example, layer, head, dest_pos, src_pos]
     for name, back in (("induction", seq_len - 1), ("duplicate_token", seq_len)):

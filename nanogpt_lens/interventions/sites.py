@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nanogpt_lens.core.choices import Activation
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked
-
-Activation: TypeAlias = Literal[
-    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "mlp_post"
-]
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,14 @@ KINDS: dict[str, Kind] = {
         Kind("mlp_post", "mlp.hook_post", ("pos", "neuron")),
     )
 }
-_ALIASES = {"mlp post": "mlp_post", "post": "mlp_post", "neurons": "mlp_post", "attn": "pattern"}
+_ALIASES = {
+    "mlp post": "mlp_post",
+    "mlp.hook_post": "mlp_post",
+    "post": "mlp_post",
+    "neurons": "mlp_post",
+    "mlp.hook_pre": "mlp_pre",
+    "attn": "pattern",
+}
 
 
 def kind_of(activation: str) -> Kind:
@@ -67,11 +71,16 @@ def kind_of(activation: str) -> Kind:
     Raises:
         AnalysisError: there is none.
     """
-    plain = str(activation).removeprefix("attn.").removeprefix("mlp.hook_").removeprefix("hook_")
-    found = KINDS.get(_ALIASES.get(plain, plain))
-    if found is None:
+    kind = KINDS.get(plain_name(activation))
+    if kind is None:
         raise AnalysisError(f"the activation {activation!r} cannot be patched; expected one of {', '.join(KINDS)}")
-    return found
+    return kind
+
+
+def plain_name(activation: str) -> str:
+    """The short name of an activation, such as "z" for "attn.hook_z" or "mlp_post" for "mlp.hook_post"."""
+    name = _ALIASES.get(str(activation), str(activation)).removeprefix("attn.").removeprefix("hook_")
+    return _ALIASES.get(name, name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.sites import Kind
 from nanogpt_lens.model.access import Hooked, record
 
-Source: TypeAlias = Literal["other", "zero", "mean", "resample"]
 SOURCES: dict[str, str] = {
     "other": "the other run's activation",
     "zero": "zero",

@@ -15,12 +15,21 @@ import torch
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.sites import plain_name
 from nanogpt_lens.model.access import Edit, Hooked, check_model
 from nanogpt_lens.model.fingerprints import tensor_hash
 
-SITES = ("mlp.hook_post", "mlp.hook_pre", "attn.hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_pre",
-         "hook_resid_mid", "hook_resid_post")  # fmt: skip
-"""Activations with one value for each unit at each position."""
+UNIT_HOOKS: dict[str, str] = {
+    "mlp_post": "mlp.hook_post",
+    "mlp_pre": "mlp.hook_pre",
+    "z": "attn.hook_z",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+}
+"""Activations with one value for each unit at each position, and their hook points below `blocks.<layer>.`."""
 
 
 class Units:
@@ -28,43 +37,45 @@ class Units:
 
     Args:
         model: the model.
-        site: the hook point below `blocks.<layer>.`, one of `SITES`.
+        activation: one of `UNIT_HOOKS`.
         layers: None for all.
-        sae: a SAELens autoencoder, which says itself at which hook point it reads; `site` and `layers` are then
-            its own.
+        sae: a SAELens autoencoder, which says itself at which hook point it reads; `activation` and `layers` are
+            then its own.
 
     Attributes:
+        activation, hook: the short name, and the hook point below `blocks.<layer>.`.
         layers: the layers, ascending.
         names: their hook points.
         n_units: in each layer.
         kind: "neuron", "feature", or "unit" (a coordinate of another activation).
 
     Raises:
-        AnalysisError: no such site or layer, or an autoencoder of another width.
+        AnalysisError: no such activation or layer, or an autoencoder of another width.
     """
 
     def __init__(
-        self, model: Hooked, *, site: str = "mlp.hook_post", layers: Sequence[int] | None = None, sae: Any = None
+        self, model: Hooked, *, activation: str = "mlp_post", layers: Sequence[int] | None = None, sae: Any = None
     ) -> None:
         check_model(model)
         self.model, self.sae = model, sae
         if sae is not None:
-            site, layers = self._of_autoencoder(sae, layers)
-        if site not in SITES:
-            raise AnalysisError(f"site is {site!r}; expected one of {', '.join(SITES)}")
-        self.site = site
+            activation, layers = self._of_autoencoder(sae, layers)
+        name = plain_name(activation)
+        if name not in UNIT_HOOKS:
+            raise AnalysisError(f"the activation is {activation!r}; expected one of {', '.join(UNIT_HOOKS)}")
+        self.activation, self.hook = name, UNIT_HOOKS[name]
         self.layers = checked_layers(model, layers)
-        self.names = tuple(f"blocks.{layer}.{site}" for layer in self.layers)
+        self.names = tuple(f"blocks.{layer}.{self.hook}" for layer in self.layers)
         cfg = model.cfg
         self.width = (
-            cfg.d_mlp if site.startswith("mlp.") else cfg.n_heads * cfg.d_head if "hook_z" in site else cfg.d_model
+            cfg.d_mlp if self.hook.startswith("mlp.") else cfg.n_heads * cfg.d_head if name == "z" else cfg.d_model
         )
         if sae is not None and int(sae.W_dec.shape[1]) != self.width:
             raise AnalysisError(
                 f"the autoencoder has d_in={sae.W_dec.shape[1]}; expected {self.width}, the width of {self.names[0]}"
             )
         self.n_units = self.width if sae is None else int(sae.W_dec.shape[0])
-        self.kind = "feature" if sae is not None else "neuron" if site.startswith("mlp.") else "unit"
+        self.kind = "feature" if sae is not None else "neuron" if self.hook.startswith("mlp.") else "unit"
 
     @property
     def autoencoder(self) -> str | None:
@@ -104,9 +115,9 @@ class Units:
         Coordinates of the residual stream and of what is added to it write themselves.
         """
         block = self.model.blocks[self.layers[i]]
-        if self.site.startswith("mlp."):
+        if self.hook.startswith("mlp."):
             out = self.model.W_out[self.layers[i]]
-        elif self.site == "attn.hook_z":
+        elif self.activation == "z":
             out = self.model.W_O[self.layers[i]].flatten(0, 1)
         else:
             out = torch.eye(self.model.cfg.d_model, device=next(block.parameters()).device)
@@ -150,8 +161,15 @@ class Units:
             raise AnalysisError(f"there is no {self.kind} {unit!r}; expected 0 to {self.n_units - 1}")
         return self.layers.index(layer), unit
 
+    def check_finite(self, means: Tensor) -> None:
+        """Raise AnalysisError where a mean over a corpus is not finite."""
+        if not bool(means.isfinite().all()):
+            raise AnalysisError(
+                f"some activations at {self.names[0]} ... are not finite; the model overflows on this text"
+            )
+
     def _of_autoencoder(self, sae: Any, layers: Sequence[int] | None) -> tuple[str, tuple[int, ...]]:
-        """The site and layer at which a SAELens autoencoder reads."""
+        """The hook point and layer at which a SAELens autoencoder reads."""
         cfg = getattr(sae, "cfg", None)
         hook = getattr(getattr(cfg, "metadata", None), "hook_name", None) or getattr(cfg, "hook_name", None)
         if not isinstance(hook, str) or not hasattr(sae, "encode") or not hasattr(sae, "W_dec"):

@@ -11,7 +11,7 @@ from torch import Tensor
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.intervals import bootstrap
 from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
-from nanogpt_lens.lens.reading import Reading, characters, read, sequences
+from nanogpt_lens.lens.reading import LensReading, characters, read, sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import POINTS, ConvergenceResult, TunedLens
 from nanogpt_lens.text.prompts import Corpus
@@ -26,7 +26,7 @@ def measure_convergence(
     points: Sequence[Point] = POINTS,
     layers: Sequence[int] | int | None = None,
     n: int = 64,
-    length: int | None = None,
+    seq_len: int | None = None,
     seed: int = 0,
     lens: TunedLens | None = None,
     progress: bool = True,
@@ -38,7 +38,7 @@ def measure_convergence(
         corpus: a text, a file, or token ids; None takes text drawn from the model itself.
         points, layers: as in `logit_lens`.
         n: how many sequences at most.
-        length: tokens of a sequence, at least 2; None for the context.
+        seq_len: tokens of a sequence, at least 2; None for the context.
         seed: of the choice of sequences.
         lens: a tuned lens of this model; None for the logit lens.
         progress: show a bar.
@@ -52,7 +52,7 @@ def measure_convergence(
         final top token settles, in layers.
 
     Raises:
-        AnalysisError: as `logit_lens`; a corpus shorter than one sequence; `n`, `length` or `seed` no whole number.
+        AnalysisError: as `logit_lens`; a corpus shorter than one sequence; `n`, `seq_len` or `seed` no whole number.
 
     Source: Belrose et al. 2023 (KL, entropy); Schuster et al. 2022, "Confident Adaptive Language
     Modeling" and Din et al. 2023, "Jump to Conclusions" (the depth at which the top token settles).
@@ -60,7 +60,7 @@ def measure_convergence(
     where = grid(model, points, layers)
     check_whole(0, seed=seed)
     refuse_lens(model, lens, where.depths)
-    tokens = sequences(model, corpus, n=n, length=length, seed=seed)
+    tokens = sequences(model, corpus, n=n, seq_len=seq_len, seed=seed)
     found = read(model, tokens, where.depths, lens=lens, progress=progress)
     chars = characters(model, tokens)
     per_sequence = _per_sequence(found, where, chars)
@@ -77,8 +77,14 @@ def measure_convergence(
             "positions; chance: the model's mean distribution, whatever the text"
         ),
         provenance=provenance(
-            model, points=where.points, layers=where.layers, n=len(tokens), length=tokens.shape[1], seed=seed,
-            own_text=corpus is None, lens=lens.home if lens else None,
+            model,
+            points=where.points,
+            layers=where.layers,
+            n=len(tokens),
+            seq_len=tokens.shape[1],
+            seed=seed,
+            own_text=corpus is None,
+            lens=lens.home if lens else None,
         ),
         chance=_constant(found, tokens, chars)[:, None, None].expand(len(SCORES), *per_sequence.shape[1:3]).clone(),
         low=interval[0] if interval else None,
@@ -88,10 +94,10 @@ def measure_convergence(
         n_layers=where.n_layers,
         depth_low=float(settled[0]) if settled else None,
         depth_high=float(settled[1]) if settled else None,
-    )  # fmt: skip
+    )
 
 
-def _per_sequence(found: Reading, where: LensPoints, chars: Tensor | None) -> Tensor:
+def _per_sequence(found: LensReading, where: LensPoints, chars: Tensor | None) -> Tensor:
     """Every score of every sequence, [score, layer, point, example]."""
     loss = -found.log_prob[:, :, :-1].double()
     bits = torch.full(loss.shape[:2], torch.nan, dtype=torch.float64)
@@ -110,7 +116,7 @@ def _per_sequence(found: Reading, where: LensPoints, chars: Tensor | None) -> Te
     return torch.stack([where.placed(score) for score in scores])
 
 
-def _constant(found: Reading, tokens: Tensor, chars: Tensor | None) -> Tensor:
+def _constant(found: LensReading, tokens: Tensor, chars: Tensor | None) -> Tensor:
     """The scores [score] of the constant prediction `final_mean`."""
     logp = found.final_mean.clamp(min=torch.finfo(torch.float64).tiny).log()
     entropy = -(found.final_mean * logp).sum()

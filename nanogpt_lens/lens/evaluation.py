@@ -26,7 +26,7 @@ def evaluate_lens(
     points: Sequence[Point] | None = None,
     layers: Sequence[int] | int | None = None,
     n: int = 64,
-    length: int | None = None,
+    seq_len: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> LensScores:
@@ -38,7 +38,7 @@ def evaluate_lens(
         lens: the tuned lens.
         points, layers: None for those that it was trained with.
         n: how many sequences at most.
-        length: tokens of a sequence; None for the context.
+        seq_len: tokens of a sequence; None for the context.
         seed: of the choice of sequences.
         progress: show a bar.
 
@@ -63,7 +63,7 @@ def evaluate_lens(
     )
     check_whole(0, seed=seed)
     refuse_lens(model, lens, where.depths)
-    tokens = sequences(model, corpus, n=n, length=length, seed=seed)
+    tokens = sequences(model, corpus, n=n, seq_len=seq_len, seed=seed)
     scores = held_out(model, tokens, where, lens, seed=seed, progress=progress)
     if lens.transferred:
         scores = _with_home(scores, lens, where)
@@ -75,7 +75,7 @@ def evaluate_lens(
             f"the tuned lens{', trained for another model,' if lens.transferred else ''} beside the logit lens on "
             f"{len(tokens)} sequences of {tokens.shape[1]} tokens"
         ),
-        provenance=provenance(model, n=len(tokens), length=tokens.shape[1], seed=seed, lens=lens.home),
+        provenance=provenance(model, n=len(tokens), seq_len=tokens.shape[1], seed=seed, lens=lens.home),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
-from nanogpt_lens.lens.reading import Reading, characters, read, strings
+from nanogpt_lens.lens.reading import LensReading, characters, read, strings
 from nanogpt_lens.model.access import Hooked, Text, as_tokens, provenance, token_labels
 from nanogpt_lens.results.lens import POINTS, LensResult, TunedLens
 
@@ -26,7 +26,7 @@ def logit_lens(
     *,
     points: Sequence[Point] = POINTS,
     layers: Sequence[int] | int | None = None,
-    top_k: int = 5,
+    k: int = 5,
     lens: TunedLens | None = None,
 ) -> LensResult:
     """What each point of the residual stream predicts.
@@ -36,7 +36,7 @@ def logit_lens(
         text: a text, several of one length, or token ids [pos] or [example, pos].
         points: some of "resid_pre", "resid_mid", "resid_post"; given in the order of the computation.
         layers: some layers; None for all.
-        top_k: how many of the most likely tokens are kept.
+        k: how many of the most likely tokens are kept.
         lens: a tuned lens of this model; None for the logit lens.
 
     Returns:
@@ -46,7 +46,7 @@ def logit_lens(
         model's own: nanoGPT's padding of the vocabulary, where there is some, takes part.
 
     Raises:
-        AnalysisError: no such point or layer, top_k not from 1 to the vocabulary, a lens of another model or
+        AnalysisError: no such point or layer, k not from 1 to the vocabulary, a lens of another model or
             without these points, a text that is empty or longer than the context.
         VocabularyError: a text that the model's tokenizer cannot encode.
 
@@ -55,11 +55,11 @@ def logit_lens(
     """
     tokens = as_tokens(model, text)
     where = grid(model, points, layers)
-    check_whole(1, top_k=top_k)
-    if top_k > model.cfg.d_vocab:
-        raise AnalysisError(f"top_k is {top_k}; expected at most {model.cfg.d_vocab}, the model's vocabulary")
+    check_whole(1, k=k)
+    if k > model.cfg.d_vocab:
+        raise AnalysisError(f"k is {k}; expected at most {model.cfg.d_vocab}, the model's vocabulary")
     refuse_lens(model, lens, where.depths)
-    found = read(model, tokens, where.depths, lens=lens, top_k=top_k)
+    found = read(model, tokens, where.depths, lens=lens, k=k)
     single = len(tokens) == 1
     return LensResult(
         axes=("layer", "point", "pos") if single else ("layer", "point", "example", "pos"),
@@ -69,18 +69,17 @@ def logit_lens(
             f"{'tuned lens' if lens else 'logit lens'}: the residual stream at a point"
             f"{', translated,' if lens else ''} through the model's own final norm and unembedding; KL(final || lens)"
         ),
-        provenance=provenance(
-            model, points=where.points, layers=where.layers, top_k=top_k, lens=lens.home if lens else None
-        ),
+        provenance=provenance(model, points=where.points, layers=where.layers, k=k, lens=lens.home if lens else None),
         **_placed(found, where, single),
         tokens=tokens[0] if single else tokens,
         bits_per_char=_bits_per_char(found, where, characters(model, tokens)),
-        strings=strings(model, torch.cat([found.top_tokens.flatten(), tokens.cpu().flatten(),
-                                          found.final_tokens.flatten()])),
-    )  # fmt: skip
+        strings=strings(
+            model, torch.cat([found.top_tokens.flatten(), tokens.cpu().flatten(), found.final_tokens.flatten()])
+        ),
+    )
 
 
-def _placed(found: Reading, where: LensPoints, single: bool) -> dict[str, Tensor]:
+def _placed(found: LensReading, where: LensPoints, single: bool) -> dict[str, Tensor]:
     """The readings on the grid; without the axis "example" for a single text."""
     names = {"values": "log_prob"} | {n: n for n in ("rank", "entropy", "kl", "top_tokens", "top_logprobs")}
     placed = {name: where.placed(getattr(found, own)) for name, own in names.items()}
@@ -91,7 +90,7 @@ def _placed(found: Reading, where: LensPoints, single: bool) -> dict[str, Tensor
     return placed | per_text
 
 
-def _bits_per_char(found: Reading, where: LensPoints, chars: Tensor | None) -> Tensor | None:
+def _bits_per_char(found: LensReading, where: LensPoints, chars: Tensor | None) -> Tensor | None:
     """[layer, point]."""
     if chars is None:
         return None

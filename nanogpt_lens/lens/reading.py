@@ -20,7 +20,7 @@ _NUMBERS = 2**22
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reading:
+class LensReading:
     """What a lens reads; [...] is [depth, example, pos]. On the CPU.
 
     Attributes:
@@ -60,10 +60,10 @@ def read(
     depths: Sequence[int],
     *,
     lens: TunedLens | None = None,
-    top_k: int = 1,
+    k: int = 1,
     progress: bool = False,
-) -> Reading:
-    """Read ids [example, pos] at the depths; `top_k` tokens are kept of each reading.
+) -> LensReading:
+    """Read ids [example, pos] at the depths; `k` tokens are kept of each reading.
 
     No more than one batch of residual streams and one chunk of logits is held besides what is returned.
     """
@@ -73,14 +73,14 @@ def read(
         for rows in tqdm(list(batches(model, tokens)), desc="lens", delay=1, disable=not progress, unit="batch"):
             streams, logits = residuals(model, tokens[rows], depths)
             chunks = [
-                _chunk(model, streams, logits.flatten(0, 1), following, chunk, lens, top_k, mean)
+                _chunk(model, streams, logits.flatten(0, 1), following, chunk, lens, k, mean)
                 for following in [_following(tokens[rows])]
                 for chunk in _row_chunks(model, len(following))
             ]
             joined = {name: torch.cat([c[name] for c in chunks], _rows(name)) for name in chunks[0]}
             parts.append({name: value.unflatten(_rows(name), logits.shape[:2]) for name, value in joined.items()})
     whole = {name: torch.cat([p[name] for p in parts], _rows(name)) for name in parts[0]}
-    return Reading(**whole, final_mean=mean / tokens.numel())
+    return LensReading(**whole, final_mean=mean / tokens.numel())
 
 
 def _rows(name: str) -> int:
@@ -100,7 +100,7 @@ def _chunk(
     following: Tensor,
     chunk: slice,
     lens: TunedLens | None,
-    top_k: int,
+    k: int,
     mean: Tensor,
 ) -> dict[str, Tensor]:
     """The statistics [depth, row, ...] of some rows, and the model's own [row]; its distribution is added to `mean`."""
@@ -110,18 +110,18 @@ def _chunk(
     for depth, stream in streams.items():
         resid = stream.flatten(0, 1)[None, chunk]
         seen = readout(model, resid if lens is None else lens.at_depth(depth, resid))[0]
-        stats.append(_statistics(seen, final, following[chunk], top_k))
+        stats.append(_statistics(seen, final, following[chunk], k))
     found = {name: torch.stack([s[name] for s in stats]) for name in stats[0]}
     found["final_tokens"] = logits[chunk].topk(1).indices[:, 0]
     found["final_entropy"] = -(final.exp() * final).sum(-1)
     return {name: value.cpu() for name, value in found.items()}
 
 
-def _statistics(logits: Tensor, final: Tensor, following: Tensor, top_k: int) -> dict[str, Tensor]:
+def _statistics(logits: Tensor, final: Tensor, following: Tensor, k: int) -> dict[str, Tensor]:
     """Of logits [row, d_vocab]; `following` [row] is -1 where nothing follows."""
     logp, last = log_probs(logits), following < 0
     target = following.clamp(min=0)[:, None]
-    top_tokens = logits.topk(top_k, dim=-1).indices
+    top_tokens = logits.topk(k, dim=-1).indices
     return {
         "log_prob": logp.gather(-1, target)[:, 0].masked_fill(last, torch.nan),
         "rank": (logits > logits.gather(-1, target)).sum(-1).masked_fill(last, -1),
@@ -149,16 +149,16 @@ def strings(model: Hooked, ids: Tensor) -> dict[str, str]:
     return texts | {str(i): f"[{i}]" for i in distinct.tolist() if i >= n_tokens(model)}  # padding of the vocabulary
 
 
-def sequences(model: Hooked, corpus: Corpus | None, *, n: int, length: int | None, seed: int) -> Tensor:
-    """Sequences [up to n, length] of at least 2 tokens.
+def sequences(model: Hooked, corpus: Corpus | None, *, n: int, seq_len: int | None, seed: int) -> Tensor:
+    """Sequences [up to n, seq_len] of at least 2 tokens.
 
     Raises:
         AnalysisError: shorter than 2 tokens, longer than the context or the corpus.
     """
-    size = int(model.cfg.n_ctx) if length is None else length
-    check_whole(2, length=size)
+    size = int(model.cfg.n_ctx) if seq_len is None else seq_len
+    check_whole(2, seq_len=size)
     check_whole(1, n=n)
-    return text_sequences(model, corpus, length=size, n=n, seed=seed)
+    return text_sequences(model, corpus, seq_len=size, n=n, seed=seed)
 
 
 def _row_chunks(model: Hooked, rows: int) -> Iterator[slice]:

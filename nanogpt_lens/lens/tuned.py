@@ -31,6 +31,7 @@ from nanogpt_lens.results.lens import POINTS, TunedLens, affine_step, name_of
 from nanogpt_lens.text.prompts import Corpus, check_ids, corpus_tokens, windows
 
 _NUMBERS = 2**24
+_BATCH_TOKENS = 1024
 _WARM_UP = 0.05
 _BETAS = (0.9, 0.99)
 
@@ -40,7 +41,7 @@ class Tuning:
     """See `train_tuned_lens`."""
 
     steps: int
-    batch_tokens: int
+    batch_size: int
     lr: float
     weight_decay: float
     held_out: float
@@ -48,13 +49,19 @@ class Tuning:
     patience: int
     n_stop: int
     n_test: int
-    length: int
+    seq_len: int
     seed: int
 
     def __post_init__(self) -> None:
-        check_whole(1, steps=self.steps, batch_tokens=self.batch_tokens, evaluations=self.evaluations,
-                    patience=self.patience, n_stop=self.n_stop, n_test=self.n_test)  # fmt: skip
-        check_whole(2, length=self.length)
+        check_whole(
+            1,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            evaluations=self.evaluations,
+            patience=self.patience,
+            n_stop=self.n_stop,
+            n_test=self.n_test,
+        )
         check_whole(0, seed=self.seed)
         for name, low, high in (("lr", 0, math.inf), ("weight_decay", -1e-30, math.inf), ("held_out", 0, 0.5)):
             value = getattr(self, name)
@@ -80,7 +87,7 @@ def train_tuned_lens(
     points: Sequence[Point] = POINTS,
     layers: Sequence[int] | int | None = None,
     steps: int = 1000,
-    batch_tokens: int = 1024,
+    batch_size: int | None = None,
     lr: float = 1e-2,
     weight_decay: float = 0.0,
     held_out: float = 0.1,
@@ -88,7 +95,7 @@ def train_tuned_lens(
     patience: int = 5,
     n_stop: int = 64,
     n_test: int = 256,
-    length: int | None = None,
+    seq_len: int | None = None,
     seed: int = 0,
     resume: str | Path | None = None,
     progress: bool = True,
@@ -104,7 +111,7 @@ def train_tuned_lens(
             validation part; a file `train.bin` is taken whole.) Its last parts are held out.
         points, layers: as in `logit_lens`; the model's output needs no translator.
         steps: optimizer steps, of AdamW.
-        batch_tokens: tokens of a step.
+        batch_size: sequences of a step; None for as many as have 1,024 tokens.
         lr: the highest learning rate, after a warm-up over a twentieth of the steps; then a cosine to zero.
         weight_decay: towards the identity, that is, the logit lens.
         held_out: the share of the corpus that decides when to stop, and as much again for the test.
@@ -112,7 +119,7 @@ def train_tuned_lens(
             the logit lens, is one of them.
         patience: stop when no translator has become better for so many evaluations.
         n_stop, n_test: sequences measured of either part, at most.
-        length: tokens of a sequence; None for the context.
+        seq_len: tokens of a sequence; None for the context.
         seed: of the batches and the sequences measured.
         resume: a folder for the state of an unfinished run, saved every ten seconds; a killed run goes on from there
             to the same lens. Deleted at the end.
@@ -134,15 +141,24 @@ def train_tuned_lens(
     translated = tuple(depth for depth in where.depths if depth < 2 * where.n_layers)
     if not translated:
         raise AnalysisError("the only point asked for is the model's output, which needs no translator; give others")
+    seq_len = int(model.cfg.n_ctx) if seq_len is None else seq_len
+    check_whole(2, seq_len=seq_len)
     options = Tuning(
-        steps=steps, batch_tokens=batch_tokens, lr=lr, weight_decay=weight_decay, held_out=held_out,
-        evaluations=evaluations, patience=patience, n_stop=n_stop, n_test=n_test,
-        length=int(model.cfg.n_ctx) if length is None else length, seed=seed,
-    )  # fmt: skip
-    if max(1, batch_tokens // options.length) < world()[1]:
+        steps=steps,
+        batch_size=max(1, _BATCH_TOKENS // seq_len) if batch_size is None else batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        held_out=held_out,
+        evaluations=evaluations,
+        patience=patience,
+        n_stop=n_stop,
+        n_test=n_test,
+        seq_len=seq_len,
+        seed=seed,
+    )
+    if options.batch_size < world()[1]:
         raise AnalysisError(
-            f"batch_tokens is {batch_tokens}, {max(1, batch_tokens // options.length)} sequences for {world()[1]} "
-            "processes; give more, or start fewer"
+            f"batch_size is {options.batch_size} sequences for {world()[1]} processes; give more, or start fewer"
         )
     parts = split(model, corpus, options)
     run = _TuningRun(model, translated, parts, options)
@@ -164,16 +180,16 @@ def split(model: Hooked, corpus: Corpus, options: Tuning) -> dict[str, Any]:
     """
     rows = isinstance(corpus, Tensor | np.ndarray) and corpus.ndim == 2
     ids: Any = corpus if rows else corpus_tokens(model, corpus)
-    n, least = len(ids), 1 if rows else options.length
+    n, least = len(ids), 1 if rows else options.seq_len
     held = int(n * options.held_out)
     check_ids(model.cfg.d_vocab, ids)
     parts = {"train": ids[: n - 2 * held], "stop": ids[n - 2 * held : n - held], "test": ids[n - held :]}
     if held < least or n - 2 * held < least:
         raise AnalysisError(
             f"the corpus has {n} {'sequences' if rows else 'tokens'}, of which {held_text(held, n)}; expected at least "
-            f"{least} in each of the three parts: give more text, a smaller length, or a larger held_out"
+            f"{least} in each of the three parts: give more text, a smaller seq_len, or a larger held_out"
         )
-    windows(model, parts["train"], length=options.length, n=1)  # refuses a length that does not fit
+    windows(model, parts["train"], seq_len=options.seq_len, n=1)  # refuses a length that does not fit
     return parts
 
 
@@ -188,7 +204,7 @@ class _TuningRun:
     def __init__(self, model: Hooked, translated: Sequence[int], parts: Mapping[str, Any], options: Tuning) -> None:
         self.model, self.translated, self.options, self.train = model, tuple(translated), options, parts["train"]
         self.stop_part, self.test_part = (
-            windows(model, parts[part], length=options.length, n=n, seed=options.seed)
+            windows(model, parts[part], seq_len=options.seq_len, n=n, seed=options.seed)
             for part, n in (("stop", options.n_stop), ("test", options.n_test))
         )
         width, device = int(model.cfg.d_model), device_of(model)
@@ -240,14 +256,14 @@ class _TuningRun:
 
     def _batch(self) -> Tensor:
         """Random windows [example, pos], the same in every process."""
-        length = self.options.length
-        n = max(1, self.options.batch_tokens // length)
+        seq_len = self.options.seq_len
+        n = self.options.batch_size
         generator = np.random.default_rng([self.options.seed, self.step])
         if self.train.ndim == 2:
-            found = self.train[torch.from_numpy(generator.integers(len(self.train), size=n))][:, :length]
+            found = self.train[torch.from_numpy(generator.integers(len(self.train), size=n))][:, :seq_len]
             return torch.as_tensor(found).long().to(self.matrices.device)
-        starts = generator.integers(len(self.train) - length + 1, size=n).tolist()
-        found = np.stack([np.asarray(self.train[i : i + length]).astype(np.int64) for i in starts])
+        starts = generator.integers(len(self.train) - seq_len + 1, size=n).tolist()
+        found = np.stack([np.asarray(self.train[i : i + seq_len]).astype(np.int64) for i in starts])
         return torch.from_numpy(found).to(self.matrices.device)
 
     def _gradients(self, tokens: Tensor, n: int) -> tuple[Tensor, list[Tensor]]:
@@ -276,8 +292,7 @@ class _TuningRun:
     def evaluate(self) -> None:
         """Measure the stop part, and keep what is best there."""
         values = torch.zeros(len(self.translated), dtype=torch.float64)
-        per_batch = max(1, self.options.batch_tokens // self.options.length)
-        for tokens in self.stop_part.split(per_batch):
+        for tokens in self.stop_part.split(self.options.batch_size):
             for streams, final in self._streams(tokens):
                 moved = affine_step(streams, self.matrices, self.biases[:, None])
                 values += kl(final, log_probs(readout(self.model, moved.detach()))).double().sum(-1).cpu()
@@ -354,7 +369,7 @@ class _TuningRun:
             "quantity": "KL(final || lens), in nats",
             "definition": (
                 f"tuned lens (Belrose et al. 2023) beside the logit lens on {len(self.test_part)} sequences of "
-                f"{options.length} tokens of the test part: the last {options.held_out:.0%} of the corpus, of which "
+                f"{options.seq_len} tokens of the test part: the last {options.held_out:.0%} of the corpus, of which "
                 "neither training nor the choice of the step has seen anything"
             ),
             "provenance": provenance(

@@ -57,9 +57,9 @@ def in_context_learning_score(
     check_model(model)
     check_whole(seed=seed)
     check_whole(1, n=n)
-    length = model.cfg.n_ctx
-    (e0, e1), (l0, l1) = _spans(early, late, length)
-    tokens = text_sequences(model, corpus, length=length, n=n, seed=seed)
+    seq_len = model.cfg.n_ctx
+    (e0, e1), (l0, l1) = _spans(early, late, seq_len)
+    tokens = text_sequences(model, corpus, seq_len=seq_len, n=n, seed=seed)
     with evaluating(model):
         loss = losses(model, tokens).double()  # the loss of token p is at p - 1
     before, after = loss[:, e0 - 1 : e1 - 1].mean(1), loss[:, l0 - 1 : l1 - 1].mean(1)
@@ -72,14 +72,14 @@ def in_context_learning_score(
         labels={"score": ("in_context_learning", "late_loss", "early_loss")},
         quantity="loss, nats per token",
         definition=f"mean loss of tokens {l0} to {l1 - 1} minus that of tokens {e0} to {e1 - 1}, counted from 0, of "
-        f"{length}, in windows of {source} (Olsson et al. 2022: 499 minus 49); chance: a uniform guess",
+        f"{seq_len}, in windows of {source} (Olsson et al. 2022: 499 minus 49); chance: a uniform guess",
         chance=torch.tensor([0.0, guess, guess], dtype=torch.float64),
         provenance=provenance(model, corpus=source, early=(e0, e1), late=(l0, l1), n=len(tokens), seed=seed),
     )
 
 
 def text_loss(
-    model: Hooked, corpus: Corpus | None = None, *, length: int | None = None, n: int = 128, seed: int = 0
+    model: Hooked, corpus: Corpus | None = None, *, seq_len: int | None = None, n: int = 128, seed: int = 0
 ) -> Scores:
     """The mean loss of the next token on windows of a text.
 
@@ -87,7 +87,7 @@ def text_loss(
         model: the model.
         corpus: held-out text, see `Corpus`; None for text drawn from the model itself, which says how sure
             it is, not whether that is right.
-        length: tokens of a window; None for the context.
+        seq_len: tokens of a window; None for the context.
         n: how many windows, at most.
         seed: of the choice of windows.
 
@@ -99,9 +99,9 @@ def text_loss(
     """
     check_model(model)
     check_whole(seed=seed)
-    size = model.cfg.n_ctx if length is None else length
-    check_whole(2, length=size)
-    tokens = text_sequences(model, corpus, length=size, n=n, seed=seed)
+    size = model.cfg.n_ctx if seq_len is None else seq_len
+    check_whole(2, seq_len=size)
+    tokens = text_sequences(model, corpus, seq_len=size, n=n, seed=seed)
     with evaluating(model):
         each = losses(model, tokens).double().mean(1).cpu()
     source = "the model's own text" if corpus is None else corpus_name(corpus)
@@ -112,42 +112,42 @@ def text_loss(
         definition=f"cross-entropy of the next token, mean over {len(tokens)} windows of {size} tokens of {source}; "
         "chance: a uniform guess",
         chance=each.new_tensor(math.log(n_tokens(model))),
-        provenance=provenance(model, corpus=source, length=size, n=len(tokens), seed=seed),
+        provenance=provenance(model, corpus=source, seq_len=size, n=len(tokens), seed=seed),
     )
 
 
-def _default_spans(length: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    if length >= 512:
+def _default_spans(seq_len: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    if seq_len >= 512:
         return (49, 50), (499, 500)
-    width = max(1, length // 16)
-    start = max(1, round(49.5 / 512 * length - width / 2))
-    return (start, start + width), (length - width, length)
+    width = max(1, seq_len // 16)
+    start = max(1, round(49.5 / 512 * seq_len - width / 2))
+    return (start, start + width), (seq_len - width, seq_len)
 
 
-def _spans(early: Span | None, late: Span | None, length: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _spans(early: Span | None, late: Span | None, seq_len: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """First and one after the last, of both; `early` ends before `late` begins."""
-    given, default = (early, late), _default_spans(length)
+    given, default = (early, late), _default_spans(seq_len)
     (e0, e1), (l0, l1) = (
-        default[i] if span is None else _span(name, span, length)
+        default[i] if span is None else _span(name, span, seq_len)
         for i, (name, span) in enumerate(zip(("early", "late"), given, strict=True))
     )
     if e1 > l0:
         raise AnalysisError(
-            f"the early tokens are {e0} to {e1 - 1}, the late ones {l0} to {l1 - 1}, of a context of {length}; "
+            f"the early tokens are {e0} to {e1 - 1}, the late ones {l0} to {l1 - 1}, of a context of {seq_len}; "
             "expected all early ones before the late ones: give other positions, or a model with a longer context"
         )
     return (e0, e1), (l0, l1)
 
 
-def _span(name: str, given: Any, length: int) -> tuple[int, int]:
+def _span(name: str, given: Any, seq_len: int) -> tuple[int, int]:
     match given:
         case bool():
             pass
-        case int(first) if 1 <= first < length:
+        case int(first) if 1 <= first < seq_len:
             return first, first + 1
-        case (int(first), int(end)) if 1 <= first < end <= length:
+        case (int(first), int(end)) if 1 <= first < end <= seq_len:
             return first, end
     raise AnalysisError(
         f"{name} is {given!r}; expected a token, or the first and the one after the last, from 1, the first token "
-        f"that is predicted, to {length - 1}, the last of the context"
+        f"that is predicted, to {seq_len - 1}, the last of the context"
     )

@@ -105,10 +105,15 @@ def text_quality(
         "2016), and words that occur in the training part over all words; words are runs of letters and apostrophes "
         "in lower case, so that a hyphen separates two words; distinct-n falls with the number of words",
         provenance=provenance(
-            model, data=data.name, text_sha256=data.sha256, words=each * pieces, pieces=pieces,
-            temperature=float(temperature), seed=seed,
+            model,
+            data=data.name,
+            text_sha256=data.sha256,
+            words=each * pieces,
+            pieces=pieces,
+            temperature=float(temperature),
+            seed=seed,
         ),
-    )  # fmt: skip
+    )
 
 
 def words_of(text: str) -> list[str]:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from conversion.atomic import new_folder
+from conversion.backends import Backend
 from conversion.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from conversion.equivalence import check_equivalence
 from conversion.errors import ConversionError, EquivalenceError
 from conversion.native import GPT
 from conversion.saving import save_transformer_lens
+from nanogpt_lens.core.choices import ExportFormat
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,7 +37,7 @@ class Exported:
 
 def export(
     checkpoint: Checkpoint,
-    to: str,
+    to: ExportFormat,
     folder: str | Path,
     *,
     process_weights: bool = False,
@@ -70,7 +72,7 @@ def export(
 
 
 def _to_transformer_lens(
-    checkpoint: Checkpoint, backend: str, folder: Path, process_weights: bool, dtype: torch.dtype
+    checkpoint: Checkpoint, backend: Backend, folder: Path, process_weights: bool, dtype: torch.dtype
 ) -> Exported:
     from nanogpt_lens.model.loading import convert
 
@@ -110,7 +112,7 @@ def _to_nanogpt(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None)
     with new_folder(folder) as temporary:
         again = read_checkpoint(
             save_checkpoint(written, temporary),
-            activation=checkpoint.config.activation,
+            act_fn=checkpoint.config.act_fn,
             ignore_model_args=checkpoint.extra_model_args,
         )
         same = all(torch.equal(tensor, again.state_dict[name]) for name, tensor in written.state_dict.items())

@@ -14,8 +14,24 @@ from torch import Tensor
 
 from nanogpt_lens.model.access import Hooked
 
-_MATRICES = ("W_E", "W_pos", "W_Q", "W_K", "W_V", "b_Q", "b_K", "b_V", "W_O", "b_O", "W_in", "b_in", "W_out", "b_out",
-             "W_U", "b_U")  # fmt: skip
+_MATRICES = (
+    "W_E",
+    "W_pos",
+    "W_Q",
+    "W_K",
+    "W_V",
+    "b_Q",
+    "b_K",
+    "b_V",
+    "W_O",
+    "b_O",
+    "W_in",
+    "b_in",
+    "W_out",
+    "b_out",
+    "W_U",
+    "b_U",
+)
 
 
 def identity(model: Hooked) -> str:

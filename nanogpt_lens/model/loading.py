@@ -8,29 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from conversion.backends import resolve_backend
-from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, locate, read_checkpoint
-from conversion.config import Activation
+from conversion.backends import BackendChoice, resolve_backend
+from conversion.checkpoint import Checkpoint
+from conversion.config import ActFn
 from conversion.equivalence import check_equivalence
-from conversion.errors import BackendError, CheckpointError, ConversionError
+from conversion.errors import BackendError, ConversionError
 from conversion.report import EquivalenceReport
 from conversion.vocabulary import Vocabulary
+from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
-
-_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def load(
     path: str | Path,
     *,
-    backend: str = "auto",
+    backend: BackendChoice = "auto",
     process_weights: bool = False,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     meta: str | Path | Vocabulary | None = None,
-    activation: Activation = "gelu",
+    act_fn: ActFn = "gelu",
     ignore_model_args: Iterable[str] = (),
     model_class: type[Any] | None = None,
 ) -> HookedTransformer:
@@ -39,14 +38,10 @@ def load(
     Args:
         path: nanoGPT's `out_dir`, a `ckpt.pt`, or the name of a shipped checkpoint
             (`shipped_checkpoints()`); a path that exists comes first.
-        backend: "auto" gives a HookedTransformer where TransformerLens has one (3.x), else a
-            TransformerBridge (4.x); "hooked" and "bridge" insist.
+        backend, meta, act_fn, ignore_model_args: how the checkpoint is read, see
+            `nanogpt_lens.model.reading.Reading`.
         process_weights: fold LayerNorms and centre, in float64; log-probabilities stay the same.
         device, dtype: of the model.
-        meta: the vocabulary, where it is not beside the checkpoint: a `meta.pkl`, a
-            `tokenizer.json`, a folder with one of them, or "gpt2".
-        activation: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
-        ignore_model_args: a fork's `model_args` that do not change what is computed.
         model_class: a subclass of HookedTransformer to build, such as SAELens' HookedSAETransformer.
 
     Returns:
@@ -59,11 +54,9 @@ def load(
         BackendError: the installed TransformerLens does not have the backend.
     """
     resolve_backend(backend)
-    checkpoint = read_checkpoint(
-        find_checkpoint(path), meta=meta, activation=activation, ignore_model_args=ignore_model_args
-    )
+    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, ignore_model_args=ignore_model_args)
     return convert(
-        checkpoint,
+        reading.checkpoint(path),
         backend=backend,
         process_weights=process_weights,
         device=device,
@@ -76,7 +69,7 @@ def load(
 def convert(
     checkpoint: Checkpoint,
     *,
-    backend: str = "auto",
+    backend: BackendChoice = "auto",
     process_weights: bool = False,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -117,11 +110,11 @@ def convert(
 def check(
     path: str | Path | Checkpoint,
     *,
-    backend: str = "auto",
+    backend: BackendChoice = "auto",
     model_py: str | Path | None = None,
     val_bin: str | Path | None = None,
     meta: str | Path | Vocabulary | None = None,
-    activation: Activation = "gelu",
+    act_fn: ActFn = "gelu",
     ignore_model_args: Iterable[str] = (),
     edits: bool = True,
     seed: int = 0,
@@ -134,7 +127,7 @@ def check(
         path: as for `load`, or a checkpoint already read.
         model_py: a nanoGPT fork's `model.py` to compare with. THIS FILE IS EXECUTED.
         val_bin: the run's validation tokens; looked for where nanoGPT keeps them.
-        backend, meta, activation, ignore_model_args: as for `load`.
+        backend, meta, act_fn, ignore_model_args: as for `load`.
         edits, seed, device, progress: see `conversion.check_equivalence`.
 
     Returns:
@@ -144,9 +137,7 @@ def check(
         ConversionError: bad input; a difference is no error but a failed certificate.
     """
     if not isinstance(path, Checkpoint):
-        path = read_checkpoint(
-            find_checkpoint(path), meta=meta, activation=activation, ignore_model_args=ignore_model_args
-        )
+        path = Reading(meta=meta, act_fn=act_fn, ignore_model_args=ignore_model_args).checkpoint(path)
     return check_equivalence(
         path,
         backend=backend,
@@ -157,49 +148,3 @@ def check(
         device=device,
         progress=progress,
     )
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """The file that a path or a shipped name means.
-
-    Raises:
-        CheckpointError: neither exists.
-    """
-    place = Path(path).expanduser()
-    if place.exists():
-        return locate(place)
-    name = Path(*place.parts[1:]) if place.parts[:1] == ("checkpoints",) else place
-    folder = _shipped_folder()
-    if folder is not None and not name.is_absolute() and ".." not in name.parts and (folder / name).exists():
-        return locate(folder / name)
-    raise CheckpointError(
-        f"{path} does not exist and is no shipped checkpoint ({', '.join(shipped_checkpoints()) or 'none'}); "
-        f"expected nanoGPT's out_dir, a {CHECKPOINT_NAME}, or one of those names"
-    )
-
-
-def find_folder(path: str | Path) -> Path:
-    """The folder that a path or a shipped name means; that of a file.
-
-    Raises:
-        CheckpointError: neither exists.
-    """
-    place = Path(path).expanduser()
-    if place.is_dir():
-        return place
-    return find_checkpoint(path).parent
-
-
-def shipped_checkpoints() -> list[str]:
-    """The names of the checkpoints that come with the package, other seeds as "induction/seed_1338"."""
-    folder = _shipped_folder()
-    found = folder.glob(f"**/{CHECKPOINT_NAME}") if folder else ()
-    return sorted(file.parent.relative_to(folder).as_posix() for file in found if folder)
-
-
-def _shipped_folder() -> Path | None:
-    """Inside the installed package, or at the top of a checkout."""
-    if (_PACKAGE / "_checkpoints").is_dir():
-        return _PACKAGE / "_checkpoints"
-    root = _PACKAGE.parent
-    return root / "checkpoints" if (root / "pyproject.toml").is_file() else None

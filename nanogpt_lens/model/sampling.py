@@ -8,8 +8,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from conversion.errors import ConversionError
 from conversion.vocabulary import Vocabulary
+from nanogpt_lens.core.errors import AnalysisError
 
 
 @overload
@@ -59,17 +59,17 @@ def generate(
         Text never holds a token beyond the vocabulary (nanoGPT pads some to a multiple of 64).
 
     Raises:
-        ConversionError: an empty prompt, ids the model does not have, or an option out of range.
+        AnalysisError: an empty prompt, ids the model does not have, or an option out of range.
         VocabularyError: a prompt with unknown characters, or no vocabulary.
     """
     whole = isinstance(max_new_tokens, int) and isinstance(top_k, int | None)
     if not whole or max_new_tokens < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
-        raise ConversionError(
+        raise AnalysisError(
             f"max_new_tokens={max_new_tokens}, temperature={temperature}, top_k={top_k}; "
             "expected max_new_tokens and temperature of at least 0, and top_k of at least 1 or None"
         )
     if not 0 <= seed < 2**63:
-        raise ConversionError(f"seed is {seed}; expected an integer from 0 to 2**63 - 1")
+        raise AnalysisError(f"seed is {seed}; expected an integer from 0 to 2**63 - 1")
     device = next(model.parameters()).device
     ids = _encoded(model, prompt) if isinstance(prompt, str) else torch.as_tensor(prompt)
     tokens = _as_batch(ids, model.cfg.d_vocab).to(device)
@@ -103,18 +103,16 @@ def choose_token(logits: Tensor, temperature: float, top_k: int | None, generato
 
 def _encoded(model: Any, prompt: str) -> Tensor:
     if model.tokenizer is None:
-        raise ConversionError("the model has no tokenizer; give the prompt as token ids, or load the model with meta=")
+        raise AnalysisError("the model has no tokenizer; give the prompt as token ids, or load the model with meta=")
     return torch.tensor(model.tokenizer.encode(prompt), dtype=torch.long)
 
 
 def _as_batch(ids: Tensor, d_vocab: int) -> Tensor:
     tokens = ids[None] if ids.dim() == 1 else ids
     if tokens.dim() != 2 or not tokens.numel():
-        raise ConversionError(
+        raise AnalysisError(
             f"the prompt has shape {list(ids.shape)}; expected at least one token (nanoGPT starts with a newline)"
         )
     if tokens.is_floating_point() or int(tokens.min()) < 0 or int(tokens.max()) >= d_vocab:
-        raise ConversionError(
-            f"the prompt has ids outside the model's vocabulary of {d_vocab}; expected integers from 0"
-        )
+        raise AnalysisError(f"the prompt has ids outside the model's vocabulary of {d_vocab}; expected integers from 0")
     return tokens.long()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,19 +16,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import NeuronSource, On, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import ENDS, times_drawn
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Edit, Hooked, device_of, evaluating, loss_per_token, provenance, run, token_labels
-from nanogpt_lens.neurons.predicates import On, Predicate, labels_of, token_class
+from nanogpt_lens.neurons.predicates import Predicate, labels_of, token_class
 from nanogpt_lens.results.effects import NeuronAblation
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.drawing import drawn_sequences
 from nanogpt_lens.text.prompts import Corpus
 from nanogpt_lens.text.sequences import Sequences
-
-Removal: TypeAlias = Literal["zero", "mean"]
-"""What takes the place of a neuron's activation."""
 
 Neuron: TypeAlias = tuple[int, int]
 """(layer, neuron)."""
@@ -42,14 +40,14 @@ def ablate_neurons(
     corpus: Corpus,
     neurons: Sequence[Neuron | str],
     *,
-    mode: Removal = "zero",
+    source: NeuronSource = "zero",
     predicate: Predicate | None = None,
-    site: str = "mlp.hook_post",
+    activation: str = "mlp_post",
     each: bool = False,
     controls: int = 20,
     n: int | None = 512,
-    top_k: int = 20,
-    length: int | None = None,
+    k: int = 20,
+    seq_len: int | None = None,
     seed: int = 0,
     sae: Any = None,
     progress: bool = True,
@@ -67,14 +65,14 @@ def ablate_neurons(
         model: the model.
         corpus: see `nanogpt_lens.search_neurons`.
         neurons: (layer, neuron) pairs, or "0.17" or "L0N17".
-        mode: "zero" or "mean".
+        source: "zero" or "mean".
         predicate: a class of tokens, see `nanogpt_lens.neurons.predicates`.
-        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.interventions.units.SITES`.
+        activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         each: also take out each neuron alone.
         controls: how many sets of as many random other neurons, layer by layer; 0 for none.
         n: how many sequences at most, one drawn from each of equal stretches of the corpus; None for all.
-        top_k: how many of the tokens that are hit hardest are kept.
-        length: tokens of a sequence; None for the model's context.
+        k: how many of the tokens that are hit hardest are kept.
+        seq_len: tokens of a sequence; None for the model's context.
         seed: of the draws.
         sae: a SAELens autoencoder, whose features take the place of neurons.
         progress: show a bar.
@@ -86,25 +84,24 @@ def ablate_neurons(
         sequences; `chance` is the mean over the control sets.
 
     Raises:
-        AnalysisError: no such neuron, layer, site or class, an option out of range, a corpus of fewer than two tokens,
-            too few other neurons for a control.
+        AnalysisError: no such neuron, layer, activation or class, an option out of range, a corpus of fewer than two
+            tokens, too few other neurons for a control.
     """
-    if mode not in get_args(Removal):
-        raise AnalysisError(f"mode is {mode!r}; expected one of {', '.join(get_args(Removal))}")
+    check_choice(NeuronSource, source=source)
     check_whole(seed=seed, controls=controls)
-    check_whole(1, top_k=top_k, **({} if n is None else {"n": n}))
-    units, chosen = checked_neurons(model, neurons, site=site, sae=sae)
+    check_whole(1, k=k, **({} if n is None else {"n": n}))
+    units, chosen = checked_neurons(model, neurons, activation=activation, sae=sae)
     alone = [(neuron,) for neuron in chosen] if each and len(chosen) > 1 else []
     drawn = _control_sets(units, chosen, controls, seed)
     sets = [tuple(chosen), *alone, *drawn]
-    sequences = Sequences(model, corpus, length=length, least=2)
+    sequences = Sequences(model, corpus, seq_len=seq_len, least=2)
     tokens, at = drawn_sequences(sequences, n, seed=seed)
     if tokens.shape[1] < 2:
-        raise AnalysisError(f"sequences have length={length}; expected at least 2 tokens, one to predict")
+        raise AnalysisError(f"sequences have seq_len={seq_len}; expected at least 2 tokens, one to predict")
     groups, called = _groups(model, corpus, sequences, predicate, at)
     sums = torch.zeros(len(sets), len(groups), len(tokens), dtype=torch.float64)
     with evaluating(model):
-        base, after = _losses(model, tokens.to(device_of(model)), units, sets, mode, groups, sums, progress)
+        base, after = _losses(model, tokens.to(device_of(model)), units, sets, source, groups, sums, progress)
     names, found = _scores(sums, groups, base.sum(1), seed)
     controls_from = len(sets) - len(drawn)
     stronger = (found[0][controls_from:] >= found[0][0]).double().mean(0)
@@ -117,22 +114,30 @@ def ablate_neurons(
         axes=("ablated", "score"),
         labels={"ablated": tuple(_names(sets, len(alone))), "score": names},
         quantity="loss, nats per token",
-        definition=f"{units.site} replaced by {mode if mode == 'zero' else 'its mean over these sequences'} at all "
-        f"positions; {len(tokens)} sequences of {tokens.shape[1]} tokens of {sequences.name}"
+        definition=f"{units.activation} replaced by {source if source == 'zero' else 'its mean over these sequences'} "
+        f"at all positions; {len(tokens)} sequences of {tokens.shape[1]} tokens of {sequences.name}"
         + (f"; class: {called}" if called else "")
         + "; chance: mean over sets of as many random other neurons of the same layers",
-        **_hits(model, tokens, at, base, after, top_k),
+        **_hits(model, tokens, at, base, after, k),
         n_class=tuple(int(mask.sum()) for mask in groups[1::2]),
         provenance=provenance(
-            model, corpus=sequences.name, neurons=chosen, mode=mode, predicate=called, site=units.site, n=len(tokens),
-            length=tokens.shape[1], controls=len(drawn), seed=seed,
+            model,
+            corpus=sequences.name,
+            neurons=chosen,
+            source=source,
+            predicate=called,
+            activation=units.activation,
+            n=len(tokens),
+            seq_len=tokens.shape[1],
+            controls=len(drawn),
+            seed=seed,
             sae=units.autoencoder,
         ),
-    )  # fmt: skip
+    )
 
 
 def checked_neurons(
-    model: Hooked, neurons: Sequence[Neuron | str], *, site: str, sae: Any
+    model: Hooked, neurons: Sequence[Neuron | str], *, activation: str, sae: Any
 ) -> tuple[Units, list[Neuron]]:
     """The units of the layers concerned, and the (layer, neuron) pairs.
 
@@ -141,7 +146,7 @@ def checked_neurons(
     """
     if isinstance(neurons, str) or not isinstance(neurons, Iterable):
         raise AnalysisError(f'neurons is {neurons!r}; expected a list of neurons, such as [(0, 17)] or ["0.17"]')
-    every = Units(model, site=site, sae=sae)
+    every = Units(model, activation=activation, sae=sae)
     pairs: list[Neuron] = []
     for neuron in neurons:
         written = _WRITTEN.fullmatch(neuron.strip()) if isinstance(neuron, str) else None
@@ -153,7 +158,7 @@ def checked_neurons(
                 raise AnalysisError(f'there is no neuron {neuron!r}; expected (layer, neuron) or "layer.neuron"')
     if not pairs or len(set(pairs)) < len(pairs):
         raise AnalysisError(f"neurons is {pairs}; expected at least one (layer, neuron), each once")
-    return Units(model, site=site, layers=sorted({layer for layer, _ in pairs}), sae=sae), pairs
+    return Units(model, activation=activation, layers=sorted({layer for layer, _ in pairs}), sae=sae), pairs
 
 
 def _control_sets(units: Units, chosen: Sequence[Neuron], controls: int, seed: int) -> list[tuple[Neuron, ...]]:
@@ -206,7 +211,7 @@ def _losses(
     tokens: Tensor,
     units: Units,
     sets: Sequence[Sequence[Neuron]],
-    mode: Removal,
+    source: NeuronSource,
     groups: Sequence[Tensor],
     sums: Tensor,
     progress: bool,
@@ -215,7 +220,7 @@ def _losses(
 
     Every set's rises are summed over each group of each sequence into `sums` [set, group, sequence].
     """
-    means = _means(model, tokens, units) if mode == "mean" else None
+    means = _means(model, tokens, units) if source == "mean" else None
     base, after = [], []
     with tqdm(
         total=len(tokens) * (len(sets) + 1), unit="sequence", desc="ablation", delay=1, disable=not progress

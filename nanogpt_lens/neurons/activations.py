@@ -21,7 +21,7 @@ def get_neuron_activations(
     neurons: Sequence[int] | int | None = None,
     *,
     layers: Sequence[int] | int | None = None,
-    site: str = "mlp.hook_post",
+    activation: str = "mlp_post",
     sae: Any = None,
 ) -> Result:
     """Activations of neurons at every token of a text.
@@ -31,7 +31,7 @@ def get_neuron_activations(
         text: one text or several of one length, or token ids [pos] or [example, pos].
         neurons: which ones, the same in every layer; None for all.
         layers: which layers; None for all.
-        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.interventions.units.SITES`.
+        activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         sae: a SAELens autoencoder, whose features take the place of neurons.
 
     Returns:
@@ -39,11 +39,11 @@ def get_neuron_activations(
         layers' and neurons' own numbers, and for one text its tokens.
 
     Raises:
-        AnalysisError: no such neuron, layer or site, or see `as_tokens`.
+        AnalysisError: no such neuron, layer or activation, or see `as_tokens`.
     """
     tokens = as_tokens(model, text)
     chosen_layers = None if layers is None else checked_layers(model, layers)
-    units = Units(model, site=site, layers=chosen_layers, sae=sae)
+    units = Units(model, activation=activation, layers=chosen_layers, sae=sae)
     chosen = chosen_units(units, neurons)
     parts = []
     with evaluating(model):
@@ -59,13 +59,16 @@ def get_neuron_activations(
         values=values[0] if single else values,
         axes=("layer", "neuron", "pos") if single else ("example", "layer", "neuron", "pos"),
         labels={**labels, "pos": token_labels(model, tokens[0])} if single else labels,
-        quantity=f"activation of each {units.kind} at {units.site}",
-        definition=f"blocks.<layer>.{units.site}" + ("" if sae is None else ", encoded by the autoencoder"),
+        quantity=f"activation of each {units.kind} at {units.activation}",
+        definition=f"blocks.<layer>.{units.hook}" + ("" if sae is None else ", encoded by the autoencoder"),
         provenance=provenance(
-            model, site=units.site, layers=units.layers, neurons=None if neurons is None else chosen,
+            model,
+            activation=units.activation,
+            layers=units.layers,
+            neurons=None if neurons is None else chosen,
             tokens=tokens[0].tolist() if single else list(tokens.shape),
         ),
-    )  # fmt: skip
+    )
 
 
 def chosen_units(units: Units, neurons: Sequence[int] | int | None) -> list[int]:

@@ -18,12 +18,13 @@ import torch
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import On
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import ENDS, LEVEL, RESAMPLES, times_drawn
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.neurons.moments import ActivationSample
-from nanogpt_lens.neurons.predicates import On, Predicate, checked_on, labels_of, token_class
+from nanogpt_lens.neurons.predicates import Predicate, checked_on, labels_of, token_class
 from nanogpt_lens.results.effects import SeparatingNeurons
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
@@ -59,12 +60,12 @@ def find_neurons(
     *,
     on: On = "token",
     layers: Sequence[int] | None = None,
-    site: str = "mlp.hook_post",
+    activation: str = "mlp_post",
     k: int = 10,
     sample: int | None = 2**16,
     held_out: float = 0.5,
     permutations: int = 200,
-    length: int | None = None,
+    seq_len: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     sae: Any = None,
@@ -90,12 +91,12 @@ def find_neurons(
         on: "token": the neuron's activation on tokens of the class; "next": just before them, where they are to
             be predicted (the last position of each sequence is left out).
         layers: None for all.
-        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.interventions.units.SITES`.
+        activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         k: how many of the best get an interval.
         sample: how many tokens at most; None for all. Memory is theirs times the neurons of a layer.
         held_out: which share of the sequences is held out, from the end; 0 for none.
         permutations: how many shifts.
-        length: tokens of a sequence; None for the model's context.
+        seq_len: tokens of a sequence; None for the model's context.
         batch_size: sequences of a batch; None for some 4,096 tokens.
         seed: of the draws.
         sae: a SAELens autoencoder, whose features take the place of neurons.
@@ -106,20 +107,20 @@ def find_neurons(
         AUROC [layer, neuron] on the first part, and more: see `SeparatingNeurons`; `top()` lists the best.
 
     Raises:
-        AnalysisError: no such class, layer or site; a part without the class, or without anything else; an
+        AnalysisError: no such class, layer or activation; a part without the class, or without anything else; an
             option out of range; activations that are not finite.
     """
     check_whole(1, k=k, permutations=permutations, **({} if sample is None else {"sample": sample}))
     check_whole(seed=seed)
     if isinstance(held_out, bool) or not 0 <= held_out < 1:
         raise AnalysisError(f"held_out is {held_out!r}; expected a share from 0 on and below 1")
-    units = Units(model, site=site, layers=layers, sae=sae)
-    whole = Sequences(model, corpus, length=length, batch_size=batch_size)
+    units = Units(model, activation=activation, layers=layers, sae=sae)
+    whole = Sequences(model, corpus, seq_len=seq_len, batch_size=batch_size)
     mask, called = token_class(model, corpus, whole, predicate)
-    n = None if sample is None else max(1, sample // whole.length)
+    n = None if sample is None else max(1, sample // whole.seq_len)
     tokens, at = drawn_sequences(whole, n, seed=seed)
-    parts = _parts(mask[at], checked_on(on), held_out, called, whole.length)
-    sequences = Sequences(model, tokens, length=tokens.shape[1], batch_size=batch_size)
+    parts = _parts(mask[at], checked_on(on), held_out, called, whole.seq_len)
+    sequences = Sequences(model, tokens, seq_len=tokens.shape[1], batch_size=batch_size)
     labels = _shifted(parts[0].labels, permutations, tokens.shape[1], seed)
     activations = _activations(model, sequences, units, engine, progress)
     found = _separated(activations, parts, labels, k, seed)
@@ -128,20 +129,26 @@ def find_neurons(
         **found,
         axes=("layer", "neuron"),
         labels={"layer": tuple(map(str, units.layers))},
-        quantity=f"AUROC of {units.site} for {called}" + (" (the next token)" if on == "next" else ""),
+        quantity=f"AUROC of {units.activation} for {called}" + (" (the next token)" if on == "next" else ""),
         definition=f"{tokens.shape[0]} sequences of {tokens.shape[1]} tokens of {whole.name}; Mann-Whitney, average "
         f"ranks; chance: largest separation of any {units.kind} under {permutations} circular shifts of the class; "
         "interval: bootstrap over sequences",
         n_tokens=(len(parts[0].labels), len(parts[1].labels) if len(parts) > 1 else 0),
         n_class=(int(parts[0].labels.sum()), int(parts[1].labels.sum()) if len(parts) > 1 else 0),
         provenance=provenance(
-            model, corpus=whole.name, predicate=called, site=units.site, layers=units.layers, length=whole.length,
-            sae=units.autoencoder, **arguments,
+            model,
+            corpus=whole.name,
+            predicate=called,
+            activation=units.activation,
+            layers=units.layers,
+            seq_len=whole.seq_len,
+            sae=units.autoencoder,
+            **arguments,
         ),
-    )  # fmt: skip
+    )
 
 
-def _parts(mask: np.ndarray, on: On, held_out: float, called: str, length: int) -> list[_Part]:
+def _parts(mask: np.ndarray, on: On, held_out: float, called: str, seq_len: int) -> list[_Part]:
     """The first part and the held-out one, where there is one, of the class [sequence, pos].
 
     Raises:
@@ -151,8 +158,8 @@ def _parts(mask: np.ndarray, on: On, held_out: float, called: str, length: int) 
     first = len(mask) - round(held_out * len(mask))
     if held_out and not 0 < first < len(mask):
         raise AnalysisError(
-            f"{len(mask)} sequences of {length} tokens cannot be divided with held_out={held_out}; give a longer "
-            "corpus, a smaller length, or held_out=0"
+            f"{len(mask)} sequences of {seq_len} tokens cannot be divided with held_out={held_out}; give a longer "
+            "corpus, give a smaller seq_len or held_out=0"
         )
     everywhere = np.arange(mask.size).reshape(mask.shape)[:, : labels.shape[1]]
     parts = []
@@ -171,10 +178,10 @@ def _parts(mask: np.ndarray, on: On, held_out: float, called: str, length: int) 
     return parts
 
 
-def _shifted(labels: np.ndarray, n: int, length: int, seed: int) -> np.ndarray:
+def _shifted(labels: np.ndarray, n: int, seq_len: int, seed: int) -> np.ndarray:
     """The class as it is, and shifted around: booleans [1 + shift, position]."""
     size = len(labels)
-    least = length if size > 2 * length else 1
+    least = seq_len if size > 2 * seq_len else 1
     if size < 3:
         raise AnalysisError(f"there are {size} tokens to choose neurons on; expected at least 3: give a longer corpus")
     by = torch.randint(least, size - least + 1, (n,), generator=torch.Generator().manual_seed(seed))
@@ -190,9 +197,15 @@ def _activations(
         names = units.names[start : start + at_once]
         held = ActivationSample(sites=len(names), n_tokens=sequences.n_tokens, size=sequences.n_tokens, seed=0)
         stream(
-            model, sequences, names, [held], values=lambda i, value, start=start: units.values(start + i, value),
-            engine=engine, progress=progress, label="activations",
-        )  # fmt: skip
+            model,
+            sequences,
+            names,
+            [held],
+            values=lambda i, value, start=start: units.values(start + i, value),
+            engine=engine,
+            progress=progress,
+            label="activations",
+        )
         bar = tqdm(range(len(names)), desc="ranks", delay=1, disable=not progress, unit="layer")
         for i in bar:
             rows = held.rows(i)

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from conversion.errors import VocabularyError
 from conversion.vocabulary import CharVocabulary
+from nanogpt_lens.core.choices import On
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked
 from nanogpt_lens.text.prompts import Corpus
@@ -28,9 +29,6 @@ Predicate: TypeAlias = str | re.Pattern[str] | AbstractSet[str] | Callable[[str]
 """A class of tokens: a name (see `CLASSES` and `RULES`), a regular expression (compiled, or as "re:..."; its
 group `at` where it has one, else the whole match), a set of characters, a function from the corpus' text to
 one boolean for each character, or a boolean mask [tokens] of the corpus itself."""
-
-On: TypeAlias = Literal["token", "next"]
-"""Which token is in the class: the one that is read at a position, or the next one, which is predicted there."""
 
 
 def _of_category(*first: str) -> Callable[[str], bool]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Hooked, n_tokens, provenance, token_labels
@@ -39,12 +40,12 @@ def search_neurons(
     corpus: Corpus,
     *,
     layers: Sequence[int] | None = None,
-    site: str = "mlp.hook_post",
+    activation: str = "mlp_post",
     k: int = 20,
     window: int = 32,
     batch_size: int | None = None,
     where: Where = "max",
-    length: int | None = None,
+    seq_len: int | None = None,
     sample: int = 4096,
     seed: int = 0,
     sae: Any = None,
@@ -54,7 +55,7 @@ def search_neurons(
 ) -> NeuronSearch:
     """The excerpts on which each neuron is highest and lowest, and its statistics over the whole corpus.
 
-    The corpus is read in sequences of `length` tokens, which the model sees one by one: a token's
+    The corpus is read in sequences of `seq_len` tokens, which the model sees one by one: a token's
     activation depends on what precedes it in its sequence. Excerpts of one neuron do not overlap: those
     around weaker peaks give way to stronger ones of the same sequence. Of equal values the earlier counts.
 
@@ -65,12 +66,12 @@ def search_neurons(
         corpus: a text, a text file, nanoGPT's `.bin` or data folder (its val.bin), or ids [tokens] or
             [example, pos]; of any size.
         layers: None for all.
-        site: which activations: the hook point below `blocks.<layer>.`, see `nanogpt_lens.interventions.units.SITES`.
+        activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         k: excerpts of each neuron, each way; a neuron may have fewer on a very short corpus (nan, -1 in their place).
         window: tokens of an excerpt.
         batch_size: sequences of a batch; None for some 4,096 tokens.
         where: rank excerpts by their "max" (lowest: minimum), or by the "mean" over the whole excerpt.
-        length: tokens of a sequence; None for the model's context.
+        seq_len: tokens of a sequence; None for the model's context.
         sample: how many tokens, drawn at random from the corpus, quantiles and histogram come from.
         seed: of that draw.
         sae: a SAELens autoencoder, whose features take the place of neurons.
@@ -85,15 +86,14 @@ def search_neurons(
         activation, before the final LayerNorm divides by its scale.
 
     Raises:
-        AnalysisError: no such layer or site, a corpus that is empty, shorter than the window or has ids
+        AnalysisError: no such layer or activation, a corpus that is empty, shorter than the window or has ids
             outside the vocabulary, k beyond the number of excerpts, activations that are not finite.
     """
     check_whole(1, k=k, window=window, sample=sample)
     check_whole(seed=seed)
-    if where not in get_args(Where):
-        raise AnalysisError(f"where is {where!r}; expected one of {', '.join(get_args(Where))}")
-    units = Units(model, site=site, layers=layers, sae=sae)
-    sequences = Sequences(model, corpus, length=length, batch_size=batch_size, least=window)
+    check_choice(Where, where=where)
+    units = Units(model, activation=activation, layers=layers, sae=sae)
+    sequences = Sequences(model, corpus, seq_len=seq_len, batch_size=batch_size, least=window)
     _check_excerpts(sequences, k, window, where)
     sites = len(units.names)
     top, low = (TopWindows(sites=sites, k=k, window=window, where=where, lowest=low) for low in (False, True))
@@ -112,10 +112,7 @@ def search_neurons(
         progress=progress,
         label="neurons",
     )
-    if not bool(moments.mean.isfinite().all()):
-        raise AnalysisError(
-            f"some activations at {units.names[0]} ... are not finite; the model overflows on this text"
-        )
+    units.check_finite(moments.mean)
     size = len(drawn.indices)
     return NeuronSearch(
         **_kept("top", top, sequences),
@@ -130,10 +127,16 @@ def search_neurons(
         n_tokens=moments.n,
         sample_size=size,
         provenance=provenance(
-            model, corpus=sequences.name, site=units.site, layers=units.layers, length=sequences.length,
-            batch_size=sequences.batch_size, engine=used, **options,
+            model,
+            corpus=sequences.name,
+            activation=units.activation,
+            layers=units.layers,
+            seq_len=sequences.seq_len,
+            batch_size=sequences.batch_size,
+            engine=used,
+            **options,
         ),
-    )  # fmt: skip
+    )
 
 
 def _named(model: Hooked, units: Units, sequences: Sequences, k: int, window: int, where: Where) -> dict[str, Any]:
@@ -142,8 +145,8 @@ def _named(model: Hooked, units: Units, sequences: Sequences, k: int, window: in
     return {
         "axes": ("layer", "neuron"),
         "labels": {"layer": tuple(map(str, units.layers))},
-        "quantity": f"{what} at {units.site}",
-        "definition": f"all {sequences.n_tokens} tokens of {sequences.name}, read in sequences of {sequences.length}; "
+        "quantity": f"{what} at {units.activation}",
+        "definition": f"all {sequences.n_tokens} tokens of {sequences.name}, read in sequences of {sequences.seq_len}; "
         f"{k} excerpts of {window} tokens each way, which do not overlap; quantiles and histogram from a random "
         "sample of tokens",
         "vocabulary": token_labels(model, torch.arange(model.cfg.d_vocab)),
@@ -153,13 +156,13 @@ def _named(model: Hooked, units: Units, sequences: Sequences, k: int, window: in
 
 
 def _check_excerpts(sequences: Sequences, k: int, window: int, where: Where) -> None:
-    if window > sequences.length:
+    if window > sequences.seq_len:
         raise AnalysisError(
-            f"window is {window}; expected at most {sequences.length}, the length of a sequence that the model reads"
+            f"window is {window}; expected at most {sequences.seq_len}, the length of a sequence that the model reads"
         )
-    rest = sequences.n_tokens % sequences.length
+    rest = sequences.n_tokens % sequences.seq_len
     last = rest // window if where == "mean" or not rest else max(1, rest // window)  # a peak needs no whole excerpt
-    most = sequences.n_tokens // sequences.length * (sequences.length // window) + last
+    most = sequences.n_tokens // sequences.seq_len * (sequences.seq_len // window) + last
     if k > most:
         raise AnalysisError(
             f"k is {k}, but {sequences.name} has room for at most {most} excerpts of {window} tokens; give a "

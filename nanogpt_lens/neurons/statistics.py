@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Hooked, provenance
@@ -34,10 +35,10 @@ def neuron_statistics(
     *,
     layers: Sequence[int] | None = None,
     neurons: Sequence[int] | None = None,
-    site: str = "mlp.hook_post",
+    activation: str = "mlp_post",
     between: Between = "neighbours",
     control: bool = True,
-    length: int | None = None,
+    seq_len: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     sae: Any = None,
@@ -59,10 +60,10 @@ def neuron_statistics(
         corpus: see `nanogpt_lens.search_neurons`.
         layers: None for all.
         neurons: which ones of every layer; None for all.
-        site: the hook point below `blocks.<layer>.`, see `nanogpt_lens.interventions.units.SITES`.
+        activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         between: "neighbours" (each layer with the next one chosen), "all" pairs of layers, or "none".
         control: whether to measure the control.
-        length: tokens of a sequence; None for the model's context.
+        seq_len: tokens of a sequence; None for the model's context.
         batch_size: sequences of a batch; None for some 4,096 tokens.
         seed: of the control's distances.
         sae: a SAELens autoencoder, whose features take the place of neurons.
@@ -76,29 +77,33 @@ def neuron_statistics(
         exactly 0 and nan for its correlations. `top()` lists the most correlated pairs.
 
     Raises:
-        AnalysisError: no such layer, neuron or site, too many correlations to hold, an empty corpus, activations
+        AnalysisError: no such layer, neuron or activation, too many correlations to hold, an empty corpus, activations
             that are not finite.
     """
-    if between not in get_args(Between):
-        raise AnalysisError(f"between is {between!r}; expected one of {', '.join(get_args(Between))}")
+    check_choice(Between, between=between)
     check_whole(seed=seed)
-    units = Units(model, site=site, layers=layers, sae=sae)
+    units = Units(model, activation=activation, layers=layers, sae=sae)
     chosen = chosen_units(units, neurons)
     own, others = _pairs(len(units.names), between)
     _check_size(len(chosen), len(own) + len(others), between, control)
-    sequences = Sequences(model, corpus, length=length, batch_size=batch_size)
-    keeper = Comoments(pairs=[*own, *others], control=control, seed=seed, units=None if neurons is None else chosen)
-    options = {"neurons": None if neurons is None else chosen, "between": between, "control": control, "seed": seed,
-               "sae": units.autoencoder}  # fmt: skip
+    sequences = Sequences(model, corpus, seq_len=seq_len, batch_size=batch_size)
+    named = None if neurons is None else chosen
+    keeper = Comoments(pairs=[*own, *others], control=control, seed=seed, units=named)
+    options = {"neurons": named, "between": between, "control": control, "seed": seed, "sae": units.autoencoder}
     used = stream(
-        model, sequences, units.names, [keeper], values=units.values, engine=engine, resume=resume,
-        describes=options, progress=progress, label="correlations",
-    )  # fmt: skip
+        model,
+        sequences,
+        units.names,
+        [keeper],
+        values=units.values,
+        engine=engine,
+        resume=resume,
+        describes=options,
+        progress=progress,
+        label="correlations",
+    )
     mean = torch.stack([keeper.mean(i) for i in range(len(own))])
-    if not bool(mean.isfinite().all()):
-        raise AnalysisError(
-            f"some activations at {units.names[0]} ... are not finite; the model overflows on this text"
-        )
+    units.check_finite(mean)
     return NeuronStatistics(
         **_correlations(keeper, own, others, torch.float64 if model.cfg.dtype == torch.float64 else torch.float32),
         values=mean,
@@ -106,15 +111,21 @@ def neuron_statistics(
         pairs=tuple((units.layers[a], units.layers[b]) for a, b in others),
         axes=("layer", "neuron"),
         labels={"layer": tuple(map(str, units.layers)), "neuron": tuple(map(str, chosen))},
-        quantity=f"mean activation at {units.site}",
-        definition=f"all {keeper.n} tokens of {sequences.name}, read in sequences of {sequences.length}; Pearson "
+        quantity=f"mean activation at {units.activation}",
+        definition=f"all {keeper.n} tokens of {sequences.name}, read in sequences of {sequences.seq_len}; Pearson "
         "correlations; control: the other unit's activation on another token of the batch, a random distance away",
         n_tokens=keeper.n,
         provenance=provenance(
-            model, corpus=sequences.name, site=units.site, layers=units.layers, length=sequences.length,
-            batch_size=sequences.batch_size, engine=used, **options,
+            model,
+            corpus=sequences.name,
+            activation=units.activation,
+            layers=units.layers,
+            seq_len=sequences.seq_len,
+            batch_size=sequences.batch_size,
+            engine=used,
+            **options,
         ),
-    )  # fmt: skip
+    )
 
 
 def _pairs(n: int, between: Between) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

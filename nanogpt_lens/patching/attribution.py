@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from nanogpt_lens.core.choices import Activation, Direction, Source
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.interventions.sites import Activation
-from nanogpt_lens.interventions.sources import Source
 from nanogpt_lens.model.access import Edit, Hooked, Text, check_model, evaluating, has_hooks
 from nanogpt_lens.patching.first_block import FirstBlock
 from nanogpt_lens.patching.runner import CHUNK_TOKENS
-from nanogpt_lens.patching.runs import Direction, SweepSetup, gradient, run_copies, set_up
+from nanogpt_lens.patching.runs import SweepSetup, gradient, run_copies, set_up
 from nanogpt_lens.results import AttributionResult
 from nanogpt_lens.running.metrics import BoundMetric, Metric
 
@@ -71,9 +70,18 @@ def attribution_patching(
     check_gradients(model, axes)
     with evaluating(model):
         setup = set_up(
-            model, clean, corrupted, metric, activation, axes, direction=direction, source=source,
-            reference=reference, seed=seed, differentiable=ig_steps is None,
-        )  # fmt: skip
+            model,
+            clean,
+            corrupted,
+            metric,
+            activation,
+            axes,
+            direction=direction,
+            source=source,
+            reference=reference,
+            seed=seed,
+            differentiable=ig_steps is None,
+        )
         per_example = estimates(model, setup, ig_steps, progress)
     runs = setup.runs
     clean_value, corrupted_value = runs.values()

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nanogpt_lens.core.choices import Ablation, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import sampled
 from nanogpt_lens.model.access import Hooked, evaluating, loss_per_token, provenance
@@ -29,9 +30,9 @@ def head_importance(
     model: Hooked,
     corpus: Corpus | None = None,
     *,
-    ablation: Literal["zero", "mean", "resample"] = "mean",
+    source: Ablation = "mean",
     method: Literal["exact", "attribution"] = "exact",
-    length: int | None = None,
+    seq_len: int | None = None,
     n: int = 32,
     seed: int = 0,
     progress: bool = True,
@@ -41,12 +42,12 @@ def head_importance(
     Args:
         model: a HookedTransformer or a TransformerBridge.
         corpus: a text, a file, or token ids; None takes text drawn from the model itself.
-        ablation: "zero"; "mean" over the sequences and positions of the head's batch; "resample", the
+        source: "zero"; "mean" over the sequences and positions of the head's batch; "resample", the
             head's output on another sequence of the batch at the same position.
         method: "exact" runs the model with each head ablated; "attribution" estimates it by integrated
             gradients on the way from intact to ablated. (The gradient at the intact model alone says
             next to nothing: training has made it small.)
-        length: tokens of a sequence; None for the context, at most 128.
+        seq_len: tokens of a sequence; None for the context, at most 128.
         n: how many sequences, at least 2.
         seed: of the choice of sequences and of "resample".
         progress: show a bar.
@@ -58,34 +59,33 @@ def head_importance(
     Raises:
         AnalysisError: an unknown ablation or method, fewer than 2 sequences, or a corpus that is too short.
     """
-    if ablation not in ("zero", "mean", "resample"):
-        raise AnalysisError(f"ablation is {ablation!r}; expected 'zero', 'mean' or 'resample'")
+    check_choice(Ablation, source=source)
     if method not in ("exact", "attribution"):
         raise AnalysisError(f"method is {method!r}; expected 'exact' or 'attribution'")
-    size = min(model.cfg.n_ctx, 128) if length is None else length
-    tokens = text_sequences(model, corpus, length=size, n=n, seed=seed)
+    size = min(model.cfg.n_ctx, 128) if seq_len is None else seq_len
+    tokens = text_sequences(model, corpus, seq_len=size, n=n, seed=seed)
     if len(tokens) < 2:
         raise AnalysisError(f"there are {len(tokens)} sequences of {size} tokens; expected at least 2: give more text")
     at_once = max(2, BATCH_TOKENS // size)
     batches = list(tokens.split(at_once))
     if len(batches) > 1 and len(batches[-1]) < 2:  # nothing to resample from
         batches[-2:] = [torch.cat(batches[-2:])]
-    rises = torch.cat([_rise(model, batch, ablation, method, seed, progress) for batch in batches], dim=-1)
+    rises = torch.cat([_rise(model, batch, source, method, seed, progress) for batch in batches], dim=-1)
     return Scores(
         **sampled(rises, seed=seed),
         axes=("layer", "head"),
         quantity="rise of the loss, in nats per token",
         definition=(
             f"{'by integrated gradients: ' if method == 'attribution' else ''}loss with the head's z replaced by "
-            f"{_REPLACED[ablation]} at all positions, minus the loss of the intact model; {len(tokens)} sequences of "
+            f"{_REPLACED[source]} at all positions, minus the loss of the intact model; {len(tokens)} sequences of "
             f"{size} tokens {'drawn from the model' if corpus is None else 'of the corpus'}"
-            f"{_reference(ablation, [len(batch) for batch in batches])}"
+            f"{_reference(source, [len(batch) for batch in batches])}"
         ),
         provenance=provenance(
             model,
-            ablation=ablation,
+            source=source,
             method=method,
-            length=size,
+            seq_len=size,
             n=len(tokens),
             seed=seed,
             own_text=corpus is None,
@@ -93,19 +93,19 @@ def head_importance(
     )
 
 
-def _reference(ablation: str, sizes: list[int]) -> str:
+def _reference(source: str, sizes: list[int]) -> str:
     """Over which sequences the mean is taken, or from which the other one is drawn."""
-    if ablation == "zero":
+    if source == "zero":
         return ""
     several = f"batch of up to {max(sizes)} of them" if len(sizes) > 1 else ""
-    if ablation == "mean":
+    if source == "mean":
         return f"; the mean is taken over {f'each {several}' if several else 'all of them'}"
     return f"; the other sequence is drawn from {f'the same {several}' if several else 'all of them'}"
 
 
-def _rise(model: Hooked, tokens: Tensor, ablation: str, method: str, seed: int, progress: bool) -> Tensor:
+def _rise(model: Hooked, tokens: Tensor, source: str, method: str, seed: int, progress: bool) -> Tensor:
     """[layer, head, example]."""
-    options = {"activation": "z", "axes": ("layer", "head"), "source": ablation, "seed": seed}
+    options = {"activation": "z", "axes": ("layer", "head"), "source": source, "seed": seed}
     if method == "attribution":
         found = attribution_patching(
             model, tokens, None, loss(), **options, ig_steps=IG_STEPS, progress=progress

@@ -22,19 +22,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from nanogpt_lens.core.choices import Direction
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.nodes import Node, Nodes, label, receivers_of, senders_of
 from nanogpt_lens.model.access import Edit, Hooked, Text, evaluating, has_hooks, provenance, record
 from nanogpt_lens.patching.runner import CHUNK_TOKENS, MEMORY
-from nanogpt_lens.patching.runs import (
-    Direction,
-    checked_direction,
-    intervals,
-    pair_of,
-    position_labels,
-    run_copies,
-    run_value,
-)
+from nanogpt_lens.patching.runs import checked_direction, intervals, pair_of, position_labels, run_copies, run_value
 from nanogpt_lens.results import PatchingResult
 from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +16,6 @@ from nanogpt_lens.interventions.sources import SOURCES, source_activations
 from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, can_start, provenance, record, run, token_labels
 from nanogpt_lens.patching.continuation import names_needed
 from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
-
-Direction: TypeAlias = Literal["denoise", "noise"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt_lens.core.choices import Activation, Direction, Source
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.interventions.sites import Activation, all_sites
-from nanogpt_lens.interventions.sources import Source
+from nanogpt_lens.interventions.sites import all_sites
 from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.attribution import check_gradients, over_examples, two_estimates
 from nanogpt_lens.patching.runner import MEMORY, Engine, PatchRunner
-from nanogpt_lens.patching.runs import Direction, intervals, set_up
+from nanogpt_lens.patching.runs import intervals, set_up
 from nanogpt_lens.results import ScreeningResult
 from nanogpt_lens.running.metrics import Metric
 
@@ -64,17 +64,11 @@ def screen_and_verify(
     Raises:
         AnalysisError: see `activation_patching`; `k`, `verify` or `sample` are out of range.
     """
-    first = verify if verify is not None else 3 * k if isinstance(k, int) else 0
-    if not all(isinstance(n, int) for n in (k, first, sample)) or k < 1 or first < k or sample < 0:
-        raise AnalysisError(
-            f"k={k}, verify={verify}, sample={sample}; expected whole numbers, 1 <= k <= verify and sample >= 0"
-        )
+    first = _checked_sizes(k, verify, sample)
     check_gradients(model, axes)
     with evaluating(model):
-        setup = set_up(
-            model, clean, corrupted, metric, activation, axes, direction=direction, source=source,
-            reference=reference, seed=seed, differentiable=True,
-        )  # fmt: skip
+        options = {"direction": direction, "source": source, "reference": reference, "seed": seed}
+        setup = set_up(model, clean, corrupted, metric, activation, axes, differentiable=True, **options)
         runs = setup.runs
         runner = PatchRunner(model, setup, engine=engine, memory=memory)
         both = two_estimates(model, setup, runner.first if runner.fast else None)
@@ -90,30 +84,41 @@ def screen_and_verify(
     trust = trust_of(guess, index, exact.mean(-1).cpu() - base, n_first=len(chosen), k=k)
     values = (base + guess).index_put((index,), exact.mean(-1).cpu()).view(shape)
     unknown = torch.full_like(guess, torch.nan)
-    ends = {
-        name: unknown.index_put((index,), end).view(shape)
-        for name, end in intervals(runs.metric, runs.base["logits"], exact, seed).items()
-    }
+    ends = intervals(runs.metric, runs.base["logits"], exact, seed).items()
     return ScreeningResult(
         values=values,
         axes=setup.axes,
         labels=setup.labels(model),
         quantity=f"{runs.metric.definition} after patching {setup.kind.name}",
-        definition=(
-            f"exact for the first {len(chosen)} of {sites.n} sites by gradient and for {len(drawn)} drawn from the "
-            f"rest, base + estimate elsewhere: {setup.describe()}"
-        ),
+        definition=_definition(len(chosen), len(drawn), sites.n, setup.describe()),
         provenance=setup.provenance(model, k=k, verify=first, sample=sample, engine=runner.engine),
         clean=clean_value,
         corrupted=corrupted_value,
         direction=runs.direction,
-        **ends,
+        **{name: unknown.index_put((index,), end).view(shape) for name, end in ends},
         estimate=guess.view(shape),
         verified=_mask(index, sites.n).view(shape),
         sampled=_mask(drawn, sites.n).view(shape),
         k=k,
         **trust,
     )
+
+
+def _definition(first: int, drawn: int, sites: int, patch: str) -> str:
+    return (
+        f"exact for the first {first} of {sites} sites by gradient and for {drawn} drawn from the rest, base + "
+        f"estimate elsewhere: {patch}"
+    )
+
+
+def _checked_sizes(k: int, verify: int | None, sample: int) -> int:
+    """How many of the sites that rank highest are patched exactly: `verify`, or three times `k`."""
+    first = verify if verify is not None else 3 * k if isinstance(k, int) else 0
+    if not all(isinstance(n, int) for n in (k, first, sample)) or k < 1 or first < k or sample < 0:
+        raise AnalysisError(
+            f"k={k}, verify={verify}, sample={sample}; expected whole numbers, 1 <= k <= verify and sample >= 0"
+        )
+    return first
 
 
 def _choice(size: Tensor, verify: int, sample: int, seed: int) -> tuple[Tensor, Tensor]:

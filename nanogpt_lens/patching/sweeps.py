@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from nanogpt_lens.interventions.sites import Activation, all_sites
-from nanogpt_lens.interventions.sources import Source
+from nanogpt_lens.core.choices import Activation, Direction, Source
+from nanogpt_lens.interventions.sites import all_sites
 from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.runner import MEMORY, Engine, PatchRunner
-from nanogpt_lens.patching.runs import Direction, intervals, set_up
+from nanogpt_lens.patching.runs import intervals, set_up
 from nanogpt_lens.results import PatchingResult
 from nanogpt_lens.running.metrics import Metric
 
@@ -70,9 +70,17 @@ def activation_patching(
     """
     with evaluating(model):
         setup = set_up(
-            model, clean, corrupted, metric, activation, axes, direction=direction, source=source,
-            reference=reference, seed=seed,
-        )  # fmt: skip
+            model,
+            clean,
+            corrupted,
+            metric,
+            activation,
+            axes,
+            direction=direction,
+            source=source,
+            reference=reference,
+            seed=seed,
+        )
         runner = PatchRunner(model, setup, engine=engine, memory=memory)
         sites, shape = all_sites(model, setup.kind, setup.axes, setup.runs.tokens.shape[1])
         per_example = runner.values(sites, progress=progress).unflatten(0, shape)

@@ -10,13 +10,14 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from conversion.atomic import write_text
-from conversion.backends import resolve_backend
-from conversion.checkpoint import CHECKPOINT_NAME, read_checkpoint
-from conversion.config import Activation
+from conversion.backends import BackendChoice, resolve_backend
+from conversion.checkpoint import CHECKPOINT_NAME
+from conversion.config import ActFn
 from conversion.vocabulary import Vocabulary
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.model.loading import convert, find_checkpoint
+from nanogpt_lens.model.loading import convert
+from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.reporting.page import page
 from nanogpt_lens.reporting.section import Recipe, Section, made
 from nanogpt_lens.reporting.sections import (
@@ -31,7 +32,7 @@ from nanogpt_lens.reporting.sections import (
     patching,
     summary,
 )
-from nanogpt_lens.reporting.subject import Options, OwnPair, Subject, text_of
+from nanogpt_lens.reporting.subject import OwnPair, Subject, text_of
 from nanogpt_lens.reporting.words import shown
 from nanogpt_lens.text.prompts import Corpus
 
@@ -94,7 +95,7 @@ class Report:
 def report(
     path: str | Path,
     *,
-    text: Corpus | None = None,
+    corpus: Corpus | None = None,
     output: str | Path | None = None,
     sections: Sequence[str] | None = None,
     clean: str | Sequence[int] | None = None,
@@ -103,9 +104,9 @@ def report(
     wrong: str | int | None = None,
     seed: int = 0,
     progress: bool = True,
-    backend: str = "auto",
+    backend: BackendChoice = "auto",
     meta: str | Path | Vocabulary | None = None,
-    activation: Activation = "gelu",
+    act_fn: ActFn = "gelu",
     ignore_model_args: Iterable[str] = (),
 ) -> Report:
     """One offline page about a checkpoint: the proof that its conversion is equal, and what is inside.
@@ -116,7 +117,7 @@ def report(
         path: nanoGPT's `out_dir`, a `ckpt.pt`, or the name of a shipped checkpoint. Of a folder with several
             checkpoints (`ckpt*.pt`, also in the folders in it) these are compared as well; where it has no `ckpt.pt`
             of its own, they are compared alone.
-        text: what the model is measured on: a text, a path or token ids; None for the model's own text, which
+        corpus: what the model is measured on: a text, a path or token ids; None for the model's own text, which
             shows less.
         output: also write the page there.
         sections: which ones, see `SECTIONS`; None for all that apply.
@@ -126,7 +127,7 @@ def report(
             model's own top tokens.
         seed: of everything that is drawn.
         progress: show a bar over the sections.
-        backend, meta, activation, ignore_model_args: as for `ngl.check`.
+        backend, meta, act_fn, ignore_model_args: as for `ngl.check`.
 
     Returns:
         the report; `save(path)` writes it.
@@ -135,7 +136,7 @@ def report(
         AnalysisError: a model in place of a path, a section that does not exist or that these checkpoints cannot
             have, half a pair, prompts that do not fit or are equal or have no section, an output that cannot be
             written.
-        ConversionError: a checkpoint or text that cannot be read.
+        NanoGPTLensError: a checkpoint or text that cannot be read.
     """
     if not isinstance(path, str | Path):
         raise AnalysisError(
@@ -146,7 +147,7 @@ def report(
     resolve_backend(backend)
     target = None if output is None else check_output(output)
     pair = _pair(clean, corrupted, answer, wrong)
-    options = Options(backend=backend, meta=meta, activation=activation, ignore_model_args=tuple(ignore_model_args))
+    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, ignore_model_args=ignore_model_args)
     stages = checkpoints.checkpoints_of(path)
     alone = len(stages) > 1 and not checkpoints.has_own(path)
     chosen = chosen_sections(sections, path=path, several=len(stages) > 1, alone=alone)
@@ -156,9 +157,14 @@ def report(
             f"sections ({', '.join(chosen)}); choose it too, or leave the prompts out"
         )
     about: dict[str, Any] = {
-        "path": str(path), "raw_text": text, "pair": pair, "stages": stages, "seed": seed, "options": options
-    }  # fmt: skip
-    subject = Subject(**about) if alone else _opened(about, options)
+        "path": str(path),
+        "raw_text": corpus,
+        "pair": pair,
+        "stages": stages,
+        "seed": seed,
+        "reading": reading,
+    }
+    subject = Subject(**about) if alone else _opened(about, reading)
     found = _made(subject, chosen, progress)
     result = Report(html=_page(subject, found), path=str(path), sections=found, passed=_passed(found))
     if target is not None:
@@ -238,14 +244,13 @@ def _pair(
     return OwnPair(clean=clean, corrupted=corrupted, answer=answer, wrong=wrong)
 
 
-def _opened(about: dict[str, Any], options: Options) -> Subject:
+def _opened(about: dict[str, Any], reading: Reading) -> Subject:
     """The subject with its model and its text; what the user can get wrong is found here."""
-    given = {k: v for k, v in options.given().items() if k != "backend"}
-    checkpoint = read_checkpoint(find_checkpoint(about["path"]), **given)
+    checkpoint = reading.checkpoint(about["path"])
     kept = checkpoint.without_weights()
     _ = checkpoint.sha256, kept.sha256
     n_params = checkpoint.n_params
-    model = convert(checkpoint, backend=options.backend, consume=True)
+    model = convert(checkpoint, backend=reading.backend, consume=True)
     if about["pair"] is not None:
         patching.own_case(model, about["pair"])
     return Subject(**about, checkpoint=kept, n_params=n_params, _model=model, text=text_of(model, about["raw_text"]))

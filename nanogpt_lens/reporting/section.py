@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from conversion.errors import ConversionError, printable
+from conversion.errors import NanoGPTLensError, printable
 from nanogpt_lens.reporting.blocks import Block
 from nanogpt_lens.reporting.words import without_folders
 
@@ -121,7 +121,7 @@ def made(recipe: Recipe, subject: Subject) -> Section:
 
 def in_a_sentence(error: Exception, folders: Iterable[Any]) -> str:
     """What went wrong, on one line, without the folders of this machine."""
-    if isinstance(error, ConversionError):
+    if isinstance(error, NanoGPTLensError):
         text = str(error)
     elif isinstance(error, OSError):
         text = f"{error.filename or 'a file'}: {error.strerror or error}"

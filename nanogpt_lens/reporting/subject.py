@@ -16,6 +16,7 @@ from torch import Tensor
 from conversion.checkpoint import Checkpoint
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, n_tokens, token_labels
+from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.reporting.words import command, short_path
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.text.prompts import Corpus, check_ids, corpus_name, corpus_tokens, is_path, own_text
@@ -25,32 +26,6 @@ OTHER_SIZES = "other sample sizes: numbers differ a little"
 _LOOKED_AT = 50_000  # tokens of the text among which a passage begins
 _LONGEST = 128
 _WORK = 2e12  # parameters times tokens that a section reads at most: minutes on a CPU
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a checkpoint is read and converted; as `ngl.check` has them."""
-
-    backend: str = "auto"
-    meta: Any = None
-    activation: Any = "gelu"
-    ignore_model_args: tuple[str, ...] = ()
-
-    def given(self) -> dict[str, Any]:
-        """As keyword arguments."""
-        return {
-            "backend": self.backend,
-            "meta": self.meta,
-            "activation": self.activation,
-            "ignore_model_args": self.ignore_model_args,
-        }
-
-    def words(self, *, gelu: str = "--activation") -> list[str]:
-        """As options of the command line."""
-        found = [] if self.backend == "auto" else ["--backend", self.backend]
-        found += ["--meta", short_path(str(self.meta))] if isinstance(self.meta, str | Path) else []
-        found += [] if self.activation == "gelu" else [gelu, self.activation]
-        return found + [word for name in self.ignore_model_args for word in ("--ignore-model-arg", name)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +74,7 @@ class Subject:
         pair: the user's prompts.
         stages: other checkpoints of the folder, see `checkpoints`.
         seed: of everything that is drawn.
-        options: how checkpoints are read.
+        reading: how checkpoints are read.
     """
 
     path: str
@@ -111,7 +86,7 @@ class Subject:
     pair: OwnPair | None = None
     stages: tuple[Path, ...] = ()
     seed: int = 0
-    options: Options = field(default_factory=Options)
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def model(self) -> Hooked:
@@ -135,7 +110,7 @@ class Subject:
         return self.text.data if self.text else None
 
     @property
-    def length(self) -> int:
+    def seq_len(self) -> int:
         """Tokens of a sequence of text: the context, at most 128, and at least four of them in the text."""
         most = min(int(self.model.cfg.n_ctx), _LONGEST)
         return most if self.text is None else max(2, min(most, len(self.text.ids) // 4))
@@ -172,23 +147,23 @@ class Subject:
         """Between tokens: nothing between text, a space between numbers."""
         return "" if self.has_vocabulary else " "
 
-    def passage(self, length: int, *, number: int = 0) -> Tensor:
-        """A passage of the text, ids [at most length]: from the beginning of a paragraph where there is one.
+    def passage(self, seq_len: int, *, number: int = 0) -> Tensor:
+        """A passage of the text, ids [at most seq_len]: from the beginning of a paragraph where there is one.
 
         `number` gives another one.
         """
-        length = min(length, int(self.model.cfg.n_ctx))
+        seq_len = min(seq_len, int(self.model.cfg.n_ctx))
         if self.text is None:
-            return own_text(self.model, length=length, n=1, seed=self.seed + number)[0].cpu()
+            return own_text(self.model, seq_len=seq_len, n=1, seed=self.seed + number)[0].cpu()
         ids = np.asarray(self.text.ids[:_LOOKED_AT]).astype(np.int64)
-        starts = self._beginnings(ids, length)
+        starts = self._beginnings(ids, seq_len)
         generator = torch.Generator().manual_seed(self.seed + number)
         start = starts[int(torch.randint(len(starts), (1,), generator=generator))]
-        return torch.from_numpy(ids[start : start + length].copy())
+        return torch.from_numpy(ids[start : start + seq_len].copy())
 
-    def _beginnings(self, ids: np.ndarray, length: int) -> Sequence[int]:
+    def _beginnings(self, ids: np.ndarray, seq_len: int) -> Sequence[int]:
         """Where a passage may begin: behind an empty line, behind a line break, or anywhere."""
-        last = max(0, len(ids) - length)
+        last = max(0, len(ids) - seq_len)
         vocabulary = self.strings(torch.arange(n_tokens(self.model))) if self.has_vocabulary else ()
         breaks = np.isin(ids, [i for i, text in enumerate(vocabulary) if text.endswith("\n")])
         after = np.flatnonzero(breaks[:-1] & breaks[1:]) + 2
@@ -204,13 +179,15 @@ class Subject:
 
     def length_remark(self, usual: int) -> str:
         """What to say of a command that reads sequences of the context, at most `usual` tokens; often nothing."""
-        return "" if self.length == min(int(self.model.cfg.n_ctx), usual) else OTHER_SIZES
+        return "" if self.seq_len == min(int(self.model.cfg.n_ctx), usual) else OTHER_SIZES
 
-    def command(self, name: str, *more: str, text: bool = False, gelu: str = "--activation", remark: str = "") -> str:
+    def command(self, name: str, *more: str, text: bool = False, remark: str = "") -> str:
         """A line for bash: one of our commands on this checkpoint, with a remark behind it."""
         source = source_of(self.raw_text)
         given = ["--text", source] if text and source else []
-        line = command("nanogpt-lens", *name.split(), self.name, *more, *given, *self.options.words(gelu=gelu))
+        line = command(
+            "nanogpt-lens", *name.split(), self.name, *more, *given, *self.reading.command_line(shorten=short_path)
+        )
         unnamed = text and self.raw_text is not None and not source
         remarks = [*(["and --text with a file of the text that was given"] if unnamed else []), remark]
         said = "; ".join(words for words in remarks if words)
@@ -230,9 +207,9 @@ class Subject:
 
     def _report_in_python(self, pair: dict[str, Any], sections: Sequence[str]) -> str:
         """The same for prompts that are ids, which the command line does not take."""
-        options: dict[str, Any] = {k: v for k, v in self.options.given().items() if v != getattr(Options(), k)}
+        options: dict[str, Any] = self.reading.changed()
         source = source_of(self.raw_text)
-        options |= {"text": source} if source else {}
+        options |= {"corpus": source} if source else {}
         options |= {"sections": list(sections)} if sections else {}
         options |= {
             name: value if isinstance(value, str | int) else list(map(int, value)) for name, value in pair.items()
@@ -243,8 +220,8 @@ class Subject:
 
     def python(self, call: str) -> str:
         """A line of Python with `model` loaded."""
-        given = {k: v for k, v in self.options.given().items() if v != getattr(Options(), k)}
-        options = "".join(f", {k}={str(v) if isinstance(v, Path) else v!r}" for k, v in given.items())
+        changed = self.reading.changed().items()
+        options = "".join(f", {k}={str(v) if isinstance(v, Path) else v!r}" for k, v in changed)
         return f"import nanogpt_lens as ngl; model = ngl.load({self.name!r}{options}); {call}"
 
 

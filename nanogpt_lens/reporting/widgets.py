@@ -43,14 +43,14 @@ def colored_tokens(model: Hooked, text: Text, *, example: int = 0) -> Widget:
     return colored_loss(_output(model, text, 1), example=example)
 
 
-def token_log_probs(model: Hooked, text: Text, *, top_k: int = 10, example: int = 0) -> Widget:
-    """A text coloured by the probability of each token; hovering one shows the `top_k` most likely in its place."""
-    return _output(model, text, top_k).widget(kind="token_log_probs", example=example)
+def token_log_probs(model: Hooked, text: Text, *, k: int = 10, example: int = 0) -> Widget:
+    """A text coloured by the probability of each token; hovering one shows the `k` most likely in its place."""
+    return _output(model, text, k).widget(kind="token_log_probs", example=example)
 
 
 def loss_by_point(model: Hooked, text: Text, *, example: int = 0) -> Widget:
     """A text coloured by the loss of each token, as the logit lens reads it at every point (ColoredTokensMulti)."""
-    return logit_lens(model, text, top_k=1).widget(kind="loss_by_point", example=example)
+    return logit_lens(model, text, k=1).widget(kind="loss_by_point", example=example)
 
 
 def text_neuron_activations(
@@ -82,7 +82,7 @@ def topk_samples(
     return found.widget(kind="topk_samples", neurons=neurons, k=k)
 
 
-def _output(model: Hooked, text: Text, top_k: int) -> LensResult:
+def _output(model: Hooked, text: Text, k: int) -> LensResult:
     """The model's own output, as a lens reads it."""
-    k = min(top_k, model.cfg.d_vocab)
-    return logit_lens(model, text, points=("resid_post",), layers=[model.cfg.n_layers - 1], top_k=k)
+    k = min(k, model.cfg.d_vocab)
+    return logit_lens(model, text, points=("resid_post",), layers=[model.cfg.n_layers - 1], k=k)

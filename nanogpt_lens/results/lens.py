@@ -158,8 +158,10 @@ class ConvergenceResult(_OnPoints, Scores):
         columns = {name: [float(self.score(name)[i, j]) for i, j, _ in places] for name in self.labels["score"]}
         frame = pd.DataFrame(columns, index=[name for _, _, name in places]).round(3)
         between = "" if self.depth_low is None else f" ({self.depth_low:.2f} to {self.depth_high:.2f})"
-        return [f"the top token settles at a mean depth of {self.mean_depth:.2f} layers{between}, of {self.n_layers}",
-                *frame.to_string().splitlines()]  # fmt: skip
+        return [
+            f"the top token settles at a mean depth of {self.mean_depth:.2f} layers{between}, of {self.n_layers}",
+            *frame.to_string().splitlines(),
+        ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -113,7 +113,7 @@ def _saved_state(
     described = {
         "weights": weights_hash(model),
         "corpus": sequences.fingerprint,
-        "length": sequences.length,
+        "seq_len": sequences.seq_len,
         "batch_size": sequences.batch_size,
         "names": list(names),
         "options": {name: repr(value) for name, value in sorted(options.items())},

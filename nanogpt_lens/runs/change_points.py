@@ -132,8 +132,12 @@ def find_change_point(
         provenance={
             **curve.provenance,
             "change_point": {
-                "where": dict(where), "least": least, "direction": direction, "level": level,
-                "permutations": permutations, "seed": seed,
+                "where": dict(where),
+                "least": least,
+                "direction": direction,
+                "level": level,
+                "permutations": permutations,
+                "seed": seed,
             },
         },
         formed=refused is None,
@@ -141,7 +145,7 @@ def find_change_point(
         baseline=baseline,
         final=final,
         reason=refused or f"{direction}s from {baseline:.3g} to {final:.3g}, p = {p:.2g}",
-    )  # fmt: skip
+    )
 
 
 def _check_options(least: float, direction: str, level: float, permutations: int, seed: int) -> None:

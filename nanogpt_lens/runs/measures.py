@@ -21,7 +21,7 @@ from nanogpt_lens.results import Scores
 from nanogpt_lens.running.metrics import logit_diff
 from nanogpt_lens.text.prompts import induction_pairs
 
-Subject = Literal["random", "text", "task", "weights"]
+Subject = Literal["random", "corpus", "task", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +43,12 @@ class Measure:
         return [name for name, p in inspect.signature(self.function).parameters.items() if p.kind is p.KEYWORD_ONLY]
 
 
-def patched_heads(model: Hooked, *, length: int | None = None, n: int = 32, seed: int = 0) -> Scores:
+def patched_heads(model: Hooked, *, seq_len: int | None = None, n: int = 32, seed: int = 0) -> Scores:
     """What each head's output z of `[A][B]...[A]` prompts does in prompts without the first [A], exactly.
 
     Args:
         model: the model.
-        length, n, seed: of `prompts.induction_pairs`.
+        seq_len, n, seed: of `prompts.induction_pairs`.
 
     Returns:
         the rise of logit([B]) - logit(another token of the prompt) at the last position, [layer, head], when
@@ -57,11 +57,17 @@ def patched_heads(model: Hooked, *, length: int | None = None, n: int = 32, seed
     Raises:
         AnalysisError: see `prompts.induction_pairs`.
     """
-    pair = induction_pairs(model, length=length, n=n, seed=seed)
+    pair = induction_pairs(model, seq_len=seq_len, n=n, seed=seed)
     found = activation_patching(
-        model, pair.clean, pair.corrupted, logit_diff(pair.answer, pair.wrong), activation="z", axes=("layer", "head"),
-        seed=seed, progress=False,
-    )  # fmt: skip
+        model,
+        pair.clean,
+        pair.corrupted,
+        logit_diff(pair.answer, pair.wrong),
+        activation="z",
+        axes=("layer", "head"),
+        seed=seed,
+        progress=False,
+    )
     return Scores(
         values=found.effect,
         axes=found.axes,
@@ -75,20 +81,20 @@ def patched_heads(model: Hooked, *, length: int | None = None, n: int = 32, seed
 
 
 MEASURES: dict[str, Measure] = {
-    "heads": Measure(function=score_heads, on="text", about="the eight scores of every head"),
+    "heads": Measure(function=score_heads, on="corpus", about="the eight scores of every head"),
     "prefix_matching": Measure(
         function=prefix_matching, on="random", about="induction score on random repeated tokens"
     ),
-    "loss": Measure(function=text_loss, on="text", about="loss on text"),
+    "loss": Measure(function=text_loss, on="corpus", about="loss on text"),
     "in_context": Measure(
-        function=in_context_learning_score, on="text", about="loss late in the context minus loss early in it"
+        function=in_context_learning_score, on="corpus", about="loss late in the context minus loss early in it"
     ),
     "repeated_loss": Measure(
         function=repeated_sequence_loss, on="random", about="loss by position on repeated random tokens"
     ),
     "accuracy": Measure(function=induction_accuracy, on="random", about="accuracy on [A][B]...[A] prompts"),
-    "lens": Measure(function=measure_convergence, on="text", about="the logit lens by depth: KL, entropy, loss"),
-    "ablation": Measure(function=head_importance, on="text", about="rise of the loss without each head"),
+    "lens": Measure(function=measure_convergence, on="corpus", about="the logit lens by depth: KL, entropy, loss"),
+    "ablation": Measure(function=head_importance, on="corpus", about="rise of the loss without each head"),
     "patching": Measure(function=patched_heads, on="random", about="each head patched on [A][B]...[A] prompts"),
     "composition": Measure(function=composition_scores, on="weights", about="K-, Q- or V-composition of heads"),
     "task_accuracy": Measure(function=task_accuracy, on="task", about="accuracy where the run's task needs induction"),

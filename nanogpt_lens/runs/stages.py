@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from conversion.checkpoint import Checkpoint, read_checkpoint, read_iteration
+from conversion.checkpoint import Checkpoint, read_iteration
 from conversion.compact import STORED_KEY, compact
 from conversion.errors import CheckpointError
 from conversion.reloading import reload_weights
 from nanogpt_lens.model.access import Hooked
-from nanogpt_lens.model.loading import convert, find_folder
+from nanogpt_lens.model.loading import convert
+from nanogpt_lens.model.places import find_folder
+from nanogpt_lens.model.reading import Reading
 
+_AS_USUAL = Reading()
 PATTERN = "ckpt*.pt"
 """What the checkpoints of a run are called."""
 
@@ -34,9 +36,7 @@ class Stage:
     path: Path
 
 
-def list_stages(
-    path: str | Path, *, pattern: str = PATTERN, reading: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[Stage, ...]:
+def list_stages(path: str | Path, *, pattern: str = PATTERN, reading: Reading = _AS_USUAL) -> tuple[Stage, ...]:
     """The checkpoints of a folder by `iter_num`; two of one iteration count once if they have the same weights.
 
     They have if one is the other made `compact`; the first by name is taken, `ckpt.pt` before `ckpt_000100.pt`.
@@ -44,7 +44,7 @@ def list_stages(
     Args:
         path: a folder, or the name of a shipped checkpoint with stages.
         pattern: which files.
-        reading: options of `read_checkpoint`, for two of one iteration.
+        reading: how they are read, for two of one iteration.
 
     Raises:
         CheckpointError: no folder, no checkpoint in it, one without `iter_num` or damaged, two
@@ -81,9 +81,9 @@ def list_stages(
     return tuple(Stage(step=step, path=found[step]) for step in sorted(found))
 
 
-def _same_weights(one: Path, other: Path, reading: Mapping[str, Any]) -> bool:
+def _same_weights(one: Path, other: Path, reading: Reading) -> bool:
     """Whether two files have the same weights, in the precision of the one that was rounded more."""
-    pair = [read_checkpoint(file, **reading) for file in (one, other)]
+    pair = [reading.checkpoint(file) for file in (one, other)]
     stored = [bits for checkpoint in pair if (bits := _stored_bits(checkpoint)) is not None]
     if stored:
         pair = [compact(checkpoint, bits=min(stored)) for checkpoint in pair]
@@ -102,16 +102,14 @@ class Walk:
 
     Args:
         stages: what `list_stages` found.
-        reading: options of `read_checkpoint`.
-        converting: options of `convert`: backend, device, dtype, process_weights.
+        reading: how they are read.
+        converting: other options of `convert`: device, dtype, process_weights.
 
     Attributes:
         model: with the weights of the stage that was asked for last; None before the first.
     """
 
-    def __init__(
-        self, stages: Sequence[Stage], *, reading: Mapping[str, Any] = MappingProxyType({}), **converting: Any
-    ) -> None:
+    def __init__(self, stages: Sequence[Stage], *, reading: Reading = _AS_USUAL, **converting: Any) -> None:
         self.stages, self._reading, self._converting = tuple(stages), reading, converting
         self.model: Hooked | None = None
 
@@ -122,14 +120,14 @@ class Walk:
             CheckpointError: the checkpoint is damaged, of another iteration than it was, or of another model
                 than the one before.
         """
-        checkpoint = read_checkpoint(stage.path, **self._reading)
+        checkpoint = self._reading.checkpoint(stage.path)
         if checkpoint.iter_num != stage.step:
             raise CheckpointError(
                 f"{stage.path} was of iteration {stage.step}, and is of {checkpoint.iter_num} now; expected files that "
                 "stay as they are: wait for the end of the training, or give pattern='ckpt_*.pt'"
             )
         if self.model is None:
-            self.model = convert(checkpoint, **self._converting, consume=True)
+            self.model = convert(checkpoint, backend=self._reading.backend, **self._converting, consume=True)
         else:
             reload_weights(self.model, checkpoint)
         return self.model

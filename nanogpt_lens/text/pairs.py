@@ -88,9 +88,9 @@ class PromptPair:
 
 def find_prompt_pair(
     model: Hooked,
-    text: Corpus | None = None,
+    corpus: Corpus | None = None,
     *,
-    length: int | None = None,
+    seq_len: int | None = None,
     n: int = 512,
     away: int | None = None,
     seed: int = 0,
@@ -99,8 +99,8 @@ def find_prompt_pair(
 
     Args:
         model: a HookedTransformer or a TransformerBridge.
-        text: a text, a path or token ids, see `Corpus`; None for text drawn from the model itself.
-        length: tokens of a prompt; None for 16, or what fits. The token that really follows must fit the context too.
+        corpus: a text, a path or token ids, see `Corpus`; None for text drawn from the model itself.
+        seq_len: tokens of a prompt; None for 16, or what fits. The token that really follows must fit the context too.
         n: how many windows of the text are looked at; of those that the model answers rightly, the edits of
             48, spread evenly over those with a probability of at least 0.5 (over all of them where none has that),
             are tried.
@@ -115,15 +115,15 @@ def find_prompt_pair(
             changes the model's mind.
         AnalysisError: the text is too short or does not fit the model.
     """
-    return find_prompt_pairs(model, text, k=1, length=length, n=n, away=away, seed=seed)[0]
+    return find_prompt_pairs(model, corpus, k=1, seq_len=seq_len, n=n, away=away, seed=seed)[0]
 
 
 def find_prompt_pairs(
     model: Hooked,
-    text: Corpus | None = None,
+    corpus: Corpus | None = None,
     *,
     k: int = 8,
-    length: int | None = None,
+    seq_len: int | None = None,
     n: int = 512,
     away: int | None = None,
     seed: int = 0,
@@ -133,10 +133,10 @@ def find_prompt_pairs(
     Raises:
         AnalysisError: see `find_prompt_pair`; fewer than `k` windows with an edit are no error.
     """
-    size, distance = _sizes(model, length, away)
+    size, distance = _sizes(model, seq_len, away)
     check_whole(1, k=k, n=n)
     check_whole(seed=seed)
-    windows, present = _windows(model, text, size, n, seed)
+    windows, present = _windows(model, corpus, size, n, seed)
     with evaluating(model):
         prompts, answers = _answered(model, windows)
         found = [
@@ -157,15 +157,15 @@ def find_prompt_pairs(
     return tuple(_pair(model, edit, f"tried were {tried}") for edit in found[:k])
 
 
-def _sizes(model: Hooked, length: int | None, away: int | None) -> tuple[int, int]:
+def _sizes(model: Hooked, seq_len: int | None, away: int | None) -> tuple[int, int]:
     """Tokens of a prompt, and how far from the end an edit should be."""
     check_model(model)
     most = int(model.cfg.n_ctx) - 1
-    size = min(LENGTH, most) if length is None else length
-    check_whole(length=size)
+    size = min(LENGTH, most) if seq_len is None else seq_len
+    check_whole(seq_len=size)
     if not 2 <= size <= most:
         raise AnalysisError(
-            f"length is {size}; expected 2 to {most}, so that the token that follows fits the context of "
+            f"seq_len is {size}; expected 2 to {most}, so that the token that follows fits the context of "
             f"{model.cfg.n_ctx}"
         )
     distance = min(AWAY, size - 1) if away is None else away
@@ -175,18 +175,18 @@ def _sizes(model: Hooked, length: int | None, away: int | None) -> tuple[int, in
     return size, distance
 
 
-def _windows(model: Hooked, text: Corpus | None, size: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
+def _windows(model: Hooked, corpus: Corpus | None, size: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Windows [n, size + 1] without overlap, and the ids of the text, the most frequent first."""
-    if text is None:
-        drawn = own_text(model, length=size + 1, n=n, seed=seed)
+    if corpus is None:
+        drawn = own_text(model, seq_len=size + 1, n=n, seed=seed)
         return drawn, _frequent(drawn.cpu().numpy().reshape(-1))
-    if isinstance(text, Tensor | np.ndarray) and text.ndim == 2:  # a window of each row; none crosses rows
-        drawn = corpus_windows(model, text, length=size + 1, n=n, seed=seed)
-        return drawn, _frequent(np.asarray(torch.as_tensor(text).cpu()).reshape(-1)[:_COUNTED])
-    ids = np.asarray(corpus_tokens(model, text))
+    if isinstance(corpus, Tensor | np.ndarray) and corpus.ndim == 2:  # a window of each row; none crosses rows
+        drawn = corpus_windows(model, corpus, seq_len=size + 1, n=n, seed=seed)
+        return drawn, _frequent(np.asarray(torch.as_tensor(corpus).cpu()).reshape(-1)[:_COUNTED])
+    ids = np.asarray(corpus_tokens(model, corpus))
     count = len(ids) // (size + 1)
     if not count:
-        raise AnalysisError(f"the text has {len(ids)} tokens; expected at least {size + 1}: give a smaller length")
+        raise AnalysisError(f"the text has {len(ids)} tokens; expected at least {size + 1}: give a smaller seq_len")
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:n].sort().values.tolist()
     rows = [np.asarray(ids[i * (size + 1) : (i + 1) * (size + 1)]).astype(np.int64) for i in chosen]
     tokens = torch.from_numpy(np.stack(rows))
@@ -272,9 +272,15 @@ def _best_edit(model: Hooked, prompt: Tensor, answer: int, present: Tensor, away
         i = int(strength.argmax())  # the first of equal ones
         if float(strength[i]) > 0:
             return _Edit(
-                clean=prompt, position=where[i], token=tokens[i], answer=answer, wrong=int(wrong[i]),
-                clean_diff=float(before[i]), corrupted_diff=float(after[i]), remoteness=remoteness,
-            )  # fmt: skip
+                clean=prompt,
+                position=where[i],
+                token=tokens[i],
+                answer=answer,
+                wrong=int(wrong[i]),
+                clean_diff=float(before[i]),
+                corrupted_diff=float(after[i]),
+                remoteness=remoteness,
+            )
     return None
 
 

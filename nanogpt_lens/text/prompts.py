@@ -93,7 +93,7 @@ def repeated_tokens(
     return random_tokens(model, n, seq_len, repeats=repeats, generator=generator).repeat(1, copies)
 
 
-def induction_pairs(model: Hooked, *, length: int | None = None, n: int = 32, seed: int = 0) -> Pair:
+def induction_pairs(model: Hooked, *, seq_len: int | None = None, n: int = 32, seed: int = 0) -> Pair:
     """Prompts `... [A][B] ... [A]`, whose answer is `[B]`, and the same with the first `[A]` replaced.
 
     All other tokens are random, distinct where the vocabulary allows, and neither A nor B. The
@@ -101,7 +101,7 @@ def induction_pairs(model: Hooked, *, length: int | None = None, n: int = 32, se
 
     Args:
         model: for its vocabulary and context.
-        length: tokens of a prompt, at least 4; None for the context, the vocabulary or 32, whichever is least.
+        seq_len: tokens of a prompt, at least 4; None for the context, the vocabulary or 32, whichever is least.
         n: how many prompts.
         seed: of the random ids.
 
@@ -111,9 +111,9 @@ def induction_pairs(model: Hooked, *, length: int | None = None, n: int = 32, se
     Raises:
         AnalysisError: too short, longer than the context, or a vocabulary of fewer than 5 tokens.
     """
-    length = int(length or min(model.cfg.n_ctx, 32, n_tokens(model)))
-    if not 4 <= length <= model.cfg.n_ctx:
-        raise AnalysisError(f"prompts of {length} tokens were asked for; expected 4 to {model.cfg.n_ctx}, the context")
+    seq_len = int(seq_len or min(model.cfg.n_ctx, 32, n_tokens(model)))
+    if not 4 <= seq_len <= model.cfg.n_ctx:
+        raise AnalysisError(f"prompts of {seq_len} tokens were asked for; expected 4 to {model.cfg.n_ctx}, the context")
     if n_tokens(model) < 5:
         raise AnalysisError(f"the vocabulary has {n_tokens(model)} tokens; [A][B]...[A] prompts need at least 5")
     generator = torch.Generator().manual_seed(seed)
@@ -122,11 +122,11 @@ def induction_pairs(model: Hooked, *, length: int | None = None, n: int = 32, se
     fill = torch.rand(n, size, generator=generator)
     fill.scatter_(1, special, -1.0)
     distinct = fill.argsort(dim=1, descending=True)[:, : size - 3]
-    middle = distinct.repeat(1, -(-length // (size - 3)))[:, : length - 3]
-    at = torch.randint(length - 3, (n, 1), generator=generator)  # of the first A; B follows; A ends the prompt
-    clean = torch.empty(n, length, dtype=torch.long)
-    clean.scatter_(1, _others(at, length), middle)
-    clean.scatter_(1, torch.cat([at, at + 1, torch.full_like(at, length - 1)], 1), special[:, [0, 1, 0]])
+    middle = distinct.repeat(1, -(-seq_len // (size - 3)))[:, : seq_len - 3]
+    at = torch.randint(seq_len - 3, (n, 1), generator=generator)  # of the first A; B follows; A ends the prompt
+    clean = torch.empty(n, seq_len, dtype=torch.long)
+    clean.scatter_(1, _others(at, seq_len), middle)
+    clean.scatter_(1, torch.cat([at, at + 1, torch.full_like(at, seq_len - 1)], 1), special[:, [0, 1, 0]])
     corrupted = clean.scatter(1, at, special[:, [2]])
     return Pair(
         clean=clean.to(device),
@@ -136,10 +136,10 @@ def induction_pairs(model: Hooked, *, length: int | None = None, n: int = 32, se
     )
 
 
-def _others(at: Tensor, length: int) -> Tensor:
-    """The places [n, length - 3] that are neither `at`, `at + 1`, nor the last."""
-    places = torch.arange(length - 1).expand(len(at), -1)
-    return places[(places != at) & (places != at + 1)].view(len(at), length - 3)
+def _others(at: Tensor, seq_len: int) -> Tensor:
+    """The places [n, seq_len - 3] that are neither `at`, `at + 1`, nor the last."""
+    places = torch.arange(seq_len - 1).expand(len(at), -1)
+    return places[(places != at) & (places != at + 1)].view(len(at), seq_len - 3)
 
 
 def corpus_tokens(model: Hooked, corpus: Corpus) -> Tensor | np.ndarray:
@@ -237,81 +237,81 @@ def check_ids(d_vocab: int, ids: Tensor | np.ndarray, name: str = "the corpus") 
             )
 
 
-def _own_rows(corpus: Corpus, length: int) -> Tensor | np.ndarray | None:
-    """Ids [example, pos] as sequences of `length` tokens, where the corpus is that.
+def _own_rows(corpus: Corpus, seq_len: int) -> Tensor | np.ndarray | None:
+    """Ids [example, pos] as sequences of `seq_len` tokens, where the corpus is that.
 
     Raises:
         AnalysisError: they are shorter.
     """
     if not isinstance(corpus, Tensor | np.ndarray) or corpus.ndim != 2 or "int" not in str(corpus.dtype):
         return None
-    if corpus.shape[1] < length:
+    if corpus.shape[1] < seq_len:
         raise AnalysisError(
-            f"the corpus has sequences of {corpus.shape[1]} tokens; expected at least {length}: give a smaller length"
+            f"the corpus has sequences of {corpus.shape[1]} tokens; expected at least {seq_len}: give a smaller seq_len"
         )
-    return corpus[:, :length]
+    return corpus[:, :seq_len]
 
 
-def windows(model: Hooked, corpus: Corpus, *, length: int, n: int, seed: int = 0) -> Tensor:
-    """Windows of a corpus that do not overlap, drawn at random: ids [up to n, length].
+def windows(model: Hooked, corpus: Corpus, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
+    """Windows of a corpus that do not overlap, drawn at random: ids [up to n, seq_len].
 
     Raises:
         AnalysisError: the corpus is shorter than one window, or has ids outside the vocabulary.
     """
-    if not isinstance(length, int) or not 1 <= length <= model.cfg.n_ctx:
-        raise AnalysisError(f"windows of {length} tokens were asked for; expected 1 to {model.cfg.n_ctx}, the context")
+    if not isinstance(seq_len, int) or not 1 <= seq_len <= model.cfg.n_ctx:
+        raise AnalysisError(f"windows of {seq_len} tokens were asked for; expected 1 to {model.cfg.n_ctx}, the context")
     check_whole(1, n=n)
-    rows = _own_rows(corpus, length)
+    rows = _own_rows(corpus, seq_len)
     ids = rows.flatten() if rows is not None else corpus_tokens(model, corpus)
-    count = len(ids) // length
+    count = len(ids) // seq_len
     if count < 1:
-        raise AnalysisError(f"the corpus has {len(ids)} tokens; expected at least one window of {length}")
+        raise AnalysisError(f"the corpus has {len(ids)} tokens; expected at least one window of {seq_len}")
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:n].sort().values
-    rows = [np.asarray(ids[i * length : (i + 1) * length]).astype(np.int64) for i in chosen.tolist()]
+    rows = [np.asarray(ids[i * seq_len : (i + 1) * seq_len]).astype(np.int64) for i in chosen.tolist()]
     tokens = torch.from_numpy(np.stack(rows))
     check_ids(model.cfg.d_vocab, tokens)
     return tokens.to(device_of(model))
 
 
-def own_text(model: Hooked, *, length: int, n: int, seed: int = 0) -> Tensor:
-    """Text drawn from the model itself at temperature 1, ids [n, length]: natural to it, and no corpus is needed.
+def own_text(model: Hooked, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
+    """Text drawn from the model itself at temperature 1, ids [n, seq_len]: natural to it, and no corpus is needed.
 
     The first token is drawn uniformly; the ones of the first quarter are drawn and thrown away where the
     context has room, so that little is left of that choice.
     """
-    if not 1 <= length <= model.cfg.n_ctx:
-        raise AnalysisError(f"texts of {length} tokens were asked for; expected 1 to {model.cfg.n_ctx}, the context")
+    if not 1 <= seq_len <= model.cfg.n_ctx:
+        raise AnalysisError(f"texts of {seq_len} tokens were asked for; expected 1 to {model.cfg.n_ctx}, the context")
     check_whole(1, n=n)
     size, device = n_tokens(model), device_of(model)
     generator = torch.Generator(device).manual_seed(seed)
     tokens = torch.randint(size, (n, 1), generator=generator, device=device)
-    extra = min(length // 4, model.cfg.n_ctx - length)
+    extra = min(seq_len // 4, model.cfg.n_ctx - seq_len)
     with evaluating(model):
-        while tokens.shape[1] < length + extra:
+        while tokens.shape[1] < seq_len + extra:
             logits = model(tokens, return_type="logits")[:, -1, :size]
             tokens = torch.cat([tokens, choose_token(logits, 1.0, None, generator)], dim=1)
     return tokens[:, extra:]
 
 
-def text_sequences(model: Hooked, corpus: Corpus | None, *, length: int, n: int, seed: int = 0) -> Tensor:
-    """Sequences [up to n, length]: `windows` of a corpus, or the model's `own_text` where there is none."""
+def text_sequences(model: Hooked, corpus: Corpus | None, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
+    """Sequences [up to n, seq_len]: `windows` of a corpus, or the model's `own_text` where there is none."""
     if corpus is None:
-        return own_text(model, length=length, n=n, seed=seed)
-    return windows(model, corpus, length=length, n=n, seed=seed)
+        return own_text(model, seq_len=seq_len, n=n, seed=seed)
+    return windows(model, corpus, seq_len=seq_len, n=n, seed=seed)
 
 
-def sample_text(model: Hooked, corpus: Corpus | None, *, length: int | None, n: int, seed: int) -> tuple[Tensor, str]:
-    """Sequences [up to n, length] of a corpus, or of the model's own text, and in words what they are.
+def sample_text(model: Hooked, corpus: Corpus | None, *, seq_len: int | None, n: int, seed: int) -> tuple[Tensor, str]:
+    """Sequences [up to n, seq_len] of a corpus, or of the model's own text, and in words what they are.
 
     Raises:
         AnalysisError: fewer than two sequences or two tokens, or a corpus that does not fit the model.
     """
     check_model(model)
-    n_pos = min(model.cfg.n_ctx, 128) if length is None else length
-    check_whole(n=n, length=n_pos, seed=seed)
+    n_pos = min(model.cfg.n_ctx, 128) if seq_len is None else seq_len
+    check_whole(n=n, seq_len=n_pos, seed=seed)
     if n < 2 or n_pos < 2:
         raise AnalysisError(f"{n} sequences of {n_pos} tokens were asked for; expected at least 2 of 2")
-    tokens = text_sequences(model, corpus, length=n_pos, n=n, seed=seed)
+    tokens = text_sequences(model, corpus, seq_len=n_pos, n=n, seed=seed)
     own = "text drawn from the model itself at temperature 1"
     return tokens, own if corpus is None else f"windows of {corpus_name(corpus)}"
 

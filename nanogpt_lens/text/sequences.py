@@ -1,6 +1,6 @@
 """A corpus of any size as the sequences that a model reads: every token once, never all in memory.
 
-A corpus of n tokens is cut into sequences of `length` tokens, the model's context unless told
+A corpus of n tokens is cut into sequences of `seq_len` tokens, the model's context unless told
 otherwise; what is left at the end is a shorter one. Files are read piece by piece: nanoGPT's `.bin`
 as it is, text by way of a temporary file of ids that is deleted when it is no longer needed.
 """
@@ -52,7 +52,7 @@ class Sequences:
 
     Attributes:
         n_tokens: of the whole corpus.
-        length: tokens of a sequence; the last may be shorter.
+        seq_len: tokens of a sequence; the last may be shorter.
         batch_size: sequences of a batch.
         name: what the corpus is called in provenance.
     """
@@ -62,24 +62,24 @@ class Sequences:
         model: Hooked,
         corpus: Corpus,
         *,
-        length: int | None = None,
+        seq_len: int | None = None,
         batch_size: int | None = None,
         least: int = 1,
     ) -> None:
         check_model(model)
-        for name, value in (("length", length), ("batch_size", batch_size)):
+        for name, value in (("seq_len", seq_len), ("batch_size", batch_size)):
             if value is not None:
                 check_whole(1, **{name: value})
         self._device, self._d_vocab = device_of(model), int(model.cfg.d_vocab)
         rows = corpus.shape[1] if isinstance(corpus, Tensor | np.ndarray) and corpus.ndim == 2 else None
-        self.length = int(length or min(rows or model.cfg.n_ctx, model.cfg.n_ctx))
-        if self.length > model.cfg.n_ctx or (rows is not None and rows != self.length):
-            asked = f"rows of {rows} tokens" if rows is not None else f"length={length}"
+        self.seq_len = int(seq_len or min(rows or model.cfg.n_ctx, model.cfg.n_ctx))
+        if self.seq_len > model.cfg.n_ctx or (rows is not None and rows != self.seq_len):
+            asked = f"rows of {rows} tokens" if rows is not None else f"seq_len={seq_len}"
             raise AnalysisError(
                 f"the corpus was given with {asked}; expected at most {model.cfg.n_ctx}, the model's context"
-                + ("" if rows is None else ", and no other length")
+                + ("" if rows is None else ", and no other seq_len")
             )
-        self.batch_size = int(batch_size or max(1, _BATCH_TOKENS // self.length))
+        self.batch_size = int(batch_size or max(1, _BATCH_TOKENS // self.seq_len))
         self._ids: Any = None
         self._file: IO[bytes] | None = None
         self._path: Path | None = None
@@ -94,12 +94,12 @@ class Sequences:
     @property
     def n(self) -> int:
         """How many sequences there are, a shorter last one included."""
-        return -(-self.n_tokens // self.length)
+        return -(-self.n_tokens // self.seq_len)
 
     @property
     def n_batches(self) -> int:
         """How many batches there are; a shorter last sequence is one of its own."""
-        full = self.n_tokens // self.length
+        full = self.n_tokens // self.seq_len
         return -(-full // self.batch_size) + (self.n > full)
 
     def batch(self, i: int) -> Batch:
@@ -108,13 +108,13 @@ class Sequences:
         Raises:
             AnalysisError: ids outside the model's vocabulary.
         """
-        full = self.n_tokens // self.length
-        step = self.batch_size * self.length
-        start, stop = i * step, min((i + 1) * step, full * self.length)
+        full = self.n_tokens // self.seq_len
+        step = self.batch_size * self.seq_len
+        start, stop = i * step, min((i + 1) * step, full * self.seq_len)
         if start >= stop:  # the shorter last sequence
-            start, stop = full * self.length, self.n_tokens
+            start, stop = full * self.seq_len, self.n_tokens
         ids = self.tokens(start, stop)
-        return Batch(tokens=ids.view(-1, min(self.length, stop - start)).to(self._device), first=start)
+        return Batch(tokens=ids.view(-1, min(self.seq_len, stop - start)).to(self._device), first=start)
 
     def tokens(self, start: int, stop: int) -> Tensor:
         """Ids [tokens] from corpus index `start` to `stop`, on the CPU."""
@@ -134,7 +134,7 @@ class Sequences:
         """
         flat = starts.flatten().cpu()
         found = torch.full((len(flat), width), -1, dtype=torch.int32)
-        end = (flat // self.length * self.length + self.length).clamp_max(self.n_tokens)
+        end = (flat // self.seq_len * self.seq_len + self.seq_len).clamp_max(self.n_tokens)
         for low in range(0, self.n_tokens, _PIECE):
             here = ((flat >= low) & (flat < low + _PIECE)).nonzero()[:, 0]
             if len(here):

@@ -24,10 +24,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from conversion.atomic import write_text
-from conversion.errors import CheckpointError, ConversionError
+from conversion.errors import CheckpointError, NanoGPTLensError
 from conversion.vocabulary import CharVocabulary
-from nanogpt_lens.model.loading import find_folder
-from nanogpt_lens.text.datasets import DataError, TextData, read_data
+from nanogpt_lens.core.errors import DataError
+from nanogpt_lens.model.places import find_folder
+from nanogpt_lens.text.datasets import TextData, read_data
 
 TASK_NAME = "task.json"
 """The file that a run keeps its task in."""
@@ -74,11 +75,11 @@ class Task(ABC):
         return self.vocabulary.size
 
     @abstractmethod
-    def draw(self, n: int, length: int, generator: np.random.Generator) -> TaskSequences:
-        """`n` sequences of `length` tokens; the generator's state decides which.
+    def draw(self, n: int, seq_len: int, generator: np.random.Generator) -> TaskSequences:
+        """`n` sequences of `seq_len` tokens; the generator's state decides which.
 
         Raises:
-            DataError: `length` is too small for this kind of task.
+            DataError: `seq_len` is too small for this kind of task.
         """
 
     @abstractmethod
@@ -178,16 +179,16 @@ class TriggerBigrams(Task):
         cumulated: np.ndarray = self._cumulated  # pyright: ignore[reportAttributeAccessIssue]
         return np.diff(cumulated, axis=1, prepend=0.0)
 
-    def draw(self, n: int, length: int, generator: np.random.Generator) -> TaskSequences:
+    def draw(self, n: int, seq_len: int, generator: np.random.Generator) -> TaskSequences:
         """See `Task.draw`; `unseen` is the first occurrence of each trigger."""
-        return self.draw_with_triggers(n, length, generator)[0]
+        return self.draw_with_triggers(n, seq_len, generator)[0]
 
     def draw_with_triggers(
-        self, n: int, length: int, generator: np.random.Generator
+        self, n: int, seq_len: int, generator: np.random.Generator
     ) -> tuple[TaskSequences, np.ndarray, np.ndarray]:
         """Sequences, and the triggers and the outputs of each, both [example, trigger]."""
-        if length < 1:
-            raise DataError(f"length is {length}; expected at least 1 token")
+        if seq_len < 1:
+            raise DataError(f"seq_len is {seq_len}; expected at least 1 token")
         size, count = self.vocabulary.size, self.n_triggers
         with np.errstate(divide="ignore"):  # Gumbel's way to draw without putting back
             keys = np.log(self.frequencies) + generator.gumbel(size=(n, size))
@@ -196,11 +197,11 @@ class TriggerBigrams(Task):
         outputs = np.take_along_axis(others, generator.integers(size - count, size=(n, count)), axis=1)
         follows = np.full((n, size), -1)  # the forced next character [example, character]
         np.put_along_axis(follows, triggers, outputs, axis=1)
-        chance = generator.random((n, length))
+        chance = generator.random((n, seq_len))
         cumulated: np.ndarray = self._cumulated  # pyright: ignore[reportAttributeAccessIssue]
-        tokens, rows = np.empty((n, length), np.int64), np.arange(n)
+        tokens, rows = np.empty((n, seq_len), np.int64), np.arange(n)
         tokens[:, 0] = _drawn(self.frequencies.cumsum()[None], chance[:, 0])
-        for at in range(1, length):
+        for at in range(1, seq_len):
             before = tokens[:, at - 1]
             forced = follows[rows, before]
             tokens[:, at] = np.where(forced >= 0, forced, _drawn(cumulated[before], chance[:, at]))
@@ -242,18 +243,18 @@ class RepeatedRandom(Task):
                 "expected at least 2 of each"
             )
 
-    def draw(self, n: int, length: int, generator: np.random.Generator) -> TaskSequences:
+    def draw(self, n: int, seq_len: int, generator: np.random.Generator) -> TaskSequences:
         """See `Task.draw`; `unseen` is the first period."""
-        if length < 2:
-            raise DataError(f"length is {length}; expected at least 2 tokens, one period twice")
+        if seq_len < 2:
+            raise DataError(f"seq_len is {seq_len}; expected at least 2 tokens, one period twice")
         size = self.vocabulary.size
-        periods = generator.integers(min(self.shortest, length // 2), length // 2 + 1, size=n)
-        rounds = -(-length // size)
+        periods = generator.integers(min(self.shortest, seq_len // 2), seq_len // 2 + 1, size=n)
+        rounds = -(-seq_len // size)
         once = np.concatenate([generator.random((n, size)).argsort(1) for _ in range(rounds)], 1)
-        at = np.arange(length)[None] % periods[:, None]
+        at = np.arange(seq_len)[None] % periods[:, None]
         tokens = np.take_along_axis(once, at, axis=1)
-        again = np.arange(length)[None] >= periods[:, None]
-        following = np.concatenate([tokens[:, 1:], np.take_along_axis(once, length % periods[:, None], axis=1)], 1)
+        again = np.arange(seq_len)[None] >= periods[:, None]
+        following = np.concatenate([tokens[:, 1:], np.take_along_axis(once, seq_len % periods[:, None], axis=1)], 1)
         required = again & _unambiguous(tokens, following)
         return TaskSequences(tokens=tokens, required=required, unseen=~again)
 
@@ -270,49 +271,52 @@ class RepeatedRandom(Task):
 
 
 _KINDS: dict[str, type[Task]] = {TriggerBigrams.kind: TriggerBigrams, RepeatedRandom.kind: RepeatedRandom}
-TASKS = ("text", *_KINDS)
-"""What `train --task` takes."""
 
 
-def trigger_bigrams(text: TextData | str | Path, *, n_triggers: int = 5) -> TriggerBigrams:
+def trigger_bigrams(corpus: TextData | str | Path, *, n_triggers: int = 5) -> TriggerBigrams:
     """The trigger-bigram task with a text's statistics.
 
     Args:
-        text: characters, or what `read_data` makes them from; its training part is counted.
+        corpus: characters, or what `read_data` makes them from; its training part is counted.
         n_triggers: per sequence.
 
     Raises:
         DataError: no such text, tokens that are not characters, too many triggers.
     """
-    data = text if isinstance(text, TextData) else read_data(text)
+    data = corpus if isinstance(corpus, TextData) else read_data(corpus)
     vocabulary = _characters(data)
     size = vocabulary.size
     ids = np.asarray(data.train).astype(np.int64)
     counts = np.bincount(ids[:-1] * size + ids[1:], minlength=size * size).reshape(size, size)
     return TriggerBigrams(
-        vocabulary=vocabulary, name=f"trigger bigrams of {data.name}", text_sha256=data.sha256, counts=counts,
+        vocabulary=vocabulary,
+        name=f"trigger bigrams of {data.name}",
+        text_sha256=data.sha256,
+        counts=counts,
         n_triggers=n_triggers,
-    )  # fmt: skip
+    )
 
 
-def repeated_random(text: TextData | str | Path | None = None, *, shortest: int = 8) -> RepeatedRandom:
+def repeated_random(corpus: TextData | str | Path | None = None, *, shortest: int = 8) -> RepeatedRandom:
     """The task of repeated random characters.
 
     Args:
-        text: where the characters are from, see `read_data`; None for 64 characters.
+        corpus: where the characters are from, see `read_data`; None for 64 characters.
         shortest: the shortest period.
 
     Raises:
         DataError: no such text, or tokens that are not characters.
     """
-    if text is None:
+    if corpus is None:
         vocabulary = CharVocabulary(tuple(sorted(_CHARACTERS)), None)
         return RepeatedRandom(vocabulary=vocabulary, name="repeated random characters", shortest=shortest)
-    data = text if isinstance(text, TextData) else read_data(text)
+    data = corpus if isinstance(corpus, TextData) else read_data(corpus)
     return RepeatedRandom(
-        vocabulary=_characters(data), name=f"repeated random characters of {data.name}", text_sha256=data.sha256,
+        vocabulary=_characters(data),
+        name=f"repeated random characters of {data.name}",
+        text_sha256=data.sha256,
         shortest=shortest,
-    )  # fmt: skip
+    )
 
 
 def read_task(path: str | Path) -> Task:
@@ -352,7 +356,7 @@ def read_task(path: str | Path) -> Task:
         if json.loads(task.to_json()) != plain:  # another format, or values that are not what they seem
             raise ValueError("not what it says when it is written again")
         return task
-    except ConversionError as error:
+    except NanoGPTLensError as error:
         raise DataError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(

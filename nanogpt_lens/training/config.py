@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from conversion.config import NanoGPTConfig
-from conversion.errors import ConversionError
+from nanogpt_lens.core.errors import TrainingError
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -18,10 +18,6 @@ _POSITIVE = (
 )
 _FRACTIONS = ("dropout", "beta1", "beta2")
 _AMOUNTS = ("learning_rate", "min_lr", "weight_decay", "grad_clip")
-
-
-class TrainingError(ConversionError):
-    """Settings that make no sense, a folder that holds another run, a run that diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,10 @@ import torch
 from tqdm.auto import tqdm
 
 from conversion.checkpoint import Checkpoint, read_checkpoint
+from nanogpt_lens.core.errors import TrainingError
 from nanogpt_lens.text.datasets import TextData, read_data
 from nanogpt_lens.text.tasks import Task
-from nanogpt_lens.training.config import TrainConfig, TrainingError, parse_stages
+from nanogpt_lens.training.config import TrainConfig, parse_stages
 from nanogpt_lens.training.folder import RunFolder, diverged, only_writer
 from nanogpt_lens.training.loop import Trainer, learning_rate, make_model
 from nanogpt_lens.training.sample import sample_text

@@ -29,16 +29,25 @@ TIMEOUT = 60.0
 """Seconds that the browser has to start, and for each picture."""
 
 _NAMES = (
-    "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "microsoft-edge",
     "brave-browser",
-)  # fmt: skip
+)
 _INSTALL = "install Chromium or Google Chrome (Debian: `apt-get install chromium`), or name one by CHROMIUM=path"
 
 
 def to_png(
-    figure: go.Figure | Result, path: str | Path, *, width: int | None = None, height: int | None = None,
+    figure: go.Figure | Result,
+    path: str | Path,
+    *,
+    width: int | None = None,
+    height: int | None = None,
     scale: float = 2.0,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write a figure as a PNG file, in place of one that is there.
 
     Args:
@@ -184,9 +193,13 @@ def _kaleido() -> Any:
 
 
 def _write(
-    figure: go.Figure | Result, path: str | Path, kind: Literal["png", "svg"], width: int | None, height: int | None,
+    figure: go.Figure | Result,
+    path: str | Path,
+    kind: Literal["png", "svg"],
+    width: int | None,
+    height: int | None,
     scale: float,
-) -> Path:  # fmt: skip
+) -> Path:
     file, drawn = _file(path, kind), _drawn(figure)
     layout: Any = drawn.layout
     size = {

@@ -38,12 +38,18 @@ TEMPLATE = "nanogpt_lens"
 _EXTENT = {
     char: width
     for width, chars in (
-        (0.34, " ijlI.,|'·"), (0.42, "ft-:;()[]/\\!rJ"), (0.55, "sczv?_*\"“”"), (0.60, "kyxLF"),
-        (0.64, "abdeghnopqu0123456789PTSEY$"), (0.70, "ABCKRVXZ"), (0.79, "DGHNOQU&"), (0.84, "w+=<>~#^"),
+        (0.34, " ijlI.,|'·"),
+        (0.42, "ft-:;()[]/\\!rJ"),
+        (0.55, 'sczv?_*"“”'),
+        (0.60, "kyxLF"),
+        (0.64, "abdeghnopqu0123456789PTSEY$"),
+        (0.70, "ABCKRVXZ"),
+        (0.79, "DGHNOQU&"),
+        (0.84, "w+=<>~#^"),
         (1.0, "mMW%@"),
     )
     for char in chars
-}  # fmt: skip
+}
 """Widths of letters in parts of their size, rounded upwards by classes."""
 
 TEXT, SMALL = 12, 11
@@ -125,21 +131,45 @@ def template() -> Any:
     import plotly.io as pio
 
     axis = {
-        "gridcolor": GRID, "linecolor": MUTED, "zerolinecolor": "#aab0ba", "zerolinewidth": 1, "ticks": "outside",
-        "ticklen": 3, "tickcolor": MUTED, "automargin": True, "tickfont": {"size": SMALL},
+        "gridcolor": GRID,
+        "linecolor": MUTED,
+        "zerolinecolor": "#aab0ba",
+        "zerolinewidth": 1,
+        "ticks": "outside",
+        "ticklen": 3,
+        "tickcolor": MUTED,
+        "automargin": True,
+        "tickfont": {"size": SMALL},
         "title": {"standoff": 8, "font": {"size": TEXT}},
-    }  # fmt: skip
+    }
     made = go.layout.Template(
         layout={
             "font": {"family": FONT, "size": TEXT, "color": INK},
-            "title": {"font": {"size": 15}, "x": 0, "xref": "container", "xanchor": "left", "yref": "container",
-                      "y": 1, "yanchor": "top", "pad": {"l": 10, "t": 10}},
-            "paper_bgcolor": PAPER, "plot_bgcolor": PAPER, "colorway": list(CATEGORIES),
-            "xaxis": axis, "yaxis": axis, "hovermode": "closest", "bargap": 0.25,
-            "hoverlabel": {"align": "left", "bgcolor": PAPER, "font": {"family": FONT, "size": TEXT, "color": INK},
-                           "namelength": -1},
+            "title": {
+                "font": {"size": 15},
+                "x": 0,
+                "xref": "container",
+                "xanchor": "left",
+                "yref": "container",
+                "y": 1,
+                "yanchor": "top",
+                "pad": {"l": 10, "t": 10},
+            },
+            "paper_bgcolor": PAPER,
+            "plot_bgcolor": PAPER,
+            "colorway": list(CATEGORIES),
+            "xaxis": axis,
+            "yaxis": axis,
+            "hovermode": "closest",
+            "bargap": 0.25,
+            "hoverlabel": {
+                "align": "left",
+                "bgcolor": PAPER,
+                "font": {"family": FONT, "size": TEXT, "color": INK},
+                "namelength": -1,
+            },
             "coloraxis": {"colorbar": {"outlinewidth": 0, "ticks": "outside", "ticklen": 3, "tickcolor": MUTED}},
         }
-    )  # fmt: skip
+    )
     pio.templates[TEMPLATE] = made
     return made

@@ -41,9 +41,14 @@ __all__ = [
 ]
 
 Kind = Literal[
-    "attention_heads", "attention_pattern", "token_log_probs", "loss_by_point", "topk_samples", "topk_tokens",
+    "attention_heads",
+    "attention_pattern",
+    "token_log_probs",
+    "loss_by_point",
+    "topk_samples",
+    "topk_tokens",
     "text_neuron_activations",
-]  # fmt: skip
+]
 
 
 def widget(result: Result, *, kind: str | None = None, **options: Any) -> Widget:

@@ -65,7 +65,7 @@ def by_method(model: Any, task: Task, *, n: int = 64, seed: int = 0) -> dict[str
     for source in ("zero", "mean"):
         fall = activation_patching(model, pair.clean, None, metric, source=source, **sites).effect
         found[f"{source}_prompts"] = -fall
-        found[f"{source}_task"] = head_importance(model, text, ablation=source, n=n, seed=seed, progress=False).values
+        found[f"{source}_task"] = head_importance(model, text, source=source, n=n, seed=seed, progress=False).values
     return {name: [[round(float(v), 5) for v in row] for row in found[name]] for name in METHODS}
 
 

@@ -27,12 +27,12 @@ def prompts(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> Number
         see `_lens`.
     """
     length = min(32, int(model.cfg.n_ctx) - 1, n_tokens(model))  # the answer follows, so that a lens knows it
-    scores = ngl.induction_accuracy(model, length=length, n=n, seed=seed)
+    scores = ngl.induction_accuracy(model, seq_len=length, n=n, seed=seed)
     result: Numbers = {"prompt_length": length}
     for column, kind in enumerate(scores.labels["prompt"]):
         rows = enumerate(scores.labels["score"])
         result[kind] = {name: entry(scores, (row, column), n=n, seed=seed) for row, name in rows}
-    pair = ngl.induction_pairs(model, length=length, n=n, seed=seed)
+    pair = ngl.induction_pairs(model, seq_len=length, n=n, seed=seed)
     last = torch.zeros(n, length, dtype=torch.bool)
     last[:, -1] = True
     result["lens"] = _lens(model, torch.cat([pair.clean, pair.answer[:, None]], 1), last, seed)
@@ -54,7 +54,7 @@ def _lens(model: Hooked, tokens: Tensor, mask: Tensor, seed: int) -> Numbers:
     probability, top = [], []
     with evaluating(model):
         for rows in batches(model, tokens):
-            lens = ngl.logit_lens(model, tokens[rows], top_k=1)
+            lens = ngl.logit_lens(model, tokens[rows], k=1)
             values = lens.values if "example" in lens.axes else lens.values[:, :, None]
             best = lens.top_tokens.reshape(*values.shape)[..., :-1]
             probability.append(values[..., :-1].exp())

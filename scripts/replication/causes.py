@@ -104,9 +104,10 @@ def ablation(
     every = list(dict.fromkeys(itertools.chain(((),), named.values(), *drawn.values())))
     guess = task_accuracy(model, task, n=n, seed=seed)
     result: Numbers = {
-        "induction": found["induction"], "previous_token": found["previous_token"],
+        "induction": found["induction"],
+        "previous_token": found["previous_token"],
         "guess": entry(guess, (0, 1), n=n, seed=seed),
-    }  # fmt: skip
+    }
     for mode, values in without(model, task, every, modes, n, seed).items():
         whole = values[every.index(())]
         rows = {heads: _row(values[i], whole, heads, seed) for i, heads in enumerate(every)}
@@ -139,7 +140,13 @@ def induction_gain(model: Hooked, task: Task, *, heads: Numbers | None = None, n
                 continue
             controls = MOST_SETS + 1 if name != "others" and len(chosen) * 2 <= total else 0
             scores = ngl.ablate_induction_heads(
-                model, [_name([head]) for head in chosen], mode=mode, controls=controls, n=n, seed=seed, progress=False
+                model,
+                [_name([head]) for head in chosen],
+                source=mode,
+                controls=controls,
+                n=n,
+                seed=seed,
+                progress=False,
             )
             row = {"heads": _name(chosen), **{s: entry(scores, (1, i), n=n, seed=seed) for s, i in _GAIN.items()}}
             row["gain_with_all"] = entry(scores, (0, _GAIN["gain"]), n=n, seed=seed)
@@ -147,9 +154,11 @@ def induction_gain(model: Hooked, task: Task, *, heads: Numbers | None = None, n
                 lost = scores.values[2:, _GAIN["gain_lost"]]
                 worst = 2 + int(lost.argmax())
                 row["controls"] = {
-                    "sets": len(lost), "mean_lost": rounded(lost.mean()), "worst": scores.labels["ablated"][worst],
+                    "sets": len(lost),
+                    "mean_lost": rounded(lost.mean()),
+                    "worst": scores.labels["ablated"][worst],
                     "worst_lost": entry(scores, (worst, _GAIN["gain_lost"]), n=n, seed=seed),
-                }  # fmt: skip
+                }
             result[mode][name] = row
     return result
 
@@ -206,9 +215,10 @@ def _paths(model: Hooked, pair: Pair, found: Numbers, receivers: dict[str, Any],
     assert whole is not None
     total = sign * (whole[layer, index] - base)
     result: Numbers = {
-        "gap": mean(clean - corrupted, seed=seed), "total": mean(total, seed=seed),
+        "gap": mean(clean - corrupted, seed=seed),
+        "total": mean(total, seed=seed),
         "total_share": ratio(total, clean - corrupted, seed=seed),
-    }  # fmt: skip
+    }
     for name, frozen in (("through", False), ("through_frozen", True)):
         paths = ngl.path_patching(
             *texts, senders=senders, receivers=list(receivers.values()), freeze_mlps=frozen, **options
@@ -279,7 +289,7 @@ def k_composition(
     result: Numbers = {
         "previous_token": found["previous_token"],
         "random": {name: rounded(random[name]) for name in ("mean", "low", "high")} | {"n": samples, "seed": seed},
-    }  # fmt: skip
+    }
     for head in at_work(found):
         place = _place(head)
         if place[0] <= layer:

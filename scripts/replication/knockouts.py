@@ -65,9 +65,13 @@ def without(
 
 
 def _run(
-    model: Hooked, tokens: Tensor, kept: dict[str, Tensor], heads: Heads, names: dict[int, str],
+    model: Hooked,
+    tokens: Tensor,
+    kept: dict[str, Tensor],
+    heads: Heads,
+    names: dict[int, str],
     values: dict[int, Tensor],
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Logits with the output of some heads replaced; layers before them are not run again."""
     edits = {names[layer]: replace_z(heads, layer, values) for layer, _ in heads}
     start = min((layer for layer, _ in heads), default=0)

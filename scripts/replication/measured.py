@@ -28,9 +28,12 @@ def mean(per_example: Tensor, *, seed: int) -> Numbers:
     ends = bootstrap(per_example.double(), seed=seed)
     low, high = ends if ends is not None else (torch.tensor(math.nan),) * 2
     return {
-        "value": rounded(per_example.double().mean()), "low": rounded(low), "high": rounded(high),
-        "n": per_example.shape[-1], "seed": seed,
-    }  # fmt: skip
+        "value": rounded(per_example.double().mean()),
+        "low": rounded(low),
+        "high": rounded(high),
+        "n": per_example.shape[-1],
+        "seed": seed,
+    }
 
 
 def ratio(above: Tensor, below: Tensor, *, seed: int) -> Numbers:
@@ -39,9 +42,12 @@ def ratio(above: Tensor, below: Tensor, *, seed: int) -> Numbers:
     drawn = (weights @ above.double()) / (weights @ below.double())
     low, high = torch.quantile(drawn, ENDS)
     return {
-        "value": rounded(above.double().sum() / below.double().sum()), "low": rounded(low), "high": rounded(high),
-        "n": len(above), "seed": seed,
-    }  # fmt: skip
+        "value": rounded(above.double().sum() / below.double().sum()),
+        "low": rounded(low),
+        "high": rounded(high),
+        "n": len(above),
+        "seed": seed,
+    }
 
 
 def ratio_of_means(above: Tensor, below: Tensor, *, seed: int) -> Numbers:
@@ -49,9 +55,12 @@ def ratio_of_means(above: Tensor, below: Tensor, *, seed: int) -> Numbers:
     drawn = [times_drawn(len(x), seed=seed + i) @ x.double() / len(x) for i, x in enumerate((above, below))]
     low, high = torch.quantile(drawn[0] / drawn[1], ENDS)
     return {
-        "value": rounded(above.double().mean() / below.double().mean()), "low": rounded(low), "high": rounded(high),
-        "n": len(above), "seed": seed,
-    }  # fmt: skip
+        "value": rounded(above.double().mean() / below.double().mean()),
+        "low": rounded(low),
+        "high": rounded(high),
+        "n": len(above),
+        "seed": seed,
+    }
 
 
 def entry(scores: Scores, index: Sequence[int], *, n: int, seed: int) -> Numbers:

@@ -73,15 +73,24 @@ def control(found: Found) -> str:
         lost = f"{number(mixed['lost'])} ({number(mixed['lost_low'])} to {number(mixed['lost_high'])})"
         rows.append(
             [
-                words, seed, number(mixed["intact"]), number(mixed["shuffled"]), lost,
+                words,
+                seed,
+                number(mixed["intact"]),
+                number(mixed["shuffled"]),
+                lost,
                 number(run["formation"]["unseen_accuracy"]["values"]),
                 number(run["formation"]["task"]["induction"]["values"]),
             ]
-        )  # fmt: skip
+        )
     header = (
-        "model", "seed", "accuracy", "context in random order", "lost", "accuracy at a trigger's first time",
+        "model",
+        "seed",
+        "accuracy",
+        "context in random order",
+        "lost",
+        "accuracy at a trigger's first time",
         "highest induction attention on the task",
-    )  # fmt: skip
+    )
     return markdown(header, rows)
 
 
@@ -106,9 +115,13 @@ def order(found: Found) -> str:
             random, task = (run["order"][kind][point] for kind in ("random", "task"))
             rows.append([seed, words, *(f"{v:,.0f}" for v in random[3:]), three(random), three(task)])
     header = (
-        "seed", "each score at", "previous-token head", "induction head", "how much later, random permutations",
+        "seed",
+        "each score at",
+        "previous-token head",
+        "induction head",
+        "how much later, random permutations",
         "how much later, on the task",
-    )  # fmt: skip
+    )
     return markdown(header, rows)
 
 
@@ -117,15 +130,27 @@ def learning(found: Found) -> str:
     rows = []
     for words, seed, run in _runs(found):
         part, heads = run["learning"], run["formation"]["random"]
-        curves = (heads["previous_token"], heads["induction"], part["accuracy"], part["gain"],
-                  part["order_dependent_accuracy"])  # fmt: skip
+        curves = (
+            heads["previous_token"],
+            heads["induction"],
+            part["accuracy"],
+            part["gain"],
+            part["order_dependent_accuracy"],
+        )
         points = [f"{of['onset'][0]:,.0f}, {of['half'][0]:,.0f}" if of["formed"] else "not reached" for of in curves]
         correlation = number(part["rank_correlation_with_induction"]["accuracy"], 2)
         rows.append([words, seed, *points, correlation, number(part["gain_at_the_end"], 2)])
     header = (
-        "model", "seed", "previous-token head", "induction head", "accuracy", "loss gain",
-        "accuracy that needs order", "rank correlation of accuracy and induction score", "loss gain at the end, nats",
-    )  # fmt: skip
+        "model",
+        "seed",
+        "previous-token head",
+        "induction head",
+        "accuracy",
+        "loss gain",
+        "accuracy that needs order",
+        "rank correlation of accuracy and induction score",
+        "loss gain at the end, nats",
+    )
     return markdown(header, rows)
 
 
@@ -146,10 +171,20 @@ def ablation(found: Found) -> str:
         for name, words in _SETS.items():
             if name in mean:
                 row = mean[name]
-                rows.append([seed, words, row["heads"] or "–", ends(row["accuracy"]), ends(row["lost"]),
-                             ends(other[name]["lost"])])  # fmt: skip
-        for name, words in (("parts", "as many induction heads as others, mean of {}"),
-                            ("controls", "as many heads that are not, mean of {}")):  # fmt: skip
+                rows.append(
+                    [
+                        seed,
+                        words,
+                        row["heads"] or "–",
+                        ends(row["accuracy"]),
+                        ends(row["lost"]),
+                        ends(other[name]["lost"]),
+                    ]
+                )
+        for name, words in (
+            ("parts", "as many induction heads as others, mean of {}"),
+            ("controls", "as many heads that are not, mean of {}"),
+        ):
             if mean.get(name):
                 both = [ends(m[name]["mean_lost"]) for m in (mean, other)]
                 rows.append([seed, words.format(mean[name]["sets"]), "–", "–", *both])
@@ -168,12 +203,26 @@ def paths(found: Found) -> str:
             rest = [sender for sender in through if sender != head]
             most = max(abs(through[sender]["keys"]["share"]["value"]) for sender in rest)
             cells = [ends(through[head][part_]["share"], 2) for part_ in ("keys", "queries", "values")]
-            rows.append([seed, f"{head}, {direction}", ends(of["total"], 1), *cells,
-                         ends(frozen[head]["keys"]["share"], 3), number(most)])  # fmt: skip
+            rows.append(
+                [
+                    seed,
+                    f"{head}, {direction}",
+                    ends(of["total"], 1),
+                    *cells,
+                    ends(frozen[head]["keys"]["share"], 3),
+                    number(most),
+                ]
+            )
     header = (
-        "seed", "head and direction", "total effect, logits", "through keys", "through queries", "through values",
-        "through keys, MLPs frozen", "other heads of the layer, at most",
-    )  # fmt: skip
+        "seed",
+        "head and direction",
+        "total effect, logits",
+        "through keys",
+        "through queries",
+        "through values",
+        "through keys, MLPs frozen",
+        "other heads of the layer, at most",
+    )
     return markdown(header, rows)
 
 
@@ -187,8 +236,15 @@ def composition(found: Found) -> str:
             if not isinstance(scores, Mapping) or "rank" not in scores:
                 continue
             others = [v for sender, v in scores["scores"].items() if sender != head]
-            rows.append([seed, receiver, f"{number(scores['scores'][head])} ({head})", number(max(others)),
-                         f"{number(random['low'])} to {number(random['high'])}"])  # fmt: skip
+            rows.append(
+                [
+                    seed,
+                    receiver,
+                    f"{number(scores['scores'][head])} ({head})",
+                    number(max(others)),
+                    f"{number(random['low'])} to {number(random['high'])}",
+                ]
+            )
     header = ("seed", "induction head", "previous-token head", "highest other", "95% of random heads")
     return markdown(header, rows)
 
@@ -215,12 +271,28 @@ def carried(found: Found) -> str:
     rows = []
     for seed, part in found["causes"].items():
         of = part["carry_over"]
-        rows.append([seed, "the task", ends(of["task"]["accuracy"]), number(of["task"]["chance"]), "1",
-                     ends(of["task"]["loss"], 2)])  # fmt: skip
+        rows.append(
+            [
+                seed,
+                "the task",
+                ends(of["task"]["accuracy"]),
+                number(of["task"]["chance"]),
+                "1",
+                ends(of["task"]["loss"], 2),
+            ]
+        )
         for length in ("16", "32", "50", "64"):
             row = of[length]
-            rows.append([seed, f"permutations of {length}", ends(row["accuracy"]), number(row["chance"]),
-                         ends(row["share"], 2), ends(row["loss"], 2)])  # fmt: skip
+            rows.append(
+                [
+                    seed,
+                    f"permutations of {length}",
+                    ends(row["accuracy"]),
+                    number(row["chance"]),
+                    ends(row["share"], 2),
+                    ends(row["loss"], 2),
+                ]
+            )
         row = of["pairs"]
         rows.append([seed, "[A][B]...[A]", ends(row["accuracy"]), number(row["chance"]), ends(row["share"], 2), ""])
     return markdown(("seed", "sequences", "accuracy", "chance", "share carried over", "loss, nats"), rows)
@@ -231,12 +303,24 @@ def heads(found: Found) -> str:
     rows = []
     for seed, part in found["causes"].items():
         for head, of in part["heads"]["scores"].items():
-            rows.append([seed, head, *(ends(of[name]) for name in (
-                "previous_random", "previous_task", "induction_random", "induction_task"))])  # fmt: skip
+            rows.append(
+                [
+                    seed,
+                    head,
+                    *(
+                        ends(of[name])
+                        for name in ("previous_random", "previous_task", "induction_random", "induction_task")
+                    ),
+                ]
+            )
     header = (
-        "seed", "head", "previous token, random permutations", "previous token, the task",
-        "prefix matching, random permutations", "induction attention, the task",
-    )  # fmt: skip
+        "seed",
+        "head",
+        "previous token, random permutations",
+        "previous token, the task",
+        "prefix matching, random permutations",
+        "induction attention, the task",
+    )
     return markdown(header, rows)
 
 
@@ -278,16 +362,24 @@ def smallest(found: Found) -> str:
         count = len(shape["seeds"])
         rows.append(
             [
-                name, f"{shape['parameters']:,}", f"{shape['induction']} of {count}",
-                _list(shape["half_million_tokens"], 1), _list(shape["prefix_matching"], 2),
-                _list(shape["accuracy"], 2), _list(shape["lost_by_shuffling"], 2),
+                name,
+                f"{shape['parameters']:,}",
+                f"{shape['induction']} of {count}",
+                _list(shape["half_million_tokens"], 1),
+                _list(shape["prefix_matching"], 2),
+                _list(shape["accuracy"], 2),
+                _list(shape["lost_by_shuffling"], 2),
             ]
-        )  # fmt: skip
+        )
     header = (
-        "model", "parameters", "seeds with an induction head", "million tokens until half", "prefix matching",
+        "model",
+        "parameters",
+        "seeds with an induction head",
+        "million tokens until half",
+        "prefix matching",
         "accuracy",
         "accuracy lost by shuffling",
-    )  # fmt: skip
+    )
     return markdown(header, rows)
 
 
@@ -305,14 +397,20 @@ def shakespeare(found: Found) -> str:
         )
         rows.append(
             [
-                seed, f"{part['prefix_matching']['head']}: {ends(part['prefix_matching'])}",
-                ends(part["gain_on_repeated_random_tokens"]), ends(part["in_context_learning"]), layers,
+                seed,
+                f"{part['prefix_matching']['head']}: {ends(part['prefix_matching'])}",
+                ends(part["gain_on_repeated_random_tokens"]),
+                ends(part["in_context_learning"]),
+                layers,
             ]
-        )  # fmt: skip
+        )
     header = (
-        "seed", "highest prefix matching", "loss gain on repeated random tokens, nats", "in-context learning, nats",
+        "seed",
+        "highest prefix matching",
+        "loss gain on repeated random tokens, nats",
+        "in-context learning, nats",
         "heads by what they are called",
-    )  # fmt: skip
+    )
     return markdown(header, rows)
 
 

@@ -285,7 +285,7 @@ def test_weights_without_values(tmp_path):
 
 def test_an_unknown_activation(tmp_path):
     write(tmp_path)
-    expect_refusal(tmp_path, "activation is 'relu'", "'gelu_new'", activation="relu")
+    expect_refusal(tmp_path, "act_fn is 'relu'", "'gelu_new'", act_fn="relu")
 
 
 def test_the_config_says_what_it_expected():

@@ -229,11 +229,11 @@ def test_reading_what_was_saved_gives_the_same(tmp_path):
 
 
 def test_the_tanh_gelu_is_not_forgotten(tmp_path):
-    checkpoint = read_checkpoint(write(tmp_path / "a"), activation="gelu_new")
+    checkpoint = read_checkpoint(write(tmp_path / "a"), act_fn="gelu_new")
     save_checkpoint(checkpoint, tmp_path / "b")
-    with pytest.raises(CheckpointError, match="saved with activation 'gelu_new', and 'gelu' was asked for"):
+    with pytest.raises(CheckpointError, match="saved with act_fn 'gelu_new', and 'gelu' was asked for"):
         read_checkpoint(tmp_path / "b")
-    assert read_checkpoint(tmp_path / "b", activation="gelu_new").config.activation == "gelu_new"
+    assert read_checkpoint(tmp_path / "b", act_fn="gelu_new").config.act_fn == "gelu_new"
 
 
 def test_no_stale_vocabulary_is_left_beside_a_new_checkpoint(tmp_path):

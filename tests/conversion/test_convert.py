@@ -50,7 +50,7 @@ architectures = st.fixed_dictionaries(
         "drop_head": st.booleans(),
         "prefix": st.sampled_from(["", "_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod."]),
         "dtype": st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
-        "activation": st.sampled_from(["gelu", "gelu_new"]),
+        "act_fn": st.sampled_from(["gelu", "gelu_new"]),
         "seed": st.integers(0, 2**16),
     }
 )
@@ -70,7 +70,7 @@ def build(a: dict[str, Any]) -> Checkpoint:
         size = a["block_size"]
         state["transformer.h.0.attn.bias"] = torch.ones(size, size).tril().view(1, 1, size, size)
     state = {a["prefix"] + name: tensor for name, tensor in state.items()}
-    config, own, notes = canonical_state(state, stored["model_args"], activation=a["activation"])
+    config, own, notes = canonical_state(state, stored["model_args"], act_fn=a["act_fn"])
     return Checkpoint(config=config, state_dict=own, notes=notes)
 
 

@@ -59,15 +59,15 @@ def test_half_precision_is_compared_in_its_own_precision_and_upcast(tmp_path, dt
 def test_an_untied_head_and_gelu_new_are_proven(tmp_path):
     stored = content()
     stored["model"]["lm_head.weight"] = stored["model"]["lm_head.weight"] * 2
-    report = check_equivalence(read_checkpoint(write(tmp_path, stored), activation="gelu_new"))
+    report = check_equivalence(read_checkpoint(write(tmp_path, stored), act_fn="gelu_new"))
     assert report.passed, str(report)
-    assert report.architecture["activation"] == "gelu_new"
+    assert report.architecture["act_fn"] == "gelu_new"
     assert not report.architecture["tied"]
     assert "gelu_new" in str(report)
 
 
 def gelu_new(tmp_path):
-    return convert(read_checkpoint(tmp_path, activation="gelu_new"), dtype=torch.float64)
+    return convert(read_checkpoint(tmp_path, act_fn="gelu_new"), dtype=torch.float64)
 
 
 def dropped_bias(tmp_path):
@@ -156,7 +156,7 @@ def test_the_same_model_unmutated_passes(tmp_path):
 
 def test_float32_alone_catches_the_wrong_gelu(tmp_path):
     write(tmp_path)
-    wrong = convert(read_checkpoint(tmp_path, activation="gelu_new"))
+    wrong = convert(read_checkpoint(tmp_path, act_fn="gelu_new"))
     assert not check_equivalence(read_checkpoint(tmp_path), wrong, edits=False).passed
 
 
@@ -230,7 +230,7 @@ def test_positions_beyond_those_whose_activations_are_read(tmp_path):
 def test_a_wrong_model_in_half_precision_is_caught(tmp_path, dtype):
     checkpoint = read_checkpoint(write(tmp_path))
     assert check_equivalence(checkpoint, convert(checkpoint, dtype=dtype)).passed
-    wrong = convert(read_checkpoint(tmp_path, activation="gelu_new"), dtype=dtype)
+    wrong = convert(read_checkpoint(tmp_path, act_fn="gelu_new"), dtype=dtype)
     assert "cfg.act_fn" in {c.name for c in check_equivalence(checkpoint, wrong).failures}
     scaled = convert(checkpoint, dtype=dtype)
     weights(scaled)["blocks.1.attn.b_O"].mul_(1.05)

@@ -63,7 +63,7 @@ def test_a_real_gpt2_class_with_its_own_gelu(tmp_path):
     for p in theirs.parameters():
         p.data.normal_(std=0.4)
     checkpoint = from_huggingface(theirs)
-    assert checkpoint.config.activation == "gelu_new"
+    assert checkpoint.config.act_fn == "gelu_new"
     tokens = torch.arange(12)[None]
     with torch.no_grad():
         assert (GPT.from_checkpoint(checkpoint)(tokens) - theirs(tokens).logits).abs().max() < 1e-9

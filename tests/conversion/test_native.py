@@ -104,7 +104,7 @@ def test_gelu_new_is_the_tanh_approximation(tmp_path):
     write(tmp_path)
     tokens = torch.arange(12)[None]
     pre, post = {}, {}
-    model = GPT.from_checkpoint(read_checkpoint(tmp_path, activation="gelu_new"), dtype=torch.float64)
+    model = GPT.from_checkpoint(read_checkpoint(tmp_path, act_fn="gelu_new"), dtype=torch.float64)
     with torch.no_grad():
         model(
             tokens,

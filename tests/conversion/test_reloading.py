@@ -195,7 +195,7 @@ def test_another_architecture_is_refused(tmp_path, first, sizes, differs):
 
 def test_another_activation_or_tie_is_refused_but_dropout_is_not(tmp_path, first, second):
     model = convert(first)
-    unchanged(model, read_checkpoint(second.path, activation="gelu_new"), "activation is 'gelu_new', expected 'gelu'")
+    unchanged(model, read_checkpoint(second.path, act_fn="gelu_new"), "act_fn is 'gelu_new', expected 'gelu'")
     untied = random_state(seed=3)
     untied["lm_head.weight"] = untied["lm_head.weight"] + 1
     write_meta(tmp_path / "untied")

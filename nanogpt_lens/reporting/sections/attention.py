@@ -16,7 +16,7 @@ def _make(subject: Subject) -> Made:
     model = subject.model
     tokens = subject.passage(_TOKENS, number=1)
     patterns = attention_patterns(model, tokens)
-    found = attention_statistics(model, subject.corpus, length=subject.length, n=_N, seed=subject.seed)
+    found = attention_statistics(model, subject.corpus, seq_len=subject.seq_len, n=_N, seed=subject.seed)
     text = subject.separator.join(subject.strings(tokens))
     asked = repr(text) if subject.has_vocabulary else str(tokens.tolist())
     return Made(

@@ -31,7 +31,7 @@ _JUDGED = (
 
 
 def _make(subject: Subject) -> Made:
-    found = check(subject.path, **subject.options.given(), seed=subject.seed)
+    found = check(subject.path, **subject.reading.options(), seed=subject.seed)
     verdict = shown(without_folders(found.verdict(), subject.folders))
     notes = [shown(without_folders(note, subject.folders)) for note in found.notes]
     body: list[Block] = [

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint
-from conversion.errors import ConversionError
+from conversion.checkpoint import CHECKPOINT_NAME
+from conversion.errors import NanoGPTLensError
+from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.heads.taxonomy import score_heads
 from nanogpt_lens.losses.on_text import text_loss
 from nanogpt_lens.model.access import n_tokens
 from nanogpt_lens.model.loading import check, convert
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
 from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe, in_a_sentence
-from nanogpt_lens.reporting.subject import Options, Subject, text_of
+from nanogpt_lens.reporting.subject import Subject, text_of
 from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, number, plural, shown
 from nanogpt_lens.results import Scores
 from nanogpt_lens.text.prompts import own_text
@@ -134,18 +135,13 @@ def _one_run(found: list[_Summary]) -> bool:
     )
 
 
-def _read(file: Path, options: Options) -> Checkpoint:
-    given = {k: v for k, v in options.given().items() if k != "backend"}
-    return read_checkpoint(file, **given)
-
-
 def _in_order(subject: Subject) -> list[Path]:
     """By iteration; those that cannot be read come last."""
 
     def key(file: Path) -> tuple[float, str]:
         try:
-            iteration = _read(file, subject.options).iter_num
-        except ConversionError:
+            iteration = subject.reading.checkpoint(file).iter_num
+        except NanoGPTLensError:
             iteration = None
         return math.inf if iteration is None else iteration, str(file)
 
@@ -156,10 +152,10 @@ def _own_text(subject: Subject, files: list[Path]) -> Tensor | None:
     """Text of the last checkpoint that can be read, which all are measured on."""
     for file in reversed(files):
         try:
-            model = convert(_read(file, subject.options), backend=subject.options.backend, consume=True)
-        except ConversionError:
+            model = convert(subject.reading.checkpoint(file), backend=subject.reading.backend, consume=True)
+        except NanoGPTLensError:
             continue
-        return own_text(model, length=min(int(model.cfg.n_ctx), _LENGTH), n=_DRAWN, seed=subject.seed)
+        return own_text(model, seq_len=min(int(model.cfg.n_ctx), _LENGTH), n=_DRAWN, seed=subject.seed)
     return None
 
 
@@ -167,21 +163,21 @@ def _measured(subject: Subject, file: Path, own: Tensor | None) -> _Summary:
     """One checkpoint, and nothing of it kept in memory but numbers."""
     name = str(file.relative_to(Path(subject.path).expanduser()))
     try:
-        checkpoint = _read(file, subject.options)
+        checkpoint = subject.reading.checkpoint(file)
         about: dict[str, Any] = {
             "iteration": checkpoint.iter_num,
             "parameters": checkpoint.n_params,
             "stated": checkpoint.best_val_loss,
             "shape": checkpoint.config,
         }
-        certificate = check(checkpoint, backend=subject.options.backend, edits=False, seed=subject.seed)
-        model = convert(checkpoint, backend=subject.options.backend, consume=True)
+        certificate = check(checkpoint, backend=subject.reading.backend, edits=False, seed=subject.seed)
+        model = convert(checkpoint, backend=subject.reading.backend, consume=True)
         about["digest"] = _digest(model)
-    except ConversionError as error:
+    except NanoGPTLensError as error:
         return _Summary(name=name, error=in_a_sentence(error, subject.folders))
     try:
         found = _on_text(subject, model, own)
-    except ConversionError as error:
+    except NanoGPTLensError as error:
         return _Summary(name=name, proven=certificate.passed, error=in_a_sentence(error, subject.folders), **about)
     return _Summary(name=name, proven=certificate.passed, **about, **found)
 
@@ -204,12 +200,12 @@ def _on_text(subject: Subject, model: Any, own: Tensor | None) -> dict[str, Any]
     else:
         assert own is not None, "some checkpoint can be read, this one"
         if int(own.max()) >= n_tokens(model):
-            raise ConversionError("it has another vocabulary than the checkpoint whose text all are measured on")
+            raise AnalysisError("it has another vocabulary than the checkpoint whose text all are measured on")
         corpus, length = own.cpu(), min(length, own.shape[1])
-    loss = text_loss(model, corpus, length=length, n=_WINDOWS, seed=subject.seed)
+    loss = text_loss(model, corpus, seq_len=length, n=_WINDOWS, seed=subject.seed)
     heads = None
     if model.cfg.n_ctx >= 4:
-        heads = score_heads(model, corpus, length=length, n=_SCORED, seed=subject.seed)
+        heads = score_heads(model, corpus, seq_len=length, n=_SCORED, seed=subject.seed)
     return {
         "loss": float(loss.values),
         "low": None if loss.low is None else float(loss.low),
@@ -303,19 +299,26 @@ def _figures(found: list[_Summary]) -> Iterator[Block]:
     rows = [[float("nan") if v is None else v for v in (m.loss, m.low, m.high)] for m in kept]
     values, low, high = (t[None] for t in torch.tensor(rows, dtype=torch.float64).T)
     loss = Scores(
-        values=values, axes=("score", "step"), labels={"score": ("loss",), "step": labels},
-        quantity="loss, nats per token", definition="mean cross-entropy of the next token on the same text",
-        low=low, high=high,
-    )  # fmt: skip
+        values=values,
+        axes=("score", "step"),
+        labels={"score": ("loss",), "step": labels},
+        quantity="loss, nats per token",
+        definition="mean cross-entropy of the next token on the same text",
+        low=low,
+        high=high,
+    )
     scale = "log" if _log_spaced(steps) else "linear"
     yield drawn(loss, "the loss over training", x=scale)
     if all(m.heads is not None for m in kept):
         names = kept[0].heads.labels["score"] if kept[0].heads is not None else ()
         best = torch.tensor([[_best(m.heads, name)[0] for m in kept] for name in names], dtype=torch.float64)
         scores = Scores(
-            values=best, axes=("score", "step"), labels={"score": names, "step": labels},
-            quantity="highest score of any head", definition="the best head's score of each kind, see the taxonomy",
-        )  # fmt: skip
+            values=best,
+            axes=("score", "step"),
+            labels={"score": names, "step": labels},
+            quantity="highest score of any head",
+            definition="the best head's score of each kind, see the taxonomy",
+        )
         yield drawn(scores, "the highest head scores over training", title="Best scores over training", x=scale)
 
 

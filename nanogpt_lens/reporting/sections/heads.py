@@ -19,10 +19,10 @@ _QUICK = 3e11  # weights times heads times tokens
 
 def _make(subject: Subject) -> Made:
     model = subject.model
-    options: dict[str, Any] = {"length": subject.length, "seed": subject.seed}
+    options: dict[str, Any] = {"seq_len": subject.seq_len, "seed": subject.seed}
     taxonomy = head_taxonomy(model, subject.corpus, n=_N, **options)
     weights = sum(p.numel() for p in model.parameters())
-    exact = weights * model.cfg.n_layers * model.cfg.n_heads * _IMPORTANCE_N * subject.length < _QUICK
+    exact = weights * model.cfg.n_layers * model.cfg.n_heads * _IMPORTANCE_N * subject.seq_len < _QUICK
     importance = head_importance(
         model, subject.corpus, n=_IMPORTANCE_N, method="exact" if exact else "attribution", progress=False, **options
     )
@@ -50,9 +50,14 @@ def _commands(subject: Subject, exact: bool) -> tuple[str, ...]:
     if not exact:
         other = "measured exactly: numbers differ a little"
     rise = subject.command(
-        "heads", "--importance", "--n", str(_IMPORTANCE_N), *subject.seed_option(), text=True,
+        "heads",
+        "--importance",
+        "--n",
+        str(_IMPORTANCE_N),
+        *subject.seed_option(),
+        text=True,
         remark=f"the loss rise{other and '; ' + other}",
-    )  # fmt: skip
+    )
     return scores, rise
 
 

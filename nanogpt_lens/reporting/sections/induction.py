@@ -51,8 +51,13 @@ def _make(subject: Subject) -> Made:
     verdict, has = in_words(found)
     body: list[Block] = [Paragraph(text=verdict, tone="good" if has else "plain")]
     if model.cfg.n_layers == 1:
-        body.append(Paragraph(text="A model of one layer cannot compose a previous-token head with an induction head, "
-                                   "so that attention alone can at most copy by position.", tone="note"))  # fmt: skip
+        body.append(
+            Paragraph(
+                text="A model of one layer cannot compose a previous-token head with an induction head, "
+                "so that attention alone can at most copy by position.",
+                tone="note",
+            )
+        )
     body += [
         drawn(found.matching, "prefix matching of every head"),
         _heads_table(found),
@@ -79,7 +84,7 @@ def _measured(subject: Subject) -> InductionMeasures:
     on_text: dict[str, Any] = {}
     matching = prefix_matching(model, **options)
     if subject.text is not None:
-        seq_len = min(int(matching.provenance["arguments"]["seq_len"]), subject.length)
+        seq_len = min(int(matching.provenance["arguments"]["seq_len"]), subject.seq_len)
         if seq_len >= 2:
             on_text = {
                 "text_matching": prefix_matching(model, subject.corpus, seq_len=seq_len, **options),
@@ -110,9 +115,10 @@ def in_words(found: InductionMeasures) -> tuple[str, bool]:
     answers = _beyond(found.accuracy)
     gain = _gain(found.repeated)
     change = (
-        "the same loss as far as can be measured" if abs(gain) < NEGLIGIBLE
+        "the same loss as far as can be measured"
+        if abs(gain) < NEGLIGIBLE
         else f"a loss of {number(abs(gain))} nats {'less' if gain > 0 else 'more'}"
-    )  # fmt: skip
+    )
     numbers = (
         f"the best head, {head}, gives {number(best['value'])} of its attention to the token after the earlier "
         f"occurrence (chance {number(chance)}); [B] is predicted in {percent(clean, 1)} of [A][B]...[A] prompts, "
@@ -150,9 +156,10 @@ def _heads_table(found: InductionMeasures) -> Table:
         layer, head = int(row["layer"]), int(row["head"])
         text = found.text_matching
         own = (
-            [] if text is None
+            []
+            if text is None
             else [interval(text.values[layer, head], at(text.low, layer, head), at(text.high, layer, head))]
-        )  # fmt: skip
+        )
         ends = at(found.matching.low, layer, head), at(found.matching.high, layer, head)
         rows.append((f"{layer}.{head}", interval(row["value"], *ends), *own))
     chances = [number(at(s.chance, 0, 0)) for s in (found.matching, found.text_matching) if s is not None]

@@ -28,11 +28,11 @@ _EARLIEST = 4  # tokens before the prediction that is taken apart
 def _make(subject: Subject) -> Made:
     model = subject.model
     tokens = subject.passage(_SHORT, number=2)
-    lens = logit_lens(model, tokens, top_k=min(5, model.cfg.d_vocab))
+    lens = logit_lens(model, tokens, k=min(5, model.cfg.d_vocab))
     last = model.cfg.n_layers - 1
-    longer = logit_lens(model, subject.passage(_LONG, number=2), points=("resid_post",), layers=[last], top_k=1)
+    longer = logit_lens(model, subject.passage(_LONG, number=2), points=("resid_post",), layers=[last], k=1)
     convergence = measure_convergence(
-        model, subject.corpus, n=_N, length=subject.length, seed=subject.seed, progress=False
+        model, subject.corpus, n=_N, seq_len=subject.seq_len, seed=subject.seed, progress=False
     )
     prompt, answer, wrong = _prediction(model, tokens, lens)
     attribution = direct_logit_attribution(model, prompt, answer, wrong)
@@ -57,8 +57,12 @@ def _make(subject: Subject) -> Made:
 def _tied(subject: Subject) -> list[Block]:
     if subject.checkpoint is None or not subject.checkpoint.config.tied:
         return []
-    return [Paragraph(text="The head is tied to the embedding, so that the first points mostly name the present token.",
-                      tone="note")]  # fmt: skip
+    return [
+        Paragraph(
+            text="The head is tied to the embedding, so that the first points mostly name the present token.",
+            tone="note",
+        )
+    ]
 
 
 def _finding(found: ConvergenceResult) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,30 +32,21 @@ _SEED = 1337  # nanoGPT's own
 
 
 def _make(subject: Subject) -> Made:
-    model, size = subject.model, n_tokens(subject.model)
-    length = subject.length
+    model = subject.model
+    length = subject.seq_len
     n = _OWN if subject.text is None else max(2, subject.affordable(_TOKENS, _LEAST) // length)
-    tokens = text_sequences(model, subject.corpus, length=length, n=n, seed=subject.seed)
+    tokens = text_sequences(model, subject.corpus, seq_len=length, n=n, seed=subject.seed)
     with evaluating(model):
         found = losses(model, tokens).double().cpu()
     per_sequence = found.mean(1)
     ends = bootstrap(per_sequence, seed=subject.seed) or (None, None)
     per_char = _bits(subject, tokens, found)
-    mean, uniform = float(found.mean()), math.log(size)
+    mean, uniform = float(found.mean()), math.log(n_tokens(model))
     trained = _trained_on(subject)
     name = "this model on the whole text" if trained else "this model on the text"
     rows = [(name, interval(mean, *ends), *_others(mean, per_char))]
     held = None if trained is None else _validated(subject, trained, n)
-    if held is not None:
-        rows.append(("this model on the validation part of it", held.shown, *_others(held.loss, held.per_char)))
-    if subject.text is not None:
-        frequencies = _unigram(subject.text.ids, tokens)
-        rows.append(("always guessing by the text's token frequencies", number(frequencies), *_others(frequencies, 0)))
-    rows.append((f"a uniform guess among {count(size)} tokens", number(uniform), *_others(uniform, 0)))
-    stated = subject.checkpoint.best_val_loss if subject.checkpoint else None
-    if stated is not None and math.isfinite(stated) and stated < 1e8:
-        where = "best_val_loss in the checkpoint, on the validation part of its own data"
-        rows.append((where, number(stated), *_others(stated, 0)))
+    rows += _baselines(subject, tokens, held, uniform)
     words = f"{count(len(tokens))} sequences of {length} tokens, {_origin(subject)}; 95% interval over the sequences"
     body: list[Block] = [
         Table(
@@ -67,13 +59,21 @@ def _make(subject: Subject) -> Made:
         *_written(subject),
     ]
     if subject.text is None:
-        body.insert(1, Paragraph(text="This is the model's own text, so that its loss says how sure the model is of "
-                                      "itself, not how good it is: give a text.", tone="note"))  # fmt: skip
+        body.insert(
+            1,
+            Paragraph(
+                text="This is the model's own text, so that its loss says how sure the model is of "
+                "itself, not how good it is: give a text.",
+                tone="note",
+            ),
+        )
     whole = f"{subject.text_name} is {interval(mean, *ends)}"
     where = (
         f"the validation part of {subject.text_name} is {held.shown}, on the whole of it, most of which it was trained "
-        f"on, {interval(mean, *ends)}" if held else whole
-    )  # fmt: skip
+        f"on, {interval(mean, *ends)}"
+        if held
+        else whole
+    )
     finding = f"Its loss on {where} nats per token; a uniform guess would have {number(uniform)}."
     return Made(body=tuple(body), commands=_commands(subject), findings=(finding,))
 
@@ -96,6 +96,23 @@ class _HeldOut:
     sequences: int
 
 
+def _baselines(subject: Subject, tokens: Tensor, held: Any, uniform: float) -> list[tuple[str, ...]]:
+    """The rows below the model's own: on held-out text, simpler predictors, and what the checkpoint states."""
+    size = n_tokens(subject.model)
+    rows: list[tuple[str, ...]] = []
+    if held is not None:
+        rows.append(("this model on the validation part of it", held.shown, *_others(held.loss, held.per_char)))
+    if subject.text is not None:
+        frequencies = _unigram(subject.text.ids, tokens)
+        rows.append(("always guessing by the text's token frequencies", number(frequencies), *_others(frequencies, 0)))
+    rows.append((f"a uniform guess among {count(size)} tokens", number(uniform), *_others(uniform, 0)))
+    stated = subject.checkpoint.best_val_loss if subject.checkpoint else None
+    if stated is not None and math.isfinite(stated) and stated < 1e8:
+        where = "best_val_loss in the checkpoint, on the validation part of its own data"
+        rows.append((where, number(stated), *_others(stated, 0)))
+    return rows
+
+
 def _trained_on(subject: Subject) -> _TrainedOn | None:
     """How the run divided the text, where the checkpoint names this very file as its own."""
     config = subject.checkpoint.run_config if subject.checkpoint else {}
@@ -111,10 +128,10 @@ def _trained_on(subject: Subject) -> _TrainedOn | None:
 def _validated(subject: Subject, trained: _TrainedOn, n: int) -> _HeldOut | None:
     """The loss on the last tokens of the text; None where they are no two sequences."""
     text = subject.text
-    if text is None or trained.val < 2 * subject.length:
+    if text is None or trained.val < 2 * subject.seq_len:
         return None
     data = TextData(train=text.ids[:0], val=text.ids[trained.train :], vocabulary=None, name=text.data.name)
-    tokens = text_sequences(subject.model, data, length=subject.length, n=n, seed=subject.seed)
+    tokens = text_sequences(subject.model, data, seq_len=subject.seq_len, n=n, seed=subject.seed)
     with evaluating(subject.model):
         found = losses(subject.model, tokens).double().cpu()
     ends = bootstrap(found.mean(1), seed=subject.seed) or (None, None)
@@ -215,11 +232,14 @@ def _written(subject: Subject) -> list[Block]:
     return [
         Heading(text="What it writes"),
         *(
-            TextSample(text=_sample(subject, _SEED + subject.seed + i), caption=f"Seed {_SEED + subject.seed + i}: "
-                   f"{_WRITTEN} tokens at temperature 0.8 among the 200 likeliest, nanoGPT's defaults.")
+            TextSample(
+                text=_sample(subject, _SEED + subject.seed + i),
+                caption=f"Seed {_SEED + subject.seed + i}: "
+                f"{_WRITTEN} tokens at temperature 0.8 among the 200 likeliest, nanoGPT's defaults.",
+            )
             for i in range(_SAMPLES)
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _sample(subject: Subject, seed: int) -> str:

@@ -78,16 +78,17 @@ def _make(subject: Subject) -> Made:
     ]
     if separating:
         body.append(_classes_table(separating))
-    if subject.checkpoint is not None and subject.checkpoint.config.activation in ("gelu", "gelu_new"):
+    if subject.checkpoint is not None and subject.checkpoint.config.act_fn in ("gelu", "gelu_new"):
         body.append(Paragraph(text=_GELU, tone="note"))
     if not chosen:
         body.append(Paragraph(text="No neuron is so, and none is listed.", tone="note"))
         return Made(body=tuple(body), commands=(again,), findings=_findings(separating))
     body.append(NeuronCards(cards=tuple(_card(found, one) for one in chosen)))
     return Made(
-        body=tuple(body), commands=(again, *_page_command(subject, chosen[0], k, window, size)),
+        body=tuple(body),
+        commands=(again, *_page_command(subject, chosen[0], k, window, size)),
         findings=_findings(separating),
-    )  # fmt: skip
+    )
 
 
 def _active(found: NeuronSearch) -> Tensor:
@@ -109,7 +110,7 @@ def _page_command(subject: Subject, first: _Chosen, k: int, window: int, size: i
 def _sample(subject: Subject) -> tuple[Corpus, int, str]:
     """What is searched, its tokens, and what it is in words."""
     if subject.text is None:
-        rows = own_text(subject.model, length=subject.length, n=_OWN, seed=subject.seed).cpu()
+        rows = own_text(subject.model, seq_len=subject.seq_len, n=_OWN, seed=subject.seed).cpu()
         return rows, rows.numel(), f"{count(rows.numel())} tokens of {subject.text_name}"
     ids = subject.text.ids[: subject.affordable(SAMPLE, _LEAST)]
     name = subject.text.data.name
@@ -245,11 +246,14 @@ def _line(excerpt: Excerpt, largest: float) -> ExcerptLine:
     return ExcerptLine(
         value=number(excerpt.value, 2),
         spans=coloured(
-            excerpt.tokens, excerpt.activations, largest=largest, peak=excerpt.position - excerpt.start,
+            excerpt.tokens,
+            excerpt.activations,
+            largest=largest,
+            peak=excerpt.position - excerpt.start,
             separator=excerpt.separator,
             breaks=False,
         ),
-    )  # fmt: skip
+    )
 
 
 RECIPE = Recipe(

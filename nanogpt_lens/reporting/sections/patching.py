@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from conversion.errors import ConversionError
+from conversion.errors import NanoGPTLensError
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import as_tokens, device_of, evaluating, n_tokens, run, single_token, token_labels
 from nanogpt_lens.patching.paths import path_patching
@@ -51,7 +51,7 @@ def _make(subject: Subject) -> Made:
         commands.append(_command(subject, case))
         findings.append(said)
     try:
-        pairs = find_prompt_pairs(subject.model, subject.corpus, k=_PAIRS, length=_length(subject), seed=subject.seed)
+        pairs = find_prompt_pairs(subject.model, subject.corpus, k=_PAIRS, seq_len=_length(subject), seed=subject.seed)
     except AnalysisError as reason:
         if subject.pair is None:
             if isinstance(reason, NoPairFoundError):
@@ -80,9 +80,10 @@ def _make(subject: Subject) -> Made:
 def _without_pair(subject: Subject, error: NoPairFoundError) -> str:
     """What was tried, and what a reader can do."""
     own = (
-        "a pair of your own: --clean and --corrupted" if subject.has_vocabulary
+        "a pair of your own: --clean and --corrupted"
+        if subject.has_vocabulary
         else f"a pair of your own as ids: ngl.report({subject.name!r}, clean=[...], corrupted=[...])"
-    )  # fmt: skip
+    )
     return f"No pair of prompts was found: {error.reason}. Give another text, or {own}."
 
 
@@ -109,7 +110,7 @@ def _difference(model: Any, answers: Sequence[int], wrongs: Sequence[int]) -> Me
     names = token_labels(model, ids)
     try:
         same = [single_token(model, name, "answer") for name in names] == ids.tolist()
-    except ConversionError:  # no vocabulary, or no text of its own
+    except NanoGPTLensError:  # no vocabulary, or no text of its own
         same = False
     chosen: list[Any] = list(names) if same else ids.tolist()
     left, right = chosen[: len(answers)], chosen[len(answers) :]
@@ -188,8 +189,14 @@ def _shown(subject: Subject, case: _Case, name: str) -> tuple[list[Block], str]:
         *_paths(subject, clean, corrupted, case.metric),
     ]
     if abs(gap) < 0.1 * float(stream.effect.abs().max()):
-        body.insert(2, Paragraph(text=f"The two runs differ by {number(gap)} logits alone, so that recovery, which "
-                                      "divides by that, says little here.", tone="note"))  # fmt: skip
+        body.insert(
+            2,
+            Paragraph(
+                text=f"The two runs differ by {number(gap)} logits alone, so that recovery, which "
+                "divides by that, says little here.",
+                tone="note",
+            ),
+        )
     return body, _finding(subject, case, stream, whole, name)
 
 
@@ -267,8 +274,13 @@ def _paths(subject: Subject, clean: Tensor, corrupted: Tensor, metric: Metric) -
     nodes = [f"{layer}.{head}" for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]
     senders = ["embed", *nodes, *(f"mlp{layer}" for layer in range(cfg.n_layers))]
     if len(senders) > _PATHS:
-        return [Paragraph(text=f"Paths are not patched here, because the model has {len(senders)} senders; see "
-                               "ngl.path_patching.", tone="note")]  # fmt: skip
+        return [
+            Paragraph(
+                text=f"Paths are not patched here, because the model has {len(senders)} senders; see "
+                "ngl.path_patching.",
+                tone="note",
+            )
+        ]
     found = path_patching(
         subject.model,
         clean,
@@ -299,15 +311,27 @@ def _several(subject: Subject, pairs: tuple[PromptPair, ...]) -> list[Block]:
     clean, corrupted = (torch.stack([getattr(p, n) for p in pairs]).to(device) for n in ("clean", "corrupted"))
     metric = _difference(subject.model, [p.answer for p in pairs], [p.wrong for p in pairs])
     found = activation_patching(
-        subject.model, clean, corrupted, metric, activation="z", axes=("layer", "head"), seed=subject.seed,
+        subject.model,
+        clean,
+        corrupted,
+        metric,
+        activation="z",
+        axes=("layer", "head"),
+        seed=subject.seed,
         progress=False,
-    )  # fmt: skip
+    )
     rows = [
-        (quoted(subject.separator.join(p.clean_strings), longest=80), str(p.positions[0]),
-         quoted(p.corrupted_strings[p.positions[0]]), quoted(p.answer_string), quoted(p.wrong_string),
-         number(p.clean_logit_diff, 2), number(p.corrupted_logit_diff, 2))
+        (
+            quoted(subject.separator.join(p.clean_strings), longest=80),
+            str(p.positions[0]),
+            quoted(p.corrupted_strings[p.positions[0]]),
+            quoted(p.answer_string),
+            quoted(p.wrong_string),
+            number(p.clean_logit_diff, 2),
+            number(p.corrupted_logit_diff, 2),
+        )
         for p in pairs
-    ]  # fmt: skip
+    ]
     return [
         Heading(text=f"Does it hold for more pairs? {len(pairs)} at once"),
         drawn(
@@ -335,9 +359,7 @@ def _command(subject: Subject, case: _Case) -> str:
         )
     texts = ["".join(subject.strings(tokens)) for tokens in (case.clean, case.corrupted)]
     answer, wrong = subject.strings(torch.tensor([case.answer, case.wrong]))
-    return subject.command(
-        "patch", "--clean", texts[0], "--corrupted", texts[1], "--answer", answer, "--wrong", wrong, gelu="--gelu"
-    )
+    return subject.command("patch", "--clean", texts[0], "--corrupted", texts[1], "--answer", answer, "--wrong", wrong)
 
 
 RECIPE = Recipe(

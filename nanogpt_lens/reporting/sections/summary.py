@@ -24,9 +24,13 @@ _MOST = 8
 def section(subject: Subject, others: Sequence[Section]) -> Section:
     """The section, from the others; it is made last and stands first."""
     return Section(
-        key=KEY, title=TITLE, reading=READING, status="done", commands=(subject.report_command(),),
+        key=KEY,
+        title=TITLE,
+        reading=READING,
+        status="done",
+        commands=(subject.report_command(),),
         body=_body(subject, others),
-    )  # fmt: skip
+    )
 
 
 def _body(subject: Subject, sections: Sequence[Section]) -> tuple[Block, ...]:
@@ -50,10 +54,13 @@ def _body(subject: Subject, sections: Sequence[Section]) -> tuple[Block, ...]:
     if run:
         own.append(
             Table(
-                header=("setting", "value"), rows=run, left=(0, 1), folded="Settings of the training run",
+                header=("setting", "value"),
+                rows=run,
+                left=(0, 1),
+                folded="Settings of the training run",
                 caption="nanoGPT's config, as it is stored in the checkpoint.",
             )
-        )  # fmt: skip
+        )
     return (*said, *own)
 
 
@@ -63,7 +70,7 @@ def _model(checkpoint: Checkpoint, n_params: int) -> list[tuple[str, str]]:
         (
             "architecture",
             f"{plural(c.n_layer, 'layer')} of {plural(c.n_head, 'head')}, {c.n_embd} wide, MLPs of {c.d_mlp} neurons, "
-            f"context {count(c.block_size)}; {'with' if c.bias else 'without'} biases, activation {c.activation}, head "
+            f"context {count(c.block_size)}; {'with' if c.bias else 'without'} biases, act_fn {c.act_fn}, head "
             f"{'tied to' if c.tied else 'apart from'} the embedding",
         ),
         ("parameters", count(n_params)),

@@ -20,9 +20,16 @@ _HOVER = "Query %{y}, key %{x}"
 
 
 def patterns(
-    result: AttentionPatterns, *, layer: int | str | None = None, head: int | str | None = None, example: int = 0,
-    kind: Literal["heads", "rollout"] = "heads", pos: int | str = -1, residual: float = 0.5, links: int = 40,
-) -> Drawing:  # fmt: skip
+    result: AttentionPatterns,
+    *,
+    layer: int | str | None = None,
+    head: int | str | None = None,
+    example: int = 0,
+    kind: Literal["heads", "rollout"] = "heads",
+    pos: int | str = -1,
+    residual: float = 0.5,
+    links: int = 40,
+) -> Drawing:
     """Attention of all heads, of a layer's heads, or of one head with its tokens; or the strongest ways as a Sankey.
 
     Args:
@@ -61,9 +68,17 @@ def patterns(
             called = f"{result.layers[i]}.{j}"
             maps.append(_map(result, {**fixed, "layer": i, "head": j}, called, "attention", f"Head {called}. "))
     return heat_maps(
-        maps, title="Attention of each head", unit="attention probability; rows: query, columns: key",
-        x_title="", y_title="", signed=False, columns=4, each=120, ticks=False, notes=notes,
-    )  # fmt: skip
+        maps,
+        title="Attention of each head",
+        unit="attention probability; rows: query, columns: key",
+        x_title="",
+        y_title="",
+        signed=False,
+        columns=4,
+        each=120,
+        ticks=False,
+        notes=notes,
+    )
 
 
 def mixed(result: Result, *, layer: int | str | None = None, example: int = 0) -> Drawing:
@@ -93,17 +108,26 @@ def mixed(result: Result, *, layer: int | str | None = None, example: int = 0) -
 def _large(result: Result, fixed: dict[str, int], *, title: str, unit: str, notes: list[str]) -> Drawing:
     shown = _map(result, fixed, "", unit, "")
     return heat_map(
-        shown, title=title, unit=unit, x_title=title_of("src_pos", result), y_title=title_of("dest_pos", result),
-        signed=False, notes=notes,
-    )  # fmt: skip
+        shown,
+        title=title,
+        unit=unit,
+        x_title=title_of("src_pos", result),
+        y_title=title_of("dest_pos", result),
+        signed=False,
+        notes=notes,
+    )
 
 
 def _map(result: Result, fixed: dict[str, int], name: str, what: str, before: str) -> Map:
     values = _selected(result, fixed)
     return Map(
-        z=values, x=places(result, "src_pos"), y=places(result, "dest_pos"), downwards=True, name=name,
+        z=values,
+        x=places(result, "src_pos"),
+        y=places(result, "dest_pos"),
+        downwards=True,
+        name=name,
         hover=f"{before}{_HOVER}: {plain(what)} %{{z:.4g}}.",
-    )  # fmt: skip
+    )
 
 
 def _selected(result: Result, fixed: dict[str, Any]) -> Tensor:

@@ -19,9 +19,13 @@ _MOST = 48
 
 
 def contributions(
-    result: LogitAttribution, *, kind: Literal["bars", "heatmap"] | None = None, k: int = 20, example: int = 0,
+    result: LogitAttribution,
+    *,
+    kind: Literal["bars", "heatmap"] | None = None,
+    k: int = 20,
+    example: int = 0,
     pos: int | None = None,
-) -> Drawing:  # fmt: skip
+) -> Drawing:
     """Bars of the largest contributions at one position, or a heat map of component by position.
 
     Args:
@@ -57,10 +61,13 @@ def contributions(
         + (f"; those not shown to {rest:.4g}" if len(order) < len(one) else "")
     )
     return ranked(
-        [names[i] for i in order.tolist()], Measured(one[order]), title="Direct logit attribution", unit=unit,
+        [names[i] for i in order.tolist()],
+        Measured(one[order]),
+        title="Direct logit attribution",
+        unit=unit,
         what="component",
         notes=notes,
-    )  # fmt: skip
+    )
 
 
 def _named(result: LogitAttribution, token: int) -> str:
@@ -83,6 +90,11 @@ def _heatmap(result: LogitAttribution, values: torch.Tensor, unit: str, notes: l
         names, values = [names[i] for i in kept.tolist()], values[kept]
     picture = Map(z=values, x=columns, y=names, hover="Component %{y}, position %{x}: %{z:.4g}.")
     return heat_map(
-        picture, title="Direct logit attribution", unit=unit, x_title=title_of("pos", result),
-        y_title="component", signed=True, notes=notes,
-    )  # fmt: skip
+        picture,
+        title="Direct logit attribution",
+        unit=unit,
+        x_title=title_of("pos", result),
+        y_title="component",
+        signed=True,
+        notes=notes,
+    )

@@ -31,15 +31,21 @@ def scores(result: Result, *, score: str | None = None) -> Drawing:
     titles = {"k_composition": "Induction circuit", "in_context_learning": "In-context learning"}
     first = result.labels["score"][0] if result.labels.get("score") else ""
     return ranked(
-        [names[i] for i in kept], Measured.of(result).at(kept), title=titles.get(first, "Scores"),
+        [names[i] for i in kept],
+        Measured.of(result).at(kept),
+        title=titles.get(first, "Scores"),
         unit=words(result.quantity, longest=80),
-    )  # fmt: skip
+    )
 
 
 def stacked(
-    groups: Sequence[tuple[str, Sequence[str], Measured]], *, title: str, named: str = "chance",
-    notes: Sequence[str] = (), definition: str | None = None,
-) -> Drawing:  # fmt: skip
+    groups: Sequence[tuple[str, Sequence[str], Measured]],
+    *,
+    title: str,
+    named: str = "chance",
+    notes: Sequence[str] = (),
+    definition: str | None = None,
+) -> Drawing:
     """Panels of horizontal bars, each with a unit of its own.
 
     Args:
@@ -50,15 +56,23 @@ def stacked(
     heights = [bars_height(len(labels)) for _, labels, _ in groups]
     plot = sum(heights) + _GAP * (len(groups) - 1)
     figure = make_subplots(
-        rows=len(groups), cols=1, row_heights=[h / sum(heights) for h in heights],
+        rows=len(groups),
+        cols=1,
+        row_heights=[h / sum(heights) for h in heights],
         vertical_spacing=_GAP / plot if len(groups) > 1 else 0,
-    )  # fmt: skip
+    )
     left, told = 60, False
     for row, (unit, labels, shown) in enumerate(groups, 1):
         add_bars(figure, labels, shown, named=named, legend=not told, row=row, col=1)
         told = told or shown.has_chance
         left = max(left, bars_axes(figure, labels, unit=unit, what="", row=row, col=1))
     return Drawing(
-        figure=figure, title=title, notes=tuple(notes), definition=definition, plot=plot, left=left, below=50,
+        figure=figure,
+        title=title,
+        notes=tuple(notes),
+        definition=definition,
+        plot=plot,
+        left=left,
+        below=50,
         legend=told,
-    )  # fmt: skip
+    )

@@ -47,10 +47,18 @@ def pairs(result: Result, *, value: Literal["score", "above_chance"] = "score") 
     low = bounds(shown)[0]
     note = "" if chance is None else f"Chance: {float(chance[torch.isfinite(chance)].mean()):.3g}"
     return heat_map(
-        Map(z=shown, x=names[receivers], y=names[senders], data=data, number=".2f" if len(names) <= 17 else "",
-            hover=f"Sender %{{y}}, receiver %{{x}}: {plain(word)} %{{z:.4g}}{said}."),
+        Map(
+            z=shown,
+            x=names[receivers],
+            y=names[senders],
+            data=data,
+            number=".2f" if len(names) <= 17 else "",
+            hover=f"Sender %{{y}}, receiver %{{x}}: {plain(word)} %{{z:.4g}}{said}.",
+        ),
         title=f"{word} of each pair of heads",
         unit=word if value == "score" else f"{word} minus chance",
-        x_title="receiver (layer.head)", y_title="sender (layer.head)", signed=value != "score" or low < 0,
+        x_title="receiver (layer.head)",
+        y_title="sender (layer.head)",
+        signed=value != "score" or low < 0,
         notes=[note] if note else [],
-    )  # fmt: skip
+    )

@@ -35,21 +35,31 @@ def components(result: PrincipalComponents, *, k: int = 20) -> Drawing:
     share = 100 * result.ratio.double()[: count("k", k)]
     figure, x = go.Figure(), list(range(len(share)))
     figure.add_trace(
-        go.Bar(x=x, y=digits(share), name="each", marker={"color": style.CATEGORIES[0]},
-               hovertemplate="Component %{x}: %{y:.3g}% of the variance.<extra></extra>")
-    )  # fmt: skip
+        go.Bar(
+            x=x,
+            y=digits(share),
+            name="each",
+            marker={"color": style.CATEGORIES[0]},
+            hovertemplate="Component %{x}: %{y:.3g}% of the variance.<extra></extra>",
+        )
+    )
     figure.add_trace(
-        go.Scatter(x=x, y=digits(share.cumsum(0)), name="sum so far", mode="lines+markers",
-                   line={"color": style.CATEGORIES[1], "width": 2}, marker={"size": 5},
-                   hovertemplate="The first %{x} and one more: %{y:.3g}% of the variance.<extra></extra>")
-    )  # fmt: skip
+        go.Scatter(
+            x=x,
+            y=digits(share.cumsum(0)),
+            name="sum so far",
+            mode="lines+markers",
+            line={"color": style.CATEGORIES[1], "width": 2},
+            marker={"size": 5},
+            hovertemplate="The first %{x} and one more: %{y:.3g}% of the variance.<extra></extra>",
+        )
+    )
     notes = [result.quantity[:1].upper() + result.quantity[1:]]
     if len(x) < result.shape["component"]:
         notes.append(f"The first {len(x)} of the {result.shape['component']} components kept")
     figure.update_xaxes(title_text="principal component", dtick=1 if len(x) <= 12 else None)
     figure.update_yaxes(title_text="share of the variance (%)", range=[0, 105])
-    return Drawing(figure=figure, title="Principal components", plot=270, legend=True,
-                   notes=tuple(notes))  # fmt: skip
+    return Drawing(figure=figure, title="Principal components", plot=270, legend=True, notes=tuple(notes))
 
 
 def tokens(result: Result, *, k: int = 10) -> Drawing:
@@ -72,9 +82,14 @@ def tokens(result: Result, *, k: int = 10) -> Drawing:
     values = result.values[kept]
     level = None if chance is None else chance[kept] * values.sign()
     return ranked(
-        shown, Measured(values, chance=level), title="What the direction adds to logits", unit="logit, mean-free",
-        what="token", notes=note, named="95%_of_random_directions",
-    )  # fmt: skip
+        shown,
+        Measured(values, chance=level),
+        title="What the direction adds to logits",
+        unit="logit, mean-free",
+        what="token",
+        notes=note,
+        named="95%_of_random_directions",
+    )
 
 
 def similar(result: SimilarDirections, *, which: str | None = None, k: int = 8) -> Drawing:
@@ -90,8 +105,12 @@ def similar(result: SimilarDirections, *, which: str | None = None, k: int = 8) 
     """
     kinds = list(result.chance_of_largest)
     chosen = kinds if which is None else [one_of("which", which, kinds)]
-    titles = {"input": "neurons' inputs", "output": "neurons' outputs", "embedding": "tokens' embeddings",
-              "unembedding": "tokens' unembeddings"}  # fmt: skip
+    titles = {
+        "input": "neurons' inputs",
+        "output": "neurons' outputs",
+        "embedding": "tokens' embeddings",
+        "unembedding": "tokens' unembeddings",
+    }
     groups = []
     for kind in chosen:
         places = [i for i, label in enumerate(result.labels["vector"]) if label.startswith(f"{kind} ")]
@@ -103,9 +122,11 @@ def similar(result: SimilarDirections, *, which: str | None = None, k: int = 8) 
         level = torch.full((len(order),), result.chance_of_largest[kind], dtype=torch.float64) * values[order].sign()
         groups.append((f"cosine with {titles.get(kind, kind)}", names, Measured(values[order], chance=level)))
     return stacked(
-        groups, title="What the direction resembles", named="largest_of_random_directions",
+        groups,
+        title="What the direction resembles",
+        named="largest_of_random_directions",
         notes=[f"The {k} largest in magnitude of each kind. Tick: 95% of random directions have none beyond it"],
-    )  # fmt: skip
+    )
 
 
 def steering(result: SteeringEffect, *, score: str | None = None) -> Drawing:
@@ -135,23 +156,45 @@ def steering(result: SteeringEffect, *, score: str | None = None) -> Drawing:
         own = Measured.of(result).at((order, i))
         if own.chance is not None:
             ends = (None if t is None else t[order, i] for t in (result.chance_low, result.chance_high))
-            add_line(figure, x, Measured(own.chance, *ends), name="random directions", what="scale", legend=n == 0,
-                     colour=style.CATEGORIES[6], dash="5px,4px", **where)  # fmt: skip
+            add_line(
+                figure,
+                x,
+                Measured(own.chance, *ends),
+                name="random directions",
+                what="scale",
+                legend=n == 0,
+                colour=style.CATEGORIES[6],
+                dash="5px,4px",
+                **where,
+            )
             _rename_band(figure)
         add_line(figure, x, own, name="this direction", what="scale", legend=n == 0, **where)
-        which = str(n + 1) if n else ""
-        unit = "probability" if labels[i].startswith("p(") else "nats"
-        name = "KL" if labels[i] == "kl" else harmless(labels[i], spaces=False)
-        figure.add_annotation(
-            text=f"{name}, {unit}", xref=f"x{which} domain", yref=f"y{which} domain", x=0, y=1,
-            xanchor="left", yanchor="bottom", showarrow=False, font={"size": style.SMALL}, xshift=-30,
-        )  # fmt: skip
+        _name_panel(figure, n, labels[i])
         figure.update_yaxes(nticks=6, row=where["row"], col=where["col"])
         last = n + columns >= len(chosen)
         figure.update_xaxes(title_text="scale" if last else "", row=where["row"], col=where["col"])
     said = interval_of(result, "Bands", over=" intervals")
     notes = (f"{said}; of the random directions from the lowest to the highest",)
     return Drawing(figure=figure, title="What steering does", notes=notes, plot=plot, left=52, above=24, legend=True)
+
+
+def _name_panel(figure: go.Figure, n: int, score: str) -> None:
+    """Write the score and its unit above the n-th panel."""
+    which = str(n + 1) if n else ""
+    unit = "probability" if score.startswith("p(") else "nats"
+    name = "KL" if score == "kl" else harmless(score, spaces=False)
+    figure.add_annotation(
+        text=f"{name}, {unit}",
+        xref=f"x{which} domain",
+        yref=f"y{which} domain",
+        x=0,
+        y=1,
+        xanchor="left",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": style.SMALL},
+        xshift=-30,
+    )
 
 
 def quoted(token: str) -> str:

@@ -84,10 +84,21 @@ def captioned(figure: go.Figure, width: int, height: int | None = None) -> go.Fi
     layout: Any = bare.layout
     margin, high = layout.margin, _caption_height(lines)
     note = go.layout.Annotation(
-        name="caption", text=lines, showarrow=False, align="left", xref="paper", yref="paper",
-        x=0, y=0, xanchor="left", yanchor="top", xshift=10 - margin.l, yshift=-margin.b,
-        font={"size": style.SMALL, "color": style.MUTED}, ay=below,  # without an arrow it is ours: see `_taken_off`
-    )  # fmt: skip
+        name="caption",
+        text=lines,
+        showarrow=False,
+        align="left",
+        xref="paper",
+        yref="paper",
+        x=0,
+        y=0,
+        xanchor="left",
+        yanchor="top",
+        xshift=10 - margin.l,
+        yshift=-margin.b,
+        font={"size": style.SMALL, "color": style.MUTED},
+        ay=below,  # without an arrow it is ours: see `_taken_off`
+    )
     layout.annotations = (*layout.annotations, note)
     bare.update_layout(height=height or layout.height + high, margin={"b": margin.b + high})
     _place_around(bare, high)
@@ -107,9 +118,10 @@ def retitled(figure: go.Figure, width: int) -> go.Figure:
         return figure
     grown = _TITLE * (lines.count("<br>") - text.count("<br>"))
     figure.update_layout(
-        title={"text": lines, "pad": {"t": layout.title.pad.t + grown}}, margin={"t": layout.margin.t + grown},
+        title={"text": lines, "pad": {"t": layout.title.pad.t + grown}},
+        margin={"t": layout.margin.t + grown},
         height=layout.height + grown,
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -152,11 +164,18 @@ def _place_around(figure: go.Figure, caption: int) -> None:
     if layout.showlegend:
         figure.update_layout(
             legend={
-                "orientation": "h", "xref": "container", "x": 0.01, "xanchor": "left", "yref": "container",
-                "y": min(1.0, (caption + 4) / layout.height), "yanchor": "bottom", "font": {"size": style.TEXT},
-                "itemsizing": "trace", "tracegroupgap": 0,
+                "orientation": "h",
+                "xref": "container",
+                "x": 0.01,
+                "xanchor": "left",
+                "yref": "container",
+                "y": min(1.0, (caption + 4) / layout.height),
+                "yanchor": "bottom",
+                "font": {"size": style.TEXT},
+                "itemsizing": "trace",
+                "tracegroupgap": 0,
             }
-        )  # fmt: skip
+        )
 
 
 def _wrapped_axes(figure: go.Figure, drawing: Drawing) -> int:

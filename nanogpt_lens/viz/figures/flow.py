@@ -48,9 +48,12 @@ def flows(
     if kind == "bars":
         order = result.values.argsort(descending=True, stable=True)[: count("k", k)]
         return ranked(
-            [tokens[i] for i in order.tolist()], Measured(result.values[order]), title=result.quantity.capitalize(),
-            unit=f"{words(result.quantity)} (0 to 1)", what="input position and token",
-        )  # fmt: skip
+            [tokens[i] for i in order.tolist()],
+            Measured(result.values[order]),
+            title=result.quantity.capitalize(),
+            unit=f"{words(result.quantity)} (0 to 1)",
+            what="input position and token",
+        )
     values = result.values if several else result.values[None]
     start = re.search(r"from position (\d+)", result.definition)
     end = tokens[int(start[1])] if start and int(start[1]) < len(tokens) else "the position"
@@ -60,15 +63,22 @@ def flows(
             z=values, x=tokens, y=places(result, "layer"), hover="After layer %{y}, from %{x}: flow %{z:.4g}."
         )
         return heat_map(
-            picture, title=result.quantity.capitalize(), unit=f"{words(result.quantity)} (0 to 1)",
-            x_title="input position and token", y_title="after layer", signed=False,
-        )  # fmt: skip
+            picture,
+            title=result.quantity.capitalize(),
+            unit=f"{words(result.quantity)} (0 to 1)",
+            x_title="input position and token",
+            y_title="after layer",
+            signed=False,
+        )
     return _sankey(
         [(i, len(tokens) + j, float(values[j, i])) for j in range(len(values)) for i in range(len(tokens))],
-        [*tokens, *names], [0] * len(tokens) + [1] * len(names), links, title=result.quantity.capitalize(),
+        [*tokens, *names],
+        [0] * len(tokens) + [1] * len(names),
+        links,
+        title=result.quantity.capitalize(),
         said="each link is one flow from an input token",
         heads=["input token", f"{end} after" if several else "the position"],
-    )  # fmt: skip
+    )
 
 
 def through_layers(
@@ -103,11 +113,15 @@ def through_layers(
         share = moved.sum(0)
     stages = ["input", *(f"after layer {layer}" for layer in range(n_layers))]
     return _sankey(
-        found, tokens * (n_layers + 1), [i for i in range(n_layers + 1) for _ in range(n_pos)], links,
-        title=f"Rollout to position {tokens[end]}", heads=stages,
+        found,
+        tokens * (n_layers + 1),
+        [i for i in range(n_layers + 1) for _ in range(n_pos)],
+        links,
+        title=f"Rollout to position {tokens[end]}",
+        heads=stages,
         said=f"at each layer a position's share splits as {residual:g} * I + {1 - residual:g} * (mean over heads of "
         "attention); shares of the last position add up to 1 at each layer",
-    )  # fmt: skip
+    )
 
 
 def _position(result: Result, pos: int | str, n: int) -> int:
@@ -117,9 +131,15 @@ def _position(result: Result, pos: int | str, n: int) -> int:
 
 
 def _sankey(
-    found: Sequence[Link], names: Sequence[str], stage: Sequence[int], links: int, *,
-    title: str, said: str, heads: Sequence[str],
-) -> Drawing:  # fmt: skip
+    found: Sequence[Link],
+    names: Sequence[str],
+    stage: Sequence[int],
+    links: int,
+    *,
+    title: str,
+    said: str,
+    heads: Sequence[str],
+) -> Drawing:
     """The strongest links; nodes without one are left out."""
     kept = _strongest(found, stage, count("links", links))
     nodes = sorted({end for link in kept for end in link[:2]})
@@ -129,24 +149,34 @@ def _sankey(
     part = min((shown[i] / total[i] for i in shown if total[i] > 0), default=1.0)
     figure = go.Figure(
         go.Sankey(
-            arrangement="fixed", valueformat=".4g",
-            node={"label": [names[node] for node in nodes], "x": x, "y": y, "pad": _PAD, "thickness": 10,
-                  "color": [style.CATEGORIES[0] if stage[node] else style.CATEGORIES[1] for node in nodes],
-                  "line": {"width": 0}, "customdata": [heads[stage[node]] for node in nodes],
-                  "hovertemplate": "%{label}, %{customdata}: %{value:.4g}.<extra></extra>"},
-            link={"source": [index[s] for s, _, _ in kept], "target": [index[t] for _, t, _ in kept],
-                  "value": digits([v for *_, v in kept]), "color": style.faint(style.CATEGORIES[0], 0.28),
-                  "hovertemplate": "from %{source.label} to %{target.label}: %{value:.4g}.<extra></extra>"},
+            arrangement="fixed",
+            valueformat=".4g",
+            node={
+                "label": [names[node] for node in nodes],
+                "x": x,
+                "y": y,
+                "pad": _PAD,
+                "thickness": 10,
+                "color": [style.CATEGORIES[0] if stage[node] else style.CATEGORIES[1] for node in nodes],
+                "line": {"width": 0},
+                "customdata": [heads[stage[node]] for node in nodes],
+                "hovertemplate": "%{label}, %{customdata}: %{value:.4g}.<extra></extra>",
+            },
+            link={
+                "source": [index[s] for s, _, _ in kept],
+                "target": [index[t] for _, t, _ in kept],
+                "value": digits([v for *_, v in kept]),
+                "color": style.faint(style.CATEGORIES[0], 0.28),
+                "hovertemplate": "from %{source.label} to %{target.label}: %{value:.4g}.<extra></extra>",
+            },
             textfont={"size": style.SMALL, "color": style.INK},
         )
-    )  # fmt: skip
+    )
     _headed(figure, heads)
     notes = [f"The {len(kept)} strongest of {sum(v > 0 for *_, v in found)} links; {said}"]
     if part < 0.9995:
         notes.append(f"They carry {100 * part:.0f}% or more of each step")
-    return Drawing(
-        figure=figure, title=title, notes=tuple(notes), plot=height, left=18, right=18, above=24, below=18
-    )  # fmt: skip
+    return Drawing(figure=figure, title=title, notes=tuple(notes), plot=height, left=18, right=18, above=24, below=18)
 
 
 def _strongest(found: Sequence[Link], stage: Sequence[int], most: int) -> list[Link]:
@@ -177,8 +207,9 @@ def _by_stage(links: Sequence[Link], stage: Sequence[int]) -> dict[int, float]:
 
 def _places(nodes: Sequence[int], links: Sequence[Link], stage: Sequence[int]) -> tuple[list[float], list[float], int]:
     """Where Plotly has to draw each node so that none covers another, and the height in pixels."""
-    size = {node: max(sum(v for s, _, v in links if s == node), sum(v for _, t, v in links if t == node))
-            for node in nodes}  # fmt: skip
+    size = {
+        node: max(sum(v for s, _, v in links if s == node), sum(v for _, t, v in links if t == node)) for node in nodes
+    }
     columns: dict[int, list[int]] = {}
     for node in nodes:
         columns.setdefault(stage[node], []).append(node)
@@ -195,8 +226,11 @@ def _places(nodes: Sequence[int], links: Sequence[Link], stage: Sequence[int]) -
             top += size[node] * scale + _PAD
     last = max(columns, default=1) or 1
     edge = 1e-3  # Plotly takes 0 for "not given"
-    return ([min(1 - edge, max(edge, stage[node] / last)) for node in nodes],
-            [min(1 - edge, max(edge, centre[node])) for node in nodes], height)  # fmt: skip
+    return (
+        [min(1 - edge, max(edge, stage[node] / last)) for node in nodes],
+        [min(1 - edge, max(edge, centre[node])) for node in nodes],
+        height,
+    )
 
 
 def _headed(figure: go.Figure, heads: Sequence[str]) -> None:
@@ -205,7 +239,13 @@ def _headed(figure: go.Figure, heads: Sequence[str]) -> None:
     for i, head in enumerate(heads):
         short = head if last <= 2 else head.replace("after layer " if 0 < i < last else "after ", "")
         figure.add_annotation(
-            text=short, xref="paper", yref="paper", x=i / max(last, 1), y=1, yanchor="bottom", showarrow=False,
+            text=short,
+            xref="paper",
+            yref="paper",
+            x=i / max(last, 1),
+            y=1,
+            yanchor="bottom",
+            showarrow=False,
             xanchor="left" if i == 0 else "right" if i == last else "center",
             font={"size": style.SMALL, "color": style.MUTED},
-        )  # fmt: skip
+        )

@@ -46,6 +46,10 @@ def anything(result: Result, *, kind: Literal["heatmap", "bars"] | None = None, 
     z = shown.values
     return heat_map(
         Map(z=z, x=grid.x, y=grid.y, data=data, downwards=grid.downwards, hover=f"{grid.hover}: %{{z:.4g}}{said}."),
-        title=title, unit=unit, x_title=grid.x_title, y_title=grid.y_title, signed=is_signed(result, bounds(z)[0]),
+        title=title,
+        unit=unit,
+        x_title=grid.x_title,
+        y_title=grid.y_title,
+        signed=is_signed(result, bounds(z)[0]),
         notes=grid.notes,
-    )  # fmt: skip
+    )

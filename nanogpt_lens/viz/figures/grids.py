@@ -96,10 +96,18 @@ def grid_of(result: Result, where: Mapping[str, Any], *, strength: Tensor) -> La
     labels = _joined(result, rows)
     every = torch.arange(len(labels))
     grid = Layout(
-        result.axes, fixed, rows, columns, places(result, columns) if columns else [""], labels, every,
-        downwards=rows == ("dest_pos",), hover=_hover(result, rows, columns),
-        x_title=title_of(columns, result) if columns else "", y_title=named(result, rows),
-    )  # fmt: skip
+        result.axes,
+        fixed,
+        rows,
+        columns,
+        places(result, columns) if columns else [""],
+        labels,
+        every,
+        downwards=rows == ("dest_pos",),
+        hover=_hover(result, rows, columns),
+        x_title=title_of(columns, result) if columns else "",
+        y_title=named(result, rows),
+    )
     if len(labels) > MOST_ROWS and rows != ("dest_pos",):
         size = grid.rearranged(strength).abs().nan_to_num(-1).amax(1)
         kept = size.argsort(descending=True, stable=True)[:MOST_ROWS].sort().values

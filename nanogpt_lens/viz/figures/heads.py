@@ -66,15 +66,21 @@ def several(
     return heat_maps(
         [_marked(shown, result, i, numbers=False) for i, shown in enumerate(maps)],
         title="Head scores" if result.quantity == "head scores" else words(result.quantity).capitalize(),
-        unit="score", x_title="head", y_title="layer", signed=None if mixed else low < 0,
+        unit="score",
+        x_title="head",
+        y_title="layer",
+        signed=None if mixed else low < 0,
         top=None if mixed else 1.0,
-    )  # fmt: skip
+    )
 
 
 def taxonomy(
-    result: HeadTaxonomy, *, score: str | None = None, kind: Literal["heatmap", "bars"] = "heatmap",
+    result: HeadTaxonomy,
+    *,
+    score: str | None = None,
+    kind: Literal["heatmap", "bars"] = "heatmap",
     k: int | None = None,
-) -> Drawing:  # fmt: skip
+) -> Drawing:
     """As `several`; heads that carry the name are framed."""
     drawing = several(result, score=score, kind=kind, k=k)
     if kind == "bars":
@@ -86,9 +92,16 @@ def taxonomy(
             y, x = place[layer], place[head]
             which = str(panel + 1) if panel else ""
             drawing.figure.add_shape(
-                type="rect", x0=x - 0.46, x1=x + 0.46, y0=y - 0.46, y1=y + 0.46, xref=f"x{which}", yref=f"y{which}",
-                line={"color": style.CATEGORIES[1], "width": 3}, name="carries",
-            )  # fmt: skip
+                type="rect",
+                x0=x - 0.46,
+                x1=x + 0.46,
+                y0=y - 0.46,
+                y1=y + 0.46,
+                xref=f"x{which}",
+                yref=f"y{which}",
+                line={"color": style.CATEGORIES[1], "width": 3},
+                name="carries",
+            )
     named = int(result.carries.any(0).sum())
     said = f"Framed: the head carries the name ({named} of {result.carries[0].numel()} heads carry one or more)"
     return _with_notes(drawing, said, title="Head taxonomy" if score is None else None)
@@ -118,9 +131,16 @@ def _one(result: Result, where: dict[str, int], name: str, kind: str, k: int | N
         return _bars(result, where, axes, _BARS if k is None else k, title=title, unit=called, definition=definition)
     fraction = low >= 0 and high <= 1 and not unit and not is_signed(result, low)
     return heat_map(
-        shown, title=title, unit=called, x_title="head", y_title="layer", signed=is_signed(result, low),
-        top=1.0 if fraction and high > 0.5 else None, definition=definition, notes=_chance_notes(result, where),
-    )  # fmt: skip
+        shown,
+        title=title,
+        unit=called,
+        x_title="head",
+        y_title="layer",
+        signed=is_signed(result, low),
+        top=1.0 if fraction and high > 0.5 else None,
+        definition=definition,
+        notes=_chance_notes(result, where),
+    )
 
 
 def _bars(
@@ -132,21 +152,33 @@ def _bars(
     order = order[downwards(flat.values[order])]
     notes = [f"The {len(order)} heads with the largest magnitude, of {len(names)}"] if len(order) < len(names) else []
     return ranked(
-        [names[i] for i in order.tolist()], flat.at(order), title=title, unit=unit, what="head", definition=definition,
+        [names[i] for i in order.tolist()],
+        flat.at(order),
+        title=title,
+        unit=unit,
+        what="head",
+        definition=definition,
         notes=notes,
-    )  # fmt: skip
+    )
 
 
 def _map(result: Result, where: dict[str, int], name: str, axes: tuple[str, ...], unit: str) -> Map:
     kept = tuple(axis for axis in axes if axis not in where)
-    given = {other: _oriented(result, tensor, where, kept) for other in ("low", "high", "chance", "threshold")
-             if (tensor := getattr(result, other, None)) is not None}  # fmt: skip
+    given = {
+        other: _oriented(result, tensor, where, kept)
+        for other in ("low", "high", "chance", "threshold")
+        if (tensor := getattr(result, other, None)) is not None
+    }
     data, said = facts(given.pop("low", None), given.pop("high", None), **given)
     behind = f" {unit}" if unit else ""
     return Map(
-        z=_oriented(result, result.values, where, kept), x=places(result, "head"), y=places(result, "layer"), data=data,
-        hover=f"Head %{{y}}.%{{x}}: {plain(words(name))} %{{z:.4g}}{behind}{said}.", name=name,
-    )  # fmt: skip
+        z=_oriented(result, result.values, where, kept),
+        x=places(result, "head"),
+        y=places(result, "layer"),
+        data=data,
+        hover=f"Head %{{y}}.%{{x}}: {plain(words(name))} %{{z:.4g}}{behind}{said}.",
+        name=name,
+    )
 
 
 def _marked(shown: Map, result: Result, score: int | None, *, numbers: bool) -> Map:

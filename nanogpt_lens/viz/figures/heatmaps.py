@@ -51,10 +51,19 @@ class Map:
         few = max(self.z.shape) <= 40
         inside = "%{text}" if self.text is not None else f"%{{z:{self.number}}}" if self.number else None
         return go.Heatmap(
-            z=digits(self.z), x=list(self.x), y=list(self.y), customdata=self.data, text=self.text,
-            texttemplate=inside, hovertemplate=f"{self.hover}<extra></extra>", hoverongaps=False,
-            xgap=1 if few else 0, ygap=1 if few else 0, name=words(self.name), **options,
-        )  # fmt: skip
+            z=digits(self.z),
+            x=list(self.x),
+            y=list(self.y),
+            customdata=self.data,
+            text=self.text,
+            texttemplate=inside,
+            hovertemplate=f"{self.hover}<extra></extra>",
+            hoverongaps=False,
+            xgap=1 if few else 0,
+            ygap=1 if few else 0,
+            name=words(self.name),
+            **options,
+        )
 
 
 def height_of(rows: int, *, most: int = 26, least: int = 5) -> int:
@@ -70,24 +79,55 @@ def bar(**options: Any) -> dict[str, Any]:
     their places (plotly.js 4.1).
     """
     return {
-        "orientation": "h", "thickness": 9, "len": 1, "x": 0, "xanchor": "left", "yref": "container", "y": 1,
-        "yanchor": "bottom", "xpad": 0, "ypad": 0, "outlinewidth": 0, "ticks": "outside", "ticklen": 3, "nticks": 6,
-        "tickfont": {"size": style.SMALL}, **options,
-    }  # fmt: skip
+        "orientation": "h",
+        "thickness": 9,
+        "len": 1,
+        "x": 0,
+        "xanchor": "left",
+        "yref": "container",
+        "y": 1,
+        "yanchor": "bottom",
+        "xpad": 0,
+        "ypad": 0,
+        "outlinewidth": 0,
+        "ticks": "outside",
+        "ticklen": 3,
+        "nticks": 6,
+        "tickfont": {"size": style.SMALL},
+        **options,
+    }
 
 
 def name_bar(figure: go.Figure, unit: str, *, lift: int = 39) -> None:
     """The title of the colour bar, `lift` pixels above the plot: an annotation called "unit"."""
     figure.add_annotation(
-        name="unit", text=unit, xref="paper", yref="paper", x=0, y=1, xanchor="left", yanchor="bottom", yshift=lift,
-        showarrow=False, align="left", font={"size": style.SMALL},
-    )  # fmt: skip
+        name="unit",
+        text=unit,
+        xref="paper",
+        yref="paper",
+        x=0,
+        y=1,
+        xanchor="left",
+        yanchor="bottom",
+        yshift=lift,
+        showarrow=False,
+        align="left",
+        font={"size": style.SMALL},
+    )
 
 
 def heat_map(
-    shown: Map, *, title: str, unit: str, x_title: str, y_title: str, signed: bool,
-    top: float | None = None, notes: Sequence[str] = (), definition: str | None = None,
-) -> Drawing:  # fmt: skip
+    shown: Map,
+    *,
+    title: str,
+    unit: str,
+    x_title: str,
+    y_title: str,
+    signed: bool,
+    top: float | None = None,
+    notes: Sequence[str] = (),
+    definition: str | None = None,
+) -> Drawing:
     """One heat map, its colour bar named by `unit`; `top` is the largest possible value, if that is the scale's end."""
     low, high = bounds(shown.z)
     scale = style.colours(low, high if top is None else top, signed=signed)
@@ -98,9 +138,15 @@ def heat_map(
     left = axis_left(figure, shown.y, y_title, downwards=shown.downwards)
     said = [*notes, *([_NO_VALUE] if missing(shown.z) else [])]
     return Drawing(
-        figure=figure, title=title, notes=tuple(said), definition=definition, plot=height_of(len(shown.y)),
-        above=BAR, below=below, left=left,
-    )  # fmt: skip
+        figure=figure,
+        title=title,
+        notes=tuple(said),
+        definition=definition,
+        plot=height_of(len(shown.y)),
+        above=BAR,
+        below=below,
+        left=left,
+    )
 
 
 def axis_below(figure: go.Figure, labels: Sequence[str], title: str, **place: Any) -> int:
@@ -108,9 +154,15 @@ def axis_below(figure: go.Figure, labels: Sequence[str], title: str, **place: An
     longest = max((style.wide(label, style.SMALL) for label in labels), default=0.0)
     upright = len(labels) * (longest + 6) > 250
     figure.update_xaxes(
-        type="category", title_text=title, tickangle=-90 if upright else 0, showgrid=False, zeroline=False,
-        categoryorder="array", categoryarray=list(labels), **place,
-    )  # fmt: skip
+        type="category",
+        title_text=title,
+        tickangle=-90 if upright else 0,
+        showgrid=False,
+        zeroline=False,
+        categoryorder="array",
+        categoryarray=list(labels),
+        **place,
+    )
     return int((min(longest, 150) if upright else 14) + (30 if title else 10) + 6)
 
 
@@ -118,17 +170,33 @@ def axis_left(figure: go.Figure, labels: Sequence[str], title: str, *, downwards
     """A category axis on the left; returns the pixels that it takes."""
     longest = max((style.wide(label, style.SMALL) for label in labels), default=0.0)
     figure.update_yaxes(
-        type="category", title_text=title, showgrid=False, zeroline=False, categoryorder="array",
-        categoryarray=list(labels), autorange="reversed" if downwards else True, **place,
-    )  # fmt: skip
+        type="category",
+        title_text=title,
+        showgrid=False,
+        zeroline=False,
+        categoryorder="array",
+        categoryarray=list(labels),
+        autorange="reversed" if downwards else True,
+        **place,
+    )
     return int(longest + (32 if title else 12) + 6)
 
 
 def heat_maps(
-    maps: Sequence[Map], *, title: str, unit: str, x_title: str, y_title: str, signed: bool | None,
-    columns: int = 2, each: int = 0, top: float | None = None, ticks: bool = True,
-    notes: Sequence[str] = (), definition: str | None = None,
-) -> Drawing:  # fmt: skip
+    maps: Sequence[Map],
+    *,
+    title: str,
+    unit: str,
+    x_title: str,
+    y_title: str,
+    signed: bool | None,
+    columns: int = 2,
+    each: int = 0,
+    top: float | None = None,
+    ticks: bool = True,
+    notes: Sequence[str] = (),
+    definition: str | None = None,
+) -> Drawing:
     """Several heat maps; one colour bar for all, or where `signed` is None one above each, because units differ.
 
     Args:
@@ -146,9 +214,11 @@ def heat_maps(
     gap = 22 + (34 if ticks else 0) + (30 if signed is None else 0)
     plot = rows * high + (rows - 1) * gap
     figure = make_subplots(
-        rows=rows, cols=columns, horizontal_spacing=0.12 if ticks else 0.03,
+        rows=rows,
+        cols=columns,
+        horizontal_spacing=0.12 if ticks else 0.03,
         vertical_spacing=min(gap / plot, 1 / max(rows - 1, 1) - 1e-6) if rows > 1 else 0,
-    )  # fmt: skip
+    )
     for i, shown in enumerate(maps):
         row, column = i // columns + 1, i % columns + 1
         figure.add_trace(shown.trace(coloraxis=f"coloraxis{i + 1 if signed is None and i else ''}"), row, column)
@@ -163,9 +233,15 @@ def heat_maps(
     figure.update_layout(plot_bgcolor=style.MISSING)
     said = [*notes, *([_NO_VALUE] if missing(*(shown.z for shown in maps)) else [])]
     return Drawing(
-        figure=figure, title=title, notes=tuple(said), definition=definition, plot=plot, left=52 if ticks else 14,
-        above=46 if signed is None else BAR + 20, below=50 if ticks else 12,
-    )  # fmt: skip
+        figure=figure,
+        title=title,
+        notes=tuple(said),
+        definition=definition,
+        plot=plot,
+        left=52 if ticks else 14,
+        above=46 if signed is None else BAR + 20,
+        below=50 if ticks else 12,
+    )
 
 
 def _panel_axes(figure: go.Figure, row: int, column: int, shown: Map, ticks: bool, plot: int, *, lifted: bool) -> None:
@@ -176,9 +252,17 @@ def _panel_axes(figure: go.Figure, row: int, column: int, shown: Map, ticks: boo
     trace: Any = figure.data[-1]
     x, y = trace.xaxis, trace.yaxis
     figure.add_annotation(
-        text=words(shown.name), xref=f"{x} domain", yref=f"{y} domain", x=0, y=1, xanchor="left", yanchor="bottom",
-        showarrow=False, font={"size": style.TEXT}, yshift=26 if lifted else 0,
-    )  # fmt: skip
+        text=words(shown.name),
+        xref=f"{x} domain",
+        yref=f"{y} domain",
+        x=0,
+        y=1,
+        xanchor="left",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": style.TEXT},
+        yshift=26 if lifted else 0,
+    )
 
 
 def _panel_scales(figure: go.Figure, maps: Sequence[Map], signed: bool | None, top: float | None, unit: str) -> None:

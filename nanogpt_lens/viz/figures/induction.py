@@ -35,22 +35,40 @@ def losses(result: Result, *, condition: str | None = None) -> Drawing:
     chosen = range(len(names)) if condition is None else [result._index("condition", condition)]
     every = Measured.of(result)
     for i in chosen:
-        add_line(figure, x, every.at(i), name=names[i], what="position", colour=style.colour_of(i), unit=" nats",
-                 markers=False)  # fmt: skip
+        add_line(
+            figure,
+            x,
+            every.at(i),
+            name=names[i],
+            what="position",
+            colour=style.colour_of(i),
+            unit=" nats",
+            markers=False,
+        )
     if every.chance is not None:
         add_chance(figure, x, every.chance[0])
     half = (max(x) + 1) // 2
     figure.add_vline(x=half - 0.5, line={"color": style.MUTED, "width": 1, "dash": "dot"})
     figure.add_annotation(
-        text="second half", x=half - 0.5, y=1, yref="paper", xanchor="left", yanchor="top", showarrow=False, xshift=4,
+        text="second half",
+        x=half - 0.5,
+        y=1,
+        yref="paper",
+        xanchor="left",
+        yanchor="top",
+        showarrow=False,
+        xshift=4,
         font={"size": style.SMALL, "color": style.MUTED},
-    )  # fmt: skip
+    )
     figure.update_xaxes(title_text="position of the token that is predicted", showgrid=False)
     figure.update_yaxes(title_text="loss (nats per token)", rangemode="tozero")
     return Drawing(
-        figure=figure, title="Loss by position on repeated text", plot=290, legend=True,
+        figure=figure,
+        title="Loss by position on repeated text",
+        plot=290,
+        legend=True,
         notes=(interval_of(result, "Bands", over=" intervals over the sequences"),) if every.has_interval else (),
-    )  # fmt: skip
+    )
 
 
 def accuracy(result: Result, *, score: str | None = None) -> Drawing:
@@ -72,18 +90,26 @@ def accuracy(result: Result, *, score: str | None = None) -> Drawing:
         data, said = facts(own.low, own.high, chance=own.chance)
         figure.add_trace(
             go.Bar(
-                x=names, y=digits(own.values), name=prompt, customdata=data, marker={"color": style.colour_of(j)},
-                error_y=errors(own), hovertemplate=f"%{{x}}, {plain(prompt)} prompts: %{{y:.4g}}{said}.<extra></extra>",
+                x=names,
+                y=digits(own.values),
+                name=prompt,
+                customdata=data,
+                marker={"color": style.colour_of(j)},
+                error_y=errors(own),
+                hovertemplate=f"%{{x}}, {plain(prompt)} prompts: %{{y:.4g}}{said}.<extra></extra>",
             )
-        )  # fmt: skip
+        )
     if every.chance is not None:
         figure.add_trace(
             go.Scatter(
-                x=names, y=digits(every.chance[:, 0]), mode="markers", name="chance",
+                x=names,
+                y=digits(every.chance[:, 0]),
+                mode="markers",
+                name="chance",
                 marker={"symbol": "line-ew", "size": 60, "line": {"width": 2, "color": style.INK}},
                 hovertemplate="%{x}: chance %{y:.4g}.<extra></extra>",
             )
-        )  # fmt: skip
+        )
     figure.update_xaxes(type="category")
     figure.update_yaxes(title_text=words(result.quantity), rangemode="tozero")
     return Drawing(figure=figure, title="Predicting [B] after [A][B]...[A]", plot=260, legend=True, below=30)

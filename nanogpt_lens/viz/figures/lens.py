@@ -25,24 +25,35 @@ from nanogpt_lens.viz.tokens import harmless, numbered
 
 COLOURS = ("probability", "kl", "entropy", "logprob", "rank")
 UNITS = {
-    "kl": "KL(final ‖ lens), nats", "entropy": "entropy, nats", "loss": "loss, nats per token",
-    "logprob": "log-probability, nats", "bits_per_char": "bits per character",
-    "agreement": "share with the final top token", "converged": "share that has settled",
-}  # fmt: skip
+    "kl": "KL(final ‖ lens), nats",
+    "entropy": "entropy, nats",
+    "loss": "loss, nats per token",
+    "logprob": "log-probability, nats",
+    "bits_per_char": "bits per character",
+    "agreement": "share with the final top token",
+    "converged": "share that has settled",
+}
 
 _BARS = {
-    "probability": "probability of the top token", "kl": "KL(final ‖ lens), nats", "entropy": "entropy, nats",
-    "logprob": "log-probability of the token that follows, nats", "rank": "rank of the token that follows (0: on top)",
-}  # fmt: skip
+    "probability": "probability of the top token",
+    "kl": "KL(final ‖ lens), nats",
+    "entropy": "entropy, nats",
+    "logprob": "log-probability of the token that follows, nats",
+    "rank": "rank of the token that follows (0: on top)",
+}
 _COLUMNS = 20
 _PANEL = 170
 
 
 def reading(
-    result: LensResult, *, kind: Literal["table", "curves"] = "table",
-    colour: Literal["probability", "kl", "entropy", "logprob", "rank"] = "probability", example: int = 0,
-    pos: tuple[int, int] | None = None, score: str | None = None,
-) -> Drawing:  # fmt: skip
+    result: LensResult,
+    *,
+    kind: Literal["table", "curves"] = "table",
+    colour: Literal["probability", "kl", "entropy", "logprob", "rank"] = "probability",
+    example: int = 0,
+    pos: tuple[int, int] | None = None,
+    score: str | None = None,
+) -> Drawing:
     """The most likely token at every point and position, or curves over depth.
 
     Args:
@@ -74,12 +85,15 @@ def reading(
     ]
     facts = _stack([grids[name][:, list(shown)] for name in COLOURS])
     picture = Map(
-        z=grids[colour][:, list(shown)], x=[names[i] for i in shown], y=[name for *_, name in places], text=text,
+        z=grids[colour][:, list(shown)],
+        x=[names[i] for i in shown],
+        y=[name for *_, name in places],
+        text=text,
         data=facts,
         hover="%{y}, position %{x}: most likely next %{text}, probability %{customdata[0]:.3g}; "
         "KL to the final output %{customdata[1]:.3g} nats; entropy %{customdata[2]:.3g} nats; the token that follows "
         "has log-probability %{customdata[3]:.3g} nats and rank %{customdata[4]}.",
-    )  # fmt: skip
+    )
     notes = ["In the cells the most likely next token"]
     if len(shown) < len(tokens):
         notes.append(f"Positions {shown.start} to {shown.stop - 1} of {len(tokens)}")
@@ -87,18 +101,27 @@ def reading(
         notes.append(f"Example {at} of {result.shape['example']}")
     name = "Tuned lens" if result.definition.startswith("tuned") else "Logit lens"
     return heat_map(
-        picture, title=f"{name}: most likely next tokens", unit=_BARS[colour], x_title=title_of("pos"), y_title="point",
-        signed=False, top=1.0 if colour == "probability" else None, notes=notes,
-    )  # fmt: skip
+        picture,
+        title=f"{name}: most likely next tokens",
+        unit=_BARS[colour],
+        x_title=title_of("pos"),
+        y_title="point",
+        signed=False,
+        top=1.0 if colour == "probability" else None,
+        notes=notes,
+    )
 
 
 def _plane(result: LensResult, name: str, example: int | None) -> Tensor:
     """A quantity [point in the order of depth, pos]."""
     tensor: Tensor = {
-        "top": result.top_tokens[..., 0], "probability": result.top_logprobs[..., 0].double().exp(), "kl": result.kl,
-        "entropy": result.entropy, "logprob": result.values,
+        "top": result.top_tokens[..., 0],
+        "probability": result.top_logprobs[..., 0].double().exp(),
+        "kl": result.kl,
+        "entropy": result.entropy,
+        "logprob": result.values,
         "rank": result.rank.double().where(result.rank >= 0, torch.nan),
-    }[name]  # fmt: skip
+    }[name]
     tensor = tensor if example is None else tensor[:, :, example]
     return torch.stack([tensor[i, j] for i, j, _ in result.in_depth_order()])
 
@@ -109,9 +132,11 @@ def _stack(planes: Sequence[Tensor]) -> Any:
 
 def _curves(result: LensResult, score: str | None) -> Drawing:
     means = {
-        "kl": result.kl.double().flatten(2).mean(-1), "entropy": result.entropy.double().flatten(2).mean(-1),
-        "logprob": result.values.double().flatten(2).nanmean(-1), "bits_per_char": result.bits_per_char,
-    }  # fmt: skip
+        "kl": result.kl.double().flatten(2).mean(-1),
+        "entropy": result.entropy.double().flatten(2).mean(-1),
+        "logprob": result.values.double().flatten(2).nanmean(-1),
+        "bits_per_char": result.bits_per_char,
+    }
     known = [name for name, values in means.items() if values is not None and bool(values.isfinite().any())]
     chosen = known if score is None else [one_of("score", score, known)]
     panels = [(name, Measured(values)) for name in chosen if (values := means[name]) is not None]
@@ -177,9 +202,13 @@ def depth_axis(result: LensResult | ConvergenceResult | LensScores, figure: go.F
     """The x axis of depths in layers."""
     depths = depths_of(result)
     figure.update_xaxes(
-        title_text="depth (layers)", range=[depths[0] - 0.12, depths[-1] + 0.12],
-        tickmode="linear" if depths[-1] <= 12 else "auto", dtick=1 if depths[-1] <= 6 else None, showgrid=True, **place,
-    )  # fmt: skip
+        title_text="depth (layers)",
+        range=[depths[0] - 0.12, depths[-1] + 0.12],
+        tickmode="linear" if depths[-1] <= 12 else "auto",
+        dtick=1 if depths[-1] <= 6 else None,
+        showgrid=True,
+        **place,
+    )
 
 
 def depths_of(result: LensResult | ConvergenceResult | LensScores) -> list[float]:
@@ -201,8 +230,11 @@ def _over_depth(
     each, gap = (260, 0) if len(panels) == 1 else (_PANEL, 62)
     plot = rows * each + (rows - 1) * gap
     figure = make_subplots(
-        rows=rows, cols=columns, horizontal_spacing=0.16, vertical_spacing=gap / plot if rows > 1 else 0,
-    )  # fmt: skip
+        rows=rows,
+        cols=columns,
+        horizontal_spacing=0.16,
+        vertical_spacing=gap / plot if rows > 1 else 0,
+    )
     x, names = depths_of(result), [name for *_, name in result.in_depth_order()]
     for i, (score, own) in enumerate(panels):
         row, col = i // columns + 1, i % columns + 1
@@ -212,9 +244,17 @@ def _over_depth(
             add_chance(figure, x, shown.chance, legend=i == 0, row=row, col=col)
         which = str(i + 1) if i else ""
         figure.add_annotation(
-            text=UNITS.get(score, words(score)), xref=f"x{which} domain", yref=f"y{which} domain", x=0, y=1,
-            xanchor="left", yanchor="bottom", showarrow=False, font={"size": style.SMALL}, xshift=-30,
-        )  # fmt: skip
+            text=UNITS.get(score, words(score)),
+            xref=f"x{which} domain",
+            yref=f"y{which} domain",
+            x=0,
+            y=1,
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+            font={"size": style.SMALL},
+            xshift=-30,
+        )
         figure.update_yaxes(rangemode="normal" if score == "logprob" else "tozero", nticks=6, row=row, col=col)
         depth_axis(result, figure, row=row, col=col)
         if row < rows and not (row == rows - 1 and i + columns >= len(panels)):

@@ -20,10 +20,20 @@ _HIGHEST = 900
 
 
 def add_line(
-    figure: go.Figure, x: Sequence[float], shown: Measured, *, name: str, what: str,
-    colour: str = style.CATEGORIES[0], unit: str = "", dash: str = "solid", legend: bool = True,
-    markers: bool | None = None, texts: Sequence[str] | None = None, **where: Any,
-) -> None:  # fmt: skip
+    figure: go.Figure,
+    x: Sequence[float],
+    shown: Measured,
+    *,
+    name: str,
+    what: str,
+    colour: str = style.CATEGORIES[0],
+    unit: str = "",
+    dash: str = "solid",
+    legend: bool = True,
+    markers: bool | None = None,
+    texts: Sequence[str] | None = None,
+    **where: Any,
+) -> None:
     """A line, and its interval as a band; chance is in the hover text only, see `add_chance`.
 
     Args:
@@ -46,19 +56,32 @@ def add_line(
     few = len(x) <= 40 if markers is None else markers
     figure.add_trace(
         go.Scatter(
-            x=np.asarray(x), y=digits(shown.values), name=name, legendgroup=name, showlegend=legend, customdata=data,
-            text=None if texts is None else list(texts), mode="lines+markers" if few else "lines",
-            line={"color": colour, "width": 2, "dash": dash}, marker={"size": 5, "color": colour},
+            x=np.asarray(x),
+            y=digits(shown.values),
+            name=name,
+            legendgroup=name,
+            showlegend=legend,
+            customdata=data,
+            text=None if texts is None else list(texts),
+            mode="lines+markers" if few else "lines",
+            line={"color": colour, "width": 2, "dash": dash},
+            marker={"size": 5, "color": colour},
             hovertemplate=f"{plain(name)}, {place}: %{{y:.4g}}{unit}{said}.<extra></extra>",
         ),
         **where,
-    )  # fmt: skip
+    )
 
 
 def _band(
-    figure: go.Figure, x: Sequence[float], low: Tensor, high: Tensor, *,
-    name: str, colour: str, **where: Any,
-) -> None:  # fmt: skip
+    figure: go.Figure,
+    x: Sequence[float],
+    low: Tensor,
+    high: Tensor,
+    *,
+    name: str,
+    colour: str,
+    **where: Any,
+) -> None:
     """The area between the ends of an interval, one shape for each run of places that have one."""
     there = (low.isfinite() & high.isfinite()).numpy()
     ends = np.flatnonzero(np.diff(np.concatenate([[False], there, [False]]).astype(int)))
@@ -69,26 +92,43 @@ def _band(
             go.Scatter(
                 x=np.concatenate([places[piece], places[piece][::-1]]),
                 y=np.concatenate([above[piece], below[piece][::-1]]),
-                fill="toself", fillcolor=style.faint(colour), line={"width": 0}, mode="lines", hoverinfo="skip",
-                name=f"{name}, 95% interval", legendgroup=name, showlegend=False,
+                fill="toself",
+                fillcolor=style.faint(colour),
+                line={"width": 0},
+                mode="lines",
+                hoverinfo="skip",
+                name=f"{name}, 95% interval",
+                legendgroup=name,
+                showlegend=False,
             ),
             **where,
-        )  # fmt: skip
+        )
 
 
 def add_chance(
-    figure: go.Figure, x: Sequence[float], values: Tensor, *, name: str = "chance", colour: str = style.MUTED,
-    legend: bool = True, **where: Any,
-) -> None:  # fmt: skip
+    figure: go.Figure,
+    x: Sequence[float],
+    values: Tensor,
+    *,
+    name: str = "chance",
+    colour: str = style.MUTED,
+    legend: bool = True,
+    **where: Any,
+) -> None:
     """A dashed line where chance is."""
     figure.add_trace(
         go.Scatter(
-            x=np.asarray(x), y=digits(values), name=name, legendgroup=name, showlegend=legend, mode="lines",
+            x=np.asarray(x),
+            y=digits(values),
+            name=name,
+            legendgroup=name,
+            showlegend=legend,
+            mode="lines",
             line={"color": colour, "width": 1.5, "dash": "5px,4px"},
             hovertemplate=f"{plain(name)}: %{{y:.4g}}.<extra></extra>",
         ),
         **where,
-    )  # fmt: skip
+    )
 
 
 def errors(shown: Measured, *, colour: str = style.INK) -> dict[str, Any]:
@@ -98,16 +138,28 @@ def errors(shown: Measured, *, colour: str = style.INK) -> dict[str, Any]:
     middle = digits(shown.values)
     above, below = digits(shown.high) - middle, middle - digits(shown.low)
     return {
-        "type": "data", "symmetric": False, "array": above, "arrayminus": below, "color": colour, "thickness": 1.2,
+        "type": "data",
+        "symmetric": False,
+        "array": above,
+        "arrayminus": below,
+        "color": colour,
+        "thickness": 1.2,
         "width": 3,
-    }  # fmt: skip
+    }
 
 
 def ranked(
-    labels: Sequence[str], shown: Measured, *, title: str, unit: str, what: str = "",
-    others: dict[str, Tensor] | None = None, notes: Sequence[str] = (), definition: str | None = None,
+    labels: Sequence[str],
+    shown: Measured,
+    *,
+    title: str,
+    unit: str,
+    what: str = "",
+    others: dict[str, Tensor] | None = None,
+    notes: Sequence[str] = (),
+    definition: str | None = None,
     named: str = "chance",
-) -> Drawing:  # fmt: skip
+) -> Drawing:
     """Horizontal bars from the top down, with intervals; red is negative, blue positive; a tick where chance is.
 
     Args:
@@ -123,9 +175,15 @@ def ranked(
     add_bars(figure, labels, shown, others=others, named=named)
     left = bars_axes(figure, labels, unit=unit, what=what)
     return Drawing(
-        figure=figure, title=title, notes=tuple(notes), definition=definition, plot=bars_height(len(labels)), left=left,
-        legend=shown.has_chance, below=50,
-    )  # fmt: skip
+        figure=figure,
+        title=title,
+        notes=tuple(notes),
+        definition=definition,
+        plot=bars_height(len(labels)),
+        left=left,
+        legend=shown.has_chance,
+        below=50,
+    )
 
 
 def largest(values: Tensor, k: int) -> Tensor:
@@ -150,55 +208,89 @@ def bars_axes(figure: go.Figure, labels: Sequence[str], *, unit: str, what: str,
     """The axes of horizontal bars; returns the pixels of the left margin."""
     longest = max((style.wide(label, style.SMALL) for label in labels), default=0.0)
     figure.update_yaxes(
-        type="category", autorange="reversed", categoryorder="array", categoryarray=list(labels), title_text=what,
-        showgrid=False, tickmode="array" if len(labels) <= 45 else "auto", tickvals=list(labels), **where,
-    )  # fmt: skip
+        type="category",
+        autorange="reversed",
+        categoryorder="array",
+        categoryarray=list(labels),
+        title_text=what,
+        showgrid=False,
+        tickmode="array" if len(labels) <= 45 else "auto",
+        tickvals=list(labels),
+        **where,
+    )
     figure.update_xaxes(title_text=unit, zeroline=True, rangemode="tozero", nticks=7, **where)
     return int(min(longest, 170) + (34 if what else 14))
 
 
 def add_bars(
-    figure: go.Figure, labels: Sequence[str], shown: Measured, *, others: dict[str, Tensor] | None = None,
-    named: str = "chance", legend: bool = True, **where: Any,
-) -> None:  # fmt: skip
+    figure: go.Figure,
+    labels: Sequence[str],
+    shown: Measured,
+    *,
+    others: dict[str, Tensor] | None = None,
+    named: str = "chance",
+    legend: bool = True,
+    **where: Any,
+) -> None:
     """Horizontal bars into a figure, or into the panel `where`."""
     data, said = facts(shown.low, shown.high, **{named: shown.chance}, **(others or {}))
     colours = [style.CATEGORIES[1] if value < 0 else style.CATEGORIES[0] for value in shown.values.tolist()]
     figure.add_trace(
         go.Bar(
-            y=list(labels), x=digits(shown.values), orientation="h", marker={"color": colours}, customdata=data,
-            error_x=errors(shown), name="measured", showlegend=False,
+            y=list(labels),
+            x=digits(shown.values),
+            orientation="h",
+            marker={"color": colours},
+            customdata=data,
+            error_x=errors(shown),
+            name="measured",
+            showlegend=False,
             hovertemplate=f"%{{y}}: %{{x:.4g}}{said}.<extra></extra>",
         ),
         **where,
-    )  # fmt: skip
+    )
     if shown.chance is not None and shown.has_chance:
         called = named.replace("_", " ")
         figure.add_trace(
             go.Scatter(
-                y=list(labels), x=digits(shown.chance), mode="markers", name=called, legendgroup=called,
-                showlegend=legend, hovertemplate=f"%{{y}}: {called} %{{x:.4g}}.<extra></extra>",
+                y=list(labels),
+                x=digits(shown.chance),
+                mode="markers",
+                name=called,
+                legendgroup=called,
+                showlegend=legend,
+                hovertemplate=f"%{{y}}: {called} %{{x:.4g}}.<extra></extra>",
                 marker={"symbol": "line-ns", "size": 7, "line": {"width": 2.5, "color": style.INK}},
             ),
             **where,
-        )  # fmt: skip
+        )
 
 
 def histogram(
-    figure: go.Figure, edges: np.ndarray, counts: np.ndarray, *, name: str, colour: str = style.CATEGORIES[0],
-    what: str, **where: Any,
-) -> None:  # fmt: skip
+    figure: go.Figure,
+    edges: np.ndarray,
+    counts: np.ndarray,
+    *,
+    name: str,
+    colour: str = style.CATEGORIES[0],
+    what: str,
+    **where: Any,
+) -> None:
     """Bars of counts between edges."""
     figure.add_trace(
         go.Bar(
-            x=digits((edges[:-1] + edges[1:]) / 2), y=digits(counts), width=digits(np.diff(edges)), name=name,
-            marker={"color": colour, "line": {"width": 0}}, showlegend=False,
+            x=digits((edges[:-1] + edges[1:]) / 2),
+            y=digits(counts),
+            width=digits(np.diff(edges)),
+            name=name,
+            marker={"color": colour, "line": {"width": 0}},
+            showlegend=False,
             customdata=digits(np.stack([edges[:-1], edges[1:]], -1)),
             hovertemplate=f"from %{{customdata[0]:.4g}} to %{{customdata[1]:.4g}}: %{{y:,}} {plain(what)}."
             "<extra></extra>",
         ),
         **where,
-    )  # fmt: skip
+    )
     figure.update_layout(bargap=0)
 
 
@@ -212,14 +304,24 @@ def log_axis(figure: go.Figure, low: float, high: float) -> None:
 
 
 def upright(
-    figure: go.Figure, at: float, *, name: str, colour: str = style.INK, dash: str = "5px,4px", legend: bool = True,
+    figure: go.Figure,
+    at: float,
+    *,
+    name: str,
+    colour: str = style.INK,
+    dash: str = "5px,4px",
+    legend: bool = True,
     top: float = 1.0,
-) -> None:  # fmt: skip
+) -> None:
     """A vertical line up to `top`, in the legend."""
     figure.add_trace(
         go.Scatter(
-            x=digits([at, at]), y=digits([0.0, top]), mode="lines", name=name, showlegend=legend,
+            x=digits([at, at]),
+            y=digits([0.0, top]),
+            mode="lines",
+            name=name,
+            showlegend=legend,
             line={"color": colour, "width": 1.6, "dash": dash},
             hovertemplate=f"{plain(name)}: %{{x:.4g}}.<extra></extra>",
         )
-    )  # fmt: skip
+    )

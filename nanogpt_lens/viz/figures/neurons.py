@@ -22,9 +22,12 @@ from nanogpt_lens.viz.figures.numbers import digits, plain
 
 
 def search(
-    result: NeuronSearch, *, layer: int | str | None = None, neuron: int | None = None,
+    result: NeuronSearch,
+    *,
+    layer: int | str | None = None,
+    neuron: int | None = None,
     y: Literal["log", "linear"] = "log",
-) -> Drawing:  # fmt: skip
+) -> Drawing:
     """One neuron's histogram of activations; or all neurons, how often they are active and how strongly.
 
     Args:
@@ -64,8 +67,13 @@ def search(
         f"{100 * (1 - page.sparsity):.1f}% of all tokens",
         f"Highest activation {float(result.values[i, j]):.4g}" if "highest activation" in result.quantity else "",
     )
-    return Drawing(figure=figure, title=f"Activations of {page.kind} {page.layer}.{page.neuron}", notes=notes, plot=260,
-                   legend=True)  # fmt: skip
+    return Drawing(
+        figure=figure,
+        title=f"Activations of {page.kind} {page.layer}.{page.neuron}",
+        notes=notes,
+        plot=260,
+        legend=True,
+    )
 
 
 def _overview(result: NeuronSearch, layer: int | str | None) -> Drawing:
@@ -75,13 +83,16 @@ def _overview(result: NeuronSearch, layer: int | str | None) -> Drawing:
         active, numbers = 1 - result.sparsity[i].double(), [f"{names[i]}.{j}" for j in range(result.shape["neuron"])]
         figure.add_trace(
             go.Scatter(
-                x=digits(100 * active), y=digits(result.values[i]), mode="markers", name=f"layer {names[i]}",
+                x=digits(100 * active),
+                y=digits(result.values[i]),
+                mode="markers",
+                name=f"layer {names[i]}",
                 text=numbers,
                 marker={"size": 4, "color": style.colour_of(i), "opacity": 0.6, "symbol": i % 5},
                 hovertemplate=f"{result.unit.capitalize()} %{{text}}: above 0 on %{{x:.3g}}% of tokens; "
                 f"{plain(words(result.quantity.split(' at ')[0]))} %{{y:.4g}}.<extra></extra>",
             )
-        )  # fmt: skip
+        )
     figure.update_xaxes(title_text="tokens on which it is above 0 (%)", rangemode="tozero")
     figure.update_yaxes(title_text=words(result.quantity.split(" at ")[0], longest=60), rangemode="tozero")
     note = f"A point is one {result.unit}; one {result.unit}'s histogram by layer= and neuron="
@@ -91,9 +102,13 @@ def _overview(result: NeuronSearch, layer: int | str | None) -> Drawing:
 
 
 def statistics(
-    result: NeuronStatistics, *, kind: Literal["correlation", "distribution"] = "correlation",
-    layer: int | str | None = None, to: int | str | None = None, k: int = 24,
-) -> Drawing:  # fmt: skip
+    result: NeuronStatistics,
+    *,
+    kind: Literal["correlation", "distribution"] = "correlation",
+    layer: int | str | None = None,
+    to: int | str | None = None,
+    k: int = 24,
+) -> Drawing:
     """Correlations of the neurons in the strongest pairs, or the distribution of all correlations beside chance.
 
     Args:
@@ -119,15 +134,23 @@ def statistics(
     rows, columns = _in_strongest(pairs, k, within)
     numbers = result.labels["neuron"]
     picture = Map(
-        z=pairs[rows][:, columns], x=[f"{names[1]}.{numbers[j]}" for j in columns],
-        y=[f"{names[0]}.{numbers[i]}" for i in rows], hover="Neurons %{y} and %{x}: correlation %{z:.4g}.",
+        z=pairs[rows][:, columns],
+        x=[f"{names[1]}.{numbers[j]}" for j in columns],
+        y=[f"{names[0]}.{numbers[i]}" for i in rows],
+        hover="Neurons %{y} and %{x}: correlation %{z:.4g}.",
         downwards=True,
-    )  # fmt: skip
+    )
     notes = [f"The neurons of the strongest pairs {called}, {result.shape['neuron']} in each layer", *said]
     return heat_map(
-        picture, title=f"Correlations {called}", unit="Pearson correlation of activations", x_title="neuron",
-        y_title="neuron", signed=True, top=1.0, notes=notes,
-    )  # fmt: skip
+        picture,
+        title=f"Correlations {called}",
+        unit="Pearson correlation of activations",
+        x_title="neuron",
+        y_title="neuron",
+        signed=True,
+        top=1.0,
+        notes=notes,
+    )
 
 
 def _matrix(
@@ -223,10 +246,18 @@ def activations(
         if len(rows) < len(size):
             notes.append(f"The {len(rows)} neurons with the largest activation, of {len(size):,}")
     picture = Map(
-        z=values.flatten(0, 1)[rows], x=places(result, "pos"), hover="Neuron %{y}, position %{x}: activation %{z:.4g}.",
-        y=[f"{layers[i // width]}.{numbers[i % width]}" for i in rows], downwards=True,
-    )  # fmt: skip
+        z=values.flatten(0, 1)[rows],
+        x=places(result, "pos"),
+        hover="Neuron %{y}, position %{x}: activation %{z:.4g}.",
+        y=[f"{layers[i // width]}.{numbers[i % width]}" for i in rows],
+        downwards=True,
+    )
     return heat_map(
-        picture, title="Activations on a text", unit="activation", x_title=title_of("pos", result),
-        y_title="neuron", signed=True, notes=notes,
-    )  # fmt: skip
+        picture,
+        title="Activations on a text",
+        unit="activation",
+        x_title=title_of("pos", result),
+        y_title="neuron",
+        signed=True,
+        notes=notes,
+    )

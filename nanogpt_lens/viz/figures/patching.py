@@ -40,9 +40,13 @@ class _Value(Measured):
 
 
 def effects(
-    result: PatchingResult, *, value: Value | None = None, kind: Literal["heatmap", "bars"] | None = None, k: int = 20,
+    result: PatchingResult,
+    *,
+    value: Value | None = None,
+    kind: Literal["heatmap", "bars"] | None = None,
+    k: int = 20,
     **where: Any,
-) -> Drawing:  # fmt: skip
+) -> Drawing:
     """The sites that matter: a heat map of two axes, or bars with intervals.
 
     Args:
@@ -128,15 +132,24 @@ def _heatmap(result: Result, grid: Layout, shown: _Value, *, title: str, notes: 
     data, said = facts(low, high)
     z = grid.rearranged(shown.values)
     picture = Map(
-        z=z, x=grid.x, y=grid.y, data=data, downwards=grid.downwards,
+        z=z,
+        x=grid.x,
+        y=grid.y,
+        data=data,
+        downwards=grid.downwards,
         hover=f"{grid.hover}: {shown.name} %{{z:.4g}}{said}.",
         number=".2f" if max(z.shape) <= 10 and float(z.abs().nan_to_num(0).max()) >= 0.05 else "",
-    )  # fmt: skip
+    )
     signed = shown.name != "value" or bounds(z)[0] < 0
     return heat_map(
-        picture, title=title, unit=_UNITS[shown.name], x_title=grid.x_title, y_title=grid.y_title, signed=signed,
+        picture,
+        title=title,
+        unit=_UNITS[shown.name],
+        x_title=grid.x_title,
+        y_title=grid.y_title,
+        signed=signed,
         notes=[*grid.notes, *notes],
-    )  # fmt: skip
+    )
 
 
 def _verified(figure: go.Figure, verified: Tensor, grid: Layout) -> None:
@@ -145,10 +158,15 @@ def _verified(figure: go.Figure, verified: Tensor, grid: Layout) -> None:
         return
     figure.add_trace(
         go.Scatter(
-            x=[grid.x[i] for i in columns.tolist()], y=[grid.y[i] for i in rows.tolist()], mode="markers",
-            marker={"size": 4, "color": style.INK}, hoverinfo="skip", name="patched exactly", showlegend=False,
+            x=[grid.x[i] for i in columns.tolist()],
+            y=[grid.y[i] for i in rows.tolist()],
+            mode="markers",
+            marker={"size": 4, "color": style.INK},
+            hoverinfo="skip",
+            name="patched exactly",
+            showlegend=False,
         )
-    )  # fmt: skip
+    )
     figure.update_xaxes(range=[-0.5, len(grid.x) - 0.5])
     ends = [-0.5, len(grid.y) - 0.5]
     figure.update_yaxes(range=ends[::-1] if grid.downwards else ends, autorange=False)
@@ -167,6 +185,10 @@ def _bars(
     if isinstance(result, ScreeningResult):
         cut.append("Without an interval: estimated by gradient")
     return ranked(
-        [names[i] for i in order.tolist()], flat.at(order), title=title, unit=_UNITS[shown.name], what=chosen,
+        [names[i] for i in order.tolist()],
+        flat.at(order),
+        title=title,
+        unit=_UNITS[shown.name],
+        what=chosen,
         notes=[*cut, *notes],
-    )  # fmt: skip
+    )

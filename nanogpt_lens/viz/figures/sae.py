@@ -16,9 +16,12 @@ from nanogpt_lens.viz.figures.lines import histogram
 from nanogpt_lens.viz.figures.numbers import Measured
 
 _UNITS = {
-    "l0": "active features per token", "loss_clean": "nats per token", "loss_sae": "nats per token",
-    "loss_zero": "nats per token", "loss_mean": "nats per token",
-}  # fmt: skip
+    "l0": "active features per token",
+    "loss_clean": "nats per token",
+    "loss_sae": "nats per token",
+    "loss_zero": "nats per token",
+    "loss_mean": "nats per token",
+}
 
 
 def evaluation(

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 import torch
+from torch import Tensor
 
 from nanogpt_lens.results.effects import NeuronAblation, SeparatingNeurons
 from nanogpt_lens.viz import style
@@ -50,34 +51,55 @@ def best(result: SeparatingNeurons, *, kind: Literal["best", "all"] = "best", k:
     data = digits(torch.stack([first, held, low, high, p, sign], -1))
     figure.add_trace(
         go.Scatter(
-            y=labels, x=digits(measured.values), mode="markers", name="held out" if out else "first part",
+            y=labels,
+            x=digits(measured.values),
+            mode="markers",
+            name="held out" if out else "first part",
             customdata=data,
-            error_x=errors(measured, colour=style.CATEGORIES[0]), marker={"size": 8, "color": style.CATEGORIES[0]},
+            error_x=errors(measured, colour=style.CATEGORIES[0]),
+            marker={"size": 8, "color": style.CATEGORIES[0]},
             hovertemplate="Neuron %{y}: AUROC %{x:.4g} (95% interval %{customdata[2]:.4g} to %{customdata[3]:.4g}); "
             "first part %{customdata[0]:.4g}; p %{customdata[4]:.2g}; sign %{customdata[5]:+d}.<extra></extra>",
         )
-    )  # fmt: skip
+    )
     if out:
-        figure.add_trace(
-            go.Scatter(
-                y=labels, x=digits(first), mode="markers", name="where it was chosen",
-                marker={"size": 8, "color": style.CATEGORIES[1], "symbol": "circle-open", "line": {"width": 2}},
-                hovertemplate="Neuron %{y}: AUROC %{x:.4g} on the part it was chosen on.<extra></extra>",
-            )
-        )  # fmt: skip
-    figure.add_trace(
-        go.Scatter(
-            y=[labels[0], labels[-1]], x=digits([result.chance] * 2), mode="lines", name="best by chance",
-            line={"color": style.INK, "dash": "5px,4px", "width": 1.5}, hovertemplate="Chance %{x:.4g}.<extra></extra>",
-        )
-    )  # fmt: skip
+        figure.add_trace(_where_chosen(labels, first))
+    figure.add_trace(_chance_line(labels, result.chance))
     left = bars_axes(figure, labels, unit="AUROC (0.5: no separation)", what="neuron")
     least = min(0.5, bounds(measured.values, first, low)[0])
     figure.update_xaxes(range=[least - 0.01, 1.01], autorange=False, zeroline=False)
     return Drawing(
-        figure=figure, title=f"Neurons that separate {_class_of(result)}", plot=bars_height(len(labels)), left=left,
-        notes=(note, interval_of(result, "Bars", over=" intervals")), legend=True,
-    )  # fmt: skip
+        figure=figure,
+        title=f"Neurons that separate {_class_of(result)}",
+        plot=bars_height(len(labels)),
+        left=left,
+        notes=(note, interval_of(result, "Bars", over=" intervals")),
+        legend=True,
+    )
+
+
+def _where_chosen(labels: list[str], first: Tensor) -> go.Scatter:
+    """Rings at the AUROC on the part on which the neurons were chosen."""
+    return go.Scatter(
+        y=labels,
+        x=digits(first),
+        mode="markers",
+        name="where it was chosen",
+        marker={"size": 8, "color": style.CATEGORIES[1], "symbol": "circle-open", "line": {"width": 2}},
+        hovertemplate="Neuron %{y}: AUROC %{x:.4g} on the part it was chosen on.<extra></extra>",
+    )
+
+
+def _chance_line(labels: list[str], chance: float) -> go.Scatter:
+    """A dashed line, from the first label to the last, at what the best neuron reaches by chance."""
+    return go.Scatter(
+        y=[labels[0], labels[-1]],
+        x=digits([chance] * 2),
+        mode="lines",
+        name="best by chance",
+        line={"color": style.INK, "dash": "5px,4px", "width": 1.5},
+        hovertemplate="Chance %{x:.4g}.<extra></extra>",
+    )
 
 
 def _class_of(result: SeparatingNeurons) -> str:
@@ -127,9 +149,13 @@ def ablation(
     others = {"share_of_control_sets_as_strong": strong} if bool(strong.isfinite().any()) else None
     taken = result.labels["ablated"][0][:60]
     return ranked(
-        labels, Measured.of(result).at((0, chosen)), title=f"Without {taken}", unit="nats per token", others=others,
+        labels,
+        Measured.of(result).at((0, chosen)),
+        title=f"Without {taken}",
+        unit="nats per token",
+        others=others,
         named="mean_of_controls",
-    )  # fmt: skip
+    )
 
 
 def _hits(result: NeuronAblation, k: int) -> Drawing:
@@ -139,8 +165,11 @@ def _hits(result: NeuronAblation, k: int) -> Drawing:
     labels = distinct(labels)
     losses = result.hit_losses[:k].double()
     return ranked(
-        labels, Measured(result.hit_values[:k]), title="The tokens that are hit hardest",
+        labels,
+        Measured(result.hit_values[:k]),
+        title="The tokens that are hit hardest",
         unit="rise of the loss (nats)",
-        what="what precedes → token", others={"loss_before": losses[:, 0], "loss_after": losses[:, 1]},
+        what="what precedes → token",
+        others={"loss_before": losses[:, 0], "loss_after": losses[:, 1]},
         notes=[f"The first {len(labels)} of {len(result.hit_texts)}"] if len(labels) < len(result.hit_texts) else [],
-    )  # fmt: skip
+    )

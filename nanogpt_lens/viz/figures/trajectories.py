@@ -23,9 +23,14 @@ _BESIDE = ("layer", "head")
 
 
 def over_steps(
-    result: Result, *, x: Literal["linear", "log"] = "linear", y: Literal["linear", "log"] = "linear",
-    mark: float | tuple[float, float, float] | None = None, k: int = 8, **where: Any,
-) -> Drawing:  # fmt: skip
+    result: Result,
+    *,
+    x: Literal["linear", "log"] = "linear",
+    y: Literal["linear", "log"] = "linear",
+    mark: float | tuple[float, float, float] | None = None,
+    k: int = 8,
+    **where: Any,
+) -> Drawing:
     """A line for each place of the other axes; where there are more than `k`, those that change most have colours.
 
     Args:
@@ -55,9 +60,15 @@ def over_steps(
         _quiet(figure, at, steps, lines[i].values, names[i])
     for n, i in enumerate(loud):
         add_line(
-            figure, at, lines[i], name=names[i], what="step", texts=[f"step {step:,}" for step in steps],
-            colour=style.colour_of(n), dash=style.dash_of(n),
-        )  # fmt: skip
+            figure,
+            at,
+            lines[i],
+            name=names[i],
+            what="step",
+            texts=[f"step {step:,}" for step in steps],
+            colour=style.colour_of(n),
+            dash=style.dash_of(n),
+        )
     _draw_chance(figure, at, [lines[i].chance for i in loud])
     _axes(figure, result, steps, at, x, y)
     notes = [f"Shown: {spot(result, **fixed)}"] if fixed else []
@@ -122,9 +133,16 @@ def _spread(values: Tensor) -> Tensor:
 
 def _quiet(figure: go.Figure, at: Sequence[float], steps: Sequence[int], values: Tensor, name: str) -> None:
     add_line(
-        figure, at, Measured(values), name=name, what="step", texts=[f"step {step:,}" for step in steps],
-        colour="#b9bec7", legend=False, markers=False,
-    )  # fmt: skip
+        figure,
+        at,
+        Measured(values),
+        name=name,
+        what="step",
+        texts=[f"step {step:,}" for step in steps],
+        colour="#b9bec7",
+        legend=False,
+        markers=False,
+    )
     line: Any = figure.data[-1]
     line.line.width = 1
 

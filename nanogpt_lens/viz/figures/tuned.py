@@ -17,8 +17,13 @@ from nanogpt_lens.viz.figures.lens import along, depth_axis, depths_of
 from nanogpt_lens.viz.figures.lines import add_line, log_axis
 from nanogpt_lens.viz.figures.numbers import Measured, bounds
 
-_COLOURS = {"logit": style.CATEGORIES[1], "tuned": style.CATEGORIES[0], "gain": style.CATEGORIES[2],
-            "home": style.CATEGORIES[3], "loss_of_fit": style.CATEGORIES[4]}  # fmt: skip
+_COLOURS = {
+    "logit": style.CATEGORIES[1],
+    "tuned": style.CATEGORIES[0],
+    "gain": style.CATEGORIES[2],
+    "home": style.CATEGORIES[3],
+    "loss_of_fit": style.CATEGORIES[4],
+}
 _NAMES = {"logit": "logit lens", "tuned": "tuned lens", "home": "tuned lens on its own model"}
 
 
@@ -45,9 +50,15 @@ def scores(result: LensScores, *, score: str | None = None, y: Literal["log", "l
     for name, row in rows.items():
         kept = [i for i, value in enumerate(row.values.tolist()) if y == "linear" or value > 0]
         add_line(
-            figure, [x[i] for i in kept], row.at(kept), name=_NAMES.get(name, words(name)), what="depth",
-            texts=[names[i] for i in kept], colour=_COLOURS.get(name, style.INK), unit=" nats",
-        )  # fmt: skip
+            figure,
+            [x[i] for i in kept],
+            row.at(kept),
+            name=_NAMES.get(name, words(name)),
+            what="depth",
+            texts=[names[i] for i in kept],
+            colour=_COLOURS.get(name, style.INK),
+            unit=" nats",
+        )
     depth_axis(result, figure)
     what = "KL(final ‖ lens) (nats)" if score is None else f"{words(score)}: KL(final ‖ lens) (nats)"
     figure.update_yaxes(title_text=what, rangemode="tozero" if y == "linear" else "normal")
@@ -60,9 +71,12 @@ def scores(result: LensScores, *, score: str | None = None, y: Literal["log", "l
 
 
 def lens(
-    result: TunedLens, *, kind: Literal["scores", "training"] = "scores", score: str | None = None,
+    result: TunedLens,
+    *,
+    kind: Literal["scores", "training"] = "scores",
+    score: str | None = None,
     y: Literal["log", "linear"] = "log",
-) -> Drawing:  # fmt: skip
+) -> Drawing:
     """As `scores`, or KL on the text that decides when to stop, by training step.
 
     Args:
@@ -80,19 +94,30 @@ def lens(
     figure = go.Figure()
     for i, depth in enumerate(result.translated):
         add_line(
-            figure, list(result.curve_steps), Measured(result.curve[:, i]), what="step",
-            name=name_of(depth).replace(" of layer", ""), colour=style.colour_of(i), dash=style.dash_of(i),
-            unit=" nats", markers=False,
-        )  # fmt: skip
+            figure,
+            list(result.curve_steps),
+            Measured(result.curve[:, i]),
+            what="step",
+            name=name_of(depth).replace(" of layer", ""),
+            colour=style.colour_of(i),
+            dash=style.dash_of(i),
+            unit=" nats",
+            markers=False,
+        )
         best = result.best_steps[i]
         if best in result.curve_steps:
             value = float(result.curve[result.curve_steps.index(best), i])
             figure.add_trace(
                 go.Scatter(
-                    x=[best], y=[value], mode="markers", showlegend=False, hoverinfo="skip", name="best",
+                    x=[best],
+                    y=[value],
+                    mode="markers",
+                    showlegend=False,
+                    hoverinfo="skip",
+                    name="best",
                     marker={"symbol": "circle-open", "size": 9, "color": style.colour_of(i), "line": {"width": 2}},
                 )
-            )  # fmt: skip
+            )
     figure.update_xaxes(title_text="training step of the lens")
     figure.update_yaxes(title_text="KL(final ‖ lens) (nats)", type=y)
     if y == "log":

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from typer.testing import CliRunner
 
 from conversion import read_checkpoint
 from conversion.backends import resolve_backend
-from nanogpt_lens.cli.app import TaskName, app
-from nanogpt_lens.text.tasks import TASKS, read_task, repeated_random, trigger_bigrams
+from nanogpt_lens.cli.app import app
+from nanogpt_lens.core.choices import TrainOn
+from nanogpt_lens.text.tasks import _KINDS, read_task, repeated_random, trigger_bigrams
 from tests.conftest import GOLDEN
 from tests.making import CHARS, content, write, write_meta
 
@@ -108,10 +110,10 @@ class TestTrainOnATask:
         return tmp_path / "verse.txt"
 
     def test_the_names_are_the_packages(self):
-        assert tuple(TaskName) == TASKS
+        assert get_args(TrainOn) == ("text", *_KINDS)
 
     def test_trigger_bigrams(self, text, tmp_path):
-        args = ("train", "--task", "trigger_bigrams", "--data", text, "--out", tmp_path / "out", *self.TINY)
+        args = ("train", "--task", "trigger_bigrams", "--data", text, "--output", tmp_path / "out", *self.TINY)
         code, printed, _ = run(*args, "--n-triggers", 3, "--json")
         assert code == 0
         assert json.loads(printed)["path"] == str(tmp_path / "out" / "ckpt.pt")
@@ -128,13 +130,13 @@ class TestTrainOnATask:
         assert "n_triggers 3, now 5" in err
 
     def test_repeated_random_needs_no_text(self, tmp_path):
-        code, _, err = run("train", "--task", "repeated_random", "--out", tmp_path / "out", *self.TINY)
+        code, _, err = run("train", "--task", "repeated_random", "--output", tmp_path / "out", *self.TINY)
         assert code == 0, err
         assert read_task(tmp_path / "out").sha256 == repeated_random().sha256
         assert "task repeated_random" in run("info", tmp_path / "out")[1]
 
     def test_a_text_needs_no_task(self, text, tmp_path):
-        assert run("train", "--data", text, "--out", tmp_path / "out", *self.TINY)[0] == 0
+        assert run("train", "--data", text, "--output", tmp_path / "out", *self.TINY)[0] == 0
         assert not (tmp_path / "out" / "task.json").exists()
         assert "task" not in json.loads(run("info", tmp_path / "out", "--json")[1])["run"]
 
@@ -157,7 +159,7 @@ class TestTrainOnATask:
     )
     def test_bad_input(self, text, tmp_path, args, words):
         given = [text if a == "TEXT" else a for a in args]
-        code, printed, err = run("train", "--out", tmp_path / "out", *self.TINY, *given)
+        code, printed, err = run("train", "--output", tmp_path / "out", *self.TINY, *given)
         assert (code, printed) == (2, "")
         assert err.startswith("error: ")
         assert err.count("\n") == 1
@@ -165,7 +167,7 @@ class TestTrainOnATask:
         assert not (tmp_path / "out").exists()
 
     def test_another_task(self, tmp_path):
-        code, _, err = run("train", "--task", "copying", "--out", tmp_path / "out")
+        code, _, err = run("train", "--task", "copying", "--output", tmp_path / "out")
         assert code == 2
         assert "copying" in err
 

@@ -54,7 +54,7 @@ def test_heads_as_json_and_csv_hold_the_results(out, tmp_path):
     assert rows["sink", 1, 0]["value"] == pytest.approx(float(expected.at(score="sink", layer=1, head=0)))
     assert rows["sink", 1, 0]["carries"] == bool(expected.carries[expected.labels["score"].index("sink"), 1, 0])
     assert found["provenance"]["checkpoint_sha256"] == ngl.read_checkpoint(out).sha256
-    code, text, _ = run("heads", out, "--n", 8, "--csv", "--importance", "--save", tmp_path / "saved")
+    code, text, _ = run("heads", out, "--n", 8, "--csv", "--importance", "--output", tmp_path / "saved")
     assert code == 0
     table = list(csv.DictReader(io.StringIO(text)))
     assert {row["measure"] for row in table} == {"heads", "importance"}
@@ -77,12 +77,17 @@ def test_induction_as_json_and_csv(out, tmp_path):
     assert code == 0
     found = json.loads(text)
     assert set(found) == {
-        "prefix_matching", "accuracy", "repeated_loss", "in_context_learning", "composition", "repeated_text_loss",
+        "prefix_matching",
+        "accuracy",
+        "repeated_loss",
+        "in_context_learning",
+        "composition",
+        "repeated_text_loss",
         "text_prefix_matching",
-    }  # fmt: skip
+    }
     expected = ngl.prefix_matching(ngl.load(out), n=4)
     assert found["prefix_matching"]["rows"][0]["value"] == pytest.approx(float(expected.values[0, 0]))
-    code, text, _ = run("induction", out, "--n", 4, "--csv", "--save", tmp_path / "saved")
+    code, text, _ = run("induction", out, "--n", 4, "--csv", "--output", tmp_path / "saved")
     assert code == 0
     table = list(csv.DictReader(io.StringIO(text)))
     assert {row["measure"] for row in table} == set(found) - {"repeated_text_loss", "text_prefix_matching"}
@@ -93,13 +98,18 @@ def test_induction_as_json_and_csv(out, tmp_path):
 
 
 def test_patch_prints_the_sweep(out):
-    code, text, _ = run("patch", out, *PATCH, "--top", 3)
+    code, text, _ = run("patch", out, *PATCH, "--rows", 3)
     assert code == 0
     assert "2 'c|x'" in text
     expected = ngl.activation_patching(
-        ngl.load(out), "abcabca", "abxabca", ngl.logit_diff("b", "z"), activation="resid_pre", axes=("layer", "pos"),
+        ngl.load(out),
+        "abcabca",
+        "abxabca",
+        ngl.logit_diff("b", "z"),
+        activation="resid_pre",
+        axes=("layer", "pos"),
         progress=False,
-    )  # fmt: skip
+    )
     assert f"{expected.clean:.4f}" in text
     assert "11 sites with smaller effects" in text
     code, text, _ = run("patch", out, *PATCH, "--json")
@@ -112,14 +122,30 @@ def test_patch_prints_the_sweep(out):
 
 def test_patch_takes_other_activations_directions_and_metrics(out, tmp_path):
     code, text, _ = run(
-        "patch", out, *PATCH[:6], "--activation", "z", "--axes", "head, layer", "--direction", "noise", "--csv",
-        "--save", tmp_path / "saved",
-    )  # fmt: skip
+        "patch",
+        out,
+        *PATCH[:6],
+        "--activation",
+        "z",
+        "--axes",
+        "head, layer",
+        "--direction",
+        "noise",
+        "--csv",
+        "--output",
+        tmp_path / "saved",
+    )
     assert code == 0
     expected = ngl.activation_patching(
-        ngl.load(out), "abcabca", "abxabca", ngl.answer_logprob("b"), activation="z", axes=("head", "layer"),
-        direction="noise", progress=False,
-    )  # fmt: skip
+        ngl.load(out),
+        "abcabca",
+        "abxabca",
+        ngl.answer_logprob("b"),
+        activation="z",
+        axes=("head", "layer"),
+        direction="noise",
+        progress=False,
+    )
     table = list(csv.DictReader(io.StringIO(text)))
     assert [float(row["value"]) for row in table] == pytest.approx(expected.values.flatten().tolist())
     assert torch.equal(ngl.load_result(tmp_path / "saved").values, expected.values)
@@ -128,7 +154,6 @@ def test_patch_takes_other_activations_directions_and_metrics(out, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("patch", "OUT", *PATCH, "--activation", "foo"), "the activation 'foo' cannot be patched"),
         (("patch", "OUT", *PATCH, "--axes", "layer,head"), "resid_pre has no axis 'head'"),
         (("patch", "OUT", *PATCH, "--axes", ","), "cannot be swept over"),
         (("patch", "OUT", *PATCH[:2], "--corrupted", "ab", *PATCH[4:]), "expected the same number of examples"),

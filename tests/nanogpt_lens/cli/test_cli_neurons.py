@@ -32,7 +32,9 @@ def text(tmp_path):
 
 def test_search_prints_saves_and_equals_the_function(out, text, tmp_path):
     expected = ngl.search_neurons(ngl.load(out), text, k=3, window=4, progress=False)
-    code, shown, _ = run("neurons", "search", out, "--text", text, "--k", 3, "--window", 4, "--save", tmp_path / "kept")
+    code, shown, _ = run(
+        "neurons", "search", out, "--text", text, "--k", 3, "--window", 4, "--output", tmp_path / "kept"
+    )
     assert code == 0
     best = expected.top(1, order="high").iloc[0]
     first = next(line for line in shown.splitlines() if line[:1].isdigit())
@@ -52,11 +54,13 @@ def test_page_shows_one_neuron(out, text):
     assert str(expected) in shown
     code, shown, _ = run("neurons", "page", out, "1.7", "--text", text, "--json")
     found = json.loads(shown)
-    code, _, _ = run("neurons", "search", out, "--text", text, "--save", out.parent / "kept", "--k", 10, "--window", 12)
+    code, _, _ = run(
+        "neurons", "search", out, "--text", text, "--output", out.parent / "kept", "--k", 10, "--window", 12
+    )
     assert code == 0
-    code, kept, _ = run("neurons", "page", out, "1.7", "--found", out.parent / "kept")
+    code, kept, _ = run("neurons", "page", out, "1.7", "--search", out.parent / "kept")
     assert str(expected) in kept
-    code, _, error = run("neurons", "page", "shakespeare_char", "1.7", "--found", out.parent / "kept")
+    code, _, error = run("neurons", "page", "shakespeare_char", "1.7", "--search", out.parent / "kept")
     assert code == 2
     assert "was found on another checkpoint" in error
     code, _, error = run("neurons", "page", out, "1.7")
@@ -67,12 +71,12 @@ def test_page_shows_one_neuron(out, text):
 
 
 def test_find_and_ablate(out, text):
-    code, shown, _ = run("neurons", "find", out, "upper_case", "--text", text, "--top", 3, "--json")
+    code, shown, _ = run("neurons", "find", out, "upper_case", "--text", text, "--k", 3, "--json")
     assert code == 0
     expected = ngl.find_neurons(ngl.load(out), text, "upper_case", k=3, progress=False)
     found = json.loads(shown)["separation"]["rows"]
     assert [row["value"] for row in found] == pytest.approx(expected.values.flatten().tolist())
-    code, shown, _ = run("neurons", "find", out, "upper_case", "--text", text, "--top", 3)
+    code, shown, _ = run("neurons", "find", out, "upper_case", "--text", text, "--k", 3)
     assert code == 0
     layer, neuron = expected.best(1)[0]
     assert f"{layer}.{neuron}" in shown
@@ -134,7 +138,7 @@ def test_tune_lens_trains_saves_and_is_used(out, text, tmp_path):
         (("neurons", "search", "--json", "--csv"), "--json and --csv were both given"),
         (("lens", "--answer", "a"), "--answer was given without --prompt"),
         (("lens", "--transfer"), "--transfer was given without --tuned"),
-        (("neurons", "search", "--save", __file__), "is there and is no saved result"),
+        (("neurons", "search", "--output", __file__), "is there and is no saved result"),
         (("tune-lens", "-o", __file__), "is there and is no saved result"),
         (("lens", "--prompt", "a€"), "€"),
         (("lens", "--tuned", "nowhere"), "nowhere"),

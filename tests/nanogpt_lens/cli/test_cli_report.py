@@ -27,7 +27,7 @@ def test_it_writes_what_the_function_returns(run):
         app, ["report", "out", "--text", "words.txt", "--sections", "heads, loss", "-o", "new/page.html"]
     )
     assert result.exit_code == 0, result.output
-    expected = report("out", text="words.txt", sections=["loss", "heads"], progress=False)
+    expected = report("out", corpus="words.txt", sections=["loss", "heads"], progress=False)
     with open("new/page.html", encoding="utf-8", newline="") as file:
         assert file.read() == expected.html
     assert result.stdout.strip().endswith("it opens offline")
@@ -121,7 +121,7 @@ def test_bad_input_exits_2_and_writes_nothing(run, tmp_path, arguments, message)
 
 def test_every_command_of_a_report_runs(run, tmp_path):
     """The lines under the sections, as a reader would copy them."""
-    found = report("out", text="words.txt", clean="the king", corrupted="the kigg", progress=False)
+    found = report("out", corpus="words.txt", clean="the king", corrupted="the kigg", progress=False)
     lines = [line for s in found.sections for line in s.commands]
     assert len(lines) >= 12
     for line in dict.fromkeys(lines):
@@ -137,7 +137,7 @@ def test_every_command_of_a_report_runs(run, tmp_path):
 
 def test_the_commands_make_the_same_numbers(run):
     """Those under the heads and under induction, against the tables of the report."""
-    found = report("out", text="words.txt", sections=["heads", "induction"], seed=3, progress=False)
+    found = report("out", corpus="words.txt", sections=["heads", "induction"], seed=3, progress=False)
     page = read(found.html)
 
     def rows(line, name):
@@ -166,11 +166,20 @@ def test_options_of_the_checkpoint_are_in_the_commands(tmp_path):
     torch.save(what, tmp_path / "out" / "ckpt.pt")
     meta = write_meta(tmp_path / "elsewhere", CHARS)
     found = report(
-        tmp_path / "out", text=text(2000), meta=meta, ignore_model_args=["fork"], activation="gelu_new",
-        clean="the", corrupted="tha", answer="a", wrong="b", sections=["loss", "patching"], progress=False,
-    )  # fmt: skip
+        tmp_path / "out",
+        corpus=text(2000),
+        meta=meta,
+        ignore_model_args=["fork"],
+        act_fn="gelu_new",
+        clean="the",
+        corrupted="tha",
+        answer="a",
+        wrong="b",
+        sections=["loss", "patching"],
+        progress=False,
+    )
     assert found.sections[0].commands[0] == (
-        "nanogpt-lens report out -o loss.html --sections loss --meta meta.pkl --activation gelu_new "
+        "nanogpt-lens report out -o loss.html --sections loss --meta meta.pkl --act-fn gelu_new "
         "--ignore-model-arg fork  # and --text with a file of the text that was given"
     )
-    assert "--gelu gelu_new" in found.sections[1].commands[0] or found.failed
+    assert "--act-fn gelu_new" in found.sections[1].commands[0] or found.failed

@@ -51,7 +51,7 @@ def refused(*args):
 
 
 def test_a_table_of_what_changes_most(stages, text):
-    code, out, _ = run("trajectory", stages, "--measure", "prefix_matching", "--n", 6, "--top", 3)
+    code, out, _ = run("trajectory", stages, "--measure", "prefix_matching", "--n", 6, "--rows", 3)
     assert code == 0
     expected = ngl.trajectory(stages, "prefix_matching", n=6, progress=False)
     lines = out.splitlines()
@@ -63,7 +63,7 @@ def test_a_table_of_what_changes_most(stages, text):
         numbers = [f"{value:.3f}" for value in expected.values[:, layer, head].tolist()]
         assert line.split()[:10] == [str(layer), str(head), *numbers]
     assert lines[-1] == (
-        "8 checkpoints; columns are iterations; 1 other places change less or were not asked for: --top, --at, --csv"
+        "8 checkpoints; columns are iterations; 1 other places change less or were not asked for: --rows, --at, --csv"
     )
 
 
@@ -74,7 +74,7 @@ def test_at_chooses_places(stages):
     rows = [line.split()[:3] for line in out.splitlines()[2:-1]]
     assert sorted(rows) == [["induction", "1", "0"], ["induction", "1", "1"]]
     assert "6 other places" in out
-    assert run(*args, "--at", "layer=-1", "--top", 1)[1].splitlines()[2].split()[1] == "1"
+    assert run(*args, "--at", "layer=-1", "--rows", 1)[1].splitlines()[2].split()[1] == "1"
     code, out, _ = run("trajectory", stages, "--measure", "lens", "--n", 4, "--at", "layer=1", "--at", "score=kl")
     assert code == 0
     expected = ngl.trajectory(stages, "lens", n=4, progress=False)
@@ -95,10 +95,10 @@ def test_a_place_that_is_not_there(stages, place):
 def test_a_falling_loss_has_a_verdict_and_a_mark(stages, text, tmp_path):
     picture = tmp_path / "loss.html"
     args = ("trajectory", stages, "--measure", "loss", "--text", text, "--n", 8)
-    code, out, error = run(*args, "-o", picture)
+    code, out, error = run(*args, "--plot", picture)
     assert code == 0
     found = ngl.find_change_point(
-        ngl.trajectory(stages, "loss", text=text, n=8, progress=False), least=0.1, direction="fall"
+        ngl.trajectory(stages, "loss", corpus=text, n=8, progress=False), least=0.1, direction="fall"
     )
     assert found.formed
     assert found.low[1] <= 300 < 400 <= found.high[1]
@@ -122,7 +122,7 @@ def test_fewer_steps_than_a_verdict_takes(stages, text):
 def test_json_and_csv_hold_the_result(stages, tmp_path):
     args = ("trajectory", stages, "--measure", "task_accuracy", "--n", 5)
     expected = ngl.trajectory(stages, "task_accuracy", n=5, progress=False)
-    code, out, error = run(*args, "--json", "--save", tmp_path / "saved")
+    code, out, error = run(*args, "--json", "--output", tmp_path / "saved")
     assert code == 0
     found = json.loads(out)["task_accuracy"]
     assert found["axes"] == ["step", "score", "position"]
@@ -142,7 +142,7 @@ def test_json_and_csv_hold_the_result(stages, tmp_path):
 @pytest.mark.browser
 def test_a_picture_as_svg_has_the_mark(stages, text, tmp_path):
     chromium()
-    args = ("--measure", "loss", "--text", text, "--n", 8, "-o", tmp_path / "loss.svg")
+    args = ("--measure", "loss", "--text", text, "--n", 8, "--plot", tmp_path / "loss.svg")
     code, _, error = run("trajectory", stages, *args)
     assert code == 0, error
     assert "Dotted: step" in (tmp_path / "loss.svg").read_text()
@@ -150,12 +150,12 @@ def test_a_picture_as_svg_has_the_mark(stages, text, tmp_path):
 
 def test_where_there_is_no_browser_it_is_one_sentence(stages, tmp_path, monkeypatch):
     monkeypatch.setenv("CHROMIUM", str(tmp_path / "absent"))
-    assert "absent is no program" in refused(stages, "--measure", "composition", "-o", tmp_path / "t.svg")
+    assert "absent is no program" in refused(stages, "--measure", "composition", "--plot", tmp_path / "t.svg")
 
 
 @pytest.mark.parametrize("name", ["t.pdf", "t", "t.HTML.bak"])
 def test_another_ending_is_refused_before_the_work(tmp_path, name):
-    error = refused(tmp_path / "absent", "-o", tmp_path / name)
+    error = refused(tmp_path / "absent", "--plot", tmp_path / name)
     assert "expected a picture: .html, .png, .svg" in error
 
 
@@ -168,7 +168,7 @@ def test_what_is_wrong_is_one_sentence(stages, text, tmp_path):
     assert "--json and --csv were both given" in refused(stages, "--json", "--csv")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "own.txt").write_text("mine")
-    assert "full" in refused(stages, "--save", tmp_path / "full")
+    assert "full" in refused(stages, "--output", tmp_path / "full")
     assert "is a file; expected a folder" in refused(
         stages, "--measure", "composition", "--resume", tmp_path / "full" / "own.txt"
     )
@@ -176,7 +176,7 @@ def test_what_is_wrong_is_one_sentence(stages, text, tmp_path):
     code, _, error = run("trajectory", stages, "--measure", "charm")
     assert code == 2
     assert "charm" in error
-    for name in ("--n", "--top"):
+    for name in ("--n", "--rows"):
         assert run("trajectory", stages, name, 0)[0] == 2
 
 

@@ -141,7 +141,7 @@ def test_chance_of_cosines(model, tmp_path):
         ("blocks.1.hook_resid_post", {"layer": 0}, "give the layer once"),
         ("blocks.7.hook_resid_post", {}, "there is no layer 7"),
         ("resid", {"layer": 0}, "'resid' cannot be patched"),
-        ("blocks.0.attn.hook_pattern", {}, "site is 'attn.hook_pattern'"),
+        ("blocks.0.attn.hook_pattern", {}, "the activation is 'attn.hook_pattern'"),
         ("resid_post", {"layer": 0, "k": 17}, "k is 17; expected at most 16"),
         ("resid_post", {"layer": 0, "k": 0}, "k is 0"),
     ],

@@ -52,9 +52,9 @@ def test_adds_the_direction_and_leaves_nothing(model, direction, tokens):
 
 def test_earlier_points_reach_later_layers(model, direction, tokens):
     _, cache = model.run_with_cache(tokens)
-    with steer(model, direction, layer=0, point="resid_mid"):
+    with steer(model, direction, layer=0, activation="resid_mid"):
         _, kept = model.run_with_cache(tokens, names_filter="blocks.1.hook_resid_pre")
-    with steer(model, direction, layer=0, point="attn_out"):
+    with steer(model, direction, layer=0, activation="attn_out"):
         _, same = model.run_with_cache(tokens, names_filter="blocks.1.hook_resid_pre")
     name = "blocks.1.hook_resid_pre"
     assert torch.allclose(kept[name], same[name], atol=1e-10)
@@ -111,7 +111,7 @@ def test_effect_by_hand(model, direction):
     result = steering_effect(
         model, TEXT, direction, layer=1, scales=(0, 1.5), tokens=["e", 3], n=6, controls=4, seed=2, progress=False
     )
-    text = windows(model, TEXT, length=12, n=6, seed=2)
+    text = windows(model, TEXT, seq_len=12, n=6, seed=2)
     before = model(text, return_type="logits").log_softmax(-1)
     with steer(model, direction, layer=1, scale=1.5):
         after = model(text, return_type="logits").log_softmax(-1)
@@ -157,7 +157,7 @@ def test_own_text_saved_and_loaded(model, direction, tmp_path):
     ("arguments", "message"),
     [
         ({"layer": 2}, "there is no layer 2"),
-        ({"layer": 0, "point": "z"}, "point is 'z'; expected one of resid_pre"),
+        ({"layer": 0, "activation": "z"}, "activation is 'z'; expected one of resid_pre"),
         ({"layer": 0, "scale": float("inf")}, "scale is inf"),
         ({"layer": 0, "scale": "2"}, "scale is '2'"),
     ],
@@ -174,7 +174,7 @@ def test_bad_steering(model, direction, arguments, message):
         ({"scales": [float("nan")]}, "expected finite numbers"),
         ({"tokens": ["ab"]}, "is 2 tokens; expected one token"),
         ({"tokens": [65]}, "there is no token 65; expected 0 to 64"),
-        ({"length": 1}, "length is 1"),
+        ({"seq_len": 1}, "seq_len is 1"),
         ({"controls": -1}, "controls is -1"),
     ],
 )

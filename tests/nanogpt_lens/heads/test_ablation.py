@@ -36,7 +36,7 @@ def handmade():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_without_the_induction_head_there_is_no_gain(handmade, mode):
-    scores = ablate_induction_heads(handmade, mode=mode, progress=False)
+    scores = ablate_induction_heads(handmade, source=mode, progress=False)
     assert scores.labels["ablated"] == ("nothing", "1.0", "control 0.0", "control 0.1", "control 1.1")
     gain = scores.at(score="gain")
     assert gain[0] > 2
@@ -53,7 +53,7 @@ def test_without_the_induction_head_there_is_no_gain(handmade, mode):
 
 
 def test_dead_heads_do_nothing(handmade):
-    scores = ablate_induction_heads(handmade, [(0, 0), (1, 1)], mode="mean", progress=False)
+    scores = ablate_induction_heads(handmade, [(0, 0), (1, 1)], source="mean", progress=False)
     assert scores.at(ablated="0.0+1.1", score="gain_lost").abs() < 1e-12
     assert scores.at(ablated="0.0+1.1", score="controls_as_strong") == 1  # the one control set is 0.1 + 1.0
     assert scores.at(ablated="control 0.1+1.0", score="gain_lost") > 2
@@ -93,7 +93,7 @@ def naive(model, heads, mode):
 @pytest.mark.parametrize("heads", [[(1, 2)], [(0, 1), (1, 0), (0, 2)]])
 def test_against_one_forward_per_sequence(model, mode, heads, monkeypatch):
     monkeypatch.setattr(batches, "_NUMBERS", 2 * 12 * 96)  # two sequences at a time
-    scores = ablate_induction_heads(model, heads, mode=mode, controls=2, seq_len=6, n=5, seed=1, progress=False)
+    scores = ablate_induction_heads(model, heads, source=mode, controls=2, seq_len=6, n=5, seed=1, progress=False)
     sets = [[], heads]
     sets += [
         [tuple(map(int, pair.split("."))) for pair in label.removeprefix("control ").split("+")]
@@ -127,7 +127,7 @@ def test_zeroed_heads_are_those_without_weights(checkpoint, model):
 def test_mean_and_resample_do_not_see_weight_processing(checkpoint, model):
     folded = convert(checkpoint, dtype=torch.float64, process_weights=True)
     for mode in ("mean", "resample"):
-        options = {"mode": mode, "controls": 2, "progress": False}
+        options = {"source": mode, "controls": 2, "progress": False}
         raw, processed = (ablate_induction_heads(m, [(0, 1), (1, 1)], **options) for m in (model, folded))
         assert torch.allclose(raw.values[:, :4], processed.values[:, :4], atol=1e-9)
 
@@ -187,11 +187,11 @@ def test_a_quick_call_shows_no_bar(model, capfd):
         ([(2, 0)], {}, r"there is no head \(2, 0\); expected \(layer, head\) from \(0, 0\) to \(1, 2\)"),
         ([(0, -1)], {}, "there is no head"),
         ([3], {}, "there is no head 3"),
-        ([(0, 0)], {"mode": "knockout"}, "mode is 'knockout'; expected one of zero, mean, resample"),
-        ([(0, 0)], {"mode": "resample", "n": 3}, "there are 3 sequences; expected at least 4"),
+        ([(0, 0)], {"source": "knockout"}, "source is 'knockout'; expected one of zero, mean, resample"),
+        ([(0, 0)], {"source": "resample", "n": 3}, "there are 3 sequences; expected at least 4"),
         (
             [(0, 0)],
-            {"mode": "resample", "corpus": torch.arange(24), "seq_len": 8},
+            {"source": "resample", "corpus": torch.arange(24), "seq_len": 8},
             "there are 3 sequences; expected at least 4",
         ),
         (3, {}, r"heads is 3; expected a list of heads, such as"),

@@ -106,7 +106,7 @@ class TestPatterns:
         found = attention_patterns(alone, [1, 2, 3])
         _, cache = alone.run_with_cache(torch.tensor([[1, 2, 3]]))
         assert torch.allclose(found.values[1], cache["blocks.1.attn.hook_pattern"][0])
-        assert attention_statistics(alone, torch.arange(11), length=5).values.shape == (len(STATISTICS), 2, 2)
+        assert attention_statistics(alone, torch.arange(11), seq_len=5).values.shape == (len(STATISTICS), 2, 2)
 
     def test_that_do_not_sum_to_one(self, model):
         with (
@@ -154,7 +154,7 @@ def positional_by_hand(patterns: Tensor, drawn) -> float:
 
 class TestStatistics:
     def test_are_the_loops(self, model, corpus):
-        found = attention_statistics(model, corpus, length=10, n=100)
+        found = attention_statistics(model, corpus, seq_len=10, n=100)
         tokens = corpus.view(13, 10)  # all windows, in order
         patterns = attention_patterns(model, tokens).values
         for layer in range(2):
@@ -168,9 +168,9 @@ class TestStatistics:
         assert ((found.low <= found.values) & (found.values <= found.high)).all()
 
     def test_do_not_depend_on_batches(self, model, corpus, monkeypatch):
-        one = attention_statistics(model, corpus, length=10, batch_size=1)
+        one = attention_statistics(model, corpus, seq_len=10, batch_size=1)
         monkeypatch.setattr(attention, "_KEPT", 1)  # a layer at a time
-        other = attention_statistics(model, corpus, length=10, batch_size=5)
+        other = attention_statistics(model, corpus, seq_len=10, batch_size=5)
         for name, tensor in one.tensors().items():
             torch.testing.assert_close(tensor, other.tensors()[name], atol=1e-12, rtol=0)
 
@@ -189,19 +189,19 @@ class TestStatistics:
 
     def test_of_the_models_own_text(self, model):
         found = attention_statistics(model, n=6, seed=2)
-        again = statistics_of(model, own_text(model, length=12, n=6, seed=2), origin="the same", seed=2)
+        again = statistics_of(model, own_text(model, seq_len=12, n=6, seed=2), origin="the same", seed=2)
         torch.testing.assert_close(found.values, again.values)
         assert "drawn from the model itself" in found.definition
         assert "drawn from the model itself" in found.provenance["arguments"]["text"]
 
     def test_leave_the_model_and_the_random_numbers_alone(self, model, corpus):
         before = torch.get_rng_state()
-        attention_statistics(model, corpus, length=5, n=3)
+        attention_statistics(model, corpus, seq_len=5, n=3)
         assert torch.equal(before, torch.get_rng_state())
         assert not has_hooks(model)
 
     def test_duplicates_that_do_not_occur(self, model):
-        found = attention_statistics(model, torch.arange(11), length=5)
+        found = attention_statistics(model, torch.arange(11), seq_len=5)
         assert found.score("duplicate_token").isnan().all()
         others = [name for name in STATISTICS if name != "duplicate_token"]
         assert all(found.score(name).isfinite().all() for name in others)
@@ -210,12 +210,12 @@ class TestStatistics:
         with pytest.raises(AnalysisError, match="1 sequences of 12 tokens"):
             attention_statistics(model, corpus, n=1)
         with pytest.raises(AnalysisError, match="64 sequences of 1 tokens"):
-            attention_statistics(model, corpus, length=1)
+            attention_statistics(model, corpus, seq_len=1)
         with pytest.raises(AnalysisError, match="there are 1 sequences of 12 tokens"):
             attention_statistics(model, corpus[:20])
         with pytest.raises(AnalysisError, match="batch_size is 0"):
             attention_statistics(model, corpus, batch_size=0)
-        for options in ({"seed": None}, {"n": 3.5}, {"length": "8"}, {"batch_size": None}):
+        for options in ({"seed": None}, {"n": 3.5}, {"seq_len": "8"}, {"batch_size": None}):
             with pytest.raises(AnalysisError, match=f"{next(iter(options))} is .*; expected a whole number"):
                 attention_statistics(model, corpus, **options)
         with pytest.raises(AnalysisError, match="seed is None"):

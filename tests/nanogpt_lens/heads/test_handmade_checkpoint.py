@@ -88,9 +88,15 @@ def test_the_keys_come_from_the_previous_token_head(model):
     other[:, 1:LENGTH] = (other[:, 1:LENGTH] + 7) % VOCAB
     metric = ngl.answer_logprob(tokens[:, LENGTH], pos=-1)
     found = ngl.path_patching(
-        model, tokens, other, metric, senders=["0.0", "0.1", "mlp0"], receivers=["1.0.k", "1.0.q"], direction="noise",
+        model,
+        tokens,
+        other,
+        metric,
+        senders=["0.0", "0.1", "mlp0"],
+        receivers=["1.0.k", "1.0.q"],
+        direction="noise",
         progress=False,
-    )  # fmt: skip
+    )
     effect = dict(zip(found.labels["sender"], found.effect.tolist(), strict=True))
     assert effect["0.1"][list(found.labels["receiver"]).index("1.0.k")] < -3
     assert max(abs(v) for name in ("0.0", "mlp0") for v in effect[name]) < 0.01

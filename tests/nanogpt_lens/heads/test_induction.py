@@ -254,8 +254,8 @@ def test_the_handmade_model_completes_induction_prompts(handmade):
 
 
 def test_induction_accuracy_against_plain_loops(model):
-    scores = induction_accuracy(model, length=9, n=20, seed=4)
-    pair = induction_pairs(model, length=9, n=20, seed=4)
+    scores = induction_accuracy(model, seq_len=9, n=20, seed=4)
+    pair = induction_pairs(model, seq_len=9, n=20, seed=4)
     for column, tokens in enumerate((pair.clean, pair.corrupted)):
         hits, probability, distinct = 0, 0.0, 0.0
         for row, answer in zip(tokens, pair.answer.tolist(), strict=True):
@@ -277,12 +277,12 @@ def test_counts_and_seeds_are_whole_numbers(model, measure, options):
 
 
 def test_lengths_are_whole_numbers(model):
-    with pytest.raises(AnalysisError, match="length is 9.5; expected a whole number"):
-        induction_accuracy(model, length=9.5)
+    with pytest.raises(AnalysisError, match="seq_len is 9.5; expected a whole number"):
+        induction_accuracy(model, seq_len=9.5)
     with pytest.raises(AnalysisError, match="seq_len is 9.5; expected a whole number"):
         repeated_sequence_loss(model, seq_len=9.5)
 
 
 def test_too_short_prompts_are_refused(model):
     with pytest.raises(AnalysisError, match="prompts of 3 tokens"):
-        induction_accuracy(model, length=3)
+        induction_accuracy(model, seq_len=3)

@@ -246,8 +246,8 @@ def test_intervals_are_over_sequences(model):
 
 
 def test_text_loss_by_plain_loops(model):
-    found = text_loss(model, TEXT, length=10, n=5, seed=3)
-    rows = windows(model, TEXT, length=10, n=5, seed=3)
+    found = text_loss(model, TEXT, seq_len=10, n=5, seed=3)
+    rows = windows(model, TEXT, seq_len=10, n=5, seed=3)
     expected = []
     for row in rows.tolist():
         with torch.no_grad():
@@ -257,5 +257,5 @@ def test_text_loss_by_plain_loops(model):
     assert float(found.values) == pytest.approx(np.mean(expected), abs=1e-10)
     assert float(found.chance) == pytest.approx(math.log(len(CHARS)))
     assert float(found.low) < float(found.values) < float(found.high)
-    with pytest.raises(AnalysisError, match="length is 1; expected a whole number, 2 or more"):
-        text_loss(model, TEXT, length=1)
+    with pytest.raises(AnalysisError, match="seq_len is 1; expected a whole number, 2 or more"):
+        text_loss(model, TEXT, seq_len=1)

@@ -24,8 +24,9 @@ KINDS = ("heads", "layers", "neurons")
 def naive(tokens, answer, wrong):
     """Contributions by name [example, pos], from the checkpoint's own weights and the native activations."""
     state, names = checkpoint().state_dict, ["hook_embed", "hook_pos_embed", "ln_final.hook_scale"]
-    names += [f"blocks.{i}.{n}" for i in range(3) for n in ("attn.hook_z", "mlp.hook_post", "hook_mlp_out",
-                                                            "hook_attn_out")]  # fmt: skip
+    names += [
+        f"blocks.{i}.{n}" for i in range(3) for n in ("attn.hook_z", "mlp.hook_post", "hook_mlp_out", "hook_attn_out")
+    ]
     kept = native_run(tokens, names)
     weight, bias = state["transformer.ln_f.weight"], state["transformer.ln_f.bias"]
     towards = state["lm_head.weight"][answer] - (0 if wrong is None else state["lm_head.weight"][wrong])
@@ -124,10 +125,15 @@ def test_a_component_is_what_its_removal_takes_from_the_logit():
 
     with torch.no_grad():
         logits = native()(
-            tokens, edits={"blocks.2.attn.hook_z": without_head, "ln_final.hook_scale": lambda _: scale,
-                           "blocks.2.hook_mlp_out": lambda _: native_run(tokens, ["blocks.2.hook_mlp_out"])[
-                               "blocks.2.hook_mlp_out"]},
-        )[:, -1]  # fmt: skip
+            tokens,
+            edits={
+                "blocks.2.attn.hook_z": without_head,
+                "ln_final.hook_scale": lambda _: scale,
+                "blocks.2.hook_mlp_out": lambda _: native_run(tokens, ["blocks.2.hook_mlp_out"])[
+                    "blocks.2.hook_mlp_out"
+                ],
+            },
+        )[:, -1]
     removed = result.total[:, 0] - (logits[:, 3] - logits[:, 7])
     assert torch.allclose(removed, result.at(component="2.1")[:, 0], atol=1e-10)
 
@@ -144,8 +150,9 @@ def test_handmade_induction_head_gives_the_logit_and_nothing_else_does():
     assert result.heads().abs().mean((2, 3)).argmax() == 2  # 1.0
 
 
-@pytest.mark.parametrize("backend", [pytest.param("3.9", marks=pytest.mark.hooked),
-                                     pytest.param("4", marks=pytest.mark.bridge)])  # fmt: skip
+@pytest.mark.parametrize(
+    "backend", [pytest.param("3.9", marks=pytest.mark.hooked), pytest.param("4", marks=pytest.mark.bridge)]
+)
 def test_equals_transformer_lens(backend):
     from transformer_lens.tools.analysis.direct_logit_attribution import direct_logit_attribution as theirs
 
@@ -161,8 +168,9 @@ def test_equals_transformer_lens(backend):
     assert set(found.labels) == set(name)
     for i, label in enumerate(found.labels):
         assert torch.allclose(found.attribution[i].double(), ours.at(component=name[label])[:, 0], atol=1e-5), label
-    found = theirs(own, tokens, answer_tokens=torch.tensor([3] * 3), incorrect_tokens=torch.tensor([7] * 3), pos=-1,
-                   unit="head")  # fmt: skip
+    found = theirs(
+        own, tokens, answer_tokens=torch.tensor([3] * 3), incorrect_tokens=torch.tensor([7] * 3), pos=-1, unit="head"
+    )
     assert torch.allclose(found.attribution[:6].double(), heads.heads().flatten(0, 1)[..., 0], atol=1e-5)
 
 

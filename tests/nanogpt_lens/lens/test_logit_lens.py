@@ -38,7 +38,7 @@ def naive(gpt: GPT, tokens, layer, point):
 @pytest.mark.parametrize("processed", [False, True])
 def test_every_point_is_the_native_models(processed):
     tokens, _ = texts()
-    result = logit_lens(model(process_weights=processed), tokens, top_k=3)
+    result = logit_lens(model(process_weights=processed), tokens, k=3)
     assert result.axes == ("layer", "point", "example", "pos")
     gpt = native()
     with torch.no_grad():
@@ -70,12 +70,13 @@ def test_every_point_is_the_native_models(processed):
 def test_the_last_point_is_the_models_output(processed, bias, vocab):
     sizes = {**OPTIONS, "bias": bias, "vocab_size": vocab}
     state = random_state(**sizes, seed=2, dtype=torch.float64)
-    own = convert(Checkpoint(config=NanoGPTConfig(**sizes), state_dict=state), dtype=torch.float64,
-                  process_weights=processed)  # fmt: skip
+    own = convert(
+        Checkpoint(config=NanoGPTConfig(**sizes), state_dict=state), dtype=torch.float64, process_weights=processed
+    )
     tokens = torch.randint(vocab, (1, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         logp = own(tokens, return_type="logits").log_softmax(-1)[0]
-    result = logit_lens(own, tokens, layers=1, points="resid_post", top_k=vocab)
+    result = logit_lens(own, tokens, layers=1, points="resid_post", k=vocab)
     assert result.axes == ("layer", "point", "pos")
     ordered = logp.sort(-1, descending=True)
     assert torch.allclose(result.top_logprobs[0, 0], ordered.values, atol=1e-10, rtol=0)
@@ -89,7 +90,7 @@ def test_padding_of_the_vocabulary_stays_in_the_softmax(tmp_path):
     write_meta(folder)
     own = convert(read_checkpoint(folder), dtype=torch.float64)
     text = "To be, or no"
-    result = logit_lens(own, text, top_k=128)
+    result = logit_lens(own, text, k=128)
     assert result.top_logprobs.exp().sum(-1).sub(1).abs().max() < 1e-12
     with torch.no_grad():
         logp = own(text, return_type="logits").log_softmax(-1)[0]
@@ -112,8 +113,15 @@ def test_equal_points_are_equal_and_points_and_layers_can_be_chosen():
     assert torch.equal(some.kl, whole.kl[[0, 2], 1:])
     assert torch.equal(some.at(layer=2, point="resid_mid").nan_to_num(), whole.values[2, 1].nan_to_num())
     names = [name for _, _, name in whole.in_depth_order()]
-    assert names == ["0.resid_pre", "0.resid_mid", "0.resid_post", "1.resid_mid", "1.resid_post", "2.resid_mid",
-                     "2.resid_post"]  # fmt: skip
+    assert names == [
+        "0.resid_pre",
+        "0.resid_mid",
+        "0.resid_post",
+        "1.resid_mid",
+        "1.resid_post",
+        "2.resid_mid",
+        "2.resid_post",
+    ]
 
 
 def settled(result, e, i, n_layers):
@@ -183,10 +191,11 @@ def test_equals_transformer_lens(processed):
     bridge = model(process_weights=processed)
     if processed:
         bridge.enable_compatibility_mode(no_processing=True)
-    ours = logit_lens(bridge, tokens[:, :-1], points=("resid_pre", "resid_mid"), top_k=4)
+    ours = logit_lens(bridge, tokens[:, :-1], points=("resid_pre", "resid_mid"), k=4)
     last = logit_lens(bridge, tokens[:, :-1], points="resid_post", layers=2)
-    found = theirs(bridge, tokens[:, :-1], positions=None, targets=tokens[:, 1:], return_type="log_probs",
-                   incl_mid=True)  # fmt: skip
+    found = theirs(
+        bridge, tokens[:, :-1], positions=None, targets=tokens[:, 1:], return_type="log_probs", incl_mid=True
+    )
     assert len(found.labels) == 7
     entropy = torch.cat([ours.entropy.flatten(0, 1), last.entropy[0]])
     assert torch.allclose(entropy, found.readout.entropy.double(), atol=1e-5)
@@ -228,7 +237,7 @@ def corpus():
 @pytest.mark.parametrize("points", [POINTS, ("resid_mid",)])
 def test_convergence_is_the_mean_of_the_lens(corpus, points):
     found = measure_convergence(model(), corpus, points=points, n=40, seed=3, progress=False)
-    tokens = windows(model(), corpus, length=10, n=40, seed=3)
+    tokens = windows(model(), corpus, seq_len=10, n=40, seed=3)
     lens = logit_lens(model(), tokens, points=points)
     assert torch.equal(found.tokens, tokens)
     assert torch.allclose(found.score("kl"), lens.kl.mean((2, 3)))
@@ -286,8 +295,8 @@ def test_bits_per_character_of_a_text(tmp_path):
         ({"points": ()}, "points is"),
         ({"layers": 3}, "there is no layer 3; expected 0 to 2"),
         ({"layers": []}, "layers is empty"),
-        ({"top_k": 0}, "top_k is 0; expected a whole number, 1 or more"),
-        ({"top_k": 14}, "top_k is 14; expected at most 13"),
+        ({"k": 0}, "k is 0; expected a whole number, 1 or more"),
+        ({"k": 14}, "k is 14; expected at most 13"),
         ({"lens": "tuned"}, "lens is a str; expected a TunedLens"),
     ],
 )
@@ -303,8 +312,8 @@ def test_bad_texts(corpus):
         logit_lens("model", corpus[:3])
     with pytest.raises(AnalysisError, match="the corpus has 5 tokens; expected at least one window of 10"):
         measure_convergence(model(), corpus[:5])
-    for options in ({"n": 0}, {"length": 1}, {"length": 2.5}, {"seed": -1}):
+    for options in ({"n": 0}, {"seq_len": 1}, {"seq_len": 2.5}, {"seed": -1}):
         with pytest.raises(AnalysisError, match=f"{next(iter(options))} is .*; expected a whole number"):
             measure_convergence(model(), corpus, **options)
     with pytest.raises(AnalysisError, match="windows of 11 tokens were asked for"):
-        measure_convergence(model(), corpus, length=11)
+        measure_convergence(model(), corpus, seq_len=11)

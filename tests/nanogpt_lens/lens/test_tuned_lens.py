@@ -31,7 +31,7 @@ from tests.nanogpt_lens.neurons.stream_helpers import corpus, small_model
 from tests.nanogpt_lens.patching.patching_helpers import checkpoint, model, native, texts
 
 CORPUS = torch.randint(13, (2000,), generator=torch.Generator().manual_seed(0))
-QUICK = {"steps": 40, "batch_tokens": 80, "evaluations": 4, "n_stop": 10, "n_test": 20, "progress": False}
+QUICK = {"steps": 40, "batch_size": 8, "evaluations": 4, "n_stop": 10, "n_test": 20, "progress": False}
 
 
 @cache
@@ -64,13 +64,27 @@ def test_is_closer_to_the_output_than_the_logit_lens_at_every_point_but_the_last
 
 
 def test_held_out_kl_is_that_of_a_plain_loop():
-    parts = split(model(), CORPUS, Tuning(**{k: v for k, v in QUICK.items() if k != "progress"}, lr=0.01,
-                                           weight_decay=0, held_out=0.1, patience=5, length=10, seed=0))  # fmt: skip
+    parts = split(
+        model(),
+        CORPUS,
+        Tuning(
+            **{k: v for k, v in QUICK.items() if k != "progress"},
+            lr=0.01,
+            weight_decay=0,
+            held_out=0.1,
+            patience=5,
+            seq_len=10,
+            seed=0,
+        ),
+    )
     assert [len(parts[name]) for name in ("train", "stop", "test")] == [1600, 200, 200]
     assert torch.equal(torch.cat([parts[name] for name in ("train", "stop", "test")]), CORPUS)
-    tokens, gpt = windows(model(), CORPUS[1800:], length=10, n=20), native()
-    for layer, point, hook in [(0, "resid_pre", "blocks.0.hook_resid_pre"), (1, "resid_mid", "blocks.1.hook_resid_mid"),
-                               (0, "resid_post", "blocks.1.hook_resid_pre")]:  # fmt: skip
+    tokens, gpt = windows(model(), CORPUS[1800:], seq_len=10, n=20), native()
+    for layer, point, hook in [
+        (0, "resid_pre", "blocks.0.hook_resid_pre"),
+        (1, "resid_mid", "blocks.1.hook_resid_mid"),
+        (0, "resid_post", "blocks.1.hook_resid_pre"),
+    ]:
         kept = {}
         with torch.no_grad():
             final = gpt(tokens, edits={hook: lambda x, kept=kept: kept.update(x=x.clone())}).log_softmax(-1)
@@ -86,9 +100,16 @@ def test_held_out_kl_is_that_of_a_plain_loop():
 
 def test_gradients_are_the_derivatives_of_the_mean_kl():
     """One step of plain gradient descent per entry, by a central difference of the lens' own KL."""
-    options = Tuning(**{k: v for k, v in QUICK.items() if k != "progress"}, lr=0.01, weight_decay=0, held_out=0.1,
-                      patience=5, length=10, seed=0)  # fmt: skip
-    run = tuned._Run(model(), (0, 3), split(model(), CORPUS, options), options)
+    options = Tuning(
+        **{k: v for k, v in QUICK.items() if k != "progress"},
+        lr=0.01,
+        weight_decay=0,
+        held_out=0.1,
+        patience=5,
+        seq_len=10,
+        seed=0,
+    )
+    run = tuned._TuningRun(model(), (0, 3), split(model(), CORPUS, options), options)
     tokens = run._batch()
     with torch.no_grad():
         run.matrices += 0.1 * torch.randn(run.matrices.shape, dtype=torch.float64)
@@ -132,7 +153,7 @@ def test_the_best_step_is_kept_and_step_0_is_the_logit_lens():
 
 
 def test_points_layers_and_rows_of_ids():
-    found = train_tuned_lens(model(), CORPUS.view(100, 20), **QUICK, points="resid_mid", layers=[2, 1], length=8)
+    found = train_tuned_lens(model(), CORPUS.view(100, 20), **QUICK, points="resid_mid", layers=[2, 1], seq_len=8)
     assert found.labels == {"score": ("tuned", "logit", "gain"), "layer": ("1", "2"), "point": ("resid_mid",)}
     assert found.translated == (3, 5)
     assert "1.resid_mid" in repr(found)
@@ -141,7 +162,11 @@ def test_points_layers_and_rows_of_ids():
     with pytest.raises(AnalysisError, match="no translator for resid_mid of layer 0; expected one of resid_mid of la"):
         logit_lens(model(), tokens, points="resid_mid", lens=found)
     assert [name_of(depth) for depth in (0, 1, 2, 3)] == [
-        "resid_pre of layer 0", "resid_mid of layer 0", "resid_post of layer 0", "resid_mid of layer 1"]  # fmt: skip
+        "resid_pre of layer 0",
+        "resid_mid of layer 0",
+        "resid_post of layer 0",
+        "resid_mid of layer 1",
+    ]
 
 
 def test_logit_lens_and_convergence_use_it():
@@ -197,7 +222,7 @@ def test_another_models_lens_is_refused_unless_it_is_transferred(tmp_path):
     assert torch.allclose(result.score("home"), lens().score("tuned"))
     assert torch.allclose(result.score("loss_of_fit"), result.score("tuned") - lens().score("tuned"))
     assert (result.score("loss_of_fit").flatten()[:3] > 0).all()
-    lens_kl = logit_lens(other, windows(other, CORPUS[1800:], length=10, n=20), lens=moved).kl.mean((2, 3))
+    lens_kl = logit_lens(other, windows(other, CORPUS[1800:], seq_len=10, n=20), lens=moved).kl.mean((2, 3))
     assert torch.allclose(result.score("tuned"), lens_kl)
     assert (result.low <= result.values + 1e-12).all()
     assert (result.values <= result.high + 1e-12).all()
@@ -226,17 +251,17 @@ class Killed(Exception):
 
 def killed(monkeypatch, folder, after, **options):
     """A run that dies in the step after so many."""
-    update, count = tuned._Run.update, iter(range(after))
+    update, count = tuned._TuningRun.update, iter(range(after))
 
     def dying(self):
         if next(count, None) is None:
             raise Killed
         return update(self)
 
-    monkeypatch.setattr(tuned._Run, "update", dying)
+    monkeypatch.setattr(tuned._TuningRun, "update", dying)
     with pytest.raises(Killed):
         train_tuned_lens(model(), CORPUS, **{**QUICK, **options}, resume=folder)
-    monkeypatch.setattr(tuned._Run, "update", update)
+    monkeypatch.setattr(tuned._TuningRun, "update", update)
 
 
 @pytest.mark.parametrize("after", [7, 20, 33])
@@ -245,8 +270,8 @@ def test_a_killed_run_goes_on_to_the_same_lens(tmp_path, monkeypatch, after):
     killed(monkeypatch, tmp_path / "run", after)
     assert (tmp_path / "run").is_dir()
     steps = []
-    update = tuned._Run.update
-    monkeypatch.setattr(tuned._Run, "update", lambda self: (steps.append(self.step), update(self))[1])
+    update = tuned._TuningRun.update
+    monkeypatch.setattr(tuned._TuningRun, "update", lambda self: (steps.append(self.step), update(self))[1])
     found = train_tuned_lens(model(), CORPUS, **QUICK, resume=tmp_path / "run")
     assert steps == list(range(after, 40))
     assert differs(found, lens()) == 0
@@ -286,7 +311,7 @@ import sys, torch
 from nanogpt_lens.core.distributed import is_first
 from nanogpt_lens.lens.tuned import train_tuned_lens
 from tests.nanogpt_lens.lens.test_tuned_lens import CORPUS, QUICK, model
-lens = train_tuned_lens(model(), CORPUS, **{**QUICK, "batch_tokens": 70}, resume=sys.argv[1] + "/run")
+lens = train_tuned_lens(model(), CORPUS, **{**QUICK, "batch_size": 7}, resume=sys.argv[1] + "/run")
 if is_first():
     lens.save(sys.argv[1] + "/lens")
 """
@@ -296,13 +321,24 @@ def test_two_processes_give_the_lens_of_one(tmp_path):
     """70 tokens are 7 sequences: the shares are unequal."""
     (tmp_path / "script.py").write_text(SCRIPT)
     root = Path(__file__).parents[3]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
-              "--rdzv-endpoint", "localhost:0", str(tmp_path / "script.py"), str(tmp_path)]  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        str(tmp_path / "script.py"),
+        str(tmp_path),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     done = subprocess.run(launch, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     found = TunedLens.load(tmp_path / "lens", model())
-    alone = train_tuned_lens(model(), CORPUS, **{**QUICK, "batch_tokens": 70})
+    alone = train_tuned_lens(model(), CORPUS, **{**QUICK, "batch_size": 7})
     assert differs(found, alone) < 1e-9
     assert torch.allclose(found.values, alone.values, atol=1e-9)
 
@@ -311,14 +347,14 @@ def test_two_processes_give_the_lens_of_one(tmp_path):
     ("options", "message"),
     [
         ({"steps": 0}, "steps is 0; expected a whole number, 1 or more"),
-        ({"batch_tokens": 1.5}, "batch_tokens is 1.5"),
+        ({"batch_size": 1.5}, "batch_size is 1.5"),
         ({"evaluations": 0}, "evaluations is 0"),
         ({"patience": 0}, "patience is 0"),
         ({"n_stop": 0}, "n_stop is 0"),
         ({"n_test": "all"}, "n_test is 'all'"),
         ({"seed": -1}, "seed is -1"),
-        ({"length": 1}, "length is 1; expected a whole number, 2 or more"),
-        ({"length": 11}, "windows of 11 tokens were asked for; expected 1 to 10"),
+        ({"seq_len": 1}, "seq_len is 1; expected a whole number, 2 or more"),
+        ({"seq_len": 11}, "windows of 11 tokens were asked for; expected 1 to 10"),
         ({"lr": 0}, "lr is 0; expected a number above 0"),
         ({"lr": "fast"}, "lr is 'fast'"),
         ({"weight_decay": -1}, "weight_decay is -1; expected a number 0 or more"),
@@ -361,9 +397,9 @@ def test_ids_beyond_the_vocabulary_are_refused_wherever_they_are(place, tmp_path
 
 
 def test_a_resumed_run_needs_the_same_held_out_text(tmp_path, monkeypatch):
-    own, ids, options = small_model(tmp_path), corpus(2000), {"steps": 20, "batch_tokens": 48, "progress": False}
+    own, ids, options = small_model(tmp_path), corpus(2000), {"steps": 20, "batch_size": 4, "progress": False}
     monkeypatch.setattr(unfinished, "SAVE_EVERY", 0.0)
-    update, done = tuned._Run.update, []
+    update, done = tuned._TuningRun.update, []
 
     def failing(self):
         done.append(1)
@@ -371,7 +407,7 @@ def test_a_resumed_run_needs_the_same_held_out_text(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return update(self)
 
-    monkeypatch.setattr(tuned._Run, "update", failing)
+    monkeypatch.setattr(tuned._TuningRun, "update", failing)
     with pytest.raises(KeyboardInterrupt):
         train_tuned_lens(own, ids, resume=tmp_path / "state", **options)
     for place in (10, 1700, 1950):  # train, stop, test

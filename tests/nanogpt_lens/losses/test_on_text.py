@@ -31,7 +31,7 @@ def naive_loss(model, tokens):
 def test_in_context_learning_score_is_late_minus_early(model):
     corpus = torch.randint(30, (5000,), generator=torch.Generator().manual_seed(0))
     scores = in_context_learning_score(model, corpus, n=40, seed=1)
-    loss = naive_loss(model, windows(model, corpus, length=32, n=40, seed=1))
+    loss = naive_loss(model, windows(model, corpus, seq_len=32, n=40, seed=1))
     early, late = loss[:, 1:3].mean(), loss[:, 29:31].mean()  # tokens 2, 3 (50/512 of 32 is 3.1) and 30, 31
     assert scores.provenance["arguments"]["early"] == (2, 4)
     assert scores.provenance["arguments"]["late"] == (30, 32)
@@ -43,7 +43,7 @@ def test_in_context_learning_score_is_late_minus_early(model):
 
 def test_positions_can_be_given(model):
     scores = in_context_learning_score(model, early=1, late=(20, 30), n=6)
-    loss = naive_loss(model, own_text(model, length=32, n=6))
+    loss = naive_loss(model, own_text(model, seq_len=32, n=6))
     assert scores.score("early_loss").item() == pytest.approx(loss[:, 0].mean().item())
     assert scores.score("late_loss").item() == pytest.approx(loss[:, 19:29].mean().item())
 

@@ -238,7 +238,7 @@ def test_data_it_refuses(model, plays, tmp_path):
     tokens = TextData(train=plays.train, val=plays.val, vocabulary=None, name="tokens")
     with pytest.raises(ngl.AnalysisError, match="tokens has no character vocabulary"):
         text_quality(model, tokens, **SMALL)
-    with pytest.raises(ngl.ConversionError, match="does not exist"):
+    with pytest.raises(ngl.NanoGPTLensError, match="does not exist"):
         text_quality(model, tmp_path / "nothing.txt", **SMALL)
     file = tmp_path / "text.txt"
     file.write_text(plays.vocabulary.decode(plays.train))

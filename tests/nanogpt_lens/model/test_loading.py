@@ -35,7 +35,7 @@ def test_load_attaches_the_tokenizer(tmp_path):
 def test_load_uses_the_activation(tmp_path):
     write(tmp_path)
     tokens = torch.arange(12)[None]
-    exact, tanh = (ngl.load(tmp_path, activation=a)(tokens) for a in ("gelu", "gelu_new"))
+    exact, tanh = (ngl.load(tmp_path, act_fn=a)(tokens) for a in ("gelu", "gelu_new"))
     assert 1e-6 < (exact - tanh).abs().max() < 1e-1
 
 
@@ -80,9 +80,9 @@ def test_the_certificate_says_what_it_could_not_see(golden):
 
 def test_check_with_the_wrong_activation_still_proves_the_conversion(golden):
     """Both sides use it, so the certificate must say which it was."""
-    report = ngl.check(golden.folder, activation="gelu_new", edits=False)
+    report = ngl.check(golden.folder, act_fn="gelu_new", edits=False)
     assert report.passed
-    assert report.architecture["activation"] == "gelu_new"
+    assert report.architecture["act_fn"] == "gelu_new"
 
 
 @pytest.mark.parametrize("module", ["nanogpt_lens", "conversion", "nanogpt_lens.cli.app"])

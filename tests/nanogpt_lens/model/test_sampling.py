@@ -98,7 +98,7 @@ def test_the_world_is_left_alone(model):
     ],
 )
 def test_what_it_refuses(model, prompt, options, words):
-    with pytest.raises(ngl.ConversionError, match=words):
+    with pytest.raises(ngl.NanoGPTLensError, match=words):
         ngl.generate(model, prompt, **options)
 
 
@@ -106,5 +106,5 @@ def test_without_a_vocabulary(tmp_path):
     model = convert(read_checkpoint(write(tmp_path)))
     assert ngl.generate(model, torch.tensor([3]), max_new_tokens=2).shape == (1, 3)
     for prompt in ("a", ""):
-        with pytest.raises(ngl.ConversionError, match="no vocabulary|at least one token"):
+        with pytest.raises(ngl.NanoGPTLensError, match="no vocabulary|at least one token"):
             ngl.generate(model, prompt)

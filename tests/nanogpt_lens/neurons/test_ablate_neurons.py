@@ -62,7 +62,7 @@ def test_zero_is_nanogpt_without_the_output_weights(model, folder, tokens):
 def test_mean_is_nanogpt_with_the_mean_as_a_bias(model, folder, tokens):
     _, cache = model.run_with_cache(tokens)
     means = [cache[f"blocks.{layer}.mlp.hook_post"].mean((0, 1)) for layer in range(2)]
-    result = ablate_neurons(model, TEXT, NEURONS, mode="mean", progress=False)
+    result = ablate_neurons(model, TEXT, NEURONS, source="mean", progress=False)
     rise = native_losses(folder, tokens, NEURONS, means) - native_losses(folder, tokens)
     assert result.at(score="rise")[0].item() == pytest.approx(rise.mean().item(), abs=1e-10)
 
@@ -99,7 +99,7 @@ def test_intervals_resample_sequences(model, folder, tokens):
 
 
 def test_hardest_hit_tokens(model, folder, tokens):
-    result = ablate_neurons(model, TEXT, NEURONS, top_k=4, controls=0, progress=False)
+    result = ablate_neurons(model, TEXT, NEURONS, k=4, controls=0, progress=False)
     before, after = native_losses(folder, tokens), native_losses(folder, tokens, NEURONS)
     order = (after - before).flatten().argsort(descending=True)[:4]
     assert torch.allclose(result.hit_values, (after - before).flatten()[order], atol=1e-10)
@@ -159,11 +159,11 @@ def test_saved_and_loaded(model, tmp_path):
         ("0.3", {}, "expected a list of neurons"),
         ([], {}, "at least one"),
         ([(0, 1), (0, 1)], {}, "each once"),
-        ([(0, 1)], {"mode": "resample"}, "mode is 'resample'; expected one of zero, mean"),
+        ([(0, 1)], {"source": "resample"}, "source is 'resample'; expected one of zero, mean"),
         ([(0, 1)], {"predicate": "digit"}, "digit holds for no token"),
-        ([(0, 1)], {"top_k": 0}, "top_k is 0"),
+        ([(0, 1)], {"k": 0}, "k is 0"),
         ([(0, 1)], {"n": 0}, "n is 0"),
-        ([(0, 1)], {"length": 1}, "expected at least 2 tokens"),
+        ([(0, 1)], {"seq_len": 1}, "expected at least 2 tokens"),
         ([(0, i) for i in range(40)], {}, "40 of the 64 neurons of layer 0 are to be ablated, too many"),
     ],
 )

@@ -40,7 +40,7 @@ def test_some_neurons_of_several_texts(model):
 def test_other_sites_and_ids(model):
     ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
     _, cache = model.run_with_cache(ids)
-    z = get_neuron_activations(model, ids, site="attn.hook_z").values
+    z = get_neuron_activations(model, ids, activation="z").values
     assert torch.allclose(z[:, 1], cache["blocks.1.attn.hook_z"].flatten(2).transpose(1, 2), atol=1e-12)
     assert get_neuron_activations(model, ids[0]).axes == get_neuron_activations(model, ids[0].tolist()).axes
     assert get_neuron_activations(model, ids[:1]).axes[0] == "example"
@@ -70,7 +70,7 @@ def test_features(model):
         ({"neurons": []}, "expected at least one index"),
         ({"neurons": [1, 1]}, "each once"),
         ({"layers": [2]}, "there is no layer 2; expected 0 to 1"),
-        ({"site": "mlp.hook_mid"}, "site is 'mlp.hook_mid'; expected one of mlp.hook_post"),
+        ({"activation": "mlp.hook_mid"}, "the activation is 'mlp.hook_mid'; expected one of mlp_post"),
     ],
 )
 def test_bad_input(model, arguments, message):

@@ -128,7 +128,7 @@ def test_variance_survives_a_large_mean(tmp_path):
 @pytest.mark.parametrize("site", ["mlp.hook_pre", "attn.hook_z", "hook_resid_mid", "hook_mlp_out"])
 def test_other_sites(model, site):
     ids = corpus(N)
-    found = search_neurons(model, ids, site=site, layers=[1], k=2, window=3, progress=False)
+    found = search_neurons(model, ids, activation=site, layers=[1], k=2, window=3, progress=False)
     expected = activations(model, ids, site)[1:]
     torch.testing.assert_close(found.values, expected.amax(1), rtol=0, atol=1e-12)
     assert found.at(layer=1).shape == (expected.shape[-1],)
@@ -332,10 +332,10 @@ def test_page_and_files(model, tmp_path):
         ({"window": 13}, "window is 13; expected at most 12"),
         ({"layers": [2]}, "there is no layer 2; expected 0 to 1"),
         ({"layers": []}, "layers is empty"),
-        ({"site": "mlp.hook_nothing"}, "site is 'mlp.hook_nothing'; expected one of mlp.hook_post"),
+        ({"activation": "mlp.hook_nothing"}, "the activation is 'mlp.hook_nothing'; expected one of mlp_post"),
         ({"where": "median"}, "where is 'median'; expected one of max, mean"),
         ({"engine": "fast"}, "engine is 'fast'"),
-        ({"length": 13}, "length=13; expected at most 12"),
+        ({"seq_len": 13}, "seq_len=13; expected at most 12"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"sample": 0}, "sample is 0"),
         ({"resume": __file__}, "is a file; expected a folder"),

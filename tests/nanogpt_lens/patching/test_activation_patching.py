@@ -118,9 +118,17 @@ def test_ablations_equal_a_plain_loop(source, activation):
     names = [f"blocks.{i}.{kind.hook}" for i in range(3)]
     cached = native_run(reference, names)
     result = ngl.activation_patching(
-        model(), clean, None, ngl.loss(), activation=activation, axes=("layer", kind.axes[0]), source=source,
-        reference=reference, seed=5, progress=False,
-    )  # fmt: skip
+        model(),
+        clean,
+        None,
+        ngl.loss(),
+        activation=activation,
+        axes=("layer", kind.axes[0]),
+        source=source,
+        reference=reference,
+        seed=5,
+        progress=False,
+    )
     drawn = torch.randint(3, (3,), generator=torch.Generator().manual_seed(5))
     patched_in = {}
     for layer, name in enumerate(names):
@@ -141,13 +149,25 @@ def test_ablations_equal_a_plain_loop(source, activation):
 def test_resampling_never_takes_the_example_itself():
     clean, _ = texts(n=2)
     result = ngl.activation_patching(
-        model(), clean, None, ngl.loss(), activation="resid_pre", axes=("layer", "pos"), source="resample",
+        model(),
+        clean,
+        None,
+        ngl.loss(),
+        activation="resid_pre",
+        axes=("layer", "pos"),
+        source="resample",
         progress=False,
-    )  # fmt: skip
+    )
     swapped = ngl.activation_patching(
-        model(), clean, clean.flip(0), ngl.loss(), activation="resid_pre", axes=("layer", "pos"), direction="noise",
+        model(),
+        clean,
+        clean.flip(0),
+        ngl.loss(),
+        activation="resid_pre",
+        axes=("layer", "pos"),
+        direction="noise",
         progress=False,
-    )  # fmt: skip
+    )
     assert (result.values - swapped.values).abs().max() < 1e-12
 
 
@@ -327,9 +347,16 @@ def test_memory_does_not_grow_with_the_number_of_sites(engine):
     def peak(axes):
         with Watch() as watch:
             ngl.activation_patching(
-                hooked, clean, corrupted, ngl.loss(), activation="mlp_post", axes=axes, engine=engine, memory=budget,
+                hooked,
+                clean,
+                corrupted,
+                ngl.loss(),
+                activation="mlp_post",
+                axes=axes,
+                engine=engine,
+                memory=budget,
                 progress=False,
-            )  # fmt: skip
+            )
         return watch.peak
 
     few, many = peak(("layer",)), peak(("layer", "pos", "neuron"))  # 3 sites, 1,728 sites
@@ -368,7 +395,7 @@ class Watch(TorchDispatchMode):
 
 def test_on_the_handmade_model_only_the_two_heads_matter():
     hooked = handmade_model()
-    pair = ngl.induction_pairs(hooked, length=14, n=6)
+    pair = ngl.induction_pairs(hooked, seq_len=14, n=6)
     metric = ngl.logit_diff(pair.answer, pair.wrong)
     result = ngl.activation_patching(
         hooked, pair.clean, pair.corrupted, metric, activation="z", axes=("layer", "head"), progress=False

@@ -54,9 +54,14 @@ def test_integrated_gradients_sum_to_the_exact_effect_of_a_layer(activation):
     errors = []
     for steps in (50, 200):
         found = ngl.attribution_patching(
-            model(), clean, corrupted, METRIC, activation=activation, axes=("layer", KINDS[activation].axes[0]),
+            model(),
+            clean,
+            corrupted,
+            METRIC,
+            activation=activation,
+            axes=("layer", KINDS[activation].axes[0]),
             ig_steps=steps,
-        )  # fmt: skip
+        )
         errors.append((found.values.sum(1) - exact.effect).abs().max())
     assert errors[1] < 2e-3
     assert errors[1] < errors[0] / 8
@@ -80,9 +85,13 @@ def test_axes_examples_and_callables():
     assert torch.allclose(full.values.sum((0, 1)), part.values)
     assert torch.allclose(full.per_example.mean(-1), full.values)
     single = ngl.attribution_patching(
-        model(), clean[1:2], corrupted[1:2], ngl.logit_diff(1, 9, pos=[3, -1]), activation="q",
+        model(),
+        clean[1:2],
+        corrupted[1:2],
+        ngl.logit_diff(1, 9, pos=[3, -1]),
+        activation="q",
         axes=("head", "pos", "layer"),
-    )  # fmt: skip
+    )
     assert torch.allclose(full.per_example[..., 1], single.values)
     bare = ngl.attribution_patching(
         model(), clean, corrupted, METRIC.__call__, activation="q", axes=("head", "pos", "layer")
@@ -136,9 +145,13 @@ def test_a_metric_without_gradient_is_named():
     clean, corrupted = texts()
     with pytest.raises(ngl.AnalysisError, match="no gradient"):
         ngl.attribution_patching(
-            model(), clean, corrupted, lambda logits: (logits.argmax(-1) == 1).double().mean(), activation="z",
+            model(),
+            clean,
+            corrupted,
+            lambda logits: (logits.argmax(-1) == 1).double().mean(),
+            activation="z",
             axes=("layer",),
-        )  # fmt: skip
+        )
 
 
 class TestScreening:
@@ -239,11 +252,17 @@ class TestScreening:
 
     def test_finds_the_two_heads_of_the_handmade_model(self):
         hooked = handmade_model()
-        pair = ngl.induction_pairs(hooked, length=14, n=6)
+        pair = ngl.induction_pairs(hooked, seq_len=14, n=6)
         result = ngl.screen_and_verify(
-            hooked, pair.clean, pair.corrupted, ngl.logit_diff(pair.answer, pair.wrong), activation="z",
-            axes=("layer", "head"), k=2, verify=3,
-        )  # fmt: skip
+            hooked,
+            pair.clean,
+            pair.corrupted,
+            ngl.logit_diff(pair.answer, pair.wrong),
+            activation="z",
+            axes=("layer", "head"),
+            k=2,
+            verify=3,
+        )
         top = result.top(2, by="effect")
         assert {tuple(row) for row in top[["layer", "head"]].to_numpy().tolist()} == {PREVIOUS, INDUCTION}
         assert top["recovery"].tolist() == pytest.approx([1.0, 1.0])

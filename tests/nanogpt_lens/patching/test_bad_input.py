@@ -46,7 +46,7 @@ METRIC = ngl.logit_diff([3, 1, 4], [5, 9, 2])
         ({"clean": torch.zeros(0, dtype=torch.long)}, "at least one"),
         ({"source": "mean", "reference": torch.zeros(2, 4, dtype=torch.long)}, "reference has 4 tokens; expected 9"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_named(change, words):
     clean, corrupted = texts()
     given = {"clean": clean, "corrupted": corrupted, "metric": METRIC, "activation": "resid_pre", "axes": ("layer",)}

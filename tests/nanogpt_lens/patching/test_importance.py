@@ -19,7 +19,7 @@ def native_loss(tokens, edits=None):
 
 @pytest.mark.parametrize("ablation", ["zero", "mean"])
 def test_is_the_rise_of_the_native_loss(ablation):
-    result = ngl.head_importance(model(), IDS, ablation=ablation, n=40, progress=False)
+    result = ngl.head_importance(model(), IDS, source=ablation, n=40, progress=False)
     tokens = IDS.view(-1, 10)
     kept = {}
     for layer in range(3):
@@ -43,9 +43,9 @@ def test_is_the_rise_of_the_native_loss(ablation):
 def test_batches_change_nothing_for_zero_ablation(monkeypatch):
     import nanogpt_lens.patching.importance as importance
 
-    whole = ngl.head_importance(model(), IDS, ablation="zero", n=40, progress=False)
+    whole = ngl.head_importance(model(), IDS, source="zero", n=40, progress=False)
     monkeypatch.setattr(importance, "BATCH_TOKENS", 30)
-    parts = ngl.head_importance(model(), IDS, ablation="zero", n=40, progress=False)
+    parts = ngl.head_importance(model(), IDS, source="zero", n=40, progress=False)
     assert (whole.values - parts.values).abs().max() < 1e-12
 
 
@@ -60,10 +60,10 @@ def test_the_estimate_ranks_the_heads_of_a_trained_model():
 
 def test_bad_input_is_named():
     for changes, words in (
-        ({"ablation": "median"}, "'median'; expected 'zero', 'mean' or 'resample'"),
+        ({"source": "median"}, "'median'; expected one of zero, mean, resample"),
         ({"method": "guess"}, "'guess'; expected 'exact' or 'attribution'"),
         ({"n": 1}, "1 sequences of 10 tokens; expected at least 2"),
-        ({"length": 11}, "expected 1 to 10"),
+        ({"seq_len": 11}, "expected 1 to 10"),
     ):
         with pytest.raises(ngl.AnalysisError, match=words):
             ngl.head_importance(model(), IDS, progress=False, **changes)

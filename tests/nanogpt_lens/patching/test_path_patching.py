@@ -122,9 +122,16 @@ def test_equals_the_definition_run_by_hand(direction, freeze_mlps):
     clean, corrupted = texts()
     base, source = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     result = ngl.path_patching(
-        model(), clean, corrupted, METRIC, senders=SENDERS, receivers=RECEIVERS, direction=direction,
-        freeze_mlps=freeze_mlps, progress=False,
-    )  # fmt: skip
+        model(),
+        clean,
+        corrupted,
+        METRIC,
+        senders=SENDERS,
+        receivers=RECEIVERS,
+        direction=direction,
+        freeze_mlps=freeze_mlps,
+        progress=False,
+    )
     assert result.axes == ("sender", "receiver")
     assert result.labels["sender"][-2:] == ("0.1+mlp1", "embed+1.0")
     for (i, senders), (j, receivers) in itertools.product(enumerate(SENDERS), enumerate(RECEIVERS)):
@@ -136,9 +143,16 @@ def test_equals_the_definition_run_by_hand(direction, freeze_mlps):
 def test_each_position_and_some_receiver_positions():
     clean, corrupted = texts()
     result = ngl.path_patching(
-        model(), clean, corrupted, METRIC, senders=["0.1", "mlp1"], receivers=["2.1.k", "logits"], positions="each",
-        receiver_positions=[2, 3, -1], progress=False,
-    )  # fmt: skip
+        model(),
+        clean,
+        corrupted,
+        METRIC,
+        senders=["0.1", "mlp1"],
+        receivers=["2.1.k", "logits"],
+        positions="each",
+        receiver_positions=[2, 3, -1],
+        progress=False,
+    )
     assert result.axes == ("sender", "receiver", "pos")
     for i, j, p in itertools.product(range(2), range(2), range(N_POS)):
         expected = by_hand(
@@ -198,7 +212,7 @@ def test_small_chunks_give_the_same():
 
 def test_on_the_handmade_model_the_previous_token_head_works_through_the_induction_heads_keys():
     hooked = handmade_model()
-    pair = ngl.induction_pairs(hooked, length=14, n=6)
+    pair = ngl.induction_pairs(hooked, seq_len=14, n=6)
     metric = ngl.logit_diff(pair.answer, pair.wrong)
     receivers = ["1.0.q", "1.0.k", "1.0.v", "1.1", "logits"]
     result = ngl.path_patching(

@@ -35,7 +35,7 @@ def plays(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shipped(plays):
     """The shipped model's report, made once, without the certificate and the samples' command."""
-    return report("shakespeare_char", text=plays, progress=False, seed=0)
+    return report("shakespeare_char", corpus=plays, progress=False, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_the_status_line_is_the_verdict(shipped, page):
 
 
 def test_the_loss_is_the_models_own_on_these_windows(page, plays, model):
-    tokens = windows(model, plays, length=64, n=1024, seed=0)
+    tokens = windows(model, plays, seq_len=64, n=1024, seed=0)
     with torch.no_grad():
         logits = torch.cat([model(rows, return_type="logits") for rows in tokens.split(64)]).double()
     loss = -logits[:, :-1].log_softmax(-1).gather(-1, tokens[:, 1:, None])[..., 0]
@@ -121,8 +121,8 @@ def test_the_samples_are_what_generate_gives(page, model):
 
 
 def test_head_scores_are_those_of_the_taxonomy(page, plays, model):
-    taxonomy = ngl.head_taxonomy(model, plays, n=64, length=64)
-    importance = ngl.head_importance(model, plays, n=32, length=64, progress=False)
+    taxonomy = ngl.head_taxonomy(model, plays, n=64, seq_len=64)
+    importance = ngl.head_importance(model, plays, n=32, seq_len=64, progress=False)
     (table,) = section(page, "heads").tables()
     names = taxonomy.labels["score"]
     assert table[0][1 : 1 + len(names)] == [name.replace("_", " ") for name in names]
@@ -160,7 +160,7 @@ def test_a_model_that_does_induction_is_said_to():
 
 
 def test_lens_and_attribution_are_those_of_the_analyses(page, plays, model):
-    found = ngl.measure_convergence(model, plays, n=64, length=64, progress=False)
+    found = ngl.measure_convergence(model, plays, n=64, seq_len=64, progress=False)
     lens, convergence, parts = section(page, "lens").tables()
     passage = "".join(cell.split(" ", 1)[1] for cell in lens[0][1:]).replace("·", " ").replace("↵", "\n")
     tops = ngl.logit_lens(model, passage).top_strings()[-1, -1, :, 0]
@@ -242,7 +242,7 @@ def test_the_same_input_gives_the_same_bytes_wherever_it_is(tmp_path):
         folder = small(tmp_path / place / "out")
         file = tmp_path / place / "words.txt"
         file.write_text(text(3000))
-        pages.append(report(folder, text=file, progress=False).html)
+        pages.append(report(folder, corpus=file, progress=False).html)
         assert str(tmp_path) not in pages[-1]
     assert pages[0] == pages[1]
 
@@ -253,7 +253,7 @@ def test_a_section_that_fails_says_so_in_its_place(tmp_path, monkeypatch):
 
     recipe = RECIPES["heads"]
     monkeypatch.setitem(RECIPES, "heads", type(recipe)(key="heads", title="Heads", reading="One. Two.", make=broken))
-    found = report(small(tmp_path / "out"), text=text(3000), sections=["heads", "loss", "summary"], progress=False)
+    found = report(small(tmp_path / "out"), corpus=text(3000), sections=["heads", "loss", "summary"], progress=False)
     assert [(s.key, s.status) for s in found.sections] == [("summary", "done"), ("loss", "done"), ("heads", "failed")]
     page = read(found.html)
     said = section(page, "heads").all("p", class_="bad")[0].text
@@ -284,7 +284,7 @@ def test_without_a_text_a_vocabulary_or_a_second_layer(tmp_path):
 
 
 def test_a_short_text_is_enough(tmp_path):
-    found = report(small(tmp_path / "out"), text="the king is my lord\nO night", progress=False)
+    found = report(small(tmp_path / "out"), corpus="the king is my lord\nO night", progress=False)
     assert not found.failed
 
 
@@ -300,8 +300,8 @@ def test_a_short_text_is_enough(tmp_path):
         ({"clean": "the", "corrupted": "tha", "answer": "ab"}, "--answer 'ab' is 2 tokens"),
         ({"clean": "the", "corrupted": "tha", "answer": "a", "wrong": "a"}, "both 'a'"),
         ({"clean": "the", "corrupted": "th¥"}, "¥"),
-        ({"text": "the ¥ king and the night"}, "¥"),
-        ({"text": "short"}, "the text has 5 tokens; expected at least 8"),
+        ({"corpus": "the ¥ king and the night"}, "¥"),
+        ({"corpus": "short"}, "the text has 5 tokens; expected at least 8"),
         ({"output": "{tmp}"}, "is a folder; expected the name of a file"),
         ({"output": "{tmp}/out/ckpt.pt"}, "ckpt.pt does not end in .html or .htm"),
         ({"output": "{tmp}/report.txt"}, "report.txt does not end in .html or .htm"),
@@ -317,7 +317,7 @@ def test_bad_input_is_one_sentence_before_the_work(tmp_path, options, message):
     folder = small(tmp_path / "out")
     given = {k: v.format(tmp=tmp_path) if k == "output" else v for k, v in options.items()}
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        report(folder, progress=False, **({"text": text(500)} | given))
+        report(folder, progress=False, **({"corpus": text(500)} | given))
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -326,13 +326,18 @@ def test_your_own_pair_is_shown_first(tmp_path):
     folder = small(tmp_path / "out")
     model = ngl.load(folder)
     given = {"clean": "the king", "corrupted": "the kigg", "answer": "a", "wrong": "b"}
-    page = read(report(folder, text=text(3000), sections=["patching"], progress=False, **given).html)
+    page = read(report(folder, corpus=text(3000), sections=["patching"], progress=False, **given).html)
     part = section(page, "patching")
     assert part.all("h3")[0].text == "Your own pair"
     patched = ngl.activation_patching(
-        model, "the king", "the kigg", ngl.logit_diff("a", "b"), activation="resid_pre", axes=("layer", "pos"),
+        model,
+        "the king",
+        "the kigg",
+        ngl.logit_diff("a", "b"),
+        activation="resid_pre",
+        axes=("layer", "pos"),
         progress=False,
-    )  # fmt: skip
+    )
     said = part.all("figcaption")[0].text
     assert said.startswith("They differ at 1 of 8 positions: 6.")
     assert (

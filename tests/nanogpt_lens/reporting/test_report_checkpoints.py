@@ -36,7 +36,7 @@ def run(tmp_path):
 
 def test_a_folder_without_its_own_is_compared_alone(run):
     words = text(4000)
-    found = report(run, text=words, progress=False)
+    found = report(run, corpus=words, progress=False)
     assert [s.key for s in found.sections] == ["summary", "checkpoints"]
     assert found.passed
     page = read(found.html)
@@ -45,13 +45,13 @@ def test_a_folder_without_its_own_is_compared_alone(run):
     assert [row[:2] for row in table[1:]] == [["ckpt_3.pt", "0"], ["ckpt_2.pt", "20"], ["ckpt_1.pt", "100"]]
     for row in table[1:]:
         model = ngl.load(run / row[0])
-        tokens = windows(model, words, length=16, n=256, seed=0)
+        tokens = windows(model, words, seq_len=16, n=256, seed=0)
         with torch.no_grad():
             loss = model(tokens, return_type="loss", loss_per_token=True).mean()
         assert row[4].split(" ")[0] == f"{float(loss):.3f}"
         assert row[2:4] == [f"{ngl.read_checkpoint(run / row[0]).n_params:,}", "2.500" if row[1] == "20" else "1.250"]
         assert row[5] == "proven"
-    scores = ngl.score_heads(ngl.load(run / "ckpt_1.pt"), words, length=16, n=32)
+    scores = ngl.score_heads(ngl.load(run / "ckpt_1.pt"), words, seq_len=16, n=32)
     for name, cell in zip(heads[0][1:], heads[3][1:], strict=True):
         value, layer, head = re.fullmatch(r"(−?\d\.\d\d) \((\d)\.(\d)\)", cell).groups()
         own = scores.score(name.replace(" ", "_"))
@@ -60,24 +60,27 @@ def test_a_folder_without_its_own_is_compared_alone(run):
 
 
 def test_the_loss_over_training_is_drawn_in_order(run):
-    found = report(run, text=text(4000), progress=False)
+    found = report(run, corpus=text(4000), progress=False)
     page = read(found.html)
     data = [s.text for s in page.all("script") if s.attributes.get("data-ngl-data")]
     assert len(data) == 2
     figures = section(page, "checkpoints").all("figure")
     assert [f.attributes["aria-label"] for f in figures] == [
-        "the loss over training", "the highest head scores over training",
-    ]  # fmt: skip
+        "the loss over training",
+        "the highest head scores over training",
+    ]
 
 
 def test_stages_beside_a_ckpt_make_a_full_report_and_a_section(run):
     small(run)
-    found = report(run, text=text(4000), sections=["summary", "loss", "checkpoints"], progress=False)
+    found = report(run, corpus=text(4000), sections=["summary", "loss", "checkpoints"], progress=False)
     assert [(s.key, s.status) for s in found.sections] == [
-        ("summary", "done"), ("loss", "done"), ("checkpoints", "done"),
-    ]  # fmt: skip
+        ("summary", "done"),
+        ("loss", "done"),
+        ("checkpoints", "done"),
+    ]
     assert len(section(read(found.html), "checkpoints").tables()[0]) == 5
-    assert "checkpoints" in [s.key for s in report(run, text=text(500), progress=False).sections]
+    assert "checkpoints" in [s.key for s in report(run, corpus=text(500), progress=False).sections]
 
 
 def test_folders_of_folders(tmp_path):
@@ -85,15 +88,16 @@ def test_folders_of_folders(tmp_path):
         stage(tmp_path / "runs" / name / "ckpt.pt", iteration, seed=iteration)
         write_meta(tmp_path / "runs" / name, CHARS)
     assert [str(p.relative_to(tmp_path)) for p in checkpoints_of(tmp_path / "runs")] == [
-        "runs/a/ckpt.pt", "runs/b/ckpt.pt",
-    ]  # fmt: skip
-    table = section(read(report(tmp_path / "runs", text=text(2000), progress=False).html), "checkpoints").tables()[0]
+        "runs/a/ckpt.pt",
+        "runs/b/ckpt.pt",
+    ]
+    table = section(read(report(tmp_path / "runs", corpus=text(2000), progress=False).html), "checkpoints").tables()[0]
     assert [row[0] for row in table[1:]] == ["b/ckpt.pt", "a/ckpt.pt"]
 
 
 def test_one_that_cannot_be_read_says_so_in_its_row_and_nothing_is_proven(run):
     (run / "ckpt_9.pt").write_bytes(b"no checkpoint")
-    found = report(run, text=text(2000), progress=False)
+    found = report(run, corpus=text(2000), progress=False)
     assert found.passed is False
     page = read(found.html)
     status = page.all("p", class_="status")[0]
@@ -125,7 +129,7 @@ def test_one_checkpoint_alone_is_no_comparison_and_several_are_not_one(tmp_path,
 
 def test_other_architectures_are_no_training_run(run):
     stage(run / "ckpt_4.pt", 200, seed=4, n_layer=1)
-    part = section(read(report(run, text=text(4000), progress=False).html), "checkpoints")
+    part = section(read(report(run, corpus=text(4000), progress=False).html), "checkpoints")
     assert "they differ in architecture, so that they are not taken for stages" in part.text
     assert "In the order of training" not in part.text
     assert not part.all("figure")
@@ -135,7 +139,7 @@ def test_the_same_weights_are_counted_once(run):
     what = torch.load(run / "ckpt_1.pt", weights_only=True)
     what["optimizer"] = {"state": {}}
     torch.save(what, run / "ckpt_8.pt")
-    found = report(run, text=text(4000), progress=False)
+    found = report(run, corpus=text(4000), progress=False)
     table, heads = section(read(found.html), "checkpoints").tables()
     assert [row[0] for row in table[3:]] == ["ckpt_1.pt", "ckpt_8.pt (the same weights as ckpt_1.pt)"]
     assert len(heads) == 4

@@ -44,9 +44,9 @@ def test_the_text_of_the_run_is_known_by_its_hash(tmp_path):
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     what["config"] = {"text_sha256": digest, "train_tokens": 5400, "val_tokens": 600}
     torch.save(what, folder / "ckpt.pt")
-    found = report(folder, text=file, sections=["loss"], progress=False)
+    found = report(folder, corpus=file, sections=["loss"], progress=False)
     part = section(read(found.html), "loss")
-    held = windows(ngl.load(folder), file.read_text()[5400:], length=16, n=4096, seed=0)
+    held = windows(ngl.load(folder), file.read_text()[5400:], seq_len=16, n=4096, seed=0)
     with torch.no_grad():
         loss = ngl.load(folder)(held, return_type="loss", loss_per_token=True).double().mean()
     assert part.tables()[0][2][0] == "this model on the validation part of it"
@@ -55,7 +55,7 @@ def test_the_text_of_the_run_is_known_by_its_hash(tmp_path):
     assert found.sections[0].findings[0].startswith(f"Its loss on the validation part of words.txt is {nice(loss)}")
     what["config"]["text_sha256"] = digest[::-1]
     torch.save(what, folder / "ckpt.pt")
-    other = section(read(report(folder, text=file, sections=["loss"], progress=False).html), "loss").text
+    other = section(read(report(folder, corpus=file, sections=["loss"], progress=False).html), "loss").text
     assert "nothing in the checkpoint says whether this is such text" in other
     assert "this model on the validation part" not in other
 
@@ -67,7 +67,7 @@ def test_neurons_that_are_never_active_are_not_listed(tmp_path):
         if "c_fc" in name:
             weight.fill_(-3.0 if name.endswith("bias") else 0.0)
     torch.save(what, folder / "ckpt.pt")
-    found = report(folder, text=text(3000), sections=["neurons"], progress=False)
+    found = report(folder, corpus=text(3000), sections=["neurons"], progress=False)
     assert found.sections[0].status == "done"
     assert "No neuron is ever clearly active: the highest activation of any is" in found.html
     assert not read(found.html).all("details", class_="neuron")

@@ -52,7 +52,7 @@ def bad(tmp_path_factory):
     folder = hostile(tmp_path_factory.mktemp("bad") / "out")
     ids = torch.randint(25, (4000,), generator=torch.Generator().manual_seed(0))
     return report(
-        folder, text=ids, sections=[s for s in SECTIONS if s not in ("certificate", "checkpoints")], progress=False
+        folder, corpus=ids, sections=[s for s in SECTIONS if s not in ("certificate", "checkpoints")], progress=False
     )
 
 
@@ -78,7 +78,7 @@ def test_a_hostile_folder_name_text_name_and_settings(tmp_path):
     torch.save(what, folder / "ckpt.pt")
     file = tmp_path / (EVIL + "\n.txt")
     file.write_text(text(3000))
-    found = report(folder, text=file, sections=["summary", "loss", "heads", "neurons"], progress=False)
+    found = report(folder, corpus=file, sections=["summary", "loss", "heads", "neurons"], progress=False)
     assert not found.failed
     page = check_harmless(found.html)
     assert EVIL in section(page, "summary").text
@@ -118,7 +118,7 @@ def test_paths_lose_the_folders_of_this_machine(path, shown):
 
 
 def test_text_and_label_characters_are_visible(tmp_path):
-    found = report(small(tmp_path / "out"), text=text(3000), sections=["loss"], progress=False)
+    found = report(small(tmp_path / "out"), corpus=text(3000), sections=["loss"], progress=False)
     passage = read(found.html).all("div", class_="passage")[0]
     assert re.search(r"·", passage.text)
     assert "\t" not in passage.text

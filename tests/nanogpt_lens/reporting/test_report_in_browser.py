@@ -18,7 +18,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     (folder / "input.txt").write_text(text(4000))
     pair = {"clean": "ROMEO: w", "corrupted": "ROMEA: w", "answer": "h", "wrong": "a"}  # random weights need one
-    report = ngl.report(small(folder / "model"), text=folder / "input.txt", progress=False, **pair)
+    report = ngl.report(small(folder / "model"), corpus=folder / "input.txt", progress=False, **pair)
     assert {s.key for s in report.failed} <= {"patching"}
     return report.save(folder / "report.html")
 
@@ -29,7 +29,7 @@ def evil(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evil")
     model = hostile(folder / "<img src=x onerror=window.pwned=1>")
     ids = torch.randint(25, (4000,), generator=torch.Generator().manual_seed(0))
-    report = ngl.report(model, text=ids, progress=False)
+    report = ngl.report(model, corpus=ids, progress=False)
     assert {s.key for s in report.failed} <= {"patching"}
     return report.save(folder / "report.html")
 

@@ -148,17 +148,25 @@ def test_every_kind_survives(tmp_path):
     plain.save(tmp_path / "plain")
     assert torch.equal(ngl.load_result(tmp_path / "plain").values, torch.eye(2))
     patterns = AttentionPatterns(
-        values=torch.ones(1, 1, 2, 2), axes=("layer", "head", "dest_pos", "src_pos"), quantity="q", definition="d",
-        tokens=torch.tensor([1, 2]), layers=(3,),
-    )  # fmt: skip
+        values=torch.ones(1, 1, 2, 2),
+        axes=("layer", "head", "dest_pos", "src_pos"),
+        quantity="q",
+        definition="d",
+        tokens=torch.tensor([1, 2]),
+        layers=(3,),
+    )
     assert patterns.at(layer=0).shape == (1, 2, 2)
     patterns.save(tmp_path / "p")
     assert AttentionPatterns.load(tmp_path / "p").layers == (3,)
     taxonomy = HeadTaxonomy(
-        values=torch.tensor([[[0.9, 0.1]], [[0.8, 0.2]]]), axes=("score", "layer", "head"), quantity="q",
-        definition="d", labels={"score": ("x", "y")}, threshold=torch.full((2, 1, 2), 0.5),
+        values=torch.tensor([[[0.9, 0.1]], [[0.8, 0.2]]]),
+        axes=("score", "layer", "head"),
+        quantity="q",
+        definition="d",
+        labels={"score": ("x", "y")},
+        threshold=torch.full((2, 1, 2), 0.5),
         carries=torch.tensor([[[True, False]], [[True, False]]]),
-    )  # fmt: skip
+    )
     taxonomy.save(tmp_path / "t")
     loaded = HeadTaxonomy.load(tmp_path / "t")
     assert loaded.of(0, 0) == ("x", "y")

@@ -12,7 +12,7 @@ import torch
 from conversion import read_checkpoint
 from nanogpt_lens.core import unfinished
 from nanogpt_lens.core.distributed import alone, world
-from nanogpt_lens.core.errors import AnalysisError, ResultError
+from nanogpt_lens.core.errors import AnalysisError, DataError, ResultError
 from nanogpt_lens.core.intervals import bootstrap, pseudo_values
 from nanogpt_lens.heads.attention import STATISTICS, attention_patterns, attention_statistics, statistics_of
 from nanogpt_lens.heads.induction import prefix_matching
@@ -24,7 +24,6 @@ from nanogpt_lens.neurons.statistics import neuron_statistics
 from nanogpt_lens.results import Trajectory, load_result
 from nanogpt_lens.runs.measures import MEASURES
 from nanogpt_lens.runs.trajectory import trajectory
-from nanogpt_lens.text.datasets import DataError
 from nanogpt_lens.text.prompts import own_text, repeated_tokens
 from tests.nanogpt_lens.neurons.stream_helpers import two_processes
 from tests.nanogpt_lens.runs.stage_helpers import CHARS, CONTEXT, NAMES, TEXT, make_run, task, write_stage
@@ -53,7 +52,7 @@ def options_of(name):
 
 
 def source_of(name):
-    return {"text": {"text": TEXT}, "task": {"task": task()}}.get(MEASURES[name].on, {})
+    return {"corpus": {"corpus": TEXT}, "task": {"task": task()}}.get(MEASURES[name].on, {})
 
 
 def singly(run, name, file, **options):
@@ -121,7 +120,7 @@ def test_options_reach_the_measure(run):
 
 
 def test_in_float64_and_with_a_pattern(run):
-    found = measured(run, "loss", text=TEXT, n=4, dtype=torch.float64, pattern="ckpt_[9b].pt")
+    found = measured(run, "loss", corpus=TEXT, n=4, dtype=torch.float64, pattern="ckpt_[9b].pt")
     assert found.steps == (20, 1000)
     expected = text_loss(load(run / "ckpt_9.pt", dtype=torch.float64), TEXT, n=4)
     assert found.values[1] == expected.values
@@ -129,18 +128,18 @@ def test_in_float64_and_with_a_pattern(run):
 
 
 def test_checkpoints_of_the_old_nanogpt_and_a_vocabulary_from_elsewhere(copy, tmp_path):
-    options = {"activation": "gelu_new", "meta": copy / "meta.pkl"}
-    found = measured(copy, "loss", text=TEXT, n=6, **options)
+    options = {"act_fn": "gelu_new", "meta": copy / "meta.pkl"}
+    found = measured(copy, "loss", corpus=TEXT, n=6, **options)
     expected = [float(text_loss(load(copy / file, **options), TEXT, n=6).values) for file in FILES]
     assert found.values.tolist() == pytest.approx(expected, abs=1e-6)
-    assert (found.values - measured(copy, "loss", text=TEXT, n=6).values).abs().max() > 1e-6
+    assert (found.values - measured(copy, "loss", corpus=TEXT, n=6).values).abs().max() > 1e-6
     (copy / "meta.pkl").rename(tmp_path / "meta.pkl")
-    again = measured(copy, "loss", text=TEXT, n=6, activation="gelu_new", meta=tmp_path / "meta.pkl")
+    again = measured(copy, "loss", corpus=TEXT, n=6, act_fn="gelu_new", meta=tmp_path / "meta.pkl")
     assert torch.equal(again.values, found.values)
 
 
 def test_text_on_random_measures(run):
-    found = measured(run, "prefix_matching", text=TEXT, n=4)
+    found = measured(run, "prefix_matching", corpus=TEXT, n=4)
     assert torch.equal(found.values[2], prefix_matching(load(run / FILES[2]), TEXT, n=4).values)
 
 
@@ -252,7 +251,7 @@ def test_without_text_it_is_the_task_or_the_last_models_own(run, tmp_path):
     for i, file in enumerate(FILES):
         assert found.values[i] == text_loss(load(run / file), drawn, n=9, seed=3).values
     other = make_run(tmp_path / "run", with_task=False)
-    drawn = own_text(last, length=CONTEXT, n=128, seed=3)
+    drawn = own_text(last, seq_len=CONTEXT, n=128, seed=3)
     found = measured(other, "loss", n=9, seed=3)
     assert found.values[0] == text_loss(load(run / FILES[0]), drawn, n=9, seed=3).values
     given = measured(other, "loss", task=task(), n=9, seed=3)
@@ -275,26 +274,26 @@ def test_measures_on_a_task(copy):
     ("measure", "options", "words"),
     [
         ("induction", {}, "there is no measure 'induction'; expected one of heads, prefix_matching, .*task_heads"),
-        ("loss", {"m": 3, "batch": 1}, "'loss' has no option batch, m; expected length, n, seed"),
+        ("loss", {"m": 3, "batch": 1}, "'loss' has no option batch, m; expected seq_len, n, seed"),
         ("composition", {"n": 3}, "'composition' has no option n"),
         ("lens", {"progress_bar": 1}, "'lens' has no option progress_bar; expected [^;]*seed"),
-        ("composition", {"text": TEXT}, "'composition' looks at the weights alone; leave it out"),
-        ("accuracy", {"text": TEXT}, "'accuracy' looks at random tokens; leave it out"),
-        ("task_heads", {"text": TEXT}, "'task_heads' looks at the run's task; leave it out"),
+        ("composition", {"corpus": TEXT}, "'composition' looks at the weights alone; leave it out"),
+        ("accuracy", {"corpus": TEXT}, "'accuracy' looks at random tokens; leave it out"),
+        ("task_heads", {"corpus": TEXT}, "'task_heads' looks at the run's task; leave it out"),
         ("accuracy", {"task": task()}, "task= was given, but 'accuracy' looks at random tokens; leave it out"),
-        (float, {"text": TEXT, "task": task()}, "text, task were given for a function of your own"),
+        (float, {"corpus": TEXT, "task": task()}, "corpus, task were given for a function of your own"),
         (float, {"n": 3}, "n were given for a function of your own; expected .*put them into the function"),
         ("prefix_matching", {"seq_len": 17}, "seq_len is 17; expected 2 to 16"),
-        ("loss", {"text": "é" * 99}, "é"),
+        ("loss", {"corpus": "é" * 99}, "é"),
         ("loss", {"n": "many"}, "n is 'many'; expected a whole number"),
         ("loss", {"seed": "x"}, "seed is 'x'; expected a whole number"),
         ("loss", {"n": None}, "n is None; expected a whole number"),
     ],
 )
 def test_bad_measures_and_options(run, measure, options, words):
-    from conversion.errors import ConversionError
+    from conversion.errors import NanoGPTLensError
 
-    with pytest.raises(ConversionError, match=words):
+    with pytest.raises(NanoGPTLensError, match=words):
         measured(run, measure, **options)
 
 
@@ -324,7 +323,7 @@ def test_what_the_result_knows(run, tmp_path):
 
 
 def test_a_trajectory_has_steps_in_front(run):
-    found = measured(run, "loss", text=TEXT, n=4)
+    found = measured(run, "loss", corpus=TEXT, n=4)
     with pytest.raises(ResultError, match="expected 'step' first"):
         replace(found, labels={"step": ("a", "b", "c", "d")})
     with pytest.raises(ResultError, match="expected 'step' first"):
@@ -339,9 +338,19 @@ def test_sequences_have_the_values_as_their_mean_and_the_interval_as_its_spread(
     low, high = bootstrap(found.per_example, seed=0) or (None, None)
     if name == "heads":  # ratios and positional are resampled as such, and the jackknife is close to that
         places = [found.labels["score"].index(score) for score in ("previous_token", "induction", "sink", "copying")]
-        low, high, found = low[:, places], high[:, places], replace(
-            found, values=found.values[:, places], low=found.low[:, places], high=found.high[:, places], labels={
-                "step": found.labels["step"]}, chance=None, per_example=None)  # fmt: skip
+        low, high, found = (
+            low[:, places],
+            high[:, places],
+            replace(
+                found,
+                values=found.values[:, places],
+                low=found.low[:, places],
+                high=found.high[:, places],
+                labels={"step": found.labels["step"]},
+                chance=None,
+                per_example=None,
+            ),
+        )
     torch.testing.assert_close(low, found.low, rtol=1e-6, atol=1e-9, equal_nan=True)
     torch.testing.assert_close(high, found.high, rtol=1e-6, atol=1e-9, equal_nan=True)
 
@@ -383,7 +392,7 @@ def test_statistics_leave_one_sequence_out(run, n):
 
 
 def test_jackknife_intervals_are_near_those_of_the_bootstrap(run):
-    found = attention_statistics(load(run / FILES[1], dtype=torch.float64), TEXT, length=16, n=60)
+    found = attention_statistics(load(run / FILES[1], dtype=torch.float64), TEXT, seq_len=16, n=60)
     low, high = bootstrap(found.per_example) or (None, None)
     for name in ("positional", "duplicate_token"):
         i = found.labels["score"].index(name)
@@ -456,13 +465,13 @@ def state(run, tmp_path, eager, monkeypatch):
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setitem(MEASURES, "loss", replace(MEASURES["loss"], function=interrupted))
-        patched.setattr("nanogpt_lens.runs.measures.Measure.options", lambda self: ["n", "seed", "length"])
-        measured(run, "loss", text=TEXT, n=4, resume=tmp_path / "state")
+        patched.setattr("nanogpt_lens.runs.measures.Measure.options", lambda self: ["n", "seed", "seq_len"])
+        measured(run, "loss", corpus=TEXT, n=4, resume=tmp_path / "state")
     return tmp_path / "state"
 
 
 def test_the_state_of_a_named_measure(run, state):
-    equal(measured(run, "loss", text=TEXT, n=4, resume=state), measured(run, "loss", text=TEXT, n=4))
+    equal(measured(run, "loss", corpus=TEXT, n=4, resume=state), measured(run, "loss", corpus=TEXT, n=4))
     assert not state.exists()
 
 
@@ -471,8 +480,8 @@ def test_the_state_of_a_named_measure(run, state):
     [
         ("loss", {"n": 5}),
         ("loss", {"n": 4, "seed": 1}),
-        ("loss", {"n": 4, "text": TEXT[::-1]}),
-        ("loss", {"n": 4, "text": None}),
+        ("loss", {"n": 4, "corpus": TEXT[::-1]}),
+        ("loss", {"n": 4, "corpus": None}),
         ("loss", {"n": 4, "dtype": torch.float64}),
         ("loss", {"n": 4, "pattern": "ckpt_[ab]*"}),
         ("in_context", {"n": 4}),
@@ -480,23 +489,23 @@ def test_the_state_of_a_named_measure(run, state):
 )
 def test_the_state_of_another_one_is_refused(run, state, measure, options):
     with pytest.raises(AnalysisError, match="is the unfinished run of another model, corpus or set of options"):
-        measured(run, measure, **{"text": TEXT, **options}, resume=state)
+        measured(run, measure, **{"corpus": TEXT, **options}, resume=state)
     assert state.exists()
 
 
 def test_the_state_of_other_checkpoints_is_refused(copy, state):
     write_stage(copy / "ckpt_a.pt", 100, seed=1)
     with pytest.raises(AnalysisError, match="is the unfinished run of another"):
-        measured(copy, "loss", text=TEXT, n=4, resume=state)
+        measured(copy, "loss", corpus=TEXT, n=4, resume=state)
 
 
 def test_a_damaged_state(run, state):
     file = state / "trajectory_0_of_1.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(AnalysisError, match="cannot be read .*delete it to start again"):
-        measured(run, "loss", text=TEXT, n=4, resume=state)
+        measured(run, "loss", corpus=TEXT, n=4, resume=state)
     with pytest.raises(AnalysisError, match="is a file; expected a folder"):
-        measured(run, "loss", text=TEXT, n=4, resume=file)
+        measured(run, "loss", corpus=TEXT, n=4, resume=file)
 
 
 # --- several processes ----------------------------------------------------------------------
@@ -523,7 +532,7 @@ def step_of(model):
     return model.nanogpt_origin.iter_num
 
 for name, measure, options in (
-    ("heads", "heads", {"text": text, "n": 5}),
+    ("heads", "heads", {"corpus": text, "n": 5}),
     ("task_accuracy", "task_accuracy", {"n": 5}),
     ("statistics", statistics, {}),
 ):
@@ -532,7 +541,7 @@ for name, measure, options in (
 assert seen == [[20], [100, 1000]][rank], seen
 assert world() == (rank, 2)
 for measure, options in (
-    ("loss", {"pattern": "ckpt_a.pt", "text": text}),
+    ("loss", {"pattern": "ckpt_a.pt", "corpus": text}),
     (lambda model: torch.ones(2 + (step_of(model) > 20)), {}),
 ):
     try:
@@ -549,7 +558,7 @@ def test_two_processes_are_as_one(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     options = {"pattern": "ckpt_[9ab].pt"}
     expected = {
-        "heads": measured(run, "heads", text=TEXT, n=5, **options),
+        "heads": measured(run, "heads", corpus=TEXT, n=5, **options),
         "task_accuracy": measured(run, "task_accuracy", n=5, **options),
         "statistics": measured(
             run, lambda model: neuron_statistics(model, TEXT[:300], batch_size=2, progress=False), **options

@@ -28,7 +28,7 @@ from tests.conftest import convert
 from tests.making import CHARS, content
 from tests.nanogpt_lens.neurons.stream_helpers import corpus, small_model, text_of
 
-SMALL = {"d_sae": 24, "k": 4, "tokens": 12_000, "batch": 128, "progress": False}
+SMALL = {"d_sae": 24, "k": 4, "tokens": 12_000, "batch_size": 128, "progress": False}
 TEXT, OTHER = corpus(3000), corpus(600, seed=1)
 NAME = "blocks.1.hook_resid_post"
 
@@ -117,7 +117,7 @@ class TestTraining:
 
         ids = TEXT[:125]  # ten sequences of twelve, and one of five
         sequences = Sequences(model, ids, batch_size=2)
-        source = _activations(model, Units(model, site="hook_resid_post", layers=[1]), sequences, 1, 0)
+        source = _activations(model, Units(model, activation="resid_post", layers=[1]), sequences, 1, 0)
         epochs = [torch.cat([next(source) for _ in range(sequences.n_batches)]) for _ in range(2)]
         whole = [activations(model, ids[:120].view(-1, 12)).flatten(0, 1), activations(model, ids[None, 120:])[0]]
         expected = torch.cat(whole).float()
@@ -137,7 +137,7 @@ class TestTraining:
 
     @pytest.mark.parametrize(("site", "width"), [("mlp.hook_post", 64), ("attn.hook_z", 16), ("hook_resid_mid", 16)])
     def test_other_sites(self, model, site, width):
-        found = train_sae(model, TEXT, layer=0, site=site, **SMALL)
+        found = train_sae(model, TEXT, layer=0, activation=site, **SMALL)
         assert found.W_dec.shape == (24, width)
         result = evaluate_sae(model, OTHER, found, progress=False)
         assert result.score("explained_variance") > result.chance[SCORES.index("explained_variance")] + 0.1
@@ -146,7 +146,7 @@ class TestTraining:
             assert found(z).shape == z.shape
 
     def test_the_default_width_is_eight_times_the_residual_streams(self, model):
-        found = train_sae(model, TEXT, layer=0, site="mlp.hook_post", **{**SMALL, "d_sae": None, "tokens": 128})
+        found = train_sae(model, TEXT, layer=0, activation="mlp_post", **{**SMALL, "d_sae": None, "tokens": 128})
         assert found.cfg.d_sae == 128
 
     def test_text_files_and_data_folders(self, model, tmp_path):
@@ -396,8 +396,8 @@ class TestEvaluation:
         ("text", "options", "sentence"),
         [
             (OTHER[:20], {}, "two windows"),
-            (OTHER, {"length": 1}, "two windows"),
-            (OTHER, {"length": 13}, "length=13"),
+            (OTHER, {"seq_len": 1}, "two windows"),
+            (OTHER, {"seq_len": 13}, "seq_len=13"),
             (OTHER, {"n": 1}, "n is 1"),
             (OTHER, {"seed": -1}, "seed is -1"),
             (torch.full((100,), 65), {}, "has the token 65"),
@@ -451,7 +451,7 @@ class TestFeatures:
             logits = model(ids), model.run_with_hooks(ids, fwd_hooks=[(NAME, without)])
         before, after = (cross_entropy(x[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) for x in logits)
         found = ablate_neurons(
-            model, ids, [(1, f) for f in often], sae=wide, mode=mode, controls=2, n=None, progress=False
+            model, ids, [(1, f) for f in often], sae=wide, source=mode, controls=2, n=None, progress=False
         )
         assert abs(found.at(score="rise")[0] - (after - before)) < 1e-8  # its decoder was folded in float32
         assert abs(after - before) > 1e-4
@@ -474,12 +474,18 @@ class TestFeatures:
 
         z = "blocks.0.attn.hook_z"
         if kind == "hook_z":
-            found, name = train_sae(model, TEXT, layer=0, site="attn.hook_z", **SMALL).to(torch.float64), z
+            found, name = train_sae(model, TEXT, layer=0, activation="z", **SMALL).to(torch.float64), z
         else:
             config = TopKTrainingSAEConfig(
-                d_in=16, d_sae=24, k=4, dtype="float64", use_sparse_activations=kind == "sparse",
-                rescale_acts_by_decoder_norm=True, decoder_init_norm=0.3, metadata=by_hand().cfg.metadata,
-            )  # fmt: skip
+                d_in=16,
+                d_sae=24,
+                k=4,
+                dtype="float64",
+                use_sparse_activations=kind == "sparse",
+                rescale_acts_by_decoder_norm=True,
+                decoder_init_norm=0.3,
+                metadata=by_hand().cfg.metadata,
+            )
             found, name = TopKTrainingSAE(config), NAME
         ids = OTHER.view(-1, 12)
         units = Units(model, sae=found)
@@ -513,15 +519,15 @@ class TestBadInput:
         ("options", "sentence"),
         [
             ({"layer": 2}, "no layer 2"),
-            ({"site": "hook_q"}, "site is 'hook_q'"),
+            ({"activation": "q"}, "the activation is 'q'"),
             ({"k": 25}, "k is 25; expected at most d_sae=24"),
             ({"k": 0}, "k is 0"),
             ({"tokens": 0}, "tokens is 0"),
-            ({"batch": 1.5}, "batch is 1.5"),
+            ({"batch_size": 1.5}, "batch_size is 1.5"),
             ({"seed": "a"}, "seed is 'a'"),
             ({"lr": 0}, "lr is 0"),
             ({"normalize": "layer_norm"}, "normalize is 'layer_norm'"),
-            ({"length": 13}, "length=13"),
+            ({"seq_len": 13}, "seq_len=13"),
         ],
     )
     def test_options(self, model, options, sentence):

@@ -12,12 +12,13 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from conversion.errors import ConversionError, VocabularyError
+from conversion.errors import NanoGPTLensError, VocabularyError
 from conversion.fast_tokenizer import missing_tokenizer, tokenizer_for
 from conversion.vocabulary import CharVocabulary
+from nanogpt_lens.core.errors import DataError
 from nanogpt_lens.model.encoding import encode_corpus
 from nanogpt_lens.text import datasets
-from nanogpt_lens.text.datasets import DataError, TextData, read_data, shakespeare, write_data
+from nanogpt_lens.text.datasets import TextData, read_data, shakespeare, write_data
 
 TEXT = "To be, or not to be: that is the question.\nWhether 'tis nobler — in the mind\n" * 5
 
@@ -159,7 +160,7 @@ def bad_sources(tmp_path):
 )
 def test_bad_source_is_one_clear_sentence(tmp_path, source, message):
     bad_sources(tmp_path)
-    with pytest.raises(ConversionError, match=message) as caught:
+    with pytest.raises(NanoGPTLensError, match=message) as caught:
         read_data(tmp_path / source)
     assert isinstance(caught.value, DataError)
     assert "\n" not in str(caught.value)

@@ -59,7 +59,7 @@ def test_it_is_the_best_edit_of_all(tmp_path, seed):
     best, tried = by_hand(model, ids, 6)
     assert 5 <= tried <= 48
     assert best is not None
-    found = find_prompt_pair(model, torch.from_numpy(ids), length=6, n=N)
+    found = find_prompt_pair(model, torch.from_numpy(ids), seq_len=6, n=N)
     _, clean, corrupted, answer, wrong, diffs, place = best
     assert (found.clean.tolist(), found.corrupted.tolist()) == (clean, corrupted)
     assert (found.answer, found.wrong, found.positions) == (answer, wrong, (place,))
@@ -94,7 +94,7 @@ def test_on_repeated_tokens_an_induction_model_is_moved_from_afar():
     once = torch.stack([torch.randperm(VOCAB, generator=generator)[:half] for _ in range(40)])
     rows = torch.cat([once, once], 1)
     length = half + 3  # the prompt ends with the third token of the second copy
-    pairs = find_prompt_pairs(model, rows[:, : length + 1], k=5, length=length, n=40)
+    pairs = find_prompt_pairs(model, rows[:, : length + 1], k=5, seq_len=length, n=40)
     assert len(pairs) == 5
     for pair in pairs:
         first = pair.clean.tolist().index(int(pair.clean[-1]))
@@ -105,7 +105,7 @@ def test_on_repeated_tokens_an_induction_model_is_moved_from_afar():
 def test_pairs_come_from_different_windows_the_best_first(tmp_path):
     model = small_model(tmp_path, 0)
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, 9, size=7 * N))
-    pairs = find_prompt_pairs(model, ids, k=4, length=6, n=N)
+    pairs = find_prompt_pairs(model, ids, k=4, seq_len=6, n=N)
     assert len({tuple(pair.clean.tolist()) for pair in pairs}) == len(pairs) > 1
 
     def remoteness(pair):
@@ -113,7 +113,7 @@ def test_pairs_come_from_different_windows_the_best_first(tmp_path):
 
     keys = [(remoteness(pair), -pair.strength) for pair in pairs]
     assert keys == sorted(keys)
-    one = find_prompt_pair(model, ids, length=6, n=N)
+    one = find_prompt_pair(model, ids, seq_len=6, n=N)
     assert one.how == pairs[0].how
     assert torch.equal(one.corrupted, pairs[0].corrupted)
 
@@ -121,7 +121,7 @@ def test_pairs_come_from_different_windows_the_best_first(tmp_path):
 def test_the_same_call_finds_the_same(tmp_path):
     model = small_model(tmp_path, 1)
     ids = torch.from_numpy(np.random.default_rng(5).integers(0, 9, size=3000))
-    first, again = (find_prompt_pair(model, ids, length=5, n=100, seed=4) for _ in range(2))
+    first, again = (find_prompt_pair(model, ids, seq_len=5, n=100, seed=4) for _ in range(2))
     assert torch.equal(first.corrupted, again.corrupted)
     assert first.strength == again.strength
 
@@ -142,32 +142,32 @@ def test_where_nothing_changes_its_mind(tmp_path):
     with pytest.raises(
         AnalysisError, match="no edit of one token changes the model's top prediction.*pair of your own"
     ):
-        find_prompt_pair(model, torch.tensor([3, 1, 2, 3] * 40), length=3)
+        find_prompt_pair(model, torch.tensor([3, 1, 2, 3] * 40), seq_len=3)
 
 
 @pytest.mark.hooked
 def test_where_it_is_never_right(tmp_path):
     model = constant(tmp_path)
     with pytest.raises(NoPairFoundError, match="after none of 40 windows is the true next token") as caught:
-        find_prompt_pair(model, torch.tensor([0, 1, 2, 4] * 40), length=3)
+        find_prompt_pair(model, torch.tensor([0, 1, 2, 4] * 40), seq_len=3)
     assert "n=" not in caught.value.reason
     with pytest.raises(AnalysisError, match="after none of 1 window is the true next token"):
-        find_prompt_pair(model, torch.tensor([0, 1, 2, 4]), length=3)
+        find_prompt_pair(model, torch.tensor([0, 1, 2, 4]), seq_len=3)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 1}, "length is 1; expected 2 to 11"),
-        ({"length": 12}, "length is 12; expected 2 to 11"),
-        ({"length": 4, "away": 4}, "away is 4; expected less than the prompt's 4"),
+        ({"seq_len": 1}, "seq_len is 1; expected 2 to 11"),
+        ({"seq_len": 12}, "seq_len is 12; expected 2 to 11"),
+        ({"seq_len": 4, "away": 4}, "away is 4; expected less than the prompt's 4"),
         ({"n": 0}, "n is 0"),
-        ({"length": 11, "text": torch.tensor([1, 2, 3])}, "the text has 3 tokens; expected at least 12"),
-        ({"text": torch.tensor([1, 2, 99] * 30)}, "token 99; expected ids from 0 to 8"),
+        ({"seq_len": 11, "corpus": torch.tensor([1, 2, 3])}, "the text has 3 tokens; expected at least 12"),
+        ({"corpus": torch.tensor([1, 2, 99] * 30)}, "token 99; expected ids from 0 to 8"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, options, message):
     model = small_model(tmp_path, 0)
-    given = {"text": torch.arange(90) % 9} | options
+    given = {"corpus": torch.arange(90) % 9} | options
     with pytest.raises(AnalysisError, match=message):
-        find_prompt_pair(model, given.pop("text"), **given)
+        find_prompt_pair(model, given.pop("corpus"), **given)

@@ -49,7 +49,7 @@ def test_too_long_for_the_context():
 
 @pytest.mark.parametrize("length", [4, 7, 10])
 def test_induction_pairs_are_what_they_say(length):
-    pair = ngl.induction_pairs(model(), length=length, n=200, seed=4)
+    pair = ngl.induction_pairs(model(), seq_len=length, n=200, seed=4)
     assert pair.clean.shape == (200, length)
     places = set()
     for clean, corrupted, answer, wrong in zip(
@@ -73,16 +73,16 @@ def test_induction_pairs_are_what_they_say(length):
 def test_induction_pairs_need_room():
     for length in (3, 11):
         with pytest.raises(ngl.AnalysisError, match="expected 4 to 10"):
-            ngl.induction_pairs(model(), length=length)
+            ngl.induction_pairs(model(), seq_len=length)
 
 
 def test_windows_are_of_the_text_and_do_not_overlap():
     ids = torch.arange(1000) % 13
-    found = windows(model(), ids, length=7, n=500, seed=0)
+    found = windows(model(), ids, seq_len=7, n=500, seed=0)
     assert found.shape == (142, 7)
     starts = [int(i) for i in range(0, 994, 7)]
     assert [row.tolist() for row in found] == [ids[s : s + 7].tolist() for s in starts]
-    some = windows(model(), ids.numpy().astype(np.uint16), length=7, n=5, seed=0)
+    some = windows(model(), ids.numpy().astype(np.uint16), seq_len=7, n=5, seed=0)
     assert len({tuple(r) for r in some.tolist()}) == 5
 
 
@@ -90,12 +90,12 @@ def test_corpora_of_every_kind(tmp_path):
     hooked = ngl.load("shakespeare_char")
     text = "First Citizen:\nBefore we proceed any further, hear me speak.\n" * 20
     (tmp_path / "text.txt").write_text(text)
-    direct = windows(hooked, text, length=16, n=8)
-    assert torch.equal(direct, windows(hooked, tmp_path / "text.txt", length=16, n=8))
-    assert torch.equal(direct, windows(hooked, str(tmp_path / "text.txt"), length=16, n=8))
+    direct = windows(hooked, text, seq_len=16, n=8)
+    assert torch.equal(direct, windows(hooked, tmp_path / "text.txt", seq_len=16, n=8))
+    assert torch.equal(direct, windows(hooked, str(tmp_path / "text.txt"), seq_len=16, n=8))
     rows = ngl.encode_corpus(hooked, text)[: 16 * 20].view(10, 32)
-    assert torch.equal(windows(hooked, rows, length=16, n=10), rows[:, :16])
-    assert torch.equal(direct, windows(hooked, ngl.encode_corpus(hooked, text), length=16, n=8))
+    assert torch.equal(windows(hooked, rows, seq_len=16, n=10), rows[:, :16])
+    assert torch.equal(direct, windows(hooked, ngl.encode_corpus(hooked, text), seq_len=16, n=8))
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
     cases = [
         (tmp_path / "bad.txt", "not UTF-8"),
@@ -108,8 +108,8 @@ def test_corpora_of_every_kind(tmp_path):
         (torch.full((100,), 65), "the token 65; expected ids from 0 to 64"),
     ]
     for corpus, words in cases:
-        with pytest.raises(ngl.ConversionError, match=words):
-            windows(hooked, corpus, length=16, n=8)
+        with pytest.raises(ngl.NanoGPTLensError, match=words):
+            windows(hooked, corpus, seq_len=16, n=8)
 
 
 def test_a_bin_file_is_the_part_it_names(tmp_path):
@@ -119,13 +119,13 @@ def test_a_bin_file_is_the_part_it_names(tmp_path):
     data = TextData(train=ids[:1800], val=ids[1800:], vocabulary=hooked.tokenizer.encoder, name="letters")
     write_data(data, tmp_path / "data")
     for part, own in (("train", data.train), ("val", data.val)):
-        found = windows(hooked, tmp_path / "data" / f"{part}.bin", length=10, n=1000)
+        found = windows(hooked, tmp_path / "data" / f"{part}.bin", seq_len=10, n=1000)
         assert found.flatten().tolist() == own[: len(own) // 10 * 10].tolist()
-    assert torch.equal(windows(hooked, tmp_path / "data", length=10, n=1000), found)
+    assert torch.equal(windows(hooked, tmp_path / "data", seq_len=10, n=1000), found)
     ids.astype("<u2").tofile(tmp_path / "data" / "other.bin")
-    assert windows(hooked, tmp_path / "data" / "other.bin", length=10, n=1000).flatten().tolist() == ids.tolist()
-    with pytest.raises(ngl.ConversionError, match="none.bin does not exist"):
-        windows(hooked, tmp_path / "data" / "none.bin", length=10, n=8)
+    assert windows(hooked, tmp_path / "data" / "other.bin", seq_len=10, n=1000).flatten().tolist() == ids.tolist()
+    with pytest.raises(ngl.NanoGPTLensError, match="none.bin does not exist"):
+        windows(hooked, tmp_path / "data" / "none.bin", seq_len=10, n=8)
 
 
 def test_tokens_of_another_vocabulary_are_refused(tmp_path):
@@ -133,12 +133,12 @@ def test_tokens_of_another_vocabulary_are_refused(tmp_path):
     write_data(ngl.read_data(tmp_path / "text.txt"), tmp_path / "data")
     for place in ("data", "data/train.bin"):
         with pytest.raises(ngl.AnalysisError, match="prepared with another vocabulary"):
-            windows(ngl.load("shakespeare_char"), tmp_path / place, length=10, n=8)
+            windows(ngl.load("shakespeare_char"), tmp_path / place, seq_len=10, n=8)
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, True])
 def test_how_many_must_be_a_number(n):
-    for draw in (lambda: windows(model(), torch.arange(13), length=3, n=n), lambda: own_text(model(), length=3, n=n)):
+    for draw in (lambda: windows(model(), torch.arange(13), seq_len=3, n=n), lambda: own_text(model(), seq_len=3, n=n)):
         with pytest.raises(ngl.AnalysisError, match="expected a whole number, 1 or more"):
             draw()
 
@@ -147,9 +147,9 @@ def test_own_text_is_drawn_from_the_model():
     hooked = model()
     for parameter in hooked.parameters():
         parameter.data.mul_(0.5)
-    first = own_text(hooked, length=9, n=400, seed=0)
+    first = own_text(hooked, seq_len=9, n=400, seed=0)
     assert first.shape == (400, 9)
-    assert torch.equal(first, own_text(hooked, length=9, n=400, seed=0))
+    assert torch.equal(first, own_text(hooked, seq_len=9, n=400, seed=0))
     with torch.no_grad():
         expected = hooked(first)[:, 3].softmax(-1).mean(0)
     observed = torch.bincount(first[:, 4], minlength=13).double() / 400

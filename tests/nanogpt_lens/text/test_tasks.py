@@ -19,10 +19,10 @@ from scipy.stats import chisquare
 from conversion.checkpoint import read_checkpoint
 from conversion.native import GPT
 from conversion.vocabulary import CharVocabulary, read_meta
-from nanogpt_lens.text.datasets import DataError, TextData, read_data
+from nanogpt_lens.core.errors import DataError, TrainingError
+from nanogpt_lens.text.datasets import TextData, read_data
 from nanogpt_lens.text.tasks import RepeatedRandom, read_task, repeated_random, trigger_bigrams
 from nanogpt_lens.training.loop import Trainer, draw_sequences, make_model
-from nanogpt_lens.training.train import TrainingError
 from tests.nanogpt_lens.training.test_resuming import interrupted
 from tests.nanogpt_lens.training.training_helpers import TINY, quiet, records, same
 
@@ -201,7 +201,7 @@ def test_tokens_that_are_not_characters(tmp_path):
 
 def test_lengths_that_make_no_sense():
     for task, least in ((of_text(VERSE), 1), (repeated_random(), 2)):
-        with pytest.raises(DataError, match=f"length is {least - 1}; expected at least {least} token"):
+        with pytest.raises(DataError, match=f"seq_len is {least - 1}; expected at least {least} token"):
             drawn(task, 2, least - 1)
         assert drawn(task, 2, least).tokens.shape == (2, least)
         assert drawn(task, 0, 20).required.shape == (0, 20)
@@ -215,9 +215,7 @@ def letters(size):
 
 
 @settings(deadline=None, max_examples=100)
-@given(
-    size=st.integers(2, 40), shortest=st.integers(2, 9), length=st.integers(4, 50), seed=st.integers(0, 2**32)
-)  # fmt: skip
+@given(size=st.integers(2, 40), shortest=st.integers(2, 9), length=st.integers(4, 50), seed=st.integers(0, 2**32))
 def test_repeated_sequences_by_a_loop(size, shortest, length, seed):
     task = RepeatedRandom(vocabulary=letters(size), name="x", shortest=shortest)
     sequences = drawn(task, 3, length, seed)

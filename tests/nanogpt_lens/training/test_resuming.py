@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from conversion.checkpoint import read_checkpoint
-from conversion.errors import ConversionError
-from nanogpt_lens.text.datasets import DataError
+from conversion.errors import NanoGPTLensError
+from nanogpt_lens.core.errors import DataError, TrainingError
 from nanogpt_lens.training.folder import only_writer
 from nanogpt_lens.training.loop import Trainer
-from nanogpt_lens.training.train import TrainConfig, TrainingError, train
+from nanogpt_lens.training.train import TrainConfig, train
 from tests.nanogpt_lens.training.training_helpers import TEXT, TINY, quiet, records, same, weights
 
 KILLED = replace(
@@ -216,7 +216,7 @@ def test_divergence_is_an_error_and_the_last_good_state_stays(data, tmp_path):
     ],
 )
 def test_a_bad_setting_is_named(setting, message):
-    with pytest.raises(ConversionError) as caught:
+    with pytest.raises(NanoGPTLensError) as caught:
         TrainConfig(**setting)
     assert str(caught.value).startswith(message)
 

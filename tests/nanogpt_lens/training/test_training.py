@@ -12,10 +12,11 @@ from torch import nn
 
 from conversion.checkpoint import read_checkpoint
 from conversion.native import GPT
+from nanogpt_lens.core.errors import TrainingError
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.training.config import parse_stages
 from nanogpt_lens.training.loop import Trainer, draw_batch, learning_rate, make_model, make_optimizer
-from nanogpt_lens.training.train import TrainConfig, TrainingError
+from nanogpt_lens.training.train import TrainConfig
 from tests.nanogpt_lens.training.training_helpers import TEXT, TINY, quiet, records, same, weights
 
 

@@ -55,10 +55,16 @@ def steps(*axes: str) -> Scores:
     values = torch.rand(len(labels), *(sizes[axis] for axis in axes), generator=torch.Generator().manual_seed(0))
     names = {"score": ("induction", "previous_token", "sink")} if "score" in axes else {}
     return Scores(
-        values=values, axes=("step", *axes), labels={"step": labels, **names}, quantity="head score, 0 to 1",
-        definition="the largest score of any head", low=values - 0.1, high=values + 0.2,
-        chance=torch.full_like(values, 0.25), provenance={"checkpoint": "run", "arguments": {"n": 8, "seed": 3}},
-    )  # fmt: skip
+        values=values,
+        axes=("step", *axes),
+        labels={"step": labels, **names},
+        quantity="head score, 0 to 1",
+        definition="the largest score of any head",
+        low=values - 0.1,
+        high=values + 0.2,
+        chance=torch.full_like(values, 0.25),
+        provenance={"checkpoint": "run", "arguments": {"n": 8, "seed": 3}},
+    )
 
 
 RESULTS: dict[str, Callable[[], Result]] = {

@@ -94,9 +94,11 @@ def test_size_scale_and_caption(real_browser, tmp_path):
 @browser
 def test_svg_is_text_that_runs_nothing(real_browser, tmp_path):
     made = Scores(
-        values=torch.tensor([[1.0, 2.0]]), axes=("layer", "head"), quantity="<img/src=x/onerror=alert(1)>",
+        values=torch.tensor([[1.0, 2.0]]),
+        axes=("layer", "head"),
+        quantity="<img/src=x/onerror=alert(1)>",
         definition="</svg><script>alert(1)</script> & more",
-    )  # fmt: skip
+    )
     text = to_svg(made, tmp_path / "heads.svg").read_text("utf-8")
     assert text.startswith("<svg")
     assert "<script" not in text

@@ -42,10 +42,13 @@ def patterns() -> AttentionPatterns:
     n = len(TOKENS)
     values = torch.rand(2, 2, n, n, generator=torch.Generator().manual_seed(0)).tril()
     return AttentionPatterns(
-        values=values / values.sum(-1, keepdim=True), axes=("layer", "head", "dest_pos", "src_pos"),
-        labels={"dest_pos": TOKENS, "src_pos": TOKENS}, quantity="attention probability", definition="made up",
+        values=values / values.sum(-1, keepdim=True),
+        axes=("layer", "head", "dest_pos", "src_pos"),
+        labels={"dest_pos": TOKENS, "src_pos": TOKENS},
+        quantity="attention probability",
+        definition="made up",
         tokens=torch.arange(n),
-    )  # fmt: skip
+    )
 
 
 def test_axes_of_a_heat_map():
@@ -66,9 +69,12 @@ def test_nodes_of_a_sankey():
     assert "2060" not in drawn.layout.title.text, "escaped once"
     assert any("script>" in plain(label) for label in drawn.data[0].node.label)
     flow = Result(
-        values=torch.rand(len(TOKENS)), axes=("src_pos",), labels={"src_pos": TOKENS}, quantity="attention flow",
+        values=torch.rand(len(TOKENS)),
+        axes=("src_pos",),
+        labels={"src_pos": TOKENS},
+        quantity="attention flow",
         definition="maximum flow from position 1",
-    )  # fmt: skip
+    )
     assert "img/src=x/" in check(figure(flow))
 
 
@@ -76,9 +82,12 @@ def test_repeated_tokens_and_numbers_stay_apart():
     tokens = ("7", "7", "7.0", "", "", " ", "\n", "a", "a")
     n = len(tokens)
     made = Result(
-        values=torch.rand(2, n, n), axes=("layer", "dest_pos", "src_pos"), quantity="attention rollout",
-        labels={"dest_pos": tokens, "src_pos": tokens}, definition="made up",
-    )  # fmt: skip
+        values=torch.rand(2, n, n),
+        axes=("layer", "dest_pos", "src_pos"),
+        quantity="attention rollout",
+        labels={"dest_pos": tokens, "src_pos": tokens},
+        definition="made up",
+    )
     drawn = figure(made)
     assert list(drawn.data[0].x) == ["0 7", "1 7", "2 7.0", "3 ∅", "4 ∅", "5 ·", "6 ↵", "7 a", "8 a"]
     assert drawn.layout.xaxis.type == "category"
@@ -105,9 +114,13 @@ def test_cells_of_the_lens_table():
 def test_bars_of_tokens():
     n = len(TOKENS)
     made = Scores(
-        values=torch.linspace(-1, 1, n), chance=torch.full((n,), 0.1), axes=("token",), labels={"token": TOKENS},
-        quantity="logit, mean-free", definition="made up",
-    )  # fmt: skip
+        values=torch.linspace(-1, 1, n),
+        chance=torch.full((n,), 0.1),
+        axes=("token",),
+        labels={"token": TOKENS},
+        quantity="logit, mean-free",
+        definition="made up",
+    )
     drawn = figure(made, k=100)
     assert "img/src=x/" in check(drawn)
     assert distinct(drawn.data[0].y)
@@ -139,9 +152,12 @@ def test_names_of_scores_in_legends_panels_and_hover_texts():
     assert "<b>bold</b>" in check(drawn)
     assert not any("%{x}:" in trace.hovertemplate.replace("%{y}.%{x}:", "") for trace in drawn.data)
     steps = Scores(
-        values=torch.rand(4, 3), axes=("step", "score"), quantity="<i>score</i>", definition="d",
+        values=torch.rand(4, 3),
+        axes=("step", "score"),
+        quantity="<i>score</i>",
+        definition="d",
         labels={"step": ("0", "1", "2", "3"), "score": names},
-    )  # fmt: skip
+    )
     drawn = figure(steps)
     assert "<b>bold</b>" in check(drawn)
     hover = next(trace.hovertemplate for trace in drawn.data if "x}" in trace.name)
@@ -164,9 +180,11 @@ def test_definitions_quantities_titles_and_checkpoints(name):
     arguments = {**made.provenance.get("arguments", {}), "predicate": PREDICATE}
     origin = {"checkpoint": "/home/<b>me</b>/&lt;\u202e.pt", "checkpoint_sha256": "ab" * 32}
     hostile = replace(
-        made, definition=f"{made.definition}; {' '.join(TOKENS)}", quantity=f"{made.quantity} <b>&lt;\x00",
+        made,
+        definition=f"{made.definition}; {' '.join(TOKENS)}",
+        quantity=f"{made.quantity} <b>&lt;\x00",
         provenance={**made.provenance, **origin, "arguments": arguments},
-    )  # fmt: skip
+    )
     drawn = figure(hostile)
     shown = check(drawn)
     assert "window.pwned=1" in shown

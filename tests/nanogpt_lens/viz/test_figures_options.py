@@ -42,7 +42,7 @@ def caption(made: Any, **options: Any) -> str:
         ("head_importance", {"title": 5}, r"^title is 5; expected text$"),
         ("attention_patterns", {"kind": "paths"}, r"^kind is 'paths'; expected one of heads, rollout$"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_refused(name, options, sentence):
     with pytest.raises(ResultError, match=sentence):
         figure(result(name), **options)
@@ -102,9 +102,14 @@ def test_an_interval_that_is_not_ours_is_as_given():
         assert "95%" in str(figure(ours, kind=kind).to_json())
         assert "95%" not in str(figure(theirs, kind=kind).to_json())
     line = Scores(
-        values=torch.rand(2, 6), axes=("condition", "pos"), quantity="loss", definition="mine",
-        low=torch.zeros(2, 6), high=torch.ones(2, 6), labels={"condition": ("one", "two")},
-    )  # fmt: skip
+        values=torch.rand(2, 6),
+        axes=("condition", "pos"),
+        quantity="loss",
+        definition="mine",
+        low=torch.zeros(2, 6),
+        high=torch.ones(2, 6),
+        labels={"condition": ("one", "two")},
+    )
     assert caption(line) == "Bands: low to high as given. Mine."
     assert named(figure(line), "one, low to high").fill == "toself"
 
@@ -113,12 +118,15 @@ def test_an_interval_that_is_not_ours_is_as_given():
 @pytest.mark.parametrize(("n", "batches"), [(5, 1), (33, 1), (40, 2)])
 def test_importance_says_over_what_the_mean_is(ablation, n, batches):
     """2,048 tokens at a time are 32 sequences of 64; a last one alone goes to those before it."""
-    made = ngl.head_importance(model(), corpus(), ablation=ablation, length=64, n=n, progress=False)
+    made = ngl.head_importance(model(), corpus(), source=ablation, seq_len=64, n=n, progress=False)
     assert f"{n} sequences of 64 tokens of the corpus" in made.definition
     end = made.definition.split("of the corpus")[1]
     of = "{} batch of up to 32 of them" if batches == 2 else "all of them"
-    expected = {"zero": "", "mean": f"; the mean is taken over {of.format('each')}",
-                "resample": f"; the other sequence is drawn from {of.format('the same')}"}  # fmt: skip
+    expected = {
+        "zero": "",
+        "mean": f"; the mean is taken over {of.format('each')}",
+        "resample": f"; the other sequence is drawn from {of.format('the same')}",
+    }
     assert end == expected[ablation]
 
 

@@ -17,11 +17,18 @@ SCORES = ("l0", "explained_variance", "loss_clean", "loss_sae", "recovered_zero"
 def evaluation() -> SAEEvaluation:
     values = torch.tensor([16.0, 0.97, 1.9, 1.92, 0.99, 0.05])
     return SAEEvaluation(
-        values=values, low=values - 0.01, high=values + 0.02, chance=torch.tensor([16.0, 0.44, 1.9, 2.5, 0.85, 0.0]),
-        axes=("score",), labels={"score": SCORES}, quantity="quality of 64 features at blocks.2.hook_resid_post",
-        definition="10 windows of 8 tokens", frequency=torch.tensor([0.0, 0.1, 0.1, 0.01] * 16), n_tokens=80,
-        provenance={"checkpoint": "out/ckpt.pt", "arguments": {"n": 10, "length": 8, "seed": 4}},
-    )  # fmt: skip
+        values=values,
+        low=values - 0.01,
+        high=values + 0.02,
+        chance=torch.tensor([16.0, 0.44, 1.9, 2.5, 0.85, 0.0]),
+        axes=("score",),
+        labels={"score": SCORES},
+        quantity="quality of 64 features at blocks.2.hook_resid_post",
+        definition="10 windows of 8 tokens",
+        frequency=torch.tensor([0.0, 0.1, 0.1, 0.01] * 16),
+        n_tokens=80,
+        provenance={"checkpoint": "out/ckpt.pt", "arguments": {"n": 10, "seq_len": 8, "seed": 4}},
+    )
 
 
 def test_scores_of_one_unit_share_a_panel():
@@ -29,8 +36,10 @@ def test_scores_of_one_unit_share_a_panel():
     drawn = figure(made)
     panels = {trace.xaxis: bars(drawn, i) for i, trace in enumerate(drawn.data) if trace.type == "bar"}
     assert [sorted(panel) for panel in panels.values()] == [
-        ["dead", "explained variance", "recovered zero"], ["loss clean", "loss sae"], ["l0"]
-    ]  # fmt: skip
+        ["dead", "explained variance", "recovered zero"],
+        ["loss clean", "loss sae"],
+        ["l0"],
+    ]
     titles = [axis.title.text for axis in drawn.select_xaxes()]
     assert titles == ["fraction", "nats per token", "active features per token"]
     for i, trace in enumerate(drawn.data):
@@ -40,8 +49,9 @@ def test_scores_of_one_unit_share_a_panel():
                 at = SCORES.index(label.replace(" ", "_"))
                 assert value == pytest.approx(float(made.values[at]), rel=1e-4)
                 assert (low[j], high[j]) == (
-                    pytest.approx(float(made.low[at]), rel=1e-3), pytest.approx(float(made.high[at]), rel=1e-3)
-                )  # fmt: skip
+                    pytest.approx(float(made.low[at]), rel=1e-3),
+                    pytest.approx(float(made.high[at]), rel=1e-3),
+                )
     ticks = [trace for trace in drawn.data if trace.name == "random directions"]
     assert [trace.showlegend for trace in ticks] == [True, False, False]
     assert dict(zip(ticks[0].y, ticks[0].x, strict=True))["explained variance"] == pytest.approx(0.44, rel=1e-4)

@@ -278,9 +278,13 @@ def test_recovery_of_noising_and_of_a_negative_gap_keep_low_below_high():
     from dataclasses import replace
 
     flipped = replace(
-        made, values=-made.values, clean=-made.clean, corrupted=-made.corrupted, effect_low=-made.effect_high,
+        made,
+        values=-made.values,
+        clean=-made.clean,
+        corrupted=-made.corrupted,
+        effect_low=-made.effect_high,
         effect_high=-made.effect_low,
-    )  # fmt: skip
+    )
     again = ends(figure(flipped).data[0].error_x, figure(flipped).data[0].x)
     np.testing.assert_allclose(again, (low, high), rtol=1e-3, atol=1e-6)
 
@@ -589,8 +593,10 @@ def test_trajectories_of_many_heads_name_those_that_change_most():
     assert {trace.name for trace in drawn.data if trace.showlegend} == {*best, "chance"}
     np.testing.assert_allclose(named(drawn, "2.3").y, made.values[:, 2, 3], rtol=1e-4)
     assert {trace.name for trace in figure(made, layer=1, head=2).data} == {
-        "head score", "head score, low to high", "chance"
-    }  # fmt: skip
+        "head score",
+        "head score, low to high",
+        "chance",
+    }
     assert "layer 1, head 2" in figure(made, layer=1, head=2).layout.meta["caption"]
     colours = [trace.line.color for trace in figure(made, k=12).data if trace.showlegend and trace.name != "chance"]
     dashes = [trace.line.dash for trace in figure(made, k=12).data if trace.showlegend and trace.name != "chance"]

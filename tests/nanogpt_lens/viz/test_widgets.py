@@ -194,7 +194,7 @@ class TestWhatWidgetsCarry:
         assert lens.widget(example=1).props["correctTokenRank"] == lens.rank[-1, -1, 1, :-1].tolist()
 
     def test_log_probs_are_the_models_own(self, model):
-        carried = ngl.widgets.token_log_probs(model, TEXT, top_k=3).props
+        carried = ngl.widgets.token_log_probs(model, TEXT, k=3).props
         tokens = model.to_tokens(TEXT)
         logprobs = model(tokens).log_softmax(-1)[0, :-1]
         own = logprobs.gather(1, tokens[0, 1:, None])[:, 0]
@@ -307,16 +307,32 @@ class TestPages:
         tokens = list(HOSTILE)
         n = len(tokens)
         result = AttentionPatterns(
-            values=torch.eye(n)[None, None], axes=("layer", "head", "dest_pos", "src_pos"), quantity=tokens[0],
-            definition=tokens[1], labels={"dest_pos": tuple(tokens), "src_pos": tuple(tokens)}, tokens=torch.arange(n),
-        )  # fmt: skip
+            values=torch.eye(n)[None, None],
+            axes=("layer", "head", "dest_pos", "src_pos"),
+            quantity=tokens[0],
+            definition=tokens[1],
+            labels={"dest_pos": tuple(tokens), "src_pos": tuple(tokens)},
+            tokens=torch.arange(n),
+        )
         shown = [result.widget(engine=e).with_caption(f"w-{e}") for e in ("circuitsvis", "canvas")]
         shown.append(widgets.colored_tokens(tokens, torch.ones(n), caption=tokens[0]).with_caption("w"))
         parsed = Scripts(document(title=tokens[0], body="".join(shown)))
         assert {tag for tag, _ in parsed.tags} <= {
-            "html", "head", "meta", "link", "title", "style", "body", "figure", "figcaption", "div", "img", "p",
-            "span", "script",
-        }  # fmt: skip
+            "html",
+            "head",
+            "meta",
+            "link",
+            "title",
+            "style",
+            "body",
+            "figure",
+            "figcaption",
+            "div",
+            "img",
+            "p",
+            "span",
+            "script",
+        }
         assert [attrs.get("type") for attrs, _ in parsed.scripts] == ["application/json"] * 3 + [None]
 
     def test_the_same_page_twice_is_the_same_bytes(self, attention):

@@ -234,9 +234,12 @@ class TestHostileTokens:
         attention = random_patterns(2, n, tokens)
         activations = ngl.get_neuron_activations(model, torch.arange(5))
         activations = type(activations)(
-            values=torch.randn(1, 6, n), axes=activations.axes, quantity="<b>q</b>", definition="<i>d</i>",
+            values=torch.randn(1, 6, n),
+            axes=activations.axes,
+            quantity="<b>q</b>",
+            definition="<i>d</i>",
             labels={"layer": ("0",), "neuron": tuple(map(str, range(6))), "pos": tuple(tokens)},
-        )  # fmt: skip
+        )
         shown = [
             attention.widget(engine="circuitsvis"),
             attention.widget(engine="canvas"),

@@ -1,0 +1,40 @@
+"""Words that an option can take, the same in Python and on the command line; nothing here needs torch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, get_args
+
+from nanogpt_lens.core.errors import AnalysisError
+
+Activation: TypeAlias = Literal[
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "mlp_post"
+]
+"""An activation that can be patched, by TransformerLens' name without `hook_`."""
+
+Direction: TypeAlias = Literal["denoise", "noise"]
+"""Which run is patched: the corrupted one with clean activations, or the clean one with corrupted activations."""
+
+Ablation: TypeAlias = Literal["zero", "mean", "resample"]
+"""What takes an activation's place where there is no other run: nothing, its mean, or that of another example."""
+
+NeuronSource: TypeAlias = Literal["zero", "mean"]
+"""What takes a neuron's activation's place: nothing, or its mean."""
+
+Source: TypeAlias = Literal["other", "zero", "mean", "resample"]
+"""What takes an activation's place: the other run's, nothing, its mean, or that of another example."""
+
+On: TypeAlias = Literal["token", "next"]
+"""Which token a class is about: the one that is read, or the one that comes next."""
+
+ExportFormat: TypeAlias = Literal["hooked", "bridge", "hf", "nanogpt"]
+"""What a checkpoint can be exported to."""
+
+TrainOn: TypeAlias = Literal["text", "trigger_bigrams", "repeated_random"]
+"""What a model can be trained on: a text itself, or a task made from its characters."""
+
+
+def check_choice(choices: Any, **options: object) -> None:
+    """Raise AnalysisError unless every option is one of the words of a Literal; the message names the option."""
+    for name, value in options.items():
+        if value not in get_args(choices):
+            raise AnalysisError(f"{name} is {value!r}; expected one of {', '.join(map(str, get_args(choices)))}")

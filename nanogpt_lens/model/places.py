@@ -1,0 +1,56 @@
+"""Where a checkpoint is: a path, or the name of one that comes with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from conversion.checkpoint import CHECKPOINT_NAME, locate
+from conversion.errors import CheckpointError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The file that a path or a shipped name means.
+
+    Raises:
+        CheckpointError: neither exists.
+    """
+    place = Path(path).expanduser()
+    if place.exists():
+        return locate(place)
+    name = Path(*place.parts[1:]) if place.parts[:1] == ("checkpoints",) else place
+    folder = _shipped_folder()
+    if folder is not None and not name.is_absolute() and ".." not in name.parts and (folder / name).exists():
+        return locate(folder / name)
+    raise CheckpointError(
+        f"{path} does not exist and is no shipped checkpoint ({', '.join(shipped_checkpoints()) or 'none'}); "
+        f"expected nanoGPT's out_dir, a {CHECKPOINT_NAME}, or one of those names"
+    )
+
+
+def find_folder(path: str | Path) -> Path:
+    """The folder that a path or a shipped name means; that of a file.
+
+    Raises:
+        CheckpointError: neither exists.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return place
+    return find_checkpoint(path).parent
+
+
+def shipped_checkpoints() -> list[str]:
+    """The names of the checkpoints that come with the package, other seeds as "induction/seed_1338"."""
+    folder = _shipped_folder()
+    found = folder.glob(f"**/{CHECKPOINT_NAME}") if folder else ()
+    return sorted(file.parent.relative_to(folder).as_posix() for file in found if folder)
+
+
+def _shipped_folder() -> Path | None:
+    """Inside the installed package, or at the top of a checkout."""
+    if (_PACKAGE / "_checkpoints").is_dir():
+        return _PACKAGE / "_checkpoints"
+    root = _PACKAGE.parent
+    return root / "checkpoints" if (root / "pyproject.toml").is_file() else None

@@ -1,0 +1,70 @@
+"""How a checkpoint is read: the four options that `load`, `check`, `report`, `trajectory` and the commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conversion.backends import BackendChoice
+from conversion.config import ActFn
+from conversion.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from conversion.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a checkpoint is read and converted.
+
+    Attributes:
+        backend: "auto" gives a HookedTransformer where TransformerLens has one (3.x), else a TransformerBridge
+            (4.x); "hooked" and "bridge" insist.
+        meta: the vocabulary, where it is not beside the checkpoint: a `meta.pkl`, a `tokenizer.json`, a folder with
+            one of them, or "gpt2".
+        act_fn: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
+        ignore_model_args: a fork's `model_args` that do not change what is computed.
+    """
+
+    backend: BackendChoice = "auto"
+    meta: str | Path | Vocabulary | None = None
+    act_fn: ActFn = "gelu"
+    ignore_model_args: Iterable[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ignore_model_args", tuple(self.ignore_model_args))
+
+    def checkpoint(self, path: str | Path) -> Checkpoint:
+        """The checkpoint at a path, or of a shipped name.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, unsafe or not a nanoGPT checkpoint.
+            VocabularyError: the vocabulary is unsafe, damaged or does not fit.
+        """
+        from conversion.checkpoint import read_checkpoint
+        from nanogpt_lens.model.places import find_checkpoint
+
+        return read_checkpoint(
+            find_checkpoint(path), meta=self.meta, act_fn=self.act_fn, ignore_model_args=self.ignore_model_args
+        )
+
+    def options(self) -> dict[str, Any]:
+        """All four as keyword arguments."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def changed(self) -> dict[str, Any]:
+        """Those that differ from their defaults, as keyword arguments."""
+        plain = Reading()
+        return {name: value for name, value in self.options().items() if value != getattr(plain, name)}
+
+    def command_line(self, *, shorten: Callable[[str], str] = str) -> list[str]:
+        """Those that differ from their defaults, as options of a command; `shorten` is applied to paths."""
+        words: list[str] = []
+        for name, value in self.changed().items():
+            if name == "ignore_model_args":
+                words += [word for argument in value for word in ("--ignore-model-arg", argument)]
+            elif isinstance(value, str | Path):
+                words += [f"--{name.replace('_', '-')}", shorten(str(value))]
+        return words
