@@ -1,7 +1,7 @@
 """A measure over the stages of a run: against single evaluations, and how much memory more stages take.
 
     python benchmarks/trajectory.py                                  # the shipped run, else a short one is trained
-    python benchmarks/trajectory.py out --pattern "ckpt_0*.pt" --measure heads --rounds 5 --json results.json
+    python benchmarks/trajectory.py out --pattern "ckpt_0*.pt" --measure score_heads --rounds 5 --json results.json
 
 "single" is what each stage costs without a trajectory: the measure on a model that is loaded already, its
 loading left out. "trajectory" is the whole call: finding the files, reading them, checking them, converting
@@ -29,9 +29,9 @@ sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolv
 
 import nanogpt_lens as ngl
 from conversion.errors import ConversionError
+from nanogpt_lens.catalogue import ANALYSES
 from nanogpt_lens.heads.on_tasks import task_sequences
 from nanogpt_lens.model.access import provenance
-from nanogpt_lens.runs.measures import MEASURES
 from nanogpt_lens.runs.stages import PATTERN, list_stages
 from nanogpt_lens.text.prompts import own_text
 from nanogpt_lens.text.tasks import repeated_random
@@ -90,22 +90,21 @@ def sequences(model, folder):
 
 
 def options_of(measure, n):
-    return {"n": n} if n is not None and "n" in MEASURES[measure].options() else {}
+    return {"n": n} if n is not None and "n" in ANALYSES[measure].options() else {}
 
 
 def single_function(measure, folder, model, n):
     """The measure as a function of a model, on the sequences of the trajectory."""
-    found = MEASURES[measure]
-    second = (ngl.read_task(folder),) if found.on == "task" else ()
-    second = (sequences(model, folder),) if found.on == "text" else second
-    options = options_of(measure, n) | ({"progress": False} if "progress" in found.options() else {})
-    return lambda one: found.function(one, *second, **options)
+    analysis = ANALYSES[measure]
+    second = (ngl.read_task(folder),) if analysis.looks_at == "task" else ()
+    second = (sequences(model, folder),) if analysis.looks_at == "corpus" else second
+    return lambda one: analysis.call(one, *second, progress=False, **options_of(measure, n))
 
 
 def speed(folder, measure, rounds, n):
     models = [ngl.load(stage.path) for stage in list_stages(folder)]
     measured = single_function(measure, folder, models[-1], n)
-    text = {"corpus": sequences(models[-1], folder)} if MEASURES[measure].on == "corpus" else {}
+    text = {"corpus": sequences(models[-1], folder)} if ANALYSES[measure].looks_at == "corpus" else {}
     measured(models[0])
     rows = []
     for i in range(rounds):
@@ -156,7 +155,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", help="checkpoints of one run; the shipped induction, or a short run")
     parser.add_argument("--pattern", default=PATTERN)
-    parser.add_argument("--measure", choices=list(MEASURES), help="default: prefix_matching, loss and heads")
+    parser.add_argument("--measure", help="default: prefix_matching, text_loss and score_heads")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--n", type=int, help="sequences; the measure's own number without it")
     parser.add_argument("--skip-memory", action="store_true")
@@ -166,7 +165,7 @@ def main():
     if args.peak_of:
         return peak_memory(Path(args.folder), args.measure, args.peak_of)
     torch.set_num_threads(1)
-    measures = [args.measure] if args.measure else ["prefix_matching", "loss", "heads"]
+    measures = [args.measure] if args.measure else ["prefix_matching", "text_loss", "score_heads"]
     with tempfile.TemporaryDirectory() as working:
         if args.folder is None and "induction" not in ngl.shipped_checkpoints():
             run = trained(Path(working) / "run")

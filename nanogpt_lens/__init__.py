@@ -211,7 +211,11 @@ _HOMES = {
     "trigger_bigrams": "nanogpt_lens.text.tasks",
 }
 
-_MODULES = {"viz": "nanogpt_lens.viz", "widgets": "nanogpt_lens.reporting.widgets"}
+_MODULES = {
+    "viz": "nanogpt_lens.viz",
+    "widgets": "nanogpt_lens.reporting.widgets",
+    "catalogue": "nanogpt_lens.catalogue",
+}
 
 __all__ = [
     "AnalysisError",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_
 import typer
 
 from nanogpt_lens.cli.analyses import register as register_analyses
+from nanogpt_lens.cli.catalogue import register as register_catalogue
 from nanogpt_lens.cli.lenses import register as register_lenses
 from nanogpt_lens.cli.neurons import register as register_neurons
 from nanogpt_lens.cli.options import JsonOption, PathArgument, errors, plain, with_reading
@@ -296,7 +297,14 @@ for command in (check, sample):
 for command in (convert, info):
     app.command()(with_reading(command, backend=False))
 app.command("train")(_with_settings(_train))
-for register in (register_analyses, register_lenses, register_neurons, register_trajectory, register_report):
+for register in (
+    register_analyses,
+    register_lenses,
+    register_neurons,
+    register_trajectory,
+    register_catalogue,
+    register_report,
+):
     register(app)
 
 

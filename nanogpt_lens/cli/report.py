@@ -23,9 +23,9 @@ def register(app: typer.Typer) -> None:
 
 def _list_sections(wanted: bool) -> None:
     if wanted:
-        from nanogpt_lens.reporting.making import SECTIONS
+        from nanogpt_lens.reporting.making import section_titles
 
-        for key, title in SECTIONS.items():
+        for key, title in section_titles().items():
             typer.echo(f"{key:<13} {title}")
         raise typer.Exit
 

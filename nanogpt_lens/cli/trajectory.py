@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_lens.catalogue import find
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption, with_reading
 from nanogpt_lens.cli.output import bar_wanted, number, one_format, only_first, print_table, printed, save_result
 from nanogpt_lens.model.reading import Reading
@@ -25,7 +26,9 @@ def register(app: typer.Typer) -> None:
 
 def trajectory(
     path: Annotated[str, typer.Argument(help="a folder with ckpt*.pt of one run, or a shipped checkpoint with stages")],
-    measure: Annotated[str, typer.Option(help="what is measured at every checkpoint, such as heads or loss")] = "heads",
+    measure: Annotated[
+        str, typer.Option(help="what is measured at every checkpoint, see `nanogpt-lens analyses`")
+    ] = "score_heads",
     text: Annotated[
         Path | None,
         typer.Option(help="a text file or data folder; without it, the run's task or its last model's text"),
@@ -51,7 +54,6 @@ def trajectory(
     with only_first():
         from nanogpt_lens.core.distributed import is_first
         from nanogpt_lens.results.files import check_target
-        from nanogpt_lens.runs.measures import MEASURES
         from nanogpt_lens.runs.trajectory import trajectory as measured
 
         one_format(as_json, as_csv)
@@ -59,7 +61,7 @@ def trajectory(
             check_target(output)
         if plot is not None:
             _check_picture(plot)
-        known = MEASURES[measure].options() if measure in MEASURES else []
+        known = find(measure).options()
         options: dict[str, Any] = {k: v for k, v in (("n", n), ("seed", seed)) if v is not None and k in known}
         result = measured(
             path,

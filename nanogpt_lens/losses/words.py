@@ -38,7 +38,7 @@ _PATIENCE = 100
 
 def text_quality(
     model: Hooked,
-    data: TextData | str | Path,
+    corpus: TextData | str | Path,
     *,
     words: int = 2000,
     pieces: int = 16,
@@ -54,7 +54,7 @@ def text_quality(
 
     Args:
         model: with a character vocabulary.
-        data: the text it was trained on, or what `read_data` makes one from.
+        corpus: the text it was trained on, or what `read_data` makes one from.
         words: of each source, rounded down to whole words per piece.
         pieces: how many.
         temperature: divides the logits: 1 for the model's own distribution, 0.8 for nanoGPT's sample.py (whose
@@ -85,7 +85,7 @@ def text_quality(
     if not number or not 1e-3 <= temperature < math.inf:
         raise AnalysisError(f"temperature is {temperature!r}; expected a number of at least 0.001, such as 0.8 or 1.0")
     vocabulary = _characters(model)
-    data = data if isinstance(data, TextData) else read_data(data)
+    data = corpus if isinstance(corpus, TextData) else read_data(corpus)
     train, val = (_part(data, name) for name in ("training", "validation"))
     each = words // pieces
     generator = torch.Generator().manual_seed(seed)

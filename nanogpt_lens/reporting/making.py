@@ -32,6 +32,7 @@ from nanogpt_lens.reporting.sections import (
     patching,
     summary,
 )
+from nanogpt_lens.reporting.sections.further import further_recipes
 from nanogpt_lens.reporting.subject import OwnPair, Subject, text_of
 from nanogpt_lens.reporting.words import shown
 from nanogpt_lens.text.prompts import Corpus
@@ -43,7 +44,14 @@ RECIPES: dict[str, Recipe] = {
 """All sections but the summary, in their order."""
 
 SECTIONS: Mapping[str, str] = {summary.KEY: summary.TITLE, **{key: r.title for key, r in RECIPES.items()}}
-"""The title of every section, by its key, in their order."""
+"""The title of every section that is written for the report, by its key, in their order."""
+
+
+def section_titles() -> dict[str, str]:
+    """The title of every section by its key, those of analyses registered for the report before the last."""
+    last = checkpoints.RECIPE.key
+    further = {key: recipe.title for key, recipe in further_recipes().items()}
+    return {**{k: t for k, t in SECTIONS.items() if k != last}, **further, last: SECTIONS[last]}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -120,7 +128,7 @@ def report(
         corpus: what the model is measured on: a text, a path or token ids; None for the model's own text, which
             shows less.
         output: also write the page there.
-        sections: which ones, see `SECTIONS`; None for all that apply.
+        sections: which ones, see `section_titles`; None for all that apply.
         clean, corrupted: a pair of prompts of your own, as text or ids, for the section on patching; give both or
             none.
         answer, wrong: one token each, as text or id, what the clean and the corrupted prompt call for; None for the
@@ -173,7 +181,7 @@ def report(
 
 
 def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several: bool, alone: bool) -> list[str]:
-    """The keys of the sections that are made, in the order of `SECTIONS`.
+    """The keys of the sections that are made, in the order of `section_titles`.
 
     Args:
         sections: as given.
@@ -185,12 +193,13 @@ def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several
         AnalysisError: one that does not exist, or none; one that needs several checkpoints where there is one, or one
             where there are several.
     """
+    titles = section_titles()
     wanted = [sections] if isinstance(sections, str) else None if sections is None else list(sections)
     if wanted is not None:
-        unknown = [name for name in wanted if name not in SECTIONS]
+        unknown = [name for name in wanted if name not in titles]
         if unknown or not wanted:
             what = f"there is no section {unknown[0]!r}" if unknown else "no section is chosen"
-            raise AnalysisError(f"{what}; expected some of {', '.join(SECTIONS)}")
+            raise AnalysisError(f"{what}; expected some of {', '.join(titles)}")
         comparing = checkpoints.RECIPE.key
         if comparing in wanted and not several:
             raise AnalysisError(
@@ -202,10 +211,10 @@ def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several
                 f"the section {single[0]} is about one checkpoint, but {path} holds several and no {CHECKPOINT_NAME} "
                 f"of its own; name one of them, or choose {comparing}"
             )
-        return [key for key in SECTIONS if key in wanted]
+        return [key for key in titles if key in wanted]
     if alone:
         return [summary.KEY, checkpoints.RECIPE.key]
-    return [key for key in SECTIONS if several or key != checkpoints.RECIPE.key]
+    return [key for key in titles if several or key != checkpoints.RECIPE.key]
 
 
 def check_output(path: str | Path) -> Path:
@@ -259,11 +268,12 @@ def _opened(about: dict[str, Any], reading: Reading) -> Subject:
 def _made(subject: Subject, chosen: Sequence[str], progress: bool) -> tuple[Section, ...]:
     """The sections in their order; the summary, which reads the others, is made last and stands first."""
     found: list[Section] = []
+    recipes = {**RECIPES, **further_recipes()}
     with tqdm(total=len(chosen), desc="report", unit="section", disable=not progress) as bar:
         for key in chosen:
             if key != summary.KEY:
                 bar.set_postfix_str(key)
-                found.append(made(RECIPES[key], subject))
+                found.append(made(recipes[key], subject))
                 bar.update()
         if summary.KEY in chosen:
             found.insert(0, summary.section(subject, found))

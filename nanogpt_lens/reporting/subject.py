@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
+from nanogpt_lens.catalogue import find
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, n_tokens, token_labels
 from nanogpt_lens.model.reading import Reading
@@ -192,6 +193,11 @@ class Subject:
         remarks = [*(["and --text with a file of the text that was given"] if unnamed else []), remark]
         said = "; ".join(words for words in remarks if words)
         return f"{line}  # {said}" if said else line
+
+    def again(self, analysis: str, *more: str, text: bool = False, remark: str = "") -> str:
+        """A line for bash that makes an analysis of the catalogue again, with a remark behind it."""
+        before, behind = find(analysis).command_words()
+        return self.command(" ".join(before), *behind, *more, text=text, remark=remark)
 
     def report_command(self, *sections: str) -> str:
         """The line that makes this report again, or some sections of it."""

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from conversion.backends import BackendChoice
 from conversion.config import ActFn
 from conversion.vocabulary import Vocabulary
+from nanogpt_lens.catalogue import ANALYSES, find
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.distributed import alone, gathered, share, world
 from nanogpt_lens.core.errors import AnalysisError
@@ -31,7 +32,6 @@ from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.model.fingerprints import ids_hash
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.results import Result, Trajectory
-from nanogpt_lens.runs.measures import find_measure
 from nanogpt_lens.runs.stages import PATTERN, Stage, Walk, list_stages
 from nanogpt_lens.text.prompts import Corpus, corpus_tokens, own_text
 from nanogpt_lens.text.tasks import TASK_NAME, Task, read_task
@@ -44,7 +44,7 @@ _OWN = 128
 
 def trajectory(
     path: str | Path,
-    measure: str | Callable[[Hooked], Any] = "heads",
+    measure: str | Callable[[Hooked], Any] = "score_heads",
     *,
     corpus: Corpus | None = None,
     task: Task | None = None,
@@ -65,9 +65,9 @@ def trajectory(
 
     Args:
         path: a folder with `ckpt*.pt` of one run, or the name of a shipped checkpoint with stages.
-        measure: a name of `runs.measures.MEASURES`: heads, prefix_matching, loss, in_context,
-            repeated_loss, accuracy, lens, ablation, patching, composition, task_accuracy, task_heads. Or a function
-            from the model to a result, a tensor, or a number, the same axes at every step.
+        measure: the name of an analysis of `ngl.catalogue` that needs no more than the model and a corpus or task,
+            such as score_heads, prefix_matching, text_loss, head_importance or task_accuracy. Or a function from the
+            model to a result, a tensor, or a number, the same axes at every step.
         corpus: what measures on text read, the same windows at every step. None for sequences of the task that
             the folder's `task.json` says, or without one for text drawn from the last checkpoint.
         task: for measures on a task; None for the folder's.
@@ -135,25 +135,28 @@ def _prepared(
                 "put them into the function"
             )
         return getattr(measure, "__qualname__", type(measure).__name__), measure, None
-    found = find_measure(measure, options)
+    analysis = find(measure)
+    if not analysis.alone:
+        raise AnalysisError(
+            f"{measure} needs {', '.join(analysis.needs())}, so that it cannot be followed by name; expected one of "
+            f"{', '.join(a.name for a in ANALYSES.values() if a.alone)}, or a function of the model"
+        )
+    analysis.check(options)
     for kind, value in (("corpus", corpus), ("task", task)):
-        if value is not None and found.on not in (kind, "corpus") and (measure, kind) not in _ALSO:
-            raise AnalysisError(f"{kind}= was given, but {measure!r} looks at {_LOOKS[found.on]}; leave it out")
-    given = dict(options)
-    if "progress" in found.options():
-        given["progress"] = False
-    second: tuple[Any, ...] = ()
-    if found.on == "task":
-        second = (task if task is not None else read_task(folder),)
-    elif found.on == "corpus":
-        second = (corpus if corpus is not None else _own_corpus(walk, folder, task, options),)
+        if value is not None and not analysis.takes(kind) and analysis.looks_at != "corpus":
+            alone = "the weights alone" if analysis.looks_at == "weights" else analysis.looks_at
+            raise AnalysisError(
+                f"{kind}= was given, but {measure!r} looks at {alone.replace('task', 'the task')}; leave it out"
+            )
+    source: tuple[Any, ...] = ()
+    if analysis.looks_at == "task":
+        source = (task if task is not None else read_task(folder),)
+    elif analysis.looks_at == "corpus":
+        source = (corpus if corpus is not None else _own_corpus(walk, folder, task, options),)
     elif corpus is not None:
-        second = (corpus,)
-    return measure, lambda model: found.function(model, *second, **given), second[0] if second else None
-
-
-_ALSO = {("prefix_matching", "corpus"), ("repeated_loss", "corpus")}
-_LOOKS = {"random": "random tokens", "weights": "the weights alone", "task": "the run's task"}
+        source = (corpus,)
+    make = lambda model: analysis.call(model, *source, progress=False, **options)  # noqa: E731
+    return measure, make, source[0] if source else None
 
 
 def _own_corpus(walk: Walk, folder: Path, task: Task | None, options: Mapping[str, Any]) -> Tensor:

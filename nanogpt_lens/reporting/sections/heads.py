@@ -44,13 +44,13 @@ def _make(subject: Subject) -> Made:
 def _commands(subject: Subject, exact: bool) -> tuple[str, ...]:
     """The scores and the importance, each with the sample of this section."""
     other = subject.length_remark(_LONGEST)
-    scores = subject.command(
-        "heads", "--n", str(_N), *subject.seed_option(), text=True, remark=f"the scores{other and '; ' + other}"
+    scores = subject.again(
+        "head_taxonomy", "--n", str(_N), *subject.seed_option(), text=True, remark=f"the scores{other and '; ' + other}"
     )
     if not exact:
         other = "measured exactly: numbers differ a little"
-    rise = subject.command(
-        "heads",
+    rise = subject.again(
+        "head_importance",
         "--importance",
         "--n",
         str(_IMPORTANCE_N),

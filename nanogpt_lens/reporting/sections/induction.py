@@ -73,8 +73,8 @@ def _make(subject: Subject) -> Made:
 
 def _command(subject: Subject) -> str:
     short = subject.text is not None and len(subject.text.ids) < 4 * min(int(subject.model.cfg.n_ctx), _LONGEST)
-    return subject.command(
-        "induction", "--n", str(_N), *subject.seed_option(), text=True, remark=OTHER_SIZES if short else ""
+    return subject.again(
+        "prefix_matching", "--n", str(_N), *subject.seed_option(), text=True, remark=OTHER_SIZES if short else ""
     )
 
 

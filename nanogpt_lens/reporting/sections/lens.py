@@ -167,7 +167,7 @@ def _commands(subject: Subject, prompt: Tensor, answer: int, wrong: int) -> tupl
     names = subject.strings(torch.tensor([answer, wrong]))
     text = "".join(subject.strings(prompt))
     own = ("--prompt", text, "--answer", names[0], "--wrong", names[1], *subject.seed_option())
-    return (subject.command("lens", *own, text=True, remark=subject.length_remark(_DEFAULT)), again)
+    return (subject.again("logit_lens", *own, text=True, remark=subject.length_remark(_DEFAULT)), again)
 
 
 RECIPE = Recipe(

@@ -359,7 +359,9 @@ def _command(subject: Subject, case: _Case) -> str:
         )
     texts = ["".join(subject.strings(tokens)) for tokens in (case.clean, case.corrupted)]
     answer, wrong = subject.strings(torch.tensor([case.answer, case.wrong]))
-    return subject.command("patch", "--clean", texts[0], "--corrupted", texts[1], "--answer", answer, "--wrong", wrong)
+    return subject.again(
+        "activation_patching", "--clean", texts[0], "--corrupted", texts[1], "--answer", answer, "--wrong", wrong
+    )
 
 
 RECIPE = Recipe(

@@ -75,9 +75,11 @@ def test_at_chooses_places(stages):
     assert sorted(rows) == [["induction", "1", "0"], ["induction", "1", "1"]]
     assert "6 other places" in out
     assert run(*args, "--at", "layer=-1", "--rows", 1)[1].splitlines()[2].split()[1] == "1"
-    code, out, _ = run("trajectory", stages, "--measure", "lens", "--n", 4, "--at", "layer=1", "--at", "score=kl")
+    code, out, _ = run(
+        "trajectory", stages, "--measure", "measure_convergence", "--n", 4, "--at", "layer=1", "--at", "score=kl"
+    )
     assert code == 0
-    expected = ngl.trajectory(stages, "lens", n=4, progress=False)
+    expected = ngl.trajectory(stages, "measure_convergence", n=4, progress=False)
     first = out.splitlines()[2].split()
     assert first[:2] == ["kl", expected.labels.get("layer", ("0", "1"))[1]]
     shown = [f"{value:.3f}" for value in expected.at(score="kl", layer=1, point=first[2]).tolist()]
@@ -94,11 +96,11 @@ def test_a_place_that_is_not_there(stages, place):
 
 def test_a_falling_loss_has_a_verdict_and_a_mark(stages, text, tmp_path):
     picture = tmp_path / "loss.html"
-    args = ("trajectory", stages, "--measure", "loss", "--text", text, "--n", 8)
+    args = ("trajectory", stages, "--measure", "text_loss", "--text", text, "--n", 8)
     code, out, error = run(*args, "--plot", picture)
     assert code == 0
     found = ngl.find_change_point(
-        ngl.trajectory(stages, "loss", corpus=text, n=8, progress=False), least=0.1, direction="fall"
+        ngl.trajectory(stages, "text_loss", corpus=text, n=8, progress=False), least=0.1, direction="fall"
     )
     assert found.formed
     assert found.low[1] <= 300 < 400 <= found.high[1]
@@ -113,7 +115,9 @@ def test_a_falling_loss_has_a_verdict_and_a_mark(stages, text, tmp_path):
 
 
 def test_fewer_steps_than_a_verdict_takes(stages, text):
-    code, out, _ = run("trajectory", stages, "--measure", "loss", "--text", text, "--n", 4, "--pattern", "ckpt_0001*")
+    code, out, _ = run(
+        "trajectory", stages, "--measure", "text_loss", "--text", text, "--n", 4, "--pattern", "ckpt_0001*"
+    )
     assert code == 0
     assert "too few steps to tell" in out
     assert "1 checkpoints; columns are iterations\n" in out
@@ -142,7 +146,7 @@ def test_json_and_csv_hold_the_result(stages, tmp_path):
 @pytest.mark.browser
 def test_a_picture_as_svg_has_the_mark(stages, text, tmp_path):
     chromium()
-    args = ("--measure", "loss", "--text", text, "--n", 8, "--plot", tmp_path / "loss.svg")
+    args = ("--measure", "text_loss", "--text", text, "--n", 8, "--plot", tmp_path / "loss.svg")
     code, _, error = run("trajectory", stages, *args)
     assert code == 0, error
     assert "Dotted: step" in (tmp_path / "loss.svg").read_text()
@@ -150,7 +154,7 @@ def test_a_picture_as_svg_has_the_mark(stages, text, tmp_path):
 
 def test_where_there_is_no_browser_it_is_one_sentence(stages, tmp_path, monkeypatch):
     monkeypatch.setenv("CHROMIUM", str(tmp_path / "absent"))
-    assert "absent is no program" in refused(stages, "--measure", "composition", "--plot", tmp_path / "t.svg")
+    assert "absent is no program" in refused(stages, "--measure", "composition_scores", "--plot", tmp_path / "t.svg")
 
 
 @pytest.mark.parametrize("name", ["t.pdf", "t", "t.HTML.bak"])
@@ -164,15 +168,15 @@ def test_what_is_wrong_is_one_sentence(stages, text, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "has no ckpt*.pt" in refused(tmp_path / "empty")
     assert "has no none*.pt" in refused(stages, "--pattern", "none*.pt")
-    assert "looks at the weights alone" in refused(stages, "--measure", "composition", "--text", text)
+    assert "looks at the weights alone" in refused(stages, "--measure", "composition_scores", "--text", text)
     assert "--json and --csv were both given" in refused(stages, "--json", "--csv")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "own.txt").write_text("mine")
     assert "full" in refused(stages, "--output", tmp_path / "full")
     assert "is a file; expected a folder" in refused(
-        stages, "--measure", "composition", "--resume", tmp_path / "full" / "own.txt"
+        stages, "--measure", "composition_scores", "--resume", tmp_path / "full" / "own.txt"
     )
-    assert "absent.txt" in refused(stages, "--measure", "loss", "--text", tmp_path / "absent.txt")
+    assert "absent.txt" in refused(stages, "--measure", "text_loss", "--text", tmp_path / "absent.txt")
     code, _, error = run("trajectory", stages, "--measure", "charm")
     assert code == 2
     assert "charm" in error
@@ -185,4 +189,4 @@ def test_a_run_that_is_interrupted(stages, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("nanogpt_lens.runs.stages.Walk.at", interrupt)
-    assert run("trajectory", stages, "--measure", "composition")[0] == 130
+    assert run("trajectory", stages, "--measure", "composition_scores")[0] == 130

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conversion import read_checkpoint
+from nanogpt_lens.catalogue import ANALYSES
 from nanogpt_lens.core import unfinished
 from nanogpt_lens.core.distributed import alone, world
 from nanogpt_lens.core.errors import AnalysisError, DataError, ResultError
@@ -22,7 +23,6 @@ from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.model.loading import load
 from nanogpt_lens.neurons.statistics import neuron_statistics
 from nanogpt_lens.results import Trajectory, load_result
-from nanogpt_lens.runs.measures import MEASURES
 from nanogpt_lens.runs.trajectory import trajectory
 from nanogpt_lens.text.prompts import own_text, repeated_tokens
 from tests.nanogpt_lens.neurons.stream_helpers import two_processes
@@ -38,6 +38,14 @@ def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("trajectory") / "run")
 
 
+WITHOUT_EXAMPLES = {"measure_convergence", "head_importance", "patched_heads", "composition_scores", "copying_score"}
+FOLLOWED = (
+    *("score_heads", "prefix_matching", "text_loss", "in_context_learning_score", "repeated_sequence_loss"),
+    *("induction_accuracy", "measure_convergence", "head_importance", "patched_heads", "composition_scores"),
+    *("task_accuracy", "task_heads", "copying_score"),
+)
+
+
 @pytest.fixture
 def copy(tmp_path):
     return make_run(tmp_path / "run")
@@ -48,18 +56,18 @@ def measured(run, measure, **options):
 
 
 def options_of(name):
-    return {"n": 6} if "n" in MEASURES[name].options() else {}
+    return {"n": 6} if "n" in ANALYSES[name].options() else {}
 
 
 def source_of(name):
-    return {"corpus": {"corpus": TEXT}, "task": {"task": task()}}.get(MEASURES[name].on, {})
+    return {"corpus": {"corpus": TEXT}, "task": {"task": task()}}.get(ANALYSES[name].looks_at, {})
 
 
 def singly(run, name, file, **options):
     """The measure on one checkpoint, loaded by itself."""
-    if "progress" in MEASURES[name].options():
+    if "progress" in ANALYSES[name].options():
         options["progress"] = False
-    return MEASURES[name].function(load(run / file), *source_of(name).values(), **options)
+    return ANALYSES[name].function(load(run / file), *source_of(name).values(), **options)
 
 
 def equal(one, other, **tolerance):
@@ -76,7 +84,7 @@ def equal(one, other, **tolerance):
 # --- values ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("name", FOLLOWED)
 def test_each_step_is_the_measure_on_that_checkpoint(run, name):
     found = measured(run, name, **source_of(name), **options_of(name))
     assert isinstance(found, Trajectory)
@@ -115,12 +123,12 @@ def test_options_reach_the_measure(run):
     olsson = measured(run, "prefix_matching", convention="olsson", n=3)
     assert torch.equal(olsson.values[1], singly(run, "prefix_matching", FILES[1], convention="olsson", n=3).values)
     assert "Olsson" in olsson.definition
-    values = measured(run, "composition", mode="V", samples=9).values
-    assert not torch.equal(values, measured(run, "composition", mode="K", samples=9).values)
+    values = measured(run, "composition_scores", mode="V", samples=9).values
+    assert not torch.equal(values, measured(run, "composition_scores", mode="K", samples=9).values)
 
 
 def test_in_float64_and_with_a_pattern(run):
-    found = measured(run, "loss", corpus=TEXT, n=4, dtype=torch.float64, pattern="ckpt_[9b].pt")
+    found = measured(run, "text_loss", corpus=TEXT, n=4, dtype=torch.float64, pattern="ckpt_[9b].pt")
     assert found.steps == (20, 1000)
     expected = text_loss(load(run / "ckpt_9.pt", dtype=torch.float64), TEXT, n=4)
     assert found.values[1] == expected.values
@@ -129,12 +137,12 @@ def test_in_float64_and_with_a_pattern(run):
 
 def test_checkpoints_of_the_old_nanogpt_and_a_vocabulary_from_elsewhere(copy, tmp_path):
     options = {"act_fn": "gelu_new", "meta": copy / "meta.pkl"}
-    found = measured(copy, "loss", corpus=TEXT, n=6, **options)
+    found = measured(copy, "text_loss", corpus=TEXT, n=6, **options)
     expected = [float(text_loss(load(copy / file, **options), TEXT, n=6).values) for file in FILES]
     assert found.values.tolist() == pytest.approx(expected, abs=1e-6)
-    assert (found.values - measured(copy, "loss", corpus=TEXT, n=6).values).abs().max() > 1e-6
+    assert (found.values - measured(copy, "text_loss", corpus=TEXT, n=6).values).abs().max() > 1e-6
     (copy / "meta.pkl").rename(tmp_path / "meta.pkl")
-    again = measured(copy, "loss", corpus=TEXT, n=6, act_fn="gelu_new", meta=tmp_path / "meta.pkl")
+    again = measured(copy, "text_loss", corpus=TEXT, n=6, act_fn="gelu_new", meta=tmp_path / "meta.pkl")
     assert torch.equal(again.values, found.values)
 
 
@@ -247,15 +255,15 @@ def test_tensors_in_memory_do_not_grow_with_the_checkpoints(tmp_path):
 def test_without_text_it_is_the_task_or_the_last_models_own(run, tmp_path):
     last = load(run / FILES[-1])
     drawn = torch.from_numpy(task_sequences(last, task(), n=128, seed=3).tokens)
-    found = measured(run, "loss", n=9, seed=3)
+    found = measured(run, "text_loss", n=9, seed=3)
     for i, file in enumerate(FILES):
         assert found.values[i] == text_loss(load(run / file), drawn, n=9, seed=3).values
     other = make_run(tmp_path / "run", with_task=False)
     drawn = own_text(last, seq_len=CONTEXT, n=128, seed=3)
-    found = measured(other, "loss", n=9, seed=3)
+    found = measured(other, "text_loss", n=9, seed=3)
     assert found.values[0] == text_loss(load(run / FILES[0]), drawn, n=9, seed=3).values
-    given = measured(other, "loss", task=task(), n=9, seed=3)
-    equal(given, measured(run, "loss", n=9, seed=3))
+    given = measured(other, "text_loss", task=task(), n=9, seed=3)
+    equal(given, measured(run, "text_loss", n=9, seed=3))
 
 
 def test_measures_on_a_task(copy):
@@ -274,20 +282,28 @@ def test_measures_on_a_task(copy):
     ("measure", "options", "words"),
     [
         ("induction", {}, "there is no measure 'induction'; expected one of heads, prefix_matching, .*task_heads"),
-        ("loss", {"m": 3, "batch": 1}, "'loss' has no option batch, m; expected seq_len, n, seed"),
-        ("composition", {"n": 3}, "'composition' has no option n"),
-        ("lens", {"progress_bar": 1}, "'lens' has no option progress_bar; expected [^;]*seed"),
-        ("composition", {"corpus": TEXT}, "'composition' looks at the weights alone; leave it out"),
-        ("accuracy", {"corpus": TEXT}, "'accuracy' looks at random tokens; leave it out"),
+        ("text_loss", {"m": 3, "batch": 1}, "text_loss has no option batch, m; expected seq_len, n, seed"),
+        ("composition_scores", {"n": 3}, "composition_scores has no option n"),
+        (
+            "measure_convergence",
+            {"progress_bar": 1},
+            "has no option progress_bar; expected [^;]*seed",
+        ),
+        ("composition_scores", {"corpus": TEXT}, "'composition_scores' looks at the weights alone; leave it out"),
+        ("induction_accuracy", {"corpus": TEXT}, "'induction_accuracy' looks at random tokens; leave it out"),
         ("task_heads", {"corpus": TEXT}, "'task_heads' looks at the run's task; leave it out"),
-        ("accuracy", {"task": task()}, "task= was given, but 'accuracy' looks at random tokens; leave it out"),
+        (
+            "induction_accuracy",
+            {"task": task()},
+            "task= was given, but 'induction_accuracy' looks at random",
+        ),
         (float, {"corpus": TEXT, "task": task()}, "corpus, task were given for a function of your own"),
         (float, {"n": 3}, "n were given for a function of your own; expected .*put them into the function"),
         ("prefix_matching", {"seq_len": 17}, "seq_len is 17; expected 2 to 16"),
-        ("loss", {"corpus": "é" * 99}, "é"),
-        ("loss", {"n": "many"}, "n is 'many'; expected a whole number"),
-        ("loss", {"seed": "x"}, "seed is 'x'; expected a whole number"),
-        ("loss", {"n": None}, "n is None; expected a whole number"),
+        ("text_loss", {"corpus": "é" * 99}, "é"),
+        ("text_loss", {"n": "many"}, "n is 'many'; expected a whole number"),
+        ("text_loss", {"seed": "x"}, "seed is 'x'; expected a whole number"),
+        ("text_loss", {"n": None}, "n is None; expected a whole number"),
     ],
 )
 def test_bad_measures_and_options(run, measure, options, words):
@@ -323,20 +339,23 @@ def test_what_the_result_knows(run, tmp_path):
 
 
 def test_a_trajectory_has_steps_in_front(run):
-    found = measured(run, "loss", corpus=TEXT, n=4)
+    found = measured(run, "text_loss", corpus=TEXT, n=4)
     with pytest.raises(ResultError, match="expected 'step' first"):
         replace(found, labels={"step": ("a", "b", "c", "d")})
     with pytest.raises(ResultError, match="expected 'step' first"):
         replace(found, axes=("time",), labels={})
 
 
-@pytest.mark.parametrize("name", [n for n in MEASURES if n not in ("lens", "ablation", "patching", "composition")])
+@pytest.mark.parametrize(
+    "name",
+    [n for n in FOLLOWED if n not in ("measure_convergence", "head_importance", "patched_heads", "composition_scores")],
+)
 def test_sequences_have_the_values_as_their_mean_and_the_interval_as_its_spread(run, name):
     found = measured(run, name, **source_of(name), **(options_of(name) | ({"n": 12} if options_of(name) else {})))
     assert found.per_example is not None
     torch.testing.assert_close(found.per_example.mean(-1), found.values, rtol=1e-6, atol=1e-9, equal_nan=True)
     low, high = bootstrap(found.per_example, seed=0) or (None, None)
-    if name == "heads":  # ratios and positional are resampled as such, and the jackknife is close to that
+    if name == "score_heads":  # ratios and positional are resampled as such, and the jackknife is close to that
         places = [found.labels["score"].index(score) for score in ("previous_token", "induction", "sink", "copying")]
         low, high, found = (
             low[:, places],
@@ -464,27 +483,27 @@ def state(run, tmp_path, eager, monkeypatch):
         return text_loss(model, *args, **options)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setitem(MEASURES, "loss", replace(MEASURES["loss"], function=interrupted))
+        patched.setitem(ANALYSES, "text_loss", replace(ANALYSES["text_loss"], custom=interrupted))
         patched.setattr("nanogpt_lens.runs.measures.Measure.options", lambda self: ["n", "seed", "seq_len"])
-        measured(run, "loss", corpus=TEXT, n=4, resume=tmp_path / "state")
+        measured(run, "text_loss", corpus=TEXT, n=4, resume=tmp_path / "state")
     return tmp_path / "state"
 
 
 def test_the_state_of_a_named_measure(run, state):
-    equal(measured(run, "loss", corpus=TEXT, n=4, resume=state), measured(run, "loss", corpus=TEXT, n=4))
+    equal(measured(run, "text_loss", corpus=TEXT, n=4, resume=state), measured(run, "text_loss", corpus=TEXT, n=4))
     assert not state.exists()
 
 
 @pytest.mark.parametrize(
     ("measure", "options"),
     [
-        ("loss", {"n": 5}),
-        ("loss", {"n": 4, "seed": 1}),
-        ("loss", {"n": 4, "corpus": TEXT[::-1]}),
-        ("loss", {"n": 4, "corpus": None}),
-        ("loss", {"n": 4, "dtype": torch.float64}),
-        ("loss", {"n": 4, "pattern": "ckpt_[ab]*"}),
-        ("in_context", {"n": 4}),
+        ("text_loss", {"n": 5}),
+        ("text_loss", {"n": 4, "seed": 1}),
+        ("text_loss", {"n": 4, "corpus": TEXT[::-1]}),
+        ("text_loss", {"n": 4, "corpus": None}),
+        ("text_loss", {"n": 4, "dtype": torch.float64}),
+        ("text_loss", {"n": 4, "pattern": "ckpt_[ab]*"}),
+        ("in_context_learning_score", {"n": 4}),
     ],
 )
 def test_the_state_of_another_one_is_refused(run, state, measure, options):
@@ -496,16 +515,16 @@ def test_the_state_of_another_one_is_refused(run, state, measure, options):
 def test_the_state_of_other_checkpoints_is_refused(copy, state):
     write_stage(copy / "ckpt_a.pt", 100, seed=1)
     with pytest.raises(AnalysisError, match="is the unfinished run of another"):
-        measured(copy, "loss", corpus=TEXT, n=4, resume=state)
+        measured(copy, "text_loss", corpus=TEXT, n=4, resume=state)
 
 
 def test_a_damaged_state(run, state):
     file = state / "trajectory_0_of_1.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(AnalysisError, match="cannot be read .*delete it to start again"):
-        measured(run, "loss", corpus=TEXT, n=4, resume=state)
+        measured(run, "text_loss", corpus=TEXT, n=4, resume=state)
     with pytest.raises(AnalysisError, match="is a file; expected a folder"):
-        measured(run, "loss", corpus=TEXT, n=4, resume=file)
+        measured(run, "text_loss", corpus=TEXT, n=4, resume=file)
 
 
 # --- several processes ----------------------------------------------------------------------
@@ -532,7 +551,7 @@ def step_of(model):
     return model.nanogpt_origin.iter_num
 
 for name, measure, options in (
-    ("heads", "heads", {"corpus": text, "n": 5}),
+    ("heads", "score_heads", {"corpus": text, "n": 5}),
     ("task_accuracy", "task_accuracy", {"n": 5}),
     ("statistics", statistics, {}),
 ):
@@ -541,7 +560,7 @@ for name, measure, options in (
 assert seen == [[20], [100, 1000]][rank], seen
 assert world() == (rank, 2)
 for measure, options in (
-    ("loss", {"pattern": "ckpt_a.pt", "corpus": text}),
+    ("text_loss", {"pattern": "ckpt_a.pt", "corpus": text}),
     (lambda model: torch.ones(2 + (step_of(model) > 20)), {}),
 ):
     try:
@@ -558,7 +577,7 @@ def test_two_processes_are_as_one(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     options = {"pattern": "ckpt_[9ab].pt"}
     expected = {
-        "heads": measured(run, "heads", corpus=TEXT, n=5, **options),
+        "heads": measured(run, "score_heads", corpus=TEXT, n=5, **options),
         "task_accuracy": measured(run, "task_accuracy", n=5, **options),
         "statistics": measured(
             run, lambda model: neuron_statistics(model, TEXT[:300], batch_size=2, progress=False), **options

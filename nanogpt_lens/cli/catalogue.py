@@ -1,0 +1,106 @@
+"""`nanogpt-lens analyses` and `nanogpt-lens measure`: every analysis of the catalogue, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nanogpt_lens.catalogue import ANALYSES, Analysis, find, options_from_words
+from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, RowsOption, TextOption
+from nanogpt_lens.cli.output import bar_wanted, number, on_model, print_table, printed, save_result
+from nanogpt_lens.core.errors import AnalysisError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command()(analyses)
+    app.command()(on_model(measure))
+
+
+def analyses(as_json: JsonOption = False) -> None:
+    """List all analyses: what each looks at, what it says, and the command that prints it."""
+    if as_json:
+        import json
+
+        plain = [{"name": a.name, "looks_at": a.looks_at, "about": a.about, "command": _command(a)} for a in _all()]
+        typer.echo(json.dumps(plain))
+        return
+    print_table(
+        ["analysis", "looks at", "says", "command"], [[a.name, a.looks_at, a.about, _command(a)] for a in _all()]
+    )
+
+
+def _all() -> list[Analysis]:
+    return list(ANALYSES.values())
+
+
+def _command(analysis: Analysis) -> str:
+    if analysis.command or analysis.alone or analysis.looks_at == "text":
+        before, behind = analysis.command_words()
+        return " ".join([*before, "PATH", *behind])
+    return "(in Python)"
+
+
+def measure(
+    model: Any,
+    name: Annotated[str, typer.Argument(help="an analysis, see `nanogpt-lens analyses`")],
+    text: TextOption = None,
+    prompt: Annotated[str | None, typer.Option(help="for analyses that look at one text")] = None,
+    task: Annotated[Path | None, typer.Option(help="the task.json of a run, or its folder")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="an option of its function: n=16; repeatable")] = None,
+    rows: RowsOption = 10,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    output: OutputOption = None,
+) -> None:
+    """Make any analysis of the catalogue by its name."""
+    from nanogpt_lens.results import Result
+
+    analysis = find(name)
+    source = _source(analysis, text, prompt, task)
+    result = analysis.call(
+        model, *source, **{"progress": bar_wanted(as_json, as_csv), **options_from_words(option or [])}
+    )
+    if not isinstance(result, Result):
+        raise AnalysisError(f"{name} returns a {type(result).__name__}, which cannot be printed; call it in Python")
+    save_result(result, output)
+    if not printed({name: result}, as_json, as_csv):
+        _print(result, rows)
+
+
+def _source(analysis: Analysis, text: Path | None, prompt: str | None, task: Path | None) -> tuple[Any, ...]:
+    """What the analysis looks at beside the model, from the options."""
+    given = {"corpus": text, "text": prompt, "task": task}
+    options = {"corpus": "--text", "text": "--prompt", "task": "--task"}
+    kind = next((kind for kind in given if analysis.takes(kind)), "")
+    for other, value in given.items():
+        if value is not None and other != kind:
+            raise AnalysisError(f"{options[other]} was given, but {analysis.name} looks at {analysis.looks_at}")
+    needed = set(analysis.needs())
+    if needed - {kind}:
+        elsewhere = f"use `nanogpt-lens {analysis.command}`" if analysis.command else "call it in Python"
+        raise AnalysisError(f"{analysis.name} needs {', '.join(analysis.needs())}; {elsewhere}")
+    if kind in needed and given[kind] is None:
+        raise AnalysisError(f"{analysis.name} looks at a {kind}; give {options[kind]}")
+    if kind == "task" and task is not None:
+        from nanogpt_lens.text.tasks import read_task
+
+        return (read_task(task),)
+    return () if not kind or given[kind] is None else (given[kind],)
+
+
+def _print(result: Any, count: int) -> None:
+    typer.echo(f"{result.quantity}: {result.definition}")
+    frame = result.top(count)
+    columns = [f"{axis}_label" if f"{axis}_label" in frame else axis for axis in result.axes]
+    extra = [name for name in ("low", "high", "chance") if name in frame]
+    rows = [
+        [*(str(row[c]) for c in columns), *(number(row[c], 4) for c in ("value", *extra))]
+        for row in frame.to_dict("records")
+    ]
+    print_table([*result.axes, "value", *extra], rows)
+    rest = result.values.numel() - len(rows)
+    if rest > 0:
+        typer.echo(f"and {rest} more, smaller in magnitude; --rows prints more, --csv all")

@@ -1,0 +1,76 @@
+"""Sections made from the catalogue: analyses that are registered for the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanogpt_lens.catalogue import ANALYSES, Analysis
+from nanogpt_lens.core.errors import DataError
+from nanogpt_lens.reporting.blocks import Block, Table, drawn
+from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe
+from nanogpt_lens.reporting.subject import Subject
+from nanogpt_lens.reporting.words import number
+from nanogpt_lens.results import Result
+from nanogpt_lens.text.tasks import read_task
+
+_ROWS = 10
+
+
+def further_recipes() -> dict[str, Recipe]:
+    """A section for each analysis that is registered for the report."""
+    return {name: _recipe(analysis) for name, analysis in ANALYSES.items() if analysis.in_report and analysis.alone}
+
+
+def _recipe(analysis: Analysis) -> Recipe:
+    return Recipe(
+        key=analysis.name,
+        title=analysis.about[:1].upper() + analysis.about[1:],
+        reading=f"This is the analysis {analysis.name}, which looks at: {analysis.looks_at}. The picture shows all of "
+        f"its values, the table the {_ROWS} largest.",
+        make=lambda subject: _make(analysis, subject),
+    )
+
+
+def _make(analysis: Analysis, subject: Subject) -> Made:
+    known = analysis.options()
+    options = {"seed": subject.seed} if "seed" in known else {}
+    if analysis.looks_at == "corpus" and "seq_len" in known:
+        options["seq_len"] = subject.seq_len
+    result = analysis.call(subject.model, *_source(analysis, subject), progress=False, **options)
+    if not isinstance(result, Result):
+        raise DoesNotApply(f"{analysis.name} returns a {type(result).__name__}, which has no picture")
+    body: tuple[Block, ...] = (drawn(result, analysis.about), _table(result))
+    return Made(body=body, commands=(_again(analysis, subject, options),))
+
+
+def _source(analysis: Analysis, subject: Subject) -> tuple[Any, ...]:
+    """The corpus or the task that it looks at."""
+    if analysis.looks_at == "task":
+        try:
+            return (read_task(subject.path),)
+        except DataError as error:
+            raise DoesNotApply(f"{analysis.name} needs the run's task: {error}") from None
+    if analysis.looks_at != "corpus":
+        return ()
+    if subject.corpus is None and "corpus" in analysis.needs():
+        raise DoesNotApply(f"{analysis.name} needs a text; give one")
+    return (subject.corpus,)
+
+
+def _table(result: Result) -> Table:
+    frame = result.top(_ROWS)
+    columns = [f"{axis}_label" if f"{axis}_label" in frame else axis for axis in result.axes]
+    rows = [(*(str(row[c]) for c in columns), number(float(row["value"]))) for row in frame.to_dict("records")]
+    return Table(
+        header=(*(axis.replace("_", " ") for axis in result.axes), result.quantity),
+        rows=tuple(rows),
+        caption=f"The largest values, by magnitude: {result.definition}.",
+        left=(),
+    )
+
+
+def _again(analysis: Analysis, subject: Subject, options: dict[str, Any]) -> str:
+    if analysis.custom is not None:
+        return subject.python(f"ngl.catalogue.find({analysis.name!r}).call(model)")
+    words = [word for name, value in options.items() for word in ("--option", f"{name}={value}")]
+    return subject.again(analysis.name, *words, text=analysis.looks_at == "corpus")
