@@ -15,7 +15,7 @@ from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
 from nanogpt_lens.lens.reading import read, sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import LensScores, TunedLens
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus
 
 
 def evaluate_lens(

@@ -24,8 +24,7 @@ from nanogpt_lens.model.access import Edit, Hooked, device_of, evaluating, loss_
 from nanogpt_lens.neurons.predicates import Predicate, labels_of, token_class
 from nanogpt_lens.results.effects import NeuronAblation
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.drawing import drawn_sequences
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.sequences import Sequences
 
 Neuron: TypeAlias = tuple[int, int]
@@ -94,11 +93,11 @@ def ablate_neurons(
     alone = [(neuron,) for neuron in chosen] if each and len(chosen) > 1 else []
     drawn = _control_sets(units, chosen, controls, seed)
     sets = [tuple(chosen), *alone, *drawn]
-    sequences = Sequences(model, corpus, seq_len=seq_len, least=2)
-    tokens, at = drawn_sequences(sequences, n, seed=seed)
+    sequences = open_corpus(model, corpus).sequences(seq_len=seq_len, least=2)
+    tokens, at = sequences.drawn(n, seed=seed)
     if tokens.shape[1] < 2:
         raise AnalysisError(f"sequences have seq_len={seq_len}; expected at least 2 tokens, one to predict")
-    groups, called = _groups(model, corpus, sequences, predicate, at)
+    groups, called = _groups(model, sequences, predicate, at)
     sums = torch.zeros(len(sets), len(groups), len(tokens), dtype=torch.float64)
     with evaluating(model):
         base, after = _losses(model, tokens.to(device_of(model)), units, sets, source, groups, sums, progress)
@@ -183,7 +182,7 @@ def _control_sets(units: Units, chosen: Sequence[Neuron], controls: int, seed: i
 
 
 def _groups(
-    model: Hooked, corpus: Corpus, sequences: Sequences, predicate: Predicate | None, at: np.ndarray
+    model: Hooked, sequences: Sequences, predicate: Predicate | None, at: np.ndarray
 ) -> tuple[list[Tensor], str | None]:
     """Masks [sequence, loss] of all losses; then, with a class, of those on and off it, for "token" and "next".
 
@@ -194,7 +193,7 @@ def _groups(
     groups = [torch.ones(shape, dtype=torch.bool)]
     if predicate is None:
         return groups, None
-    mask, called = token_class(model, corpus, sequences, predicate)
+    mask, called = token_class(model, sequences, predicate)
     for on in _POSITIONS:
         own = torch.from_numpy(labels_of(mask[at], on)[:, : shape[1]].copy())
         if own.all() or not own.any():

@@ -31,8 +31,7 @@ from nanogpt_lens.model.access import (
 from nanogpt_lens.results.sae import SAEEvaluation
 from nanogpt_lens.running.reading import Reader
 from nanogpt_lens.sae.training import autoencoder_units, passed_through, sae_lens, seeded
-from nanogpt_lens.text.drawing import drawn_sequences
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.sequences import Sequences
 
 SCORES = (
@@ -97,7 +96,7 @@ def evaluate_sae(
     units = autoencoder_units(model, sae)
     check_whole(2, n=n)
     check_whole(seed=seed)
-    sequences = Sequences(model, corpus, seq_len=seq_len)
+    sequences = open_corpus(model, corpus).sequences(seq_len=seq_len)
     tokens = _windows(sequences, n, seed).to(device_of(model))
     chunks = tokens.split(sequences.batch_size)
     with evaluating(model):
@@ -153,7 +152,7 @@ def _windows(sequences: Sequences, n: int, seed: int) -> Tensor:
             f"{sequences.name} has {sequences.n_tokens} tokens; expected at least two windows of {sequences.seq_len} "
             "tokens, and windows of at least 2: give a longer text, or another seq_len"
         )
-    tokens, _ = drawn_sequences(sequences, n, seed=seed)
+    tokens, _ = sequences.drawn(n, seed=seed)
     return tokens
 
 

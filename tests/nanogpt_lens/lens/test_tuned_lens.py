@@ -24,7 +24,7 @@ from nanogpt_lens.lens.logit import logit_lens
 from nanogpt_lens.lens.tuned import Tuning, split, train_tuned_lens
 from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.results.lens import TunedLens, name_of
-from nanogpt_lens.text.prompts import windows
+from nanogpt_lens.text.corpus import windows
 from tests.conftest import convert
 from tests.making import random_state
 from tests.nanogpt_lens.neurons.stream_helpers import corpus, small_model
