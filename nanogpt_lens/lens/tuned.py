@@ -30,6 +30,7 @@ from nanogpt_lens.model.identity import identity
 from nanogpt_lens.results.lens import POINTS, TunedLens, affine_step, name_of
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.opened import OpenedCorpus
+from nanogpt_lens.text.seen import joined_traces
 
 _NUMBERS = 2**24
 _BATCH_TOKENS = 1024
@@ -211,6 +212,7 @@ class _TuningRun:
             parts[part].windows(seq_len=options.seq_len, n=n, seed=options.seed)
             for part, n in (("stop", options.n_stop), ("test", options.n_test))
         )
+        self.trace = joined_traces(parts[part].trace() for part in ("train", "stop"))
         width, device = int(model.cfg.d_model), device_of(model)
         dtype = torch.promote_types(model.cfg.dtype, torch.float32)
         shape = (len(self.translated), width)
@@ -368,6 +370,7 @@ class _TuningRun:
             "curve": torch.stack(self.curve),
             "curve_steps": tuple(self.curve_steps),
             "best_steps": tuple(self.best_steps.tolist()),
+            "trace": self.trace,
             "axes": ("score", "layer", "point"),
             "quantity": "KL(final || lens), in nats",
             "definition": (

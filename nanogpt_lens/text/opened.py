@@ -13,6 +13,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked
 from nanogpt_lens.text.from_model import OWN_TEXT, own_text
 from nanogpt_lens.text.ids import TokenIds, check_ids
+from nanogpt_lens.text.seen import share_seen, trace_of
 from nanogpt_lens.text.sequences import Sequences
 
 _BATCH_TOKENS = 4096
@@ -100,6 +101,14 @@ class OpenedCorpus(Opened):
     def fingerprint(self) -> str:
         """SHA-256 of the ids: equal for the same text, however it was given."""
         return self.ids.fingerprint
+
+    def trace(self) -> Tensor:
+        """What something that has read this corpus keeps of it, see `nanogpt_lens.text.seen`."""
+        return trace_of(self.ids)
+
+    def share_seen(self, trace: Tensor | None) -> float | None:
+        """The share of this corpus, from 0 to 1, that what has this trace has read; None where that is unknown."""
+        return None if trace is None else share_seen(self.ids, trace)
 
     @property
     def windows_name(self) -> str:

@@ -164,6 +164,10 @@ class TestTraining:
         from_folder = train_sae(model, tmp_path, layer=1, **SMALL)
         assert torch.equal(from_folder.W_dec, from_ids.W_dec)
         assert evaluate_sae(model, tmp_path, from_folder, n=5, progress=False).same_text is False
+        part = evaluate_sae(model, TEXT[100:400], from_folder, n=5, progress=False)
+        assert part.same_text is True
+        assert part.seen_share == 1
+        assert "100% of this text the autoencoder has seen before" in part.definition
 
     def test_is_silent(self, model, capfd):
         train_sae(model, TEXT, layer=1, **{**SMALL, "tokens": 1000})

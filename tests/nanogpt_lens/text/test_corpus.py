@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ import torch
 import nanogpt_lens as ngl
 from conversion.errors import VocabularyError
 from nanogpt_lens.model.encoding import encode_text
+from nanogpt_lens.text import corpus, files, seen
+from nanogpt_lens.text import opened as opened_corpus
 from nanogpt_lens.text.corpus import open_corpus, windows
 from nanogpt_lens.text.datasets import TextData, read_data, write_data
 from nanogpt_lens.text.from_model import own_text
@@ -16,9 +20,187 @@ from tests.nanogpt_lens.neurons.neuron_helpers import lens_model
 from tests.nanogpt_lens.patching.patching_helpers import model
 
 
-def ids_of(model, corpus, part="val"):
-    opened = open_corpus(model, corpus, part=part)
+def ids_of(model, given, part="val"):
+    opened = open_corpus(model, given, part=part)
     return opened.tokens(0, opened.n_tokens)
+
+
+def every_kind(folder, tokenizer, ids):
+    """The same ids as every kind of corpus, by its name."""
+    text = tokenizer.encoder.decode(ids)
+    (folder / "a.txt").write_bytes(text.encode())
+    (folder / "dos.txt").write_bytes(text.replace("\n", "\r\n").encode())
+    (folder / "mac.txt").write_bytes(text.replace("\n", "\r").encode())
+    data = TextData(train=ids[:9].numpy(), val=ids.numpy(), vocabulary=tokenizer.encoder, name="letters")
+    write_data(data, folder / "data")
+    tokenized = {"data": data, "folder": folder / "data", "folder's name": str(folder / "data")}
+    texts = {name: folder / f"{name}.txt" for name in ("a", "dos", "mac")}
+    arrays = {"tensor": ids, "array": ids.numpy(), "uint16": ids.numpy().astype(np.uint16), "int32": ids.int()}
+    bins = {"bin": folder / "data" / "val.bin", "map": np.memmap(folder / "data" / "val.bin", dtype="<u2", mode="r")}
+    return {"text": text, "name": str(folder / "a.txt"), **texts, **tokenized, **arrays, **bins}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("small_pieces", [False, True])
+def test_every_kind_of_corpus_gives_the_same_to_every_reader(tmp_path, monkeypatch, seed, small_pieces):
+    if small_pieces:  # line breaks and characters across pieces, ids on the disk
+        monkeypatch.setattr(files, "_PIECE", 3)
+        monkeypatch.setattr(corpus, "_IN_MEMORY", 7)
+    chars = lens_model(tmp_path / "model")
+    rng = np.random.default_rng(seed)
+    ids = torch.from_numpy(rng.integers(65, size=int(rng.integers(60, 400))))
+    for kind, given in every_kind(tmp_path, chars.tokenizer, ids).items():
+        opened = open_corpus(chars, given)
+        assert torch.equal(opened.tokens(0, opened.n_tokens), ids), kind
+        assert opened.ids.array().tolist() == ids.tolist()
+        assert opened.shape == (len(ids),)
+        assert opened.fingerprint == open_corpus(chars, ids).fingerprint
+        assert torch.equal(opened.trace(), open_corpus(chars, ids).trace())
+        assert torch.equal(opened.between(7, 50).tokens(0, 999), ids[7:50])
+        assert torch.equal(opened.between(7, 50).between(3, 20).tokens(2, 10), ids[12:20])
+        assert windows(chars, given, seq_len=7, n=5, seed=seed).tolist() == windows_by_loop(ids, 7, 5, seed)
+        sequences = opened.sequences(seq_len=7, batch_size=3)
+        batches = [sequences.batch(i) for i in range(sequences.n_batches)]
+        assert torch.equal(torch.cat([batch.tokens.flatten() for batch in batches]), ids)
+        assert sequences.drawn(4, seed=seed)[0].tolist() == drawn_by_loop(ids, 7, 4, seed)
+
+
+def windows_by_loop(ids, seq_len, n, seed):
+    """The windows that `windows` has always drawn: the first `n` of a random order, in the order of the text."""
+    order = torch.randperm(len(ids) // seq_len, generator=torch.Generator().manual_seed(seed)).tolist()
+    return [ids.tolist()[i * seq_len : (i + 1) * seq_len] for i in sorted(order[:n])]
+
+
+def drawn_by_loop(ids, seq_len, n, seed):
+    """The sequences that `Sequences.drawn` has always drawn: one of each stretch, by one random number."""
+    whole = len(ids) // seq_len
+    n = min(n, whole)
+    chance = torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
+    rows = []
+    for i in range(n):
+        first, last = round(whole * i / n), round(whole * (i + 1) / n)
+        place = (first + int(chance[i] * (last - first))) * seq_len
+        rows.append(ids.tolist()[place : place + seq_len])
+    return rows
+
+
+def test_rows_are_texts_of_their_own():
+    rows = torch.arange(60).view(6, 10) % 13
+    opened = open_corpus(model(), rows)
+    assert opened.shape == (6, 10)
+    assert torch.equal(opened.windows(seq_len=4, n=9), rows[:, :4])
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(2))[:3].sort().values
+    assert torch.equal(opened.windows(seq_len=10, n=3, seed=2), rows[order])
+    assert torch.equal(opened.between(2, 5).windows(seq_len=10, n=9), rows[2:5])
+    assert opened.sequences().text_length == 10
+    with pytest.raises(ngl.AnalysisError, match="given with rows of 10 tokens; expected at most 10.*no other seq_len"):
+        opened.sequences(seq_len=5)
+
+
+def test_the_training_part_is_another_one(tmp_path):
+    chars = lens_model(tmp_path / "model")
+    data = TextData(train=np.arange(30), val=np.arange(30, 50), vocabulary=chars.tokenizer.encoder, name="two")
+    write_data(data, tmp_path / "data")
+    for given in (data, tmp_path / "data", str(tmp_path / "data")):
+        assert ids_of(chars, given).tolist() == list(range(30, 50))
+        assert ids_of(chars, given, part="train").tolist() == list(range(30))
+    assert ids_of(chars, tmp_path / "data" / "val.bin", part="train").tolist() == list(range(30, 50))
+
+
+def test_names(tmp_path):
+    chars = lens_model(tmp_path / "model")
+    (tmp_path / "some.txt").write_text("the king")
+    for given in (tmp_path / "some.txt", str(tmp_path / "some.txt")):
+        opened = open_corpus(chars, given)
+        assert (opened.name, opened.origin, opened.title) == ("some.txt", *[str(tmp_path / "some.txt")] * 2)
+        assert opened.windows_name == "windows of some.txt"
+    opened = open_corpus(chars, "the king")
+    assert (opened.name, opened.origin, opened.title) == (
+        "the given corpus",
+        "the corpus (text, 8 tokens)",
+        "the corpus",
+    )
+    assert open_corpus(chars, torch.arange(5)).origin == "the corpus (ids, 5 tokens)"
+    data = TextData(train=np.arange(3), val=np.arange(3), vocabulary=None, name="letters")
+    assert open_corpus(chars, data).name == "letters"
+    assert open_corpus(chars, None).windows_name == "text drawn from the model itself at temperature 1"
+    assert torch.equal(windows(chars, None, seq_len=5, n=3, seed=1), own_text(chars, seq_len=5, n=3, seed=1))
+
+
+def bad_corpora(folder):
+    for name, content in {
+        "nul.txt": b"ab\x00cd" * 9,
+        "late_nul.txt": b"ab" * 20 + b"\0",
+        "latin.txt": "aa né".encode("latin-1") * 9,
+        "cut.txt": "aaé".encode()[:-1],
+        "empty.txt": b"",
+        "odd.bin": b"\0\0\0",
+        "empty.bin": b"",
+    }.items():
+        (folder / name).write_bytes(content)
+    (folder / "no_val").mkdir()
+    np.arange(40).astype("<u2").tofile(folder / "no_val" / "train.bin")
+    np.array([1, 2, 300] * 9, dtype="<u2").tofile(folder / "large.bin")
+
+
+@pytest.mark.parametrize("small_pieces", [False, True])
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ("nul.txt", r"nul\.txt is not UTF-8 text \(byte 0x00 at 2\); expected .*save it as UTF-8"),
+        ("late_nul.txt", r"late_nul\.txt is not UTF-8 text \(byte 0x00 at 40\)"),
+        ("latin.txt", r"latin\.txt is not UTF-8 text \(byte 0xe9 at 4\)"),
+        ("cut.txt", r"cut\.txt is not UTF-8 text \(byte 0xc3 at 2\)"),
+        ("empty.txt", r"empty\.txt is empty; expected a UTF-8 text file"),
+        ("absent.txt", r"absent\.txt does not exist; expected a UTF-8 text file"),
+        ("absent.bin", r"absent\.bin does not exist"),
+        ("odd.bin", r"odd\.bin has 3 bytes, an odd number"),
+        ("empty.bin", r"empty\.bin is empty"),
+        ("no_val", r"no_val has no val\.bin; expected .*run nanoGPT's prepare\.py"),
+        ("large.bin", r"large\.bin has the token 300; expected ids from 0 to 64"),
+        (torch.tensor([1, -1] * 20), "the corpus.* has the token -1; expected ids from 0 to 64"),
+        (torch.zeros(30), "the corpus is a Tensor; expected text, a path, or integer ids"),
+        (torch.zeros(3, 3, 3, dtype=torch.long), "integer ids"),
+        ([1, 2, 3], "the corpus is a list; expected text, a path, or integer ids"),
+    ],
+)
+def test_what_is_no_corpus_is_one_sentence_for_every_reader(tmp_path, monkeypatch, given, sentence, small_pieces):
+    if small_pieces:
+        monkeypatch.setattr(files, "_PIECE", 3)
+    chars = lens_model(tmp_path / "model")
+    bad_corpora(tmp_path)
+    given = tmp_path / given if isinstance(given, str) else given
+    readers = [
+        lambda: windows(chars, given, seq_len=7, n=100),
+        lambda: open_corpus(chars, given).check_all(),
+        lambda: open_corpus(chars, given).sequences().batch(0),
+    ]
+    for reader in readers:
+        with pytest.raises(ngl.NanoGPTLensError, match=sentence) as caught:
+            reader()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_large_file_is_never_all_in_memory(tmp_path, monkeypatch):
+    chars = lens_model(tmp_path / "model")
+    for module, name in ((files, "_PIECE"), (corpus, "_IN_MEMORY"), (opened_corpus, "_PIECE"), (seen, "_PIECE")):
+        monkeypatch.setattr(module, name, 2**16)
+    line = "the king and the sea\n" * 5000
+    ids = ngl.encode_text(chars, line).numpy().astype("<u2").tobytes()
+    (tmp_path / "a.txt").write_text(line * 40)
+    (tmp_path / "a.bin").write_bytes(ids * 40)
+    for name in ("a.txt", "a.bin"):
+        tracemalloc.start()
+        opened = open_corpus(chars, tmp_path / name)
+        opened.windows(seq_len=12, n=50)
+        opened.check_all()
+        assert opened.share_seen(opened.trace()) == 1
+        sequences = opened.sequences(batch_size=5000)
+        assert sum(sequences.batch(i).tokens.numel() for i in range(sequences.n_batches)) == 40 * 5000 * 21
+        sequences.drawn(100, seed=0)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8e6, f"{peak:,} bytes for {opened.n_tokens:,} tokens"  # two bytes each would be 8.4 million
 
 
 def test_windows_are_of_the_text_and_do_not_overlap():
@@ -52,9 +234,9 @@ def test_corpora_of_every_kind(tmp_path):
         ("abc", "expected at least one window"),
         (torch.full((100,), 65), "the token 65; expected ids from 0 to 64"),
     ]
-    for corpus, words in cases:
+    for given, words in cases:
         with pytest.raises(ngl.NanoGPTLensError, match=words):
-            windows(hooked, corpus, seq_len=16, n=8)
+            windows(hooked, given, seq_len=16, n=8)
 
 
 def test_a_bin_file_is_the_part_it_names(tmp_path):
