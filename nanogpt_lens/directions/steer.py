@@ -107,7 +107,7 @@ def steering_effect(
 
     Args:
         model: the model.
-        corpus: windows of it are drawn, see `nanogpt_lens.text.prompts.Corpus`; None for text of the model's own.
+        corpus: windows of it are drawn, see `nanogpt_lens.text.corpus.Corpus`; None for text of the model's own.
         direction: [d_model], used as it is.
         layer, activation: where it is added.
         scales: what it is multiplied by.

