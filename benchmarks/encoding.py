@@ -2,7 +2,7 @@
 
     python benchmarks/encoding.py [--rounds 5]
 
-- `ours`: `nanogpt_lens.encode_corpus`;
+- `ours`: `nanogpt_lens.encode_text`;
 - `dict`: nanoGPT's `[stoi[c] for c in text]`, made a tensor;
 - `tokenizer`: the Hugging Face tokenizer on the model, as TransformerLens' `to_tokens` calls it.
 """
@@ -35,7 +35,7 @@ def main() -> None:
     tokenizer = tokenizer_for(vocabulary, n_ctx=64, d_vocab=65)
     stoi = {char: i for i, char in enumerate(chars)}
     subjects = {
-        "ours": lambda: ngl.encode_corpus(tokenizer, text),
+        "ours": lambda: ngl.encode_text(tokenizer, text),
         "dict": lambda: torch.tensor([stoi[c] for c in text]),
         "tokenizer": lambda: torch.tensor(tokenizer(text)["input_ids"]),
     }

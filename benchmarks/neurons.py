@@ -141,7 +141,7 @@ def main():
     model = ngl.load("shakespeare_char")
     text = Path(args.text).read_text() if args.text else plays(model)
     results = {"python": platform.python_version(), **provenance(model)}
-    results["speed"] = speed(model, ngl.encode_corpus(model, text), args.rounds)
+    results["speed"] = speed(model, ngl.encode_text(model, text), args.rounds)
     print(
         f"median: search {results['speed']['search_over_native']:.2f} of native, "
         f"{results['speed']['collect_over_search']:.2f} times as fast as collecting"

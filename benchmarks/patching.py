@@ -133,7 +133,7 @@ def compare(name, model, clean, corrupted, activation, axes, rounds):
 def screened_pair(model, clean_text, corrupted_text, k, rounds):
     """Recall of the true top k, and the time of the screening against both exact sweeps."""
     axes = ("layer", "pos", "head")
-    clean, corrupted = (ngl.encode_corpus(model, text)[None] for text in (clean_text, corrupted_text))
+    clean, corrupted = (ngl.encode_text(model, text)[None] for text in (clean_text, corrupted_text))
     metric = ngl.logit_diff(*likely_answers(model, clean, corrupted))
     given = (model, clean, corrupted, metric)
     options = {"activation": "z", "axes": axes, "progress": False}
@@ -195,7 +195,7 @@ def main() -> None:
     torch.set_grad_enabled(False)
     theirs.tqdm = lambda iterable, **kwargs: iterable
     model = ngl.load("shakespeare_char")
-    clean, corrupted = (ngl.encode_corpus(model, "".join(t)).view(-1, 64) for t in zip(*prompts(), strict=True))
+    clean, corrupted = (ngl.encode_text(model, "".join(t)).view(-1, 64) for t in zip(*prompts(), strict=True))
     small = "shakespeare_char"
     rows = [compare(small, model, clean[:1], corrupted[:1], *sweep, args.rounds) for sweep in THEIRS]
     rows += [compare(small, model, clean[:4], corrupted[:4], *sweep, args.rounds) for sweep in list(THEIRS)[:2]]

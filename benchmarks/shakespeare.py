@@ -23,7 +23,7 @@ import nanogpt_lens as ngl
 from nanogpt_lens.model.access import provenance
 from nanogpt_lens.neurons.find import auroc
 from nanogpt_lens.neurons.predicates import token_class
-from nanogpt_lens.text.sequences import Sequences
+from nanogpt_lens.text.corpus import open_corpus
 
 CLASSES = ("speaker_name", "after_newline", "upper_case")
 SETS = (1, 5)
@@ -82,7 +82,7 @@ def confounds(model, val, rows):
     """Most letters of names are upper case, and most upper-case letters are in names: each without the other."""
     length = model.cfg.n_ctx
     val = val[: len(val) // length * length]
-    sequences = Sequences(model, val)
+    sequences = open_corpus(model, val).sequences()
     names, upper = (token_class(model, val, sequences, rule)[0] for rule in ("speaker_name", "upper_case"))
     best = {row["class"]: row["neurons"][0] for row in rows if len(row["neurons"]) == 1}
     found = {}
@@ -128,7 +128,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = ngl.load("shakespeare_char")
-    ids = ngl.encode_corpus(model, args.text.read_text())
+    ids = ngl.encode_text(model, args.text.read_text())
     border = int(0.9 * len(ids))
     train, val = ids[:border], ids[border:]
     rows = neurons(model, train, val)

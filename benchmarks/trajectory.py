@@ -33,7 +33,7 @@ from nanogpt_lens.catalogue import ANALYSES
 from nanogpt_lens.heads.on_tasks import task_sequences
 from nanogpt_lens.model.access import provenance
 from nanogpt_lens.runs.stages import PATTERN, list_stages
-from nanogpt_lens.text.prompts import own_text
+from nanogpt_lens.text.from_model import own_text
 from nanogpt_lens.text.tasks import repeated_random
 from nanogpt_lens.training.train import TrainConfig, train
 

@@ -102,7 +102,7 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
         if longest > n_ctx:
             raise ConversionError(
                 f"the text has {longest} tokens, the model's context is {n_ctx}: cut it, or tokenize it whole with "
-                "to_tokens(text, truncate=False) or encode_corpus and take windows"
+                "to_tokens(text, truncate=False) or encode_text and take windows"
             )
 
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.lens.tuned import train_tuned_lens
     from nanogpt_lens.losses.on_text import in_context_learning_score, text_loss
     from nanogpt_lens.losses.words import text_quality
-    from nanogpt_lens.model.encoding import encode_corpus
+    from nanogpt_lens.model.encoding import encode_text
     from nanogpt_lens.model.loading import check, load
     from nanogpt_lens.model.places import shipped_checkpoints
     from nanogpt_lens.model.sampling import generate
@@ -154,7 +154,7 @@ _HOMES = {
     "copying_score": "nanogpt_lens.heads.copying",
     "direct_logit_attribution": "nanogpt_lens.lens.attribution",
     "direction_similarity": "nanogpt_lens.directions.find",
-    "encode_corpus": "nanogpt_lens.model.encoding",
+    "encode_text": "nanogpt_lens.model.encoding",
     "evaluate_lens": "nanogpt_lens.lens.evaluation",
     "evaluate_sae": "nanogpt_lens.sae.evaluation",
     "find_change_point": "nanogpt_lens.runs.change_points",
@@ -270,7 +270,7 @@ __all__ = [
     "copying_score",
     "direct_logit_attribution",
     "direction_similarity",
-    "encode_corpus",
+    "encode_text",
     "evaluate_lens",
     "evaluate_sae",
     "find_change_point",

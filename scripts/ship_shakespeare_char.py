@@ -29,7 +29,7 @@ from conversion.compact import save_compact
 from conversion.native import GPT
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.losses.words import text_quality
-from nanogpt_lens.model.encoding import encode_corpus
+from nanogpt_lens.model.encoding import encode_text
 from nanogpt_lens.model.fingerprints import file_hash
 from nanogpt_lens.model.loading import load
 from nanogpt_lens.text.datasets import TextData, read_data, shakespeare
@@ -148,7 +148,7 @@ def losses(checkpoint: Checkpoint, val: torch.Tensor) -> dict[str, Any]:
         },
         "val_whole": {**loss_of(model, val), "of": "the last 10 % of the text in windows of 64 without overlap"},
         "plays": {
-            **loss_of(model, encode_corpus(vocabulary, plays)),
+            **loss_of(model, encode_text(vocabulary, plays)),
             "of": f"the first {PLAYS_CHARACTERS:,} characters of nanogpt_lens.text.datasets.shakespeare() that are in "
             "the vocabulary (the others left out), in windows of 64 without overlap; the plays are A Midsummer "
             "Night's Dream and the beginning of As You Like It, neither of which is in the training text",

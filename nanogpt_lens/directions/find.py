@@ -22,8 +22,7 @@ from nanogpt_lens.results import Scores
 from nanogpt_lens.results.effects import PrincipalComponents, SimilarDirections
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
-from nanogpt_lens.text.prompts import Corpus
-from nanogpt_lens.text.sequences import Sequences
+from nanogpt_lens.text.corpus import Corpus, open_corpus
 
 _RAW = re.compile(r"blocks\.(\d+)\.(.+)")
 _RANDOM = 400
@@ -73,7 +72,7 @@ def principal_components(
     check_whole(1, k=k)
     check_model(model)
     units = Units(model, activation=(place := _place(activation, layer))[1], layers=[place[0]])
-    sequences = Sequences(model, corpus, seq_len=seq_len, batch_size=batch_size, least=2)
+    sequences = open_corpus(model, corpus).sequences(seq_len=seq_len, batch_size=batch_size, least=2)
     if k > min(units.n_units, sequences.n_tokens):
         raise AnalysisError(
             f"k is {k}; expected at most {min(units.n_units, sequences.n_tokens)}: {units.names[0]} has "

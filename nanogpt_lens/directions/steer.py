@@ -38,7 +38,7 @@ from nanogpt_lens.model.access import (
 from nanogpt_lens.model.weights import centred
 from nanogpt_lens.results.effects import SteeringEffect
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.prompts import Corpus, text_sequences
+from nanogpt_lens.text.corpus import Corpus, windows
 
 Stream: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 """Where the direction is added."""
@@ -107,7 +107,7 @@ def steering_effect(
 
     Args:
         model: the model.
-        corpus: windows of it are drawn, see `nanogpt_lens.text.prompts.Corpus`; None for text of the model's own.
+        corpus: windows of it are drawn, see `nanogpt_lens.text.corpus.Corpus`; None for text of the model's own.
         direction: [d_model], used as it is.
         layer, activation: where it is added.
         scales: what it is multiplied by.
@@ -137,7 +137,7 @@ def steering_effect(
     ids = [_token(model, token) for token in tokens]
     seq_len = int(model.cfg.n_ctx) if seq_len is None else seq_len
     check_whole(2, seq_len=seq_len)
-    text = text_sequences(model, corpus, seq_len=seq_len, n=n, seed=seed)
+    text = windows(model, corpus, seq_len=seq_len, n=n, seed=seed)
     steered = [vector, *_random(vector, controls, seed)]
     found = _measured(model, text, name, steered, factors, ids, progress)  # [direction, scale, score, sequence]
     means = found.mean(-1)

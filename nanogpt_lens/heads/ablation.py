@@ -24,7 +24,7 @@ from nanogpt_lens.heads.induction import prefix_matching, repeated_and_unrepeate
 from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, loss_per_token, provenance, record
 from nanogpt_lens.results import Scores
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.prompts import Corpus, corpus_name
+from nanogpt_lens.text.corpus import Corpus, name_of
 
 Head: TypeAlias = tuple[int, int]
 """(layer, head)."""
@@ -114,7 +114,7 @@ def ablate_induction_heads(
     interval = bootstrap(found, seed=seed)
     low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
     length = both[0].shape[1] // 2
-    origin = "random ids" if corpus is None else corpus_name(corpus)
+    origin = "random ids" if corpus is None else name_of(corpus)
     return Scores(
         values=values,
         axes=("ablated", "score"),

@@ -27,7 +27,7 @@ from nanogpt_lens.model.access import (
     token_labels,
 )
 from nanogpt_lens.results import AttentionPatterns, Scores
-from nanogpt_lens.text.prompts import Corpus, sample_text
+from nanogpt_lens.text.corpus import Corpus, text_sample
 
 STATISTICS: dict[str, str] = {
     "entropy": "nats of each query's attention",
@@ -121,7 +121,7 @@ def attention_statistics(
     2022, "In-context Learning and Induction Heads" (previous token); Wang et al. 2022,
     "Interpretability in the Wild" (duplicate token).
     """
-    tokens, origin = sample_text(model, corpus, seq_len=seq_len, n=n, seed=seed)
+    tokens, origin = text_sample(model, corpus, seq_len=seq_len, n=n, seed=seed)
     return statistics_of(model, tokens, origin=origin, batch_size=batch_size, seed=seed)
 
 

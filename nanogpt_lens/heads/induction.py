@@ -19,15 +19,8 @@ from nanogpt_lens.core.intervals import sampled
 from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, n_tokens, provenance, run
 from nanogpt_lens.results import Scores
 from nanogpt_lens.running.batches import batches, losses
-from nanogpt_lens.text.prompts import (
-    Corpus,
-    Repeats,
-    corpus_name,
-    induction_pairs,
-    random_tokens,
-    repeated_tokens,
-    windows,
-)
+from nanogpt_lens.text.corpus import Corpus, name_of, windows
+from nanogpt_lens.text.prompts import Repeats, induction_pairs, random_tokens, repeated_tokens
 
 Convention: TypeAlias = Literal["stripe", "olsson", "transformer_lens"]
 """Which attention counts as prefix matching, see `prefix_matching`."""
@@ -99,7 +92,7 @@ def prefix_matching(
         source = {"repeats": repeats}
     else:
         tokens = windows(model, corpus, seq_len=length, n=n, seed=seed).repeat(1, copies)
-        source = {"corpus": corpus_name(corpus)}
+        source = {"corpus": name_of(corpus)}
     first = length - 1 if convention == "transformer_lens" else length
     matches = follows if convention == "olsson" else _stripe(length)
     with evaluating(model):
@@ -113,7 +106,7 @@ def prefix_matching(
         axes=("layer", "head"),
         quantity="prefix matching, attention from 0 to 1",
         definition=f"{_DEFINITIONS[convention]}; {copies} copies of {length} "
-        f"{'random tokens' if corpus is None else f'tokens, windows of {corpus_name(corpus)}'}; "
+        f"{'random tokens' if corpus is None else f'tokens, windows of {name_of(corpus)}'}; "
         "chance: uniform causal attention",
         chance=torch.full_like(found["values"], chance.item()),
         provenance=provenance(
@@ -249,7 +242,7 @@ def repeated_sequence_loss(
     with evaluating(model):  # [condition, pos, example]
         loss = torch.stack([losses(model, tokens).double().T for tokens in (repeated, shuffled, unrepeated)])
     found = sampled(loss, seed=seed)
-    source = "uniform random ids" if corpus is None else corpus_name(corpus)
+    source = "uniform random ids" if corpus is None else name_of(corpus)
     return Scores(
         **found,
         axes=("condition", "pos"),

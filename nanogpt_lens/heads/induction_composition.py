@@ -11,7 +11,8 @@ from nanogpt_lens.heads.composition import composition_scores
 from nanogpt_lens.heads.induction import prefix_matching
 from nanogpt_lens.model.access import Hooked, check_model, provenance
 from nanogpt_lens.results import Scores
-from nanogpt_lens.text.prompts import Corpus, corpus_name, repeated_tokens, sample_text
+from nanogpt_lens.text.corpus import Corpus, name_of, text_sample
+from nanogpt_lens.text.prompts import repeated_tokens
 
 
 def induction_composition(model: Hooked, corpus: Corpus | None = None, *, n: int = 32, seed: int = 0) -> Scores:
@@ -58,7 +59,7 @@ def induction_composition(model: Hooked, corpus: Corpus | None = None, *, n: int
     if corpus is None:
         tokens, origin = repeated_tokens(model, seq_len=length, n=n, seed=seed), "repeated random tokens"
     else:
-        tokens, origin = sample_text(model, corpus, seq_len=None, n=n, seed=seed)
+        tokens, origin = text_sample(model, corpus, seq_len=None, n=n, seed=seed)
     previous = statistics_of(model, tokens, origin=origin, seed=seed)
     k = composition_scores(model, mode="K", seed=seed)
     layer, head = divmod(int(matching.values[1:].argmax()), model.cfg.n_heads)
@@ -81,7 +82,7 @@ def induction_composition(model: Hooked, corpus: Corpus | None = None, *, n: int
         f"({matching.definition}); k_composition: {k.definition}",
         provenance=provenance(
             model,
-            corpus=None if corpus is None else corpus_name(corpus),
+            corpus=None if corpus is None else name_of(corpus),
             sender=names[0],
             receiver=names[1],
             seq_len=length,

@@ -24,7 +24,8 @@ from nanogpt_lens.model.access import Edit, Hooked, evaluating, provenance, run
 from nanogpt_lens.model.weights import HeadWeights, embedding, head_weights, unembedding
 from nanogpt_lens.results import HeadTaxonomy, Scores
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.prompts import Corpus, random_tokens, repeated_tokens, sample_text
+from nanogpt_lens.text.corpus import Corpus, text_sample
+from nanogpt_lens.text.prompts import random_tokens, repeated_tokens
 
 SCORES: dict[str, str] = {
     "previous_token": "attention to the position before, on text",
@@ -166,7 +167,7 @@ class _Data(NamedTuple):
 
 
 def _drawn(model: Hooked, corpus: Corpus | None, seq_len: int | None, n: int, seed: int) -> _Data:
-    text, origin = sample_text(model, corpus, seq_len=seq_len, n=n, seed=seed)
+    text, origin = text_sample(model, corpus, seq_len=seq_len, n=n, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     noise = random_tokens(model, n, text.shape[1], repeats="allow", generator=generator)
     return _Data(text=text, noise=noise, origin=origin, n=n, seed=seed)

@@ -14,7 +14,7 @@ from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
 from nanogpt_lens.lens.reading import LensReading, characters, read, sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import POINTS, ConvergenceResult, TunedLens
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus
 
 SCORES = ("kl", "entropy", "loss", "bits_per_char", "agreement", "converged")
 

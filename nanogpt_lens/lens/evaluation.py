@@ -15,7 +15,8 @@ from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
 from nanogpt_lens.lens.reading import read, sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import LensScores, TunedLens
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.seen import seen_words
 
 
 def evaluate_lens(
@@ -34,7 +35,8 @@ def evaluate_lens(
 
     Args:
         model: the model that the lens is for, or was let in for with `transfer=True`.
-        corpus: text that the lens was not trained on: a text, a file, or token ids.
+        corpus: text that the lens was not trained on: a text, a file, or token ids. The result says
+            (`seen_share`, and its definition) how much of it the lens has seen.
         lens: the tuned lens.
         points, layers: None for those that it was trained with.
         n: how many sequences at most.
@@ -64,16 +66,18 @@ def evaluate_lens(
     check_whole(0, seed=seed)
     refuse_lens(model, lens, where.depths)
     tokens = sequences(model, corpus, n=n, seq_len=seq_len, seed=seed)
+    seen_share = open_corpus(model, corpus).share_seen(lens.trace)
     scores = held_out(model, tokens, where, lens, seed=seed, progress=progress)
     if lens.transferred:
         scores = _with_home(scores, lens, where)
     return LensScores(
         **scores,
+        seen_share=seen_share,
         axes=("score", "layer", "point"),
         quantity="KL(final || lens), in nats",
         definition=(
             f"the tuned lens{', trained for another model,' if lens.transferred else ''} beside the logit lens on "
-            f"{len(tokens)} sequences of {tokens.shape[1]} tokens"
+            f"{len(tokens)} sequences of {tokens.shape[1]} tokens{seen_words(seen_share, 'the lens')}"
         ),
         provenance=provenance(model, n=len(tokens), seq_len=tokens.shape[1], seed=seed, lens=lens.home),
     )

@@ -14,7 +14,7 @@ from nanogpt_lens.lens.points import readout, residuals
 from nanogpt_lens.model.access import Hooked, evaluating, kl, log_probs, n_tokens, token_labels
 from nanogpt_lens.results.lens import TunedLens
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.prompts import Corpus, text_sequences
+from nanogpt_lens.text.corpus import Corpus, windows
 
 _NUMBERS = 2**22
 
@@ -158,7 +158,7 @@ def sequences(model: Hooked, corpus: Corpus | None, *, n: int, seq_len: int | No
     size = int(model.cfg.n_ctx) if seq_len is None else seq_len
     check_whole(2, seq_len=size)
     check_whole(1, n=n)
-    return text_sequences(model, corpus, seq_len=size, n=n, seed=seed)
+    return windows(model, corpus, seq_len=size, n=n, seed=seed)
 
 
 def _row_chunks(model: Hooked, rows: int) -> Iterator[slice]:

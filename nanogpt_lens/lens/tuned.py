@@ -28,7 +28,9 @@ from nanogpt_lens.lens.unfinished import UnfinishedLens
 from nanogpt_lens.model.access import Hooked, device_of, evaluating, kl, log_probs, provenance
 from nanogpt_lens.model.identity import identity
 from nanogpt_lens.results.lens import POINTS, TunedLens, affine_step, name_of
-from nanogpt_lens.text.prompts import Corpus, check_ids, corpus_tokens, windows
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.opened import OpenedCorpus
+from nanogpt_lens.text.seen import joined_traces
 
 _NUMBERS = 2**24
 _BATCH_TOKENS = 1024
@@ -163,7 +165,7 @@ def train_tuned_lens(
     parts = split(model, corpus, options)
     run = _TuningRun(model, translated, parts, options)
     described = {**asdict(options), "points": translated, "model": identity(model)}
-    saved = None if resume is None else UnfinishedLens(resume, described, list(parts.values()))
+    saved = None if resume is None else UnfinishedLens(resume, described, [part.fingerprint for part in parts.values()])
     with evaluating(model):
         run.go(saved, progress=progress and is_first())
     lens = run.lens(where)
@@ -172,24 +174,25 @@ def train_tuned_lens(
     return lens
 
 
-def split(model: Hooked, corpus: Corpus, options: Tuning) -> dict[str, Any]:
-    """The parts "train", "stop" and "test" of a corpus, one after the other: ids [tokens] or [example, pos].
+def split(model: Hooked, corpus: Corpus, options: Tuning) -> dict[str, OpenedCorpus]:
+    """The parts "train", "stop" and "test" of a corpus, one after the other.
 
     Raises:
         AnalysisError: one of them is shorter than a sequence, or a sequence longer than the context.
     """
-    rows = isinstance(corpus, Tensor | np.ndarray) and corpus.ndim == 2
-    ids: Any = corpus if rows else corpus_tokens(model, corpus)
-    n, least = len(ids), 1 if rows else options.seq_len
+    whole = open_corpus(model, corpus)
+    rows = whole.row_length is not None
+    n, least = (whole.n_rows, 1) if rows else (whole.n_tokens, options.seq_len)
     held = int(n * options.held_out)
-    check_ids(model.cfg.d_vocab, ids)
-    parts = {"train": ids[: n - 2 * held], "stop": ids[n - 2 * held : n - held], "test": ids[n - held :]}
+    whole.check_all()
     if held < least or n - 2 * held < least:
         raise AnalysisError(
-            f"the corpus has {n} {'sequences' if rows else 'tokens'}, of which {held_text(held, n)}; expected at least "
-            f"{least} in each of the three parts: give more text, a smaller seq_len, or a larger held_out"
+            f"{whole.title} has {n} {'sequences' if rows else 'tokens'}, of which {held_text(held, n)}; expected at "
+            f"least {least} in each of the three parts: give more text, a smaller seq_len, or a larger held_out"
         )
-    windows(model, parts["train"], seq_len=options.seq_len, n=1)  # refuses a length that does not fit
+    ends = {"train": (0, n - 2 * held), "stop": (n - 2 * held, n - held), "test": (n - held, n)}
+    parts = {name: whole.between(*part) for name, part in ends.items()}
+    parts["train"].windows(seq_len=options.seq_len, n=1)  # refuses a length that does not fit
     return parts
 
 
@@ -201,12 +204,15 @@ def held_text(held: int, n: int) -> str:
 class _TuningRun:
     """Translators on the way, and the best of each so far."""
 
-    def __init__(self, model: Hooked, translated: Sequence[int], parts: Mapping[str, Any], options: Tuning) -> None:
+    def __init__(
+        self, model: Hooked, translated: Sequence[int], parts: Mapping[str, OpenedCorpus], options: Tuning
+    ) -> None:
         self.model, self.translated, self.options, self.train = model, tuple(translated), options, parts["train"]
         self.stop_part, self.test_part = (
-            windows(model, parts[part], seq_len=options.seq_len, n=n, seed=options.seed)
+            parts[part].windows(seq_len=options.seq_len, n=n, seed=options.seed)
             for part, n in (("stop", options.n_stop), ("test", options.n_test))
         )
+        self.trace = joined_traces(parts[part].trace() for part in ("train", "stop"))
         width, device = int(model.cfg.d_model), device_of(model)
         dtype = torch.promote_types(model.cfg.dtype, torch.float32)
         shape = (len(self.translated), width)
@@ -259,12 +265,11 @@ class _TuningRun:
         seq_len = self.options.seq_len
         n = self.options.batch_size
         generator = np.random.default_rng([self.options.seed, self.step])
-        if self.train.ndim == 2:
-            found = self.train[torch.from_numpy(generator.integers(len(self.train), size=n))][:, :seq_len]
-            return torch.as_tensor(found).long().to(self.matrices.device)
-        starts = generator.integers(len(self.train) - seq_len + 1, size=n).tolist()
-        found = np.stack([np.asarray(self.train[i : i + seq_len]).astype(np.int64) for i in starts])
-        return torch.from_numpy(found).to(self.matrices.device)
+        if self.train.row_length is not None:
+            starts = generator.integers(self.train.n_rows, size=n) * self.train.row_length
+        else:
+            starts = generator.integers(self.train.n_tokens - seq_len + 1, size=n)
+        return self.train.at(starts.tolist(), seq_len)
 
     def _gradients(self, tokens: Tensor, n: int) -> tuple[Tensor, list[Tensor]]:
         """The sum of KL [translator] over these ids [example, pos], divided by `n`, and its gradients."""
@@ -365,6 +370,7 @@ class _TuningRun:
             "curve": torch.stack(self.curve),
             "curve_steps": tuple(self.curve_steps),
             "best_steps": tuple(self.best_steps.tolist()),
+            "trace": self.trace,
             "axes": ("score", "layer", "point"),
             "quantity": "KL(final || lens), in nats",
             "definition": (

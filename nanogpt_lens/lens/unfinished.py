@@ -12,7 +12,6 @@ from torch import Tensor
 from nanogpt_lens.core.distributed import gathered, is_first
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.unfinished import Unfinished
-from nanogpt_lens.model.fingerprints import ids_hash
 
 
 class UnfinishedLens:
@@ -21,14 +20,14 @@ class UnfinishedLens:
     Args:
         folder: made when needed.
         described: the options of the run and the model's identity.
-        parts: all ids that it trains on, stops by and is measured on.
+        parts: the fingerprints of the texts that it trains on, stops by and is measured on.
 
     Raises:
         AnalysisError: the folder is a file.
     """
 
-    def __init__(self, folder: str | Path, described: Mapping[str, Any], parts: Sequence[Any]) -> None:
-        self.file = Unfinished(folder, "unfinished-lens", {**described, "corpus": [ids_hash(part) for part in parts]})
+    def __init__(self, folder: str | Path, described: Mapping[str, Any], parts: Sequence[str]) -> None:
+        self.file = Unfinished(folder, "unfinished-lens", {**described, "corpus": list(parts)})
 
     def restore(self) -> dict[str, Tensor] | None:
         """The state, where there is one; the same in every process.

@@ -13,7 +13,7 @@ from nanogpt_lens.core.intervals import sampled
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, n_tokens, provenance
 from nanogpt_lens.results import Scores
 from nanogpt_lens.running.batches import losses
-from nanogpt_lens.text.prompts import Corpus, corpus_name, text_sequences
+from nanogpt_lens.text.corpus import Corpus, open_corpus
 
 Span: TypeAlias = int | tuple[int, int]
 """The position of a token, or the first one and the one after the last."""
@@ -59,22 +59,22 @@ def in_context_learning_score(
     check_whole(1, n=n)
     seq_len = model.cfg.n_ctx
     (e0, e1), (l0, l1) = _spans(early, late, seq_len)
-    tokens = text_sequences(model, corpus, seq_len=seq_len, n=n, seed=seed)
+    text = open_corpus(model, corpus)
+    tokens = text.windows(seq_len=seq_len, n=n, seed=seed)
     with evaluating(model):
         loss = losses(model, tokens).double()  # the loss of token p is at p - 1
     before, after = loss[:, e0 - 1 : e1 - 1].mean(1), loss[:, l0 - 1 : l1 - 1].mean(1)
     per_window = torch.stack([after - before, after, before])
     guess = math.log(n_tokens(model))
-    source = "the model's own text" if corpus is None else corpus_name(corpus)
     return Scores(
         **sampled(per_window, seed=seed),
         axes=("score",),
         labels={"score": ("in_context_learning", "late_loss", "early_loss")},
         quantity="loss, nats per token",
         definition=f"mean loss of tokens {l0} to {l1 - 1} minus that of tokens {e0} to {e1 - 1}, counted from 0, of "
-        f"{seq_len}, in windows of {source} (Olsson et al. 2022: 499 minus 49); chance: a uniform guess",
+        f"{seq_len}, in windows of {text.name} (Olsson et al. 2022: 499 minus 49); chance: a uniform guess",
         chance=torch.tensor([0.0, guess, guess], dtype=torch.float64),
-        provenance=provenance(model, corpus=source, early=(e0, e1), late=(l0, l1), n=len(tokens), seed=seed),
+        provenance=provenance(model, corpus=text.name, early=(e0, e1), late=(l0, l1), n=len(tokens), seed=seed),
     )
 
 
@@ -101,18 +101,18 @@ def text_loss(
     check_whole(seed=seed)
     size = model.cfg.n_ctx if seq_len is None else seq_len
     check_whole(2, seq_len=size)
-    tokens = text_sequences(model, corpus, seq_len=size, n=n, seed=seed)
+    text = open_corpus(model, corpus)
+    tokens = text.windows(seq_len=size, n=n, seed=seed)
     with evaluating(model):
         each = losses(model, tokens).double().mean(1).cpu()
-    source = "the model's own text" if corpus is None else corpus_name(corpus)
     return Scores(
         **sampled(each, seed=seed),
         axes=(),
         quantity="loss, nats per token",
-        definition=f"cross-entropy of the next token, mean over {len(tokens)} windows of {size} tokens of {source}; "
+        definition=f"cross-entropy of the next token, mean over {len(tokens)} windows of {size} tokens of {text.name}; "
         "chance: a uniform guess",
         chance=each.new_tensor(math.log(n_tokens(model))),
-        provenance=provenance(model, corpus=source, seq_len=size, n=len(tokens), seed=seed),
+        provenance=provenance(model, corpus=text.name, seq_len=size, n=len(tokens), seed=seed),
     )
 
 

@@ -85,7 +85,7 @@ def text_quality(
     if not number or not 1e-3 <= temperature < math.inf:
         raise AnalysisError(f"temperature is {temperature!r}; expected a number of at least 0.001, such as 0.8 or 1.0")
     vocabulary = _characters(model)
-    data = corpus if isinstance(corpus, TextData) else read_data(corpus)
+    data = read_data(corpus)
     train, val = (_part(data, name) for name in ("training", "validation"))
     each = words // pieces
     generator = torch.Generator().manual_seed(seed)

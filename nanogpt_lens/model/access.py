@@ -83,9 +83,9 @@ def check_model(model: Hooked) -> None:
 
 
 def _encoded(model: Hooked, texts: list[str], name: str) -> Tensor:
-    from nanogpt_lens.model.encoding import encode_corpus
+    from nanogpt_lens.model.encoding import encode_text
 
-    rows = [encode_corpus(model, text) for text in texts]
+    rows = [encode_text(model, text) for text in texts]
     lengths = sorted({len(row) for row in rows})
     if len(lengths) > 1:
         raise AnalysisError(

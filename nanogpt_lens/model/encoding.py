@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def encode_corpus(source: Any, text: str) -> Tensor:
+def encode_text(source: Any, text: str) -> Tensor:
     """Encode a text of any length, without special tokens.
 
     The model's own `to_tokens` takes no more than its context and walks through the general

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nanogpt_lens.model.access import Hooked
-
-_PIECE = 2**22
 
 
 def weights_hash(model: Hooked) -> str:
@@ -34,14 +31,6 @@ def tensor_bytes(tensor: Tensor) -> bytes:
 def tensor_hash(tensor: Tensor) -> str:
     """SHA-256 of the entries."""
     return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
-
-
-def ids_hash(ids: Tensor | np.ndarray) -> str:
-    """SHA-256 of token ids [tokens] or [example, pos], whatever their integers' size; read in pieces."""
-    digest = hashlib.sha256()
-    for start in range(0, len(ids), _PIECE):
-        digest.update(np.asarray(ids[start : start + _PIECE]).astype(np.int64).tobytes())
-    return digest.hexdigest()
 
 
 def file_hash(file: Path) -> str:

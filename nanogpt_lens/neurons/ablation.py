@@ -22,10 +22,11 @@ from nanogpt_lens.core.intervals import ENDS, times_drawn
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Edit, Hooked, device_of, evaluating, loss_per_token, provenance, run, token_labels
 from nanogpt_lens.neurons.predicates import Predicate, labels_of, token_class
-from nanogpt_lens.results.effects import NeuronAblation
+from nanogpt_lens.results.effects import NeuronAblation, SeparatingNeurons
+from nanogpt_lens.results.neurons import NeuronSearch
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.drawing import drawn_sequences
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.seen import seen_words
 from nanogpt_lens.text.sequences import Sequences
 
 Neuron: TypeAlias = tuple[int, int]
@@ -41,6 +42,7 @@ def ablate_neurons(
     neurons: Sequence[Neuron | str],
     *,
     source: NeuronSource = "zero",
+    chosen_by: SeparatingNeurons | NeuronSearch | None = None,
     predicate: Predicate | None = None,
     activation: str = "mlp_post",
     each: bool = False,
@@ -66,6 +68,8 @@ def ablate_neurons(
         corpus: see `nanogpt_lens.search_neurons`.
         neurons: (layer, neuron) pairs, or "0.17" or "L0N17".
         source: "zero" or "mean".
+        chosen_by: the result that the neurons were chosen from; `seen_share` and the definition then say how much of
+            the corpus is text that they were chosen on.
         predicate: a class of tokens, see `nanogpt_lens.neurons.predicates`.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         each: also take out each neuron alone.
@@ -94,15 +98,17 @@ def ablate_neurons(
     alone = [(neuron,) for neuron in chosen] if each and len(chosen) > 1 else []
     drawn = _control_sets(units, chosen, controls, seed)
     sets = [tuple(chosen), *alone, *drawn]
-    sequences = Sequences(model, corpus, seq_len=seq_len, least=2)
-    tokens, at = drawn_sequences(sequences, n, seed=seed)
+    text = open_corpus(model, corpus)
+    sequences = text.sequences(seq_len=seq_len, least=2)
+    tokens, at = sequences.drawn(n, seed=seed)
     if tokens.shape[1] < 2:
         raise AnalysisError(f"sequences have seq_len={seq_len}; expected at least 2 tokens, one to predict")
-    groups, called = _groups(model, corpus, sequences, predicate, at)
+    groups, called = _groups(model, sequences, predicate, at)
     sums = torch.zeros(len(sets), len(groups), len(tokens), dtype=torch.float64)
     with evaluating(model):
         base, after = _losses(model, tokens.to(device_of(model)), units, sets, source, groups, sums, progress)
     names, found = _scores(sums, groups, base.sum(1), seed)
+    seen_share = text.share_seen(None if chosen_by is None else chosen_by.trace)
     controls_from = len(sets) - len(drawn)
     stronger = (found[0][controls_from:] >= found[0][0]).double().mean(0)
     return NeuronAblation(
@@ -117,7 +123,9 @@ def ablate_neurons(
         definition=f"{units.activation} replaced by {source if source == 'zero' else 'its mean over these sequences'} "
         f"at all positions; {len(tokens)} sequences of {tokens.shape[1]} tokens of {sequences.name}"
         + (f"; class: {called}" if called else "")
-        + "; chance: mean over sets of as many random other neurons of the same layers",
+        + "; chance: mean over sets of as many random other neurons of the same layers"
+        + seen_words(seen_share, "the choice of neurons"),
+        seen_share=seen_share,
         **_hits(model, tokens, at, base, after, k),
         n_class=tuple(int(mask.sum()) for mask in groups[1::2]),
         provenance=provenance(
@@ -183,7 +191,7 @@ def _control_sets(units: Units, chosen: Sequence[Neuron], controls: int, seed: i
 
 
 def _groups(
-    model: Hooked, corpus: Corpus, sequences: Sequences, predicate: Predicate | None, at: np.ndarray
+    model: Hooked, sequences: Sequences, predicate: Predicate | None, at: np.ndarray
 ) -> tuple[list[Tensor], str | None]:
     """Masks [sequence, loss] of all losses; then, with a class, of those on and off it, for "token" and "next".
 
@@ -194,7 +202,7 @@ def _groups(
     groups = [torch.ones(shape, dtype=torch.bool)]
     if predicate is None:
         return groups, None
-    mask, called = token_class(model, corpus, sequences, predicate)
+    mask, called = token_class(model, sequences, predicate)
     for on in _POSITIONS:
         own = torch.from_numpy(labels_of(mask[at], on)[:, : shape[1]].copy())
         if own.all() or not own.any():

@@ -28,8 +28,8 @@ from nanogpt_lens.neurons.predicates import Predicate, checked_on, labels_of, to
 from nanogpt_lens.results.effects import SeparatingNeurons
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
-from nanogpt_lens.text.drawing import drawn_sequences
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.seen import trace_of
 from nanogpt_lens.text.sequences import Sequences
 
 _HELD = 2**27
@@ -115,12 +115,12 @@ def find_neurons(
     if isinstance(held_out, bool) or not 0 <= held_out < 1:
         raise AnalysisError(f"held_out is {held_out!r}; expected a share from 0 on and below 1")
     units = Units(model, activation=activation, layers=layers, sae=sae)
-    whole = Sequences(model, corpus, seq_len=seq_len, batch_size=batch_size)
-    mask, called = token_class(model, corpus, whole, predicate)
+    whole = open_corpus(model, corpus).sequences(seq_len=seq_len, batch_size=batch_size)
+    mask, called = token_class(model, whole, predicate)
     n = None if sample is None else max(1, sample // whole.seq_len)
-    tokens, at = drawn_sequences(whole, n, seed=seed)
+    tokens, at = whole.drawn(n, seed=seed)
     parts = _parts(mask[at], checked_on(on), held_out, called, whole.seq_len)
-    sequences = Sequences(model, tokens, seq_len=tokens.shape[1], batch_size=batch_size)
+    sequences = open_corpus(model, tokens).sequences(seq_len=tokens.shape[1], batch_size=batch_size)
     labels = _shifted(parts[0].labels, permutations, tokens.shape[1], seed)
     activations = _activations(model, sequences, units, engine, progress)
     found = _separated(activations, parts, labels, k, seed)
@@ -133,6 +133,7 @@ def find_neurons(
         definition=f"{tokens.shape[0]} sequences of {tokens.shape[1]} tokens of {whole.name}; Mann-Whitney, average "
         f"ranks; chance: largest separation of any {units.kind} under {permutations} circular shifts of the class; "
         "interval: bootstrap over sequences",
+        trace=trace_of(whole.ids),
         n_tokens=(len(parts[0].labels), len(parts[1].labels) if len(parts) > 1 else 0),
         n_class=(int(parts[0].labels.sum()), int(parts[1].labels.sum()) if len(parts) > 1 else 0),
         provenance=provenance(

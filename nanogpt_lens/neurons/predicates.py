@@ -22,7 +22,6 @@ from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.core.choices import On
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked
-from nanogpt_lens.text.prompts import Corpus
 from nanogpt_lens.text.sequences import Sequences
 
 Predicate: TypeAlias = str | re.Pattern[str] | AbstractSet[str] | Callable[[str], Any] | Tensor | np.ndarray
@@ -65,14 +64,13 @@ line that follows an empty line (or begins the text) and ends with its only colo
 
 
 def token_class(
-    model: Hooked, corpus: Corpus, sequences: Sequences, predicate: Predicate, *, name: str = "predicate"
+    model: Hooked, sequences: Sequences, predicate: Predicate, *, name: str = "predicate"
 ) -> tuple[np.ndarray, str]:
     """Which tokens of a corpus are in a class.
 
     Args:
         model: for its vocabulary.
-        corpus: the corpus; rows of ids [example, pos] are texts of their own.
-        sequences: the same, opened.
+        sequences: the corpus; rows of ids [example, pos] are texts of their own.
         predicate: see `Predicate`.
         name: what messages call it.
 
@@ -94,7 +92,7 @@ def token_class(
         mask, called = mask.reshape(-1).copy(), "a mask"
     else:
         rule, called = _rule(predicate, name)
-        width = int(corpus.shape[1]) if isinstance(corpus, Tensor | np.ndarray) and corpus.ndim == 2 else n
+        width = sequences.text_length
         texts = (sequences.tokens(start, start + width).numpy() for start in range(0, n, width))
         mask = np.concatenate([_tokens_in(model, ids, rule, name) for ids in texts])
     if mask.all() or not mask.any():

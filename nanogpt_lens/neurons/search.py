@@ -25,7 +25,8 @@ from nanogpt_lens.neurons.peaks import TopWindows, Where
 from nanogpt_lens.results.neurons import NeuronSearch
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.seen import trace_of
 from nanogpt_lens.text.sequences import Sequences
 
 PROBABILITIES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
@@ -93,7 +94,7 @@ def search_neurons(
     check_whole(seed=seed)
     check_choice(Where, where=where)
     units = Units(model, activation=activation, layers=layers, sae=sae)
-    sequences = Sequences(model, corpus, seq_len=seq_len, batch_size=batch_size, least=window)
+    sequences = open_corpus(model, corpus).sequences(seq_len=seq_len, batch_size=batch_size, least=window)
     _check_excerpts(sequences, k, window, where)
     sites = len(units.names)
     top, low = (TopWindows(sites=sites, k=k, window=window, where=where, lowest=low) for low in (False, True))
@@ -125,6 +126,7 @@ def search_neurons(
         variance=moments.variance,
         sparsity=moments.sparsity,
         n_tokens=moments.n,
+        trace=trace_of(sequences.ids),
         sample_size=size,
         provenance=provenance(
             model,

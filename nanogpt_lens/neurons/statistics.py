@@ -19,8 +19,7 @@ from nanogpt_lens.neurons.comoments import Comoments
 from nanogpt_lens.results.effects import NeuronStatistics
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
-from nanogpt_lens.text.prompts import Corpus
-from nanogpt_lens.text.sequences import Sequences
+from nanogpt_lens.text.corpus import Corpus, open_corpus
 
 Between: TypeAlias = Literal["neighbours", "all", "none"]
 """Which pairs of different layers are correlated; neighbours are next to each other among the layers chosen."""
@@ -86,7 +85,7 @@ def neuron_statistics(
     chosen = chosen_units(units, neurons)
     own, others = _pairs(len(units.names), between)
     _check_size(len(chosen), len(own) + len(others), between, control)
-    sequences = Sequences(model, corpus, seq_len=seq_len, batch_size=batch_size)
+    sequences = open_corpus(model, corpus).sequences(seq_len=seq_len, batch_size=batch_size)
     named = None if neurons is None else chosen
     keeper = Comoments(pairs=[*own, *others], control=control, seed=seed, units=named)
     options = {"neurons": named, "between": between, "control": control, "seed": seed, "sae": units.autoencoder}

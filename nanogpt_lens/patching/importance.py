@@ -15,7 +15,7 @@ from nanogpt_lens.patching.attribution import attribution_patching
 from nanogpt_lens.patching.sweeps import activation_patching
 from nanogpt_lens.results import Scores
 from nanogpt_lens.running.metrics import loss
-from nanogpt_lens.text.prompts import Corpus, text_sequences
+from nanogpt_lens.text.corpus import Corpus, windows
 
 BATCH_TOKENS = 2048
 IG_STEPS = 4
@@ -63,7 +63,7 @@ def head_importance(
     if method not in ("exact", "attribution"):
         raise AnalysisError(f"method is {method!r}; expected 'exact' or 'attribution'")
     size = min(model.cfg.n_ctx, 128) if seq_len is None else seq_len
-    tokens = text_sequences(model, corpus, seq_len=size, n=n, seed=seed)
+    tokens = windows(model, corpus, seq_len=size, n=n, seed=seed)
     if len(tokens) < 2:
         raise AnalysisError(f"there are {len(tokens)} sequences of {size} tokens; expected at least 2: give more text")
     at_once = max(2, BATCH_TOKENS // size)

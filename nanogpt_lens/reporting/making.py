@@ -35,7 +35,7 @@ from nanogpt_lens.reporting.sections import (
 from nanogpt_lens.reporting.sections.further import further_recipes
 from nanogpt_lens.reporting.subject import OwnPair, Subject, text_of
 from nanogpt_lens.reporting.words import shown
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus
 
 RECIPES: dict[str, Recipe] = {
     module.RECIPE.key: module.RECIPE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,12 +16,13 @@ from conversion.checkpoint import Checkpoint
 from nanogpt_lens.catalogue import find
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, n_tokens, token_labels
+from nanogpt_lens.model.fingerprints import file_hash
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.reporting.words import command, short_path
+from nanogpt_lens.text.corpus import Corpus, name_of, open_corpus, path_of
 from nanogpt_lens.text.datasets import TextData
-from nanogpt_lens.text.prompts import Corpus, check_ids, corpus_name, corpus_tokens, is_path, own_text
+from nanogpt_lens.text.from_model import OWN_TEXT, own_text
 
-OWN_TEXT = "text drawn from the model itself at temperature 1"
 OTHER_SIZES = "other sample sizes: numbers differ a little"
 _LOOKED_AT = 50_000  # tokens of the text among which a passage begins
 _LONGEST = 128
@@ -231,41 +231,27 @@ class Subject:
         return f"import nanogpt_lens as ngl; model = ngl.load({self.name!r}{options}); {call}"
 
 
-def source_of(text: Corpus | None) -> str | None:
+def source_of(corpus: Corpus | None) -> str | None:
     """What names a text on the command line; None for a text or ids given in Python."""
-    named = isinstance(text, Path) or (isinstance(text, str) and is_path(text))
-    return short_path(str(text)) if named else None
+    path = path_of(corpus)
+    return None if path is None else short_path(str(path))
 
 
-def name_of(text: Corpus) -> str:
-    """What a text is called."""
-    text = Path(text).expanduser() if isinstance(text, str) and is_path(text) else text
-    return corpus_name(text) if isinstance(text, Path | TextData) else "the given text"
-
-
-def text_of(model: Hooked, text: Corpus | None) -> Text | None:
+def text_of(model: Hooked, corpus: Corpus | None) -> Text | None:
     """A text, encoded once.
 
     Raises:
         AnalysisError: fewer than eight tokens, or ids outside the vocabulary.
         DataError, VocabularyError: a file that cannot be read, a text that cannot be encoded.
     """
-    if text is None:
+    if corpus is None:
         return None
-    text = Path(text).expanduser() if isinstance(text, str) and is_path(text) else text
-    flat: Corpus = text.reshape(-1) if isinstance(text, Tensor | np.ndarray) and text.ndim == 2 else text
-    ids = corpus_tokens(model, flat)
-    ids = ids.cpu().numpy() if isinstance(ids, Tensor) else ids
-    if len(ids) < 8:
-        raise AnalysisError(f"the text has {len(ids)} tokens; expected at least 8: give a longer text")
-    check_ids(model.cfg.d_vocab, ids, corpus_name(text))
-    name = name_of(text)
-    file = text if isinstance(text, Path) and text.is_file() else None
-    digest = None
-    if file is not None:
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    opened, path = open_corpus(model, corpus), path_of(corpus)
+    if opened.n_tokens < 8:
+        raise AnalysisError(f"the text has {opened.n_tokens} tokens; expected at least 8: give a longer text")
+    opened.check_all()
+    ids = opened.ids.array()
     return Text(
-        data=TextData(train=ids[:0], val=ids, vocabulary=None, name=name),
-        sha256=digest,
+        data=TextData(train=ids[:0], val=ids, vocabulary=None, name=opened.name),
+        sha256=file_hash(path) if path is not None and path.is_file() else None,
     )

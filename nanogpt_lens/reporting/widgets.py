@@ -20,7 +20,7 @@ from nanogpt_lens.model.access import Hooked, Text
 from nanogpt_lens.neurons.activations import get_neuron_activations
 from nanogpt_lens.neurons.search import search_neurons
 from nanogpt_lens.results import LensResult
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus
 
 if TYPE_CHECKING:
     from nanogpt_lens.viz.widgets import Widget

@@ -119,6 +119,7 @@ class SeparatingNeurons(Result):
         null: that largest separation [permutation].
         chance: 95% of the shifts stay at or below it.
         n_tokens, n_class: tokens of the first part and the held-out part, and those of the class among them.
+        trace: of the corpus, see `nanogpt_lens.text.seen`.
     """
 
     separation: Tensor
@@ -131,6 +132,7 @@ class SeparatingNeurons(Result):
     chance: float
     n_tokens: tuple[int, int]
     n_class: tuple[int, int]
+    trace: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,6 +167,7 @@ class NeuronAblation(Scores):
         hit_positions: [hit], the corpus index of the token.
         hit_texts: what precedes it in its sequence, and the token itself.
         n_class: how many losses there are at positions of the class ("token", "next"); none without a predicate.
+        seen_share: the share of the text, from 0 to 1, that the neurons were chosen on; None where that is unknown.
     """
 
     _leading: ClassVar[Mapping[str, str]] = {"score": "rise"}
@@ -175,6 +178,7 @@ class NeuronAblation(Scores):
     hit_positions: Tensor
     hit_texts: tuple[tuple[str, str], ...]
     n_class: tuple[int, ...] = ()
+    seen_share: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -170,7 +170,12 @@ class LensScores(_OnPoints, Scores):
 
     The scores are "tuned"; "logit"; "gain", logit minus tuned, each sequence against itself; and, where the
     lens was trained for another model, "home", its KL there, and "loss_of_fit", tuned minus home.
+
+    Attributes:
+        seen_share: the share of the text, from 0 to 1, that the lens was trained on; None where that is unknown.
     """
+
+    seen_share: float | None = None
 
     _leading: ClassVar[Mapping[str, str]] = {"score": "gain"}
 
@@ -204,6 +209,7 @@ class TunedLens(LensScores):
         curve: KL(final || lens) in nats on the text that decides when to stop, [evaluation, translator].
         curve_steps: after how many steps each evaluation was.
         best_steps: the step at which each translator was best, and is kept; 0 is the logit lens.
+        trace: of the text that it was trained on and stopped by, see `nanogpt_lens.text.seen`.
     """
 
     matrices: Tensor
@@ -215,6 +221,7 @@ class TunedLens(LensScores):
     curve_steps: tuple[int, ...]
     best_steps: tuple[int, ...]
     host: str | None = None
+    trace: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

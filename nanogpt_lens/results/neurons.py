@@ -120,6 +120,7 @@ class NeuronSearch(Result):
         n_tokens: of the corpus.
         sample_size: tokens of the sample.
         unit: "neuron", "feature" or "unit".
+        trace: of the corpus, see `nanogpt_lens.text.seen`.
     """
 
     mean: Tensor
@@ -147,6 +148,7 @@ class NeuronSearch(Result):
     n_tokens: int
     sample_size: int
     unit: str
+    trace: Tensor | None = None
 
     def page(self, layer: int, neuron: int) -> NeuronPage:
         """Everything about one unit; `layer` is the layer's own number.

@@ -22,12 +22,15 @@ class SAEEvaluation(Scores):
     Attributes:
         frequency: [feature], the share of the tokens on which each feature is active.
         n_tokens: how many tokens were read.
-        same_text: whether the corpus is the one that the autoencoder was trained on; None where it does not say.
+        same_text: whether at least half of the text is text that the autoencoder was trained on; None where that is
+            unknown.
+        seen_share: how much of the text that is, from 0 to 1.
     """
 
     frequency: Tensor
     n_tokens: int
     same_text: bool | None = None
+    seen_share: float | None = None
 
     @property
     def dead(self) -> list[int]:

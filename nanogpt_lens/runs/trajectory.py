@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -29,12 +28,13 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.unfinished import Unfinished
 from nanogpt_lens.heads.on_tasks import task_sequences
 from nanogpt_lens.model.access import Hooked, provenance
-from nanogpt_lens.model.fingerprints import ids_hash
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.results import Result, Trajectory
 from nanogpt_lens.runs.stages import PATTERN, Stage, Walk, list_stages
-from nanogpt_lens.text.prompts import Corpus, corpus_tokens, own_text
-from nanogpt_lens.text.tasks import TASK_NAME, Task, read_task
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.from_model import own_text
+from nanogpt_lens.text.task import TASK_NAME
+from nanogpt_lens.text.tasks import Task, read_task
 
 _COLUMNS = ("chance", "low", "high", "per_example")
 _HASH, _ABOUT = "sha256", "about"
@@ -297,9 +297,8 @@ def _source_hash(walk: Walk, source: Task | Corpus | None) -> str | None:
     """Of the task or the tokens that are looked at."""
     if source is None or isinstance(source, Task):
         return source and source.sha256
-    if not isinstance(source, Tensor | np.ndarray):
-        source = corpus_tokens(walk.model or walk.at(walk.stages[-1]), source)
-    return f"{list(source.shape)} {ids_hash(source)}"
+    opened = open_corpus(walk.model or walk.at(walk.stages[-1]), source)
+    return f"{list(opened.shape)} {opened.fingerprint}"
 
 
 def _short(labels: Mapping[str, Sequence[str]]) -> str:

@@ -31,8 +31,8 @@ from nanogpt_lens.model.access import (
 from nanogpt_lens.results.sae import SAEEvaluation
 from nanogpt_lens.running.reading import Reader
 from nanogpt_lens.sae.training import autoencoder_units, passed_through, sae_lens, seeded
-from nanogpt_lens.text.drawing import drawn_sequences
-from nanogpt_lens.text.prompts import Corpus
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.seen import seen_words, text_to_trace
 from nanogpt_lens.text.sequences import Sequences
 
 SCORES = (
@@ -72,7 +72,7 @@ def evaluate_sae(
     Args:
         model: the model (TransformerLens 3).
         corpus: text that it was not trained on; of a `TextData` or a data folder the validation part. The
-            result says (`same_text`) where it is the very corpus of the training.
+            result says (`same_text`, `seen_share`) where it has been trained on it.
         sae: any autoencoder of SAELens that reads one activation of the model.
         n: how many windows at most, one drawn from each of equal stretches of the corpus.
         seq_len: their tokens; None for the model's context.
@@ -97,7 +97,8 @@ def evaluate_sae(
     units = autoencoder_units(model, sae)
     check_whole(2, n=n)
     check_whole(seed=seed)
-    sequences = Sequences(model, corpus, seq_len=seq_len)
+    text = open_corpus(model, corpus)
+    sequences = text.sequences(seq_len=seq_len)
     tokens = _windows(sequences, n, seed).to(device_of(model))
     chunks = tokens.split(sequences.batch_size)
     with evaluating(model):
@@ -115,7 +116,8 @@ def evaluate_sae(
     fired = {who: kept.pop(f"{who}/fired").view(len(found), -1).sum(0) for who in ("sae", "control")}
     values, low, high = _scores(kept, "sae", fired["sae"], seed=seed)
     chance, _, _ = _scores(kept, "control", fired["control"], seed=seed)
-    trained_on = sae.cfg.metadata.corpus_fingerprint
+    trace = sae.cfg.metadata.corpus_trace
+    seen_share = text.share_seen(None if trace is None else text_to_trace(trace))
     return SAEEvaluation(
         values=values,
         low=low,
@@ -123,12 +125,14 @@ def evaluate_sae(
         chance=chance,
         frequency=fired["sae"] / tokens.numel(),
         n_tokens=tokens.numel(),
-        same_text=None if trained_on is None else trained_on == sequences.fingerprint,
+        seen_share=seen_share,
+        same_text=None if seen_share is None else seen_share >= 0.5,
         axes=("score",),
         labels={"score": SCORES},
         quantity=f"quality of {units.n_units} features at {units.names[0]}",
         definition=f"{len(tokens)} windows of {tokens.shape[1]} tokens of {sequences.name}; "
-        + _DEFINITION.format(d_sae=units.n_units, k=k),
+        + _DEFINITION.format(d_sae=units.n_units, k=k)
+        + seen_words(seen_share, "the autoencoder"),
         provenance=provenance(
             model,
             corpus=sequences.name,
@@ -153,7 +157,7 @@ def _windows(sequences: Sequences, n: int, seed: int) -> Tensor:
             f"{sequences.name} has {sequences.n_tokens} tokens; expected at least two windows of {sequences.seq_len} "
             "tokens, and windows of at least 2: give a longer text, or another seq_len"
         )
-    tokens, _ = drawn_sequences(sequences, n, seed=seed)
+    tokens, _ = sequences.drawn(n, seed=seed)
     return tokens
 
 

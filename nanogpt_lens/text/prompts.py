@@ -1,4 +1,4 @@
-"""Seeded tokens to test a model on: repeated sequences, [A][B]...[A], pairs, windows of a text.
+"""Seeded prompts of random tokens to test a model on: repeated sequences, and pairs [A][B]...[A].
 
 Everything is token ids, so that a model without a vocabulary works as well. nanoGPT has no
 beginning-of-sequence token, so none is put in front.
@@ -6,34 +6,17 @@ beginning-of-sequence token, so none is put in front.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, read_vocabulary
-from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.model.access import Hooked, check_model, device_of, evaluating, n_tokens
-from nanogpt_lens.model.encoding import encode_corpus
-from nanogpt_lens.model.sampling import choose_token
-from nanogpt_lens.text.datasets import TextData, read_bin, read_data
+from nanogpt_lens.model.access import Hooked, device_of, n_tokens
 
 Repeats: TypeAlias = Literal["avoid", "forbid", "allow"]
 """Whether random ids of one sequence may be equal: only where the vocabulary is too small, never, or freely."""
-
-Corpus: TypeAlias = str | Path | TextData | Tensor | np.ndarray
-"""A text, the path of a text file or nanoGPT data folder (its validation part), or token ids [tokens].
-
-A string that names an existing file or folder is a path. Ids [example, pos] are sequences of their own.
-"""
-
-
-_PIECE = 2**22
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,182 +123,3 @@ def _others(at: Tensor, seq_len: int) -> Tensor:
     """The places [n, seq_len - 3] that are neither `at`, `at + 1`, nor the last."""
     places = torch.arange(seq_len - 1).expand(len(at), -1)
     return places[(places != at) & (places != at + 1)].view(len(at), seq_len - 3)
-
-
-def corpus_tokens(model: Hooked, corpus: Corpus) -> Tensor | np.ndarray:
-    """A corpus as ids [tokens]; files of tokens stay memory-mapped.
-
-    Raises:
-        AnalysisError: not one-dimensional integers.
-        DataError, VocabularyError: a file that cannot be read, a text that cannot be encoded.
-    """
-    if isinstance(corpus, str) and is_path(corpus):
-        corpus = Path(corpus)
-    if isinstance(corpus, str):
-        return encode_corpus(model, corpus)
-    if isinstance(corpus, Path):
-        return _file_tokens(model, corpus)
-    ids: Any = data_tokens(model, corpus, "val") if isinstance(corpus, TextData) else corpus
-    integers = isinstance(ids, Tensor | np.ndarray) and str(ids.dtype).removeprefix("torch.").startswith(
-        ("int", "uint")
-    )
-    if not integers or ids.ndim != 1:
-        raise AnalysisError(
-            f"the corpus is a {type(corpus).__name__}; expected text, a path, or integer ids [tokens] or [example, pos]"
-        )
-    return ids
-
-
-def data_tokens(model: Hooked, data: TextData, part: Literal["train", "val"]) -> Tensor | np.ndarray:
-    """One part of some data, as ids [tokens] of the model; encoded anew where the data have another vocabulary.
-
-    Raises:
-        VocabularyError: a character that the model's vocabulary does not have.
-    """
-    ids, theirs = getattr(data, part), data.vocabulary
-    own = getattr(getattr(model, "tokenizer", None), "encoder", None)
-    if not isinstance(theirs, CharVocabulary) or not isinstance(own, CharVocabulary):
-        return ids
-    return ids if tuple(theirs.chars) == tuple(own.chars) else encode_corpus(model, theirs.decode(ids))
-
-
-def is_path(text: str) -> bool:
-    """Whether a string names a file that is there, or is written like one."""
-    if "\n" in text or len(text) > 1000 or not text.strip():
-        return False
-    return os.path.exists(os.path.expanduser(text)) or text.endswith((".txt", ".bin"))
-
-
-def _file_tokens(model: Hooked, path: Path) -> Tensor | np.ndarray:
-    if path.suffix == ".bin":
-        check_vocabulary(model, path)
-        return read_bin(path)
-    if path.is_dir():
-        check_vocabulary(model, path / "val.bin")
-    if not path.is_file():
-        return read_data(path).val
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise AnalysisError(
-            f"{path} is not UTF-8 text (byte {error.start}); expected a text file or a nanoGPT data folder"
-        ) from None
-    return encode_corpus(model, text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def check_vocabulary(model: Hooked, path: Path) -> None:
-    """Refuse a `.bin` whose folder has other characters than the model.
-
-    Raises:
-        AnalysisError: it has.
-    """
-    encoder = getattr(getattr(model, "tokenizer", None), "encoder", None)
-    named = [path.parent / name for name in (META_NAME, TOKENIZER_NAME) if (path.parent / name).is_file()]
-    if not named or not isinstance(encoder, CharVocabulary):
-        return
-    theirs = read_vocabulary(named[0], 2**16)
-    if not isinstance(theirs, CharVocabulary) or tuple(theirs.chars) != tuple(encoder.chars):
-        raise AnalysisError(
-            f"{path} was prepared with another vocabulary ({named[0]}) than the model's; expected the same: give the "
-            "text itself, or the model's own data"
-        )
-
-
-def check_ids(d_vocab: int, ids: Tensor | np.ndarray, name: str = "the corpus") -> None:
-    """Refuse ids that are no tokens of a model's vocabulary; a memory-mapped file is read in pieces.
-
-    Raises:
-        AnalysisError: one is negative or beyond the vocabulary.
-    """
-    for start in range(0, len(ids), _PIECE):
-        piece = np.asarray(ids[start : start + _PIECE])
-        low, high = int(piece.min(initial=0)), int(piece.max(initial=0))
-        if low < 0 or high >= d_vocab:
-            raise AnalysisError(
-                f"{name} has the token {low if low < 0 else high}; expected ids from 0 to {d_vocab - 1}, the "
-                "model's vocabulary: it was prepared for another model"
-            )
-
-
-def _own_rows(corpus: Corpus, seq_len: int) -> Tensor | np.ndarray | None:
-    """Ids [example, pos] as sequences of `seq_len` tokens, where the corpus is that.
-
-    Raises:
-        AnalysisError: they are shorter.
-    """
-    if not isinstance(corpus, Tensor | np.ndarray) or corpus.ndim != 2 or "int" not in str(corpus.dtype):
-        return None
-    if corpus.shape[1] < seq_len:
-        raise AnalysisError(
-            f"the corpus has sequences of {corpus.shape[1]} tokens; expected at least {seq_len}: give a smaller seq_len"
-        )
-    return corpus[:, :seq_len]
-
-
-def windows(model: Hooked, corpus: Corpus, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
-    """Windows of a corpus that do not overlap, drawn at random: ids [up to n, seq_len].
-
-    Raises:
-        AnalysisError: the corpus is shorter than one window, or has ids outside the vocabulary.
-    """
-    if not isinstance(seq_len, int) or not 1 <= seq_len <= model.cfg.n_ctx:
-        raise AnalysisError(f"windows of {seq_len} tokens were asked for; expected 1 to {model.cfg.n_ctx}, the context")
-    check_whole(1, n=n)
-    rows = _own_rows(corpus, seq_len)
-    ids = rows.flatten() if rows is not None else corpus_tokens(model, corpus)
-    count = len(ids) // seq_len
-    if count < 1:
-        raise AnalysisError(f"the corpus has {len(ids)} tokens; expected at least one window of {seq_len}")
-    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:n].sort().values
-    rows = [np.asarray(ids[i * seq_len : (i + 1) * seq_len]).astype(np.int64) for i in chosen.tolist()]
-    tokens = torch.from_numpy(np.stack(rows))
-    check_ids(model.cfg.d_vocab, tokens)
-    return tokens.to(device_of(model))
-
-
-def own_text(model: Hooked, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
-    """Text drawn from the model itself at temperature 1, ids [n, seq_len]: natural to it, and no corpus is needed.
-
-    The first token is drawn uniformly; the ones of the first quarter are drawn and thrown away where the
-    context has room, so that little is left of that choice.
-    """
-    if not 1 <= seq_len <= model.cfg.n_ctx:
-        raise AnalysisError(f"texts of {seq_len} tokens were asked for; expected 1 to {model.cfg.n_ctx}, the context")
-    check_whole(1, n=n)
-    size, device = n_tokens(model), device_of(model)
-    generator = torch.Generator(device).manual_seed(seed)
-    tokens = torch.randint(size, (n, 1), generator=generator, device=device)
-    extra = min(seq_len // 4, model.cfg.n_ctx - seq_len)
-    with evaluating(model):
-        while tokens.shape[1] < seq_len + extra:
-            logits = model(tokens, return_type="logits")[:, -1, :size]
-            tokens = torch.cat([tokens, choose_token(logits, 1.0, None, generator)], dim=1)
-    return tokens[:, extra:]
-
-
-def text_sequences(model: Hooked, corpus: Corpus | None, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
-    """Sequences [up to n, seq_len]: `windows` of a corpus, or the model's `own_text` where there is none."""
-    if corpus is None:
-        return own_text(model, seq_len=seq_len, n=n, seed=seed)
-    return windows(model, corpus, seq_len=seq_len, n=n, seed=seed)
-
-
-def sample_text(model: Hooked, corpus: Corpus | None, *, seq_len: int | None, n: int, seed: int) -> tuple[Tensor, str]:
-    """Sequences [up to n, seq_len] of a corpus, or of the model's own text, and in words what they are.
-
-    Raises:
-        AnalysisError: fewer than two sequences or two tokens, or a corpus that does not fit the model.
-    """
-    check_model(model)
-    n_pos = min(model.cfg.n_ctx, 128) if seq_len is None else seq_len
-    check_whole(n=n, seq_len=n_pos, seed=seed)
-    if n < 2 or n_pos < 2:
-        raise AnalysisError(f"{n} sequences of {n_pos} tokens were asked for; expected at least 2 of 2")
-    tokens = text_sequences(model, corpus, seq_len=n_pos, n=n, seed=seed)
-    own = "text drawn from the model itself at temperature 1"
-    return tokens, own if corpus is None else f"windows of {corpus_name(corpus)}"
-
-
-def corpus_name(corpus: Corpus) -> str:
-    """What definitions call a corpus."""
-    return corpus.name if isinstance(corpus, TextData | Path) else "the given corpus"

@@ -27,7 +27,7 @@ from conversion.atomic import write_text
 from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint, save_checkpoint
 from conversion.vocabulary import META_NAME, TOKENIZER_NAME, Vocabulary
 from nanogpt_lens.core.errors import TrainingError
-from nanogpt_lens.text.tasks import TASK_NAME, Task
+from nanogpt_lens.text.task import TASK_NAME, Task
 from nanogpt_lens.training.loop import Trainer
 
 RESUME_NAME, METRICS_NAME = "resume.pt", "metrics.jsonl"

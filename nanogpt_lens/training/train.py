@@ -101,7 +101,7 @@ def train(
         TrainingError: settings that make no sense, or a folder that holds another run or is in use
             by another process: nothing is written. Or the run diverged.
     """
-    data = data if isinstance(data, TextData | Task) else read_data(data)
+    data = data if isinstance(data, Task) else read_data(data)
     config = config or TrainConfig()
     data.refuse_shorter_than(config.block_size)
     kept = parse_stages(stages, config.max_iters)

@@ -25,7 +25,7 @@ from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe, in_a_sent
 from nanogpt_lens.reporting.subject import Subject, text_of
 from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, number, plural, shown
 from nanogpt_lens.results import Scores
-from nanogpt_lens.text.prompts import own_text
+from nanogpt_lens.text.from_model import own_text
 
 _MOST = 40
 _UNEVEN = 4  # times the smallest gap between iterations: they are spaced as logarithms

@@ -20,8 +20,8 @@ from nanogpt_lens.reporting.section import Made, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, interval, number, percent
 from nanogpt_lens.running.batches import losses
+from nanogpt_lens.text.corpus import windows
 from nanogpt_lens.text.datasets import TextData
-from nanogpt_lens.text.prompts import text_sequences
 from nanogpt_lens.viz.tokens import visible
 
 _TOKENS, _LEAST = 2**16, 2**12
@@ -35,7 +35,7 @@ def _make(subject: Subject) -> Made:
     model = subject.model
     length = subject.seq_len
     n = _OWN if subject.text is None else max(2, subject.affordable(_TOKENS, _LEAST) // length)
-    tokens = text_sequences(model, subject.corpus, seq_len=length, n=n, seed=subject.seed)
+    tokens = windows(model, subject.corpus, seq_len=length, n=n, seed=subject.seed)
     with evaluating(model):
         found = losses(model, tokens).double().cpu()
     per_sequence = found.mean(1)
@@ -131,7 +131,7 @@ def _validated(subject: Subject, trained: _TrainedOn, n: int) -> _HeldOut | None
     if text is None or trained.val < 2 * subject.seq_len:
         return None
     data = TextData(train=text.ids[:0], val=text.ids[trained.train :], vocabulary=None, name=text.data.name)
-    tokens = text_sequences(subject.model, data, seq_len=subject.seq_len, n=n, seed=subject.seed)
+    tokens = windows(subject.model, data, seq_len=subject.seq_len, n=n, seed=subject.seed)
     with evaluating(subject.model):
         found = losses(subject.model, tokens).double().cpu()
     ends = bootstrap(found.mean(1), seed=subject.seed) or (None, None)

@@ -17,8 +17,9 @@ from nanogpt_lens.reporting.section import Made, Recipe
 from nanogpt_lens.reporting.subject import Subject, source_of
 from nanogpt_lens.reporting.words import count, interval, number, percent, plural, quoted
 from nanogpt_lens.results import Excerpt, NeuronSearch, SeparatingNeurons
+from nanogpt_lens.text.corpus import Corpus
 from nanogpt_lens.text.datasets import TextData
-from nanogpt_lens.text.prompts import Corpus, own_text
+from nanogpt_lens.text.from_model import own_text
 
 SAMPLE = 200_000
 """Tokens of the text that are searched, from its beginning; fewer of a large model, and the section says how many."""

@@ -7,7 +7,7 @@ import torch
 from nanogpt_lens.core.errors import AnalysisError, ResultError
 from nanogpt_lens.directions.find import direction_similarity, principal_components, project_direction
 from nanogpt_lens.results import load_result
-from nanogpt_lens.text.sequences import Sequences
+from nanogpt_lens.text.corpus import open_corpus
 from tests.handmade import handmade_model
 from tests.nanogpt_lens.neurons.neuron_helpers import lens_model, play
 
@@ -33,7 +33,7 @@ def processed(folder, model):
 
 def collected(model, name):
     """All activations [token, unit], read sequence by sequence."""
-    sequences = Sequences(model, TEXT)
+    sequences = open_corpus(model, TEXT).sequences()
     rows = [sequences.batch(i).tokens for i in range(sequences.n_batches)]
     return torch.cat([model.run_with_cache(tokens)[1][name].flatten(0, 1).flatten(1) for tokens in rows])
 

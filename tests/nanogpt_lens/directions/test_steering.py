@@ -8,7 +8,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.directions.steer import steer, steering_effect
 from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.results import load_result
-from nanogpt_lens.text.prompts import windows
+from nanogpt_lens.text.corpus import windows
 from tests.nanogpt_lens.neurons.neuron_helpers import lens_model, play
 
 TEXT = play(12 * 20)

@@ -20,7 +20,7 @@ from nanogpt_lens.heads.attention import (
     statistics_of,
 )
 from nanogpt_lens.model.access import has_hooks
-from nanogpt_lens.text.prompts import own_text
+from nanogpt_lens.text.from_model import own_text
 from tests.conftest import convert
 from tests.handmade import PREVIOUS, handmade_model
 from tests.making import write, write_meta

@@ -22,7 +22,7 @@ from nanogpt_lens.heads.on_tasks import (
 from nanogpt_lens.losses.on_text import text_loss
 from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.model.loading import load
-from nanogpt_lens.text.prompts import windows
+from nanogpt_lens.text.corpus import windows
 from nanogpt_lens.text.tasks import RepeatedRandom
 from tests.conftest import convert
 from tests.handmade import CONTEXT as SHORT

@@ -17,7 +17,8 @@ from nanogpt_lens.lens.convergence import measure_convergence
 from nanogpt_lens.lens.logit import logit_lens
 from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.results.lens import POINTS
-from nanogpt_lens.text.prompts import repeated_tokens, windows
+from nanogpt_lens.text.corpus import windows
+from nanogpt_lens.text.prompts import repeated_tokens
 from tests.conftest import convert
 from tests.handmade import VOCAB, WIDTH, handmade_model
 from tests.making import CHARS, content, random_state, write, write_meta

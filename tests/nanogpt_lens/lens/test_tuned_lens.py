@@ -24,7 +24,7 @@ from nanogpt_lens.lens.logit import logit_lens
 from nanogpt_lens.lens.tuned import Tuning, split, train_tuned_lens
 from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.results.lens import TunedLens, name_of
-from nanogpt_lens.text.prompts import windows
+from nanogpt_lens.text.corpus import windows
 from tests.conftest import convert
 from tests.making import random_state
 from tests.nanogpt_lens.neurons.stream_helpers import corpus, small_model
@@ -77,8 +77,8 @@ def test_held_out_kl_is_that_of_a_plain_loop():
             seed=0,
         ),
     )
-    assert [len(parts[name]) for name in ("train", "stop", "test")] == [1600, 200, 200]
-    assert torch.equal(torch.cat([parts[name] for name in ("train", "stop", "test")]), CORPUS)
+    assert [parts[name].n_tokens for name in ("train", "stop", "test")] == [1600, 200, 200]
+    assert torch.equal(torch.cat([parts[name].tokens(0, 10**6) for name in ("train", "stop", "test")]), CORPUS)
     tokens, gpt = windows(model(), CORPUS[1800:], seq_len=10, n=20), native()
     for layer, point, hook in [
         (0, "resid_pre", "blocks.0.hook_resid_pre"),

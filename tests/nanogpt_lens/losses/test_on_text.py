@@ -8,7 +8,9 @@ import torch
 from conversion.checkpoint import read_checkpoint
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.losses.on_text import in_context_learning_score
-from nanogpt_lens.text.prompts import own_text, repeated_tokens, windows
+from nanogpt_lens.text.corpus import windows
+from nanogpt_lens.text.from_model import own_text
+from nanogpt_lens.text.prompts import repeated_tokens
 from tests.conftest import convert
 from tests.handmade import handmade_model
 from tests.making import content, write

@@ -9,6 +9,8 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import has_hooks, loss_per_token, next_token_loss
 from nanogpt_lens.neurons import ablation
 from nanogpt_lens.neurons.ablation import ablate_neurons
+from nanogpt_lens.neurons.find import find_neurons
+from nanogpt_lens.neurons.search import search_neurons
 from nanogpt_lens.results import load_result
 from tests.handmade import handmade_model
 from tests.nanogpt_lens.neurons.neuron_helpers import lens_model, play, random_checkpoint
@@ -177,3 +179,19 @@ def test_a_class_that_the_sequences_drawn_do_not_hold(model):
     mask[-1] = True
     with pytest.raises(AnalysisError, match="a mask holds for 0 of 11 positions"):
         ablate_neurons(model, TEXT, [(0, 1)], predicate=mask, n=1, progress=False)
+
+
+def test_it_says_whether_the_neurons_were_chosen_on_this_text(model, tmp_path):
+    text, other = play(3000), play(3000, seed=9)
+    found = find_neurons(model, text[:2000], "upper_case", permutations=5, progress=False)
+    search = search_neurons(model, text[:2000], k=1, window=4, progress=False)
+    found.save(tmp_path / "found")
+    again = load_result(tmp_path / "found")
+    options = {"controls": 0, "n": 20, "progress": False}
+    for chosen in (found, search, again):
+        result = ablate_neurons(model, text, [(0, 3)], chosen_by=chosen, **options)
+        assert 0.6 < result.seen_share < 0.9
+        assert f"{result.seen_share:.0%} of this text the choice of neurons has seen before" in result.definition
+        new = ablate_neurons(model, other, [(0, 3)], chosen_by=chosen, **options)
+        assert new.seen_share < 0.3
+    assert ablate_neurons(model, text, [(0, 3)], **options).seen_share is None

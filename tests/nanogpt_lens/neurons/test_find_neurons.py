@@ -11,8 +11,7 @@ from nanogpt_lens.neurons import find
 from nanogpt_lens.neurons.activations import get_neuron_activations
 from nanogpt_lens.neurons.find import auroc, auroc_interval, find_neurons
 from nanogpt_lens.results import load_result
-from nanogpt_lens.text.drawing import drawn_sequences
-from nanogpt_lens.text.sequences import Sequences
+from nanogpt_lens.text.corpus import open_corpus
 from tests.handmade import handmade_model
 from tests.nanogpt_lens.neurons.neuron_helpers import lens_model, no_tokenizer, play, random_checkpoint
 
@@ -126,7 +125,7 @@ def test_the_interval_is_that_of_resampled_sequences():
 
 
 def test_a_sample_is_spread_over_the_corpus_and_seeded(model, activations):
-    tokens, at = drawn_sequences(Sequences(model, TEXT), 10, seed=1)
+    tokens, at = open_corpus(model, TEXT).sequences().drawn(10, seed=1)
     assert ((at[:, 0] // 12) // 4 == np.arange(10)).all()
     assert "".join(model.tokenizer.decode(tokens[3].tolist())) == "".join(TEXT[i] for i in at[3])
     result = find_neurons(model, TEXT, "vowel", sample=120, permutations=5, seed=1, progress=False)

@@ -10,7 +10,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, pre_t
 import nanogpt_lens as ngl
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.neurons.predicates import CLASSES, RULES, spans, token_class
-from nanogpt_lens.text.sequences import Sequences
+from nanogpt_lens.text.corpus import open_corpus
 from tests.making import content, write
 from tests.nanogpt_lens.neurons.neuron_helpers import lens_model, no_tokenizer, random_checkpoint
 
@@ -24,7 +24,7 @@ def model(tmp_path_factory):
 
 def marked(model, predicate, text=TEXT):
     """The text, other characters than those of the class as dots."""
-    mask, _ = token_class(model, text, Sequences(model, text), predicate)
+    mask, _ = token_class(model, open_corpus(model, text).sequences(), predicate)
     return "".join(char if inside else "." for char, inside in zip(text.replace("\n", "/"), mask, strict=True))
 
 
@@ -56,11 +56,11 @@ def test_rules_of_position(model):
     assert [i for i, char in enumerate(marked(model, "word_start")) if char != "."] == words
     ends = [match.end() - 1 for match in re.finditer(r"[A-Za-z']+", TEXT)]
     assert [i for i, char in enumerate(marked(model, "word_end")) if char != "."] == ends
-    mask, _ = token_class(model, TEXT, Sequences(model, TEXT), "sentence_end")
+    mask, _ = token_class(model, open_corpus(model, TEXT).sequences(), "sentence_end")
     assert [TEXT[i - 1 : i + 1] for i in mask.nonzero()[0]] == ["I!", "e."]
-    mask, _ = token_class(model, TEXT, Sequences(model, TEXT), "sentence_start")
+    mask, _ = token_class(model, open_corpus(model, TEXT).sequences(), "sentence_start")
     assert [TEXT[i : i + 3] for i in mask.nonzero()[0]] == ["Fir", "No:", "Who"]
-    mask, _ = token_class(model, TEXT, Sequences(model, TEXT), "line_end")
+    mask, _ = token_class(model, open_corpus(model, TEXT).sequences(), "line_end")
     assert [TEXT[i - 1 : i + 2] for i in mask.nonzero()[0]] == ["d:\n", "I!\n", "ot\n", "Y:\n", "e.\n", "o:\n"]
 
 
@@ -68,7 +68,7 @@ def test_every_named_class_is_usable(model):
     text = TEXT + "3"
     for name in [*CLASSES, *RULES]:
         if name != "digit":  # the 3 is among the model's characters
-            assert 0 < token_class(model, text, Sequences(model, text), name)[0].sum() < len(text)
+            assert 0 < token_class(model, open_corpus(model, text).sequences(), name)[0].sum() < len(text)
 
 
 def test_expressions_sets_functions_and_masks(model):
@@ -86,17 +86,17 @@ def test_expressions_sets_functions_and_masks(model):
 
 def test_the_whole_text_is_looked_at_not_the_sequences(model):
     text = "a" * 11 + "\n" + "b" * 12  # the newline ends the first sequence of 12
-    mask, _ = token_class(model, text, Sequences(model, text), "after_newline")
+    mask, _ = token_class(model, open_corpus(model, text).sequences(), "after_newline")
     assert mask.nonzero()[0].tolist() == [12]
 
 
 def test_rows_are_texts_of_their_own(model):
     ids = model.tokenizer.encode("ab\ncd\n")
     rows = torch.tensor(ids).view(2, 3)
-    mask, _ = token_class(model, rows, Sequences(model, rows), "line_start")
+    mask, _ = token_class(model, open_corpus(model, rows).sequences(), "line_start")
     assert mask.tolist() == [True, False, False, True, False, False]
     with pytest.raises(AnalysisError, match="after_newline holds for no token"):
-        token_class(model, rows, Sequences(model, rows), "after_newline")
+        token_class(model, open_corpus(model, rows).sequences(), "after_newline")
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +118,11 @@ def test_tokens_of_several_characters(subwords):
     pieces = [found[a:b] for a, b in zip(starts, ends, strict=True)]
     assert " Cat" in pieces
     assert pieces.count(" é") + pieces.count("é") >= 2
-    mask, _ = token_class(subwords, text, Sequences(subwords, text), "upper_case")
+    mask, _ = token_class(subwords, open_corpus(subwords, text).sequences(), "upper_case")
     assert [p for p, inside in zip(pieces, mask, strict=True) if inside] == [
         p for p in pieces if any(c.isupper() for c in p)
     ]
-    mask, _ = token_class(subwords, text, Sequences(subwords, text), "re:é")
+    mask, _ = token_class(subwords, open_corpus(subwords, text).sequences(), "re:é")
     assert mask.sum() >= 2
 
 
@@ -155,12 +155,12 @@ def test_spaces_that_a_tokenizer_puts_in_front(tmp_path):
 )
 def test_bad_input(model, predicate, message):
     with pytest.raises(AnalysisError, match=message):
-        token_class(model, TEXT, Sequences(model, TEXT), predicate)
+        token_class(model, open_corpus(model, TEXT).sequences(), predicate)
 
 
 def test_without_a_vocabulary_only_a_mask_works(tmp_path):
     model = no_tokenizer(random_checkpoint(tmp_path, meta=False))
     ids = torch.arange(20)
     with pytest.raises(AnalysisError, match="no vocabulary.*boolean mask"):
-        token_class(model, ids, Sequences(model, ids), "upper_case")
-    assert token_class(model, ids, Sequences(model, ids), ids > 15)[0].sum() == 4
+        token_class(model, open_corpus(model, ids).sequences(), "upper_case")
+    assert token_class(model, open_corpus(model, ids).sequences(), ids > 15)[0].sum() == 4

@@ -10,8 +10,8 @@ import torch
 import nanogpt_lens as ngl
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.reporting.making import RECIPES, SECTIONS, report
+from nanogpt_lens.text.corpus import windows
 from nanogpt_lens.text.datasets import shakespeare
-from nanogpt_lens.text.prompts import windows
 from tests.nanogpt_lens.reporting.report_helpers import read, section, small, text
 
 

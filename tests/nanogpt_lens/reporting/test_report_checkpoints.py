@@ -9,7 +9,7 @@ import nanogpt_lens as ngl
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.reporting.making import report
 from nanogpt_lens.reporting.sections.checkpoints import _log_spaced, checkpoints_of
-from nanogpt_lens.text.prompts import windows
+from nanogpt_lens.text.corpus import windows
 from tests.making import CHARS, content, write_meta
 from tests.nanogpt_lens.reporting.report_helpers import read, section, small, text
 

@@ -8,7 +8,7 @@ import torch
 import nanogpt_lens as ngl
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.reporting.making import report
-from nanogpt_lens.text.prompts import windows
+from nanogpt_lens.text.corpus import windows
 from tests.nanogpt_lens.reporting.report_helpers import read, section, small, text
 
 

@@ -24,7 +24,8 @@ from nanogpt_lens.model.loading import load
 from nanogpt_lens.neurons.statistics import neuron_statistics
 from nanogpt_lens.results import Trajectory, load_result
 from nanogpt_lens.runs.trajectory import trajectory
-from nanogpt_lens.text.prompts import own_text, repeated_tokens
+from nanogpt_lens.text.from_model import own_text
+from nanogpt_lens.text.prompts import repeated_tokens
 from tests.nanogpt_lens.neurons.stream_helpers import two_processes
 from tests.nanogpt_lens.runs.stage_helpers import CHARS, CONTEXT, NAMES, TEXT, make_run, task, write_stage
 

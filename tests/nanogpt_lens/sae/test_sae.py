@@ -113,10 +113,10 @@ class TestTraining:
     def test_every_activation_is_read_once_in_each_epoch_in_a_new_order(self, model):
         from nanogpt_lens.interventions.units import Units
         from nanogpt_lens.sae.training import _activations
-        from nanogpt_lens.text.sequences import Sequences
+        from nanogpt_lens.text.corpus import open_corpus
 
         ids = TEXT[:125]  # ten sequences of twelve, and one of five
-        sequences = Sequences(model, ids, batch_size=2)
+        sequences = open_corpus(model, ids).sequences(batch_size=2)
         source = _activations(model, Units(model, activation="resid_post", layers=[1]), sequences, 1, 0)
         epochs = [torch.cat([next(source) for _ in range(sequences.n_batches)]) for _ in range(2)]
         whole = [activations(model, ids[:120].view(-1, 12)).flatten(0, 1), activations(model, ids[None, 120:])[0]]
@@ -164,6 +164,10 @@ class TestTraining:
         from_folder = train_sae(model, tmp_path, layer=1, **SMALL)
         assert torch.equal(from_folder.W_dec, from_ids.W_dec)
         assert evaluate_sae(model, tmp_path, from_folder, n=5, progress=False).same_text is False
+        part = evaluate_sae(model, TEXT[100:400], from_folder, n=5, progress=False)
+        assert part.same_text is True
+        assert part.seen_share == 1
+        assert "100% of this text the autoencoder has seen before" in part.definition
 
     def test_is_silent(self, model, capfd):
         train_sae(model, TEXT, layer=1, **{**SMALL, "tokens": 1000})

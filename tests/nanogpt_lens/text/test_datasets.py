@@ -16,7 +16,7 @@ from conversion.errors import NanoGPTLensError, VocabularyError
 from conversion.fast_tokenizer import missing_tokenizer, tokenizer_for
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.core.errors import DataError
-from nanogpt_lens.model.encoding import encode_corpus
+from nanogpt_lens.model.encoding import encode_text
 from nanogpt_lens.text import datasets
 from nanogpt_lens.text.datasets import TextData, read_data, shakespeare, write_data
 
@@ -204,7 +204,7 @@ def test_a_megabyte_is_encoded_exactly_and_at_once(through):
     tokenizer = tokenizer_for(vocabulary, n_ctx=64, d_vocab=vocabulary.size)
     source = {"vocabulary": vocabulary, "tokenizer": tokenizer, "model": SimpleNamespace(tokenizer=tokenizer)}[through]
     started = time.perf_counter()
-    ids = encode_corpus(source, text)
+    ids = encode_text(source, text)
     assert time.perf_counter() - started < 0.5
     assert ids.dtype == torch.int64
     assert ids.shape == (10**6,)
@@ -215,7 +215,7 @@ def test_a_megabyte_is_encoded_exactly_and_at_once(through):
 def test_the_tokenizer_and_the_vocabulary_encode_alike():
     vocabulary = CharVocabulary(tuple(sorted(set(TEXT))))
     tokenizer = tokenizer_for(vocabulary, n_ctx=10**6, d_vocab=vocabulary.size)
-    assert encode_corpus(tokenizer, TEXT).tolist() == tokenizer(TEXT)["input_ids"]
+    assert encode_text(tokenizer, TEXT).tolist() == tokenizer(TEXT)["input_ids"]
 
 
 def test_any_other_tokenizer_adds_no_special_token():
@@ -224,15 +224,15 @@ def test_any_other_tokenizer_adds_no_special_token():
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", unk_token="<unk>", model_max_length=4)
     assert tokenizer("to be")["input_ids"] == [0, 1, 2]
-    assert encode_corpus(tokenizer, "to be " * 5).tolist() == [1, 2] * 5
-    assert encode_corpus(SimpleNamespace(tokenizer=tokenizer), "be").tolist() == [2]
+    assert encode_text(tokenizer, "to be " * 5).tolist() == [1, 2] * 5
+    assert encode_text(SimpleNamespace(tokenizer=tokenizer), "be").tolist() == [2]
 
 
 def test_text_that_cannot_be_encoded_is_refused():
     vocabulary = CharVocabulary(("a", "b"))
     with pytest.raises(VocabularyError, match="character 'x'"):
-        encode_corpus(vocabulary, "abxa")
+        encode_text(vocabulary, "abxa")
     with pytest.raises(VocabularyError, match="no meta anywhere"):
-        encode_corpus(SimpleNamespace(tokenizer=missing_tokenizer("no meta anywhere", n_ctx=8, d_vocab=2)), "ab")
+        encode_text(SimpleNamespace(tokenizer=missing_tokenizer("no meta anywhere", n_ctx=8, d_vocab=2)), "ab")
     with pytest.raises(VocabularyError, match="SimpleNamespace has no tokenizer"):
-        encode_corpus(SimpleNamespace(tokenizer=None), "ab")
+        encode_text(SimpleNamespace(tokenizer=None), "ab")

@@ -162,7 +162,10 @@ def test_where_it_is_never_right(tmp_path):
         ({"seq_len": 12}, "seq_len is 12; expected 2 to 11"),
         ({"seq_len": 4, "away": 4}, "away is 4; expected less than the prompt's 4"),
         ({"n": 0}, "n is 0"),
-        ({"seq_len": 11, "corpus": torch.tensor([1, 2, 3])}, "the text has 3 tokens; expected at least 12"),
+        (
+            {"seq_len": 11, "corpus": torch.tensor([1, 2, 3])},
+            "the corpus has 3 tokens; expected at least one window of 12",
+        ),
         ({"corpus": torch.tensor([1, 2, 99] * 30)}, "token 99; expected ids from 0 to 8"),
     ],
 )

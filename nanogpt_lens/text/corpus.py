@@ -1,0 +1,212 @@
+"""What a corpus is: whether something is a text, a path, a `.bin`, a folder, ids or rows is decided here alone.
+
+`open_corpus` takes what a user gives and returns an `OpenedCorpus`, which has the ids, a name for definitions and
+provenance, a fingerprint, windows drawn at random, and sequences to read from end to end. Files are read piece by
+piece: a `.bin` as it is, a text by way of a temporary file of ids that is deleted when it is no longer needed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, overload
+
+import numpy as np
+from torch import Tensor
+
+from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, read_vocabulary
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError, DataError
+from nanogpt_lens.model.access import Hooked, check_model, device_of
+from nanogpt_lens.model.encoding import encode_text
+from nanogpt_lens.text.datasets import TextData
+from nanogpt_lens.text.files import BIN_ID, EXPECTED, read_text, text_pieces
+from nanogpt_lens.text.ids import TokenIds, ids_in_file, ids_in_memory, ids_of_bin
+from nanogpt_lens.text.opened import ModelText, Opened, OpenedCorpus
+
+Corpus: TypeAlias = str | Path | TextData | Tensor | np.ndarray
+"""What can be opened: a text, the path of a text file, of a `.bin` or of a nanoGPT data folder, or token ids [tokens].
+
+A string that names an existing file or folder is a path. A folder or `TextData` stands for its validation part. Ids
+[example, pos] are texts of their own.
+"""
+
+Part: TypeAlias = Literal["train", "val"]
+"""Which part of a data folder or of `TextData`; a text, a file and ids have no parts."""
+
+_UNNAMED = "the given corpus"
+_IN_MEMORY = 2**24  # bytes of an encoded text that are not written to a file
+
+
+@overload
+def open_corpus(model: Hooked, corpus: Corpus, *, part: Part = "val") -> OpenedCorpus: ...
+
+
+@overload
+def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> Opened: ...
+
+
+def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> Opened:
+    """What a user gives as a corpus, as ids of the model.
+
+    Args:
+        model: for its vocabulary, context and device.
+        corpus: see `Corpus`; None for text that the model writes itself.
+        part: of a data folder or `TextData`.
+
+    Raises:
+        AnalysisError: something else, or tokens that were prepared with another vocabulary.
+        DataError, VocabularyError: a file that cannot be read, a text that cannot be encoded.
+    """
+    check_model(model)
+    if corpus is None:
+        return ModelText(model=model)
+    given = _path_or_text(corpus)
+    path = _file_of(given, part) if isinstance(given, Path) else None
+    row_length = None
+    if path is not None:
+        ids = _ids_of_file(model, path)
+    elif isinstance(given, str):
+        ids = ids_in_memory(encode_text(model, given))
+    elif isinstance(given, TextData):
+        ids = ids_in_memory(_ids_of_data(model, given, part))
+    else:
+        array = _integers(given)
+        row_length = int(array.shape[1]) if array.ndim == 2 else None
+        ids = ids_in_memory(array.reshape(-1))
+    kind = "text" if isinstance(given, str) else "ids"
+    return OpenedCorpus(
+        ids=ids,
+        name=name_of(given),
+        origin=str(path) if path is not None else f"the corpus ({kind}, {ids.n} tokens)",
+        title=str(path) if path is not None else "the corpus",
+        d_vocab=int(model.cfg.d_vocab),
+        n_ctx=int(model.cfg.n_ctx),
+        device=device_of(model),
+        row_length=row_length,
+    )
+
+
+def windows(model: Hooked, corpus: Corpus | None, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
+    """Windows of a corpus, or texts that the model writes: ids [up to n, seq_len], see `Opened.windows`."""
+    return open_corpus(model, corpus).windows(seq_len=seq_len, n=n, seed=seed)
+
+
+def text_sample(model: Hooked, corpus: Corpus | None, *, seq_len: int | None, n: int, seed: int) -> tuple[Tensor, str]:
+    """At least two windows of at least two tokens, ids [up to n, seq_len], and in words what they are.
+
+    Without a `seq_len` they have that of the context, at most 128 tokens.
+
+    Raises:
+        AnalysisError: fewer than two sequences or two tokens, or a corpus that does not fit the model.
+    """
+    check_model(model)
+    length = min(model.cfg.n_ctx, 128) if seq_len is None else seq_len
+    check_whole(n=n, seq_len=length, seed=seed)
+    if n < 2 or length < 2:
+        raise AnalysisError(f"{n} sequences of {length} tokens were asked for; expected at least 2 of 2")
+    opened = open_corpus(model, corpus)
+    return opened.windows(seq_len=length, n=n, seed=seed), opened.windows_name
+
+
+def name_of(corpus: Corpus) -> str:
+    """What definitions call a corpus: the name of its file, folder or data set, or "the given corpus"."""
+    corpus = _path_or_text(corpus)
+    return corpus.name or str(corpus) if isinstance(corpus, Path | TextData) else _UNNAMED
+
+
+def path_of(corpus: Corpus | None) -> Path | None:
+    """The path of a corpus that was given as one."""
+    corpus = None if corpus is None else _path_or_text(corpus)
+    return corpus if isinstance(corpus, Path) else None
+
+
+def is_path(text: str) -> bool:
+    """Whether a string names a file that is there, or is written like one."""
+    if "\n" in text or len(text) > 1000 or not text.strip():
+        return False
+    return os.path.exists(os.path.expanduser(text)) or text.endswith((".txt", ".bin"))
+
+
+def _path_or_text(corpus: Corpus) -> Corpus:
+    if isinstance(corpus, Path) or (isinstance(corpus, str) and is_path(corpus)):
+        return Path(corpus).expanduser()
+    return corpus
+
+
+def _file_of(path: Path, part: Part) -> Path:
+    """The file that a path leads to: of a data folder that of the part.
+
+    Raises:
+        DataError: there is none.
+    """
+    if path.is_dir():
+        missing = [f"{name}.bin" for name in ("train", "val") if not (path / f"{name}.bin").is_file()]
+        if f"{part}.bin" in missing:
+            raise DataError(
+                f"{path} has no {' and no '.join(missing)}; expected {EXPECTED}: run nanoGPT's prepare.py for this "
+                "data set, or give the text file itself"
+            )
+        return path / f"{part}.bin"
+    if not path.exists():
+        raise DataError(f"{path} does not exist; expected {EXPECTED}")
+    return path
+
+
+def _ids_of_file(model: Hooked, path: Path) -> TokenIds:
+    """A `.bin` or a text as ids; the text by way of a temporary file without a name, so that any size fits."""
+    encoder = getattr(getattr(model, "tokenizer", None), "encoder", None)
+    if path.suffix == ".bin":
+        _check_vocabulary(encoder, path)
+        return ids_of_bin(path)
+    if not isinstance(encoder, CharVocabulary):  # what a token is may depend on all of the text
+        return ids_in_memory(encode_text(model, read_text(path)[0]))
+    dtype = BIN_ID if encoder.size <= 2**16 else np.dtype("<u4")
+    out = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115 - it lives as long as the ids
+    n = 0
+    for piece in text_pieces(path):
+        ids = encode_text(encoder, piece).numpy().astype(dtype)
+        out.write(ids.tobytes())
+        n += len(ids)
+    return ids_in_file(out, n, dtype)
+
+
+def _check_vocabulary(encoder: Any, path: Path) -> None:
+    """Raise AnalysisError where the folder of a `.bin` has other characters than the model."""
+    named = [path.parent / name for name in (META_NAME, TOKENIZER_NAME) if (path.parent / name).is_file()]
+    if not named or not isinstance(encoder, CharVocabulary):
+        return
+    theirs = read_vocabulary(named[0], 2**16)
+    if not isinstance(theirs, CharVocabulary) or tuple(theirs.chars) != tuple(encoder.chars):
+        raise AnalysisError(
+            f"{path} was prepared with another vocabulary ({named[0]}) than the model's; expected the same: give the "
+            "text itself, or the model's own data"
+        )
+
+
+def _ids_of_data(model: Hooked, data: TextData, part: Part) -> Tensor | np.ndarray:
+    """One part of some data; encoded anew where the data have another vocabulary, whose ids mean other characters.
+
+    Raises:
+        VocabularyError: a character that the model's vocabulary does not have.
+    """
+    ids = data.train if part == "train" else data.val
+    theirs, encoder = data.vocabulary, getattr(getattr(model, "tokenizer", None), "encoder", None)
+    if not isinstance(theirs, CharVocabulary) or not isinstance(encoder, CharVocabulary):
+        return ids
+    return ids if tuple(theirs.chars) == tuple(encoder.chars) else encode_text(model, theirs.decode(ids))
+
+
+def _integers(ids: Any) -> Tensor | np.ndarray:
+    """Ids [tokens] or [example, pos] as they were given.
+
+    Raises:
+        AnalysisError: they are something else.
+    """
+    kind = str(ids.dtype).removeprefix("torch.") if isinstance(ids, Tensor | np.ndarray) else ""
+    if not kind.startswith(("int", "uint")) or ids.ndim not in (1, 2):
+        raise AnalysisError(
+            f"the corpus is a {type(ids).__name__}; expected text, a path, or integer ids [tokens] or [example, pos]"
+        )
+    return ids

@@ -1,0 +1,201 @@
+"""An opened corpus: its ids, its names, and what is drawn from it; `open_corpus` makes it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.access import Hooked
+from nanogpt_lens.text.from_model import OWN_TEXT, own_text
+from nanogpt_lens.text.ids import TokenIds, check_ids
+from nanogpt_lens.text.seen import share_seen, trace_of
+from nanogpt_lens.text.sequences import Sequences
+
+_BATCH_TOKENS = 4096
+_PIECE = 2**22
+
+
+class Opened(ABC):
+    """Text that sequences can be drawn from: a corpus, or what the model writes itself.
+
+    Attributes:
+        name: what definitions call it: a file's or data set's name, "the given corpus", or what the model's text is.
+    """
+
+    name: str
+
+    @abstractmethod
+    def windows(self, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
+        """Sequences drawn at random: ids [up to n, seq_len] on the model's device.
+
+        Raises:
+            AnalysisError: sequences longer than the context or the text, `n` below 1, ids outside the vocabulary.
+        """
+
+    @property
+    @abstractmethod
+    def windows_name(self) -> str:
+        """What the windows are, in words."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelText(Opened):
+    """What the model writes itself."""
+
+    model: Hooked
+    name: str = "the model's own text"
+
+    def windows(self, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
+        """Texts drawn from the model, see `own_text`."""
+        return own_text(self.model, seq_len=seq_len, n=n, seed=seed)
+
+    @property
+    def windows_name(self) -> str:
+        """What they are, in words."""
+        return OWN_TEXT
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OpenedCorpus(Opened):
+    """A corpus as the ids of one model.
+
+    Attributes:
+        ids: all of them, one text after the other.
+        name: what definitions call it: a file's or data set's name, or "the given corpus".
+        origin: what provenance calls it: the path, or the kind and the number of tokens.
+        title: what messages call it: the path, or "the corpus".
+        d_vocab, n_ctx, device: of the model.
+        row_length: tokens of each text, where the corpus is ids [example, pos]; None where it is one text.
+    """
+
+    ids: TokenIds
+    name: str
+    origin: str
+    title: str
+    d_vocab: int
+    n_ctx: int
+    device: torch.device
+    row_length: int | None = None
+
+    @property
+    def n_tokens(self) -> int:
+        """Of all texts."""
+        return self.ids.n
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the ids: [tokens], or [example, pos]."""
+        return (self.n_tokens,) if self.row_length is None else (self.n_rows, self.row_length)
+
+    @property
+    def n_rows(self) -> int:
+        """How many texts there are."""
+        return 1 if self.row_length is None else self.n_tokens // max(1, self.row_length)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the ids: equal for the same text, however it was given."""
+        return self.ids.fingerprint
+
+    def trace(self) -> Tensor:
+        """What something that has read this corpus keeps of it, see `nanogpt_lens.text.seen`."""
+        return trace_of(self.ids)
+
+    def share_seen(self, trace: Tensor | None) -> float | None:
+        """The share of this corpus, from 0 to 1, that what has this trace has read; None where that is unknown."""
+        return None if trace is None else share_seen(self.ids, trace)
+
+    @property
+    def windows_name(self) -> str:
+        """What the windows are, in words."""
+        return f"windows of {self.name}"
+
+    def tokens(self, start: int, stop: int) -> Tensor:
+        """The ids [tokens] from index `start` to `stop`, on the CPU.
+
+        Raises:
+            AnalysisError: one is outside the model's vocabulary.
+        """
+        ids = self.ids.tokens(start, stop)
+        check_ids(self.d_vocab, ids, self.title)
+        return ids
+
+    def check_all(self) -> None:
+        """Raise AnalysisError where any id is outside the model's vocabulary; they are read in pieces."""
+        for start in range(0, self.n_tokens, _PIECE):
+            self.tokens(start, start + _PIECE)
+
+    def at(self, starts: list[int], seq_len: int) -> Tensor:
+        """The ids [start, seq_len] from each index on, on the model's device."""
+        rows = [self.tokens(start, start + seq_len) for start in starts]
+        return torch.stack(rows).to(self.device)
+
+    def between(self, start: int, stop: int) -> OpenedCorpus:
+        """A consecutive part: tokens `start` to `stop` of one text, or so many of the rows."""
+        step = self.row_length or 1
+        return replace(self, ids=self.ids.between(start * step, stop * step))
+
+    def windows(self, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
+        """Windows that do not overlap, drawn at random: ids [up to n, seq_len]; of rows, their beginnings."""
+        if not isinstance(seq_len, int) or not 1 <= seq_len <= self.n_ctx:
+            raise AnalysisError(
+                f"windows of {seq_len} tokens were asked for; expected 1 to {self.n_ctx}, the model's context"
+            )
+        check_whole(1, n=n)
+        step, count = seq_len, self.n_tokens // seq_len
+        if self.row_length is not None:
+            step, count = self.row_length, self.n_rows
+            if step < seq_len:
+                raise AnalysisError(
+                    f"{self.title} has sequences of {step} tokens; expected at least {seq_len}: give a smaller seq_len"
+                )
+        if count < 1:
+            raise AnalysisError(
+                f"{self.title} has {self.n_tokens} tokens; expected at least one window of {seq_len}: give a longer "
+                "text, or a smaller seq_len"
+            )
+        chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:n].sort().values
+        return self.at([i * step for i in chosen.tolist()], seq_len)
+
+    def sequences(self, *, seq_len: int | None = None, batch_size: int | None = None, least: int = 1) -> Sequences:
+        """All of the corpus, cut into sequences that are read one batch after the other.
+
+        Args:
+            seq_len: tokens of a sequence; None for the context, or the length of the rows.
+            batch_size: sequences of a batch; None for some 4,096 tokens.
+            least: tokens that the corpus must have.
+
+        Raises:
+            AnalysisError: longer than the context, another length than the rows', a corpus that is too short.
+        """
+        for option, value in (("seq_len", seq_len), ("batch_size", batch_size)):
+            if value is not None:
+                check_whole(1, **{option: value})
+        row = self.row_length
+        length = int(seq_len or min(row or self.n_ctx, self.n_ctx))
+        if length > self.n_ctx or (row is not None and row != length):
+            asked = f"rows of {row} tokens" if row is not None else f"seq_len={seq_len}"
+            raise AnalysisError(
+                f"the corpus was given with {asked}; expected at most {self.n_ctx}, the model's context"
+                + ("" if row is None else ", and no other seq_len")
+            )
+        if self.n_tokens < least:
+            raise AnalysisError(
+                f"{self.title} has {self.n_tokens} tokens; expected at least {least}"
+                + (", one window" if least > 1 else "")
+                + ": give a longer text"
+            )
+        return Sequences(
+            ids=self.ids,
+            seq_len=length,
+            batch_size=int(batch_size or max(1, _BATCH_TOKENS // length)),
+            name=self.origin,
+            d_vocab=self.d_vocab,
+            device=self.device,
+            text_length=row or self.n_tokens,
+        )

@@ -1,0 +1,104 @@
+"""What a task is: sequences that follow from a seed, with the positions marked where induction is required."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from conversion.atomic import write_text
+from conversion.vocabulary import CharVocabulary
+
+TASK_NAME = "task.json"
+"""The file that a run keeps its task in."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TaskSequences:
+    """Sequences, and where they call for induction.
+
+    Attributes:
+        tokens: ids of shape [example, pos], int64.
+        required: boolean, of the same shape: the token after this position follows for certain from what came
+            after an earlier occurrence of the token here, and from nothing else.
+        unseen: boolean, of the same shape: the same kind of position, but nothing like it came earlier.
+    """
+
+    tokens: np.ndarray
+    required: np.ndarray
+    unseen: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task(ABC):
+    """What a model can be trained on instead of a text.
+
+    Attributes:
+        vocabulary: the characters.
+        name: what nanoGPT calls the `dataset`.
+        text_sha256: of the text that the statistics are from, None without one.
+    """
+
+    vocabulary: CharVocabulary
+    name: str
+    text_sha256: str | None = None
+
+    kind: ClassVar[str]
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of a model for this task."""
+        return self.vocabulary.size
+
+    @abstractmethod
+    def draw(self, n: int, seq_len: int, generator: np.random.Generator) -> TaskSequences:
+        """`n` sequences of `seq_len` tokens; the generator's state decides which.
+
+        Raises:
+            DataError: `seq_len` is too small for this kind of task.
+        """
+
+    @abstractmethod
+    def refuse_shorter_than(self, block_size: int) -> None:
+        """Check that the task makes sense in a context of `block_size` tokens.
+
+        Raises:
+            DataError: it does not.
+        """
+
+    @abstractmethod
+    def _plain(self) -> dict[str, Any]:
+        """What this kind of task has beside the fields of all."""
+
+    def to_json(self) -> str:
+        """The task as JSON, the same text for the same task."""
+        common = {"format": 1, "task": self.kind, "name": self.name, "text_sha256": self.text_sha256}
+        return json.dumps({**common, "characters": list(self.vocabulary.chars), **self._plain()}) + "\n"
+
+    @property
+    def sha256(self) -> str:
+        """Of the task itself."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def save(self, folder: Path) -> Path:
+        """Write `task.json`, in one step."""
+        write_text(folder / TASK_NAME, self.to_json())
+        return folder / TASK_NAME
+
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint says of what it was trained on."""
+        options = {k: v for k, v in self._plain().items() if isinstance(v, int | float | str)}
+        return {
+            "dataset": self.name,
+            "task": self.kind,
+            **options,
+            "text_sha256": self.text_sha256,
+            "task_sha256": self.sha256,
+            "train_tokens": 0,  # made as they are needed
+            "val_tokens": 0,
+        }
