@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from nanogpt_lens.core.errors import AnalysisError
 
 Activation: TypeAlias = Literal[
-    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "mlp_post"
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "k", "v", "pattern", "mlp_post", "mlp_pre"
 ]
 """An activation that can be patched, by TransformerLens' name without `hook_`."""
 

@@ -20,9 +20,10 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import bootstrap
 from nanogpt_lens.directions.find import checked_direction
+from nanogpt_lens.interventions.applying import SourceValues, apply, edits_of
+from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.units import checked_layers
 from nanogpt_lens.model.access import (
-    Edit,
     Hooked,
     check_model,
     evaluating,
@@ -78,13 +79,9 @@ def steer(
         AnalysisError: not a direction of the model, no such layer or activation, a scale that is not finite; while
             running: a position that the text does not have.
     """
-    edit = _adding(_checked(model, direction, scale), positions)
-    name = _hook_name(model, layer, activation)
-
-    def hook(value: Tensor, hook: Any = None) -> Tensor | None:
-        return edit(value)
-
-    with model.hooks(fwd_hooks=[(name, hook)]):
+    vector = _checked(model, direction, scale)
+    _hook_name(model, layer, activation)  # it is one of the streams
+    with apply(model, _added(activation, layer, vector, scale, positions)):
         yield model
 
 
@@ -139,7 +136,8 @@ def steering_effect(
     check_whole(2, seq_len=seq_len)
     text = windows(model, corpus, seq_len=seq_len, n=n, seed=seed)
     steered = [vector, *_random(vector, controls, seed)]
-    found = _measured(model, text, name, steered, factors, ids, progress)  # [direction, scale, score, sequence]
+    grid = [[_added(activation, layer, one, scale) for scale in factors] for one in steered]
+    found = _scores_of(model, text, grid, ids, progress)  # [direction, scale, score, sequence]
     means = found.mean(-1)
     interval = bootstrap(found[0], seed=seed)
     texts = [repr(label) for label in token_labels(model, torch.tensor(ids, dtype=torch.long))]
@@ -174,39 +172,38 @@ def steering_effect(
     )
 
 
-def _measured(
-    model: Hooked,
-    text: Tensor,
-    name: str,
-    directions: Sequence[Tensor],
-    scales: Sequence[float],
-    ids: Sequence[int],
-    progress: bool,
+def _added(activation: Stream, layer: int, direction: Tensor, scale: float, pos: Any = None) -> Intervention:
+    """The intervention that adds a direction."""
+    return Intervention(activation, layer=layer, pos=pos, source={"add": direction, "scale": scale})
+
+
+def _scores_of(
+    model: Hooked, text: Tensor, grid: Sequence[Sequence[Intervention]], ids: Sequence[int], progress: bool
 ) -> Tensor:
-    """Each sequence's scores [direction, scale, score, sequence]."""
+    """Each sequence's scores [direction, scale, score, sequence] under interventions [direction, scale]."""
+    edits = [edits_of([one], SourceValues(), model.cfg.n_layers) for row in grid for one in row]
     parts = []
-    total = len(text) * (1 + len(directions) * len(scales))
+    total = len(text) * (1 + len(edits))
     with evaluating(model), tqdm(total=total, unit="sequence", desc="steering", delay=1, disable=not progress) as bar:
         for rows in batches(model, text):
             tokens = text[rows]
             plain = run(model, tokens)
             loss = next_token_loss(plain, tokens).mean(-1)
             before = log_probs(plain)
-            grid = []
-            for vector in directions:
-                for scale in scales:
-                    logits = run(model, tokens, {name: _adding(scale * vector, None)})
-                    after = log_probs(logits)
-                    own = next_token_loss(logits, tokens).mean(-1)
-                    columns = [own, own - loss, kl(before, after).mean(-1)]
-                    for i in ids:
-                        p = after[..., i].exp().mean(-1)
-                        columns += [p, p - before[..., i].exp().mean(-1)]
-                    grid.append(torch.stack(columns))
-                    bar.update(len(tokens))
+            scores = []
+            for edit in edits:
+                logits = run(model, tokens, edit)
+                after = log_probs(logits)
+                steered_loss = next_token_loss(logits, tokens).mean(-1)
+                columns = [steered_loss, steered_loss - loss, kl(before, after).mean(-1)]
+                for i in ids:
+                    p = after[..., i].exp().mean(-1)
+                    columns += [p, p - before[..., i].exp().mean(-1)]
+                scores.append(torch.stack(columns))
+                bar.update(len(tokens))
             bar.update(len(tokens))
-            parts.append(torch.stack(grid).double().cpu())
-    return torch.cat(parts, -1).unflatten(0, (len(directions), len(scales)))
+            parts.append(torch.stack(scores).double().cpu())
+    return torch.cat(parts, -1).unflatten(0, (len(grid), -1))
 
 
 def _random(vector: Tensor, n: int, seed: int) -> list[Tensor]:
@@ -216,32 +213,11 @@ def _random(vector: Tensor, n: int, seed: int) -> list[Tensor]:
     return list(noise / noise.norm(dim=1, keepdim=True) * centred(vector, 0).norm())
 
 
-def _adding(vector: Tensor, positions: Sequence[int] | int | None) -> Edit:
-    """Adds a vector [d_model] at some positions of an activation [example, pos, d_model]."""
-    wanted = [positions] if isinstance(positions, int) else positions if positions is None else list(positions)
-
-    def edit(value: Tensor) -> Tensor:
-        added = vector.to(value)
-        if wanted is None:
-            return value + added
-        n = value.shape[1]
-        for position in wanted:
-            if isinstance(position, bool) or not isinstance(position, int) or not -n <= position < n:
-                raise AnalysisError(
-                    f"there is no position {position!r} to steer in {n} tokens; expected {-n} to {n - 1}"
-                )
-        changed = value.clone()
-        changed[:, sorted({position % n for position in wanted})] += added
-        return changed
-
-    return edit
-
-
 def _checked(model: Hooked, direction: Tensor | Sequence[float], scale: float) -> Tensor:
     check_model(model)
     if not _is_number(scale):
         raise AnalysisError(f"scale is {scale!r}; expected a finite number")
-    return scale * checked_direction(model, direction)
+    return checked_direction(model, direction)
 
 
 def _hook_name(model: Hooked, layer: int, activation: str) -> str:

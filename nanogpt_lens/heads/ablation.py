@@ -6,9 +6,6 @@ tokens after another sequence. Heads that cause it take it away when they go; ra
 
 from __future__ import annotations
 
-import itertools
-import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -17,11 +14,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
-from nanogpt_lens.core.choices import Ablation, check_choice
+from nanogpt_lens.core.choices import Ablation, Source, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import bootstrap
 from nanogpt_lens.heads.induction import prefix_matching, repeated_and_unrepeated
-from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, loss_per_token, provenance, record
+from nanogpt_lens.interventions.applying import SourceValues, edits_of
+from nanogpt_lens.interventions.controls import control_sets
+from nanogpt_lens.interventions.grammar import layer_and_index
+from nanogpt_lens.interventions.intervention import Intervention
+from nanogpt_lens.interventions.sites import KINDS
+from nanogpt_lens.interventions.sources import mean_activations
+from nanogpt_lens.model.access import Hooked, check_model, evaluating, loss_per_token, provenance, record
 from nanogpt_lens.results import Scores
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, name_of
@@ -29,10 +32,11 @@ from nanogpt_lens.text.corpus import Corpus, name_of
 Head: TypeAlias = tuple[int, int]
 """(layer, head)."""
 
+Z = KINDS["z"]
+
 THRESHOLD = 0.4
 """Prefix matching from which on a head is suspected, as in ARENA's exercises."""
 
-_WRITTEN = re.compile(r"L?(\d+)(?:\.|H)(\d+)", re.IGNORECASE)
 _SCORES = ("repeated_loss", "unrepeated_loss", "gain", "gain_lost", "controls_as_strong")
 _REPLACEMENTS = {
     "zero": "zero",
@@ -96,7 +100,7 @@ def ablate_induction_heads(
     check_whole(seed=seed, controls=controls)
     options = {"seq_len": seq_len, "n": n, "seed": seed}
     chosen = _suspected(prefix_matching(model, corpus, **options)) if heads is None else _checked(model, heads)
-    drawn = _control_sets(model, chosen, controls, seed)
+    drawn = control_sets(chosen, range(model.cfg.n_layers), model.cfg.n_heads, n=controls, seed=seed)
     sets: list[Sequence[Head]] = [(), chosen, *drawn]
     both = repeated_and_unrepeated(model, corpus, **options)
     if source == "resample" and len(both[0]) < 4:
@@ -159,8 +163,7 @@ def _checked(model: Hooked, heads: Any) -> list[Head]:
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     pairs: list[Head] = []
     for head in heads:
-        written = _WRITTEN.fullmatch(head.strip()) if isinstance(head, str) else None
-        match tuple(map(int, written.groups())) if written else head:
+        match layer_and_index(head, "head"):
             case (int(layer), int(index)) if 0 <= layer < n_layers and 0 <= index < n_heads:
                 pairs.append((layer, index))
             case _:
@@ -173,32 +176,13 @@ def _checked(model: Hooked, heads: Any) -> list[Head]:
     return pairs
 
 
-def _control_sets(model: Hooked, heads: Sequence[Head], controls: int, seed: int) -> list[tuple[Head, ...]]:
-    """Different sets of as many heads, none of them in `heads`."""
-    every = itertools.product(range(model.cfg.n_layers), range(model.cfg.n_heads))
-    others = [head for head in every if head not in heads]
-    size = len(heads)
-    if controls and len(others) < size:
-        raise AnalysisError(
-            f"{size} heads are to be ablated, and {len(others)} are left, too few for a control set of {size}; "
-            "give fewer heads, or controls=0"
-        )
-    if math.comb(len(others), size) <= controls:
-        return list(itertools.combinations(others, size))
-    generator = torch.Generator().manual_seed(seed)
-    found: dict[tuple[Head, ...], None] = {}
-    while len(found) < controls:
-        picked = torch.randperm(len(others), generator=generator)[:size].sort().values
-        found[tuple(others[i] for i in picked.tolist())] = None
-    return list(found)
-
-
 def _second_half_losses(
     model: Hooked, both: tuple[Tensor, Tensor], sets: Sequence[Sequence[Head]], source: Ablation, progress: bool
 ) -> list[Tensor]:
     """For each kind of sequence the losses [set, sequence], means over the second half without its first token."""
-    names = {layer: f"blocks.{layer}.attn.hook_z" for layer in sorted({layer for heads in sets for layer, _ in heads})}
-    means = mean_z(model, both, names) if source == "mean" else {}
+    names = dict.fromkeys((Z.hook_name(layer) for layer in sorted({layer for heads in sets for layer, _ in heads})), Z)
+    means = mean_activations(model, both, names) if source == "mean" else {}
+    replaced = [heads_replaced(heads, "other" if source == "resample" else source) for heads in sets]
     start = both[0].shape[1] // 2
     results = []
     others = both[1].roll(len(both[1]) // 2, dims=0)
@@ -206,10 +190,11 @@ def _second_half_losses(
         for tokens in both:
             pieces = []
             for rows in batches(model, tokens):
-                values = read_z(model, others[rows], names) if source == "resample" else means
+                kept = record(model, others[rows], names) if source == "resample" else {}
+                values = SourceValues(mean=means, other=kept)
                 part = []
-                for heads in sets:
-                    edits = {names[layer]: replace_z(heads, layer, values) for layer, _ in heads}
+                for some in replaced:
+                    edits = edits_of(some, values, model.cfg.n_layers)
                     part.append(loss_per_token(model, tokens[rows], edits)[:, start:].double().mean(1))
                     bar.update(len(part[-1]))
                 pieces.append(torch.stack(part))
@@ -217,33 +202,12 @@ def _second_half_losses(
     return results
 
 
-def replace_z(heads: Sequence[Head], layer: int, values: dict[int, Tensor]) -> Edit:
-    """Puts other values by layer, or zeros where there are none, in the place of the z of this layer's heads."""
-    own = [head for at, head in heads if at == layer]
-
-    def edit(z: Tensor) -> Tensor:
-        changed = z.clone()
-        changed[:, :, own] = values[layer][..., own, :].to(z.dtype) if values else 0.0
-        return changed
-
-    return edit
-
-
-def read_z(model: Hooked, tokens: Tensor, names: dict[int, str]) -> dict[int, Tensor]:
-    """By layer, every head's output [example, pos, head, d_head]."""
-    found = record(model, tokens, names.values())
-    return {layer: found[name] for layer, name in names.items()}
-
-
-def mean_z(model: Hooked, sequences: Sequence[Tensor], names: dict[int, str]) -> dict[int, Tensor]:
-    """By layer, every head's mean output [head, d_head] over all positions of all of `sequences`."""
-    sums: dict[int, Tensor] = {}
-    for tokens in sequences:
-        for rows in batches(model, tokens):
-            for layer, z in read_z(model, tokens[rows], names).items():
-                sums[layer] = sums.get(layer, 0) + z.double().sum((0, 1))
-    count = sum(tokens.numel() for tokens in sequences)
-    return {layer: total / count for layer, total in sums.items()}
+def heads_replaced(heads: Sequence[Head], source: Source) -> list[Intervention]:
+    """The interventions that replace the output z of some heads at all positions."""
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in heads:
+        by_layer.setdefault(layer, []).append(head)
+    return [Intervention("z", layer=layer, head=tuple(some), source=source) for layer, some in by_layer.items()]
 
 
 def _with_column(values: Tensor, fill: float) -> Tensor:

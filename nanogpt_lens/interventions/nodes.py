@@ -1,4 +1,4 @@
-"""The nodes of a model's graph that path patching speaks of, and how they are written.
+"""The nodes of a model's graph that path patching speaks of, written as `grammar` says.
 
 Senders are what writes into the residual stream: "embed", heads ("0.1" is head 1 of layer 0, also
 "L0H1"), MLPs ("mlp0"). Receivers are what reads it: a head's "1.0.q", "1.0.k", "1.0.v" ("1.0" is
@@ -7,19 +7,17 @@ all three), an MLP, and "logits".
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.grammar import read_place
 from nanogpt_lens.model.access import Hooked
 
 Nodes: TypeAlias = str | tuple[int, int] | Sequence[str | tuple[int, int]]
 """One node, or several that are patched together; a pair is the head (layer, head)."""
 
-_HEAD = re.compile(r"(?:L?(\d+)(?:\.|H)(\d+))(?:\.([qkv]))?", re.IGNORECASE)
-_MLP = re.compile(r"(?:mlp|m)[ .]?(\d+)", re.IGNORECASE)
 _SENDERS = "'embed', heads such as '0.1', MLPs such as 'mlp0'"
 _RECEIVERS = "heads such as '1.0.k' or '1.0', MLPs such as 'mlp1', 'logits'"
 
@@ -128,14 +126,12 @@ def _receivers(model: Hooked, word: str) -> list[Node]:
 
 
 def _parsed(model: Hooked, word: str) -> Node | None:
+    """The head or MLP of this model that a word names; None where it names something else."""
     cfg = model.cfg
-    head, mlp = _HEAD.fullmatch(word.strip()), _MLP.fullmatch(word.strip())
-    if head:
-        node = Node("head", int(head[1]), int(head[2]), (head[3] or "").lower())
-    elif mlp:
-        node = Node("mlp", int(mlp[1]))
-    else:
+    place = read_place(word)
+    if place is None or place.kind in ("neuron", "embed", "logits") or place.part == "z":
         return None
+    node = Node("mlp", place.layer) if place.kind == "mlp" else Node("head", place.layer, place.index, place.part)
     if node.layer >= cfg.n_layers or node.head >= cfg.n_heads:
         raise AnalysisError(f"{word!r} is not in this model of {cfg.n_layers} layers with {cfg.n_heads} heads each")
     return node

@@ -38,6 +38,11 @@ class Kind:
         """The axis of the position whose output changes first."""
         return "dest_pos" if "dest_pos" in self.axes else "pos"
 
+    @property
+    def mean_dims(self) -> tuple[int, ...]:
+        """The dimensions of [example, ...] over which a mean is taken: of a pattern not its positions."""
+        return (0,) if self.name == "pattern" else (0, 1)
+
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
@@ -53,6 +58,7 @@ KINDS: dict[str, Kind] = {
         Kind("v", "attn.hook_v", ("pos", "head")),
         Kind("pattern", "attn.hook_pattern", ("head", "dest_pos", "src_pos")),
         Kind("mlp_post", "mlp.hook_post", ("pos", "neuron")),
+        Kind("mlp_pre", "mlp.hook_pre", ("pos", "neuron")),
     )
 }
 _ALIASES = {

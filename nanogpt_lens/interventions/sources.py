@@ -1,15 +1,21 @@
-"""What is patched in: the other run's activations, zeros, a mean, or another example's."""
+"""What takes an activation's place: zeros, a mean, another example's, or another run's; one implementation for all.
+
+Means are sums in float64. What is drawn is drawn once for each example, the same in all layers, and never the
+example itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.sites import Kind
-from nanogpt_lens.model.access import Hooked, record
+from nanogpt_lens.model.access import Edit, Hooked, record, run
+from nanogpt_lens.running.batches import batches
 
 SOURCES: dict[str, str] = {
     "other": "the other run's activation",
@@ -17,6 +23,78 @@ SOURCES: dict[str, str] = {
     "mean": "the mean activation over the reference examples and positions",
     "resample": "the activation of another reference example at the same position",
 }
+
+
+class RunningMean:
+    """The mean of activations that come batch by batch.
+
+    Args:
+        dims: the dimensions that it is taken over.
+    """
+
+    def __init__(self, dims: tuple[int, ...] = (0, 1)) -> None:
+        self.dims = dims
+        self._total: Tensor | None = None
+        self._count = 0
+
+    def add(self, activation: Tensor) -> None:
+        """Take in one batch."""
+        total = activation.double().sum(self.dims)
+        self._total = total if self._total is None else self._total + total
+        self._count += math.prod(activation.shape[dim] for dim in self.dims)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean so far, in float64, without the dimensions that it is taken over."""
+        assert self._total is not None, "nothing was added"
+        return self._total / self._count
+
+
+def mean_of(kind: Kind, activation: Tensor) -> Tensor:
+    """The mean of one batch of activations in float64, without the dimensions that it is taken over."""
+    mean = RunningMean(kind.mean_dims)
+    mean.add(activation)
+    return mean.mean
+
+
+def mean_activations(model: Hooked, sequences: Iterable[Tensor], names: Mapping[str, Kind]) -> dict[str, Tensor]:
+    """By hook point the mean activation over all of `sequences` ([example, pos] each), in the model as it is."""
+    means = {name: RunningMean(kind.mean_dims) for name, kind in names.items()}
+    for tokens in sequences:
+        for rows in batches(model, tokens):
+            run(model, tokens[rows], {name: _adding_to(mean) for name, mean in means.items()})
+    return {name: mean.mean for name, mean in means.items()}
+
+
+def _adding_to(mean: RunningMean) -> Edit:
+    return lambda activation: mean.add(activation.detach())
+
+
+def drawn_examples(n_examples: int, n_reference: int, *, own: bool, seed: int) -> Tensor:
+    """For each example the reference example that takes its place [example].
+
+    Args:
+        n_examples: how many have their place taken.
+        n_reference: how many there are to draw from.
+        own: whether these are the examples themselves; then none is drawn for itself.
+        seed: of the draw.
+
+    Raises:
+        AnalysisError: there is no other example.
+    """
+    if own and n_reference < 2:
+        raise AnalysisError("resampling needs another example; give several examples, or reference=")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n_reference - own, (n_examples,), generator=generator)
+    if own:
+        drawn += drawn >= torch.arange(n_examples)
+    return drawn
+
+
+def check_mean(kind: Kind, n_examples: int, *, own: bool) -> None:
+    """Raise AnalysisError where a mean over the run's own examples would be the run itself."""
+    if own and kind.name == "pattern" and n_examples < 2:
+        raise AnalysisError("the mean pattern of one example is that example; give several, or reference=")
 
 
 def source_activations(
@@ -54,20 +132,12 @@ def source_activations(
             )
         return dict(other)
     own = reference is None
-    found = base if reference is None else _activations(model, kind, reference)
-    n_examples, n_found = len(base[0]), len(found[0])
+    values = base if reference is None else _activations(model, kind, reference)
     if source == "mean":
-        if kind.name == "pattern" and own and n_found < 2:
-            raise AnalysisError("the mean pattern of one example is that example; give several, or reference=")
-        dims = (0,) if kind.name == "pattern" else (0, 1)
-        return {layer: value.mean(dims, keepdim=True).expand_as(base[layer]) for layer, value in found.items()}
-    if own and n_found < 2:
-        raise AnalysisError("resampling needs another example; give several examples, or reference=")
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n_found - own, (n_examples,), generator=generator)
-    if own:  # any example but itself
-        drawn += drawn >= torch.arange(n_examples)
-    return {layer: value[drawn] for layer, value in found.items()}
+        check_mean(kind, len(values[0]), own=own)
+        return {layer: mean_of(kind, value).to(value.dtype).expand_as(base[layer]) for layer, value in values.items()}
+    drawn = drawn_examples(len(base[0]), len(values[0]), own=own, seed=seed)
+    return {layer: value[drawn] for layer, value in values.items()}
 
 
 def _activations(model: Hooked, kind: Kind, tokens: Tensor) -> dict[int, Tensor]:

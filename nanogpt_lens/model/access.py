@@ -7,7 +7,7 @@ do alike is used; notes say where they differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib.metadata import version
 from typing import Any, TypeAlias
@@ -149,10 +149,14 @@ def run(model: Hooked, inputs: Tensor, edits: Mapping[str, Edit] | None = None, 
         edits: functions by the names of hook points; they are gone afterwards, also after an exception.
         start: begin at this layer's `hook_resid_pre`.
     """
-    hooks = [(name, _hook(edit)) for name, edit in (edits or {}).items()]
     options: dict[str, Any] = {} if start is None else {"start_at_layer": start}
-    with model.hooks(fwd_hooks=hooks):
+    with editing(model, edits or {}):
         return model(inputs, return_type="logits", **options)
+
+
+def editing(model: Hooked, edits: Mapping[str, Edit]) -> AbstractContextManager[Any]:
+    """A context in which activations are read or replaced in every run, by functions by the names of hook points."""
+    return model.hooks(fwd_hooks=[(name, _hook(edit)) for name, edit in edits.items()])
 
 
 def _hook(edit: Edit) -> Callable[..., Tensor | None]:

@@ -6,7 +6,6 @@ at positions of the class is compared with the rise elsewhere.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -19,6 +18,9 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import NeuronSource, On, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import ENDS, times_drawn
+from nanogpt_lens.interventions.controls import control_sets
+from nanogpt_lens.interventions.grammar import layer_and_index
+from nanogpt_lens.interventions.sources import RunningMean
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Edit, Hooked, device_of, evaluating, loss_per_token, provenance, run, token_labels
 from nanogpt_lens.neurons.predicates import Predicate, labels_of, token_class
@@ -32,7 +34,6 @@ from nanogpt_lens.text.sequences import Sequences
 Neuron: TypeAlias = tuple[int, int]
 """(layer, neuron)."""
 
-_WRITTEN = re.compile(r"L?(\d+)(?:\.|N)(\d+)", re.IGNORECASE)
 _POSITIONS: tuple[On, ...] = ("token", "next")
 
 
@@ -96,7 +97,7 @@ def ablate_neurons(
     check_whole(1, k=k, **({} if n is None else {"n": n}))
     units, chosen = checked_neurons(model, neurons, activation=activation, sae=sae)
     alone = [(neuron,) for neuron in chosen] if each and len(chosen) > 1 else []
-    drawn = _control_sets(units, chosen, controls, seed)
+    drawn = control_sets(chosen, units.layers, units.n_units, n=controls, seed=seed, same_layers=True, unit=units.kind)
     sets = [tuple(chosen), *alone, *drawn]
     text = open_corpus(model, corpus)
     sequences = text.sequences(seq_len=seq_len, least=2)
@@ -157,8 +158,7 @@ def checked_neurons(
     every = Units(model, activation=activation, sae=sae)
     pairs: list[Neuron] = []
     for neuron in neurons:
-        written = _WRITTEN.fullmatch(neuron.strip()) if isinstance(neuron, str) else None
-        match tuple(map(int, written.groups())) if written else neuron:
+        match layer_and_index(neuron, "neuron"):
             case (int(layer), int(index)):
                 every.checked(layer, index)
                 pairs.append((layer, index))
@@ -167,27 +167,6 @@ def checked_neurons(
     if not pairs or len(set(pairs)) < len(pairs):
         raise AnalysisError(f"neurons is {pairs}; expected at least one (layer, neuron), each once")
     return Units(model, activation=activation, layers=sorted({layer for layer, _ in pairs}), sae=sae), pairs
-
-
-def _control_sets(units: Units, chosen: Sequence[Neuron], controls: int, seed: int) -> list[tuple[Neuron, ...]]:
-    """Random sets of as many other neurons of each layer; they may share neurons with each other."""
-    generator = torch.Generator().manual_seed(seed)
-    sets: list[tuple[Neuron, ...]] = []
-    for _ in range(controls):
-        picked: list[Neuron] = []
-        for layer in units.layers:
-            own = [unit for at, unit in chosen if at == layer]
-            if units.n_units < 2 * len(own):
-                raise AnalysisError(
-                    f"{len(own)} of the {units.n_units} {units.kind}s of layer {layer} are to be ablated, too many for "
-                    "a control of as many others; give fewer, or controls=0"
-                )
-            others = torch.ones(units.n_units, dtype=torch.float64)
-            others[own] = 0
-            drawn = torch.multinomial(others, len(own), generator=generator).sort().values
-            picked += [(layer, unit) for unit in drawn.tolist()]
-        sets.append(tuple(picked))
-    return sets
 
 
 def _groups(
@@ -258,17 +237,14 @@ def _removed(units: Units, neurons: Sequence[Neuron], means: Sequence[Tensor] | 
 
 def _means(model: Hooked, tokens: Tensor, units: Units) -> list[Tensor]:
     """Of each hook point the units' means [unit] over all positions of these sequences, in float64."""
-    sums = [torch.zeros(units.n_units, dtype=torch.float64, device=tokens.device) for _ in units.names]
+    means = [RunningMean() for _ in units.names]
 
     def adding(i: int) -> Edit:
-        def add(activation: Tensor) -> None:
-            sums[i] += units.values(i, activation).sum((0, 1), dtype=torch.float64)
-
-        return add
+        return lambda activation: means[i].add(units.values(i, activation))
 
     for rows in batches(model, tokens):
         run(model, tokens[rows], {name: adding(i) for i, name in enumerate(units.names)})
-    return [total / tokens.numel() for total in sums]
+    return [mean.mean for mean in means]
 
 
 def _scores(

@@ -50,7 +50,8 @@ class PatchRunner:
         self.tokens, self.base, self.metric = runs.tokens, runs.base, runs.metric
         self.run = Continuation(model, runs.base, runs.metric.reads)
         self.first = FirstBlock(self.run, setup.kind, runs.activations, setup.patched_in)
-        self.fast = engine == "auto" and self.run.is_exact
+        # FirstBlock knows no activation function, which it would need for "mlp_pre"
+        self.fast = engine == "auto" and setup.kind.name != "mlp_pre" and self.run.is_exact
         self.base_value = self.metric.of_run(self.base["logits"])
         self.observed = has_hooks(model)
 

@@ -16,6 +16,7 @@ from nanogpt_lens.results.effects import (
     SteeringEffect,
 )
 from nanogpt_lens.results.heads import AttentionPatterns, HeadMatches, HeadTaxonomy
+from nanogpt_lens.results.intervening import InterventionResult
 from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores, LogitAttribution, TunedLens
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
@@ -30,6 +31,7 @@ __all__ = [
     "Excerpt",
     "HeadMatches",
     "HeadTaxonomy",
+    "InterventionResult",
     "LensResult",
     "LensScores",
     "LogitAttribution",

@@ -56,8 +56,12 @@ class Result:
         _KINDS[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        for name, tensor in self.tensors().items():
-            object.__setattr__(self, name, tensor.detach().cpu())
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                object.__setattr__(self, f.name, value.detach().cpu())
+            elif _is_of_tensors(value):
+                object.__setattr__(self, f.name, {key: tensor.detach().cpu() for key, tensor in value.items()})
         if self.values.dim() != len(self.axes) or len(set(self.axes)) != len(self.axes):
             raise ResultError(f"values of shape {list(self.values.shape)} do not have the axes {self.axes}")
         for axis, labels in self.labels.items():
@@ -70,8 +74,15 @@ class Result:
         return dict(zip(self.axes, self.values.shape, strict=True))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of this result, by the name of its attribute."""
-        return {f.name: t for f in fields(self) if isinstance(t := getattr(self, f.name), Tensor)}
+        """Every tensor by the name of its attribute; those of a mapping by "attribute/key"."""
+        every: dict[str, Tensor] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                every[f.name] = value
+            elif _is_of_tensors(value):
+                every |= {f"{f.name}/{key}": tensor for key, tensor in value.items()}
+        return every
 
     def at(self, **where: int | str) -> Tensor:
         """The values at indices (or labels) of some axes, the other axes left.
@@ -154,7 +165,8 @@ class Result:
         Raises:
             ResultError: the folder holds something else.
         """
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in self.tensors()}
+        attributes = {name.split("/")[0] for name in self.tensors()}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in attributes}
         return write_result(Path(folder), type(self).__name__, plain, self.tensors())
 
     @classmethod
@@ -164,7 +176,11 @@ class Result:
         Raises:
             ResultError: nothing there, damaged, or another kind than `cls`.
         """
-        kind, plain, tensors = read_result(Path(folder))
+        kind, plain, arrays = read_result(Path(folder))
+        tensors: dict[str, Any] = {name: tensor for name, tensor in arrays.items() if "/" not in name}
+        for name in arrays.keys() - tensors.keys():
+            attribute, key = name.split("/", 1)
+            tensors.setdefault(attribute, {})[key] = arrays[name]
         found = _KINDS.get(kind)
         if found is None or not issubclass(found, cls):
             raise ResultError(f"{folder} holds a {kind}; expected {cls.__name__}: load it with ngl.load_result")
@@ -208,6 +224,10 @@ class Result:
         if isinstance(place, bool) or not isinstance(place, int) or not -n <= place < n:
             raise ResultError(f"there is no {axis} {place!r}; expected 0 to {n - 1}")
         return place
+
+
+def _is_of_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
 
 
 _KINDS["Result"] = Result

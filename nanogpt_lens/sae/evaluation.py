@@ -16,10 +16,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.interventions.applying import SourceValues, edits_of
+from nanogpt_lens.interventions.intervention import Intervention
+from nanogpt_lens.interventions.sites import kind_of
+from nanogpt_lens.interventions.sources import RunningMean
+from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import (
-    Edit,
     Hooked,
     device_of,
     evaluating,
@@ -111,7 +116,7 @@ def evaluate_sae(
         first = record(model, chunks[0], units.names)[units.names[0]]
         control = _control(sae, first, mean, k=k, seed=seed)
         bar = tqdm(chunks, desc="autoencoder", delay=1, disable=not progress, unit="batch")
-        found = [_measured(model, units.names[0], {"sae": sae, "control": control}, mean, chunk) for chunk in bar]
+        found = [_sums(model, units, {"sae": sae, "control": control}, mean, chunk) for chunk in bar]
     kept = {name: torch.cat([part[name] for part in found], -1) for name in found[0]}
     fired = {who: kept.pop(f"{who}/fired").view(len(found), -1).sum(0) for who in ("sae", "control")}
     values, low, high = _scores(kept, "sae", fired["sae"], seed=seed)
@@ -164,17 +169,17 @@ def _windows(sequences: Sequences, n: int, seed: int) -> Tensor:
 def _first_pass(model: Hooked, name: str, sae: Any, chunks: Sequence[Tensor]) -> tuple[Tensor, float]:
     """The mean activation [d_in] in float64, and the active features per token."""
     reader = Reader(model, [name])
-    sums: list[Tensor] = []
+    mean = RunningMean()
     active: list[float] = []
 
     def see(_: int, activation: Tensor) -> None:
-        sums.append(activation.flatten(2).double().sum((0, 1)))
+        mean.add(activation.flatten(2))
         active.append(float((passed_through(sae, activation)[0] != 0).sum()))
 
     for chunk in chunks:
         reader(chunk, see)
     count = sum(chunk.numel() for chunk in chunks)
-    return torch.stack(sums).sum(0) / count, sum(active) / count
+    return mean.mean, sum(active) / count
 
 
 def _control(sae: Any, activation: Tensor, mean: Tensor, *, k: int, seed: int) -> Any:
@@ -197,19 +202,24 @@ def _control(sae: Any, activation: Tensor, mean: Tensor, *, k: int, seed: int) -
     return control
 
 
-def _measured(
-    model: Hooked, name: str, autoencoders: Mapping[str, Any], mean: Tensor, tokens: Tensor
+def _sums(
+    model: Hooked, units: Units, autoencoders: Mapping[str, Any], mean: Tensor, tokens: Tensor
 ) -> dict[str, Tensor]:
     """Sums over the tokens [example] of each quantity in float64, and how often each feature is active [feature]."""
+    name = units.names[0]
     run = record(model, tokens, [name])
     activation = run[name]
     x = activation.flatten(2).double()
-    zero, at_mean = torch.zeros_like(activation), mean.to(activation).view(activation.shape[2:]).expand_as(activation)
+
+    def loss(source: Source, values: SourceValues) -> Tensor:
+        one = Intervention(kind_of(units.activation).name, layer=units.layers[0], source=source)
+        return loss_per_token(model, tokens, edits_of([one], values, model.cfg.n_layers)).double().mean(1)
+
     found = {
         "variance": (x - mean).square().sum((1, 2)),
         "loss_clean": next_token_loss(run["logits"], tokens).double().mean(1),
-        "loss_zero": loss_per_token(model, tokens, {name: _replacing(zero)}).double().mean(1),
-        "loss_mean": loss_per_token(model, tokens, {name: _replacing(at_mean)}).double().mean(1),
+        "loss_zero": loss("zero", SourceValues()),
+        "loss_mean": loss("mean", SourceValues(mean={name: mean.view(activation.shape[2:])})),
     }
     for who, sae in autoencoders.items():
         features, rebuilt = passed_through(sae, activation.flatten(2) if who == "control" else activation)
@@ -219,16 +229,10 @@ def _measured(
             f"{who}/l0": active.sum(-1).double().mean(1),
             f"{who}/error": (x - r).square().sum((1, 2)),
             f"{who}/cosine": torch.cosine_similarity(x, r, dim=-1).mean(1),
-            f"{who}/loss": loss_per_token(model, tokens, {name: _replacing(rebuilt.view_as(activation))})
-            .double()
-            .mean(1),
+            f"{who}/loss": loss("other", SourceValues(other={name: rebuilt.view_as(activation)})),
             f"{who}/fired": active.sum((0, 1)).double(),
         }
     return {key: value.cpu() for key, value in found.items()}
-
-
-def _replacing(value: Tensor) -> Edit:
-    return lambda activation: value
 
 
 def _scores(kept: Mapping[str, Tensor], who: str, fired: Tensor, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,15 +8,18 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from nanogpt_lens.heads.ablation import Head, mean_z, read_z, replace_z
+from nanogpt_lens.core.choices import Ablation
+from nanogpt_lens.heads.ablation import Head, Z, heads_replaced
 from nanogpt_lens.heads.on_tasks import task_sequences
+from nanogpt_lens.interventions.applying import SourceValues, edits_of
+from nanogpt_lens.interventions.sources import mean_activations
 from nanogpt_lens.model.access import Hooked, can_start, device_of, evaluating, next_token_loss, record, run
 from nanogpt_lens.text.tasks import Task
 from scripts.replication.measured import where
 
 Heads: TypeAlias = tuple[Head, ...]
 
-MODES = ("mean", "resample", "zero")
+MODES: tuple[Ablation, ...] = ("mean", "resample", "zero")
 """What takes the place of a head's output: its mean over all positions of all sequences, its output at the
 same position of another sequence, or nothing."""
 
@@ -24,7 +27,7 @@ _ROWS = 32  # sequences at a time: what a run needs stays in the cache
 
 
 def without(
-    model: Hooked, task: Task, sets: Sequence[Heads], modes: Sequence[str], n: int, seed: int
+    model: Hooked, task: Task, sets: Sequence[Heads], modes: Sequence[Ablation], n: int, seed: int
 ) -> dict[str, Tensor]:
     """What a model predicts of a task's sequences without some heads, whose output z is replaced at all positions.
 
@@ -44,18 +47,18 @@ def without(
     elsewhere = ~(required | torch.from_numpy(drawn.unseen)[:, :-1])
     rows = [slice(start, start + _ROWS) for start in range(0, n, _ROWS)]
     others = tokens.roll(n // 2, dims=0)
-    names = {layer: f"blocks.{layer}.attn.hook_z" for layer in range(model.cfg.n_layers)}
+    names = {Z.hook_name(layer): Z for layer in range(model.cfg.n_layers)}
     found: dict[str, list[Tensor]] = {mode: [] for mode in modes}
     with evaluating(model):
-        means = mean_z(model, [tokens[part] for part in rows], names) if "mean" in modes else {}
+        means = mean_activations(model, [tokens[part] for part in rows], names) if "mean" in modes else {}
         for part in rows:
-            kept = record(model, tokens[part], [f"blocks.{layer}.hook_resid_pre" for layer in names])
-            other = read_z(model, others[part], names) if "resample" in modes else {}
+            kept = record(
+                model, tokens[part], [f"blocks.{layer}.hook_resid_pre" for layer in range(model.cfg.n_layers)]
+            )
+            other = record(model, others[part], names) if "resample" in modes else {}
+            values = SourceValues(mean=means, other=other)
             for mode in modes:
-                values = {"mean": means, "resample": other, "zero": {}}[mode]
-                pieces = [
-                    _scored(_run(model, tokens[part], kept, heads, names, values), tokens[part]) for heads in sets
-                ]
+                pieces = [_scored(_run(model, tokens[part], kept, heads, mode, values), tokens[part]) for heads in sets]
                 found[mode].append(torch.stack(pieces).cpu())
     result = {}
     for mode, pieces in found.items():
@@ -69,11 +72,12 @@ def _run(
     tokens: Tensor,
     kept: dict[str, Tensor],
     heads: Heads,
-    names: dict[int, str],
-    values: dict[int, Tensor],
+    mode: Ablation,
+    values: SourceValues,
 ) -> Tensor:
     """Logits with the output of some heads replaced; layers before them are not run again."""
-    edits = {names[layer]: replace_z(heads, layer, values) for layer, _ in heads}
+    replaced = heads_replaced(heads, "other" if mode == "resample" else mode)
+    edits = edits_of(replaced, values, model.cfg.n_layers)
     start = min((layer for layer, _ in heads), default=0)
     if start and can_start(model):
         return run(model, kept[f"blocks.{start}.hook_resid_pre"], edits, start=start)

@@ -69,7 +69,7 @@ def test_positions(model, direction, tokens):
     residual[:, [3, 11]] += direction
     assert torch.allclose(logits, after(model, residual), atol=1e-10)
     with (
-        pytest.raises(AnalysisError, match="there is no position 12 to steer in 12 tokens"),
+        pytest.raises(AnalysisError, match="there is no position 12 in 12 tokens"),
         steer(model, direction, layer=1, positions=12),
     ):
         model(tokens)

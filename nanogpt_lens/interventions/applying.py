@@ -1,0 +1,189 @@
+"""Interventions at work: closures on hook points, there while a context is open and gone afterwards.
+
+with apply(model, [Intervention("z", layer=1, head=0), Intervention.at("mlp0", "mean")]):
+    logits, cache = model.run_with_cache(tokens)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.fitting import check_fits, hook_points, place_index
+from nanogpt_lens.interventions.intervention import Intervention, Interventions, as_interventions
+from nanogpt_lens.interventions.sites import Kind
+from nanogpt_lens.interventions.sources import check_mean, drawn_examples, mean_activations, mean_of
+from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, check_model, editing, evaluating, record
+
+
+@dataclass(frozen=True)
+class SourceValues:
+    """What the sources of interventions put in place.
+
+    Attributes:
+        other: another run's activations [example, ...] by hook point.
+        mean: means by hook point, of the activation's shape but for the dimensions they are taken over; where there
+            is none, the mean of what arrives at the hook point.
+        reference: activations [example, ...] by hook point that "resample" draws from; where there are none, those
+            that arrive at the hook point.
+        own: whether the reference's examples are those of the run itself, so that none may be drawn for itself.
+        seed: of the draw.
+    """
+
+    other: Mapping[str, Tensor] = field(default_factory=dict)
+    mean: Mapping[str, Tensor] = field(default_factory=dict)
+    reference: Mapping[str, Tensor] = field(default_factory=dict)
+    own: bool = False
+    seed: int = 0
+
+    def put(self, source: str, kind: Kind, name: str, value: Tensor) -> Tensor:
+        """What takes the place of `value` [example, ...] at a hook point; it broadcasts to its shape.
+
+        Raises:
+            AnalysisError: there is nothing, or it has another shape.
+        """
+        if source == "zero":
+            return value.new_zeros(())
+        if source == "other":
+            if name not in self.other:
+                raise AnalysisError("the source is 'other' and there is no other run; give other=, a text")
+            return _of_shape(self.other[name], value, f"the other run's activation at {name}")
+        if source == "mean":
+            if name not in self.mean:
+                check_mean(kind, len(value), own=True)
+            mean = self.mean[name] if name in self.mean else mean_of(kind, value)
+            return _of_shape(mean, value, f"the mean at {name}")
+        rows = self.reference.get(name, value)
+        own = self.own or name not in self.reference
+        drawn = drawn_examples(len(value), len(rows), own=own, seed=self.seed)
+        return _of_shape(rows[drawn], value, f"the reference's activation at {name}")
+
+
+def _of_shape(new: Tensor, value: Tensor, what: str) -> Tensor:
+    expected = value.shape[value.dim() - new.dim() :]
+    if any(a not in (1, b) for a, b in zip(new.shape, expected, strict=True)):
+        raise AnalysisError(
+            f"{what} has shape {list(new.shape)}; expected {list(expected)}, as in this run: give as many tokens, and "
+            "one example or as many"
+        )
+    return new
+
+
+@contextmanager
+def apply(
+    model: Hooked,
+    interventions: Interventions,
+    *,
+    other: Text | None = None,
+    reference: Text | None = None,
+    seed: int = 0,
+) -> Iterator[Hooked]:
+    """Make interventions in every run of the model while the context is open.
+
+    Everything that runs the model's hook points sees them: calling it, `run_with_cache`, `ngl.generate`. Several at
+    one hook point are made in their order. The hooks are gone afterwards, also after an exception.
+
+    Args:
+        model: the model.
+        interventions: one, several, or their JSON.
+        other: the text whose run "other" takes activations from, of the runs' own length; run once, here.
+        reference: the texts that "mean" averages and "resample" draws from, run once, here; None for the examples of
+            each run itself, as they arrive at the hook point, after the interventions before it.
+        seed: of "resample".
+
+    Yields:
+        the model.
+
+    Raises:
+        AnalysisError: an intervention that does not fit the model, or has no run to take its source from; while
+            running: a position that the text does not have, another run of another shape.
+    """
+    some = as_interventions(interventions)
+    check_whole(seed=seed)
+    check_model(model)
+    for one in some:
+        check_fits(model, one)
+    texts = [
+        None if t is None else as_tokens(model, t, name=n) for t, n in ((other, "other"), (reference, "reference"))
+    ]
+    with evaluating(model):
+        values = source_values(model, some, other=texts[0], reference=texts[1], seed=seed)
+    with editing(model, edits_of(some, values, model.cfg.n_layers)):
+        yield model
+
+
+def source_values(
+    model: Hooked,
+    interventions: Sequence[Intervention],
+    *,
+    other: Tensor | None,
+    reference: Tensor | None,
+    own: bool = False,
+    seed: int = 0,
+) -> SourceValues:
+    """What the sources put in place, from a run of `other` and of `reference` [example, pos] in the model as it is.
+
+    Raises:
+        AnalysisError: an intervention takes another run's activations, and there is none.
+    """
+    names: dict[str, dict[str, Kind]] = {"other": {}, "mean": {}, "resample": {}}
+    for one in interventions:
+        if isinstance(one.source, str) and one.source in names:
+            names[one.source] |= hook_points(one, model.cfg.n_layers)
+    if names["other"] and other is None:
+        raise AnalysisError("the source is 'other' and there is no other run; give other=, a text")
+    if own and reference is not None:
+        for kind in names["mean"].values():
+            check_mean(kind, len(reference), own=True)
+    taken = record(model, other, names["other"]) if other is not None and names["other"] else {}
+    means = mean_activations(model, [reference], names["mean"]) if reference is not None and names["mean"] else {}
+    rows = record(model, reference, names["resample"]) if reference is not None and names["resample"] else {}
+    return SourceValues(other=taken, mean=means, reference=rows, own=own, seed=seed)
+
+
+def edits_of(interventions: Sequence[Intervention], values: SourceValues, n_layers: int) -> dict[str, Edit]:
+    """By hook point what makes the interventions there, in their order; they are known to fit the model."""
+    edits: dict[str, list[Edit]] = {}
+    for one in interventions:
+        for name, kind in hook_points(one, n_layers).items():
+            edits.setdefault(name, []).append(_edit(one, kind, name, values))
+    return {name: _in_order(several) for name, several in edits.items()}
+
+
+def _in_order(edits: Sequence[Edit]) -> Edit:
+    if len(edits) == 1:
+        return edits[0]
+
+    def edit(value: Tensor) -> Tensor:
+        for one in edits:
+            new = one(value)
+            value = value if new is None else new
+        return value
+
+    return edit
+
+
+def _edit(one: Intervention, kind: Kind, name: str, values: SourceValues) -> Edit:
+    def edit(value: Tensor) -> Tensor:
+        index = place_index(one, kind, value.shape)
+        changed = value.clone()
+        if isinstance(one.source, str):
+            new = values.put(one.source, kind, name, value).to(value).expand_as(value)
+            changed[index] = new[index]
+        elif direction is None:
+            changed[index] *= scale
+        else:
+            changed[index] += direction.to(value)
+        return changed
+
+    plain: Mapping[str, Any] = {} if isinstance(one.source, str) else one.source
+    scale = plain.get("scale", 1.0)
+    direction = scale * torch.tensor(plain["add"], dtype=torch.float64) if "add" in plain else None
+    return edit

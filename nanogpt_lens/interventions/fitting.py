@@ -1,0 +1,92 @@
+"""Whether an intervention fits a model and a text, at which hook points it is made, and at which indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.intervention import Indices, Intervention
+from nanogpt_lens.interventions.sites import KINDS, Kind
+from nanogpt_lens.model.access import Hooked
+
+
+def check_fits(model: Hooked, one: Intervention) -> None:
+    """Raise AnalysisError unless the model has the layers, heads and neurons, and room for the positions.
+
+    A direction must have the width of the activation.
+    """
+    cfg = model.cfg
+    kind = KINDS[one.activation]
+    for axis, size in (("layer", cfg.n_layers), ("head", cfg.n_heads), ("neuron", cfg.d_mlp)):
+        for place in as_tuple(getattr(one, axis)):
+            if place >= size:
+                raise AnalysisError(f"there is no {axis} {place} in this model; expected 0 to {size - 1}")
+    for axis in ("pos", "dest_pos", "src_pos"):
+        checked_positions(as_tuple(getattr(one, axis)), cfg.n_ctx, axis)
+    for name in hook_points(one, cfg.n_layers):
+        if name not in model.hook_dict:
+            raise AnalysisError(f"the model has no hook point {name}; expected a model that has, as nanoGPT's do")
+    if not isinstance(one.source, str) and "add" in one.source:
+        width = _width(model, one, kind)
+        if len(one.source["add"]) != width:
+            raise AnalysisError(
+                f"the direction has {len(one.source['add'])} numbers; expected {width}, the width of {kind.name}"
+            )
+
+
+def hook_points(one: Intervention, n_layers: int) -> dict[str, Kind]:
+    """The names of the hook points that an intervention is made at, and its activation."""
+    kind = KINDS[one.activation]
+    layers = range(n_layers) if one.layer is None else as_tuple(one.layer)
+    return {kind.hook_name(layer): kind for layer in layers}
+
+
+def place_index(one: Intervention, kind: Kind, shape: Sequence[int]) -> tuple[Any, ...]:
+    """What indexes an activation [example, ...] at the places of an intervention.
+
+    Raises:
+        AnalysisError: a position that the text does not have.
+    """
+    wanted = [as_tuple(getattr(one, axis)) for axis in kind.axes]
+    listed = sum(map(bool, wanted))
+    index: list[Any] = [slice(None)]
+    for axis, places, size in zip(kind.axes, wanted, shape[1 : 1 + len(wanted)], strict=True):
+        if not places:
+            index.append(slice(None))
+            continue
+        listed -= 1
+        if axis.endswith("pos"):
+            places = checked_positions(places, size, axis)
+        index.append(torch.tensor(places).view(-1, *(1,) * listed))  # the axes that are listed span a grid
+    return tuple(index)
+
+
+def checked_positions(positions: Sequence[int], n_pos: int, axis: str = "pos") -> tuple[int, ...]:
+    """Positions counted from the start, ascending, each once.
+
+    Raises:
+        AnalysisError: one that a text of `n_pos` tokens does not have.
+    """
+    for position in positions:
+        if not -n_pos <= position < n_pos:
+            name = "position" if axis == "pos" else axis
+            raise AnalysisError(f"there is no {name} {position} in {n_pos} tokens; expected {-n_pos} to {n_pos - 1}")
+    return tuple(sorted({position % n_pos for position in positions}))
+
+
+def as_tuple(places: Indices) -> tuple[int, ...]:
+    """One index, several, or none, as a tuple."""
+    return () if places is None else (places,) if isinstance(places, int) else places
+
+
+def _width(model: Hooked, one: Intervention, kind: Kind) -> int:
+    """How many numbers a direction for this intervention has."""
+    cfg = model.cfg
+    if kind.name == "pattern":
+        return 1
+    if "neuron" in kind.axes:
+        return len(as_tuple(one.neuron)) or int(cfg.d_mlp)
+    return int(cfg.d_head if "head" in kind.axes else cfg.d_model)
