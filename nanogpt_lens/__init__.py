@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from nanogpt_lens.heads.induction_composition import induction_composition
     from nanogpt_lens.heads.on_tasks import task_accuracy, task_heads
     from nanogpt_lens.heads.taxonomy import head_taxonomy, score_heads
+    from nanogpt_lens.interventions.applying import apply
+    from nanogpt_lens.interventions.intervene import intervene
+    from nanogpt_lens.interventions.intervention import Intervention
     from nanogpt_lens.lens.attribution import direct_logit_attribution
     from nanogpt_lens.lens.convergence import measure_convergence
     from nanogpt_lens.lens.evaluation import evaluate_lens
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
         ConvergenceResult,
         HeadMatches,
         HeadTaxonomy,
+        InterventionResult,
         LensResult,
         LensScores,
         LogitAttribution,
@@ -115,6 +119,8 @@ _HOMES = {
     "EquivalenceReport": "conversion.report",
     "HeadMatches": "nanogpt_lens.results",
     "HeadTaxonomy": "nanogpt_lens.results",
+    "Intervention": "nanogpt_lens.interventions.intervention",
+    "InterventionResult": "nanogpt_lens.results",
     "LensResult": "nanogpt_lens.results",
     "LensScores": "nanogpt_lens.results",
     "NanoGPTLensError": "conversion.errors",
@@ -144,6 +150,7 @@ _HOMES = {
     "ablate_neurons": "nanogpt_lens.neurons.ablation",
     "activation_patching": "nanogpt_lens.patching.sweeps",
     "answer_logprob": "nanogpt_lens.running.metrics",
+    "apply": "nanogpt_lens.interventions.applying",
     "attention_flow": "nanogpt_lens.heads.flow",
     "attention_patterns": "nanogpt_lens.heads.attention",
     "attention_rollout": "nanogpt_lens.heads.flow",
@@ -168,6 +175,7 @@ _HOMES = {
     "induction_accuracy": "nanogpt_lens.heads.induction",
     "induction_composition": "nanogpt_lens.heads.induction_composition",
     "induction_pairs": "nanogpt_lens.text.prompts",
+    "intervene": "nanogpt_lens.interventions.intervene",
     "kl_to": "nanogpt_lens.running.metrics",
     "list_stages": "nanogpt_lens.runs.stages",
     "load": "nanogpt_lens.model.loading",
@@ -231,6 +239,8 @@ __all__ = [
     "EquivalenceReport",
     "HeadMatches",
     "HeadTaxonomy",
+    "Intervention",
+    "InterventionResult",
     "LensResult",
     "LensScores",
     "LogitAttribution",
@@ -260,6 +270,7 @@ __all__ = [
     "ablate_neurons",
     "activation_patching",
     "answer_logprob",
+    "apply",
     "attention_flow",
     "attention_patterns",
     "attention_rollout",
@@ -284,6 +295,7 @@ __all__ = [
     "induction_accuracy",
     "induction_composition",
     "induction_pairs",
+    "intervene",
     "kl_to",
     "list_stages",
     "load",

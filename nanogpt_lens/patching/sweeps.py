@@ -44,7 +44,7 @@ def activation_patching(
         metric: such as `ngl.logit_diff(" Mary", " John")`, or any function from logits
             [example, pos, d_vocab] to one number.
         activation: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q, k, v (pos, head), pattern
-            (head, dest_pos, src_pos) or mlp_post (pos, neuron).
+            (head, dest_pos, src_pos), mlp_post or mlp_pre (pos, neuron).
         axes: which of "layer" and the activation's axes are swept, in the order wanted; along the
             others the activation is patched whole, without "layer" in all layers at once.
         direction: "denoise" patches the clean run's activation into the corrupted run, "noise" the
