@@ -208,4 +208,5 @@ _row("evaluate_sae", "sae.evaluation", "corpus", "how sparse and how faithful an
 _row("principal_components", "directions.find", "corpus", "the directions in which an activation varies most")
 _row("project_direction", "directions.find", "direction", "what a direction adds to every logit")
 _row("direction_similarity", "directions.find", "direction", "neurons and tokens that resemble a direction")
+_row("intervene", "interventions.intervene", "text", "what interventions change in one run")
 _row("steering_effect", "directions.steer", "corpus", "what adding a direction changes")

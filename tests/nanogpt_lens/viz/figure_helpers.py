@@ -140,6 +140,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "principal_components": lambda: ngl.principal_components(model(), corpus(), "resid_post", layer=1, **QUIET),
     "project_direction": lambda: ngl.project_direction(model(), direction()),
     "direction_similarity": lambda: ngl.direction_similarity(model(), direction()),
+    "intervene": lambda: ngl.intervene(model(), "the king", {"place": "1.0"}, metric=ngl.loss()),
     "steering_effect": lambda: ngl.steering_effect(
         model(), corpus(), direction(), layer=1, scales=(4, -4, 0), tokens=["e", " "], n=4, controls=3, **QUIET
     ),
