@@ -1,4 +1,4 @@
-"""Hashes of weights, tensors and files: is this the very model, the very corpus?"""
+"""Hashes of weights, tensors and files, which tell whether a model or a corpus is the very same one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 from torch import Tensor
 
 from nanogpt_lens.model.access import Hooked
@@ -26,18 +27,18 @@ def weights_hash(model: Hooked) -> str:
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
-    """A tensor's entries as they are in memory."""
+    """The bytes of a tensor's entries, as they are in memory."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """SHA-256 of the entries."""
+    """SHA-256 of a tensor's entries."""
     return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
 
 
-def ids_hash(ids: Tensor | np.ndarray) -> str:
-    """SHA-256 of token ids [tokens] or [example, pos], whatever their integers' size; read in pieces."""
+def ids_hash(ids: Integer[Tensor, " ..."] | Integer[np.ndarray, " ..."]) -> str:
+    """SHA-256 of token ids, the same for integers of any size; the ids are read in pieces."""
     digest = hashlib.sha256()
     for start in range(0, len(ids), _PIECE):
         digest.update(np.asarray(ids[start : start + _PIECE]).astype(np.int64).tobytes())
