@@ -124,8 +124,8 @@ class RunFolder:
             return None
         if resume is False:
             raise TrainingError(
-                f"{self.path} already holds {', '.join(self.checkpoint_names()[:4])}; nothing was written: choose another "
-                "out_dir, continue with resume='auto', or start anew with overwrite=True, which deletes them"
+                f"{self.path} already holds {', '.join(self.checkpoint_names()[:4])}; nothing was written: choose "
+                "another out_dir, continue with resume='auto', or start anew with overwrite=True, which deletes them"
             )
         file = self.resume if self.resume.is_file() else self.checkpoint
         state = read_checkpoint(file, optimizer=True)
