@@ -1,6 +1,6 @@
-"""What PyTorch does not check of the ZIP archives that it reads, before it reads them.
+"""Checks of ZIP archives that PyTorch itself does not make before it reads them.
 
-torch.load maps a compressed entry as if it were stored, and gives wrong numbers; it compares no
+torch.load maps a compressed entry as if it were stored, and so returns wrong numbers; it compares no
 checksum; and it takes as much memory as an entry says it needs.
 """
 
@@ -14,16 +14,16 @@ from pathlib import Path
 from conversion.errors import CheckpointError
 
 _LARGEST, _RATIO, _LARGEST_PICKLE = 2**30, 20, 2**24
-"""Bytes that any archive may inflate to; times its size that a larger one may; bytes of what is not tensors."""
+"""The bytes to which any archive may inflate, how many times its size a larger one may, and the bytes of a pickle."""
 
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, EOFError, OSError)
 
 
 def is_stored(file: Path) -> bool:
-    """Whether all entries of an archive lie in it as they are, so that they can be mapped.
+    """Whether no entry of an archive is compressed, so that all of them can be mapped from disk.
 
-    Compressed entries are read once here, and compared with their checksums. Stored ones are
-    not, because mapping them saves just that.
+    Compressed entries are read once here and compared with their checksums. Stored entries are
+    not, because mapping exists to spare that reading.
 
     Raises:
         CheckpointError: the archive is damaged, or says that its compressed entries hold so much
@@ -34,7 +34,7 @@ def is_stored(file: Path) -> bool:
             entries = [entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
             if not entries:
                 return True
-            _refuse_bomb(file, entries)
+            _check_sizes(file, entries)
             damaged = archive.testzip()
     except CheckpointError:
         raise
@@ -45,7 +45,8 @@ def is_stored(file: Path) -> bool:
     return False
 
 
-def _refuse_bomb(file: Path, entries: list[zipfile.ZipInfo]) -> None:
+def _check_sizes(file: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Raise CheckpointError if the compressed entries of an archive might fill the memory."""
     size, claimed = file.stat().st_size, sum(entry.file_size for entry in entries)
     pickled = max((entry.file_size for entry in entries if entry.filename.endswith("data.pkl")), default=0)
     if claimed > max(_LARGEST, _RATIO * size) or pickled > _LARGEST_PICKLE:

@@ -1,4 +1,4 @@
-"""Files and folders that are either the old one or the new one, whenever the process dies."""
+"""Files and folders that are replaced in one step: whenever the process dies, the old one or the new one is there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from pathlib import Path
 from conversion.errors import CheckpointError
 
 _STALE = 24 * 3600.0
+"""The age in seconds above which a temporary file is that of a killed writer."""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, and rename it over `path` when the block ends well.
+    """Yield a temporary path beside `path`, and rename it to `path` if the block ends without an error.
 
     The data reach the disk before the rename does. If the block raises, `path` is
-    as it was and the temporary file is gone.
+    as it was and the temporary file is deleted.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -37,23 +38,23 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _temporary(target: Path) -> Path:
-    """A name beside `target` that no other writer has; what killed writers left long ago is deleted."""
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+    """A path beside `target` that no other writer uses; old temporary files of killed writers are deleted first."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
         with suppress(OSError):
-            if re.fullmatch(r"[0-9a-f]{12}", left.suffixes[-2][1:]) and time.time() - left.stat().st_mtime > _STALE:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            if re.fullmatch(r"[0-9a-f]{12}", path.suffixes[-2][1:]) and time.time() - path.stat().st_mtime > _STALE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     return target.with_name(f".{target.name}.{os.urandom(6).hex()}.tmp")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8 through `replacing`."""
+    """Replace the file by one that holds `text` as UTF-8."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 @contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`, and rename it to `folder` when the block ends well.
+    """Yield a temporary folder beside `folder`, and rename it to `folder` if the block ends without an error.
 
     Raises:
         CheckpointError: `folder` exists and is not an empty folder.

@@ -1,4 +1,4 @@
-"""Which TransformerLens is installed, and what to say when it is the wrong one."""
+"""The kinds of models that the installed TransformerLens has, and errors that say which version to install."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Backend = Literal["hooked", "bridge"]
 """A kind of TransformerLens model: HookedTransformer (3.x) or TransformerBridge (4.x)."""
 
 BackendChoice = Literal["auto", "hooked", "bridge"]
-"""What can be asked for: one of both, or the one that the installed TransformerLens has."""
+"""What a caller can ask for: a kind of model, or "auto" for the one that the installed TransformerLens has."""
 
 
 @cache
 def transformer_lens_version() -> tuple[int, ...]:
-    """Major and minor version of the installed TransformerLens.
+    """The major and minor version of the installed TransformerLens.
 
     Raises:
-        BackendError: it is not installed.
+        BackendError: TransformerLens is not installed.
     """
     try:
         installed = version("transformer-lens")
@@ -33,11 +33,11 @@ def resolve_backend(backend: str = "auto") -> Backend:
     """The kind of model that the installed TransformerLens gives.
 
     Args:
-        backend: "auto" (HookedTransformer where there is one, else the bridge), "hooked" or "bridge".
+        backend: "auto" (HookedTransformer if TransformerLens has it, else the bridge), "hooked" or "bridge".
 
     Raises:
-        BackendError: what was asked for needs another TransformerLens.
-        ValueError: another word.
+        BackendError: the kind that was asked for needs another TransformerLens.
+        ValueError: `backend` is another word.
     """
     has_bridge = transformer_lens_version() >= (4, 0)
     if backend == "auto":

@@ -1,8 +1,8 @@
-"""nanoGPT's `ckpt.pt` on disk, and the same thing in memory with every key accounted for.
+"""nanoGPT's `ckpt.pt` on disk, and the same checkpoint in memory with every key accounted for.
 
 Reading never executes code (`weights_only=True`), never changes the file, and maps
 the weights from disk, so that a checkpoint with its optimizer (three times the
-weights) costs no more memory than the weights.
+weights) needs no more memory than the weights.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ _EXPECTED = "expected nanoGPT's dictionary with 'model' and 'model_args'"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A nanoGPT checkpoint, validated.
+    """A validated nanoGPT checkpoint.
 
     Attributes:
         config: the architecture.
-        state_dict: nanoGPT's own names and shapes (`config.shapes()`), all of them,
+        state_dict: all tensors under nanoGPT's own names and with its shapes (`config.shapes()`),
             in the precision of the file; a tied `lm_head.weight` is the very tensor
             of `transformer.wte.weight`.
-        vocabulary: how text becomes tokens, or None where nothing was found.
-        path: the file it was read from, None for one made in memory.
-        iter_num, best_val_loss: as nanoGPT stores them, None where absent.
+        vocabulary: the vocabulary that turns text into tokens; None if there is none.
+        path: the file that was read; None for a checkpoint made in memory.
+        iter_num, best_val_loss: the numbers that nanoGPT stores; None if absent.
         run_config: nanoGPT's `config`, the settings of the training run.
-        optimizer: the optimizer's state, only when asked for.
+        optimizer: the optimizer's state; None unless it was asked for.
         notes: what reading had to do (prefixes stripped, masks dropped, ...).
         extra_model_args: a fork's `model_args` that were ignored on request.
     """
@@ -78,29 +78,29 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        """What messages call it: the path, or 'the checkpoint'."""
+        """The checkpoint's name in messages: its path, or 'the checkpoint'."""
         return str(self.path) if self.path else "the checkpoint"
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the weights; the highest one where they are mixed."""
+        """The precision of the weights; if they are mixed, the highest one."""
         dtypes = {tensor.dtype for tensor in self.state_dict.values()}
         return max(dtypes, key=lambda dtype: torch.finfo(dtype).bits)
 
     @property
     def model_args(self) -> dict[str, Any]:
-        """What the original code takes: `GPTConfig(**model_args)`."""
+        """The arguments of the original code's `GPTConfig(**model_args)`."""
         return {**self.config.to_model_args(), **self.extra_model_args}
 
     @property
     def n_params(self) -> int:
-        """Number of weights; a tied head is counted once."""
+        """The number of weights; a tied head counts once."""
         tied = self.config.tied
         return sum(t.numel() for k, t in self.state_dict.items() if not (tied and k == "lm_head.weight"))
 
     @cached_property
     def sha256(self) -> str | None:
-        """SHA-256 of the file, or None for a checkpoint made in memory.
+        """The SHA-256 of the file; None for a checkpoint made in memory.
 
         Raises:
             CheckpointError: the file has changed since it was read.
@@ -114,13 +114,12 @@ class Checkpoint:
         return digest
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """A fresh tokenizer for a model; without a vocabulary, one that says on first use what to give."""
+        """A new tokenizer for a model; without a vocabulary, one that says on first use what to give."""
         from conversion.fast_tokenizer import missing_tokenizer, tokenizer_for
 
         sizes = {"n_ctx": self.config.block_size, "d_vocab": self.config.vocab_size}
         if self.vocabulary is not None:
             return tokenizer_for(self.vocabulary, **sizes)
-
         gpt2 = f", or meta='gpt2' ({GPT2_ABSENT})" if self.config.vocab_size in GPT2_SIZES else ""
         reason = (
             f"{self.name} has no vocabulary (no meta.pkl or tokenizer.json beside it or in data/<dataset>/); load it "
@@ -129,19 +128,19 @@ class Checkpoint:
         return missing_tokenizer(reason, **sizes)
 
     def data_folders(self) -> Iterator[Path]:
-        """Where nanoGPT keeps this run's `meta.pkl` and `val.bin`, nearest first."""
+        """The folders in which nanoGPT keeps this run's `meta.pkl` and `val.bin`, nearest first."""
         if self.path is not None:
             yield from _data_folders(self.path.parent, self.run_config)
 
     def without_weights(self) -> Checkpoint:
-        """What a model remembers of where it came from."""
+        """The checkpoint without its tensors, which is what a converted model remembers of it."""
         return replace(self, state_dict={}, optimizer=None)
 
     def to(self, dtype: torch.dtype) -> Checkpoint:
-        """The same checkpoint with weights of another precision; a tie stays a tie.
+        """The same checkpoint with weights of another precision; a tied head stays tied.
 
         Raises:
-            CheckpointError: a weight is beyond what `dtype` can hold.
+            CheckpointError: a weight is beyond the range of `dtype`.
         """
         state = {key: tensor.to(dtype) for key, tensor in self.state_dict.items()}
         for key, tensor in state.items():
@@ -168,15 +167,15 @@ def read_checkpoint(
     Args:
         path: a `ckpt.pt`, or a folder that holds one (nanoGPT's `out_dir`).
         meta: the vocabulary: a `meta.pkl`, a `tokenizer.json`, a folder with one of
-            them, or "gpt2". Without it, it is looked for beside the checkpoint and in
-            `data/<dataset>/` below the working directory and the checkpoint's parents.
+            them, or "gpt2". By default the one beside the checkpoint, or in
+            `data/<dataset>/` below the working directory or one of the checkpoint's parents.
         act_fn: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
-        ignore_model_args: a fork's `model_args` that do not change what is computed.
+        ignore_model_args: the names of a fork's `model_args` that do not change what is computed.
         optimizer: read the optimizer's state too.
 
     Raises:
-        CheckpointError: no such file, not a nanoGPT checkpoint, damaged, unsafe, with
-            missing, unexpected or misshapen tensors, or with weights that are not finite.
+        CheckpointError: the file does not exist, is no nanoGPT checkpoint, is damaged or unsafe, or has
+            missing, unexpected or misshapen tensors, or weights that are not finite.
         VocabularyError: the vocabulary is unsafe, damaged, or too large for the model.
     """
     file = locate(path)
@@ -216,10 +215,10 @@ def read_checkpoint(
 
 
 def read_iteration(file: Path) -> int | None:
-    """The `iter_num` of a checkpoint file, its weights left alone; None where it has none.
+    """The `iter_num` of a checkpoint file, whose weights are not read; None if the file has none.
 
     Raises:
-        CheckpointError: see `read_checkpoint`.
+        CheckpointError: as for `read_checkpoint`.
     """
     content = _load(file, mapped=True)
     _parts(file, content)
@@ -232,10 +231,10 @@ def save_checkpoint(
     """Write a checkpoint in nanoGPT's format, readable by the original `sample.py`.
 
     Args:
-        checkpoint: what to write; its optimizer too where it has one.
+        checkpoint: the checkpoint to write, with its optimizer if it has one.
         path: a file name ending in `.pt`, or a folder, which gets `ckpt.pt` and, for a
             character vocabulary, `meta.pkl`.
-        write: puts nanoGPT's dictionary into an open file.
+        write: the function that writes nanoGPT's dictionary into an open file.
 
     Returns:
         The checkpoint file. It is replaced in one step: a killed run leaves the old
@@ -254,7 +253,7 @@ def save_checkpoint(
         "best_val_loss": 1e9 if checkpoint.best_val_loss is None else checkpoint.best_val_loss,
         "config": dict(checkpoint.run_config),
     }
-    if checkpoint.config.act_fn != "gelu":  # nanoGPT has no place for it, and would compute another model
+    if checkpoint.config.act_fn != "gelu":  # nanoGPT has no place for it, and would compute with another GELU
         content["config"][_ACT_FN_KEY] = checkpoint.config.act_fn
     if checkpoint.optimizer is not None:
         content["optimizer"] = checkpoint.optimizer
@@ -266,7 +265,7 @@ def save_checkpoint(
 
 
 def _save_vocabulary(vocabulary: Vocabulary | None, folder: Path) -> None:
-    """Leave exactly this vocabulary in the folder, where reading would find another one."""
+    """Save the vocabulary into the folder, and delete any other one, which reading would take for it."""
     others = {META_NAME, TOKENIZER_NAME}
     if vocabulary is not None:
         others -= {vocabulary.save(folder).name}
@@ -281,10 +280,10 @@ def _save_vocabulary(vocabulary: Vocabulary | None, folder: Path) -> None:
 
 
 def locate(path: str | Path) -> Path:
-    """The checkpoint file that `path` means.
+    """The checkpoint file that `path` stands for.
 
     Raises:
-        CheckpointError: nothing there, or a folder without a `ckpt.pt`.
+        CheckpointError: `path` does not exist, or is a folder without a `ckpt.pt`.
     """
     place = Path(path).expanduser()
     if place.is_dir():
@@ -310,7 +309,7 @@ def locate(path: str | Path) -> Path:
 
 
 def _load(file: Path, *, mapped: bool) -> dict[str, Any]:
-    """Unpickle the file without executing anything; mapped tensors must not outlive the reading."""
+    """The dictionary in the file, unpickled without executing anything; mapped tensors must not outlive the reading."""
     with file.open("rb") as opened:
         head = opened.read(4)
     zipped = zipfile.is_zipfile(file)
@@ -321,7 +320,7 @@ def _load(file: Path, *, mapped: bool) -> dict[str, Any]:
     stored = head.startswith(b"PK") and is_stored(file)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol; what matters is refused below
+            warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol; what matters raises below
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and stored)
     except pickle.UnpicklingError as error:
         unsafe = re.search(
@@ -343,16 +342,18 @@ def _load(file: Path, *, mapped: bool) -> dict[str, Any]:
 
 
 def _parts(file: Path, content: dict[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The `model_args` and the tensors of a checkpoint's dictionary; CheckpointError if it does not have them."""
     model_args, raw = content.get("model_args"), content.get("model")
     if not isinstance(raw, Mapping) or not isinstance(model_args, Mapping):
         names = raw if isinstance(raw, Mapping) else content
         hint = looks_like(names)
-        shown = ", ".join(sorted(str(key) for key in content)[:6])
-        raise CheckpointError(f"{file} has the keys {shown}; {_EXPECTED}" + (f"; {hint}" if hint else ""))
+        keys = ", ".join(sorted(str(key) for key in content)[:6])
+        raise CheckpointError(f"{file} has the keys {keys}; {_EXPECTED}" + (f"; {hint}" if hint else ""))
     return model_args, raw
 
 
 def _data_folders(folder: Path, run_config: Mapping[str, Any]) -> Iterator[Path]:
+    """The checkpoint's folder, and the folders `data/<dataset>` near it and near the working directory."""
     folder = folder.resolve()
     yield folder
     dataset = run_config.get("dataset")
@@ -367,6 +368,7 @@ def _data_folders(folder: Path, run_config: Mapping[str, Any]) -> Iterator[Path]
 
 
 def _number(value: Any, kind: type) -> Any:
+    """A stored number as an int or a float, as `kind` says; None if it is not a finite number."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -374,5 +376,6 @@ def _number(value: Any, kind: type) -> Any:
 
 
 def _stamp(file: Path | int) -> tuple[int, int, int]:
+    """What changes when a file is written again."""
     status = os.stat(file)
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
+from jaxtyping import Float, Float16
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint, save_checkpoint
 from conversion.errors import CheckpointError, ConversionError
 
 STORED_KEY = "stored"
-"""Where `run_config` says how the weights were rounded: `{"dtype": "float16", "mantissa_bits": 5}`."""
+"""The key under which `run_config` says how the weights were rounded: `{"dtype": "float16", "mantissa_bits": 5}`."""
 
 _MANTISSA, _LOWEST_EXPONENT = 10, -14  # of float16, without the implicit bit; below 2**-14 it is subnormal
 _LARGEST = torch.finfo(torch.float16).max
 
 
 def compact(checkpoint: Checkpoint, *, bits: int = _MANTISSA) -> Checkpoint:
-    """The checkpoint with weights in float16 whose mantissa is rounded to `bits` bits, without its optimizer.
+    """The checkpoint without its optimizer, and with weights in float16 whose mantissa is rounded to `bits` bits.
 
     Each weight is rounded once, from its own precision, to the nearest number with a sign, 5 bits of
     exponent and `bits` bits of mantissa, ties to even: the relative error is at most
@@ -36,15 +37,15 @@ def compact(checkpoint: Checkpoint, *, bits: int = _MANTISSA) -> Checkpoint:
     2**-(14 + bits) apart, and the absolute error is at most half of that.
 
     Args:
-        checkpoint: of any precision; left as it is.
-        bits: from 1 to 10; 10 is plain float16.
+        checkpoint: a checkpoint of any precision, which does not change.
+        bits: the bits of the mantissa, from 1 to 10; 10 is plain float16.
 
     Returns:
-        a checkpoint whose tied head is still tied, and whose `run_config` says under "stored" what was done.
+        A checkpoint whose tied head is still tied, and whose `run_config` says under "stored" what was done.
 
     Raises:
         ConversionError: `bits` is no whole number from 1 to 10.
-        CheckpointError: a weight that is not finite, or rounds to more than float16 can hold.
+        CheckpointError: a weight is not finite, or rounds to more than float16 can hold.
     """
     if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= _MANTISSA:
         raise ConversionError(f"bits is {bits!r}; expected a whole number from 1 to {_MANTISSA} (plain float16)")
@@ -64,14 +65,14 @@ def compact(checkpoint: Checkpoint, *, bits: int = _MANTISSA) -> Checkpoint:
 
 
 def save_compact(checkpoint: Checkpoint, path: str | Path, *, bits: int = _MANTISSA) -> Path:
-    """Write a checkpoint in nanoGPT's format, made `compact` and deflated.
+    """Make a checkpoint `compact` and write it in nanoGPT's format, deflated.
 
-    `read_checkpoint`, nanoGPT's own `sample.py` and `torch.load(path, weights_only=True)` read the file, the last
-    without `mmap=True`. The same checkpoint gives the same bytes, with the same versions of PyTorch and zlib.
+    `read_checkpoint`, nanoGPT's own `sample.py` and `torch.load(path, weights_only=True)` can read the file, the
+    last without `mmap=True`. The same checkpoint gives the same bytes, with the same versions of PyTorch and zlib.
 
     Args:
         checkpoint, path: as for `save_checkpoint`.
-        bits: see `compact`.
+        bits: as for `compact`.
 
     Returns:
         The checkpoint file. It is replaced in one step: a killed run leaves the old file or the new one.
@@ -83,7 +84,8 @@ def save_compact(checkpoint: Checkpoint, path: str | Path, *, bits: int = _MANTI
     return save_checkpoint(compact(checkpoint, bits=bits), path, write=_write_deflated)
 
 
-def _rounded(tensor: Tensor, bits: int) -> Tensor:
+def _rounded(tensor: Float[Tensor, "*axes"], bits: int) -> Float16[Tensor, "*axes"]:
+    """The nearest numbers whose mantissa has `bits` bits."""
     exact = tensor.detach().double()
     exponent = torch.frexp(exact).exponent - 1  # 2**exponent <= |exact| < 2**(exponent + 1)
     step = torch.pow(2.0, (exponent.clamp(min=_LOWEST_EXPONENT) - bits).double())
@@ -91,7 +93,7 @@ def _rounded(tensor: Tensor, bits: int) -> Tensor:
 
 
 def _write_deflated(content: Any, file: BinaryIO) -> None:
-    """What `torch.save` writes, compressed, with nothing in it that changes from one time to the next."""
+    """Write what `torch.save` writes, compressed, and without anything that changes from one time to the next."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with zipfile.ZipFile(buffer) as plain, zipfile.ZipFile(file, "w") as archive:

@@ -1,6 +1,6 @@
-"""The comparisons of a certificate: outputs, activations, gradients, greedy text, edits.
+"""The comparisons of a certificate: outputs, weights, activations, gradients, greedy text, edits.
 
-Each takes the native side (`Bench`), a converted model and a `Judge`, and yields one
+Each function takes the native side (`Bench`), a converted model and a `Judge`, and yields one
 `Comparison` per quantity, in the order of the computation.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
@@ -40,8 +41,8 @@ class Bench:
         generator = torch.Generator().manual_seed(seed)
         context, vocabulary = checkpoint.config.block_size, checkpoint.config.vocab_size
 
-        def tokens(batch: int, time: int) -> Tensor:
-            return torch.randint(vocabulary, (batch, time), generator=generator).to(device)
+        def tokens(n: int, length: int) -> Int[Tensor, "example pos"]:
+            return torch.randint(vocabulary, (n, length), generator=generator).to(device)
 
         self.tokens, self.targets = tokens(2, min(context, 256)), tokens(2, min(context, 256))
         self.cheap = checkpoint.n_params * context < 5e9
@@ -61,18 +62,22 @@ class Bench:
     def activations(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """Every native activation that can be read, and the logits as "logits"."""
         reference = self.reference(dtype)
-        found: dict[str, Tensor] = {}
-        readers = {name: _keep(found, name) for name in self.names if reference.reads(name)}
+        activations: dict[str, Tensor] = {}
+        readers = {name: _keep(activations, name) for name in self.names if reference.reads(name)}
         with torch.no_grad():
-            found["logits"] = reference.logits(self.tokens, readers)
-        return found
+            activations["logits"] = reference.logits(self.tokens, readers)
+        return activations
 
-    def greedy(self, dtype: torch.dtype) -> tuple[list[Tensor], Tensor, Tensor]:
+    def greedy(
+        self, dtype: torch.dtype
+    ) -> tuple[
+        list[Int[Tensor, "example pos"]], Float[Tensor, "example pos d_vocab"], Float[Tensor, "example step d_vocab"]
+    ]:
         """The native model's greedy text.
 
         Returns:
-            its windows, all logits of the first one, which fills the context, and the last
-            position's logits of the others, which are cropped to it.
+            The windows of the text, of which the first fills the context and each later one is a token further;
+            the logits of the first window; and the last position's logits of each later one.
         """
         if dtype not in self._greedy:
             native, context, text = self.reference(dtype), self.checkpoint.config.block_size, self.prompt
@@ -94,7 +99,7 @@ class Bench:
         return self._exact[name]
 
     def notes(self, edits: bool) -> tuple[str, ...]:
-        """What could not be compared, or was not asked for."""
+        """Notes on what could not be compared, or was not to be."""
         reference = self.reference(torch.float64)
         unseen = sorted({n.rpartition(".")[2] for n in self.names if not reference.reads(n)})
         notes = (f"{reference.description} does not show {', '.join(unseen)}; not compared",) if unseen else ()
@@ -102,7 +107,7 @@ class Bench:
 
 
 def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
-    """Logits (or log-probabilities), also of a whole context, loss, and Kullback-Leibler divergence in nats."""
+    """Compare logits (or log-probabilities), loss, and Kullback-Leibler divergence in nats."""
     native = bench.reference(judge.dtype)
     targets = bench.targets.flatten()
     with torch.no_grad():
@@ -111,7 +116,7 @@ def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
         name = "logits" if judge.mode == "raw" else "log-probabilities"
         yield judge("output", name, judge.visible(got), judge.visible(expected), lambda: judge.visible(true))
 
-        def loss(logits: Tensor) -> Tensor:
+        def loss(logits: Float[Tensor, "example pos d_vocab"]) -> Float[Tensor, ""]:
             return F.cross_entropy(logits.flatten(0, 1), targets)
 
         if got.shape == expected.shape:
@@ -123,9 +128,9 @@ def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
 
 
 def compare_weights(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
-    """Every weight, brought back to nanoGPT's layout, bit for bit; of processed ones, the embeddings.
+    """Compare every weight, brought back to nanoGPT's layout, bit for bit; of processed weights, the embeddings.
 
-    Random tokens reach only some rows of an embedding; this reaches all of them.
+    Random tokens reach only some rows of an embedding; this comparison reaches all of them.
     """
     checkpoint, hooked = bench.checkpoint, hooked_layout_of(model)
     stored = {name: tensor.to(judge.dtype) for name, tensor in checkpoint.state_dict.items()}
@@ -137,8 +142,8 @@ def compare_weights(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
         for name in {*unknown, "unembed.b_U"} & set(hooked):  # nanoGPT has none, so they must be zero
             yield judge.identical("weight", name, hooked[name].cpu(), torch.zeros_like(hooked[name]).cpu())
     else:
-        for name, theirs in (("embed.W_E", "transformer.wte.weight"), ("pos_embed.W_pos", "transformer.wpe.weight")):
-            exact = checkpoint.state_dict[theirs].double()
+        for name, key in (("embed.W_E", "transformer.wte.weight"), ("pos_embed.W_pos", "transformer.wpe.weight")):
+            exact = checkpoint.state_dict[key].double()
             yield judge("weight", name, hooked[name].cpu(), (exact - exact.mean(-1, keepdim=True)).to(judge.dtype))
     for name, expected in (("act_fn", checkpoint.config.act_fn), ("n_heads", checkpoint.config.n_head)):
         if getattr(model.cfg, name) != expected:
@@ -146,15 +151,15 @@ def compare_weights(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
 
 
 def compare_activations(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
-    """The value at every hook, or at those that the weights' processing preserves."""
+    """Compare the value at every hook, or at those hooks whose values the processing of weights preserves."""
     expected = bench.activations(judge.dtype)
     names = [n for n in bench.names if n in expected and (judge.mode == "raw" or n.endswith(_PRESERVED))]
-    found: dict[str, Tensor] = {}
-    keepers = [(name, _as_hook(_keep(found, name))) for name in names]
+    activations: dict[str, Tensor] = {}
+    keepers = [(name, _as_hook(_keep(activations, name))) for name in names]
     with torch.no_grad():
         model.run_with_hooks(bench.tokens, fwd_hooks=keepers, return_type=None)
     for name in names:
-        got, native = found.pop(name, None), expected.pop(name)
+        got, native = activations.pop(name, None), expected.pop(name)
         if got is not None and got.dim() == native.dim() - 1:  # positions without a batch axis
             got = got.expand_as(native)
         if native.dim() == 2 and got is not None and got.dim() == 3:
@@ -163,7 +168,7 @@ def compare_activations(bench: Bench, model: Any, judge: Judge) -> Iterator[Comp
 
 
 def compare_gradients(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
-    """The gradient of the loss with respect to every weight, brought back to nanoGPT's layout."""
+    """Compare the gradient of the loss with respect to every weight, brought back to nanoGPT's layout."""
     config = bench.checkpoint.config
     tokens, targets = bench.tokens[:, :64], bench.targets[:, :64]
     weights = [weight for weight in model.parameters() if weight.is_floating_point()]
@@ -197,9 +202,9 @@ def compare_gradients(bench: Bench, model: Any, judge: Judge) -> Iterator[Compar
 
 
 def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
-    """The logits of a whole context, and greedy text past it.
+    """Compare the logits of a whole context, and greedy text past it.
 
-    A choice may differ only where the native model is undecided.
+    A token may differ only where the native model is undecided.
     """
     start = bench.prompt.shape[1] - 1
     with torch.no_grad():
@@ -207,7 +212,7 @@ def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Compariso
         got_first = model(windows[0], return_type="logits")
         name = "logits, whole context" if judge.mode == "raw" else "log-probabilities, whole context"
 
-        def true() -> Tensor:
+        def true() -> Float[Tensor, "example pos d_vocab"]:
             return judge.visible(bench.reference(torch.float64).logits(windows[0]))
 
         yield judge("output", name, judge.visible(got_first), judge.visible(first), true)
@@ -223,7 +228,7 @@ def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Compariso
 
 
 def compare_edits(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
-    """The logits after the same edit at the same hook on both sides."""
+    """Compare the logits after the same edit at the same hook on both sides."""
     native, exact = bench.reference(judge.dtype), bench.reference(torch.float64)
     tokens = bench.short
     for name in bench.names:
@@ -241,12 +246,15 @@ def compare_edits(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison
                 yield judge("edit", f"{kind} at {name}", judge.visible(got), expected, true)
 
 
-def _keep(found: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
+def _keep(activations: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
+    """A function that copies the activation that it gets into `activations`."""
+
     def keep(value: Tensor) -> None:
-        found[name] = value.detach().clone()
+        activations[name] = value.detach().clone()
 
     return keep
 
 
 def _as_hook(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
+    """A function of an activation as TransformerLens calls hooks."""
     return lambda value, hook: function(value)

@@ -1,4 +1,4 @@
-"""The architecture of a nanoGPT model, as its `model_args` state it."""
+"""The architecture of a nanoGPT model, as its `model_args` describe it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ActFn = Literal["gelu", "gelu_new"]
 """nanoGPT's exact GELU, or the tanh approximation of its first versions and of GPT-2."""
 
 LAYER_NORM_EPS = 1e-5
-"""nanoGPT writes this constant into its LayerNorm; it is in no config."""
+"""The constant that nanoGPT writes into its LayerNorm; no config holds it."""
 
 _SIZES = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")
 _KNOWN = (*_SIZES, "bias", "dropout")
@@ -25,14 +25,14 @@ class NanoGPTConfig:
     Attributes:
         n_layer, n_head, n_embd, block_size, vocab_size: as in nanoGPT's `model_args`.
         bias: whether linear layers and LayerNorms have biases.
-        dropout: dropout rate during training; conversion ignores it.
+        dropout: the dropout rate during training; conversion ignores it.
         act_fn: nanoGPT's exact GELU unless the caller says otherwise; no
-            checkpoint records it.
+            checkpoint of nanoGPT records it.
         tied: whether `lm_head.weight` is the token embedding, as nanoGPT makes it.
 
     Raises:
-        CheckpointError: a size that is no positive integer, an `n_head` that does
-            not divide `n_embd`, or an unknown act_fn.
+        CheckpointError: a size is no positive integer, `n_head` does not divide
+            `n_embd`, or `act_fn` is unknown.
     """
 
     n_layer: int
@@ -67,12 +67,12 @@ class NanoGPTConfig:
 
     @property
     def d_head(self) -> int:
-        """Width of one attention head."""
+        """The width of one attention head."""
         return self.n_embd // self.n_head
 
     @property
     def d_mlp(self) -> int:
-        """Neurons of one MLP; nanoGPT fixes it at four times the width."""
+        """The number of neurons of one MLP, which in nanoGPT is always four times the width."""
         return 4 * self.n_embd
 
     @classmethod
@@ -84,12 +84,12 @@ class NanoGPTConfig:
         tied: bool = True,
         ignore: Iterable[str] = (),
     ) -> NanoGPTConfig:
-        """Validate nanoGPT's `model_args`.
+        """The architecture that nanoGPT's `model_args` describe.
 
         Args:
             model_args: the dictionary that nanoGPT stores.
             act_fn, tied: see the class.
-            ignore: names of further arguments, of a fork, that do not change what is computed.
+            ignore: the names of a fork's further arguments that do not change what is computed.
 
         Raises:
             CheckpointError: a size is missing or wrong, or a fork's argument is unknown.
@@ -101,9 +101,9 @@ class NanoGPTConfig:
             )
         unknown = sorted((name for name in model_args if name not in _KNOWN and name not in set(ignore)), key=str)
         if unknown:
-            shown = ", ".join(f"{name}={model_args[name]!r:.40}" for name in unknown)
+            arguments = ", ".join(f"{name}={model_args[name]!r:.40}" for name in unknown)
             raise CheckpointError(
-                f"model_args has arguments that nanoGPT does not know ({shown}), so this may be another "
+                f"model_args has arguments that nanoGPT does not know ({arguments}), so this may be another "
                 "architecture; if they do not change what the model computes, pass "
                 f"ignore_model_args={unknown!r}"
             )

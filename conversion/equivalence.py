@@ -4,11 +4,11 @@ Native and converted model get the same tokens, and everything that TransformerL
 is compared: outputs, every activation, the gradient of every weight, the effect of an edit
 at every hook, and greedy text past the context. The proof is in float64, where rounding
 leaves 1e-15 and a real difference cannot hide; float32 is compared too, since that is what
-people run. What is folded and centred (`process_weights`) is compared in log-probabilities
-and in the activations that folding preserves.
+people run. Models with folded and centred weights (`process_weights`) are compared in
+log-probabilities and in the activations that folding preserves.
 
-None of this can see a wrong `n_head` in `model_args`, because both sides would believe it.
-The data can: where the run's `val.bin` is at hand, the loss on it is held against the
+None of these comparisons can show a wrong `n_head` in `model_args`, because both sides would
+use it. The data can: if the run's `val.bin` is there, the loss on it is compared with the
 checkpoint's `best_val_loss`.
 """
 
@@ -60,24 +60,24 @@ def check_equivalence(
     """Compare a checkpoint's native model with its conversion.
 
     Args:
-        checkpoint: what `read_checkpoint` returned, or a path for it.
-        model: a HookedTransformer or TransformerBridge to judge. Without it, the checkpoint
-            is converted here: raw and processed, in float64 and float32 (and, where its
-            weights are half precision, in that).
-        backend: "auto", "hooked" or "bridge", for what is converted here.
+        checkpoint: a checkpoint that `read_checkpoint` returned, or its path.
+        model: a HookedTransformer or TransformerBridge to judge. Without it, the function
+            converts the checkpoint: raw and processed, in float64 and float32 (and, if its
+            weights are in half precision, in that).
+        backend: "auto", "hooked" or "bridge", for the models that the function converts.
         model_py: a nanoGPT fork's `model.py` to be the native side. THIS FILE IS EXECUTED.
-        val_bin: the run's validation tokens; looked for where nanoGPT keeps them.
+        val_bin: the run's validation tokens; by default the file that nanoGPT keeps them in, if it is there.
         edits: also compare the effect of edits at every hook, which is most of the work.
-        seed: of the random tokens and perturbations.
-        device: where to compute.
+        seed: the seed of the random tokens and perturbations.
+        device: the device to compute on.
         progress: show a progress bar.
 
     Returns:
-        the certificate; it never raises because of a difference, see `raise_if_failed`.
+        The certificate. A difference raises no error here; see `raise_if_failed`.
 
     Raises:
-        ConversionError: bad input, such as a `model_py` that does not fit or a TransformerLens
-            that does not have the backend.
+        ConversionError: the input is bad, such as a `model_py` that does not fit or a backend that the installed
+            TransformerLens does not have.
     """
     if not 0 <= seed < 2**32:
         raise ConversionError(f"seed is {seed}; expected an integer from 0 to 2**32 - 1")
@@ -85,17 +85,17 @@ def check_equivalence(
         checkpoint = read_checkpoint(checkpoint)
     bench = Bench(checkpoint, model_py, seed=seed, device=device)
     comparisons: list[Comparison] = []
-    cases = [_given(model)] if model is not None else list(_conversions(checkpoint, backend, device))
+    cases = [_case_of(model)] if model is not None else list(_conversions(checkpoint, backend, device))
     with tqdm(total=len(cases), disable=not progress, desc="certificate", unit="model") as bar:
         for mode, dtype, build in cases:
             bar.set_postfix_str(f"{mode} {precision_name(dtype)}")
             with _evaluating(build()) as converted:
                 comparisons += _compare(bench, converted, mode, dtype, edits)
                 if (mode == "raw" and dtype == torch.float32) or model is not None:
-                    found = compare_val_loss(
+                    comparison = compare_val_loss(
                         checkpoint, converted, val_bin, mode=mode, precision=precision_name(dtype), seed=seed
                     )
-                    comparisons += [found] if found else []
+                    comparisons += [comparison] if comparison else []
             bar.update()
     kind = resolve_backend(backend) if model is None else "bridge" if hasattr(model, "original_model") else "hooked"
     return EquivalenceReport(
@@ -107,17 +107,19 @@ def check_equivalence(
         reference=bench.reference(torch.float64).description,
         versions=_versions(),
         seed=seed,
-        notes=checkpoint.notes + bench.notes(edits) + _unmeasured(comparisons),
+        notes=checkpoint.notes + bench.notes(edits) + _note_without_val_loss(comparisons),
     )
 
 
-def _unmeasured(comparisons: list[Comparison]) -> tuple[str, ...]:
+def _note_without_val_loss(comparisons: list[Comparison]) -> tuple[str, ...]:
+    """The note of a certificate that has no comparison of the loss on validation data; else nothing."""
     if any(c.kind == "val_loss" for c in comparisons):
         return ()
     return ("no val.bin with a best_val_loss was at hand, so nothing speaks for n_head and the act_fn of model_args",)
 
 
-def _given(model: Any) -> tuple[Mode, torch.dtype, Callable[[], Any]]:
+def _case_of(model: Any) -> tuple[Mode, torch.dtype, Callable[[], Any]]:
+    """The mode and precision of the caller's model, and a function that returns it."""
     if not hasattr(model, "cfg") or not hasattr(model, "run_with_hooks"):
         raise ConversionError(f"model is a {type(model).__name__}; expected a HookedTransformer or a TransformerBridge")
     if any(parameter.is_inference() for parameter in model.parameters()):
@@ -131,6 +133,7 @@ def _given(model: Any) -> tuple[Mode, torch.dtype, Callable[[], Any]]:
 def _conversions(
     checkpoint: Checkpoint, backend: str, device: str | torch.device
 ) -> Iterator[tuple[Mode, torch.dtype, Callable[[], Any]]]:
+    """The modes and precisions in which a checkpoint is converted, each with a function that converts it."""
     if resolve_backend(backend) == "hooked":
         from conversion.nanogpt_to_hooked import to_hooked_transformer as convert
     else:
@@ -149,12 +152,13 @@ def _conversions(
 
 
 def _compare(bench: Bench, model: Any, mode: Mode, dtype: torch.dtype, edits: bool) -> Iterator[Comparison]:
+    """All comparisons with one converted model."""
     judge = Judge(mode, dtype)
     try:
         yield from compare_outputs(bench, model, judge)
         yield from compare_weights(bench, model, judge)
         if dtype not in TOLERANCE:
-            return  # half precision: outputs only, everything else is its rounding
+            return  # in half precision everything but the outputs would only show rounding
         yield from compare_activations(bench, model, judge)
         if mode == "raw":
             yield from compare_gradients(bench, model, judge)
@@ -170,7 +174,7 @@ def _compare(bench: Bench, model: Any, mode: Mode, dtype: torch.dtype, edits: bo
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[Any]:
-    """The model in evaluation mode; each module's own mode is restored. Hooks that it carries do run."""
+    """A block in which the model is in evaluation mode; each module's mode returns at the end. Its hooks do run."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -181,10 +185,10 @@ def _evaluating(model: Any) -> Iterator[Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in ("nanogpt-lens", "transformer-lens", "torch", "transformers"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed as a package"
-    return found
+            versions[package] = "not installed as a package"
+    return versions

@@ -24,19 +24,19 @@ ENDOFTEXT = "<|endoftext|>"
 
 
 class CheckpointTokenizer(PreTrainedTokenizerFast):
-    """A fast tokenizer that refuses what it would otherwise get silently wrong."""
+    """A fast tokenizer that raises an error in cases that other tokenizers get silently wrong."""
 
     characters: CharVocabulary | None = None
-    """The character vocabulary behind it, where there is one."""
+    """The character vocabulary of the tokenizer, if it has one."""
     encoder: CharVocabulary | TokenizerVocabulary | None = None
-    """What encodes a corpus quickly."""
+    """The vocabulary that encodes a corpus quickly."""
     foreign_special: str | None = None
-    """The padding token, where the model's own vocabulary has none."""
+    """The padding token, if it is not in the model's own vocabulary."""
     missing: str | None = None
-    """Why there is no vocabulary: raised on first use of text."""
+    """The reason why there is no vocabulary, which the first use of text raises as an error."""
 
     quiet: bool = False
-    """While TransformerLens probes it: a text that cannot be encoded has no tokens."""
+    """True while TransformerLens probes the tokenizer: then every text has no tokens, and none raises an error."""
 
     @contextmanager
     def probing(self) -> Iterator[None]:
@@ -53,10 +53,10 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
         texts = [text] if isinstance(text, str) else text
         if not kwargs.get("is_split_into_words") and all(isinstance(t, str) for t in texts):
             for t in texts:
-                self._refuse(t)
+                self._check_text(t)
         encoded = super()._encode_plus(text, *args, **{**kwargs, **_UNTRUNCATED} if _truncates(kwargs) else kwargs)
         if _truncates(kwargs):
-            self._refuse_long(encoded, kwargs["max_length"])
+            self._check_length(encoded, kwargs["max_length"])
         if self.characters is not None and len({len(t) for t in texts}) > 1 and _pads(kwargs):
             raise ConversionError(
                 f"the texts have {' and '.join(str(n) for n in sorted({len(t) for t in texts}))} characters; nanoGPT "
@@ -83,7 +83,8 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
         )
         return plain.save_pretrained(str(Path(save_directory)), *args, **kwargs)
 
-    def _refuse(self, text: str) -> None:
+    def _check_text(self, text: str) -> None:
+        """Raise VocabularyError if a text cannot be encoded, or holds a token that the model never saw."""
         if self.missing and text:
             raise VocabularyError(self.missing)
         if self.foreign_special and self.foreign_special in text:
@@ -95,7 +96,8 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
             position = next(i for i, char in enumerate(text) if char not in self.characters.charset)
             self.characters.refuse(text, position)
 
-    def _refuse_long(self, encoded: BatchEncoding, n_ctx: int) -> None:
+    def _check_length(self, encoded: BatchEncoding, n_ctx: int) -> None:
+        """Raise ConversionError if a text has more tokens than the model's context."""
         ids = encoded["input_ids"]
         rows = [ids] if len(ids) and isinstance(ids[0], int) else ids
         longest = max((len(row) for row in rows), default=0)
@@ -119,7 +121,7 @@ def _truncates(kwargs: dict[str, Any]) -> bool:
 
 
 def tokenizer_for(vocabulary: Vocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
-    """A fresh fast tokenizer of a vocabulary, for a model of that context and that many logits."""
+    """A new fast tokenizer of a vocabulary, for a model of that context and that many logits."""
     if isinstance(vocabulary, CharVocabulary):
         return _character_tokenizer(vocabulary, n_ctx=n_ctx, d_vocab=d_vocab)
     return _subword_tokenizer(vocabulary, n_ctx=n_ctx, d_vocab=d_vocab)
@@ -141,19 +143,19 @@ def _character_tokenizer(vocabulary: CharVocabulary, *, n_ctx: int, d_vocab: int
 
 
 def _subword_tokenizer(vocabulary: TokenizerVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
-    """A `tokenizer.json` or GPT-2's BPE; `<|endoftext|>` is the model's own where it has one."""
+    """The tokenizer of a `tokenizer.json` or of GPT-2's BPE; `<|endoftext|>` is the model's own token if it has one."""
     core = Tokenizer.from_str(vocabulary.serialized)
     core.no_truncation()
     core.no_padding()
-    own = core.token_to_id(ENDOFTEXT)
+    endoftext = core.token_to_id(ENDOFTEXT)
     tokenizer = _wrapped(core, ENDOFTEXT, n_ctx)
     tokenizer.encoder = vocabulary
-    tokenizer.foreign_special = ENDOFTEXT if own is None or own >= d_vocab else None
+    tokenizer.foreign_special = ENDOFTEXT if endoftext is None or endoftext >= d_vocab else None
     return tokenizer
 
 
 def missing_tokenizer(reason: str, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
-    """Stands in for a vocabulary that was not found: tokens work, the first text raises `reason`."""
+    """A tokenizer for a model without a vocabulary: ids work, and the first use of text raises `reason`."""
     core = Tokenizer(models.WordLevel(vocab={ENDOFTEXT: d_vocab}, unk_token="\0unk"))
     tokenizer = _wrapped(core, ENDOFTEXT, n_ctx)
     tokenizer.missing = reason
@@ -161,6 +163,7 @@ def missing_tokenizer(reason: str, *, n_ctx: int, d_vocab: int) -> CheckpointTok
 
 
 def _wrapped(core: Tokenizer, special: str, n_ctx: int) -> CheckpointTokenizer:
+    """The tokenizer around its Rust core, with a special token for padding and the end of a text."""
     core.add_special_tokens([AddedToken(special, special=True, normalized=False)])
     # bos_token stays unset: with one, both TransformerLens lines try to load a tokenizer by name
     return CheckpointTokenizer(

@@ -1,22 +1,23 @@
-"""When two tensors count as equal: the tolerances, and what an error is measured against."""
+"""The tolerances within which two tensors count as equal, and the size to which an error is relative."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from conversion.report import Comparison, Kind, Mode
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5}
-"""Largest relative error; in float64 the absolute error must be within it too."""
+"""The largest relative error that is allowed; in float64 the absolute error must be within it too."""
 
 ROUNDING = 16.0
-"""Below float64 an error may also be this many times what rounding does to the native model."""
+"""In lower precision an error may also be this many times the error that rounding causes in the native model."""
 
 SMALLEST = 1e-3
-"""What is smaller than this is measured as if it were this large; the size of zero is no measure."""
+"""The least size to which an error is relative, because an error relative to zero would say nothing."""
 
 
 class Judge:
@@ -27,8 +28,8 @@ class Judge:
         self.dtype = dtype
         self.base = TOLERANCE.get(dtype, 2 * torch.finfo(dtype).eps)
 
-    def visible(self, logits: Tensor) -> Tensor:
-        """What of the logits the weights' processing preserves."""
+    def visible(self, logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes d_vocab"]:
+        """The part of logits that must be equal: all of raw ones, the log-probabilities of processed ones."""
         return logits if self.mode == "raw" else logits.log_softmax(-1)
 
     def __call__(
@@ -43,11 +44,12 @@ class Judge:
         """Compare two tensors.
 
         Args:
-            kind, name: of the quantity.
-            got: the converted model's value; None where it has none.
-            expected: the native model's, in the same precision.
-            exact: the native model's in float64, asked for only where rounding may excuse an error.
-            scale: what errors are relative to, where not the largest expected value.
+            kind, name: the kind and the name of the quantity.
+            got: the converted model's value; None if it has none.
+            expected: the native model's value, in the same precision.
+            exact: a function that returns the native model's value in float64; called only if rounding may excuse an
+                error.
+            scale: the size to which errors are relative; by default the largest expected value.
         """
         if got is None:
             return self.failed(kind, name, "the converted model does not have it")
@@ -63,18 +65,18 @@ class Judge:
         return self._comparison(kind, name, max_abs, max_rel, tolerance, passed)
 
     def identical(self, kind: Kind, name: str, got: Tensor | None, expected: Tensor) -> Comparison:
-        """Two tensors of which not one bit may differ."""
+        """Compare two tensors of which not one bit may differ."""
         if got is None or got.shape != expected.shape:
             return self(kind, name, got, expected)
         max_abs, size = distance(got, expected)
         return self._comparison(kind, name, max_abs, max_abs / size, 0.0, max_abs == 0)
 
     def failed(self, kind: Kind, name: str, detail: str) -> Comparison:
-        """A quantity that could not even be compared."""
+        """The failed comparison of a quantity that could not even be compared."""
         return self._comparison(kind, name, torch.inf, torch.inf, self.base, False, detail)
 
     def greedy(self, differing: int, steps: int, ties: int) -> Comparison:
-        """The verdict on greedy text: no token may differ but for ties."""
+        """The comparison of greedy texts, in which no token may differ but for ties."""
         detail = f"{steps - differing} of {steps} tokens" + (f", {ties} ties" if ties else "")
         name = "greedy text past the context"
         return self._comparison("greedy", name, float(differing), differing / steps, 0.0, not differing, detail)
@@ -95,8 +97,8 @@ class Judge:
         )
 
 
-def distance(got: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Largest absolute difference, and the size of what is expected; infinite entries must agree."""
+def distance(got: Float[Tensor, "*axes"], expected: Float[Tensor, "*axes"]) -> tuple[float, float]:
+    """The largest absolute difference of two tensors, and the largest expected value; infinite entries must agree."""
     got, expected = got.double(), expected.double()
     finite = expected.isfinite()
     if not torch.equal(got[~finite].nan_to_num(), expected[~finite].nan_to_num()):
@@ -109,5 +111,5 @@ def distance(got: Tensor, expected: Tensor) -> tuple[float, float]:
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """`float32` for `torch.float32`."""
+    """The name of a precision, such as "float32" for `torch.float32`."""
     return str(dtype).removeprefix("torch.")

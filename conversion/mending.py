@@ -1,8 +1,8 @@
-"""TransformerLens 4's native bridge, with `hook_resid_mid` and `hook_attn_scores` where they belong.
+"""The mending of two hooks, `hook_resid_mid` and `hook_attn_scores`, of TransformerLens 4's native bridge.
 
-Upstream `hook_resid_mid` is the input of `ln2`, which only the MLP reads, and the scores' hook
-fires after the attention is done. Here the block itself calls the former before the stream
-parts into skip and MLP, and the attention calls the latter before its softmax.
+Upstream, `hook_resid_mid` is the input of `ln2`, which only the MLP reads, and the scores' hook
+fires after the attention is done. Here the block itself calls `hook_resid_mid` before the stream
+parts into skip and MLP, and the attention calls `hook_attn_scores` before its softmax.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge.sources.native.model import NativeAttention, NativeBlock
@@ -27,22 +28,22 @@ def mend(bridge: Any) -> None:
 
 
 class MidHook(HookPoint):
-    """`ln2.hook_in`, also known as `hook_resid_mid`: called by the block, then passed over by `ln2`."""
+    """`ln2.hook_in`, also known as `hook_resid_mid`, which the block calls, so that `ln2` passes it over."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return x if self.__dict__.pop("called", False) else super().__call__(x)
 
 
 class MendedBlock(NativeBlock):
-    """The residual stream goes through `hook_resid_mid` before it parts into skip and MLP."""
+    """A block whose residual stream goes through `hook_resid_mid` before it parts into skip and MLP."""
 
     def forward(
         self,
-        hidden_states: Tensor,
+        hidden_states: Float[Tensor, "example pos d_model"],
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[Tensor]:
+    ) -> tuple[Float[Tensor, "example pos d_model"]]:
         hook = cast(Any, self.ln2).hook_in
         hook.__dict__.pop("called", None)  # left behind by an exception
         out, _ = self.attn(self.ln1(hidden_states), attention_mask=attention_mask, position_ids=position_ids)
@@ -52,16 +53,16 @@ class MendedBlock(NativeBlock):
 
 
 class MendedAttention(NativeAttention):
-    """Scores and pattern go through their hooks before they are used."""
+    """Attention whose scores and pattern go through their hooks before they are used."""
 
     def forward(  # type: ignore[override]
         self,
-        hidden_states: Tensor,
+        hidden_states: Float[Tensor, "example pos d_model"],
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         pattern_fn: Any = None,
         **kwargs: Any,
-    ) -> tuple[Tensor, None]:
+    ) -> tuple[Float[Tensor, "example pos d_model"], None]:
         batch, seq, _ = hidden_states.shape
         q, k, v = (
             part(hidden_states).view(batch, seq, self.n_heads, self.d_head).transpose(1, 2)

@@ -1,10 +1,10 @@
-"""A checkpoint as a TransformerBridge, on TransformerLens 4, with two upstream hooks mended.
+"""From a checkpoint to a TransformerBridge, on TransformerLens 4, with two upstream hooks mended.
 
 In the native bridge of 4.x an edit at `hook_resid_mid` reaches the MLP but not the skip
-connection, and `attn.hook_attn_scores` fires after the fact, holds the pattern, and ignores
-edits. `conversion.mending` puts both where TransformerLens 3 has them. It relies on names
-that upstream may change, so a self-test compares edits at both hooks with the native model before the first model is
-returned, and refuses to go on where they differ.
+connection, and `attn.hook_attn_scores` fires after the attention is done, holds the pattern, and
+ignores edits. `conversion.mending` puts both where TransformerLens 3 has them. It relies on names
+that upstream may change, so that a self-test compares edits at both hooks with the native model
+before the first model is returned, and raises BackendError if they differ.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def to_bridge(
     """Convert a checkpoint into a TransformerBridge.
 
     Args:
-        checkpoint: what `read_checkpoint` returned.
+        checkpoint: a checkpoint that `read_checkpoint` returned.
         process_weights: fold LayerNorms and centre (see `conversion.folding`).
-        device: where the model goes.
-        dtype: its precision, whatever the checkpoint's is.
+        device: the device of the model.
+        dtype: the precision of the model, whatever the checkpoint's is.
         consume: move the checkpoint's tensors into the model, which empties
             `checkpoint.state_dict` and saves a copy of the weights.
 
     Returns:
-        the model in evaluation mode, its tokenizer attached, with the hooks of a
-        HookedTransformer: same names, same values, same effect of edits.
+        The model in evaluation mode with its tokenizer. Its hooks have the names, the values
+        and the effects of edits that those of a HookedTransformer have.
 
     Raises:
-        BackendError: TransformerLens 3 is installed, or one whose hooks cannot be mended.
+        BackendError: TransformerLens 3 is installed, or a version whose hooks cannot be mended.
     """
     resolve_backend("bridge")
     self_test()
@@ -59,11 +59,7 @@ def to_bridge(
 
 @cache
 def self_test() -> None:
-    """Prove on a small random model that edits at the two mended hooks do what they should.
-
-    Raises:
-        BackendError: they do not, under this version of TransformerLens.
-    """
+    """Raise BackendError unless edits at the two mended hooks do what they should, on a small random model."""
     from conversion.native import GPT
 
     with torch.random.fork_rng(devices=[]):
@@ -104,6 +100,7 @@ def _build(
     dtype: torch.dtype,
     consume: bool = False,
 ) -> TransformerBridge:
+    """The bridge of a checkpoint, with its hooks mended but not tested."""
     from transformer_lens.config.transformer_bridge_config import TransformerBridgeConfig
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -130,7 +127,7 @@ def _build(
 
 
 def _point_aliases(bridge: Any, placeholders: dict[int, str]) -> None:
-    """Make `ln1.w`, `mlp.b_in` and the like, which upstream sets while it builds, the parameters that there are now."""
+    """Make `ln1.w`, `mlp.b_in` and the like, which upstream sets while it builds, point to the present parameters."""
     parameters = dict(bridge.original_model.named_parameters())
     for module in bridge.modules():
         for name, value in vars(module).items():
@@ -139,7 +136,7 @@ def _point_aliases(bridge: Any, placeholders: dict[int, str]) -> None:
 
 
 def _assign(bridge: Any, state: HookedState) -> None:
-    """Make the converted tensors the storage of the parameters, one by one, emptying `state`.
+    """Make the converted tensors the storage of the parameters, one by one; empties `state`.
 
     Upstream's `load_state_dict` would need a second copy of the weights.
     """

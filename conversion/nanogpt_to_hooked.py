@@ -1,7 +1,7 @@
-"""A checkpoint as a HookedTransformer, on TransformerLens 3.9.
+"""From a checkpoint to a HookedTransformer, on TransformerLens 3.9.
 
 The model is built without memory or random numbers (on the meta device), and the converted
-tensors become its parameters: loading is strict, and the weights are held once.
+tensors become its parameters: loading is strict, and memory holds the weights once.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ def to_hooked_transformer(
     """Convert a checkpoint into a HookedTransformer.
 
     Args:
-        checkpoint: what `read_checkpoint` returned.
+        checkpoint: a checkpoint that `read_checkpoint` returned.
         process_weights: fold LayerNorms and centre (see `conversion.folding`); without it
             every hook equals the native activation.
-        device: where the model goes.
-        dtype: its precision, whatever the checkpoint's is.
+        device: the device of the model.
+        dtype: the precision of the model, whatever the checkpoint's is.
         model_class: a subclass of HookedTransformer, such as SAELens' HookedSAETransformer.
         consume: move the checkpoint's tensors into the model, which empties
             `checkpoint.state_dict` and saves a copy of the weights.
 
     Returns:
-        the model in evaluation mode, its tokenizer attached.
+        The model in evaluation mode with its tokenizer.
 
     Raises:
         BackendError: TransformerLens 4 is installed.
@@ -61,7 +61,7 @@ def to_hooked_transformer(
         with torch.device("meta"):
             model = (model_class or HookedTransformer)(config, tokenizer=checkpoint.tokenizer(), move_to_device=False)
     for name, buffer in model.named_buffers():
-        state[name] = _mask_or_ignored(name, buffer, device)
+        state[name] = _filled_buffer(name, buffer, device)
     model.load_state_dict(state, strict=True, assign=True)
     cast(Any, model).nanogpt_origin = checkpoint.without_weights()
     return model.eval()
@@ -75,7 +75,7 @@ def converted_state(
     dtype: torch.dtype,
     consume: bool = False,
 ) -> HookedState:
-    """The checkpoint's tensors in TransformerLens' layout, folded where asked, on a device.
+    """The checkpoint's tensors in TransformerLens' layout, folded if `process_weights`, on a device.
 
     Folding starts from the precision of the file and runs in float64; the result is
     rounded once, to `dtype`.
@@ -92,7 +92,7 @@ def converted_state(
 def hooked_config(
     config: NanoGPTConfig, process_weights: bool, device: str | torch.device, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """The arguments of TransformerLens' config, the same on both lines."""
+    """The arguments of TransformerLens' config, which are the same for 3.x and 4.x."""
     return {
         "n_layers": config.n_layer,
         "d_model": config.n_embd,
@@ -114,12 +114,12 @@ def hooked_config(
 
 
 def is_processed(model: Any) -> bool:
-    """Whether a model of either line was made with `process_weights=True`."""
+    """Whether a converted model was made with `process_weights=True`."""
     return model.cfg.normalization_type == "LNPre" or bool(model.cfg.layer_norm_folding)
 
 
-def _mask_or_ignored(name: str, buffer: Tensor, device: str | torch.device) -> Tensor:
-    """The two buffers of TransformerLens' attention: the causal mask, and what stands for minus infinity."""
+def _filled_buffer(name: str, buffer: Tensor, device: str | torch.device) -> Tensor:
+    """The content of a buffer of TransformerLens' attention: the causal mask, or a scalar of minus infinity."""
     if name.endswith(".attn.mask"):
         return torch.ones(buffer.shape, dtype=torch.bool, device=device).tril()
     if name.endswith(".attn.IGNORE"):

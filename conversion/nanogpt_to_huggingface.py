@@ -1,8 +1,8 @@
-"""A checkpoint as a Hugging Face GPT2LMHeadModel, and back: the road to nnsight, tuned-lens and the Hub.
+"""From a checkpoint to a Hugging Face GPT2LMHeadModel and back, for nnsight, tuned-lens and the Hub.
 
-The two architectures are the same but for names, transposed matrices (Conv1D), biases that
-are always there, and the GELU: GPT-2 was trained with the tanh approximation, nanoGPT with
-the exact one, so `activation_function` says which.
+The two architectures are the same but for four things: names, transposed matrices (Conv1D),
+biases, which GPT-2 always has, and the GELU. GPT-2 was trained with the tanh approximation,
+nanoGPT with the exact one, so that `activation_function` says which of them it is.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def to_huggingface(
     """Convert a checkpoint into a GPT2LMHeadModel.
 
     Args:
-        checkpoint: what `read_checkpoint` returned.
-        folder: where to save the model and its tokenizer, so that
+        checkpoint: a checkpoint that `read_checkpoint` returned.
+        folder: a folder to save the model and its tokenizer into, so that
             `AutoModelForCausalLM.from_pretrained(folder)` and `AutoTokenizer` load them.
-        dtype: the model's precision; the checkpoint's own where not given.
+        dtype: the model's precision; by default the checkpoint's own.
 
     Returns:
-        the model in evaluation mode.
+        The model in evaluation mode.
 
     Raises:
         CheckpointError: `folder` exists and is not an empty folder.
@@ -51,7 +51,7 @@ def to_huggingface(
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = checkpoint.config
-    theirs = GPT2Config(
+    gpt2_config = GPT2Config(
         vocab_size=config.vocab_size,
         n_positions=config.block_size,
         n_embd=config.n_embd,
@@ -67,7 +67,7 @@ def to_huggingface(
         eos_token_id=cast(Any, None),
     )
     with torch.device("meta"):
-        model = GPT2LMHeadModel(theirs)
+        model = GPT2LMHeadModel(gpt2_config)
     model.load_state_dict(_to_gpt2(checkpoint, dtype or checkpoint.dtype), strict=True, assign=True)
     model.tie_weights()
     model.config.dtype = dtype or checkpoint.dtype
@@ -87,33 +87,34 @@ def from_huggingface(
 
     Args:
         source: a GPT2LMHeadModel, or a folder that `save_pretrained` wrote; nothing is downloaded.
-        meta: its vocabulary; a folder's `tokenizer.json` is found by itself.
+        meta: the model's vocabulary; by default the folder's `tokenizer.json`.
 
     Returns:
-        a checkpoint with the model's weights, in its precision, with `bias=False` where
+        A checkpoint with the model's weights, in its precision, with `bias=False` if
         every bias is zero.
 
     Raises:
-        CheckpointError: no such folder, another architecture, or settings nanoGPT does not have.
+        CheckpointError: there is no such folder, or the model has another architecture or settings that nanoGPT
+            does not have.
         VocabularyError: the vocabulary does not fit.
     """
     from transformers import GPT2LMHeadModel
 
     model = source if isinstance(source, GPT2LMHeadModel) else _load(Path(source))
-    theirs = model.config
-    _refuse_foreign_settings(theirs)
+    gpt2_config = model.config
+    _check_settings(gpt2_config)
     state = _from_gpt2(model)
     bias = any(bool(tensor.any()) for name, tensor in state.items() if name.endswith(".bias"))
     tied = torch.equal(state["lm_head.weight"], state["transformer.wte.weight"])
     config = NanoGPTConfig(
-        n_layer=theirs.n_layer,
-        n_head=theirs.n_head,
-        n_embd=theirs.n_embd,
-        block_size=theirs.n_positions,
-        vocab_size=theirs.vocab_size,
+        n_layer=gpt2_config.n_layer,
+        n_head=gpt2_config.n_head,
+        n_embd=gpt2_config.n_embd,
+        block_size=gpt2_config.n_positions,
+        vocab_size=gpt2_config.vocab_size,
         bias=bias,
-        dropout=float(theirs.resid_pdrop),
-        act_fn=_ACT_FNS[theirs.activation_function],
+        dropout=float(gpt2_config.resid_pdrop),
+        act_fn=_ACT_FNS[gpt2_config.activation_function],
         tied=tied,
     )
     if meta is None and not isinstance(source, GPT2LMHeadModel) and (Path(source) / TOKENIZER_NAME).is_file():
@@ -129,12 +130,13 @@ def from_huggingface(
 
 
 def _to_gpt2(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of a checkpoint's tensors in Hugging Face's layout, with zeros for absent biases."""
     state: dict[str, Tensor] = {}
     for name, tensor in checkpoint.state_dict.items():
         if checkpoint.config.tied and name == "lm_head.weight":
             continue
-        own = tensor.T if name.endswith(_CONV1D) else tensor
-        state[name] = own.detach().to(dtype).clone(memory_format=torch.contiguous_format)
+        oriented = tensor.T if name.endswith(_CONV1D) else tensor
+        state[name] = oriented.detach().to(dtype).clone(memory_format=torch.contiguous_format)
         bias = name.removesuffix("weight") + "bias"
         if not checkpoint.config.bias and name != "lm_head.weight" and "transformer.w" not in name:
             state[bias] = torch.zeros(tensor.shape[0], dtype=dtype)
@@ -144,16 +146,18 @@ def _to_gpt2(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _from_gpt2(model: GPT2LMHeadModel) -> dict[str, Tensor]:
+    """Copies of a Hugging Face model's tensors in nanoGPT's layout."""
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        own = tensor.T if name.endswith(_CONV1D) else tensor
-        state[name] = own.detach().cpu().clone(memory_format=torch.contiguous_format)
+        oriented = tensor.T if name.endswith(_CONV1D) else tensor
+        state[name] = oriented.detach().cpu().clone(memory_format=torch.contiguous_format)
     return state
 
 
-def _refuse_foreign_settings(theirs: Any) -> None:
+def _check_settings(gpt2_config: Any) -> None:
+    """Raise CheckpointError if a GPT-2's config has settings that nanoGPT does not have."""
     expected = {
-        "n_inner": (None, 4 * theirs.n_embd),
+        "n_inner": (None, 4 * gpt2_config.n_embd),
         "activation_function": tuple(_ACT_FNS),
         "layer_norm_epsilon": (LAYER_NORM_EPS,),
         "scale_attn_weights": (True,),
@@ -161,7 +165,7 @@ def _refuse_foreign_settings(theirs: Any) -> None:
         "add_cross_attention": (False,),
     }
     for name, allowed in expected.items():
-        value = getattr(theirs, name, allowed[0])
+        value = getattr(gpt2_config, name, allowed[0])
         if value not in allowed:
             raise CheckpointError(
                 f"the model's config has {name}={value!r}, which nanoGPT cannot express; "
@@ -170,6 +174,7 @@ def _refuse_foreign_settings(theirs: Any) -> None:
 
 
 def _load(folder: Path) -> GPT2LMHeadModel:
+    """The GPT-2 in a folder, read strictly, from safetensors alone, without running code of the folder."""
     from transformers import GPT2LMHeadModel
 
     if not (folder / "config.json").is_file():

@@ -1,9 +1,9 @@
-"""nanoGPT's architecture in plain PyTorch: the reference that every conversion is held against.
+"""nanoGPT's architecture in plain PyTorch, the reference with which every conversion is compared.
 
-Pre-LayerNorm blocks, learned positions, one matrix for queries, keys and values, an MLP
-four times as wide with an exact GELU, the head tied to the embedding; the names are those
-of nanoGPT's state dict. Two things differ from the original: the logits of all positions
-are returned, and every activation that TransformerLens names can be read and replaced:
+It has pre-LayerNorm blocks, learned positions, one matrix for queries, keys and values, an MLP
+four times as wide with an exact GELU, and a head that is tied to the embedding; the names are those
+of nanoGPT's state dict. Two things differ from the original: the model returns the logits of all
+positions, and every activation that TransformerLens names can be read and replaced:
 
     logits = model(tokens, edits={"blocks.0.attn.hook_pattern": lambda pattern: pattern * 0})
 
@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from conversion.checkpoint import Checkpoint
 from conversion.config import LAYER_NORM_EPS, NanoGPTConfig
 
 Edit = Callable[[Tensor], Tensor | None]
+"""A function that reads an activation and returns None, or returns what takes the activation's place."""
 
 _BLOCK_HOOKS = (
     "hook_resid_pre",
@@ -47,24 +49,24 @@ _BLOCK_HOOKS = (
 
 
 def hook_names(n_layers: int) -> tuple[str, ...]:
-    """TransformerLens' names of every activation, in the order of the computation."""
+    """TransformerLens' names of all activations, in the order of the computation."""
     blocks = [f"blocks.{i}.{name}" for i in range(n_layers) for name in _BLOCK_HOOKS]
     return ("hook_embed", "hook_pos_embed", *blocks, "ln_final.hook_scale", "ln_final.hook_normalized")
 
 
 class Edits:
-    """The edits below a prefix of the hook names."""
+    """Edits of the activations whose hook names begin with a prefix."""
 
     def __init__(self, functions: Mapping[str, Edit], prefix: str = "") -> None:
         self.functions = functions
         self.prefix = prefix
 
     def below(self, prefix: str) -> Edits:
-        """The same edits, seen from inside a block or a module."""
+        """The edits of the activations inside a block or a module."""
         return Edits(self.functions, f"{self.prefix}{prefix}.")
 
     def any_of(self, *names: str) -> bool:
-        """Whether one of these activations is to be edited."""
+        """Whether there is an edit of one of these activations."""
         return any(self.prefix + name in self.functions for name in names)
 
     def __call__(self, name: str, value: Tensor) -> Tensor:
@@ -84,7 +86,9 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width)) if bias else None
 
-    def forward(self, x: Tensor, edits: Edits = NO_EDITS) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "example pos d_model"], edits: Edits = NO_EDITS
+    ) -> Float[Tensor, "example pos d_model"]:
         if not edits.any_of("hook_scale", "hook_normalized"):
             return F.layer_norm(x, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
         centred = x - x.mean(-1, keepdim=True)
@@ -95,7 +99,7 @@ class LayerNorm(nn.Module):
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention to the present and the past."""
+    """Multi-head attention from each position to itself and to earlier ones."""
 
     def __init__(self, config: NanoGPTConfig) -> None:
         super().__init__()
@@ -104,11 +108,13 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, edits: Edits = NO_EDITS) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "example pos d_model"], edits: Edits = NO_EDITS
+    ) -> Float[Tensor, "example pos d_model"]:
         batch, time, width = x.shape
         qkv = self.c_attn(x).view(batch, time, 3, self.n_head, width // self.n_head)
         q, k, v = (edits(f"hook_{name}", part) for name, part in zip("qkv", qkv.unbind(2), strict=True))
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (batch, head, time, d_head)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [example, head, pos, d_head]
         if edits.any_of("hook_attn_scores", "hook_pattern"):
             future = torch.ones(time, time, dtype=torch.bool, device=x.device).triu(1)
             scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(future, -torch.inf)
@@ -117,7 +123,7 @@ class CausalSelfAttention(nn.Module):
         else:
             dropout = self.dropout if self.training else 0.0
             z = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        z = edits("hook_z", z.transpose(1, 2))  # (batch, time, head, d_head)
+        z = edits("hook_z", z.transpose(1, 2))  # [example, pos, head, d_head]
         return self.resid_dropout(self.c_proj(z.reshape(batch, time, width)))
 
 
@@ -131,7 +137,9 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.approximate = "tanh" if config.act_fn == "gelu_new" else "none"
 
-    def forward(self, x: Tensor, edits: Edits = NO_EDITS) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "example pos d_model"], edits: Edits = NO_EDITS
+    ) -> Float[Tensor, "example pos d_model"]:
         pre = edits("hook_pre", self.c_fc(x))
         post = edits("hook_post", F.gelu(pre, approximate=self.approximate))
         return self.dropout(self.c_proj(post))
@@ -147,7 +155,9 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, edits: Edits = NO_EDITS) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "example pos d_model"], edits: Edits = NO_EDITS
+    ) -> Float[Tensor, "example pos d_model"]:
         x = edits("hook_resid_pre", x)
         x = x + edits("hook_attn_out", self.attn(self.ln_1(x, edits.below("ln1")), edits.below("attn")))
         x = edits("hook_resid_mid", x)
@@ -166,7 +176,7 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, config.bias)
 
-    def forward(self, tokens: Tensor, edit: Edits) -> Tensor:
+    def forward(self, tokens: Int[Tensor, "example pos"], edit: Edits) -> Float[Tensor, "example pos d_model"]:
         embed = edit("hook_embed", self.wte(tokens))
         positions = self.wpe.weight[: tokens.shape[1]]
         if edit.any_of("hook_pos_embed"):  # TransformerLens has a batch axis here
@@ -195,7 +205,7 @@ class GPT(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> GPT:
-        """The model of a checkpoint, in its own precision or in `dtype`, ready for evaluation."""
+        """The model of a checkpoint in evaluation mode, in the checkpoint's precision or in `dtype`."""
         with torch.device("meta"):
             model = cls(checkpoint.config)
         weights = {
@@ -208,7 +218,7 @@ class GPT(nn.Module):
         return model.eval()
 
     def tie(self) -> None:
-        """Make the head and the token embedding one parameter, where the config says so."""
+        """Make the head and the token embedding one parameter, if the config says so."""
         if self.config.tied:
             self.transformer.wte.weight = self.lm_head.weight
 
@@ -222,38 +232,38 @@ class GPT(nn.Module):
             elif name.endswith(".bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, tokens: Tensor, *, edits: Mapping[str, Edit] | None = None) -> Tensor:
-        """Logits of every position.
+    def forward(
+        self, tokens: Int[Tensor, "example pos"], *, edits: Mapping[str, Edit] | None = None
+    ) -> Float[Tensor, "example pos d_vocab"]:
+        """The logits at every position.
 
         Args:
-            tokens: ids of shape [batch, pos].
+            tokens: token ids.
             edits: functions that read or replace activations, by TransformerLens' names
                 (`hook_names`), each in TransformerLens' shape.
 
-        Returns:
-            logits of shape [batch, pos, vocab_size].
-
         Raises:
-            ValueError: more positions than the context, or an unknown hook name.
+            ValueError: there are more positions than the context has, or a hook name is unknown.
         """
         time = tokens.shape[1]
         if time > self.config.block_size:
             raise ValueError(f"{time} tokens exceed the context of {self.config.block_size}; cut the sequence")
         if edits:
-            _refuse_unknown(edits, self.config.n_layer)
+            _check_names(edits, self.config.n_layer)
         return self.lm_head(self.transformer(tokens, Edits(edits) if edits else NO_EDITS))
 
-    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of the `targets` [batch, pos] that follow `tokens`."""
+    def loss(self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]) -> Float[Tensor, ""]:
+        """The mean cross-entropy of the `targets` that follow `tokens`, in nats."""
         return mean_loss(self(tokens), targets)
 
 
-def mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of the `targets` [batch, pos], from logits [batch, pos, vocab]; -1 is left out."""
+def mean_loss(logits: Float[Tensor, "example pos d_vocab"], targets: Int[Tensor, "example pos"]) -> Float[Tensor, ""]:
+    """The mean cross-entropy of the `targets`, in nats; targets of -1 do not count."""
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
-def _refuse_unknown(names: Iterable[str], n_layers: int) -> None:
+def _check_names(names: Iterable[str], n_layers: int) -> None:
+    """Raise ValueError unless all names are names of activations."""
     known = set(hook_names(n_layers))
     unknown = [name for name in names if name not in known]
     if unknown:

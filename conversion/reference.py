@@ -1,6 +1,6 @@
-"""The native side of a comparison: our own nanoGPT, or the `model.py` of the user's fork.
+"""The native side of a comparison: this package's nanoGPT, or the `model.py` of the user's fork.
 
-Both answer the same four questions: the logits under some edits, which activations can be
+Both give the same four things: the logits under some edits, which activations can be
 read, which can be edited, and the gradient of the loss with respect to every weight.
 """
 
@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from conversion.checkpoint import Checkpoint
@@ -27,29 +29,33 @@ from conversion.native import GPT, Edit
 
 
 class Reference(Protocol):
-    """What a native model must answer."""
+    """The questions that a native model must answer."""
 
     description: str
 
-    def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
-        """Logits of all positions [batch, pos, vocab] under `edits`."""
+    def logits(
+        self, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit] | None = None
+    ) -> Float[Tensor, "example pos d_vocab"]:
+        """The logits at all positions under `edits`."""
         ...
 
     def reads(self, name: str) -> bool:
-        """Whether the activation of this hook can be seen."""
+        """Whether the activation of this hook can be read."""
         ...
 
     def edits(self, name: str) -> bool:
         """Whether the activation of this hook can be replaced."""
         ...
 
-    def gradients(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Gradient of the mean cross-entropy with respect to every weight, by nanoGPT's names."""
+    def gradients(self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]) -> dict[str, Tensor]:
+        """The gradient of the mean cross-entropy with respect to every weight, by nanoGPT's names."""
         ...
 
 
-def gradients_of(module: nn.Module, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Gradients of the mean cross-entropy by nanoGPT's names; a tied weight counts once, as the embedding."""
+def gradients_of(
+    module: nn.Module, logits: Float[Tensor, "example pos d_vocab"], targets: Int[Tensor, "example pos"]
+) -> dict[str, Tensor]:
+    """The gradients of the mean cross-entropy by nanoGPT's names; a tied weight counts once, as the embedding."""
     named = dict(module.named_parameters())
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
     gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
@@ -66,7 +72,9 @@ class NativeReference:
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
         self.model = GPT.from_checkpoint(checkpoint, dtype=dtype).to(device)
 
-    def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
+    def logits(
+        self, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit] | None = None
+    ) -> Float[Tensor, "example pos d_vocab"]:
         """See `Reference`."""
         return self.model(tokens, edits=edits)
 
@@ -78,16 +86,16 @@ class NativeReference:
         """See `Reference`."""
         return True
 
-    def gradients(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def gradients(self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]) -> dict[str, Tensor]:
         """See `Reference`."""
         return gradients_of(self.model, self.model(tokens), targets)
 
 
 class ModelPyReference:
-    """The user's own `model.py`, executed, with hooks on the modules that nanoGPT names.
+    """The model of the user's own `model.py`, which is executed, with hooks on the modules that nanoGPT names.
 
     Attention scores, patterns and the inside of a LayerNorm are no modules there and cannot be
-    seen; `hook_resid_mid` can be seen but not edited.
+    read; `hook_resid_mid` can be read but not edited.
     """
 
     def __init__(
@@ -99,7 +107,9 @@ class ModelPyReference:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         self.description = f"{file} (sha256 {digest[:12]})"
 
-    def logits(self, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
+    def logits(
+        self, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit] | None = None
+    ) -> Float[Tensor, "example pos d_vocab"]:
         """See `Reference`."""
         tokens = tokens.contiguous()  # nanoGPT views its targets
         try:
@@ -123,12 +133,12 @@ class ModelPyReference:
         """See `Reference`."""
         return self.reads(name) and not name.endswith("hook_resid_mid")
 
-    def gradients(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def gradients(self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]) -> dict[str, Tensor]:
         """See `Reference`."""
         return gradients_of(self.model, self.logits(tokens), targets)
 
     def _place(self, name: str) -> tuple[nn.Module, str, Callable[[Edit, Tensor], Tensor]] | None:
-        """The module of a hook, whether it is its input or output, and how to edit a part of that."""
+        """The module of a hook, whether the activation is its input or output, and a function that edits it there."""
         block, _, rest = name.removeprefix("blocks.").partition(".") if name.startswith("blocks.") else ("", "", name)
         prefix = f"transformer.h.{block}." if block else ""
         heads, width = self.config.n_head, self.config.n_embd
@@ -137,7 +147,8 @@ class ModelPyReference:
             return _edited(edit, x)
 
         def per_head(edit: Edit, x: Tensor) -> Tensor:
-            return _edited(edit, x.unflatten(-1, (heads, -1))).flatten(-2)
+            z = rearrange(x, "... (head d_head) -> ... head d_head", head=heads)
+            return rearrange(_edited(edit, z), "... head d_head -> ... (head d_head)")
 
         def part_of_qkv(index: int) -> Callable[[Edit, Tensor], Tensor]:
             def edit_part(edit: Edit, x: Tensor) -> Tensor:
@@ -172,6 +183,7 @@ class ModelPyReference:
 
     @contextmanager
     def _hooked(self, edits: Mapping[str, Edit]) -> Iterator[None]:
+        """A block in which the model's modules make the edits."""
         handles, batch = [], [0]
         handles.append(self.model.register_forward_pre_hook(lambda m, args: batch.__setitem__(0, len(args[0]))))
         try:
@@ -182,7 +194,7 @@ class ModelPyReference:
                 module, side, apply = place
                 change = partial(apply, edit)
                 if name == "hook_pos_embed":  # TransformerLens has a batch axis here
-                    change = partial(_with_batch, change, batch)
+                    change = partial(_with_examples, change, batch)
                 if side == "input":
                     handles.append(module.register_forward_pre_hook(partial(_on_input, change)))
                 else:
@@ -193,7 +205,7 @@ class ModelPyReference:
                 handle.remove()
 
 
-def _with_batch(change: Callable[[Tensor], Tensor], batch: list[int], x: Tensor) -> Tensor:
+def _with_examples(change: Callable[[Tensor], Tensor], batch: list[int], x: Tensor) -> Tensor:
     return change(x.expand(batch[0], -1, -1) if x.dim() == 2 else x)
 
 
@@ -206,18 +218,19 @@ def _on_output(change: Callable[[Tensor], Tensor], module: nn.Module, args: Any,
 
 
 def _edited(edit: Edit, x: Tensor) -> Tensor:
+    """What an edit makes of an activation."""
     changed = edit(x)
     return x if changed is None else changed
 
 
 def _accepted(config_class: Any, model_args: Mapping[str, Any]) -> dict[str, Any]:
-    """Without `bias` or `dropout` where the file is older than they are; strict loading tells the rest."""
+    """The `model_args` without `bias` and `dropout` if the user's config has no such fields; all others must fit."""
     known = {f.name for f in fields(config_class)} if is_dataclass(config_class) else set(model_args)
     return {name: value for name, value in model_args.items() if name in known or name not in ("bias", "dropout")}
 
 
 def _executed(file: Path, checkpoint: Checkpoint) -> nn.Module:
-    """Run the file, build its `GPT(GPTConfig(**model_args))`, and load the weights strictly."""
+    """Run the file, build its `GPT(GPTConfig(**model_args))`, load the weights strictly, and return the model."""
     if not file.is_file():
         raise CheckpointError(f"{file} does not exist; expected the model.py of a nanoGPT fork")
     spec = importlib.util.spec_from_file_location("nanogpt_lens_users_model", file)

@@ -1,8 +1,8 @@
-"""Another checkpoint's weights in a model that exists already, for going over a training run with one model.
+"""New weights for a model that exists already, so that one model can go through a training run's checkpoints.
 
 Building a model costs more than its weights do, and a new one loses hooks, references and
-whatever else was attached to the old one. Here every parameter stays the object it is, with
-the memory it has, and gets new values.
+whatever else was attached to the old one. Here every parameter stays the same object in the
+same memory, and gets new values.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from conversion.vocabulary import CharVocabulary, Vocabulary
 def reload_weights(model: Any, checkpoint: Checkpoint) -> None:
     """Put a checkpoint's weights into a model made of another checkpoint of the same run.
 
-    The model then computes, bit by bit, what one freshly converted from `checkpoint` computes in the
+    The model then computes, bit by bit, what a new conversion of `checkpoint` computes in the
     model's precision. Its weights are processed if they were before. Edits of the old weights are
     lost; hooks, references to parameters and the gradients in `.grad` stay.
 
     Args:
-        model: what `to_hooked_transformer` or `to_bridge` returned; changed in place, or not at all.
-        checkpoint: of the same architecture, with the same vocabulary; left as it is.
+        model: a model that `to_hooked_transformer` or `to_bridge` returned; it is changed in place, or not at all.
+        checkpoint: a checkpoint of the same architecture with the same vocabulary, which does not change.
 
     Raises:
         CheckpointError: the model does not know its checkpoint, the checkpoint has no weights, its
@@ -43,22 +43,22 @@ def reload_weights(model: Any, checkpoint: Checkpoint) -> None:
             f"this {type(model).__name__} was not made from a nanoGPT checkpoint (it has no nanogpt_origin), so no "
             "weights can be put into it; make it with conversion.to_hooked_transformer or conversion.to_bridge"
         )
-    _refuse_another_model(origin, checkpoint)
+    _check_fits(origin, checkpoint)
     old = next(model.parameters())
     state = converted_state(checkpoint, process_weights=is_processed(model), device=old.device, dtype=old.dtype)
     named = dict(model.named_parameters())
     if hasattr(model, "original_model"):  # whose b_U is no parameter, and whose parameters have other names
         state, named = dict(to_bridge_layout(state, model.cfg)), named | model.state_dict(keep_vars=True)
     targets = dict({id(tensor): (name, tensor) for name, tensor in named.items()}.values())  # each tensor once
-    _refuse_other_parameters(targets, state)
+    _check_parameters(targets, state)
     with torch.no_grad():
         for name, target in targets.items():
             target.copy_(state.pop(name))
     model.nanogpt_origin = checkpoint.without_weights()
 
 
-def _refuse_another_model(origin: Checkpoint, checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint that the model could not have been made of."""
+def _check_fits(origin: Checkpoint, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError unless the model of `origin` could have been made from `checkpoint` too."""
     same_run = f"the weights of {checkpoint.name} cannot go into the model made from {origin.name}"
     old, new = (replace(config, dropout=0.0) for config in (origin.config, checkpoint.config))
     differing = [
@@ -82,18 +82,19 @@ def _refuse_another_model(origin: Checkpoint, checkpoint: Checkpoint) -> None:
 
 
 def _content(vocabulary: Vocabulary | None) -> tuple[str, ...] | str | None:
-    """What a vocabulary says, whatever file it came from."""
+    """The content of a vocabulary, whatever file it came from."""
     return vocabulary.chars if isinstance(vocabulary, CharVocabulary) else vocabulary and vocabulary.serialized
 
 
 def _described(vocabulary: Vocabulary | None) -> str:
+    """A vocabulary in words, for messages."""
     if vocabulary is None:
         return "none"
     return f"{vocabulary.size} tokens ({vocabulary.kind}) of {vocabulary.source or 'no file'}"
 
 
-def _refuse_other_parameters(targets: dict[str, Tensor], state: HookedState) -> None:
-    """Refuse, before anything is copied, a model whose parameters are not the converted ones, each once."""
+def _check_parameters(targets: dict[str, Tensor], state: HookedState) -> None:
+    """Raise CheckpointError unless a model's parameters are exactly the converted ones, in names and shapes."""
     problems = [f"it has {name}, which a checkpoint does not fill" for name in targets if name not in state]
     problems += [f"it has no {name} of its own" for name in state if name not in targets]
     problems += [

@@ -1,4 +1,4 @@
-"""The certificate: what was compared, how far apart it was, and whether that is equality."""
+"""The certificate of a conversion: what was compared, how large the differences are, and whether that is equality."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Comparison:
     """One quantity, native against converted.
 
     Attributes:
-        kind: what sort of quantity it is.
+        kind: the kind of the quantity.
         name: the hook, the weight, the output, or the edit ("zero at <hook>").
         mode: "raw" weights or "processed" (folded and centred) ones.
         precision: "float64", "float32", ...
-        max_abs: largest absolute difference of any element, in the quantity's unit.
+        max_abs: the largest absolute difference of any element, in the quantity's unit.
         max_rel: `max_abs` divided by the largest absolute native value (for gradients:
             of any weight's gradient).
-        tolerance: what `max_rel` (in float64: also `max_abs`) may be.
-        passed: whether it is within that.
-        detail: what else there is to say.
+        tolerance: the largest `max_rel` (in float64: also `max_abs`) that is allowed.
+        passed: whether the difference is within the tolerance.
+        detail: further words on the comparison.
     """
 
     kind: Kind
@@ -47,7 +47,7 @@ class Comparison:
 
     @property
     def quantity(self) -> str:
-        """The row of the table it belongs to: the name without its layer."""
+        """The row of the table that the comparison belongs to: the name without its layer."""
         if self.kind == "weight":
             return "every weight, and the config"
         if self.kind == "gradient":
@@ -60,16 +60,16 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class EquivalenceReport:
-    """What `check_equivalence` found.
+    """The certificate that `check_equivalence` returns.
 
     Attributes:
-        comparisons: every quantity compared, in the order of the computation.
-        checkpoint: path of the file, and its `sha256`.
-        architecture: the sizes, the activation that was used, whether the head is tied.
+        comparisons: the comparisons, in the order of the computation.
+        checkpoint, sha256: the path of the file, and its hash.
+        architecture: the sizes, the GELU that was used, and whether the head is tied.
         backend: the kind of model that was compared.
-        reference: what stood for nanoGPT: our native model, or the user's own `model.py`.
-        versions: of the libraries.
-        seed: of the random tokens and perturbations.
+        reference: the native side: this package's native model, or the user's own `model.py`.
+        versions: the versions of the libraries.
+        seed: the seed of the random tokens and perturbations.
         notes: what reading the checkpoint had to do, and what could not be compared.
     """
 
@@ -86,7 +86,7 @@ class EquivalenceReport:
 
     @property
     def passed(self) -> bool:
-        """Whether the conversion is proven: something was compared, and everything is equal."""
+        """Whether the conversion is proven: something was compared, and all of it is equal."""
         return bool(self.comparisons) and all(c.passed for c in self.comparisons)
 
     @property
@@ -103,10 +103,10 @@ class EquivalenceReport:
         return next(iter(activations or failures), None)
 
     def raise_if_failed(self) -> EquivalenceReport:
-        """Return the report where the conversion is proven.
+        """Return the report if the conversion is proven.
 
         Raises:
-            EquivalenceError: it is not; the message names the first hook that differs.
+            EquivalenceError: the conversion is not proven; the message names the first hook that differs.
         """
         first = self.first_difference
         if first is not None:
@@ -120,11 +120,11 @@ class EquivalenceReport:
 
     def worst(self, quantity: str, mode: str, precision: str) -> Comparison | None:
         """The comparison of a row that is nearest to failing, or has failed."""
-        found = [c for c in self.comparisons if (c.quantity, c.mode, c.precision) == (quantity, mode, precision)]
-        return max(found, key=lambda c: (not c.passed, _orderable(c.max_rel)), default=None)
+        row = [c for c in self.comparisons if (c.quantity, c.mode, c.precision) == (quantity, mode, precision)]
+        return max(row, key=lambda c: (not c.passed, _orderable(c.max_rel)), default=None)
 
     def rows(self) -> list[tuple[str, str, dict[str, Comparison]]]:
-        """The table: per quantity and mode, by precision, the worst comparison."""
+        """The table: for each quantity and mode, the worst comparison by precision."""
         keys = list(dict.fromkeys((c.quantity, c.mode) for c in self.comparisons))
         precisions = list(dict.fromkeys(c.precision for c in self.comparisons))
         table = []
@@ -141,11 +141,11 @@ class EquivalenceReport:
             largest = f"; largest error in float64 {max(exact):.1e}" if exact else ""
             return f"PROVEN EQUAL: {len(self.comparisons)} comparisons{largest}"
         first = self.first_difference
-        where = "nothing was compared" if first is None else f"first at {first.name}: {_difference(first)}"
-        return f"NOT EQUAL: {len(self.failures)} of {len(self.comparisons)} comparisons fail, {where}"
+        reason = "nothing was compared" if first is None else f"first at {first.name}: {_difference(first)}"
+        return f"NOT EQUAL: {len(self.failures)} of {len(self.comparisons)} comparisons fail, {reason}"
 
     def heading(self) -> list[str]:
-        """What was compared with what, one fact a line."""
+        """Lines that say what was compared with what."""
         a = self.architecture
         return [
             self.checkpoint,
@@ -172,16 +172,16 @@ class EquivalenceReport:
         return list(dict.fromkeys(c.precision for c in self.comparisons))
 
     def to_json(self) -> str:
-        """Everything as JSON; numbers that are not finite are strings."""
+        """The report as JSON; numbers that are not finite become strings."""
         content = asdict(self) | {"passed": self.passed, "verdict": self.verdict()}
         return json.dumps(_finite(content), indent=1, allow_nan=False, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> EquivalenceReport:
-        """Read what `to_json` wrote.
+        """The report that `to_json` wrote.
 
         Raises:
-            EquivalenceError: it is something else.
+            EquivalenceError: `text` is no such report.
         """
         try:
             content = json.loads(text)
@@ -196,18 +196,18 @@ class EquivalenceReport:
             raise EquivalenceError(f"this is not a report in the format {_FORMAT!r}") from None
 
     def save(self, path: str | Path) -> Path:
-        """Write the JSON; the file is replaced in one step."""
+        """Write the report as JSON; the file is replaced in one step."""
         write_text(path, self.to_json() + "\n")
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> EquivalenceReport:
-        """Read what `save` wrote."""
+        """The report that `save` wrote."""
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 
 def cell_text(comparison: Comparison | None) -> str:
-    """One cell of the table: absolute and relative error, and a mark where it fails."""
+    """One cell of the table: the absolute and the relative error, and a mark if the comparison fails."""
     if comparison is None:
         return "-"
     mark = "" if comparison.passed else " FAIL"
@@ -219,6 +219,7 @@ def cell_text(comparison: Comparison | None) -> str:
 
 
 def _difference(comparison: Comparison) -> str:
+    """A failed comparison in words."""
     if comparison.kind == "val_loss":
         return comparison.detail
     size = f"error {comparison.max_abs:.2e} (relative {comparison.max_rel:.1e}, allowed {comparison.tolerance:.0e})"
@@ -226,10 +227,12 @@ def _difference(comparison: Comparison) -> str:
 
 
 def _orderable(value: float) -> float:
+    """A number for ordering, in which NaN is the largest."""
     return math.inf if math.isnan(value) else value
 
 
 def _finite(value: Any) -> Any:
+    """Plain data with strings in place of numbers that are not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Converted models on disk, for programs that do not have this package.
+"""Saving of converted models for programs that do not have this package.
 
 A folder holds `model.safetensors` (the model's own `state_dict`), `config.json` (the arguments
 of TransformerLens' config), the tokenizer, and `load.py`, which loads all of it strictly with
@@ -66,13 +66,13 @@ tokenizer = AutoTokenizer.from_pretrained(here) if (here / "tokenizer.json").exi
 def save_transformer_lens(
     model: Any, checkpoint: Checkpoint, folder: str | Path, *, certificate: EquivalenceReport | None = None
 ) -> Path:
-    """Save a converted model of either line into a new folder.
+    """Save a converted model into a new folder.
 
     Args:
-        model: what `to_hooked_transformer` or `to_bridge` returned.
-        checkpoint: what it was made of.
-        folder: a name that is free, or an empty folder.
-        certificate: saved with it as `certificate.json`.
+        model: a model that `to_hooked_transformer` or `to_bridge` returned.
+        checkpoint: the checkpoint that the model was made from.
+        folder: a folder that does not exist yet, or is empty.
+        certificate: a certificate to save with the model, as `certificate.json`.
 
     Raises:
         CheckpointError: the folder exists and is not empty.

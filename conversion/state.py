@@ -1,8 +1,8 @@
-"""From whatever names a training run left to nanoGPT's own state dict.
+"""From the names under which a training run saved its tensors to nanoGPT's own state dict.
 
 `torch.compile` and `DataParallel` wrap a model and prefix every name; nanoGPT before
 fused attention saved its causal masks; some tools drop the tied head. Every key is
-consumed exactly once: what is left over, missing or misshapen is listed in one error.
+used exactly once; one error lists all keys that are unexpected, missing or misshapen.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ def canonical_state(
     act_fn: ActFn = "gelu",
     ignore: Iterable[str] = (),
 ) -> tuple[NanoGPTConfig, dict[str, Tensor], tuple[str, ...]]:
-    """Validate a checkpoint's tensors against its `model_args`.
+    """Check a checkpoint's tensors against its `model_args`, and copy them under nanoGPT's names.
 
     Returns:
-        the config, the state dict under nanoGPT's names with tensors of its own, and
-        notes on what had to be done.
+        The config, the state dict with the copies, and notes on what had to be done.
 
     Raises:
-        CheckpointError: the first of: not tensors, colliding names, masks that are not
-            causal, a `bias` that contradicts the tensors, missing, unexpected or
+        CheckpointError: the first of these problems: values that are no tensors, colliding names,
+            masks that are not causal, a `bias` that contradicts the tensors, missing, unexpected or
             misshapen keys (all in one message), weights that are not finite floats.
     """
     notes: list[str] = []
@@ -61,14 +60,14 @@ def canonical_state(
     if not tied:
         notes.append("lm_head.weight is not tied to the token embedding")
         config = NanoGPTConfig.from_model_args(model_args, act_fn=act_fn, ignore=ignore, tied=False)
-    own = {key: state[key].detach().clone() for key in config.shapes() if not (tied and key == _HEAD)}
+    copies = {key: state[key].detach().clone() for key in config.shapes() if not (tied and key == _HEAD)}
     if tied:
-        own[_HEAD] = own[_EMBEDDING]
-    return config, own, tuple(notes)
+        copies[_HEAD] = copies[_EMBEDDING]
+    return config, copies, tuple(notes)
 
 
 def looks_like(names: Iterable[Any]) -> str:
-    """A hint at what a state dict with these names is, empty where nothing is known."""
+    """A hint at what a state dict with these names is; empty if nothing is known about them."""
     keys = [str(name) for name in names]
 
     def some(*parts: str) -> bool:
@@ -91,6 +90,7 @@ def looks_like(names: Iterable[Any]) -> str:
 
 
 def _unwrapped(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
+    """The tensors under names without the prefixes of wrappers."""
     state: dict[str, Tensor] = {}
     stripped: set[str] = set()
     for key, value in raw.items():
@@ -108,6 +108,7 @@ def _unwrapped(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
 
 
 def _without_masks(state: dict[str, Tensor], block_size: Any, notes: list[str]) -> dict[str, Tensor]:
+    """The tensors without the buffers of old causal masks; CheckpointError if a mask is not causal."""
     masks = [key for key in state if _MASK.fullmatch(key)]
     for key in masks:
         mask = state[key]
@@ -129,6 +130,7 @@ def _without_masks(state: dict[str, Tensor], block_size: Any, notes: list[str]) 
 
 
 def _check_keys(state: Mapping[str, Tensor], config: NanoGPTConfig, has_bias: bool) -> None:
+    """Raise CheckpointError unless the tensors have exactly the names and shapes of the architecture."""
     if config.n_layer > len(state):  # before a table of a million layers is made
         raise CheckpointError(f"model_args['n_layer'] is {config.n_layer}, but the model has only {len(state)} tensors")
     expected = config.shapes()
@@ -155,6 +157,7 @@ def _check_keys(state: Mapping[str, Tensor], config: NanoGPTConfig, has_bias: bo
 
 
 def _hint(state: Mapping[str, Tensor]) -> str:
+    """The end of a message about tensors that do not fit: what they may be instead."""
     weight = state.get("transformer.h.0.attn.c_attn.weight")
     if weight is not None and weight.dim() == 2 and weight.shape[1] == 3 * weight.shape[0]:
         return "; c_attn.weight is transposed, as in a Hugging Face GPT-2: bring it in with conversion.from_huggingface"
@@ -165,6 +168,7 @@ def _hint(state: Mapping[str, Tensor]) -> str:
 
 
 def _check_values(state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless all tensors are plain and hold finite floats."""
     for key, tensor in state.items():
         strided = tensor.layout == torch.strided and tensor.device.type != "meta"
         if tensor.dtype not in _DTYPES or not strided or tensor.is_quantized:
@@ -182,6 +186,7 @@ def _check_values(state: Mapping[str, Tensor]) -> None:
 
 
 def _is_tied(state: Mapping[str, Tensor]) -> bool:
+    """Whether the head equals the token embedding."""
     embedding, head = state[_EMBEDDING], state[_HEAD]
     same = embedding.data_ptr() == head.data_ptr() and embedding.stride() == head.stride()
     return same or (embedding.dtype == head.dtype and torch.equal(embedding, head))

@@ -1,4 +1,4 @@
-"""An edited TransformerLens model, of either line, back to a nanoGPT checkpoint."""
+"""From a TransformerLens model, whose weights may have been edited, back to a nanoGPT checkpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
@@ -15,23 +16,23 @@ from conversion.layout import HookedState, from_hooked_layout
 
 
 def to_nanogpt(model: Any) -> Checkpoint:
-    """Take a HookedTransformer or a TransformerBridge to a nanoGPT checkpoint.
+    """Convert a HookedTransformer or a TransformerBridge into a nanoGPT checkpoint.
 
-    Weights may have been edited. Biases that were added to a bias-free model, and a head that
-    no longer equals the embedding, are kept: the checkpoint then says `bias=True`, or is untied
-    (this package reads that as it is; the original nanoGPT always ties).
+    Its weights may have been edited. If biases were added to a bias-free model, the checkpoint says
+    `bias=True`; if the head no longer equals the embedding, the checkpoint is untied (this package reads
+    such a checkpoint as it is; the original nanoGPT always ties).
 
     Args:
-        model: one that this package made without `process_weights`, or any with the same architecture.
+        model: a model that this package made without `process_weights`, or any with the same architecture.
 
     Returns:
-        a checkpoint with copies of the weights, in the model's precision, and with the run's settings
+        A checkpoint with copies of the weights, in the model's precision, and with the run's settings
         (nanoGPT's `sample.py` finds the vocabulary by them), but without its `best_val_loss`.
 
     Raises:
-        ConversionError: processed weights, or an architecture that nanoGPT does not have.
+        ConversionError: the weights are processed, or nanoGPT does not have the architecture.
     """
-    _refuse_foreign_architecture(model)
+    _check_architecture(model)
     hooked = hooked_layout_of(model)
     tied = torch.equal(hooked["unembed.W_U"].T, hooked["embed.W_E"])
     origin: Checkpoint | None = getattr(model, "nanogpt_origin", None)
@@ -70,10 +71,10 @@ def hooked_layout_of(model: Any, of: Callable[[Tensor], Tensor] = Tensor.detach)
 
     Args:
         model: a HookedTransformer or a native TransformerBridge with its LayerNorm weights.
-        of: what to take of each weight, of the weight's shape: its value, or its gradient.
+        of: the function that gives the tensor to return for each weight: its value, or its gradient.
 
     Returns:
-        tensors that may share memory with the model.
+        Tensors that may share memory with the model.
     """
     if hasattr(model, "original_model"):
         named = {name: of(weight) for name, weight in model.state_dict(keep_vars=True).items()}
@@ -88,11 +89,12 @@ def _from_bridge_layout(named: dict[str, Tensor], n_heads: int) -> HookedState:
         path, part, kind = name.rsplit(".", 2) if name.startswith("blocks.") else ("", *name.rsplit(".", 1))
         matrix = kind == "weight"
         if part in ("q", "k", "v"):
-            split = tensor.unflatten(0, (n_heads, -1))
-            letter = part.upper()
-            hooked[f"{path}.{'W' if matrix else 'b'}_{letter}"] = split.transpose(1, 2) if matrix else split
+            pattern = "(head d_head) d_model -> head d_model d_head" if matrix else "(head d_head) -> head d_head"
+            hooked[f"{path}.{'W' if matrix else 'b'}_{part.upper()}"] = rearrange(tensor, pattern, head=n_heads)
+        elif part == "o" and matrix:
+            hooked[f"{path}.W_O"] = rearrange(tensor, "d_model (head d_head) -> head d_head d_model", head=n_heads)
         elif part == "o":
-            hooked[f"{path}.{'W' if matrix else 'b'}_O"] = tensor.T.unflatten(0, (n_heads, -1)) if matrix else tensor
+            hooked[f"{path}.b_O"] = tensor
         elif part in ("in", "out"):
             hooked[f"{path}.{'W' if matrix else 'b'}_{part}"] = tensor.T if matrix else tensor
         elif part == "unembed":
@@ -104,7 +106,8 @@ def _from_bridge_layout(named: dict[str, Tensor], n_heads: int) -> HookedState:
     return hooked
 
 
-def _refuse_foreign_architecture(model: Any) -> None:
+def _check_architecture(model: Any) -> None:
+    """Raise ConversionError unless nanoGPT has the model's architecture."""
     if not hasattr(model, "cfg"):
         raise ConversionError(f"model is a {type(model).__name__}; expected a HookedTransformer or a TransformerBridge")
     cfg = model.cfg

@@ -1,7 +1,7 @@
-"""The loss on the run's own validation data, held against what the checkpoint says of itself.
+"""The loss on the run's own validation data, compared with the loss that the checkpoint states.
 
-A wrong `n_head` or a wrong activation in a checkpoint's `model_args` gives a model that
-converts perfectly into a wrong one. Its loss on the data it was trained for tells.
+A checkpoint whose `model_args` have a wrong `n_head`, or which is read with the wrong GELU, is a
+wrong model and converts perfectly into a wrong one. Its loss on the data of its training shows that.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Integer
 
 from conversion.checkpoint import Checkpoint
 from conversion.errors import CheckpointError
@@ -31,18 +32,17 @@ def compare_val_loss(
     precision: str,
     seed: int,
 ) -> Comparison | None:
-    """Measure the converted model's loss on `val.bin` and compare it with `best_val_loss`.
+    """Compare the converted model's loss on `val.bin` with `best_val_loss`.
 
-    Up to 65,536 tokens in windows of the context are measured. nanoGPT's figure is itself an
+    The loss is that of up to 65,536 tokens in windows of the context. nanoGPT's figure is itself an
     estimate from random windows, so the two may differ by four standard errors of both
-    together, and one percent for training in lower precision.
+    together, and by one percent for training in lower precision.
 
     Returns:
-        None where there is no `val.bin`, no `best_val_loss` to compare with, or only one window of text.
+        The comparison; None if there is no `val.bin`, no `best_val_loss`, or only one window of text.
 
     Raises:
-        CheckpointError: a `val_bin` that was named but is missing, too short, or holds
-            tokens that the model does not have.
+        CheckpointError: `val_bin` does not exist, is too short, or holds tokens that the model does not have.
     """
     stated = checkpoint.best_val_loss
     file = _find(checkpoint, val_bin)
@@ -50,13 +50,13 @@ def compare_val_loss(
         return None  # nanoGPT starts from 1e9
     losses = _window_losses(checkpoint, model, _read(file, checkpoint), seed)
     if len(losses) < 2:
-        return None  # no telling how far an estimate may be off
-    measured, spread = float(losses.mean()), float(losses.std(ddof=1))
-    theirs = _windows_of_nanogpt(checkpoint)
-    allowed = 4 * spread * math.sqrt(1 / len(losses) + 1 / theirs) + 0.01 * abs(stated)
-    difference = abs(measured - stated)
+        return None  # one window does not tell how far an estimate may be off
+    mean, spread = float(losses.mean()), float(losses.std(ddof=1))
+    n_windows = _windows_of_nanogpt(checkpoint)
+    allowed = 4 * spread * math.sqrt(1 / len(losses) + 1 / n_windows) + 0.01 * abs(stated)
+    difference = abs(mean - stated)
     passed = difference <= allowed
-    detail = f"{measured:.4f} / stated {stated:.4f}"
+    detail = f"{mean:.4f} / stated {stated:.4f}"
     if not passed:
         detail += (
             f" (allowed difference {allowed:.3f}; n_head or act_fn may be wrong in model_args, "
@@ -76,6 +76,7 @@ def compare_val_loss(
 
 
 def _find(checkpoint: Checkpoint, val_bin: str | Path | None) -> Path | None:
+    """The file that the caller named, or the run's own `val.bin`; None if there is none."""
     if val_bin is not None:
         file = Path(val_bin)
         if not file.is_file():
@@ -84,7 +85,8 @@ def _find(checkpoint: Checkpoint, val_bin: str | Path | None) -> Path | None:
     return next((f / VAL_NAME for f in checkpoint.data_folders() if (f / VAL_NAME).is_file()), None)
 
 
-def _read(file: Path, checkpoint: Checkpoint) -> np.ndarray:
+def _read(file: Path, checkpoint: Checkpoint) -> Integer[np.ndarray, " token"]:
+    """The tokens of a `val.bin`; CheckpointError unless they fit the model."""
     size, context = file.stat().st_size, checkpoint.config.block_size
     if size % 2 or size // 2 <= context:
         raise CheckpointError(
@@ -101,8 +103,10 @@ def _read(file: Path, checkpoint: Checkpoint) -> np.ndarray:
     return tokens
 
 
-def _window_losses(checkpoint: Checkpoint, model: Any, tokens: np.ndarray, seed: int) -> np.ndarray:
-    """Mean loss of each window, in nats; windows without overlap, in random order where there are many."""
+def _window_losses(
+    checkpoint: Checkpoint, model: Any, tokens: Integer[np.ndarray, " token"], seed: int
+) -> Float[np.ndarray, " window"]:
+    """The mean loss of windows that do not overlap, in nats; a random choice of windows if there are many."""
     context = checkpoint.config.block_size
     starts = np.arange(0, len(tokens) - context, context)
     starts = np.sort(np.random.default_rng(seed).permutation(starts)[: max(1, _TOKENS // context)])
@@ -120,7 +124,7 @@ def _window_losses(checkpoint: Checkpoint, model: Any, tokens: np.ndarray, seed:
 
 
 def _windows_of_nanogpt(checkpoint: Checkpoint) -> int:
-    """How many windows nanoGPT's estimate averages; its defaults where the run does not say."""
+    """The number of windows over which nanoGPT's estimate averages; that of its defaults if the run does not say."""
     counts = [checkpoint.run_config.get(name) for name in ("eval_iters", "batch_size")]
     eval_iters, batch_size = (c if isinstance(c, int) and c > 0 else d for c, d in zip(counts, (200, 12), strict=True))
     return eval_iters * batch_size

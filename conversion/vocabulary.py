@@ -1,7 +1,7 @@
-"""What turns text into a model's tokens: `meta.pkl`, `tokenizer.json` or GPT-2's BPE.
+"""Vocabularies, which turn text into a model's tokens: `meta.pkl`, `tokenizer.json` or GPT-2's BPE.
 
-A `meta.pkl` is a pickle, and a pickle can run code. It is read by an unpickler that
-can build dict, list, tuple, str and int and refuses everything else.
+A `meta.pkl` is a pickle, and a pickle can run code. The unpickler that reads it can
+build dict, list, tuple, str and int, and raises VocabularyError for everything else.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from jaxtyping import Int
 
 from conversion.atomic import replacing, write_text
 from conversion.errors import VocabularyError
@@ -29,7 +30,7 @@ GPT2_SIZES = (50257, 50304)
 """GPT-2's vocabulary, and nanoGPT's default that pads it to a multiple of 64."""
 
 GPT2_ABSENT = "not on this machine; run `hf download gpt2 vocab.json merges.txt` once where there is a network"
-"""Nothing is downloaded here, so this is the way to GPT-2's vocabulary."""
+"""The end of messages about GPT-2's vocabulary, which this package does not download itself."""
 
 _LARGEST_META = 64 * 2**20
 _MOST_CONTAINERS = 100
@@ -41,32 +42,32 @@ class CharVocabulary:
 
     Attributes:
         chars: the characters in the order of their ids.
-        source: the file it came from.
+        source: the file that the vocabulary came from.
     """
 
     chars: tuple[str, ...]
     source: Path | None = None
 
     def __post_init__(self) -> None:
-        where = f"{self.source}: " if self.source else ""
+        prefix = f"{self.source}: " if self.source else ""
         if not self.chars:
-            raise VocabularyError(f"{where}the vocabulary is empty; expected at least one character")
+            raise VocabularyError(f"{prefix}the vocabulary is empty; expected at least one character")
         for index, char in enumerate(self.chars):
             if not isinstance(char, str) or len(char) != 1 or 0xD800 <= ord(char) < 0xE000:
                 raise VocabularyError(
-                    f"{where}token {index} is {char!r}; expected one character (longer tokens need a tokenizer.json)"
+                    f"{prefix}token {index} is {char!r}; expected one character (longer tokens need a tokenizer.json)"
                 )
         if len(set(self.chars)) != len(self.chars):
-            raise VocabularyError(f"{where}a character occurs twice; expected one id per character")
+            raise VocabularyError(f"{prefix}a character occurs twice; expected one id per character")
 
     @property
     def kind(self) -> str:
-        """What documents call it."""
+        """The kind of vocabulary, as documents call it."""
         return "characters"
 
     @property
     def size(self) -> int:
-        """Number of tokens."""
+        """The number of tokens."""
         return len(self.chars)
 
     @cached_property
@@ -75,17 +76,18 @@ class CharVocabulary:
         return frozenset(self.chars)
 
     @cached_property
-    def _table(self) -> np.ndarray:
+    def _table(self) -> Int[np.ndarray, " code"]:
+        """The id of each code point, -1 for those without one."""
         codes = np.array([ord(char) for char in self.chars])
         table = np.full(codes.max() + 2, -1, dtype=np.int64)
         table[codes] = np.arange(self.size)
         return table
 
-    def encode(self, text: str) -> np.ndarray:
-        """Ids of shape [len(text)], int64; a megabyte takes some milliseconds.
+    def encode(self, text: str) -> Int[np.ndarray, " token"]:
+        """The ids of a text's characters; a megabyte takes some milliseconds.
 
         Raises:
-            VocabularyError: a character that is not in the vocabulary, with its place.
+            VocabularyError: a character is not in the vocabulary; the message says where it stands.
         """
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         ids = self._table[np.minimum(codes, len(self._table) - 1)]
@@ -98,7 +100,7 @@ class CharVocabulary:
         """The text of some ids.
 
         Raises:
-            VocabularyError: an id that is not in the vocabulary.
+            VocabularyError: an id is not in the vocabulary.
         """
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
         if len(ids) and (ids.min() < 0 or ids.max() >= self.size):
@@ -107,7 +109,7 @@ class CharVocabulary:
         return "".join(self.chars[i] for i in ids)
 
     def refuse(self, text: str, position: int) -> NoReturn:
-        """Say which character is unknown, and where it stands."""
+        """Raise VocabularyError for an unknown character, saying where it stands."""
         line = text.count("\n", 0, position) + 1
         around = text[max(0, position - 10) : position + 11]
         raise VocabularyError(
@@ -117,7 +119,7 @@ class CharVocabulary:
         )
 
     def to_meta(self) -> dict[str, Any]:
-        """The dictionary of nanoGPT's `meta.pkl`."""
+        """The dictionary that nanoGPT's `meta.pkl` holds."""
         stoi = {char: i for i, char in enumerate(self.chars)}
         return {"vocab_size": self.size, "itos": dict(enumerate(self.chars)), "stoi": stoi}
 
@@ -131,7 +133,13 @@ class CharVocabulary:
 
 @dataclass(frozen=True)
 class TokenizerVocabulary:
-    """Any fast tokenizer, kept as the text of its `tokenizer.json`."""
+    """The vocabulary of any fast tokenizer.
+
+    Attributes:
+        serialized: the text of its `tokenizer.json`.
+        source: the file that the vocabulary came from.
+        kind: the kind of vocabulary, as documents call it.
+    """
 
     serialized: str
     source: Path | None = None
@@ -156,8 +164,8 @@ class TokenizerVocabulary:
         ids = [i for token, i in self.core.get_vocab(with_added_tokens=True).items() if token not in special]
         return max(ids, default=-1) + 1
 
-    def encode(self, text: str) -> np.ndarray:
-        """Ids of shape [tokens], int64, without any special token added."""
+    def encode(self, text: str) -> Int[np.ndarray, " token"]:
+        """The ids of a text, without special tokens."""
         (encoded,) = self.core.encode_batch_fast([text], add_special_tokens=False)
         return np.asarray(encoded.ids, dtype=np.int64)
 
@@ -176,10 +184,10 @@ Vocabulary = CharVocabulary | TokenizerVocabulary
 
 
 def find_vocabulary(folders: Iterable[Path], vocab_size: int) -> Vocabulary | None:
-    """The first vocabulary in `folders`; GPT-2's where the size says so and it is on this machine.
+    """The first vocabulary in `folders`; else GPT-2's, if the size is GPT-2's and the vocabulary is on this machine.
 
     Raises:
-        VocabularyError: a vocabulary was found, but is unsafe, damaged or too large.
+        VocabularyError: the vocabulary is unsafe, damaged or too large.
     """
     for folder in folders:
         for name in (META_NAME, TOKENIZER_NAME):
@@ -196,7 +204,7 @@ def read_vocabulary(source: str | Path | Vocabulary, vocab_size: int) -> Vocabul
             GPT-2's `vocab.json` and `merges.txt`), "gpt2", or a vocabulary.
 
     Raises:
-        VocabularyError: not found, unsafe, damaged, or larger than the model's.
+        VocabularyError: the vocabulary does not exist, is unsafe or damaged, or is larger than the model's.
     """
     vocabulary = source if isinstance(source, CharVocabulary | TokenizerVocabulary) else _read(source)
     if vocabulary.size > vocab_size:
@@ -211,8 +219,8 @@ def read_meta(path: str | Path) -> CharVocabulary:
     """Read nanoGPT's `meta.pkl` without executing anything in it.
 
     Raises:
-        VocabularyError: not found, damaged, with anything but plain data in it, or
-            without a consistent `stoi` and `itos`.
+        VocabularyError: the file does not exist, is damaged, holds anything but plain data, or
+            has no consistent `stoi` and `itos`.
     """
     file = Path(path)
     meta = _plain_pickle(file)
@@ -235,7 +243,7 @@ def read_meta(path: str | Path) -> CharVocabulary:
 
 
 def find_gpt2() -> TokenizerVocabulary | None:
-    """GPT-2's BPE from Hugging Face's cache or tiktoken's, without any download."""
+    """GPT-2's BPE from Hugging Face's cache or tiktoken's, without any download; None if neither has it."""
     for files in (_gpt2_in_hugging_face_cache(), _gpt2_in_tiktoken_cache()):
         if files is not None:
             return _gpt2_from(*files)
@@ -243,14 +251,15 @@ def find_gpt2() -> TokenizerVocabulary | None:
 
 
 def _read(source: str | Path) -> Vocabulary:
+    """The vocabulary that a path or "gpt2" stands for."""
     if source == "gpt2":
-        found = find_gpt2()
-        if found is None:
+        gpt2 = find_gpt2()
+        if gpt2 is None:
             raise VocabularyError(
                 f"GPT-2's vocabulary is {GPT2_ABSENT}, or give a folder with vocab.json and merges.txt, "
                 "or a tokenizer.json, as meta="
             )
-        return found
+        return gpt2
     path = Path(source).expanduser()
     if path.is_dir():
         for name in (META_NAME, TOKENIZER_NAME):
@@ -273,7 +282,7 @@ def _read(source: str | Path) -> Vocabulary:
 
 
 def _as_characters(vocabulary: TokenizerVocabulary) -> Vocabulary:
-    """A `tokenizer.json` that this package made from characters is characters again."""
+    """The character vocabulary, if this package made a `tokenizer.json` from characters; else the vocabulary itself."""
     from tokenizers import models
 
     core, size = vocabulary.core, vocabulary.size
@@ -284,7 +293,7 @@ def _as_characters(vocabulary: TokenizerVocabulary) -> Vocabulary:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Builds dict, list, tuple, str and int; everything else needs a global, and none is given."""
+    """Builds dict, list, tuple, str and int; everything else needs a global name, and every such name raises."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise VocabularyError(f"an object that is not plain data ({module}.{name}), which unpickling would run as code")
@@ -294,14 +303,15 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _plain_pickle(file: Path) -> Any:
+    """The plain data in a pickle; VocabularyError if it is damaged or holds anything else."""
     try:
         size = file.stat().st_size
         if size > _LARGEST_META:
             raise VocabularyError(f"{size:,} bytes; expected a character vocabulary")
         data = file.read_bytes()
-        _refuse_nesting(data)
+        _check_nesting(data)
         content = _PlainUnpickler(io.BytesIO(data)).load()
-        _refuse_other_types(content)
+        _check_types(content)
     except VocabularyError as error:
         raise VocabularyError(
             f"{file} holds {error}; nothing was executed; "
@@ -316,8 +326,8 @@ def _plain_pickle(file: Path) -> Any:
     return content
 
 
-def _refuse_nesting(data: bytes) -> None:
-    """Before anything is built: a tuple in a tuple in a tuple ... overflows the interpreter's stack."""
+def _check_nesting(data: bytes) -> None:
+    """Raise VocabularyError if a pickle has so many containers that, nested, they could overflow the stack."""
     containers = 0
     for opcode, _, _ in pickletools.genops(data):
         containers += opcode.name.endswith(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "DICT"))
@@ -325,7 +335,8 @@ def _refuse_nesting(data: bytes) -> None:
             raise VocabularyError(f"more than {_MOST_CONTAINERS} dicts, lists and tuples")
 
 
-def _refuse_other_types(content: Any) -> None:
+def _check_types(content: Any) -> None:
+    """Raise VocabularyError unless all of the data are dicts, lists, tuples, strings and integers."""
     queue, seen = [content], set()
     while queue:
         value = queue.pop()
@@ -337,16 +348,18 @@ def _refuse_other_types(content: Any) -> None:
 
 
 def _gpt2_in_hugging_face_cache() -> tuple[Path, Path] | None:
+    """The files of GPT-2's vocabulary and merges in Hugging Face's cache, if they are there."""
     from huggingface_hub import try_to_load_from_cache
 
     for repository in ("openai-community/gpt2", "gpt2"):
-        found = [try_to_load_from_cache(repository, name) for name in ("vocab.json", "merges.txt")]
-        if all(isinstance(name, str) for name in found):
-            return Path(str(found[0])), Path(str(found[1]))
+        vocab, merges = (try_to_load_from_cache(repository, name) for name in ("vocab.json", "merges.txt"))
+        if isinstance(vocab, str) and isinstance(merges, str):
+            return Path(vocab), Path(merges)
     return None
 
 
 def _gpt2_in_tiktoken_cache() -> tuple[Path, Path] | None:
+    """The files of GPT-2's vocabulary and merges in tiktoken's cache, if they are there."""
     folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
     cache = Path(folder) if folder else Path(tempfile.gettempdir()) / "data-gym-cache"
     address = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"

@@ -1,4 +1,4 @@
-"""Options that count something, such as seeds and numbers of sequences, must be whole numbers."""
+"""Checks of options that count something, such as seeds and numbers of sequences."""
 
 from __future__ import annotations
 
@@ -8,11 +8,7 @@ from nanogpt_lens.core.errors import AnalysisError
 
 
 def check_whole(least: int = 0, **options: object) -> None:
-    """Refuse options that are no whole numbers from `least` on.
-
-    Raises:
-        AnalysisError: one is not; it is named.
-    """
+    """Raise AnalysisError unless every option is a whole number of at least `least`; the message names the option."""
     for name, value in options.items():
         if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise AnalysisError(f"{name} is {value!r}; expected a whole number, {least} or more")

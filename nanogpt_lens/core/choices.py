@@ -15,7 +15,7 @@ Direction: TypeAlias = Literal["denoise", "noise"]
 """Which run is patched: the corrupted one with clean activations, or the clean one with corrupted activations."""
 
 Ablation: TypeAlias = Literal["zero", "mean", "resample"]
-"""What takes an activation's place where there is no other run: nothing, its mean, or that of another example."""
+"""What takes an activation's place if there is no other run: nothing, its mean, or that of another example."""
 
 NeuronSource: TypeAlias = Literal["zero", "mean"]
 """What takes a neuron's activation's place: nothing, or its mean."""

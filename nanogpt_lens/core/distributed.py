@@ -25,9 +25,9 @@ _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def world() -> tuple[int, int]:
-    """This process' rank and the number of processes; (0, 1) where there is one alone, or inside `alone`.
+    """This process' rank and the number of processes; (0, 1) for a single process, and inside `alone`.
 
-    Joins the group of a launcher, if there is one.
+    The first call joins the launcher's group of processes, if there is one.
     """
     if _ALONE.get():
         return 0, 1
@@ -42,7 +42,7 @@ def world() -> tuple[int, int]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Each process works for itself: what would share a corpus reads all of it."""
+    """A block in which each process works for itself: what would read its share of a corpus reads all of it."""
     token = _ALONE.set(True)
     try:
         yield
@@ -58,15 +58,15 @@ def is_first() -> bool:
 def share(
     n: int, *, least: int = 1, what: str = "batches", hint: str = "start fewer, or give a smaller batch_size"
 ) -> range:
-    """This process' part of `n` items: consecutive, parts in the order of the ranks.
+    """This process' part of `n` items, as consecutive indices; the parts follow the order of the ranks.
 
     Args:
-        n: how many.
-        least: of each process.
-        what, hint: for the error: what they are called, and what to do.
+        n: the number of items.
+        least: the fewest items that each process needs.
+        what, hint: for the error message: what the items are called, and what to do.
 
     Raises:
-        AnalysisError: fewer items than processes (times `least`).
+        AnalysisError: there are fewer than `least` items for each process.
     """
     rank, size = world()
     if n < size * least:
@@ -76,13 +76,13 @@ def share(
 
 def gathered(value: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     """Every process' tensors, in the order of the ranks, on the CPU; the same list in each process."""
-    own = {name: tensor.detach().cpu() for name, tensor in value.items()}
+    tensors = {name: tensor.detach().cpu() for name, tensor in value.items()}
     size = world()[1]
     if size == 1:
-        return [own]
-    found: list[Any] = [None] * size
-    dist.all_gather_object(found, own, group=_group())
-    return found
+        return [tensors]
+    of_all: list[Any] = [None] * size
+    dist.all_gather_object(of_all, tensors, group=_group())
+    return of_all
 
 
 def sum_in_place(tensors: Sequence[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What the package refuses to do; every message says what was expected and what to do."""
+"""The errors of the package; every message says what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ __all__ = ["AnalysisError", "DataError", "NanoGPTLensError", "ResultError", "Tra
 
 
 class AnalysisError(NanoGPTLensError):
-    """Tokens, axes, metrics or options that an analysis cannot work with; also a ValueError."""
+    """Raised for tokens, axes, metrics or options that an analysis cannot work with; also a ValueError."""
 
 
 class DataError(NanoGPTLensError):
-    """Text or tokens that are missing, damaged, or too short."""
+    """Raised for text or tokens that are missing, damaged, or too short."""
 
 
 class ResultError(NanoGPTLensError):
-    """A saved result that is missing, damaged, or of another kind."""
+    """Raised for a saved result that is missing, damaged, or of another kind."""
 
 
 class TrainingError(NanoGPTLensError):
-    """Settings that make no sense, a folder that holds another run, a run that diverged."""
+    """Raised for settings that make no sense, a folder that holds another run, or a run that diverged."""

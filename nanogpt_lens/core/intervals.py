@@ -1,10 +1,11 @@
-"""Bootstrap intervals: resampling of examples (sequences, prompts), which are what is independent."""
+"""Bootstrap intervals, which resample examples (sequences, prompts), because these are independent of each other."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 RESAMPLES = 1000
@@ -15,22 +16,21 @@ ENDS = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
 _PIECE = 2**22
 
 
-def times_drawn(n: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Tensor:
-    """How often each of `n` examples is drawn in each resample [resample, example], float64; rows sum to n."""
+def times_drawn(n: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[Tensor, "resample example"]:
+    """How often each of `n` examples is drawn in each resample, in float64; rows sum to n."""
     drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
     return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
 
 
-def bootstrap(per_example: Tensor, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[Tensor, Tensor] | None:
-    """The 95% percentile interval of the mean over the last dimension.
+def bootstrap(
+    per_example: Float[Tensor, "*axes example"], *, seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]] | None:
+    """The two ends of the 95% percentile interval of the mean over examples; None for fewer than two examples.
 
     Args:
-        per_example: values [..., example].
-        seed: of the resampling.
-        resamples: how many.
-
-    Returns:
-        (low, high), each of the shape [...]; None for fewer than two examples.
+        per_example: a value for each example.
+        seed: the seed of the resampling.
+        resamples: the number of resamples.
 
     Source: Efron 1979; percentile method.
     """
@@ -45,27 +45,30 @@ def bootstrap(per_example: Tensor, *, seed: int = 0, resamples: int = RESAMPLES)
     return low, high
 
 
-def sampled(per_example: Tensor, *, seed: int = 0) -> dict[str, Any]:
-    """What a result keeps of values [..., example]: `values`, their mean; `low` and `high`; and `per_example`.
+def sampled(per_example: Float[Tensor, "*axes example"], *, seed: int = 0) -> dict[str, Any]:
+    """The fields of a result that come from a value for each example.
 
-    The ends are those of `bootstrap`, None for fewer than two examples.
+    They are `values`, the mean over examples; `low` and `high`, the ends of the mean's `bootstrap` interval, or
+    None; and `per_example`.
     """
     low, high = bootstrap(per_example, seed=seed) or (None, None)
     return {"values": per_example.mean(-1), "low": low, "high": high, "per_example": per_example}
 
 
-def pseudo_values(without: Tensor, value: Tensor) -> Tensor:
-    """What each example adds to an estimate, by the jackknife; their mean is the estimate.
+def pseudo_values(
+    without: Float[Tensor, "*axes example"], value: Float[Tensor, "*axes"]
+) -> Float[Tensor, "*axes example"]:
+    """What each example adds to an estimate, by the jackknife; the mean over examples is the estimate.
 
     Args:
-        without: the estimate without each of the examples [..., example].
-        value: the estimate with all of them [...].
+        without: the estimate without each of the examples.
+        value: the estimate with all of them.
 
     Returns:
-        n value - (n - 1) without, shifted to the mean of `value` [..., example]; for a mean the examples' values.
+        n value - (n - 1) without, shifted so that the mean is `value`; if the estimate is a mean, the examples' values.
 
     Source: Tukey 1958, "Bias and confidence in not-quite large samples".
     """
     n = without.shape[-1]
-    found = n * value[..., None] - (n - 1) * without
-    return found + (value - found.mean(-1))[..., None]
+    unshifted = n * value[..., None] - (n - 1) * without
+    return unshifted + (value - unshifted.mean(-1))[..., None]

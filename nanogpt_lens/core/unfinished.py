@@ -1,6 +1,6 @@
 """The state of an unfinished run on disk: one file, replaced in one step every ten seconds, deleted at the end.
 
-A state belongs to one model, corpus and set of options; that of another run is refused.
+A state belongs to one model, corpus and set of options; reading that of another run raises AnalysisError.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class UnfinishedRun:
     """A folder for the state of a run, and a file in it that says which state counts, and of which run it is.
 
     Args:
-        folder: made when needed, deleted at the end if nothing else is in it.
-        name: of the file.
-        described: what the run depends on, as JSON.
+        folder: the folder, which is made when needed and deleted at the end if nothing else is in it.
+        name: the name of the file.
+        described: everything that the run depends on, as JSON.
 
     Raises:
-        AnalysisError: the folder is a file.
+        AnalysisError: `folder` is a file.
     """
 
     def __init__(self, folder: str | Path, name: str, described: Mapping[str, Any]) -> None:
@@ -45,19 +45,15 @@ class UnfinishedRun:
         self.saved_now()
 
     def saved_now(self) -> None:
-        """The state was saved just now."""
+        """Start to count `SAVE_EVERY` anew: the state was saved just now."""
         self._last = time.monotonic()
 
     def is_due(self) -> bool:
-        """Whether the last time is long enough ago."""
+        """Whether the state was last saved so long ago that it is time to save it again."""
         return time.monotonic() - self._last >= SAVE_EVERY
 
     def check_key(self, key: object) -> None:
-        """Refuse the state of another run.
-
-        Raises:
-            AnalysisError: it is one.
-        """
+        """Raise AnalysisError unless a state's key is that of this run."""
         if key != self.key:
             raise AnalysisError(
                 f"{self.file} is the unfinished run of another model, corpus or set of options; give another folder, "
@@ -65,28 +61,28 @@ class UnfinishedRun:
             )
 
     def delete(self) -> None:
-        """The run is done."""
+        """Delete the state, because the run is done, and the folder if it is then empty."""
         self.file.unlink(missing_ok=True)
         with suppress(OSError):  # not empty, or another process was quicker
             self.folder.rmdir()
 
 
 class Unfinished(UnfinishedRun):
-    """A state in one file.
+    """An unfinished run whose whole state is one file of tensors and words.
 
     Args:
-        folder, described: see `UnfinishedRun`.
-        name: of the file, without its ending.
+        folder, described: as for `UnfinishedRun`.
+        name: the name of the file, without its ending.
     """
 
     def __init__(self, folder: str | Path, name: str, described: Mapping[str, Any]) -> None:
         super().__init__(folder, f"{name}.safetensors", described)
 
     def read(self) -> tuple[dict[str, Tensor], str] | None:
-        """The tensors and the words that were saved; None where nothing was.
+        """The tensors and the words that were saved; None if nothing was.
 
         Raises:
-            AnalysisError: the file is damaged, or of another run.
+            AnalysisError: the file is damaged, or belongs to another run.
         """
         if not self.file.is_file():
             return None
@@ -100,7 +96,7 @@ class Unfinished(UnfinishedRun):
         return tensors, about.get("words", "")
 
     def keep(self, state: Callable[[], Mapping[str, Tensor]], words: str = "") -> None:
-        """Save, where the last time is long enough ago; a killed run leaves the old file or the new one."""
+        """Save the state if that is due; a killed run leaves the old file or the new one."""
         if not self.is_due():
             return
         self.folder.mkdir(parents=True, exist_ok=True)

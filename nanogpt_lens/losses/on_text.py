@@ -30,11 +30,11 @@ def in_context_learning_score(
 ) -> Scores:
     """How much better late tokens of a context are predicted than early ones.
 
-    Olsson et al. 2022 take the mean loss of the 500th token minus that of the 50th, of 512. So does
-    this for contexts of 512 tokens and more. In a shorter one, of n_ctx tokens, single positions would
-    be noisy and none is the 500th: the score is the mean loss over the last n_ctx / 16 tokens minus the
-    mean loss over as many tokens around the same fraction of the context, 50 / 512. Negative: the model
-    makes use of its context.
+    Olsson et al. 2022 take the mean loss of the 500th token minus that of the 50th, in contexts of 512
+    tokens; so does this function for contexts of 512 tokens and more. A shorter context, of n_ctx tokens,
+    has no 500th token, and single positions would be noisy: there the score is the mean loss over the last
+    n_ctx / 16 tokens minus the mean loss over as many tokens around the same fraction of the context,
+    50 / 512. A negative score says that the model makes use of its context.
 
     Args:
         model: the model.
@@ -43,16 +43,16 @@ def in_context_learning_score(
             slow to draw for long contexts.
         early, late: other positions, of tokens that are predicted: 49 is the 50th token, (40, 60) the
             mean over 20 tokens.
-        n: how many windows, at most.
-        seed: of the choice of windows.
+        n: the largest number of windows.
+        seed: the seed of the choice of windows.
 
     Returns:
         "in_context_learning", "late_loss" and "early_loss" on the axis `score`, in nats, with intervals
         over the windows; `chance` is a uniform guess.
 
     Raises:
-        AnalysisError: positions that the context does not have, early ones that are not before the late
-            ones, as in a context of 2 tokens, or a corpus that does not fit the model.
+        AnalysisError: the context does not have the positions; the early ones are not before the late
+            ones, as in a context of 2 tokens; or the corpus does not fit the model.
     """
     check_model(model)
     check_whole(seed=seed)
@@ -87,15 +87,15 @@ def text_loss(
         model: the model.
         corpus: held-out text, see `Corpus`; None for text drawn from the model itself, which says how sure
             it is, not whether that is right.
-        seq_len: tokens of a window; None for the context.
-        n: how many windows, at most.
-        seed: of the choice of windows.
+        seq_len: the tokens of a window; None for the context.
+        n: the largest number of windows.
+        seed: the seed of the choice of windows.
 
     Returns:
-        one value in nats per token, of no axes; `chance` is a uniform guess; the interval is over the windows.
+        One value without axes, in nats per token; `chance` is a uniform guess; the interval is over the windows.
 
     Raises:
-        AnalysisError: a corpus that does not fit the model.
+        AnalysisError: the corpus does not fit the model.
     """
     check_model(model)
     check_whole(seed=seed)
@@ -117,6 +117,7 @@ def text_loss(
 
 
 def _default_spans(seq_len: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The early and the late span of a context of `seq_len` tokens, as `in_context_learning_score` chooses them."""
     if seq_len >= 512:
         return (49, 50), (499, 500)
     width = max(1, seq_len // 16)
@@ -125,12 +126,10 @@ def _default_spans(seq_len: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _spans(early: Span | None, late: Span | None, seq_len: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First and one after the last, of both; `early` ends before `late` begins."""
-    given, default = (early, late), _default_spans(seq_len)
-    (e0, e1), (l0, l1) = (
-        default[i] if span is None else _span(name, span, seq_len)
-        for i, (name, span) in enumerate(zip(("early", "late"), given, strict=True))
-    )
+    """The first token of each span and the one after its last; AnalysisError unless `early` ends before `late`."""
+    default_early, default_late = _default_spans(seq_len)
+    e0, e1 = default_early if early is None else _span("early", early, seq_len)
+    l0, l1 = default_late if late is None else _span("late", late, seq_len)
     if e1 > l0:
         raise AnalysisError(
             f"the early tokens are {e0} to {e1 - 1}, the late ones {l0} to {l1 - 1}, of a context of {seq_len}; "
@@ -139,8 +138,9 @@ def _spans(early: Span | None, late: Span | None, seq_len: int) -> tuple[tuple[i
     return (e0, e1), (l0, l1)
 
 
-def _span(name: str, given: Any, seq_len: int) -> tuple[int, int]:
-    match given:
+def _span(name: str, positions: Any, seq_len: int) -> tuple[int, int]:
+    """The first token of a span and the one after its last."""
+    match positions:
         case bool():
             pass
         case int(first) if 1 <= first < seq_len:
@@ -148,6 +148,6 @@ def _span(name: str, given: Any, seq_len: int) -> tuple[int, int]:
         case (int(first), int(end)) if 1 <= first < end <= seq_len:
             return first, end
     raise AnalysisError(
-        f"{name} is {given!r}; expected a token, or the first and the one after the last, from 1, the first token "
+        f"{name} is {positions!r}; expected a token, or the first and the one after the last, from 1, the first token "
         f"that is predicted, to {seq_len - 1}, the last of the context"
     )

@@ -1,8 +1,8 @@
-"""The words that a character model writes, beside those of its training text: how varied, and do they exist?
+"""The words that a character model writes: how varied they are, and how many of them exist.
 
-Distinct-n falls with the length of a text, so equally long pieces of the training and of the validation part
-stand beside the sampled ones. Invented words are varied too: distinct-n above the validation part's, with few
-words that exist, is no merit.
+Distinct-n falls with the length of a text, so that the sampled pieces are compared with equally long pieces of
+the training and of the validation part. Invented words are varied too: distinct-n above the validation part's,
+with few words that exist, is no merit.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -27,13 +28,13 @@ from nanogpt_lens.results import Scores
 from nanogpt_lens.text.datasets import TextData, read_data
 
 LENGTHS = (1, 2, 3)
-"""Words of the n-grams that are counted."""
+"""The numbers of words of the n-grams that are counted."""
 
 SOURCES = ("sampled", "training", "validation")
 
 _RUN = re.compile(r"(?:[^\W\d_]|['’])+")
 _PATIENCE = 100
-"""Characters per word after which a model is taken to write none."""
+"""The number of characters per word above which a model is said to write no words."""
 
 
 def text_quality(
@@ -48,31 +49,31 @@ def text_quality(
 ) -> Scores:
     """How varied text from a character model is, and how many of its words exist, beside the text it was trained on.
 
-    The text is sampled in `pieces` pieces, each after a line break, the context cropped as nanoGPT crops it. The
-    pieces of the training and of the validation part have as many words and are drawn without overlap. A
-    word is what `words_of` finds; n-grams cross no border between pieces.
+    The text is sampled in `pieces` pieces, each after a line break, with the context cropped as nanoGPT crops it.
+    The pieces of the training and of the validation part have as many words and are drawn without overlap.
+    Words are those of `words_of`; n-grams cross no border between pieces.
 
     Args:
-        model: with a character vocabulary.
-        corpus: the text it was trained on, or what `read_data` makes one from.
-        words: of each source, rounded down to whole words per piece.
-        pieces: how many.
-        temperature: divides the logits: 1 for the model's own distribution, 0.8 for nanoGPT's sample.py (whose
-            top_k of 200 changes nothing for up to 200 characters).
-        seed: of the sampling, of the choice of pieces, of the intervals.
+        model: a model with a character vocabulary.
+        corpus: the text that the model was trained on, or anything from which `read_data` makes one.
+        words: the number of words of each source, rounded down to whole words per piece.
+        pieces: the number of pieces.
+        temperature: the number that divides the logits: 1 for the model's own distribution, 0.8 for nanoGPT's
+            sample.py (whose top_k of 200 changes nothing for up to 200 characters).
+        seed: the seed of the sampling, of the choice of pieces and of the intervals.
         progress: show a bar.
 
     Returns:
-        values [score, source]: "distinct_1", "distinct_2" and "distinct_3", the different n-grams over
-        all n-grams of the source; "dictionary_words", the share of its words that occur in the training part, which
-        is 1 for "training" by construction, and for "validation" what a perfect model could reach. The
-        sources are "sampled", "training", "validation". Intervals are over pieces; `per_example`
-        [score, source, example] are a piece's own share of words, and jackknife pseudo-values of distinct-n.
+        Values [score, source]. The scores are "distinct_1", "distinct_2" and "distinct_3", the different n-grams
+        over all n-grams of the source, and "dictionary_words", the share of its words that occur in the training
+        part, which is 1 for "training" by construction, and for "validation" what a perfect model could reach. The
+        sources are "sampled", "training" and "validation". Intervals are over pieces; `per_example`
+        [score, source, example] holds a piece's share of words, and jackknife pseudo-values of distinct-n.
 
     Raises:
-        AnalysisError: a model without vocabulary or whose tokens are no characters, data that are no
-            characters or have fewer words, a model that hardly writes words, an option out of range.
-        DataError: no such data.
+        AnalysisError: the model has no vocabulary, or its tokens are no characters; the data are no characters,
+            or have fewer words; the model hardly writes words; or an option is out of range.
+        DataError: there are no such data.
 
     Source: Li et al. 2016, "A Diversity-Promoting Objective Function for Neural Conversation Models", who
         divide by the words; here by the n-grams.
@@ -89,10 +90,10 @@ def text_quality(
     train, val = (_part(data, name) for name in ("training", "validation"))
     each = words // pieces
     generator = torch.Generator().manual_seed(seed)
-    real = [_drawn(*part, each, pieces, generator) for part in (("training", train), ("validation", val))]
+    real = [_random_pieces(*part, each, pieces, generator) for part in (("training", train), ("validation", val))]
     written = [
         words_of(text)[:each]
-        for text in _sampled(model, vocabulary, each, pieces, temperature, seed, progress=progress)
+        for text in _sampled_texts(model, vocabulary, each, pieces, temperature, seed, progress=progress)
     ]
     per_piece = torch.stack([_scores(source, frozenset(train)) for source in (written, *real)], dim=1)
     return Scores(
@@ -119,33 +120,30 @@ def text_quality(
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case: runs of letters and apostrophes with at least one letter.
 
-    Everything else separates words, hyphens too: "well-known" is two words, "o'er" is one. A typographic
-    apostrophe counts as a plain one; one that stands before or after a word stays with it.
+    Everything else separates words, and so do hyphens: "well-known" is two words, "o'er" is one. A typographic
+    apostrophe counts as a plain one; an apostrophe before or after a word belongs to the word.
     """
     runs = (run.lower().replace("’", "'") for run in _RUN.findall(text))
     return [run for run in runs if run.strip("'")]
 
 
-def distinct(texts: Sequence[Sequence[str]], n: int) -> tuple[float, Tensor]:
-    """Different word n-grams over all word n-grams of some pieces, together and without each.
+def distinct(texts: Sequence[Sequence[str]], n: int) -> tuple[float, Float[Tensor, " piece"]]:
+    """Different word n-grams over all word n-grams: of all pieces together, and of all pieces but each one.
 
     Args:
-        texts: pieces of equal length, each a list of at least `n` words; at least two.
-        n: words of an n-gram; none crosses from one piece into the next.
-
-    Returns:
-        of all the pieces, and of all but one [piece].
+        texts: at least two pieces of equal length, each a list of at least `n` words.
+        n: the number of words of an n-gram; none crosses from one piece into the next.
     """
     grams = [[tuple(text[i : i + n]) for i in range(len(text) - n + 1)] for text in texts]
-    having = Counter(gram for piece in grams for gram in set(piece))  # the pieces that have it
-    own = torch.tensor([sum(having[gram] == 1 for gram in set(piece)) for piece in grams])
+    n_pieces_with = Counter(gram for piece in grams for gram in set(piece))
+    only_here = torch.tensor([sum(n_pieces_with[gram] == 1 for gram in set(piece)) for piece in grams])
     per_piece = len(grams[0])
-    value = len(having) / (per_piece * len(grams))
-    return value, (len(having) - own.double()) / (per_piece * (len(grams) - 1))
+    value = len(n_pieces_with) / (per_piece * len(grams))
+    return value, (len(n_pieces_with) - only_here.double()) / (per_piece * (len(grams) - 1))
 
 
-def _scores(texts: Sequence[Sequence[str]], known: frozenset[str]) -> Tensor:
-    """[score, piece]: of distinct-n the jackknife's pseudo-values, of words their share."""
+def _scores(texts: Sequence[Sequence[str]], known: frozenset[str]) -> Float[Tensor, "score piece"]:
+    """Each piece's scores: for distinct-n the jackknife's pseudo-values, for words the share that is `known`."""
     rows = []
     for n in LENGTHS:
         value, without = distinct(texts, n)
@@ -155,6 +153,7 @@ def _scores(texts: Sequence[Sequence[str]], known: frozenset[str]) -> Tensor:
 
 
 def _characters(model: Hooked) -> CharVocabulary:
+    """The model's character vocabulary; AnalysisError if it has none."""
     vocabulary = getattr(getattr(model, "tokenizer", None), "encoder", None)
     if isinstance(vocabulary, CharVocabulary):
         return vocabulary
@@ -177,19 +176,19 @@ def _part(data: TextData, name: str) -> list[str]:
     return words_of(data.vocabulary.decode(data.train if name == "training" else data.val))
 
 
-def _drawn(name: str, found: list[str], each: int, pieces: int, generator: torch.Generator) -> list[list[str]]:
-    """Pieces of `each` words of one part, without overlap, drawn at random."""
-    count = len(found) // each
+def _random_pieces(name: str, words: list[str], each: int, pieces: int, generator: torch.Generator) -> list[list[str]]:
+    """Pieces of `each` words of one part, drawn at random without overlap."""
+    count = len(words) // each
     if count < pieces:
         raise AnalysisError(
-            f"the {name} part has {len(found)} words; expected at least {each * pieces}, {pieces} pieces of {each}: "
+            f"the {name} part has {len(words)} words; expected at least {each * pieces}, {pieces} pieces of {each}: "
             "give a longer text, or fewer words"
         )
     chosen = torch.randperm(count, generator=generator)[:pieces].sort().values.tolist()
-    return [found[i * each : (i + 1) * each] for i in chosen]
+    return [words[i * each : (i + 1) * each] for i in chosen]
 
 
-def _sampled(
+def _sampled_texts(
     model: Hooked, vocabulary: CharVocabulary, each: int, pieces: int, temperature: float, seed: int, *, progress: bool
 ) -> list[str]:
     """Texts that hold at least `each` whole words, each sampled after a line break."""
@@ -203,10 +202,8 @@ def _sampled(
     inside, letter = inside.to(device), letter.to(device)
     generator = torch.Generator(device).manual_seed(seed)
     tokens = torch.full((pieces, 1), start, device=device)
-    counts, word = (
-        torch.zeros(pieces, dtype=torch.long, device=device),
-        torch.zeros_like(tokens[:, 0], dtype=torch.bool),
-    )
+    counts = torch.zeros(pieces, dtype=torch.long, device=device)  # whole words of each text
+    word = torch.zeros_like(counts, dtype=torch.bool)  # whether the text ends in a word that goes on
     with evaluating(model), tqdm(total=each, desc="sampling", unit="word", disable=not progress) as bar:
         while (least := int(counts.min())) < each:
             bar.update(least - bar.n)

@@ -1,7 +1,7 @@
 """How every analysis meets a model: tokens in, activations out, nothing left behind.
 
-A model is a HookedTransformer (TransformerLens 3.9) or a TransformerBridge (4.x). Only what both
-do alike is used; notes say where they differ.
+A model is a HookedTransformer (TransformerLens 3.9) or a TransformerBridge (4.x). The functions use
+only what both do alike, and say where the two differ.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any, TypeAlias
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.backends import transformer_lens_version
@@ -26,15 +27,15 @@ Text: TypeAlias = str | Sequence[str] | Sequence[int] | Tensor
 """One text, several of one length, or token ids of shape [pos] or [example, pos]."""
 
 Edit: TypeAlias = Callable[[Tensor], Tensor | None]
-"""Reads an activation, or returns what takes its place."""
+"""A function that reads an activation and returns None, or returns what takes the activation's place."""
 
 
-def as_tokens(model: Hooked, source: Text, *, name: str = "the text") -> Tensor:
-    """Token ids of shape [example, pos] on the model's device.
+def as_tokens(model: Hooked, source: Text, *, name: str = "the text") -> Int[Tensor, "example pos"]:
+    """Token ids of a text, of several texts, or of ids themselves, on the model's device.
 
     Raises:
-        AnalysisError: no tokens, ids outside the vocabulary, or more positions than the context.
-        VocabularyError: text that the model's tokenizer cannot encode.
+        AnalysisError: `source` has no tokens, ids outside the vocabulary, or more positions than the context.
+        VocabularyError: the model's tokenizer cannot encode the text.
     """
     check_model(model)
     if isinstance(source, str) or (isinstance(source, Sequence) and source and isinstance(source[0], str)):
@@ -70,11 +71,7 @@ def as_tokens(model: Hooked, source: Text, *, name: str = "the text") -> Tensor:
 
 
 def check_model(model: Hooked) -> None:
-    """Refuse what is no model of TransformerLens.
-
-    Raises:
-        AnalysisError: it has no hook points.
-    """
+    """Raise AnalysisError unless `model` is a TransformerLens model."""
     if not (hasattr(model, "cfg") and hasattr(model, "run_with_hooks")):
         raise AnalysisError(
             f"the model is a {type(model).__name__}; expected a HookedTransformer or a TransformerBridge, as "
@@ -82,7 +79,8 @@ def check_model(model: Hooked) -> None:
         )
 
 
-def _encoded(model: Hooked, texts: list[str], name: str) -> Tensor:
+def _encoded(model: Hooked, texts: list[str], name: str) -> Int[Tensor, "example pos"]:
+    """The ids of texts that have one length."""
     from nanogpt_lens.model.encoding import encode_text
 
     rows = [encode_text(model, text) for text in texts]
@@ -96,13 +94,13 @@ def _encoded(model: Hooked, texts: list[str], name: str) -> Tensor:
 
 
 def n_tokens(model: Hooked) -> int:
-    """The tokens that exist: the vocabulary's, without nanoGPT's padding to a multiple of 64."""
+    """The number of tokens in the model's vocabulary, without nanoGPT's padding to a multiple of 64."""
     vocabulary = getattr(getattr(model, "nanogpt_origin", None), "vocabulary", None)
     return min(model.cfg.d_vocab, vocabulary.size) if vocabulary is not None else model.cfg.d_vocab
 
 
-def token_labels(model: Hooked, tokens: Tensor) -> tuple[str, ...]:
-    """Each of the ids [pos] as text where the model has a vocabulary, else as a number."""
+def token_labels(model: Hooked, tokens: Int[Tensor, " pos"]) -> tuple[str, ...]:
+    """Each id as text if the model has a vocabulary, else as a number."""
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None or getattr(tokenizer, "missing", None):
         return tuple(str(i) for i in tokens.tolist())
@@ -113,7 +111,7 @@ def single_token(model: Hooked, answer: str, name: str) -> int:
     """The id of a string that is one token.
 
     Raises:
-        AnalysisError: it is none, or several.
+        AnalysisError: the string is no token, or several.
         VocabularyError: the model's tokenizer cannot encode it.
     """
     ids = _encoded(model, [answer], name)[0].tolist() if answer else []
@@ -123,13 +121,16 @@ def single_token(model: Hooked, answer: str, name: str) -> int:
 
 
 def device_of(model: Hooked) -> torch.device:
-    """Where the model's parameters are."""
+    """The device that the model's parameters are on."""
     return next(model.parameters()).device
 
 
 @contextmanager
 def evaluating(model: Hooked) -> Iterator[None]:
-    """Evaluation mode without gradients, also under `torch.inference_mode`; put back at the end."""
+    """A block in which the model is in evaluation mode without gradients, also under `torch.inference_mode`.
+
+    The model's own mode returns at the end.
+    """
     check_model(model)
     training = model.training
     model.eval()
@@ -140,14 +141,23 @@ def evaluating(model: Hooked) -> Iterator[None]:
         model.train(training)
 
 
-def run(model: Hooked, inputs: Tensor, edits: Mapping[str, Edit] | None = None, *, start: int | None = None) -> Tensor:
-    """Logits [example, pos, d_vocab], with activations read or replaced on the way.
+def run(
+    model: Hooked,
+    inputs: Int[Tensor, "example pos"] | Float[Tensor, "example pos d_model"],
+    edits: Mapping[str, Edit] | None = None,
+    *,
+    start: int | None = None,
+) -> Float[Tensor, "example read d_vocab"]:
+    """The logits of a run in which activations are read or replaced.
 
     Args:
         model: the model.
         inputs: token ids, or with `start` the residual stream before that layer.
-        edits: functions by the names of hook points; they are gone afterwards, also after an exception.
-        start: begin at this layer's `hook_resid_pre`.
+        edits: functions by the names of hook points; they are removed afterwards, also after an exception.
+        start: the layer at whose `hook_resid_pre` the run begins; None to begin at the embedding.
+
+    Returns:
+        logits at every position, unless an edit has dropped some of the positions.
     """
     options: dict[str, Any] = {} if start is None else {"start_at_layer": start}
     with editing(model, edits or {}):
@@ -166,24 +176,24 @@ def _hook(edit: Edit) -> Callable[..., Tensor | None]:
     return hook
 
 
-def record(model: Hooked, inputs: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-    """The activations at `names` of one run, and its logits as "logits"; copies, without gradients."""
-    kept: dict[str, Tensor] = {}
+def record(model: Hooked, inputs: Int[Tensor, "example pos"], names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies of the activations at `names` in one run, without gradients, and the run's logits as "logits"."""
+    activations: dict[str, Tensor] = {}
 
     def keep(name: str) -> Edit:
         def edit(value: Tensor) -> None:
-            kept[name] = value.detach().clone()
+            activations[name] = value.detach().clone()
 
         return edit
 
     logits = run(model, inputs, {name: keep(name) for name in names})
-    return {**kept, "logits": logits.detach()}
+    return {**activations, "logits": logits.detach()}
 
 
 def has_hooks(model: Hooked) -> bool:
-    """Whether somebody's hooks are attached to the model: TransformerLens', or torch's.
+    """Whether the user has attached hooks to the model, TransformerLens' or torch's.
 
-    A bridge keeps torch hooks of its own, so that there only TransformerLens' are seen.
+    A bridge itself uses torch hooks, so that on a bridge only TransformerLens' hooks count.
     """
     modules = list(model.modules())
     points = [m for m in modules if hasattr(m, "fwd_hooks") and hasattr(m, "bwd_hooks")]
@@ -194,7 +204,7 @@ def has_hooks(model: Hooked) -> bool:
 
 
 def can_start(model: Hooked) -> bool:
-    """Whether `start_at_layer` works: everywhere but on the bridge of TransformerLens 3."""
+    """Whether the model can `start_at_layer`, as all can but the bridge of TransformerLens 3."""
     return not _is_bridge(model) or transformer_lens_version() >= (4, 0)
 
 
@@ -202,29 +212,33 @@ def _is_bridge(model: Hooked) -> bool:
     return any(cls.__name__ == "TransformerBridge" for cls in type(model).__mro__)
 
 
-def loss_per_token(model: Hooked, tokens: Tensor, edits: Mapping[str, Edit] | None = None) -> Tensor:
-    """Cross-entropy in nats [example, pos - 1] of each next token."""
+def loss_per_token(
+    model: Hooked, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit] | None = None
+) -> Float[Tensor, "example pos-1"]:
+    """The cross-entropy of each next token, in nats."""
     logits = run(model, tokens, edits)
     return next_token_loss(logits, tokens)
 
 
-def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Cross-entropy in nats [..., pos - 1] of the token after each position, in float32 or better."""
+def next_token_loss(
+    logits: Float[Tensor, "*axes pos d_vocab"], tokens: Int[Tensor, "*axes pos"]
+) -> Float[Tensor, "*axes pos-1"]:
+    """The cross-entropy of the token after each position, in nats, in float32 or better."""
     return -log_probs(logits[..., :-1, :]).gather(-1, tokens[..., 1:, None]).squeeze(-1)
 
 
-def log_probs(logits: Tensor) -> Tensor:
-    """Log-probabilities [..., d_vocab], in float32 or better."""
+def log_probs(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes d_vocab"]:
+    """The log-probabilities of logits, in float32 or better."""
     return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
 
 
-def kl(reference: Tensor, other: Tensor) -> Tensor:
-    """KL(reference || other) in nats [...] of two log-probabilities [..., d_vocab]."""
+def kl(reference: Float[Tensor, "... d_vocab"], other: Float[Tensor, "... d_vocab"]) -> Float[Tensor, " ..."]:
+    """KL(reference || other) in nats, from log-probabilities whose other axes broadcast."""
     return (reference.exp() * (reference - other)).sum(-1)
 
 
 def provenance(model: Hooked, **arguments: Any) -> dict[str, Any]:
-    """Which checkpoint, which versions, which arguments: what a result needs to be made again."""
+    """What a result needs to be made again: the checkpoint, the versions of the libraries, the arguments."""
     origin = getattr(model, "nanogpt_origin", None)
     try:
         sha256 = origin.sha256 if origin is not None else None

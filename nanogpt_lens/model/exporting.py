@@ -22,10 +22,10 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` made.
+    """An exported model.
 
     Attributes:
-        folder: where it is.
+        folder: the folder that holds it.
         proof: one line on what was compared.
         how_to_load: one line of code.
     """
@@ -43,18 +43,20 @@ def export(
     process_weights: bool = False,
     dtype: str | None = None,
 ) -> Exported:
-    """Convert, prove, and save into a new folder; nothing is written where the proof fails.
+    """Convert a checkpoint, prove the conversion, and save the result into a new folder.
+
+    Nothing is written if the proof fails.
 
     Args:
-        checkpoint: what `read_checkpoint` returned.
+        checkpoint: a checkpoint that `read_checkpoint` returned.
         to: "hooked", "bridge", "hf" or "nanogpt".
-        folder: a name that is free, or an empty folder.
-        process_weights: for "hooked" and "bridge", fold and centre.
-        dtype: name of the precision; float32 for TransformerLens, else the checkpoint's own.
+        folder: a folder that does not exist yet, or is empty.
+        process_weights: for "hooked" and "bridge", fold LayerNorms and centre.
+        dtype: the name of a precision; by default float32 for TransformerLens, else the checkpoint's own.
 
     Raises:
-        BackendError: the installed TransformerLens does not have it.
-        CheckpointError: the folder is taken.
+        BackendError: the installed TransformerLens does not have that kind of model.
+        CheckpointError: the folder holds something already.
         EquivalenceError: the conversion is not proven.
     """
     if dtype is not None and dtype not in _DTYPES:
@@ -76,7 +78,7 @@ def _to_transformer_lens(
 ) -> Exported:
     from nanogpt_lens.model.loading import convert
 
-    checkpoint.to(dtype)  # refuses what would overflow
+    checkpoint.to(dtype)  # raises if a weight would overflow
     check_equivalence(checkpoint, backend=backend).raise_if_failed()
     model = convert(checkpoint, backend=backend, process_weights=process_weights, dtype=dtype)
     report = check_equivalence(checkpoint, model).raise_if_failed()  # the very model that is saved
@@ -99,6 +101,7 @@ def _to_huggingface(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | N
 
 
 def _logit_error(checkpoint: Checkpoint, model: Any) -> float:
+    """The largest difference of a Hugging Face model's logits from the native model's, in float64."""
     generator = torch.Generator().manual_seed(0)
     config = checkpoint.config
     tokens = torch.randint(config.vocab_size, (2, min(config.block_size, 256)), generator=generator)

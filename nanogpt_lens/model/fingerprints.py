@@ -1,4 +1,4 @@
-"""Hashes of weights, tensors and files: is this the very model, the very corpus?"""
+"""Hashes of weights, tensors and files, which tell whether a model or a corpus is the very same one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def weights_hash(model: Hooked) -> str:
 
 
 def tensor_bytes(tensor: Tensor) -> bytes:
-    """A tensor's entries as they are in memory."""
+    """The bytes of a tensor's entries, as they are in memory."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """SHA-256 of the entries."""
+    """SHA-256 of a tensor's entries."""
     return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
 
 

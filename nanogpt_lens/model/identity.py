@@ -1,7 +1,7 @@
-"""Is this the model that a lens was trained for? A hash of what the model computes with.
+"""A hash of what a model computes with, which tells whether a lens was trained for this model.
 
-It is the same on a HookedTransformer and a TransformerBridge, in float32 and in float64, and
-another one as soon as a weight is changed, LayerNorms are folded, or training goes on.
+The hash is the same for a HookedTransformer and a TransformerBridge, in float32 and in float64. It
+changes as soon as a weight is changed, LayerNorms are folded, or training goes on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.model.access import Hooked
@@ -47,18 +48,18 @@ def identity(model: Hooked) -> str:
     return digest.hexdigest()
 
 
-def affine(norm: Any, model: Hooked) -> tuple[Tensor, Tensor]:
-    """Weight and bias [d_model] of a LayerNorm; ones and zeros where they are folded into what follows."""
-    found = []
+def affine(norm: Any, model: Hooked) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
+    """A LayerNorm's weight and bias; ones and zeros if they are folded into what follows."""
+    parts = []
     for name, fill in (("weight", torch.ones), ("bias", torch.zeros)):
-        own = norm_part(norm, name)
-        folded = own is None or model.cfg.normalization_type == "LNPre"
-        found.append(fill(model.cfg.d_model, dtype=model.W_U.dtype, device=model.W_U.device) if folded else own)
-    return found[0].detach(), found[1].detach()
+        part = norm_part(norm, name)
+        folded = part is None or model.cfg.normalization_type == "LNPre"
+        parts.append(fill(model.cfg.d_model, dtype=model.W_U.dtype, device=model.W_U.device) if folded else part)
+    return parts[0].detach(), parts[1].detach()
 
 
-def norm_part(norm: Any, name: str) -> Tensor | None:
-    """The "weight" or "bias" [d_model] of a LayerNorm; None where it has none of its own."""
+def norm_part(norm: Any, name: str) -> Float[Tensor, " d_model"] | None:
+    """The "weight" or "bias" of a LayerNorm; None if the module has none."""
     # a HookedTransformer has `w`; a bridge `weight`, and beside it a `w` that need not hold anything
     return next((t for place in (name, name[0]) if isinstance(t := getattr(norm, place, None), Tensor)), None)
 

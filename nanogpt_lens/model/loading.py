@@ -41,11 +41,11 @@ def load(
         backend, meta, act_fn, ignore_model_args: how the checkpoint is read, see
             `nanogpt_lens.model.reading.Reading`.
         process_weights: fold LayerNorms and centre, in float64; log-probabilities stay the same.
-        device, dtype: of the model.
+        device, dtype: the device and the precision of the model.
         model_class: a subclass of HookedTransformer to build, such as SAELens' HookedSAETransformer.
 
     Returns:
-        the model in evaluation mode with its tokenizer: a HookedTransformer, or a
+        The model in evaluation mode with its tokenizer: a HookedTransformer, or a
         TransformerBridge with the same hooks.
 
     Raises:
@@ -76,7 +76,7 @@ def convert(
     model_class: type[Any] | None = None,
     consume: bool = False,
 ) -> HookedTransformer:
-    """A checkpoint already read, as a TransformerLens model; see `load`.
+    """The TransformerLens model of a checkpoint that is in memory; see `load`.
 
     Args:
         consume: move the checkpoint's tensors into the model, which empties the checkpoint.
@@ -124,17 +124,17 @@ def check(
     """Convert a checkpoint and prove the conversion.
 
     Args:
-        path: as for `load`, or a checkpoint already read.
+        path: as for `load`, or a checkpoint that is in memory.
         model_py: a nanoGPT fork's `model.py` to compare with. THIS FILE IS EXECUTED.
-        val_bin: the run's validation tokens; looked for where nanoGPT keeps them.
+        val_bin: the run's validation tokens; by default the file that nanoGPT keeps them in, if it is there.
         backend, meta, act_fn, ignore_model_args: as for `load`.
         edits, seed, device, progress: see `conversion.check_equivalence`.
 
     Returns:
-        the certificate; `raise_if_failed()` turns a difference into an error.
+        The certificate; its `raise_if_failed()` turns a difference into an error.
 
     Raises:
-        ConversionError: bad input; a difference is no error but a failed certificate.
+        ConversionError: the input is bad. (A difference is no error, but a failed certificate.)
     """
     if not isinstance(path, Checkpoint):
         path = Reading(meta=meta, act_fn=act_fn, ignore_model_args=ignore_model_args).checkpoint(path)

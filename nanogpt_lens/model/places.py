@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a path, or the name of one that comes with the package."""
+"""The file that a path, or the name of a checkpoint that comes with the package, stands for."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The file that a path or a shipped name means.
+    """The file that a path or a shipped name stands for.
 
     Raises:
-        CheckpointError: neither exists.
+        CheckpointError: there is no such path and no such shipped checkpoint.
     """
     place = Path(path).expanduser()
     if place.exists():
@@ -30,10 +30,10 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def find_folder(path: str | Path) -> Path:
-    """The folder that a path or a shipped name means; that of a file.
+    """The folder that a path or a shipped name stands for; for a file, the folder that holds it.
 
     Raises:
-        CheckpointError: neither exists.
+        CheckpointError: there is no such path and no such shipped checkpoint.
     """
     place = Path(path).expanduser()
     if place.is_dir():
@@ -42,14 +42,14 @@ def find_folder(path: str | Path) -> Path:
 
 
 def shipped_checkpoints() -> list[str]:
-    """The names of the checkpoints that come with the package, other seeds as "induction/seed_1338"."""
+    """The names of the checkpoints that come with the package; other seeds look like "induction/seed_1338"."""
     folder = _shipped_folder()
-    found = folder.glob(f"**/{CHECKPOINT_NAME}") if folder else ()
-    return sorted(file.parent.relative_to(folder).as_posix() for file in found if folder)
+    files = folder.glob(f"**/{CHECKPOINT_NAME}") if folder else ()
+    return sorted(file.parent.relative_to(folder).as_posix() for file in files if folder)
 
 
 def _shipped_folder() -> Path | None:
-    """Inside the installed package, or at the top of a checkout."""
+    """The folder of the shipped checkpoints: in the installed package, or at the top of a checkout; None if neither."""
     if (_PACKAGE / "_checkpoints").is_dir():
         return _PACKAGE / "_checkpoints"
     root = _PACKAGE.parent

@@ -20,12 +20,12 @@ class Reading:
     """How a checkpoint is read and converted.
 
     Attributes:
-        backend: "auto" gives a HookedTransformer where TransformerLens has one (3.x), else a TransformerBridge
-            (4.x); "hooked" and "bridge" insist.
-        meta: the vocabulary, where it is not beside the checkpoint: a `meta.pkl`, a `tokenizer.json`, a folder with
+        backend: "auto" gives a HookedTransformer with TransformerLens 3.x and a TransformerBridge with 4.x; "hooked"
+            and "bridge" insist on one of them.
+        meta: the vocabulary, if it is not beside the checkpoint: a `meta.pkl`, a `tokenizer.json`, a folder with
             one of them, or "gpt2".
         act_fn: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
-        ignore_model_args: a fork's `model_args` that do not change what is computed.
+        ignore_model_args: the names of a fork's `model_args` that do not change what is computed.
     """
 
     backend: BackendChoice = "auto"
@@ -37,7 +37,7 @@ class Reading:
         object.__setattr__(self, "ignore_model_args", tuple(self.ignore_model_args))
 
     def checkpoint(self, path: str | Path) -> Checkpoint:
-        """The checkpoint at a path, or of a shipped name.
+        """Read the checkpoint that a path or a shipped name stands for.
 
         Raises:
             CheckpointError: the file is missing, damaged, unsafe or not a nanoGPT checkpoint.
@@ -51,16 +51,16 @@ class Reading:
         )
 
     def options(self) -> dict[str, Any]:
-        """All four as keyword arguments."""
+        """All four options as keyword arguments."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def changed(self) -> dict[str, Any]:
-        """Those that differ from their defaults, as keyword arguments."""
-        plain = Reading()
-        return {name: value for name, value in self.options().items() if value != getattr(plain, name)}
+        """The options that differ from their defaults, as keyword arguments."""
+        default = Reading()
+        return {name: value for name, value in self.options().items() if value != getattr(default, name)}
 
     def command_line(self, *, shorten: Callable[[str], str] = str) -> list[str]:
-        """Those that differ from their defaults, as options of a command; `shorten` is applied to paths."""
+        """The options that differ from their defaults, as words of a command line; `shorten` is applied to paths."""
         words: list[str] = []
         for name, value in self.changed().items():
             if name == "ignore_model_args":

@@ -1,4 +1,4 @@
-"""Text from a model, sampled as nanoGPT samples: temperature, top-k, a context that is cropped."""
+"""Text from a model, sampled as nanoGPT samples it: with a temperature, top-k, and a cropped context."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any, overload
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.vocabulary import Vocabulary
@@ -31,7 +32,7 @@ def generate(
     temperature: float = ...,
     top_k: int | None = ...,
     seed: int = ...,
-) -> Tensor: ...
+) -> Int[Tensor, "example pos"]: ...
 def generate(
     model: Any,
     prompt: str | Tensor,
@@ -40,7 +41,7 @@ def generate(
     temperature: float = 0.8,
     top_k: int | None = 200,
     seed: int = 1337,
-) -> str | Tensor:
+) -> str | Int[Tensor, "example pos"]:
     """Continue a prompt, with nanoGPT's defaults.
 
     For the same tokens, seed and weights this draws what nanoGPT's `generate` draws after
@@ -48,19 +49,19 @@ def generate(
 
     Args:
         model: a HookedTransformer or a TransformerBridge.
-        prompt: text, or token ids of shape [batch, pos] or [pos].
-        max_new_tokens: how many tokens to add.
-        temperature: divides the logits; 0 always takes the likeliest token.
+        prompt: text, or the token ids of one prompt or of several of one length.
+        max_new_tokens: the number of tokens to add.
+        temperature: the number that divides the logits; 0 always takes the likeliest token.
         top_k: sample among the k likeliest tokens only; None for all.
-        seed: of the sampling; the global random state is left alone.
+        seed: the seed of the sampling; the global random state does not change.
 
     Returns:
-        text: the prompt and its continuation; or ids of shape [batch, pos + max_new_tokens].
+        The prompt and its continuation, as text if the prompt is text, else as ids.
         Text never holds a token beyond the vocabulary (nanoGPT pads some to a multiple of 64).
 
     Raises:
-        AnalysisError: an empty prompt, ids the model does not have, or an option out of range.
-        VocabularyError: a prompt with unknown characters, or no vocabulary.
+        AnalysisError: the prompt is empty or has ids that the model does not have, or an option is out of range.
+        VocabularyError: the prompt has unknown characters, or the model has no vocabulary.
     """
     whole = isinstance(max_new_tokens, int) and isinstance(top_k, int | None)
     if not whole or max_new_tokens < 0 or not 0 <= temperature < math.inf or (top_k is not None and top_k < 1):
@@ -88,8 +89,10 @@ def generate(
     return model.tokenizer.decode(tokens[0].tolist()) if isinstance(prompt, str) else tokens
 
 
-def choose_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> Tensor:
-    """Draw as nanoGPT draws: one id, of shape [batch, 1], per row of `logits` [batch, vocab]."""
+def choose_token(
+    logits: Float[Tensor, "example d_vocab"], temperature: float, top_k: int | None, generator: torch.Generator
+) -> Int[Tensor, "example 1"]:
+    """One id for each row of logits, drawn as nanoGPT draws it."""
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     if temperature < 1e-3:  # nanoGPT would divide by next to nothing and overflow
@@ -101,13 +104,15 @@ def choose_token(logits: Tensor, temperature: float, top_k: int | None, generato
     return torch.multinomial(logits.softmax(-1), num_samples=1, generator=generator)
 
 
-def _encoded(model: Any, prompt: str) -> Tensor:
+def _encoded(model: Any, prompt: str) -> Int[Tensor, " pos"]:
+    """The ids of a text."""
     if model.tokenizer is None:
         raise AnalysisError("the model has no tokenizer; give the prompt as token ids, or load the model with meta=")
     return torch.tensor(model.tokenizer.encode(prompt), dtype=torch.long)
 
 
-def _as_batch(ids: Tensor, d_vocab: int) -> Tensor:
+def _as_batch(ids: Tensor, d_vocab: int) -> Int[Tensor, "example pos"]:
+    """Ids of one prompt or of several as a batch; AnalysisError unless they are ids that the model has."""
     tokens = ids[None] if ids.dim() == 1 else ids
     if tokens.dim() != 2 or not tokens.numel():
         raise AnalysisError(

@@ -1,4 +1,4 @@
-"""Each head's weights as they read and write directions of the residual stream, LayerNorm folded in.
+"""The directions of the residual stream that each head's weights read and write, with LayerNorm folded in.
 
 LayerNorm centres the stream, scales it and multiplies it by its weight. Centring and weight are
 linear and go into the matrices that read (of ln1 into W_Q, W_K, W_V; of ln_final into W_U); what
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -25,21 +26,21 @@ from nanogpt_lens.model.identity import norm_part
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadWeights:
-    """Matrices of every head, in float64.
+    """The matrices of every head, in float64.
 
     Attributes:
-        q, k, v: what they read, of shape [layer, head, d_model, d_head].
-        o: what they write, of shape [layer, head, d_head, d_model].
+        q, k, v: the matrices that read from the residual stream.
+        o: the matrices that write to it.
     """
 
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    o: Tensor
+    q: Float[Tensor, "layer head d_model d_head"]
+    k: Float[Tensor, "layer head d_model d_head"]
+    v: Float[Tensor, "layer head d_model d_head"]
+    o: Float[Tensor, "layer head d_head d_model"]
 
 
 def head_weights(model: Hooked) -> HeadWeights:
-    """The heads' matrices, LayerNorm weights folded in and centred.
+    """The heads' matrices, centred and with LayerNorm weights folded in.
 
     Raises:
         AnalysisError: the model does not normalise with LayerNorm.
@@ -49,15 +50,15 @@ def head_weights(model: Hooked) -> HeadWeights:
     return HeadWeights(q=q, k=k, v=v, o=centred(model.W_O.detach().double(), -1))
 
 
-def embedding(model: Hooked) -> Tensor:
-    """The token embedding [token, d_model] of the tokens that exist, centred, in float64."""
+def embedding(model: Hooked) -> Float[Tensor, "token d_model"]:
+    """The embedding of the vocabulary's tokens, centred, in float64."""
     return centred(model.W_E.detach()[: n_tokens(model)].double(), -1)
 
 
-def unembedding(model: Hooked) -> Tensor:
-    """The unembedding [d_model, token] of the tokens that exist, ln_final folded in, in float64.
+def unembedding(model: Hooked) -> Float[Tensor, "d_model token"]:
+    """The unembedding of the vocabulary's tokens, with ln_final folded in, in float64.
 
-    Its logits have mean zero over these tokens, which no softmax sees.
+    The logits that it gives have mean zero over these tokens, which changes no softmax.
 
     Raises:
         AnalysisError: the model does not normalise with LayerNorm.
@@ -67,12 +68,12 @@ def unembedding(model: Hooked) -> Tensor:
 
 
 def rounding(model: Hooked) -> float:
-    """Below this part of the product of its factors' norms, a product of weights counts as zero."""
+    """The part of the product of its factors' norms below which a product of weights counts as zero."""
     return 16 * min(torch.finfo(model.cfg.dtype).eps, torch.finfo(torch.float32).eps)
 
 
-def norm_weight(model: Hooked, norm: Any) -> Tensor:
-    """The LayerNorm's weight [d_model]; ones where it is folded already."""
+def norm_weight(model: Hooked, norm: Any) -> Float[Tensor, " d_model"]:
+    """The LayerNorm's weight in float64; ones if it is folded already."""
     if model.cfg.normalization_type == "LNPre":
         return torch.ones(model.cfg.d_model, dtype=torch.float64, device=model.W_E.device)
     weight = norm_part(norm, "weight")
@@ -83,6 +84,6 @@ def norm_weight(model: Hooked, norm: Any) -> Tensor:
     return weight.detach().double()
 
 
-def centred(tensor: Tensor, dim: int) -> Tensor:
-    """Minus its mean over a dimension."""
+def centred(tensor: Float[Tensor, "*axes"], dim: int) -> Float[Tensor, "*axes"]:
+    """A tensor minus its mean over a dimension."""
     return tensor - tensor.mean(dim, keepdim=True)

@@ -1,1 +1,1 @@
-"""A model at work: in batches, on a whole corpus, and what its logits are measured by."""
+"""Running a model: in batches, over a whole corpus, and the metrics of its logits."""

@@ -1,9 +1,9 @@
-"""What a patch is measured by: logit difference, log-probability, KL divergence, loss.
+"""Metrics, which measure what a patch does: logit difference, log-probability, KL divergence, loss.
 
-A metric is called with logits [example, pos, d_vocab] and gives the mean over the examples, so it
+A metric takes logits [example, pos, d_vocab] and returns the mean over the examples, so it
 also fits `transformer_lens.patching`. It knows the positions that it reads, so that a sweep
-unembeds only those, and has a value for each example. Any other function from logits to one
-number can be used in its place; it is then given all positions.
+unembeds only those, and it has a value for each example. Any other function from logits to one
+number can take its place; such a function gets the logits of all positions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -32,7 +33,7 @@ class Metric(ABC):
     """A number for each example, read from the logits of some positions.
 
     Attributes:
-        pos: the positions read; the mean over them is taken. None for all that there are.
+        pos: the positions whose logits the metric reads, and over which it averages; None for all.
     """
 
     pos: Positions = -1
@@ -43,38 +44,40 @@ class Metric(ABC):
         """What is computed, in words."""
 
     @abstractmethod
-    def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
-        """A value per example [..., example] from the logits [..., example, read, d_vocab] of `reads`."""
+    def at_reads(
+        self, logits: Float[Tensor, "*axes example read d_vocab"], reads: Sequence[int]
+    ) -> Float[Tensor, "*axes example"]:
+        """A value for each example, from the logits at the positions `reads` alone."""
 
     def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
-        """The same metric with strings as ids, checked against the model and the clean tokens."""
+        """The same metric with ids in place of strings, checked against the model and the clean tokens."""
         return self
 
     def reads(self, n_pos: int) -> tuple[int, ...]:
-        """The positions read, ascending, of a text of `n_pos` tokens.
+        """The positions that the metric reads in a text of `n_pos` tokens, ascending.
 
         Raises:
-            AnalysisError: there are none, or not so many.
+            AnalysisError: the metric reads no position, or one that the text does not have.
         """
         if self.pos is None:
             return tuple(range(n_pos))
-        wanted = list(self.pos) if isinstance(self.pos, Sequence) else np.asarray(self.pos).flatten().tolist()
-        for p in wanted:
+        positions = list(self.pos) if isinstance(self.pos, Sequence) else np.asarray(self.pos).flatten().tolist()
+        for p in positions:
             if isinstance(p, bool) or not isinstance(p, int) or not -n_pos <= p < n_pos:
                 raise AnalysisError(f"the metric reads position {p!r}; expected {-n_pos} to {n_pos - 1}")
-        if not wanted:
+        if not positions:
             raise AnalysisError("the metric reads no position; give pos=-1 for the last one")
-        return tuple(sorted({p % n_pos for p in wanted}))
+        return tuple(sorted({p % n_pos for p in positions}))
 
-    def per_example(self, logits: Tensor) -> Tensor:
+    def per_example(self, logits: Tensor) -> Float[Tensor, " example"]:
         """A value for each example, from logits [example, pos, d_vocab]."""
         if logits.dim() != 3:
             raise AnalysisError(f"logits have shape {list(logits.shape)}; expected [example, pos, d_vocab]")
         reads = self.reads(logits.shape[1])
         return self.at_reads(logits[:, list(reads)], reads)
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """The mean over the examples of logits [example, pos, d_vocab]: a scalar."""
+    def __call__(self, logits: Tensor) -> Float[Tensor, ""]:
+        """The mean over the examples, from logits [example, pos, d_vocab]."""
         return self.per_example(logits).mean()
 
 
@@ -88,16 +91,18 @@ class LogitDiff(Metric):
     @property
     def definition(self) -> str:
         """What is computed, in words."""
-        return f"logit({_say(self.answer)}) - logit({_say(self.wrong)}) at position {_say(self.pos)}"
+        return f"logit({_in_words(self.answer)}) - logit({_in_words(self.wrong)}) at position {_in_words(self.pos)}"
 
     def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
-        """With ids for strings."""
+        """The same metric with ids in place of strings."""
         ids = {name: _ids(getattr(self, name), name, model, tokens) for name in ("answer", "wrong")}
         return replace(self, **ids)
 
-    def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
-        """[..., example], the mean over the positions read."""
-        return (_pick(logits, self.answer) - _pick(logits, self.wrong)).mean(-1)
+    def at_reads(
+        self, logits: Float[Tensor, "*axes example read d_vocab"], reads: Sequence[int]
+    ) -> Float[Tensor, "*axes example"]:
+        """The mean over the positions read, for each example."""
+        return (_entries(logits, self.answer) - _entries(logits, self.wrong)).mean(-1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,15 +114,17 @@ class AnswerLogprob(Metric):
     @property
     def definition(self) -> str:
         """What is computed, in words."""
-        return f"log-probability of {_say(self.answer)} at position {_say(self.pos)}, in nats"
+        return f"log-probability of {_in_words(self.answer)} at position {_in_words(self.pos)}, in nats"
 
     def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
-        """With an id for a string."""
+        """The same metric with an id in place of a string."""
         return replace(self, answer=_ids(self.answer, "answer", model, tokens))
 
-    def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
-        """[..., example], the mean over the positions read."""
-        return _pick(logits.log_softmax(-1), self.answer).mean(-1)
+    def at_reads(
+        self, logits: Float[Tensor, "*axes example read d_vocab"], reads: Sequence[int]
+    ) -> Float[Tensor, "*axes example"]:
+        """The mean over the positions read, for each example."""
+        return _entries(logits.log_softmax(-1), self.answer).mean(-1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,10 +136,10 @@ class KL(Metric):
     @property
     def definition(self) -> str:
         """What is computed, in words."""
-        return f"KL(clean || patched) at position {_say(self.pos)}, in nats"
+        return f"KL(clean || patched) at position {_in_words(self.pos)}, in nats"
 
     def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
-        """The same, where the reference fits the tokens."""
+        """The same metric; AnalysisError unless its clean logits fit the tokens."""
         expected = [*tokens.shape, model.cfg.d_vocab]
         if not isinstance(self.clean_logits, Tensor) or self.clean_logits.isnan().any():
             raise AnalysisError("kl_to has no logits, or logits with nan; expected those of the clean run")
@@ -140,8 +147,10 @@ class KL(Metric):
             raise AnalysisError(f"kl_to has logits of shape {list(self.clean_logits.shape)}; expected {expected}")
         return replace(self, clean_logits=self.clean_logits.detach().to(tokens.device, copy=True))
 
-    def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
-        """[..., example], the mean over the positions read."""
+    def at_reads(
+        self, logits: Float[Tensor, "*axes example read d_vocab"], reads: Sequence[int]
+    ) -> Float[Tensor, "*axes example"]:
+        """The mean over the positions read, for each example."""
         clean = self.clean_logits[:, list(reads)].to(logits.dtype).log_softmax(-1)
         return kl(clean, logits.log_softmax(-1)).mean(-1)
 
@@ -156,18 +165,18 @@ class Loss(Metric):
     @property
     def definition(self) -> str:
         """What is computed, in words."""
-        where = "all positions" if self.pos is None else f"position {_say(self.pos)}"
-        return f"cross-entropy of the next token at {where}, in nats per token"
+        positions = "all positions" if self.pos is None else f"position {_in_words(self.pos)}"
+        return f"cross-entropy of the next token at {positions}, in nats per token"
 
     def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
-        """With the clean tokens, where none were given."""
-        own = tokens if self.tokens is None else as_tokens(model, self.tokens, name="the text of loss(...)")
-        if own.shape != tokens.shape:
-            raise AnalysisError(f"loss has tokens of shape {list(own.shape)}; expected {list(tokens.shape)}")
-        return replace(self, tokens=own)
+        """The same metric, with the clean tokens if it has none of its own."""
+        targets = tokens if self.tokens is None else as_tokens(model, self.tokens, name="the text of loss(...)")
+        if targets.shape != tokens.shape:
+            raise AnalysisError(f"loss has tokens of shape {list(targets.shape)}; expected {list(tokens.shape)}")
+        return replace(self, tokens=targets)
 
     def reads(self, n_pos: int) -> tuple[int, ...]:
-        """All positions but the last, which has no next token."""
+        """The positions that the metric reads, ascending; never the last one, which has no next token."""
         if n_pos < 2:
             raise AnalysisError(f"the text has {n_pos} token; loss needs at least 2")
         if self.pos is None:
@@ -179,8 +188,10 @@ class Loss(Metric):
             )
         return reads
 
-    def at_reads(self, logits: Tensor, reads: Sequence[int]) -> Tensor:
-        """[..., example], the mean over the positions read."""
+    def at_reads(
+        self, logits: Float[Tensor, "*axes example read d_vocab"], reads: Sequence[int]
+    ) -> Float[Tensor, "*axes example"]:
+        """The mean over the positions read, for each example."""
         if self.tokens is None:
             raise AnalysisError("loss has no tokens; give loss(tokens)")
         target = self.tokens[:, [r + 1 for r in reads]].expand(logits.shape[:-1])[..., None]
@@ -192,7 +203,7 @@ def logit_diff(answer: Answer, wrong: Answer, *, pos: Positions = -1) -> Metric:
 
     Args:
         answer, wrong: a token for all examples or one for each, as ids or as strings of one token.
-        pos: where the logits are read; several positions are averaged.
+        pos: the position whose logits are read; over several positions the mean is taken.
     """
     return LogitDiff(answer=answer, wrong=wrong, pos=pos)
 
@@ -202,17 +213,17 @@ def answer_logprob(answer: Answer, *, pos: Positions = -1) -> Metric:
 
     Args:
         answer: a token for all examples or one for each, as ids or as strings of one token.
-        pos: where it is read; several positions are averaged.
+        pos: the position whose logits are read; over several positions the mean is taken.
     """
     return AnswerLogprob(answer=answer, pos=pos)
 
 
 def kl_to(clean_logits: Tensor, *, pos: Positions = -1) -> Metric:
-    """KL(clean || patched), in nats; 0 where the patched run predicts as the clean one.
+    """KL(clean || patched), in nats; 0 if the patched run predicts what the clean run predicts.
 
     Args:
-        clean_logits: of the clean run, [example, pos, d_vocab].
-        pos: where it is read; several positions are averaged.
+        clean_logits: the logits of the clean run [example, pos, d_vocab].
+        pos: the position whose logits are read; over several positions the mean is taken.
     """
     return KL(clean_logits=clean_logits, pos=pos)
 
@@ -222,19 +233,20 @@ def loss(tokens: Tensor | None = None, *, pos: Positions = None) -> Metric:
 
     Args:
         tokens: ids [example, pos] whose next tokens are the targets; None for the clean text.
-        pos: the positions that predict; None for all.
+        pos: the positions from which the next token is predicted; None for all.
     """
     return Loss(tokens=tokens, pos=pos)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BoundMetric:
-    """A metric or a bare callable, ready for logits of given tokens.
+    """A metric or a bare function, ready for the logits of certain tokens.
 
     Attributes:
-        reads: the positions whose logits it wants, ascending.
-        per_example: whether it has a value for each example.
-        definition: in words.
+        function: the metric or the function.
+        reads: the positions whose logits it reads, ascending.
+        per_example: whether it has a value for each example, as metrics have and bare functions have not.
+        definition: what it computes, in words.
     """
 
     function: Metric | Callable[[Tensor], Any]
@@ -242,21 +254,22 @@ class BoundMetric:
     per_example: bool
     definition: str
 
-    def __call__(self, logits: Tensor) -> Tensor:
-        """Values [site, example] from logits [site, example, read, d_vocab]; [site, 1] for a bare callable.
+    def __call__(self, logits: Float[Tensor, "site example read d_vocab"]) -> Shaped[Tensor, "site _"]:
+        """A value for each site and example; for a bare function, one value for each site.
 
         Raises:
-            AnalysisError: a bare callable returns something else than one number.
+            AnalysisError: a bare function returns something else than one number.
         """
         if isinstance(self.function, Metric):
             return self.function.at_reads(logits, self.reads)
         return torch.stack([self._scalar(self.function(row)) for row in logits])[:, None]
 
-    def of_run(self, logits: Tensor) -> Tensor:
-        """Values [example] of one run ([1] for a bare callable), from all its logits [example, pos, d_vocab]."""
+    def of_run(self, logits: Float[Tensor, "example pos d_vocab"]) -> Shaped[Tensor, " _"]:
+        """A value for each example of one run, from all its logits; for a bare function, one value."""
         return self(logits[None, :, list(self.reads)])[0]
 
-    def _scalar(self, value: Any) -> Tensor:
+    def _scalar(self, value: Any) -> Shaped[Tensor, ""]:
+        """What a bare function returned, as a tensor; AnalysisError unless it is one number."""
         if isinstance(value, Metric):
             raise AnalysisError("the metric returned a metric; call it first, as in metric=ngl.loss()")
         try:
@@ -271,11 +284,11 @@ class BoundMetric:
         return value
 
 
-def bind(metric: Metric | Callable[[Tensor], Any], model: Hooked, tokens: Tensor) -> BoundMetric:
-    """Make a metric ready for logits of `tokens` [example, pos].
+def bind(metric: Metric | Callable[[Tensor], Any], model: Hooked, tokens: Int[Tensor, "example pos"]) -> BoundMetric:
+    """A metric or a bare function, ready for the logits of `tokens`.
 
     Raises:
-        AnalysisError: it does not fit the tokens, or is no function.
+        AnalysisError: the metric does not fit the tokens, or is no function.
     """
     if isinstance(metric, Metric):
         fitted = metric.resolved(model, tokens)
@@ -288,8 +301,8 @@ def bind(metric: Metric | Callable[[Tensor], Any], model: Hooked, tokens: Tensor
     return BoundMetric(function=metric, reads=reads, per_example=False, definition=f"{name}(logits)")
 
 
-def _ids(answer: Answer, name: str, model: Hooked, tokens: Tensor) -> Tensor:
-    """The answer as ids of shape [example] or [1]."""
+def _ids(answer: Answer, name: str, model: Hooked, tokens: Int[Tensor, "example pos"]) -> Int[Tensor, " answer"]:
+    """The answer as ids: one, or one for each example."""
     if isinstance(answer, Tensor | np.ndarray | np.generic):
         answer = np.asarray(answer.tolist()).flatten().tolist()
     items = [answer] if isinstance(answer, int | str) else list(answer) if isinstance(answer, Sequence) else []
@@ -303,8 +316,8 @@ def _ids(answer: Answer, name: str, model: Hooked, tokens: Tensor) -> Tensor:
     return ids.to(tokens.device)
 
 
-def _pick(values: Tensor, answer: Answer) -> Tensor:
-    """The answer's entry [..., example, read] of values [..., example, read, d_vocab]."""
+def _entries(values: Float[Tensor, "*axes read d_vocab"], answer: Answer) -> Float[Tensor, "*axes read"]:
+    """The entries of the answer's token."""
     if isinstance(answer, str) or (isinstance(answer, Sequence) and answer and isinstance(answer[0], str)):
         raise AnalysisError(
             f"the answer {answer!r} is text, which needs a model's tokenizer: call metric.resolved(...)"
@@ -313,5 +326,5 @@ def _pick(values: Tensor, answer: Answer) -> Tensor:
     return values.gather(-1, ids.expand(*values.shape[:-1], 1)).squeeze(-1)
 
 
-def _say(value: Any) -> str:
+def _in_words(value: Any) -> str:
     return str(value.tolist()) if isinstance(value, Tensor) else repr(value)

@@ -2,9 +2,9 @@
 
 Reading activations needs no edit, so the run may go through the reference architecture
 (`conversion.native`, fused attention and LayerNorm) with the model's present weights, and stop
-behind the last activation asked for. Before that is trusted, it is compared with the model's own
-hook points on random tokens; where they differ, or where the model is none of nanoGPT's (processed
-weights, somebody's hooks, half precision), the run goes through the hook points themselves.
+after the last activation asked for. A `Reader` first compares that with the model's own hook
+points on random tokens. If the two differ, or if the model is none of nanoGPT's (processed
+weights, the user's hooks, half precision), the run goes through the hook points themselves.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from conversion.errors import ConversionError
@@ -26,14 +27,14 @@ Engine: TypeAlias = Literal["auto", "native", "hooks"]
 """How activations are computed: by the reference architecture, through hook points, or whichever fits."""
 
 See: TypeAlias = Callable[[int, Tensor], None]
-"""Is shown the number of a hook point and its activation."""
+"""A function that receives the number of a hook point, and its activation."""
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
-"""Largest difference from the hook points, of the largest activation there."""
+"""The largest difference from the hook points that is allowed, relative to the largest activation there."""
 
 
 class _EnoughSeenError(Exception):
-    """Ends a forward pass behind the last activation that is wanted."""
+    """Ends a forward pass after the last activation asked for."""
 
 
 class Reader:
@@ -41,14 +42,14 @@ class Reader:
 
     Args:
         model: the model.
-        names: hook points, in the order of the computation.
+        names: the hook points, in the order of the computation.
         engine: see `Engine`.
 
     Attributes:
-        engine: "native" or "hooks": what is used.
+        engine: the engine that is used, "native" or "hooks".
 
     Raises:
-        AnalysisError: no such hook point; "native" was asked for and does not fit.
+        AnalysisError: the model has no such hook point, or "native" was asked for and does not fit.
     """
 
     def __init__(self, model: Hooked, names: Sequence[str], *, engine: Engine = "auto") -> None:
@@ -68,24 +69,24 @@ class Reader:
             )
         self.engine = "hooks" if self._native is None else "native"
 
-    def __call__(self, tokens: Tensor, see: See) -> None:
-        """Run on ids [example, pos] and show each activation [example, pos, ...] once, in order; do not keep them."""
+    def __call__(self, tokens: Int[Tensor, "example pos"], see: See) -> None:
+        """Run on tokens and show `see` each activation [example, pos, ...] once, in order; `see` must not keep it."""
         if self._native is None:
             self._hooked(tokens, see)
         else:
             self._plain(self._native, tokens, see)
 
-    def _hooked(self, tokens: Tensor, see: See) -> None:
-        run(self.model, tokens, {name: _showing(i, see) for i, name in enumerate(self.names)})
+    def _hooked(self, tokens: Int[Tensor, "example pos"], see: See) -> None:
+        run(self.model, tokens, {name: _edit_that_shows(i, see) for i, name in enumerate(self.names)})
 
-    def _plain(self, native: GPT, tokens: Tensor, see: See) -> None:
+    def _plain(self, native: GPT, tokens: Int[Tensor, "example pos"], see: See) -> None:
         last = len(self.names) - 1
 
         def ending(value: Tensor) -> None:
             see(last, value)
             raise _EnoughSeenError
 
-        edits: dict[str, Edit] = {name: _showing(i, see) for i, name in enumerate(self.names)}
+        edits: dict[str, Edit] = {name: _edit_that_shows(i, see) for i, name in enumerate(self.names)}
         edits[self.names[-1]] = ending
         try:
             native(tokens, edits=edits)
@@ -93,7 +94,7 @@ class Reader:
             return
 
     def _fitting(self) -> GPT | None:
-        """The reference architecture with the model's weights, where it gives what the hook points give."""
+        """The reference architecture with the model's weights; None unless it gives what the hook points give."""
         model = self.model
         known = set(hook_names(model.cfg.n_layers))
         if model.cfg.dtype not in TOLERANCE or has_hooks(model) or not known.issuperset(self.names):
@@ -104,25 +105,24 @@ class Reader:
             return None
         tokens = random_tokens(model, 2, model.cfg.n_ctx, repeats="allow", generator=torch.Generator().manual_seed(0))
         with torch.inference_mode(False), torch.no_grad():
-            expected, found = (
-                self._kept(self._hooked, tokens),
-                self._kept(lambda t, see: self._plain(native, t, see), tokens),
-            )
+            at_hooks = self._activations(self._hooked, tokens)
+            at_native = self._activations(lambda t, see: self._plain(native, t, see), tokens)
         tolerance = TOLERANCE[model.cfg.dtype]
         close = all(
-            f.shape == e.shape and float((f - e).abs().max()) <= tolerance * float(e.abs().max())
-            for e, f in zip(expected, found, strict=True)
+            a.shape == b.shape and float((a - b).abs().max()) <= tolerance * float(b.abs().max())
+            for a, b in zip(at_native, at_hooks, strict=True)
         )
         return native if close else None
 
     @staticmethod
-    def _kept(run_once: Callable[[Tensor, See], None], tokens: Tensor) -> list[Tensor]:
-        kept: list[Tensor] = []
-        run_once(tokens, lambda i, value: kept.append(value.clone()))
-        return kept
+    def _activations(run_once: Callable[[Tensor, See], None], tokens: Int[Tensor, "example pos"]) -> list[Tensor]:
+        """Copies of the activations that one run shows."""
+        activations: list[Tensor] = []
+        run_once(tokens, lambda i, value: activations.append(value.clone()))
+        return activations
 
 
-def _showing(i: int, see: See) -> Edit:
+def _edit_that_shows(i: int, see: See) -> Edit:
     def show(value: Tensor) -> Any:
         see(i, value)
 

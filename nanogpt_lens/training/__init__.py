@@ -1,1 +1,1 @@
-"""Training nanoGPT models, whose checkpoints are the original's."""
+"""Training of nanoGPT models, whose checkpoints are like the original's."""

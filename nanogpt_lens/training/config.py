@@ -26,24 +26,24 @@ class TrainConfig:
 
     Attributes:
         n_layer, n_head, n_embd, block_size, bias, dropout: the architecture.
-        batch_size: sequences of one forward pass.
-        gradient_accumulation_steps: forward passes of one update.
-        max_iters: updates.
+        batch_size: the number of sequences of one forward pass.
+        gradient_accumulation_steps: the number of forward passes of one update.
+        max_iters: the number of updates.
         learning_rate, min_lr, warmup_iters, lr_decay_iters: a linear warm-up, then a cosine
             that reaches `min_lr` at `lr_decay_iters` (None: at `max_iters`).
-        beta1, beta2, weight_decay: AdamW's; only matrices decay.
-        grad_clip: the highest norm of the gradient, 0 for any.
-        eval_interval: iterations between two evaluations, each of which may write `ckpt.pt`.
-        eval_iters: random batches of each split in an evaluation.
+        beta1, beta2, weight_decay: the parameters of AdamW; only matrices decay.
+        grad_clip: the highest norm that the gradient may have; 0 for any.
+        eval_interval: the iterations from one evaluation, which may write `ckpt.pt`, to the next.
+        eval_iters: the number of random batches of each split in an evaluation.
         always_save_checkpoint: write `ckpt.pt` at every evaluation, not only at the best.
-        log_interval: iterations between two lines with the loss of the batch.
-        seed: decides the initial weights, the batches and the dropout.
+        log_interval: the iterations from one line of the log with the loss of the batch to the next.
+        seed: the number that decides the initial weights, the batches and the dropout.
         device: "cpu", "cuda", "cuda:1", "mps".
-        dtype: precision of autocast, which is used on CUDA only, as in nanoGPT.
+        dtype: the precision of autocast, which is used on CUDA only, as in nanoGPT.
         compile: whether to use `torch.compile`.
 
     Raises:
-        TrainingError: a setting that makes no sense, with its name and what is expected.
+        TrainingError: a setting makes no sense; the message names it and says what is expected.
     """
 
     n_layer: int = 4
@@ -110,11 +110,11 @@ class TrainConfig:
 
     @property
     def tokens_per_iter(self) -> int:
-        """Tokens of one update."""
+        """The number of tokens of one update."""
         return self.gradient_accumulation_steps * self.batch_size * self.block_size
 
     def architecture(self, vocab_size: int) -> NanoGPTConfig:
-        """The model for a vocabulary of that size."""
+        """The architecture of the model for a vocabulary of that size."""
         return NanoGPTConfig(
             n_layer=self.n_layer,
             n_head=self.n_head,
@@ -126,12 +126,12 @@ class TrainConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as nanoGPT stores its `config`."""
+        """The settings as plain data, as nanoGPT stores its `config`."""
         return {**asdict(self), "lr_decay_iters": self.decay_iters}
 
 
 def parse_stages(stages: str | Iterable[int] | None, max_iters: int) -> tuple[int, ...]:
-    """The iterations at which a checkpoint is kept, in order.
+    """The iterations whose checkpoints are kept, in order.
 
     Args:
         stages: "log:20" for 20 iterations, which are 0 and then evenly spaced on a log scale
@@ -139,7 +139,7 @@ def parse_stages(stages: str | Iterable[int] | None, max_iters: int) -> tuple[in
         max_iters: the last iteration.
 
     Raises:
-        TrainingError: not of that form, or outside 0 to `max_iters`.
+        TrainingError: `stages` does not have that form, or names iterations outside 0 to `max_iters`.
     """
     if stages is None:
         return ()
@@ -164,6 +164,7 @@ def parse_stages(stages: str | Iterable[int] | None, max_iters: int) -> tuple[in
 
 
 def _log_spaced(count: int, max_iters: int) -> tuple[int, ...]:
+    """0 and `count - 1` further iterations up to `max_iters`, evenly spaced on a log scale."""
     if not 2 <= count <= max_iters + 1:
         raise TrainingError(
             f"stages asks for {count} iterations; expected 2 to {max_iters + 1} of the run's 0 to {max_iters}"
@@ -176,12 +177,13 @@ def _log_spaced(count: int, max_iters: int) -> tuple[int, ...]:
 
 
 def _check_device(device: str) -> None:
+    """Raise TrainingError unless PyTorch has the device on this machine."""
     import torch
 
     try:
         kind = torch.device(device).type
     except (RuntimeError, TypeError):
         raise TrainingError(f"device is {device!r}; expected cpu, cuda, cuda:1 or mps") from None
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if kind in there and not there[kind]():
+    is_available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if kind in is_available and not is_available[kind]():
         raise TrainingError(f"device is {device!r}, which this machine or this PyTorch does not have; use device='cpu'")

@@ -1,13 +1,13 @@
-"""What a training run keeps on disk, so that being killed costs nothing but time.
+"""The files that a training run keeps on disk, so that a run that is killed loses nothing but time.
 
     ckpt.pt          nanoGPT's checkpoint, with the optimizer: the best evaluation so far
     ckpt_000123.pt   the weights alone, at a chosen stage
-    resume.pt        the latest state, from which a killed run goes on; gone when the run is over
+    resume.pt        the latest state, from which a killed run goes on; deleted when the run is over
     metrics.jsonl    one line per iteration that was evaluated or logged
     meta.pkl         the vocabulary
-    task.json        the task, where it was trained on one
+    task.json        the task, if the run trains on one
 
-Every file is replaced in one step. `resume.pt` says where the run stands, and all else
+Every file is replaced in one step. `resume.pt` says how far the run has come, and all else
 follows: what lies beyond its iteration is computed again, to the same bits, and written again.
 """
 
@@ -32,11 +32,11 @@ from nanogpt_lens.training.loop import Trainer
 
 RESUME_NAME, METRICS_NAME = "resume.pt", "metrics.jsonl"
 _FILES = r"ckpt(_\d+)?\.pt|resume\.pt|metrics\.jsonl"
-_OURS = re.compile(_FILES)
-_LEFT = re.compile(
+_RUN_FILE = re.compile(_FILES)
+_TEMPORARY_FILE = re.compile(
     rf"\.({_FILES}|{re.escape(META_NAME)}|{re.escape(TOKENIZER_NAME)}|{re.escape(TASK_NAME)})\.[0-9a-f]{{12}}\.tmp"
 )
-"""The files of a run, and what a killed writer leaves of one."""
+"""Names of a run's files, and of the temporary files that a killed run leaves behind."""
 
 
 class RunFolder:
@@ -45,8 +45,8 @@ class RunFolder:
     Args:
         path: nanoGPT's `out_dir`.
         settings: what is stored as nanoGPT's `config`; a run goes on only under equal settings.
-        vocabulary: written as `meta.pkl`.
-        task: written as `task.json`.
+        vocabulary: the vocabulary to write as `meta.pkl`.
+        task: the task to write as `task.json`.
     """
 
     def __init__(
@@ -56,33 +56,33 @@ class RunFolder:
         self.checkpoint, self.resume, self.metrics = (path / n for n in (CHECKPOINT_NAME, RESUME_NAME, METRICS_NAME))
 
     def stage(self, iteration: int) -> Path:
-        """The checkpoint of a stage."""
+        """The file of a stage's checkpoint."""
         return self.path / f"ckpt_{iteration:06d}.pt"
 
-    def held(self) -> list[str]:
-        """The checkpoints that are there, by name."""
-        return sorted(file.name for file in self.path.glob("*.pt") if _OURS.fullmatch(file.name))
+    def checkpoint_names(self) -> list[str]:
+        """The names of the checkpoints in the folder."""
+        return sorted(file.name for file in self.path.glob("*.pt") if _RUN_FILE.fullmatch(file.name))
 
     def clear(self) -> None:
-        """Delete an earlier run; what it would go on from goes first."""
+        """Delete the run in the folder, and first of all the state from which it would go on."""
         self.resume.unlink(missing_ok=True)
         self.tidy()
-        for file in sorted(self.path.iterdir(), key=lambda file: bool(_OURS.fullmatch(file.name))):  # the run last
+        for file in sorted(self.path.iterdir(), key=lambda file: bool(_RUN_FILE.fullmatch(file.name))):  # the run last
             no_longer = {META_NAME: self.vocabulary, TASK_NAME: self.task}
-            if _OURS.fullmatch(file.name) or no_longer.get(file.name, file) is None:
+            if _RUN_FILE.fullmatch(file.name) or no_longer.get(file.name, file) is None:
                 file.unlink(missing_ok=True)
 
     def save_vocabulary(self) -> None:
-        """Write the vocabulary, and the task."""
+        """Write the vocabulary and the task, if there are any."""
         if self.vocabulary is not None:
             self.vocabulary.save(self.path)
         if self.task is not None:
             self.task.save(self.path)
 
     def tidy(self) -> None:
-        """Delete the temporary files of a killed run; the folder is ours alone."""
+        """Delete the temporary files of a killed run, which is safe while the caller is the `only_writer`."""
         for file in self.path.glob(".*.tmp"):
-            if _LEFT.fullmatch(file.name):
+            if _TEMPORARY_FILE.fullmatch(file.name):
                 file.unlink(missing_ok=True)
 
     def save(
@@ -107,16 +107,16 @@ class RunFolder:
         return save_checkpoint(checkpoint, file)
 
     def find_state(self, *, resume: bool | str) -> Checkpoint | None:
-        """What to go on from; None to start at the beginning. Nothing is written.
+        """The state from which the run goes on; None to start at the beginning. Nothing is written.
 
         Returns:
-            the state of `resume.pt`, or, of a run that is over, its `ckpt.pt`.
+            The state of `resume.pt`; if the run is over, its `ckpt.pt`.
 
         Raises:
-            TrainingError: the folder holds another run, or one that cannot go on, or
-                `resume` is True and there is none.
+            TrainingError: the folder holds another run, or a run that cannot go on; or
+                `resume` is True and the folder holds no run.
         """
-        if not self.held():
+        if not self.checkpoint_names():
             if resume is True:
                 raise TrainingError(
                     f"{self.path} has no {RESUME_NAME} to resume from; start with resume='auto' or False"
@@ -124,12 +124,12 @@ class RunFolder:
             return None
         if resume is False:
             raise TrainingError(
-                f"{self.path} already holds {', '.join(self.held()[:4])}; nothing was written: choose another out_dir, "
-                "continue with resume='auto', or start anew with overwrite=True, which deletes them"
+                f"{self.path} already holds {', '.join(self.checkpoint_names()[:4])}; nothing was written: choose "
+                "another out_dir, continue with resume='auto', or start anew with overwrite=True, which deletes them"
             )
         file = self.resume if self.resume.is_file() else self.checkpoint
         state = read_checkpoint(file, optimizer=True)
-        self._refuse_other(state)
+        self._check_same_run(state)
         if file == self.checkpoint and not any(r["iter"] == self.settings["max_iters"] for r in self.records()):
             raise TrainingError(
                 f"{self.path} holds a run that did not reach its end, without the {RESUME_NAME} to go on from; "
@@ -137,17 +137,18 @@ class RunFolder:
             )
         return state
 
-    def _refuse_other(self, state: Checkpoint) -> None:
-        there = state.run_config
-        if "train_tokens" not in there:
+    def _check_same_run(self, state: Checkpoint) -> None:
+        """Raise TrainingError unless a state was written by this trainer under the same settings."""
+        stored = state.run_config
+        if "train_tokens" not in stored:
             raise TrainingError(
                 f"{state.path} was not written by this trainer, so it cannot be continued; nothing was written: "
                 "choose another out_dir, or start anew with overwrite=True, which deletes it"
             )
         changed = [
-            f"{name} {there.get(name)!r}, now {value!r}"
+            f"{name} {stored.get(name)!r}, now {value!r}"
             for name, value in self.settings.items()
-            if there.get(name) != value
+            if stored.get(name) != value
         ]
         if changed:
             raise TrainingError(
@@ -156,23 +157,23 @@ class RunFolder:
             )
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of the log; a last line that was cut off is left out."""
+        """The lines of the log, without a last line that was cut off."""
         if not self.metrics.is_file():
             return []
-        found = []
+        records = []
         for line in self.metrics.read_text(encoding="utf-8").splitlines():
             with suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
-        return found
+                records.append(json.loads(line))
+        return records
 
     def cut_log(self, iteration: int) -> list[dict[str, Any]]:
-        """Keep the lines before `iteration`, and return them."""
-        kept = [record for record in self.records() if record["iter"] < iteration]
-        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in kept))
-        return kept
+        """Delete the lines from `iteration` on, and return those before it."""
+        before = [record for record in self.records() if record["iter"] < iteration]
+        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in before))
+        return before
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append a line."""
+        """Append a line to the log."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -184,10 +185,12 @@ class RunFolder:
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder; the operating system lets go of it when the process ends, however it ends.
+    """A block in which no other process can train into the folder.
+
+    The operating system ends the claim when the process ends, however it ends.
 
     Raises:
-        TrainingError: another process holds it.
+        TrainingError: another process is training into the folder.
     """
     try:
         import fcntl

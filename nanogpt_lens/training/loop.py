@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
 from conversion.native import GPT, mean_loss
@@ -26,7 +27,7 @@ _PURPOSES: dict[Purpose, int] = {"train": 0, "eval_train": 1, "eval_val": 2, "dr
 
 
 def learning_rate(iteration: int, config: TrainConfig) -> float:
-    """The schedule of nanoGPT: linear warm-up, cosine decay, then `min_lr`."""
+    """The learning rate of nanoGPT's schedule: a linear warm-up, a cosine decay, then `min_lr`."""
     if iteration < config.warmup_iters:
         return config.learning_rate * (iteration + 1) / (config.warmup_iters + 1)
     if iteration >= config.decay_iters:
@@ -47,22 +48,21 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
 
 
 def make_model(vocab_size: int, config: TrainConfig) -> GPT:
-    """A model with nanoGPT's initial weights; PyTorch's random state is left as it was."""
+    """A model with nanoGPT's initial weights; PyTorch's random state does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_integer(config.seed, 0, "weights"))
         return GPT(config.architecture(vocab_size))
 
 
-def draw_batch(ids: np.ndarray, config: TrainConfig, iteration: int, purpose: Purpose, index: int = 0) -> Tensor:
-    """Random windows of a text.
+def draw_batch(
+    ids: Integer[np.ndarray, " token"], config: TrainConfig, iteration: int, purpose: Purpose, index: int = 0
+) -> Int[Tensor, "example pos"]:
+    """Random windows of a text, `block_size + 1` tokens long: the inputs are [:, :-1], the targets [:, 1:].
 
     Args:
-        ids: the tokens of a split, of shape [tokens].
-        config: for `batch_size`, `block_size`, `seed` and `device`.
-        iteration, purpose, index: which batch; the same ones give the same batch.
-
-    Returns:
-        ids of shape [batch, block_size + 1]: the inputs are [:, :-1], the targets [:, 1:].
+        ids: the tokens of a split.
+        config: the settings, for `batch_size`, `block_size`, `seed` and `device`.
+        iteration, purpose, index: the batch's name, so to speak; equal ones give equal batches.
     """
     generator = np.random.default_rng([config.seed, iteration, _PURPOSES[purpose], index])
     starts = generator.integers(len(ids) - config.block_size, size=(config.batch_size, 1))
@@ -73,17 +73,17 @@ def draw_batch(ids: np.ndarray, config: TrainConfig, iteration: int, purpose: Pu
 
 
 def draw_sequences(task: Task, config: TrainConfig, iteration: int, purpose: Purpose, index: int = 0) -> TaskSequences:
-    """New sequences of a task, of shape [batch, block_size + 1]; see `draw_batch`."""
+    """New sequences of a task, `block_size + 1` tokens long; see `draw_batch`."""
     generator = np.random.default_rng([config.seed, iteration, _PURPOSES[purpose], index])
     return task.draw(config.batch_size, config.block_size + 1, generator)
 
 
 class Trainer:
-    """A model, its optimizer, and what moves them by one iteration.
+    """A model and its optimizer, with the step that moves them by one iteration.
 
     Attributes:
         model: the model, in training mode, on the device of the config.
-        optimizer: its AdamW.
+        optimizer: the AdamW optimizer of its weights.
     """
 
     def __init__(self, model: GPT, data: TextData | Task, config: TrainConfig) -> None:
@@ -98,12 +98,8 @@ class Trainer:
             self._autocast = lambda: torch.autocast(kind, dtype=dtype)
         self._loss: Callable[[Tensor, Tensor], Tensor] = torch.compile(model.loss) if config.compile else model.loss
 
-    def step(self, iteration: int) -> Tensor:
-        """One update.
-
-        Returns:
-            the mean loss of its batches before the update, a detached scalar on the device.
-        """
+    def step(self, iteration: int) -> Float[Tensor, ""]:
+        """Make one update, and return the mean loss of its batches before it, detached, on the device."""
         config, total = self.config, torch.zeros((), device=self.config.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(iteration, config)
@@ -125,25 +121,25 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, iteration: int) -> dict[str, float]:
-        """Measure the loss as nanoGPT does, on random batches that are drawn anew at each iteration.
+        """The loss as nanoGPT measures it, on random batches that are drawn anew at each iteration.
 
         Returns:
             `train_loss` and `val_loss`, each the mean over `eval_iters` batches of that part of the text, in
-            nats; of a task, which has no parts, of two draws of new sequences. Of a task also
-            `required_accuracy` and `required_loss`, the share of right predictions and the loss where
-            induction is required, and `unseen_accuracy`, its control, all of the second draw; they are left out
-            where no position is marked.
+            nats; for a task, which has no parts, of two draws of new sequences. For a task also
+            `required_accuracy` and `required_loss`, the share of right predictions and the loss at positions that
+            require induction, and `unseen_accuracy`, their control, all of the second draw; each is
+            absent if no position of its kind was drawn.
         """
         self.model.eval()
-        measured = {"train_loss": self._mean_loss("eval_train", iteration)}
+        values = {"train_loss": self._mean_loss("eval_train", iteration)}
         if isinstance(self.data, Task):
-            measured |= self._on_task(self.data, iteration)
+            values |= self._on_task(self.data, iteration)
         else:
-            measured["val_loss"] = self._mean_loss("eval_val", iteration)
+            values["val_loss"] = self._mean_loss("eval_val", iteration)
         self.model.train()
-        return measured
+        return values
 
-    def _windows(self, purpose: Purpose, iteration: int, index: int) -> Tensor:
+    def _windows(self, purpose: Purpose, iteration: int, index: int) -> Int[Tensor, "example pos"]:
         if not isinstance(self.data, Task):
             ids = self.data.val if purpose == "eval_val" else self.data.train
             return draw_batch(ids, self.config, iteration, purpose, index)
@@ -159,7 +155,7 @@ class Trainer:
         return float(torch.stack(losses).mean())
 
     def _on_task(self, task: Task, iteration: int) -> dict[str, float]:
-        """The mean loss of the batches of "eval_val", and accuracy and loss over all their marked positions."""
+        """The mean loss of the batches of "eval_val", and accuracy and loss at all their marked positions."""
         means = []
         right, loss, count = np.zeros(2), np.zeros(2), np.zeros(2)  # required, unseen
         for index in range(self.config.eval_iters):
@@ -175,14 +171,14 @@ class Trainer:
                 right[i] += hits[mask].sum()
                 loss[i] += losses[mask].sum()
                 count[i] += mask.sum()
-        found = {"val_loss": float(torch.stack(means).mean())}
+        values = {"val_loss": float(torch.stack(means).mean())}
         if count[0]:
-            found |= {"required_accuracy": float(right[0] / count[0]), "required_loss": float(loss[0] / count[0])}
+            values |= {"required_accuracy": float(right[0] / count[0]), "required_loss": float(loss[0] / count[0])}
         if count[1]:
-            found["unseen_accuracy"] = float(right[1] / count[1])
-        return found
+            values["unseen_accuracy"] = float(right[1] / count[1])
+        return values
 
 
 def _integer(seed: int, iteration: int, purpose: Purpose, index: int = 0) -> int:
-    """A seed for PyTorch, unlike that of any other iteration and purpose."""
+    """A seed for PyTorch, different for every iteration and purpose."""
     return int(np.random.default_rng([seed, iteration, _PURPOSES[purpose], index]).integers(2**63))

@@ -1,4 +1,4 @@
-"""Some text from a run's checkpoint, by the native model: no conversion, no TransformerLens."""
+"""Text sampled from a run's checkpoint by the native model, without conversion or TransformerLens."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _TEMPERATURE, _TOP_K = 0.8, 200  # nanoGPT's sample.py
 
 @torch.no_grad()
 def sample_text(checkpoint: Checkpoint, *, characters: int = 300, seed: int = 1337) -> str | None:
-    """What nanoGPT's `sample.py` draws after a line break, about `characters` long; None without a vocabulary.
+    """The text that nanoGPT's `sample.py` draws after a line break, about `characters` long; None without a vocabulary.
 
-    PyTorch's random state is left alone.
+    PyTorch's random state does not change.
     """
     vocabulary = checkpoint.vocabulary
     if vocabulary is None:
@@ -24,7 +24,7 @@ def sample_text(checkpoint: Checkpoint, *, characters: int = 300, seed: int = 13
     newline = not single or "\n" in vocabulary.decode(range(vocabulary.size))
     start = vocabulary.encode("\n").tolist() if newline else [0]
     model, generator = GPT.from_checkpoint(checkpoint), torch.Generator().manual_seed(seed)
-    tokens = torch.tensor([start])  # (1, pos)
+    tokens = torch.tensor([start])  # [1, pos]
     for _ in range(characters if single else characters // 3):
         logits = model(tokens[:, -model.config.block_size :])[:, -1, : vocabulary.size].float()
         tokens = torch.cat([tokens, choose_token(logits, _TEMPERATURE, _TOP_K, generator)], dim=1)

@@ -1,11 +1,11 @@
 """Train a nanoGPT model on a CPU or a GPU, and keep its checkpoints at chosen stages.
 
 The loop is nanoGPT's: AdamW on matrices with weight decay, warm-up and cosine, clipping,
-an evaluation every so often, `ckpt.pt` where it is the best so far. What differs: a run
-that is killed at any moment goes on where it stood and ends with the same bits as one that
-was not (on a CPU, with the same PyTorch and number of threads), because batches and dropout
-follow from the seed and the iteration alone; and the weights of any iteration can be kept,
-for looking at how a circuit forms.
+an evaluation every so often, and `ckpt.pt` if it is the best so far. Two things differ. A run
+that is killed at any moment goes on from its last evaluation and ends with the same bits as one
+that was not killed (on a CPU, with the same PyTorch and number of threads), because batches and
+dropout follow from the seed and the iteration alone. And the weights of any iteration can be
+kept, to see how a circuit forms.
 
     result = train("input.txt", "out", TrainConfig(max_iters=2000), stages="log:20")
 """
@@ -36,23 +36,23 @@ __all__ = ["TrainConfig", "TrainResult", "TrainingError", "train"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run left.
+    """The files and the numbers of a finished run.
 
     Attributes:
         path: nanoGPT's `ckpt.pt`, of the best evaluation (of the last one with
             `always_save_checkpoint`).
-        metrics: the log, one JSON object per line: `iter`; `train_loss` and `val_loss` before
-            that iteration's update where it was evaluated, with a task's `required_accuracy` and the like (see
+        metrics: the log, one JSON object per line: `iter`; if the iteration was evaluated, `train_loss` and
+            `val_loss` before its update, with a task's `required_accuracy` and the like (see
             `Trainer.evaluate`); `batch_loss` and `lr` of the update;
             `tokens_per_second` of the updates since the line before; `elapsed` seconds.
         stages: the checkpoints of the chosen stages.
-        iterations: updates.
-        best_iteration, best_val_loss: of `path`.
-        train_loss, val_loss: of the last evaluation, in nats.
-        resumed_from: the iteration at which this call took up the run, None if at its start.
-        tokens_per_second: of this call's updates, evaluations left out; None without any.
-        seconds: what the whole run took, evaluations and all.
-        sample: some text from `path`, None if not asked for or without a vocabulary.
+        iterations: the number of updates.
+        best_iteration, best_val_loss: the iteration and the loss of `path`.
+        train_loss, val_loss: the losses of the last evaluation, in nats.
+        resumed_from: the iteration at which this call took up the run; None if it began the run.
+        tokens_per_second: the speed of this call's updates without the evaluations; None if it made no update.
+        seconds: the time that the whole run took, with its evaluations.
+        sample: text sampled from `path`; None if not asked for, or without a vocabulary.
     """
 
     path: Path
@@ -83,32 +83,32 @@ def train(
     """Train a model from scratch, or go on with a run that was interrupted.
 
     Args:
-        data: a text, what `read_data` makes one from, or a task (see `tasks`), whose sequences are made as they
-            are needed.
-        out_dir: where the run's files go (see `training_folder`).
+        data: a text, anything from which `read_data` makes one, or a task (see `nanogpt_lens.text.tasks`), whose
+            sequences are made as they are needed.
+        out_dir: the folder for the run's files (see `nanogpt_lens.training.folder`).
         config: the settings; by default those of nanoGPT's README for a CPU.
         stages: iterations whose weights are kept as `ckpt_000123.pt`: "log:20", or the
             iterations themselves, 0 for the initial weights; each is evaluated.
         resume: "auto" goes on with what is in `out_dir` and starts if nothing is; True
-            insists on a run to go on with; False refuses a folder that holds one. A run that
-            is over is returned as it is.
+            raises TrainingError if there is no run to go on with, False if there is one. A run
+            that is over is returned as it is.
         overwrite: delete the run in `out_dir` and start anew.
         progress: show a bar.
         sample: draw about 300 characters from the result.
 
     Raises:
-        DataError: no such data, or too short for the context; nothing is written.
-        TrainingError: settings that make no sense, or a folder that holds another run or is in use
-            by another process: nothing is written. Or the run diverged.
+        DataError: there are no such data, or they are too short for the context; nothing is written.
+        TrainingError: the settings make no sense, or the folder holds another run or is in use
+            by another process, and nothing is written; or the run diverged.
     """
     data = data if isinstance(data, Task) else read_data(data)
     config = config or TrainConfig()
     data.refuse_shorter_than(config.block_size)
-    kept = parse_stages(stages, config.max_iters)
+    stage_iterations = parse_stages(stages, config.max_iters)
     path = Path(out_dir).expanduser()
     task = data if isinstance(data, Task) else None
-    folder = RunFolder(path, run_settings(data, config, kept), data.vocabulary, task)
-    _open(folder, resume=resume, overwrite=overwrite)
+    folder = RunFolder(path, run_settings(data, config, stage_iterations), data.vocabulary, task)
+    _make_folder(path, resume=resume, overwrite=overwrite)
     devices = [config.device] if torch.device(config.device).type == "cuda" else []
     with only_writer(path), torch.random.fork_rng(devices=devices):
         if overwrite:
@@ -116,12 +116,12 @@ def train(
         state = folder.find_state(resume=resume)
         speed = None
         if state is None or state.path != folder.checkpoint:
-            speed = _TrainingRun(folder, data, config, kept, state, progress=progress).run()
-    return _result(folder, config, kept, state, speed, sample=sample)
+            speed = _TrainingRun(folder, data, config, stage_iterations, state, progress=progress).run()
+    return _result(folder, config, stage_iterations, state, speed, sample=sample)
 
 
 def run_settings(data: TextData | Task, config: TrainConfig, stages: tuple[int, ...]) -> dict[str, Any]:
-    """What is stored as nanoGPT's `config`: the settings, and what tells the data apart."""
+    """What a run stores as nanoGPT's `config`: the settings, and what identifies the data."""
     if isinstance(data, Task):
         return {**config.to_dict(), **data.settings(), "stages": list(stages)}
     return {
@@ -135,7 +135,7 @@ def run_settings(data: TextData | Task, config: TrainConfig, stages: tuple[int, 
 
 
 class _TrainingRun:
-    """The loop, and what it writes on the way."""
+    """The training loop, and the files that it writes on the way."""
 
     def __init__(
         self,
@@ -160,12 +160,12 @@ class _TrainingRun:
 
     def run(self) -> float | None:
         """Train to the end, and return the tokens per second."""
-        config, began, shown = self.config, time.perf_counter(), {}
+        config, began, bar_texts = self.config, time.perf_counter(), {}
         clock = _Clock(config.tokens_per_iter)
         with tqdm(total=config.max_iters, initial=self.start, unit="it", disable=not self.progress) as bar:
             for iteration in range(self.start, config.max_iters + 1):
                 record: dict[str, Any] = {"iter": iteration}
-                if self._due(iteration) or iteration in self.stages:
+                if self._is_evaluated(iteration) or iteration in self.stages:
                     record |= self._evaluate(iteration)
                 if iteration < config.max_iters:
                     with clock:
@@ -178,39 +178,39 @@ class _TrainingRun:
                 record |= {"lr": learning_rate(iteration, config), **clock.lap()}
                 record["elapsed"] = round(self.before + time.perf_counter() - began, 3)
                 self.folder.log(record)
-                shown |= _shown(record)
-                bar.set_postfix(shown, refresh=False)
+                bar_texts |= _bar_texts(record)
+                bar.set_postfix(bar_texts, refresh=False)
         self.folder.sync_log()
         self.folder.resume.unlink(missing_ok=True)
         return clock.speed()
 
-    def _due(self, iteration: int) -> bool:
-        """Whether nanoGPT evaluates here; the last iteration counts too."""
+    def _is_evaluated(self, iteration: int) -> bool:
+        """Whether nanoGPT evaluates at this iteration; the last one counts too."""
         return iteration % self.config.eval_interval == 0 or iteration == self.config.max_iters
 
     def _evaluate(self, iteration: int) -> dict[str, float]:
-        """Save the state to go on from, measure, and keep what is worth keeping.
+        """Save the state from which the run can go on, evaluate, save checkpoints, and return the losses.
 
-        A stage between two of nanoGPT's evaluations is measured, but does not compete for `ckpt.pt`:
-        the stages chosen change nothing else about a run.
+        A stage between two of nanoGPT's evaluations is evaluated, but does not compete for `ckpt.pt`:
+        the choice of stages changes nothing else about a run.
         """
-        if self._due(iteration):
+        if self._is_evaluated(iteration):
             self.folder.sync_log()
             best = None if math.isinf(self.best) else self.best
             self.folder.save(self.folder.resume, self.trainer, iteration, best)
-        measured = self.trainer.evaluate(iteration)
-        _finite(measured["train_loss"], "the train loss", iteration)
-        val = _finite(measured["val_loss"], "the val loss", iteration)
-        if self._due(iteration) and iteration > 0 and (val < self.best or self.config.always_save_checkpoint):
+        values = self.trainer.evaluate(iteration)
+        _finite(values["train_loss"], "the train loss", iteration)
+        val = _finite(values["val_loss"], "the val loss", iteration)
+        if self._is_evaluated(iteration) and iteration > 0 and (val < self.best or self.config.always_save_checkpoint):
             self.best = val
             self.folder.save(self.folder.checkpoint, self.trainer, iteration, val)
         if iteration in self.stages:
             self.folder.save(self.folder.stage(iteration), self.trainer, iteration, val, optimizer=False)
-        return measured
+        return values
 
 
 class _Clock:
-    """Tokens per second of the updates, evaluations and files left out."""
+    """Measures the tokens per second of the updates, without evaluations and files."""
 
     def __init__(self, tokens_per_iter: int) -> None:
         self.tokens_per_iter = tokens_per_iter
@@ -225,19 +225,18 @@ class _Clock:
         self.steps += 1
 
     def lap(self) -> dict[str, float]:
-        """The speed since the last lap, for the log; nothing where there was no update."""
+        """The speed since the last lap, for the log; empty if there was no update."""
         steps, seconds = self.steps - self.steps_before, self.seconds - self.seconds_before
         self.steps_before, self.seconds_before = self.steps, self.seconds
         return {"tokens_per_second": round(steps * self.tokens_per_iter / seconds, 1)} if steps else {}
 
     def speed(self) -> float | None:
-        """The speed of all updates."""
+        """The speed of all updates; None if there was none."""
         return self.steps * self.tokens_per_iter / self.seconds if self.steps else None
 
 
-def _open(folder: RunFolder, *, resume: bool | str, overwrite: bool) -> None:
-    """Refuse what cannot work before anything is written, then make the folder."""
-    path = folder.path
+def _make_folder(path: Path, *, resume: bool | str, overwrite: bool) -> None:
+    """Make the run's folder; raise TrainingError, before anything is written, if the options cannot work with it."""
     if resume not in ("auto", True, False):
         raise TrainingError(f"resume is {resume!r}; expected 'auto', True or False")
     if overwrite and resume is True:
@@ -262,13 +261,14 @@ def _restore(trainer: Trainer, state: Checkpoint) -> tuple[int, float]:
 
 
 def _finite(value: float, what: str, iteration: int) -> float:
+    """The value; TrainingError unless it is finite."""
     if not math.isfinite(value):
         raise diverged(iteration, f"{what} is {value}")
     return value
 
 
-def _shown(record: dict[str, Any]) -> dict[str, str]:
-    """What the bar shows of a line of the log."""
+def _bar_texts(record: dict[str, Any]) -> dict[str, str]:
+    """The numbers of a line of the log that the bar shows, as text."""
     formats = {
         "batch_loss": "{:.3f}",
         "val_loss": "{:.3f}",
