@@ -4,8 +4,10 @@ TORCH ?= torch==2.13.0
 BIN := .venv/bin
 BIN4 := .venv-tl4/bin
 PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+# two processes, each with whole groups of tests, which share what is expensive: tests/conftest.py has the groups
+SHARED := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-tl4 test-slow check format benchmark notebooks pictures results clean
+.PHONY: demo test test-tl4 test-slow test-slow-tl4 coverage check format benchmark notebooks pictures results clean
 
 demo: .venv/.demo  ## convert, prove and sample the shipped checkpoint, and name its heads
 	$(BIN)/nanogpt-lens info shakespeare_char
@@ -14,13 +16,19 @@ demo: .venv/.demo  ## convert, prove and sample the shipped checkpoint, and name
 	$(BIN)/nanogpt-lens heads shakespeare_char
 
 test: .venv/.dev check  ## lint, types and the suite, TransformerLens 3.9
-	$(PYTEST) $(BIN)/python -m pytest -n 2
+	$(PYTEST) $(BIN)/python -m pytest $(SHARED)
 
 test-tl4: .venv-tl4/.dev  ## the suite under TransformerLens 4.3
-	$(PYTEST) $(BIN4)/python -m pytest -n 2
+	$(PYTEST) $(BIN4)/python -m pytest $(SHARED)
 
-test-slow: .venv/.dev  ## what takes minutes
-	$(PYTEST) $(BIN)/python -m pytest -m slow
+test-slow: .venv/.dev  ## what takes minutes: three notebooks, compiled training
+	$(PYTEST) $(BIN)/python -m pytest -m slow -n 2
+
+test-slow-tl4: .venv-tl4/.dev
+	$(PYTEST) $(BIN4)/python -m pytest -m slow -n 2
+
+coverage: .venv/.dev  ## which lines and branches the suite runs; the page is in htmlcov/
+	$(PYTEST) $(BIN)/python -m pytest $(SHARED) --cov --cov-report=term:skip-covered --cov-report=html
 
 check: .venv/.dev
 	$(BIN)/ruff check .
@@ -70,4 +78,4 @@ results: .venv/.dev  ## every number of docs/RESULTS.md anew, from the shipped w
 	touch $@
 
 clean:
-	rm -rf .venv .venv-tl4 build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tl4 build dist .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

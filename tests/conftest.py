@@ -25,8 +25,29 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES = ("bias", "no_bias", "compiled", "old_mask_buffers")
 
 
+LONGEST = (
+    "nanogpt_lens/viz/test_figures",
+    "nanogpt_lens/reporting/test_report.py",
+    "test_notebooks.py",
+    "test_readme.py",
+    "nanogpt_lens/cli/test_cli_report.py",
+    "nanogpt_lens/cli/test_cli.py",
+    "test_packaging.py",
+)
+"""Groups of tests that begin first: a long one that began last would leave the other process without work."""
+
+
+def _group(item: pytest.Item) -> str:
+    """The tests that one process runs, for they share what is expensive: a file; the files of figures together."""
+    name = item.path.relative_to(Path(__file__).parent).as_posix()
+    return LONGEST[0] if name.startswith(LONGEST[0]) else name
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip, with a reason, what the installed TransformerLens cannot do."""
+    """Group the tests, the longest group first; skip, with a reason, what this TransformerLens cannot do."""
+    items.sort(key=lambda item: LONGEST.index(_group(item)) if _group(item) in LONGEST else len(LONGEST))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     backend = resolve_backend("auto")
     for item in items:
         if item.get_closest_marker("hooked") and backend != "hooked":

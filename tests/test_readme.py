@@ -33,21 +33,36 @@ def test_the_first_forty_lines_say_it_all():
         assert word in top
 
 
-@pytest.mark.parametrize(
-    "text",
-    [README, ANALYSES, LENSES, PICTURES, DYNAMICS],
-    ids=["README", "ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS"],
-)
-def test_the_snippets_run(tmp_path, text):
-    (tmp_path / "input.txt").write_text(TEXT)
-    code = "\n".join(blocks("python", text))
+def python_of(text):
+    """The Python of a document as one script; a lens is trained for a few steps only."""
+    code = re.sub(r"(train_tuned_lens\(.*?\bsteps=)\d+", r"\g<1>8", "\n".join(blocks("python", text)))
     assert "ngl.load" in code
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    return code
+
+
+def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
+    (tmp_path / "input.txt").write_text(TEXT)
+    done = subprocess.run([sys.executable, "-c", python_of(README)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "text",
+    [ANALYSES, LENSES, PICTURES, DYNAMICS],
+    ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS"],
+)
+def test_the_snippets_run(tmp_path, monkeypatch, text):
+    """In this process: importing TransformerLens anew would take longer than most of them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "input.txt").write_text(TEXT)
+    exec(compile(python_of(text), "the document's Python", "exec"), {"__name__": "__main__"})
+
+
 def test_the_commands_run(tmp_path, monkeypatch):
-    """Every `$ nanogpt-lens` line; training is cut to a few iterations, samples to a few sequences."""
+    """Every `$ nanogpt-lens` line; training is cut to a few iterations, samples to a few sequences.
+
+    Edits at every hook are in the README's own snippet; text that the model writes for itself, in the tests of it.
+    """
     both = blocks("console", README + DYNAMICS)
     lines = [line[2:] for block in both for line in block.splitlines() if line.startswith("$ nanogpt-lens")]
     assert len(lines) >= 5
@@ -59,6 +74,12 @@ def test_the_commands_run(tmp_path, monkeypatch):
             words += ["--max-iters", "20", "--eval-interval", "10", "--eval-iters", "2"]
         if words[1] in ("heads", "induction", "lens"):
             words += ["--n", "8"]
+        if "task_heads" in words:
+            words += ["--n", "8"]
+        if words[1] == "induction":
+            words += ["--text", "input.txt"]
+        if words[1] == "check":
+            words += ["--no-edits"]
         if words[1] == "report":
             words += ["--sections", "summary,loss"]
         if words[1] == "tune-lens":

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +25,7 @@ from tests.conftest import convert
 from tests.making import random_state
 from tests.nanogpt_lens.neurons.stream_helpers import corpus, small_model
 from tests.nanogpt_lens.patching.patching_helpers import checkpoint, model, native, texts
+from tests.processes import run_in_two_processes
 
 CORPUS = torch.randint(13, (2000,), generator=torch.Generator().manual_seed(0))
 QUICK = {"steps": 40, "batch_size": 8, "evaluations": 4, "n_stop": 10, "n_test": 20, "progress": False}
@@ -319,24 +316,8 @@ if is_first():
 
 def test_two_processes_give_the_lens_of_one(tmp_path):
     """70 tokens are 7 sequences: the shares are unequal."""
-    (tmp_path / "script.py").write_text(SCRIPT)
-    root = Path(__file__).parents[3]
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        "localhost:0",
-        str(tmp_path / "script.py"),
-        str(tmp_path),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run(launch, cwd=root, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_in_two_processes(SCRIPT, tmp_path)
+    assert done.codes == (0, 0), done.printed[-3000:]
     found = TunedLens.load(tmp_path / "lens", model())
     alone = train_tuned_lens(model(), CORPUS, **{**QUICK, "batch_size": 7})
     assert differs(found, alone) < 1e-9

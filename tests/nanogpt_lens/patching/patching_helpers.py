@@ -29,6 +29,7 @@ def model(**options: Any) -> Any:
     return convert(checkpoint(), **{"dtype": torch.float64, **options})
 
 
+@cache
 def native() -> GPT:
     return GPT.from_checkpoint(checkpoint())
 

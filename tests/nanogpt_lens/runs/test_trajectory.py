@@ -26,8 +26,8 @@ from nanogpt_lens.results import Trajectory, load_result
 from nanogpt_lens.runs.trajectory import trajectory
 from nanogpt_lens.text.from_model import own_text
 from nanogpt_lens.text.prompts import repeated_tokens
-from tests.nanogpt_lens.neurons.stream_helpers import two_processes
 from tests.nanogpt_lens.runs.stage_helpers import CHARS, CONTEXT, NAMES, TEXT, make_run, task, write_stage
+from tests.processes import run_in_two_processes
 
 STEPS = tuple(sorted(NAMES.values()))
 FILES = tuple(sorted(NAMES, key=NAMES.__getitem__))
@@ -574,8 +574,8 @@ for measure, options in (
 def test_two_processes_are_as_one(tmp_path):
     run = make_run(tmp_path / "run")
     (tmp_path / "text.txt").write_text(TEXT)
-    done = two_processes(SCRIPT, tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = run_in_two_processes(SCRIPT, tmp_path)
+    assert done.codes == (0, 0), done.printed[-2000:]
     options = {"pattern": "ckpt_[9ab].pt"}
     expected = {
         "heads": measured(run, "score_heads", corpus=TEXT, n=5, **options),
@@ -591,9 +591,9 @@ def test_two_processes_are_as_one(tmp_path):
             equal(replace(found, measure=one.measure), one, rtol=1e-9, atol=1e-9)
             assert found.provenance["checkpoints_sha256"] == one.provenance["checkpoints_sha256"]
             json.dumps(dict(found.provenance))
-        assert f"rank {rank} refuses: there are 1 checkpoints for 2 processes; start fewer processes" in done.stdout
-        assert f"rank {rank} refuses: test_" not in done.stdout
-    assert done.stdout.count("expected the same for every checkpoint") == 2
+        assert f"rank {rank} refuses: there are 1 checkpoints for 2 processes; start fewer processes" in done.printed
+        assert f"rank {rank} refuses: test_" not in done.printed
+    assert done.printed.count("expected the same for every checkpoint") == 2
     assert not list(tmp_path.glob("state_*"))
 
 

@@ -1,6 +1,5 @@
 """Runs that are killed, resumed, refused: the same bits, or one clear sentence."""
 
-import multiprocessing
 import random
 import time
 from dataclasses import replace
@@ -15,6 +14,7 @@ from nanogpt_lens.training.folder import only_writer
 from nanogpt_lens.training.loop import Trainer
 from nanogpt_lens.training.train import TrainConfig, train
 from tests.nanogpt_lens.training.training_helpers import TEXT, TINY, quiet, records, same, weights
+from tests.processes import forkserver
 
 KILLED = replace(
     TINY, max_iters=48, eval_interval=3, eval_iters=1, log_interval=2, gradient_accumulation_steps=2, n_embd=32
@@ -30,8 +30,7 @@ def lines(out):
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(data, tmp_path, monkeypatch):
     """SIGKILL at random moments; the children are forked from a server that has torch loaded."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nanogpt_lens.training.train", "torch._dynamo"])
+    context = forkserver()
     whole, broken = tmp_path / "whole", tmp_path / "broken"
 
     def start(out):
