@@ -34,8 +34,9 @@ def test_the_first_forty_lines_say_it_all():
 
 
 def python_of(text):
-    """The Python of a document as one script; a lens is trained for a few steps only."""
-    code = re.sub(r"(train_tuned_lens\(.*?\bsteps=)\d+", r"\g<1>8", "\n".join(blocks("python", text)))
+    """The Python of a document as one script; a lens is trained for few steps, heads are scored on few sequences."""
+    code = "\n".join(blocks("python", text)).replace("head_taxonomy(model)", "head_taxonomy(model, n=8)")
+    code = re.sub(r"(train_tuned_lens\(.*?\bsteps=)\d+", r"\g<1>8", code)
     assert "ngl.load" in code
     return code
 

@@ -254,10 +254,13 @@ def test_no_stale_vocabulary_is_left_beside_a_new_checkpoint(tmp_path):
 def test_two_writers_never_publish_a_torn_file(tmp_path):
     write(tmp_path, n_embd=64, n_layer=4)
     writers = [
-        subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.DEVNULL) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path)], stdout=subprocess.PIPE) for _ in range(2)
     ]
     try:
-        end = time.time() + 6
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline()  # both write from here on
+        end = time.time() + 2
         reads = 0
         while time.time() < end or not reads:
             read_checkpoint(tmp_path)
@@ -266,7 +269,7 @@ def test_two_writers_never_publish_a_torn_file(tmp_path):
     finally:
         for writer in writers:
             writer.kill()
-            writer.wait()
+            writer.communicate()
 
 
 _WRITER = """

@@ -174,30 +174,38 @@ class TestTrainOnATask:
 
 class TestConvert:
     def test_to_transformer_lens(self, out, tmp_path):
-        """The saved folder loads strictly in a process that does not have this package."""
+        """The saved folders load strictly in a process that does not have this package."""
         target = resolve_backend()
+        folders = []
         for flag in ("--no-process-weights", "--process-weights"):
             folder = tmp_path / flag
             code, text, _ = run("convert", out, "--to", target, "-o", folder, flag, "--dtype", "float64")
             assert code == 0, text
             assert json.loads((folder / "certificate.json").read_text())["passed"]
-            script = (
-                "import sys, torch; sys.modules['conversion'] = sys.modules['nanogpt_lens'] = None\n"
-                "from load import model, tokenizer\n"
-                "ids = tokenizer('ROMEO', return_tensors='pt')['input_ids']\n"
-                "bridge = type(model).__name__ == 'TransformerBridge'\n"
-                "assert len(ids[0]) == 5 and (bridge or model.to_str_tokens('RO') == ['R', 'O'])\n"
-                "torch.save(model(ids).log_softmax(-1).detach(), 'logits.pt')"
-            )
-            env = os.environ | {"PYTHONPATH": str(folder), "PYTHONWARNINGS": "ignore"}
-            done = subprocess.run([sys.executable, "-c", script], cwd=folder, env=env, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            from conversion import GPT
+            folders.append(str(folder))
+        script = (
+            "import os, sys, torch; sys.modules['conversion'] = sys.modules['nanogpt_lens'] = None\n"
+            "for folder in sys.argv[1:]:\n"
+            "    os.chdir(folder)\n"
+            "    sys.modules.pop('load', None)\n"
+            "    sys.path.insert(0, folder)\n"
+            "    from load import model, tokenizer\n"
+            "    ids = tokenizer('ROMEO', return_tensors='pt')['input_ids']\n"
+            "    bridge = type(model).__name__ == 'TransformerBridge'\n"
+            "    assert len(ids[0]) == 5 and (bridge or model.to_str_tokens('RO') == ['R', 'O'])\n"
+            "    torch.save(model(ids).log_softmax(-1).detach(), 'logits.pt')"
+        )
+        env = os.environ | {"PYTHONPATH": "", "PYTHONWARNINGS": "ignore"}
+        command = [sys.executable, "-c", script, *folders]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        from conversion import GPT
 
-            native = GPT.from_checkpoint(read_checkpoint(out), dtype=torch.float64)
-            ids = torch.tensor([[CHARS.index(c) for c in "ROMEO"]])
-            expected = native(ids).log_softmax(-1)
-            assert (torch.load(folder / "logits.pt", weights_only=True) - expected).abs().max() < 1e-9
+        native = GPT.from_checkpoint(read_checkpoint(out), dtype=torch.float64)
+        ids = torch.tensor([[CHARS.index(c) for c in "ROMEO"]])
+        expected = native(ids).log_softmax(-1)
+        for folder in folders:
+            assert (torch.load(f"{folder}/logits.pt", weights_only=True) - expected).abs().max() < 1e-9
 
     def test_to_hugging_face_and_nanogpt(self, out, tmp_path):
         code, text, _ = run("convert", out, "--to", "hf", "-o", tmp_path / "hf")

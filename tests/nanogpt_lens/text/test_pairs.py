@@ -19,9 +19,13 @@ def small_model(folder, seed, *, vocab=9):
     return load(write(folder, vocab_size=vocab, block_size=12, n_embd=16, seed=seed))
 
 
-def last_logits(model, row):
+def last_logits_of(model, rows):
     with torch.no_grad():
-        return model(torch.tensor([row]), return_type="logits")[0, -1].double()
+        return model(torch.tensor(rows), return_type="logits")[:, -1].double()
+
+
+def last_logits(model, row):
+    return last_logits_of(model, [row])[0]
 
 
 def by_hand(model, ids, length):
@@ -34,21 +38,19 @@ def by_hand(model, ids, length):
             right.append((window, float(logits.softmax(-1)[window[-1]])))
     least = min(0.5, max(p for _, p in right))
     sure = [window for window, p in right if p >= least]
-    best = None
+    best, present = None, sorted(set(ids.tolist()))
     for window in sure:
-        clean = last_logits(model, window[:-1])
-        for place in range(length):
+        clean, answer = last_logits(model, window[:-1]), window[-1]
+        edits = [(place, token) for place in range(length) for token in present if token != window[place]]
+        rows = [[*window[:place], token, *window[place + 1 : -1]] for place, token in edits]
+        for (place, _), row, logits in zip(edits, rows, last_logits_of(model, rows), strict=True):
             kind = 0 if place < length - AWAY else 1 if place < length - 1 else 2
-            for token in sorted(set(ids.tolist()) - {window[place]}):
-                row = [*window[:-1]]
-                row[place] = token
-                logits = last_logits(model, row)
-                wrong, answer = int(logits.argmax()), window[-1]
-                if wrong != answer:
-                    diffs = float(clean[answer] - clean[wrong]), float(logits[answer] - logits[wrong])
-                    key = (kind, -min(diffs[0], -diffs[1]))
-                    if best is None or key < best[0]:
-                        best = (key, window[:-1], row, answer, wrong, diffs, place)
+            wrong = int(logits.argmax())
+            if wrong != answer:
+                diffs = float(clean[answer] - clean[wrong]), float(logits[answer] - logits[wrong])
+                key = (kind, -min(diffs[0], -diffs[1]))
+                if best is None or key < best[0]:
+                    best = (key, window[:-1], row, answer, wrong, diffs, place)
     return best, len(sure)
 
 
