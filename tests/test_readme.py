@@ -75,7 +75,7 @@ def test_the_commands_run(tmp_path, monkeypatch):
             words += ["--max-iters", "20", "--eval-interval", "10", "--eval-iters", "2"]
         if words[1] in ("heads", "induction", "lens"):
             words += ["--n", "8"]
-        if "task_heads" in words:
+        if "task_heads" in words or words[1:3] == ["neurons", "ablate"]:
             words += ["--n", "8"]
         if words[1] == "induction":
             words += ["--text", "input.txt"]

@@ -16,6 +16,7 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import LogitAttribution, Scores
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures import captioned, figure, retitled
+from tests.making import write, write_meta
 from tests.nanogpt_lens.viz.figure_helpers import CLEAN, CORRUPTED, TEXT, bars, corpus, model, named, result, shown
 
 LONG = "How far each head's output may be replaced before the loss rises by a tenth"
@@ -116,9 +117,11 @@ def test_an_interval_that_is_not_ours_is_as_given():
 
 @pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
 @pytest.mark.parametrize(("n", "batches"), [(5, 1), (33, 1), (40, 2)])
-def test_importance_says_over_what_the_mean_is(ablation, n, batches):
+def test_importance_says_over_what_the_mean_is(tmp_path, ablation, n, batches):
     """2,048 tokens at a time are 32 sequences of 64; a last one alone goes to those before it."""
-    made = ngl.head_importance(model(), corpus(), source=ablation, seq_len=64, n=n, progress=False)
+    write_meta(tmp_path)
+    small = ngl.load(write(tmp_path, block_size=64))
+    made = ngl.head_importance(small, corpus(), source=ablation, seq_len=64, n=n, progress=False)
     assert f"{n} sequences of 64 tokens of the corpus" in made.definition
     end = made.definition.split("of the corpus")[1]
     of = "{} batch of up to 32 of them" if batches == 2 else "all of them"
