@@ -121,10 +121,7 @@ def ablate_neurons(
         axes=("ablated", "score"),
         labels={"ablated": tuple(_names(sets, len(alone))), "score": names},
         quantity="loss, nats per token",
-        definition=f"{units.activation} replaced by {source if source == 'zero' else 'its mean over these sequences'} "
-        f"at all positions; {len(tokens)} sequences of {tokens.shape[1]} tokens of {sequences.name}"
-        + (f"; class: {called}" if called else "")
-        + "; chance: mean over sets of as many random other neurons of the same layers"
+        definition=_definition(units, source, tokens, sequences, called)
         + seen_words(seen_share, "the choice of neurons"),
         seen_share=seen_share,
         **_hits(model, tokens, at, base, after, k),
@@ -142,6 +139,16 @@ def ablate_neurons(
             seed=seed,
             sae=units.autoencoder,
         ),
+    )
+
+
+def _definition(units: Units, source: NeuronSource, tokens: Tensor, sequences: Sequences, called: str | None) -> str:
+    """What was done to which sequences [example, pos], in words."""
+    return (
+        f"{units.activation} replaced by {source if source == 'zero' else 'its mean over these sequences'} "
+        f"at all positions; {len(tokens)} sequences of {tokens.shape[1]} tokens of {sequences.name}"
+        + (f"; class: {called}" if called else "")
+        + "; chance: mean over sets of as many random other neurons of the same layers"
     )
 
 

@@ -121,8 +121,7 @@ def evaluate_sae(
     fired = {who: kept.pop(f"{who}/fired").view(len(found), -1).sum(0) for who in ("sae", "control")}
     values, low, high = _scores(kept, "sae", fired["sae"], seed=seed)
     chance, _, _ = _scores(kept, "control", fired["control"], seed=seed)
-    trace = sae.cfg.metadata.corpus_trace
-    seen_share = text.share_seen(None if trace is None else text_to_trace(trace))
+    seen_share = text.share_seen(_trace(sae))
     return SAEEvaluation(
         values=values,
         low=low,
@@ -149,6 +148,12 @@ def evaluate_sae(
             trained_on={key: sae.cfg.metadata[key] for key in ("checkpoint_sha256", "corpus", "training_tokens")},
         ),
     )
+
+
+def _trace(sae: Any) -> Tensor | None:
+    """The trace of the text that an autoencoder was trained on; None where it does not say."""
+    kept = sae.cfg.metadata.corpus_trace
+    return None if kept is None else text_to_trace(kept)
 
 
 def _windows(sequences: Sequences, n: int, seed: int) -> Tensor:
