@@ -49,8 +49,6 @@ class SourceValues:
         Raises:
             AnalysisError: there is nothing, or it has another shape.
         """
-        if source == "zero":
-            return value.new_zeros(())
         if source == "other":
             if name not in self.other:
                 raise AnalysisError("the source is 'other' and there is no other run; give other=, a text")
@@ -174,7 +172,9 @@ def _edit(one: Intervention, kind: Kind, name: str, values: SourceValues) -> Edi
     def edit(value: Tensor) -> Tensor:
         index = place_index(one, kind, value.shape)
         changed = value.clone()
-        if isinstance(one.source, str):
+        if one.source == "zero":
+            changed[index] = 0.0
+        elif isinstance(one.source, str):
             new = values.put(one.source, kind, name, value).to(value).expand_as(value)
             changed[index] = new[index]
         elif direction is None:
