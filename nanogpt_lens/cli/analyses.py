@@ -174,10 +174,10 @@ def _loss_line(losses: Any, what: str) -> str:
 
 
 def _composition_line(composition: Any) -> str:
-    pair = composition.provenance["arguments"]
     values = zip(composition.labels["score"], composition.values, composition.chance, strict=True)
     parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f} (chance {c:.3f})" for name, v, c in values)
-    return f"previous-token head {pair['sender']} -> induction head {pair['receiver']}, the best candidates: {parts}"
+    pair = f"previous-token head {composition.sender} -> induction head {composition.receiver}"
+    return f"{pair}, the best candidates: {parts}"
 
 
 def patch(

@@ -72,7 +72,7 @@ def _print_search(found: NeuronSearch, count: int) -> None:
         name = f"{page.layer}.{page.neuron}"
         numbers = [number(best.value), number(page.mean, 3), number(page.sparsity)]
         rows.append([name, *numbers, repr(promoted), f"{shown[0]!r} [{shown[1]!r}] {shown[2]!r}"])
-    print_table([found.unit, "highest", "mean", "sparsity", "promotes", "where it is highest"], rows)
+    print_table([found.unit_kind, "highest", "mean", "sparsity", "promotes", "where it is highest"], rows)
     rest = found.values.numel() - len(rows)
     if rest > 0:
         typer.echo(f"and {rest} more; --rows prints more, --csv all; `neurons page` shows one, also of a saved search")
@@ -118,7 +118,7 @@ def _same_model(model: Any, result: NeuronSearch, folder: Path) -> None:
     from nanogpt_lens.core.errors import AnalysisError
     from nanogpt_lens.model.access import provenance
 
-    theirs, mine = (about.get("checkpoint_sha256") for about in (result.provenance, provenance(model)))
+    theirs, mine = result.checkpoint_sha256, provenance(model)["checkpoint_sha256"]
     if theirs != mine:
         raise AnalysisError(
             f"{folder} was found on another checkpoint ({str(theirs)[:12]}) than this one ({str(mine)[:12]}); search "

@@ -18,8 +18,6 @@ from nanogpt_lens.cli.options import PathArgument, as_command, plain, with_readi
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from nanogpt_lens.results import Result
 
 
@@ -92,7 +90,7 @@ def save_result(result: Result, folder: Path | None) -> None:
 def printed(results: dict[str, Result], as_json: bool, as_csv: bool) -> bool:
     """Print for programs, where that was asked for."""
     if as_json:
-        typer.echo(json.dumps({name: _as_json(result) for name, result in results.items()}, ensure_ascii=False))
+        typer.echo(json.dumps({name: result.to_json() for name, result in results.items()}, ensure_ascii=False))
     elif as_csv:
         import pandas as pd
 
@@ -102,23 +100,6 @@ def printed(results: dict[str, Result], as_json: bool, as_csv: bool) -> bool:
         whole = whole.astype(counted)
         typer.echo(whole[["measure", *(c for c in whole if c != "measure")]].to_csv(index=False), nl=False)
     return as_json or as_csv
-
-
-def _as_json(result: Result) -> dict[str, Any]:
-    runs = {name: getattr(result, name) for name in ("clean", "corrupted", "direction") if hasattr(result, name)}
-    return {
-        **runs,
-        "quantity": result.quantity,
-        "definition": result.definition,
-        "axes": list(result.axes),
-        "rows": _records(result.to_dataframe()),
-        "provenance": dict(result.provenance),
-    }
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows with plain numbers; what is not a number is null."""
-    return json.loads(frame.to_json(None, orient="records", double_precision=15) or "[]")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

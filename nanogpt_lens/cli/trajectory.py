@@ -138,7 +138,7 @@ def _verdict(result: Trajectory, row: dict[str, int], least: float) -> str:
 def _print(result: Trajectory, places: dict[str, Any], count: int, least: float) -> None:
     steps, rows = result.steps, _rows(result, places, count)
     shown = sorted({round(i * (len(steps) - 1) / (_COLUMNS - 1)) for i in range(_COLUMNS)})
-    typer.echo(f"{result.quantity}: {result.definition}")
+    typer.echo(f"{result.quantity}: {result.explanation()}")
     table = []
     for row in rows:
         curve = result.values[(slice(None), *row.values())]

@@ -67,6 +67,8 @@ def match_heads(*scores: Scores) -> HeadMatches:
         quantity="distance of scores, in standard deviations over all heads",
         definition=f"heads of the first model matched within their layer by {first.quantity}; each score in units of "
         "its standard deviation over all heads; least sum of distances (Kuhn 1955)",
+        title="distance of scores",
+        unit="standard deviations",
         partner_layer=torch.from_numpy(at.copy()),
         partner_head=torch.from_numpy(partner),
         nearest_other=torch.from_numpy(second),
@@ -93,6 +95,6 @@ def _profiles(scores: tuple[Scores, ...]) -> np.ndarray:
 
 def _names(scores: tuple[Scores, ...]) -> tuple[str, ...]:
     """Of the models: their checkpoints where these differ, else numbers."""
-    named = [str(other.provenance.get("checkpoint")) for other in scores]
+    named = [str(other.checkpoint) for other in scores]
     plain = len(set(named)) == len(named) and not any(isinstance(s, Trajectory) and s.measure == "" for s in scores)
     return tuple(named) if plain else tuple(str(i) for i in range(len(named)))

@@ -18,7 +18,7 @@ from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Hooked, check_model, n_tokens, provenance, token_labels
 from nanogpt_lens.model.weights import centred, embedding, norm_weight, unembedding
 from nanogpt_lens.neurons.comoments import Comoments
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.results.effects import PrincipalComponents, SimilarDirections
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
@@ -108,6 +108,7 @@ def principal_components(
         quantity=f"principal components of {units.names[0]}",
         definition=f"eigenvectors of the covariance over all {keeper.n} tokens of {sequences.name}, read in sequences "
         f"of {sequences.seq_len}; the entry of largest magnitude is positive",
+        sample=Sample(corpus=sequences.name, n_tokens=keeper.n),
         provenance=provenance(
             model,
             corpus=sequences.name,
@@ -151,6 +152,9 @@ def project_direction(model: Hooked, direction: Tensor | Sequence[float]) -> Sco
         quantity="logit, mean-free over the vocabulary, before the final LayerNorm's scale",
         definition="direction @ unembedding with ln_final's weight folded in; chance: 95% of random directions of the "
         "same length, to which the normal distribution is an approximation",
+        title="logit",
+        unit="logits",
+        signed=True,
         provenance=provenance(model, norm=float(vector.norm())),
     )
 
@@ -209,6 +213,7 @@ def direction_similarity(model: Hooked, direction: Tensor | Sequence[float], *, 
         quantity="cosine",
         definition="centred over d_model, LayerNorm weights folded into what reads; chance: 95% of "
         f"{_RANDOM} random directions",
+        sample=Sample(seed=seed),
         provenance=provenance(model, seed=seed),
     )
 

@@ -38,6 +38,7 @@ from nanogpt_lens.model.access import (
 )
 from nanogpt_lens.model.weights import centred
 from nanogpt_lens.results.effects import SteeringEffect
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, windows
 
@@ -157,6 +158,8 @@ def steering_effect(
         quantity="nats per token; p: probabilities",
         definition=f"scale * direction (length {float(vector.norm()):.4g}) added everywhere at {name}; chance: mean "
         f"over {controls} random directions of the same length",
+        units={name: "probability" for name in scores if name.startswith("p(")},
+        sample=Sample(own_text=corpus is None, n=len(text), seq_len=seq_len, seed=seed),
         provenance=provenance(
             model,
             corpus="own text" if corpus is None else type(corpus).__name__,

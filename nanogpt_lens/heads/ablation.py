@@ -25,7 +25,7 @@ from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.sites import KINDS
 from nanogpt_lens.interventions.sources import mean_activations
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, loss_per_token, provenance, record
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, name_of
 
@@ -42,6 +42,12 @@ _REPLACEMENTS = {
     "zero": "zero",
     "mean": "its mean over all positions of all these sequences",
     "resample": "that on another, unrepeated sequence",
+}
+_MEANING: dict[str, Any] = {
+    "quantity": "loss, nats per token (controls_as_strong: a fraction)",
+    "title": "loss",
+    "unit": "nats per token",
+    "units": {"controls_as_strong": "fraction"},
 }
 
 
@@ -126,12 +132,13 @@ def ablate_induction_heads(
             "ablated": ("nothing", _name(chosen), *(f"control {_name(control)}" for control in drawn)),
             "score": _SCORES,
         },
-        quantity="loss, nats per token (controls_as_strong: a fraction)",
+        **_MEANING,
         definition=f"{length} tokens of {origin} after themselves or after others, but for their first; z replaced by "
         f"{_REPLACEMENTS[source]}; chance: mean over the control sets",
         chance=values[2:].mean(0).expand_as(values).clone() if drawn else None,
         low=low,
         high=high,
+        sample=Sample(corpus=None if corpus is None else origin, n=len(both[0]), seq_len=length, seed=seed),
         provenance=provenance(
             model,
             heads=chosen,

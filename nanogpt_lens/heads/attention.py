@@ -26,8 +26,8 @@ from nanogpt_lens.model.access import (
     run,
     token_labels,
 )
-from nanogpt_lens.results import AttentionPatterns, Scores
-from nanogpt_lens.text.corpus import Corpus, text_sample
+from nanogpt_lens.results import AttentionPatterns, Sample, Scores
+from nanogpt_lens.text.corpus import Corpus, name_of, text_sample
 
 STATISTICS: dict[str, str] = {
     "entropy": "nats of each query's attention",
@@ -42,6 +42,7 @@ STATISTICS: dict[str, str] = {
 }
 """The name and definition of every statistic."""
 
+_UNITS = {"entropy": "nats", "distance": "tokens"}
 _KEPT = 2**26  # numbers: deviations of so many patterns are in memory at once
 _SURE = 1e-2  # rows of attention sum to 1 as closely, also in bfloat16
 
@@ -78,6 +79,7 @@ def attention_patterns(model: Hooked, text: Text, *, layers: Sequence[int] | Non
         labels=labels,
         quantity="attention probability",
         definition="softmax of the causal scores, each dest_pos sums to 1 over src_pos",
+        unit="attention",
         provenance=provenance(model, layers=list(chosen)),
         tokens=tokens,
         layers=chosen,
@@ -122,16 +124,20 @@ def attention_statistics(
     "Interpretability in the Wild" (duplicate token).
     """
     tokens, origin = text_sample(model, corpus, seq_len=seq_len, n=n, seed=seed)
-    return statistics_of(model, tokens, origin=origin, batch_size=batch_size, seed=seed)
+    name = None if corpus is None else name_of(corpus)
+    return statistics_of(model, tokens, origin=origin, corpus=name, batch_size=batch_size, seed=seed)
 
 
-def statistics_of(model: Hooked, tokens: Tensor, *, origin: str, batch_size: int = 8, seed: int = 0) -> Scores:
+def statistics_of(
+    model: Hooked, tokens: Tensor, *, origin: str, corpus: str | None = None, batch_size: int = 8, seed: int = 0
+) -> Scores:
     """`attention_statistics` of given sequences.
 
     Args:
         model: the model.
         tokens: ids of shape [example, pos], at least two of each.
         origin: where they come from, in words.
+        corpus: the name of the text, where they are of one.
         batch_size: sequences per run of the model.
         seed: of the bootstrap.
 
@@ -160,8 +166,11 @@ def statistics_of(model: Hooked, tokens: Tensor, *, origin: str, batch_size: int
         axes=("score", "layer", "head"),
         labels={"score": tuple(STATISTICS)},
         quantity="attention statistics",
-        definition=f"means over queries 1 to {tokens.shape[1] - 1} of {n} sequences: {origin}; "
-        + "; ".join(f"{name}: {meaning}" for name, meaning in STATISTICS.items()),
+        definition=f"means over queries 1 to {tokens.shape[1] - 1} of {n} sequences: {origin}",
+        unit="attention",
+        units=_UNITS,
+        scores=STATISTICS,
+        sample=Sample(corpus=corpus, n=n, seq_len=tokens.shape[1], seed=seed),
         provenance=provenance(
             model, text=origin, n=n, seq_len=tokens.shape[1], batch_size=batch_size, seed=seed, resamples=RESAMPLES
         ),

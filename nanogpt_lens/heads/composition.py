@@ -14,7 +14,7 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, evaluating, provenance
 from nanogpt_lens.model.weights import head_weights
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import Sample, Scores
 
 CompositionMode: TypeAlias = Literal["Q", "K", "V"]
 """What the later head makes from what the earlier one writes."""
@@ -73,6 +73,8 @@ def composition_scores(model: Hooked, *, mode: CompositionMode = "K", samples: i
         definition=f"||W_OV R|| / (||W_OV|| ||R||), LayerNorm weights folded in (Elhage et al. 2021); chance: random "
         f"heads of the same shapes, 95% of which are from {low:.4f} to {high:.4f}",
         chance=chance.where(~values.isnan(), torch.nan),
+        title=f"{mode}-composition",
+        sample=Sample(seed=seed),
         provenance={
             **provenance(model, mode=mode, samples=samples, seed=seed),
             "random": {"mean": random.mean().item(), "std": random.std().item(), "low": low, "high": high},

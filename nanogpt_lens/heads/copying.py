@@ -16,7 +16,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import bootstrap
 from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, n_tokens, provenance, run
 from nanogpt_lens.model.weights import embedding, head_weights, rounding, unembedding
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.prompts import random_tokens
 
@@ -74,6 +74,8 @@ def copying_score(
             quantity="copying score, -1 to 1",
             definition="sum(Re λ) / sum(|λ|) of W_E W_V W_O W_U, LayerNorm weights folded in (Elhage et al. 2021)",
             chance=torch.zeros_like(values),
+            title="copying score",
+            signed=True,
             provenance=provenance(model, method=method),
         )
     length = min(25, model.cfg.n_ctx, n_tokens(model)) if seq_len is None else seq_len
@@ -93,6 +95,9 @@ def copying_score(
         chance=chance.mean(-1),
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
+        title="copying score",
+        signed=True,
+        sample=Sample(n=n, seq_len=length, seed=seed),
         provenance=provenance(model, method=method, seq_len=length, n=n, seed=seed),
     )
 

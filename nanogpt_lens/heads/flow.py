@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.heads.attention import attention_patterns
 from nanogpt_lens.model.access import Hooked, Text, provenance
-from nanogpt_lens.results import AttentionPatterns, Result
+from nanogpt_lens.results import AttentionPatterns, MixedAttention
 
 Heads: TypeAlias = Literal["mean", "max"]
 """How the heads of a layer become one: their mean, as in the paper, or their largest attention."""
@@ -29,7 +29,7 @@ Heads: TypeAlias = Literal["mean", "max"]
 _UNIT = 2**30  # scipy's flows are 32-bit integers; wider ones would overflow without a word
 
 
-def attention_rollout(model: Hooked, text: Text, *, residual: float = 0.5, heads: Heads = "mean") -> Result:
+def attention_rollout(model: Hooked, text: Text, *, residual: float = 0.5, heads: Heads = "mean") -> MixedAttention:
     """Attention rollout: the product of all layers' attention up to each layer.
 
     A layer's matrix is residual * I + (1 - residual) * A, A the heads' mean (or maximum), with
@@ -57,12 +57,13 @@ def attention_rollout(model: Hooked, text: Text, *, residual: float = 0.5, heads
         total = layer @ total
         rolled.append(total)
     axes = tuple(axis for axis in patterns.axes if axis != "head")
-    return Result(
+    return MixedAttention(
         values=torch.stack(rolled, dim=-3),
         axes=axes,
         labels=patterns.labels,
         quantity="attention rollout",
         definition=f"product over layers of {_said(residual, heads)} (Abnar and Zuidema 2020)",
+        method="rollout",
         provenance=provenance(model, residual=residual, heads=heads),
     )
 
@@ -76,7 +77,7 @@ def attention_flow(
     residual: float = 0.5,
     heads: Heads = "mean",
     progress: bool = True,
-) -> Result:
+) -> MixedAttention:
     """Attention flow: the largest flow from a position after a layer down to each input token.
 
     The capacities are the matrices of `attention_rollout`; the flow is computed for every pair of
@@ -123,13 +124,15 @@ def attention_flow(
     axes = (*(["layer"] if layer is None else []), *(["dest_pos"] if pos is None else []), "src_pos")
     where = "" if pos is None else f" from position {positions[0]}"
     where += "" if layer is None else f" after layer {layers[0]}"
-    return Result(
+    return MixedAttention(
         values=values,
         axes=axes,
         labels={axis: labels for axis, labels in patterns.labels.items() if axis in axes},
         quantity="attention flow",
         definition=f"maximum flow{where} to each input token, through capacities {_said(residual, heads)} "
         "rounded to 2**-30 (Abnar and Zuidema 2020)",
+        method="flow",
+        pos=None if pos is None else positions[0],
         provenance=provenance(model, pos=pos, layer=layer, residual=residual, heads=heads),
     )
 

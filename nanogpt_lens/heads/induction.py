@@ -17,7 +17,7 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import sampled
 from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, n_tokens, provenance, run
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches, losses
 from nanogpt_lens.text.corpus import Corpus, name_of, windows
 from nanogpt_lens.text.prompts import Repeats, induction_pairs, random_tokens, repeated_tokens
@@ -109,6 +109,9 @@ def prefix_matching(
         f"{'random tokens' if corpus is None else f'tokens, windows of {name_of(corpus)}'}; "
         "chance: uniform causal attention",
         chance=torch.full_like(found["values"], chance.item()),
+        title="prefix matching",
+        unit="attention",
+        sample=Sample(corpus=source.get("corpus"), n=len(tokens), seq_len=length, seed=seed),
         provenance=provenance(
             model, convention=convention, seq_len=length, copies=copies, n=len(tokens), **source, seed=seed
         ),
@@ -251,6 +254,9 @@ def repeated_sequence_loss(
         definition=f"{length} tokens of {source}, after themselves, after themselves in random order, or "
         "after another such sequence; chance: ln(vocabulary)",
         chance=torch.full_like(found["values"], math.log(n_tokens(model))),
+        title="loss",
+        unit="nats per token",
+        sample=Sample(corpus=None if corpus is None else source, n=count, seq_len=length, seed=seed),
         provenance=provenance(model, corpus=source, seq_len=length, n=count, seed=seed),
     )
 
@@ -298,5 +304,7 @@ def induction_accuracy(model: Hooked, *, seq_len: int | None = None, n: int = 25
         definition=f"[A][B]...[A] prompts of {used} random tokens; corrupted: the first [A] replaced; chance: 1 / "
         "different tokens in the prompt",
         chance=torch.tensor([chances, chances], dtype=torch.float64),
+        title="prediction of [B]",
+        sample=Sample(n=n, seq_len=used, seed=seed),
         provenance=provenance(model, seq_len=used, n=n, seed=seed),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from nanogpt_lens.core.checks import check_whole
@@ -10,12 +12,14 @@ from nanogpt_lens.heads.attention import statistics_of
 from nanogpt_lens.heads.composition import composition_scores
 from nanogpt_lens.heads.induction import prefix_matching
 from nanogpt_lens.model.access import Hooked, check_model, provenance
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import InductionCircuit, Sample, Scores
 from nanogpt_lens.text.corpus import Corpus, name_of, text_sample
 from nanogpt_lens.text.prompts import repeated_tokens
 
 
-def induction_composition(model: Hooked, corpus: Corpus | None = None, *, n: int = 32, seed: int = 0) -> Scores:
+def induction_composition(
+    model: Hooked, corpus: Corpus | None = None, *, n: int = 32, seed: int = 0
+) -> InductionCircuit:
     """Does the likeliest induction head make its keys from what the likeliest previous-token head writes?
 
     The receiver is the head with the highest `prefix_matching` from layer 1 on; the sender is the head
@@ -37,8 +41,7 @@ def induction_composition(model: Hooked, corpus: Corpus | None = None, *, n: int
         "k_composition", "previous_token" (of the sender) and "prefix_matching" (of the receiver) on the axis
         `score`, from 0 to 1. `chance` is random heads for the first, see `composition_scores`, and uniform
         causal attention on the same tokens for the others. Intervals are over the sequences, nan for
-        the first, which is of the weights alone. The heads are in `provenance["arguments"]`, as "sender"
-        and "receiver", such as "0.1".
+        the first, which is of the weights alone. The heads are `sender` and `receiver`, such as "0.1".
 
     Raises:
         AnalysisError: a model of one layer, fewer than two sequences, a corpus that does not fit the model,
@@ -55,7 +58,7 @@ def induction_composition(model: Hooked, corpus: Corpus | None = None, *, n: int
             "layer wrote"
         )
     matching = prefix_matching(model, corpus, n=n, seed=seed)
-    length = matching.provenance["arguments"]["seq_len"]
+    length = matching.seq_len
     if corpus is None:
         tokens, origin = repeated_tokens(model, seq_len=length, n=n, seed=seed), "repeated random tokens"
     else:
@@ -68,21 +71,26 @@ def induction_composition(model: Hooked, corpus: Corpus | None = None, *, n: int
     sender = divmod(int(previous.values[at, : receiver[0]].argmax()), model.cfg.n_heads)
     found = ((k, (*sender, *receiver)), (previous, (at, *sender)), (matching, receiver))
     names = [f"{layer}.{head}" for layer, head in (sender, receiver)]
-    columns = {
+    columns: dict[str, Any] = {
         name: torch.stack([_entry(scores, name, place) for scores, place in found])
         for name in ("values", "chance", "low", "high")
     }
-    return Scores(
+    name = None if corpus is None else name_of(corpus)
+    return InductionCircuit(
         **columns,
         axes=("score",),
         labels={"score": ("k_composition", "previous_token", "prefix_matching")},
         quantity="K-composition and attention, each 0 to 1",
+        title="induction circuit",
         definition=f"K-composition of {names[0]}, the head with the highest attention to the previous token in layers "
         f"before {receiver[0]} ({origin}), with {names[1]}, the head with the highest prefix matching "
         f"({matching.definition}); k_composition: {k.definition}",
+        sender=names[0],
+        receiver=names[1],
+        sample=Sample(corpus=name, n=n, seq_len=length, seed=seed),
         provenance=provenance(
             model,
-            corpus=None if corpus is None else name_of(corpus),
+            corpus=name,
             sender=names[0],
             receiver=names[1],
             seq_len=length,

@@ -28,7 +28,7 @@ from nanogpt_lens.model.access import (
     provenance,
     run,
 )
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.tasks import Task, TaskSequences
 
@@ -111,6 +111,9 @@ def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> 
         axes=("score", "position"),
         labels={"score": ("accuracy", "loss", "probability"), "position": POSITIONS},
         quantity="accuracy, loss in nats, probability",
+        title="accuracy",
+        units={"loss": "nats per token"},
+        sample=Sample(corpus=task.name, n=len(tokens), seed=seed),
         definition=f"{len(tokens)} sequences of '{task.name}', at positions where induction is required, where "
         "nothing like it came earlier, and all others",
         provenance=provenance(model, task=task.name, task_sha256=task.sha256, n=len(tokens), seed=seed),
@@ -148,8 +151,11 @@ def task_heads(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Scor
         axes=("score", "layer", "head"),
         labels={"score": tuple(HEAD_SCORES)},
         quantity="attention, from 0 to 1",
-        definition="; ".join(f"{name}: {meaning}" for name, meaning in HEAD_SCORES.items())
-        + f"; {len(tokens)} sequences of '{task.name}'; chance: uniform causal attention",
+        definition=f"{len(tokens)} sequences of '{task.name}'; chance: uniform causal attention",
+        title="attention",
+        unit="attention",
+        scores=HEAD_SCORES,
+        sample=Sample(corpus=task.name, n=len(tokens), seed=seed),
         chance=chance[:, None, None].expand(each.shape[:-1]).clone(),
         provenance=provenance(model, task=task.name, task_sha256=task.sha256, n=len(tokens), seed=seed),
     )

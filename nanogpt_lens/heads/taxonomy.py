@@ -22,9 +22,9 @@ from nanogpt_lens.heads.copying import copying_score
 from nanogpt_lens.heads.induction import prefix_matching, repeated_and_unrepeated
 from nanogpt_lens.model.access import Edit, Hooked, evaluating, provenance, run
 from nanogpt_lens.model.weights import HeadWeights, embedding, head_weights, unembedding
-from nanogpt_lens.results import HeadTaxonomy, Scores
+from nanogpt_lens.results import HeadTaxonomy, Sample, Scores
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.corpus import Corpus, text_sample
+from nanogpt_lens.text.corpus import Corpus, name_of, text_sample
 from nanogpt_lens.text.prompts import random_tokens, repeated_tokens
 
 SCORES: dict[str, str] = {
@@ -145,6 +145,8 @@ def head_taxonomy(
         axes=scores.axes,
         labels=scores.labels,
         quantity="head scores and names",
+        scores=scores.scores,
+        sample=scores.sample,
         definition=f"{scores.definition}; a head has a name if the score's 95% interval is above the threshold",
         provenance=provenance(model, **{**scores.provenance["arguments"], "thresholds": own}),
         chance=scores.chance,
@@ -157,11 +159,16 @@ def head_taxonomy(
 
 
 class _Data(NamedTuple):
-    """Sequences [example, pos] of text and of random tokens, what the text is, how many were asked for."""
+    """Sequences [example, pos] of text and of random tokens, what the text is, how many were asked for.
+
+    `corpus` is the name of the text, None for the model's own; `induction` the scores on repeated random tokens.
+    """
 
     text: Tensor
     noise: Tensor
     origin: str
+    corpus: str | None
+    induction: Scores
     n: int
     seed: int
 
@@ -170,14 +177,21 @@ def _drawn(model: Hooked, corpus: Corpus | None, seq_len: int | None, n: int, se
     text, origin = text_sample(model, corpus, seq_len=seq_len, n=n, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     noise = random_tokens(model, n, text.shape[1], repeats="allow", generator=generator)
-    return _Data(text=text, noise=noise, origin=origin, n=n, seed=seed)
+    return _Data(
+        text=text,
+        noise=noise,
+        origin=origin,
+        corpus=None if corpus is None else name_of(corpus),
+        induction=prefix_matching(model, n=n, convention="stripe", seed=seed),
+        n=n,
+        seed=seed,
+    )
 
 
 def _scored(model: Hooked, data: _Data) -> Scores:
     """See `score_heads`."""
     n, seed = data.n, data.seed
-    induction = prefix_matching(model, n=n, convention="stripe", seed=seed)
-    seq_len = induction.provenance["arguments"]["seq_len"]
+    seq_len = data.induction.seq_len
     repeated = repeated_tokens(model, seq_len=seq_len, n=n, seed=seed)
     on_text = statistics_of(model, data.text, origin=data.origin, seed=seed)
     on_noise = statistics_of(model, data.noise, origin="random tokens", seed=seed)
@@ -188,7 +202,7 @@ def _scored(model: Hooked, data: _Data) -> Scores:
     columns = {
         "previous_token": _column(on_text, "previous_token"),
         "duplicate_token": _column(on_repeated, "duplicate_token"),
-        "induction": _column(induction),
+        "induction": _column(data.induction),
         "positional": _lower(_column(on_text, "positional"), _column(on_noise, "positional")),
         "sink": _column(on_text, "sink"),
         "copying": weights,
@@ -202,7 +216,9 @@ def _scored(model: Hooked, data: _Data) -> Scores:
         axes=("score", "layer", "head"),
         labels={"score": tuple(SCORES)},
         quantity="head scores",
-        definition="; ".join(f"{name}: {meaning}" for name, meaning in SCORES.items()) + f"; text: {data.origin}",
+        definition=f"text: {data.origin}",
+        scores=SCORES,
+        sample=Sample(corpus=data.corpus, own_text=data.corpus is None, n=n, seq_len=data.text.shape[1], seed=seed),
         provenance=provenance(
             model, text=data.origin, seq_len=data.text.shape[1], random_seq_len=seq_len, n=n, seed=seed
         ),
@@ -249,7 +265,7 @@ def _floors(model: Hooked, scores: Scores, data: _Data) -> Tensor:
     """What the scores could be without the reason that their name gives, [score, layer, head]."""
     floors = dict(zip(SCORES, _given(scores.chance) + _MARGIN, strict=True))
     floors["broad"] = torch.zeros_like(floors["broad"])  # here chance is what the name says
-    seq_len = scores.provenance["arguments"]["random_seq_len"]
+    seq_len = data.induction.seq_len
     _, unrepeated = repeated_and_unrepeated(model, seq_len=seq_len, n=min(data.n, 16), seed=data.seed)
     patterns = attention_patterns(model, unrepeated).values  # [example, layer, head, dest_pos, src_pos]
     for name, back in (("induction", seq_len - 1), ("duplicate_token", seq_len)):

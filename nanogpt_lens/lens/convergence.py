@@ -14,9 +14,18 @@ from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
 from nanogpt_lens.lens.reading import LensReading, characters, read, sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import POINTS, ConvergenceResult, TunedLens
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.text.corpus import Corpus
 
-SCORES = ("kl", "entropy", "loss", "bits_per_char", "agreement", "converged")
+UNITS = {
+    "kl": "nats",
+    "entropy": "nats",
+    "loss": "nats per token",
+    "bits_per_char": "bits per character",
+    "agreement": "share of positions",
+    "converged": "share of positions",
+}
+SCORES = tuple(UNITS)
 
 
 def measure_convergence(
@@ -76,6 +85,10 @@ def measure_convergence(
             f"of {tokens.shape[1]} tokens {'drawn from the model' if corpus is None else 'of the corpus'} and their "
             "positions; chance: the model's mean distribution, whatever the text"
         ),
+        title="convergence",
+        method="tuned" if lens else "logit",
+        units=UNITS,
+        sample=Sample(own_text=corpus is None, n=len(tokens), seq_len=tokens.shape[1], seed=seed),
         provenance=provenance(
             model,
             points=where.points,

@@ -15,6 +15,7 @@ from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
 from nanogpt_lens.lens.reading import read, sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import LensScores, TunedLens
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.seen import seen_words
 
@@ -79,6 +80,8 @@ def evaluate_lens(
             f"the tuned lens{', trained for another model,' if lens.transferred else ''} beside the logit lens on "
             f"{len(tokens)} sequences of {tokens.shape[1]} tokens{seen_words(seen_share, 'the lens')}"
         ),
+        title="KL(final || lens)",
+        sample=Sample(n=len(tokens), seq_len=tokens.shape[1], seed=seed),
         provenance=provenance(model, n=len(tokens), seq_len=tokens.shape[1], seed=seed, lens=lens.home),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,8 @@ def logit_lens(
             f"{'tuned lens' if lens else 'logit lens'}: the residual stream at a point"
             f"{', translated,' if lens else ''} through the model's own final norm and unembedding; KL(final || lens)"
         ),
+        title="log-probability of the next token",
+        method="tuned" if lens else "logit",
         provenance=provenance(model, points=where.points, layers=where.layers, k=k, lens=lens.home if lens else None),
         **_placed(found, where, single),
         tokens=tokens[0] if single else tokens,
@@ -79,7 +82,7 @@ def logit_lens(
     )
 
 
-def _placed(found: LensReading, where: LensPoints, single: bool) -> dict[str, Tensor]:
+def _placed(found: LensReading, where: LensPoints, single: bool) -> dict[str, Any]:
     """The readings on the grid; without the axis "example" for a single text."""
     names = {"values": "log_prob"} | {n: n for n in ("rank", "entropy", "kl", "top_tokens", "top_logprobs")}
     placed = {name: where.placed(getattr(found, own)) for name, own in names.items()}

@@ -28,6 +28,7 @@ from nanogpt_lens.lens.unfinished import UnfinishedLens
 from nanogpt_lens.model.access import Hooked, device_of, evaluating, kl, log_probs, provenance
 from nanogpt_lens.model.identity import identity
 from nanogpt_lens.results.lens import POINTS, TunedLens, affine_step, name_of
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.opened import OpenedCorpus
 from nanogpt_lens.text.seen import joined_traces
@@ -378,6 +379,8 @@ class _TuningRun:
                 f"{options.seq_len} tokens of the test part: the last {options.held_out:.0%} of the corpus, of which "
                 "neither training nor the choice of the step has seen anything"
             ),
+            "title": "KL(final || lens)",
+            "sample": Sample(seed=options.seed),
             "provenance": provenance(
                 self.model, **asdict(options), points=where.points, layers=where.layers, trained=self.step
             ),

@@ -11,7 +11,7 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import sampled
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, n_tokens, provenance
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import losses
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 
@@ -74,6 +74,9 @@ def in_context_learning_score(
         definition=f"mean loss of tokens {l0} to {l1 - 1} minus that of tokens {e0} to {e1 - 1}, counted from 0, of "
         f"{seq_len}, in windows of {text.name} (Olsson et al. 2022: 499 minus 49); chance: a uniform guess",
         chance=torch.tensor([0.0, guess, guess], dtype=torch.float64),
+        title="in-context learning",
+        unit="nats per token",
+        sample=Sample(corpus=None if corpus is None else text.name, own_text=corpus is None, n=len(tokens), seed=seed),
         provenance=provenance(model, corpus=text.name, early=(e0, e1), late=(l0, l1), n=len(tokens), seed=seed),
     )
 
@@ -112,6 +115,15 @@ def text_loss(
         definition=f"cross-entropy of the next token, mean over {len(tokens)} windows of {size} tokens of {text.name}; "
         "chance: a uniform guess",
         chance=each.new_tensor(math.log(n_tokens(model))),
+        title="loss",
+        unit="nats per token",
+        sample=Sample(
+            corpus=None if corpus is None else text.name,
+            own_text=corpus is None,
+            n=len(tokens),
+            seq_len=size,
+            seed=seed,
+        ),
         provenance=provenance(model, corpus=text.name, seq_len=size, n=len(tokens), seed=seed),
     )
 

@@ -24,7 +24,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import pseudo_values, sampled
 from nanogpt_lens.model.access import Hooked, check_model, device_of, evaluating, provenance
 from nanogpt_lens.model.sampling import choose_token
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.text.datasets import TextData, read_data
 
 LENGTHS = (1, 2, 3)
@@ -105,6 +105,7 @@ def text_quality(
         f"the training and validation part of {data.name}: different word n-grams over all word n-grams (Li et al. "
         "2016), and words that occur in the training part over all words; words are runs of letters and apostrophes "
         "in lower case, so that a hyphen separates two words; distinct-n falls with the number of words",
+        sample=Sample(corpus=data.name, seed=seed),
         provenance=provenance(
             model,
             data=data.name,

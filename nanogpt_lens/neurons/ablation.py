@@ -24,8 +24,9 @@ from nanogpt_lens.interventions.sources import RunningMean
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Edit, Hooked, device_of, evaluating, loss_per_token, provenance, run, token_labels
 from nanogpt_lens.neurons.predicates import Predicate, labels_of, token_class
-from nanogpt_lens.results.effects import NeuronAblation, SeparatingNeurons
+from nanogpt_lens.results.effects import NeuronAblation
 from nanogpt_lens.results.neurons import NeuronSearch
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.seen import seen_words
@@ -126,6 +127,8 @@ def ablate_neurons(
         seen_share=seen_share,
         **_hits(model, tokens, at, base, after, k),
         n_class=tuple(int(mask.sum()) for mask in groups[1::2]),
+        title="loss",
+        sample=Sample(corpus=sequences.name, n=len(tokens), seq_len=tokens.shape[1], seed=seed),
         provenance=provenance(
             model,
             corpus=sequences.name,

@@ -26,6 +26,7 @@ from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.neurons.moments import ActivationSample
 from nanogpt_lens.neurons.predicates import Predicate, checked_on, labels_of, token_class
 from nanogpt_lens.results.effects import SeparatingNeurons
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
 from nanogpt_lens.text.corpus import Corpus, open_corpus
@@ -136,6 +137,8 @@ def find_neurons(
         trace=trace_of(whole.ids),
         n_tokens=(len(parts[0].labels), len(parts[1].labels) if len(parts) > 1 else 0),
         n_class=(int(parts[0].labels.sum()), int(parts[1].labels.sum()) if len(parts) > 1 else 0),
+        predicate=called,
+        sample=Sample(corpus=whole.name, seed=seed),
         provenance=provenance(
             model,
             corpus=whole.name,

@@ -23,6 +23,7 @@ from nanogpt_lens.model.weights import unembedding
 from nanogpt_lens.neurons.moments import ActivationSample, Moments
 from nanogpt_lens.neurons.peaks import TopWindows, Where
 from nanogpt_lens.results.neurons import NeuronSearch
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
 from nanogpt_lens.text.corpus import Corpus, open_corpus
@@ -128,6 +129,7 @@ def search_neurons(
         n_tokens=moments.n,
         trace=trace_of(sequences.ids),
         sample_size=size,
+        sample=Sample(corpus=sequences.name, n_tokens=moments.n, seed=seed),
         provenance=provenance(
             model,
             corpus=sequences.name,
@@ -153,7 +155,9 @@ def _named(model: Hooked, units: Units, sequences: Sequences, k: int, window: in
         "sample of tokens",
         "vocabulary": token_labels(model, torch.arange(model.cfg.d_vocab)),
         "probabilities": PROBABILITIES,
-        "unit": units.kind,
+        "title": what,
+        "unit_kind": units.kind,
+        "ranked_by": where,
     }
 
 

@@ -17,6 +17,7 @@ from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.neurons.activations import chosen_units
 from nanogpt_lens.neurons.comoments import Comoments
 from nanogpt_lens.results.effects import NeuronStatistics
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
 from nanogpt_lens.text.corpus import Corpus, open_corpus
@@ -114,6 +115,7 @@ def neuron_statistics(
         definition=f"all {keeper.n} tokens of {sequences.name}, read in sequences of {sequences.seq_len}; Pearson "
         "correlations; control: the other unit's activation on another token of the batch, a random distance away",
         n_tokens=keeper.n,
+        sample=Sample(corpus=sequences.name, n_tokens=keeper.n, seed=seed),
         provenance=provenance(
             model,
             corpus=sequences.name,

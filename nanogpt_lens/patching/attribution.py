@@ -26,7 +26,7 @@ from nanogpt_lens.model.access import Edit, Hooked, Text, check_model, evaluatin
 from nanogpt_lens.patching.first_block import FirstBlock
 from nanogpt_lens.patching.runner import CHUNK_TOKENS
 from nanogpt_lens.patching.runs import SweepSetup, gradient, run_copies, set_up
-from nanogpt_lens.results import AttributionResult
+from nanogpt_lens.results import AttributionResult, Sample
 from nanogpt_lens.running.metrics import BoundMetric, Metric
 
 
@@ -94,6 +94,9 @@ def attribution_patching(
         labels=setup.labels(model),
         quantity=f"estimated change of {runs.metric.definition}",
         definition=f"(source - base) · {points}: {setup.describe()}",
+        patched=setup.kind.name,
+        signed=True,
+        sample=Sample(seed=setup.seed),
         provenance=setup.provenance(model, ig_steps=ig_steps),
         base=float(base if base is not None else clean_value),
         target=target,

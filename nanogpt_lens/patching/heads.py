@@ -42,5 +42,8 @@ def patched_heads(model: Hooked, *, seq_len: int | None = None, n: int = 32, see
         "positions",
         low=patched.effect_low,
         high=patched.effect_high,
+        unit="logits",
+        signed=True,
+        sample=patched.sample,
         provenance=patched.provenance,
     )

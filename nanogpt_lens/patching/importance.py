@@ -13,7 +13,7 @@ from nanogpt_lens.core.intervals import sampled
 from nanogpt_lens.model.access import Hooked, evaluating, loss_per_token, provenance
 from nanogpt_lens.patching.attribution import attribution_patching
 from nanogpt_lens.patching.sweeps import activation_patching
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.metrics import loss
 from nanogpt_lens.text.corpus import Corpus, windows
 
@@ -81,6 +81,10 @@ def head_importance(
             f"{size} tokens {'drawn from the model' if corpus is None else 'of the corpus'}"
             f"{_reference(source, [len(batch) for batch in batches])}"
         ),
+        title="rise of the loss",
+        unit="nats per token",
+        signed=True,
+        sample=Sample(own_text=corpus is None, n=len(tokens), seq_len=size, seed=seed),
         provenance=provenance(
             model,
             source=source,

@@ -28,7 +28,7 @@ from nanogpt_lens.interventions.nodes import Node, Nodes, label, receivers_of, s
 from nanogpt_lens.model.access import Edit, Hooked, Text, evaluating, has_hooks, provenance, record
 from nanogpt_lens.patching.runner import CHUNK_TOKENS, MEMORY
 from nanogpt_lens.patching.runs import checked_direction, intervals, pair_of, position_labels, run_copies, run_value
-from nanogpt_lens.results import PatchingResult
+from nanogpt_lens.results import PatchingResult, Sample
 from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
 
 
@@ -99,6 +99,8 @@ def path_patching(
             f"{'and MLPs ' if freeze_mlps else ''}between them frozen, {'' if freeze_mlps else 'MLPs and '}LayerNorms "
             "computed anew"
         ),
+        patched="paths",
+        sample=Sample(seed=seed),
         provenance=provenance(
             model,
             direction=direction,

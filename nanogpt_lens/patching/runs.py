@@ -137,7 +137,7 @@ def run_value(metric: BoundMetric, logits: Tensor) -> float:
     return float(metric.of_run(logits).double().mean())
 
 
-def intervals(metric: BoundMetric, base_logits: Tensor, per_example: Tensor, seed: int) -> dict[str, Tensor]:
+def intervals(metric: BoundMetric, base_logits: Tensor, per_example: Tensor, seed: int) -> dict[str, Any]:
     """Bootstrap intervals of the metric and of its paired change [...], from values [..., example]; by field name."""
     if not metric.per_example:
         return {}

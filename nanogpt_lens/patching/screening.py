@@ -24,7 +24,7 @@ from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.attribution import check_gradients, over_examples, two_estimates
 from nanogpt_lens.patching.runner import MEMORY, Engine, PatchRunner
 from nanogpt_lens.patching.runs import intervals, set_up
-from nanogpt_lens.results import ScreeningResult
+from nanogpt_lens.results import Sample, ScreeningResult
 from nanogpt_lens.running.metrics import Metric
 
 
@@ -91,6 +91,8 @@ def screen_and_verify(
         labels=setup.labels(model),
         quantity=f"{runs.metric.definition} after patching {setup.kind.name}",
         definition=_definition(len(chosen), len(drawn), sites.n, setup.describe()),
+        patched=setup.kind.name,
+        sample=Sample(seed=setup.seed),
         provenance=setup.provenance(model, k=k, verify=first, sample=sample, engine=runner.engine),
         clean=clean_value,
         corrupted=corrupted_value,

@@ -12,7 +12,7 @@ from nanogpt_lens.interventions.sites import all_sites
 from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.runner import MEMORY, Engine, PatchRunner
 from nanogpt_lens.patching.runs import intervals, set_up
-from nanogpt_lens.results import PatchingResult
+from nanogpt_lens.results import PatchingResult, Sample
 from nanogpt_lens.running.metrics import Metric
 
 
@@ -93,6 +93,8 @@ def activation_patching(
         labels=setup.labels(model),
         quantity=f"{runs.metric.definition} after patching {setup.kind.name}",
         definition=setup.describe(),
+        patched=setup.kind.name,
+        sample=Sample(seed=setup.seed),
         provenance=setup.provenance(model, engine=runner.engine),
         clean=clean_value,
         corrupted=corrupted_value,

@@ -15,12 +15,19 @@ from nanogpt_lens.results.effects import (
     SimilarDirections,
     SteeringEffect,
 )
-from nanogpt_lens.results.heads import AttentionPatterns, HeadMatches, HeadTaxonomy
+from nanogpt_lens.results.heads import (
+    AttentionPatterns,
+    HeadMatches,
+    HeadTaxonomy,
+    InductionCircuit,
+    MixedAttention,
+)
 from nanogpt_lens.results.intervening import InterventionResult
 from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores, LogitAttribution, TunedLens
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
 from nanogpt_lens.results.sae import SAEEvaluation
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.results.trajectory import ChangePoint, Trajectory
 
 __all__ = [
@@ -31,10 +38,12 @@ __all__ = [
     "Excerpt",
     "HeadMatches",
     "HeadTaxonomy",
+    "InductionCircuit",
     "InterventionResult",
     "LensResult",
     "LensScores",
     "LogitAttribution",
+    "MixedAttention",
     "NeuronAblation",
     "NeuronPage",
     "NeuronSearch",
@@ -43,6 +52,7 @@ __all__ = [
     "PrincipalComponents",
     "Result",
     "SAEEvaluation",
+    "Sample",
     "Scores",
     "ScreeningResult",
     "SeparatingNeurons",

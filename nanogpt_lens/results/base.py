@@ -6,6 +6,7 @@ ever unpickled), read as a data frame, and asked for its largest entries.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
-from nanogpt_lens.results.files import read_result, write_result
+from nanogpt_lens.results.files import as_json, read_result, write_result
+from nanogpt_lens.results.sample import Sample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,14 +33,23 @@ _KINDS: dict[str, type[Result]] = {}
 class Result:
     """Numbers with named axes.
 
+    `quantity`, `definition` and `provenance` are for people. What a picture, a table or a program has to know
+    is a field of its own.
+
     Attributes:
         values: one number per place, with one dimension for each of `axes`.
         axes: the name of each dimension of `values`, such as ("layer", "head").
         labels: what stands at each index of an axis, where that is more than a number
             (tokens for "pos", names for "score").
         quantity: what one value is, with its unit.
-        definition: how it is defined, and by whom.
+        definition: how it is defined, and by whom; what is said of single scores stands in `scores`.
         provenance: what is needed to make it again: checkpoint, versions, arguments, seed.
+        title: a short name, such as "prefix matching"; "" where `quantity` is short enough.
+        unit: of the values, for an axis, such as "nats per token"; "" for none, or none that all share.
+        units: by score, the units that are not `unit`.
+        signed: whether values below and above 0 mean opposite things, so that 0 is the middle of a colour scale.
+        scores: the sentence that explains each score of the axis "score", where `definition` does not.
+        sample: what was measured on; None where nothing was drawn.
     """
 
     values: Tensor
@@ -47,9 +58,18 @@ class Result:
     definition: str
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+    unit: str = ""
+    units: Mapping[str, str] = field(default_factory=dict)
+    signed: bool = False
+    scores: Mapping[str, str] = field(default_factory=dict)
+    sample: Sample | None = None
 
     _leading: ClassVar[Mapping[str, str]] = {}
     """Of results with several kinds of values: the label of an axis that `top()` takes where nothing is said."""
+
+    _long: ClassVar[tuple[str, ...]] = ()
+    """Fields that `to_json` leaves out."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -72,6 +92,53 @@ class Result:
     def shape(self) -> dict[str, int]:
         """The size of every axis, by name."""
         return dict(zip(self.axes, self.values.shape, strict=True))
+
+    @property
+    def heading(self) -> str:
+        """The title; where there is none, the quantity."""
+        return self.title or self.quantity
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The name of the checkpoint that was measured; None where the result does not say."""
+        name = self.provenance.get("checkpoint")
+        return str(name) if name else None
+
+    @property
+    def checkpoint_sha256(self) -> str | None:
+        """The SHA-256 of that checkpoint's file."""
+        digest = self.provenance.get("checkpoint_sha256")
+        return digest if isinstance(digest, str) else None
+
+    @property
+    def made_here(self) -> bool:
+        """Whether an analysis of this package made the result, so that its intervals are 95% bootstrap intervals."""
+        return "nanogpt_lens" in self.provenance
+
+    @property
+    def seq_len(self) -> int:
+        """How many tokens each sequence of the sample has.
+
+        Raises:
+            ResultError: the result does not say.
+        """
+        if self.sample is None or self.sample.seq_len is None:
+            raise ResultError(f"this {type(self).__name__} does not say how long its sequences were; make it again")
+        return self.sample.seq_len
+
+    def unit_of(self, score: str) -> str:
+        """The unit of one score."""
+        return self.units.get(score, self.unit)
+
+    def explanation(self, score: str | None = None) -> str:
+        """The sentences of all scores, or of one, and the definition."""
+        told = self.scores if score is None else {name: self.scores[name] for name in self.scores if name == score}
+        return "; ".join([*(f"{name}: {sentence}" for name, sentence in told.items()), self.definition])
+
+    def meaning(self) -> dict[str, Any]:
+        """What the result says of its values, for another result of the same kind of values."""
+        names = ("quantity", "definition", "title", "unit", "units", "signed", "scores", "sample")
+        return {name: getattr(self, name) for name in names}
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by the name of its attribute; those of a mapping by "attribute/key"."""
@@ -137,6 +204,17 @@ class Result:
         rank = (key if order == "low" else -key).rank(method="first")  # nan has no rank
         return frame.assign(rank=rank).dropna(subset="rank").sort_values("rank").head(k).drop(columns="rank")
 
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain values that `json.dumps` takes: its class as `kind`, its fields, and a row per value.
+
+        Tensors of the shape of `values` are columns of `rows`; others stay out, and so do lists as long as a
+        vocabulary. What is not finite is None.
+        """
+        left_out = {"values", *self.tensors(), *self._long}
+        plain = {f.name: as_json(getattr(self, f.name)) for f in fields(self) if f.name not in left_out}
+        rows = json.loads(self.to_dataframe().to_json(None, orient="records", double_precision=15) or "[]")
+        return {"kind": type(self).__name__, **plain, "rows": rows}
+
     def plot(self, **options: Any) -> Figure:
         """A Plotly figure of this result; options are those of its function in `viz.figures`.
 
@@ -192,13 +270,15 @@ class Result:
         plain["axes"] = tuple(plain.get("axes", ()))
         plain["labels"] = {axis: tuple(labels) for axis, labels in plain.get("labels", {}).items()}
         try:
+            if plain.get("sample") is not None:
+                plain["sample"] = Sample(**plain["sample"])
             return found(**plain, **tensors)  # type: ignore[return-value]
         except TypeError as error:
             raise ResultError(f"{folder} is not a complete {kind} ({error}); make it again") from None
 
     def __repr__(self) -> str:
         shape = ", ".join(f"{axis} {n}" for axis, n in self.shape.items())
-        lines = [f"{type(self).__name__} [{shape}]: {self.quantity}", shorten(self.definition, 300)]
+        lines = [f"{type(self).__name__} [{shape}]: {self.quantity}", shorten(self.explanation(), 300)]
         return "\n".join([*lines, *self._summary()])
 
     def _summary(self) -> list[str]:

@@ -120,6 +120,7 @@ class SeparatingNeurons(Result):
         chance: 95% of the shifts stay at or below it.
         n_tokens, n_class: tokens of the first part and the held-out part, and those of the class among them.
         trace: of the corpus, see `nanogpt_lens.text.seen`.
+        predicate: what the class is called; "" where it has no name.
     """
 
     separation: Tensor
@@ -133,6 +134,7 @@ class SeparatingNeurons(Result):
     n_tokens: tuple[int, int]
     n_class: tuple[int, int]
     trace: Tensor | None = None
+    predicate: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,6 +181,7 @@ class NeuronAblation(Scores):
     hit_texts: tuple[tuple[str, str], ...]
     n_class: tuple[int, ...] = ()
     seen_share: float | None = None
+    unit: str = "nats per token"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -255,6 +258,10 @@ class SimilarDirections(Scores):
     chance_of_largest: dict[str, float]
     texts: tuple[str, ...]
     layers: int
+    unit: str = "cosine"
+    signed: bool = True
+
+    _long: ClassVar[tuple[str, ...]] = ("texts",)
 
     def kind(self, name: str) -> Tensor:
         """Cosines with "input" or "output" [layer, neuron], "embedding" or "unembedding" [token].
@@ -293,6 +300,7 @@ class SteeringEffect(Scores):
     _leading: ClassVar[Mapping[str, str]] = {"score": "kl"}
 
     scales: tuple[float, ...]
+    unit: str = "nats"
     controls: Tensor | None = None
     chance_low: Tensor | None = None
     chance_high: Tensor | None = None

@@ -7,13 +7,16 @@ one step. Whenever the process dies, `result.json` belongs to the tensors that i
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from conversion.atomic import replacing, write_text
@@ -86,10 +89,25 @@ def read_result(folder: Path) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     return kind, plain, tensors
 
 
+def as_json(value: Any) -> Any:
+    """A field of a result as JSON has it: lists and dictionaries of text, numbers and None (also for nan, infinity)."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(part) for part in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return as_json(_plain(value))
+
+
 def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
     if isinstance(value, Path):
         return str(value)
-    if hasattr(value, "tolist"):
+    if isinstance(value, Tensor | np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, Mapping):
         return dict(value)

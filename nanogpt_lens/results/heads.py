@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
@@ -66,6 +66,32 @@ class AttentionPatterns(Result):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "layers", tuple(self.layers) or tuple(range(self.shape["layer"])))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class MixedAttention(Result):
+    """How much of a position after some layers comes from each input token: [..., src_pos].
+
+    Attributes:
+        method: "rollout", the product of the layers, or "flow", the maximum flow through them.
+        pos: the position that it is of, where there is no axis "dest_pos".
+    """
+
+    method: Literal["rollout", "flow"]
+    pos: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class InductionCircuit(Scores):
+    """Scores of the likeliest previous-token head and the likeliest induction head, and of what is between them.
+
+    Attributes:
+        sender: the previous-token head, such as "0.1".
+        receiver: the induction head.
+    """
+
+    sender: str
+    receiver: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

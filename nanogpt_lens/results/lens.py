@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from nanogpt_lens.results.base import Result, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Method: TypeAlias = Literal["logit", "tuned"]
+"""Which lens: the model's own unembedding, or behind a trained translator."""
 
 POINTS = ("resid_pre", "resid_mid", "resid_post")
 
@@ -69,6 +72,7 @@ class LensResult(_OnPoints):
         bits_per_char: [layer, point]: bits that the lens needs for the predicted part of the text, per
             character of it; None without a vocabulary.
         strings: the text of every token id that occurs here, by the id as a string.
+        method: which lens.
     """
 
     rank: Tensor
@@ -81,6 +85,8 @@ class LensResult(_OnPoints):
     depth: Tensor
     bits_per_char: Tensor | None = None
     strings: Mapping[str, str] = field(default_factory=dict)
+    method: Method = "logit"
+    unit: str = "nats"
 
     def string(self, token: int) -> str:
         """The text of a token."""
@@ -121,6 +127,7 @@ class ConvergenceResult(_OnPoints, Scores):
         depth_low, depth_high: 95% bootstrap interval of the mean depth, over the sequences; None for one.
         tokens: ids [example, pos].
         n_layers: of the model.
+        method: which lens.
     """
 
     _leading: ClassVar[Mapping[str, str]] = {"score": "kl"}
@@ -130,6 +137,7 @@ class ConvergenceResult(_OnPoints, Scores):
     n_layers: int
     depth_low: float | None = None
     depth_high: float | None = None
+    method: Method = "logit"
 
     @property
     def mean_depth(self) -> float:
@@ -178,6 +186,8 @@ class LensScores(_OnPoints, Scores):
     seen_share: float | None = None
 
     _leading: ClassVar[Mapping[str, str]] = {"score": "gain"}
+
+    unit: str = "nats"
 
     def _summary(self) -> list[str]:
         import pandas as pd
@@ -280,8 +290,8 @@ class TunedLens(LensScores):
         """
         self._refuse_shape(model)
         if identity(model) != (self.host or self.home):
-            was, origin = self.provenance, getattr(model, "nanogpt_origin", None)
-            theirs, mine = was.get("checkpoint"), getattr(origin, "name", None)
+            origin = getattr(model, "nanogpt_origin", None)
+            theirs, mine = self.checkpoint, getattr(origin, "name", None)
             changed = ", so that its weights were edited or processed (process_weights) since" if theirs == mine else ""
             raise AnalysisError(
                 f"the tuned lens was trained for {theirs or 'another model'} (weights {self.home[:12]}), not for "
@@ -355,6 +365,8 @@ class LogitAttribution(Result):
     answer: Tensor
     tokens: Tensor
     wrong: Tensor | None = None
+    unit: str = "logits"
+    signed: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 
@@ -119,7 +119,8 @@ class NeuronSearch(Result):
         probabilities: of the quantiles.
         n_tokens: of the corpus.
         sample_size: tokens of the sample.
-        unit: "neuron", "feature" or "unit".
+        unit_kind: "neuron", "feature" or "unit".
+        ranked_by: what an excerpt is ranked by, and `values` with it: its highest activation ("max") or its mean.
         trace: of the corpus, see `nanogpt_lens.text.seen`.
     """
 
@@ -147,8 +148,11 @@ class NeuronSearch(Result):
     probabilities: tuple[float, ...]
     n_tokens: int
     sample_size: int
-    unit: str
+    unit_kind: str
+    ranked_by: Literal["max", "mean"] = "max"
     trace: Tensor | None = None
+
+    _long: ClassVar[tuple[str, ...]] = ("vocabulary",)
 
     def page(self, layer: int, neuron: int) -> NeuronPage:
         """Everything about one unit; `layer` is the layer's own number.
@@ -161,7 +165,7 @@ class NeuronSearch(Result):
         return NeuronPage(
             layer=int(self.labels["layer"][where[0]]),
             neuron=where[1] % self.shape["neuron"],
-            kind=self.unit,
+            kind=self.unit_kind,
             mean=float(self.mean[where]),
             variance=float(self.variance[where]),
             sparsity=float(self.sparsity[where]),

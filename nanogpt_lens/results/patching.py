@@ -23,6 +23,7 @@ class PatchingResult(Result):
         values: the metric, averaged over the examples.
         clean, corrupted: the metric without any patch; `corrupted` is None where there is no corrupted run.
         direction: "denoise" patches into the corrupted run, "noise" into the clean one.
+        patched: the activation that is patched, or "paths"; "" where the result does not say.
         per_example: the same with a last dimension `example`; None for a metric that is a bare callable.
         low, high: 95% bootstrap interval of `values` over the examples; None for fewer than two.
         recovery: (values - corrupted) / (clean - corrupted): 1 is the clean run, 0 the corrupted
@@ -34,6 +35,7 @@ class PatchingResult(Result):
     clean: float
     corrupted: float | None
     direction: str
+    patched: str = ""
     per_example: Tensor | None = None
     low: Tensor | None = None
     high: Tensor | None = None
@@ -80,11 +82,13 @@ class AttributionResult(Result):
 
     Attributes:
         base: the metric of the run at which the gradient was taken.
+        patched: the activation that would be patched; "" where the result does not say.
         target: the metric of the run that the activations come from; None where there is none.
         per_example: with a last dimension `example`, where the metric has examples.
     """
 
     base: float
+    patched: str = ""
     target: float | None = None
     per_example: Tensor | None = None
 

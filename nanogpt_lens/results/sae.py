@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,11 @@ from nanogpt_lens.results.base import Scores
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_UNITS = {
+    **dict.fromkeys(("loss_clean", "loss_sae", "loss_zero", "loss_mean"), "nats per token"),
+    "l0": "active features per token",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -29,6 +35,8 @@ class SAEEvaluation(Scores):
 
     frequency: Tensor
     n_tokens: int
+    unit: str = "fraction"
+    units: Mapping[str, str] = field(default_factory=lambda: dict(_UNITS))
     same_text: bool | None = None
     seen_share: float | None = None
 

@@ -129,6 +129,9 @@ def find_change_point(
         quantity="step, iterations",
         definition=f"where the {direction} of {curve.quantity}{f' ({place})' if place else ''} is past a tenth (onset) "
         "and half of the way for good, from the mean of the first eighth of the stages to that of the last",
+        title="step",
+        unit="iterations",
+        sample=curve.sample,
         provenance={
             **curve.provenance,
             "change_point": {

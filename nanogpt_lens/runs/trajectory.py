@@ -29,7 +29,8 @@ from nanogpt_lens.core.unfinished import Unfinished
 from nanogpt_lens.heads.on_tasks import task_sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.model.reading import Reading
-from nanogpt_lens.results import Result, Trajectory
+from nanogpt_lens.results import Result, Sample, Trajectory
+from nanogpt_lens.results.files import as_json
 from nanogpt_lens.runs.stages import PATTERN, Stage, Walk, list_stages
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.from_model import own_text
@@ -222,13 +223,17 @@ def _as_tensors(value: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any
                 f"{name} gave a {type(value).__name__}; expected a result, a tensor, or a number"
             ) from None
         axes = [f"axis_{i}" for i in range(values.dim())]
-        words = {"labels": {}, "quantity": name, "definition": name}
+        words = {"labels": {}, "meaning": {"quantity": name, "definition": name}}
         return {"values": values}, {"axes": axes, "shape": list(values.shape), **words}
     columns = {"values": value.values, **{c: t for c in _COLUMNS if isinstance(t := getattr(value, c, None), Tensor)}}
     tensors = {column: tensor.double() for column, tensor in columns.items()}
     labels = {axis: list(labels) for axis, labels in value.labels.items()}
-    words = {"quantity": value.quantity, "definition": value.definition}
-    return tensors, {"axes": list(value.axes), "shape": list(value.values.shape), "labels": labels, **words}
+    return tensors, {
+        "axes": list(value.axes),
+        "shape": list(value.values.shape),
+        "labels": labels,
+        "meaning": as_json(value.meaning()),
+    }
 
 
 def _flat(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -260,13 +265,19 @@ def _joined(
     path: str | Path,
 ) -> Trajectory:
     shapes = {column: {part[column].shape[1:] if column in part else None for part in every} for column in every[0]}
-    tensors = {c: torch.cat([part[c] for part in every]) for c, found in shapes.items() if len(found) == 1}
+    tensors: dict[str, Any] = {
+        c: torch.cat([part[c] for part in every]) for c, found in shapes.items() if len(found) == 1
+    }
     hashes = [bytes(row).hex() for row in tensors.pop(_HASH).tolist()]
     plain = {
         key: value if isinstance(value, str | int | float | bool | None) else str(value)
         for key, value in options.items()
     }
     model = walk.model or walk.at(stages[-1])
+    meaning = dict(about["meaning"])
+    meaning["definition"] += f"; at {len(stages)} checkpoints of one training run"
+    if meaning.get("sample") is not None:
+        meaning["sample"] = Sample(**meaning["sample"])
     return Trajectory(
         values=tensors.pop("values"),
         axes=("step", *about["axes"]),
@@ -274,8 +285,7 @@ def _joined(
             "step": tuple(str(stage.step) for stage in stages),
             **{a: tuple(t) for a, t in about["labels"].items()},
         },
-        quantity=about["quantity"],
-        definition=f"{about['definition']}; at {len(stages)} checkpoints of one training run",
+        **meaning,
         measure=name,
         files=tuple(stage.path.name for stage in stages),
         provenance={

@@ -34,6 +34,7 @@ from nanogpt_lens.model.access import (
     record,
 )
 from nanogpt_lens.results.sae import SAEEvaluation
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Reader
 from nanogpt_lens.sae.training import autoencoder_units, passed_through, sae_lens, seeded
 from nanogpt_lens.text.corpus import Corpus, open_corpus
@@ -137,6 +138,9 @@ def evaluate_sae(
         definition=f"{len(tokens)} windows of {tokens.shape[1]} tokens of {sequences.name}; "
         + _DEFINITION.format(d_sae=units.n_units, k=k)
         + seen_words(seen_share, "the autoencoder"),
+        sample=Sample(
+            corpus=sequences.name, n=len(tokens), seq_len=tokens.shape[1], n_tokens=tokens.numel(), seed=seed
+        ),
         provenance=provenance(
             model,
             corpus=sequences.name,

@@ -193,5 +193,5 @@ def _caption(patterns: Result, names: list[str], size: int, max_value: float, ca
     mask = "; grey: later than the destination, masked" if causal else ""
     return (
         f"{patterns.quantity}: {what}, {size} tokens; a row is a destination, a column a source, from white (0) "
-        f"to blue ({max_value:g}){mask}. {patterns.definition}"
+        f"to blue ({max_value:g}){mask}. {patterns.explanation()}"
     )

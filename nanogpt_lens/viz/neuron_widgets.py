@@ -146,7 +146,7 @@ def topk_samples(search: NeuronSearch, *, neurons: Sequence[tuple[int, int]] | N
         ],
         "zerothDimensionName": "Excerpts",
         "zerothDimensionLabels": ["highest", "lowest"],
-        "firstDimensionName": search.unit.capitalize(),
+        "firstDimensionName": search.unit_kind.capitalize(),
         "firstDimensionLabels": [f"{page.layer}.{page.neuron}" for page in pages],
     }
     first = pages[0]
@@ -155,7 +155,8 @@ def topk_samples(search: NeuronSearch, *, neurons: Sequence[tuple[int, int]] | N
         props=props,
         static=f"<p>{first.kind} {first.layer}.{first.neuron}, highest:</p>{static_excerpts(first.highest[:5])}",
         caption=f"{search.quantity}: the {k} excerpts of {search.n_tokens:,} tokens on which each of {len(pages)} "
-        f"{search.unit}s is highest, and lowest, the most extreme first; then the scale, red below zero, blue above",
+        f"{search.unit_kind}s is highest, and lowest, the most extreme first; then the scale, red below zero, blue "
+        "above",
         height=420,
     )
 

@@ -11,7 +11,7 @@ from inspect import signature
 from typing import Any, Literal
 
 from nanogpt_lens.core.errors import ResultError
-from nanogpt_lens.results import AttentionPatterns, LensResult, NeuronSearch, Result
+from nanogpt_lens.results import AttentionPatterns, LensResult, MixedAttention, NeuronSearch, Result
 from nanogpt_lens.viz.attention_widgets import attention_heads, attention_pattern
 from nanogpt_lens.viz.neuron_widgets import text_neuron_activations, topk_samples, topk_tokens
 from nanogpt_lens.viz.token_widgets import (
@@ -80,7 +80,7 @@ def widget(result: Result, *, kind: str | None = None, **options: Any) -> Widget
 def _functions(result: Result) -> dict[str, Callable[..., Widget]]:
     """The functions that take this result, the default first."""
     square = result.axes[-2:] == ("dest_pos", "src_pos")
-    if isinstance(result, AttentionPatterns) or (square and result.quantity in ("attention rollout", "attention flow")):
+    if isinstance(result, AttentionPatterns) or (isinstance(result, MixedAttention) and square):
         return {"attention_heads": attention_heads, "attention_pattern": attention_pattern}
     if isinstance(result, LensResult):
         return {"token_log_probs": token_log_probs, "loss_by_point": loss_by_point}

@@ -303,6 +303,8 @@ def _figures(found: list[_Summary]) -> Iterator[Block]:
         axes=("score", "step"),
         labels={"score": ("loss",), "step": labels},
         quantity="loss, nats per token",
+        title="loss",
+        unit="nats per token",
         definition="mean cross-entropy of the next token on the same text",
         low=low,
         high=high,

@@ -84,7 +84,7 @@ def _measured(subject: Subject) -> InductionMeasures:
     on_text: dict[str, Any] = {}
     matching = prefix_matching(model, **options)
     if subject.text is not None:
-        seq_len = min(int(matching.provenance["arguments"]["seq_len"]), subject.seq_len)
+        seq_len = min(matching.seq_len, subject.seq_len)
         if seq_len >= 2:
             on_text = {
                 "text_matching": prefix_matching(model, subject.corpus, seq_len=seq_len, **options),

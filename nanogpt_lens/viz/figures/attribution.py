@@ -45,7 +45,7 @@ def contributions(
         notes.append(f"Example {i} of {result.shape['example']}")
     one_place = values.shape[1] == 1 or pos is not None
     kind = one_of("kind", kind or ("bars" if one_place else "heatmap"), ("bars", "heatmap"))  # type: ignore[assignment]
-    unit = words(result.quantity) + " (logits)"
+    unit = f"{words(result.quantity)} ({result.unit})"
     if kind == "heatmap":
         return _heatmap(result, values, unit, notes)
     at = index_of(result, "pos", -1 if pos is None else pos)

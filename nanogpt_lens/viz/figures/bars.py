@@ -28,12 +28,10 @@ def scores(result: Result, *, score: str | None = None) -> Drawing:
     """
     kept = list(range(result.shape["score"])) if score is None else [score_of(result, score)]
     names = places(result, "score")
-    titles = {"k_composition": "Induction circuit", "in_context_learning": "In-context learning"}
-    first = result.labels["score"][0] if result.labels.get("score") else ""
     return ranked(
         [names[i] for i in kept],
         Measured.of(result).at(kept),
-        title=titles.get(first, "Scores"),
+        title=words(result.title).capitalize() or "Scores",
         unit=words(result.quantity, longest=80),
     )
 

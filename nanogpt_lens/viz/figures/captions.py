@@ -1,37 +1,36 @@
-"""Captions: what the numbers are, and on what they were measured."""
+"""Captions: what the numbers are, and on what they were measured.
+
+A caption repeats what a result says of itself for people; what it does with it hangs on no word of that.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from nanogpt_lens.results.base import Result
-
-_KINDS = ("str", "list", "tuple", "ndarray", "Tensor", "Path", "PosixPath", "WindowsPath", "TextData", "own text")
-"""Where provenance names the corpus by its kind alone."""
-
-_AS_GIVEN = "low to high as given"
+from nanogpt_lens.results.sample import Sample
 
 _ATOM = r"""(?:-?\d+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _LIST = re.compile(rf"\[({_ATOM}(?:, {_ATOM}){{3,}})\]")
 """A list of more than three numbers or strings."""
 
 
-def caption_of(result: Result, *, notes: Iterable[str] = (), definition: str | None = None) -> str:
-    """Sentences: what is shown, the definition, the sample, intervals and chance, the checkpoint."""
-    parts = [*notes, result.definition if definition is None else definition]
-    interval = getattr(result, "low", None) is not None and getattr(result, "high", None) is not None
-    said = " ".join(parts).lower()
-    if interval and "interval" not in said and _AS_GIVEN not in said:
+def caption_of(
+    result: Result, *, notes: Iterable[str] = (), definition: str | None = None, intervals_told: bool = False
+) -> str:
+    """Sentences: what is shown, the definition, the intervals, the sample, the checkpoint.
+
+    Args:
+        result: that is drawn.
+        notes, definition, intervals_told: see `Drawing`.
+    """
+    parts = [*notes, result.explanation() if definition is None else definition]
+    has_intervals = getattr(result, "low", None) is not None and getattr(result, "high", None) is not None
+    if has_intervals and not intervals_told:
         parts.append(interval_of(result))
     parts += [sample_of(result), origin_of(result)]
     return _short_lists(_without_folders(result, " ".join(_sentence(part) for part in parts if part)))
-
-
-def measured_here(result: Result) -> bool:
-    """Whether an analysis of ours made the result: its provenance then names our version."""
-    return "nanogpt_lens" in result.provenance
 
 
 def interval_of(result: Result, called: str = "Intervals", *, over: str = "") -> str:
@@ -42,48 +41,33 @@ def interval_of(result: Result, called: str = "Intervals", *, over: str = "") ->
         called: how it is drawn: "Bands", "Bars".
         over: what was drawn again, such as " intervals over the sequences".
     """
-    return f"{called}: 95% bootstrap{over}" if measured_here(result) else f"{called}: {_AS_GIVEN}"
-
-
-def definition_of(result: Result, score: str | None = None) -> str:
-    """The result's definition; of several scores that it defines in turn, only the part about one."""
-    if score is None:
-        return result.definition
-    names = result.labels.get("score", ())
-    kept = []
-    for part in result.definition.split("; "):
-        about = next((name for name in names if part.startswith(f"{name}:")), None)
-        if about is None or about == score:
-            kept.append(part)
-    return "; ".join(kept)
+    return f"{called}: 95% bootstrap{over}" if result.made_here else f"{called}: low to high as given"
 
 
 def sample_of(result: Result) -> str:
-    """How many sequences of how many tokens, the text, the seed; "" where nothing was drawn."""
-    arguments = result.provenance.get("arguments", {})
+    """How many tokens, how many sequences of how many, the seed; "" where nothing was drawn.
+
+    The text is not named: definitions do that.
+    """
+    sample = result.sample or Sample()
     said = []
-    n, length = arguments.get("n"), arguments.get("length", arguments.get("seq_len"))
-    tokens = getattr(result, "n_tokens", None)
-    if isinstance(tokens, int):
-        said.append(f"{tokens:,} tokens")
-    if _whole(n):
-        said.append(f"{n} sequences" + (f" of {length} tokens" if _whole(length) else ""))
+    if sample.n_tokens is not None:
+        said.append(f"{sample.n_tokens:,} tokens")
+    if sample.n is not None:
+        said.append(f"{sample.n} sequences" + ("" if sample.seq_len is None else f" of {sample.seq_len} tokens"))
     elif (examples := _examples(result)) > 1:
         said.append(f"{examples} examples")
-    corpus = arguments.get("corpus", arguments.get("text"))
-    if isinstance(corpus, str) and corpus not in result.definition and corpus not in _KINDS:
-        said.append(f"text: {corpus}")
-    if _whole(arguments.get("seed")):
-        said.append(f"seed {arguments['seed']}")
+    if sample.seed is not None:
+        said.append(f"seed {sample.seed}")
     return f"Sample: {', '.join(said)}" if said else ""
 
 
 def origin_of(result: Result) -> str:
     """The checkpoint's name and the beginning of its SHA-256."""
-    name, digest = (result.provenance.get(key) for key in ("checkpoint", "checkpoint_sha256"))
-    if not name:
+    if result.checkpoint is None:
         return ""
-    return f"Checkpoint {short_name(str(name))}" + (f" (SHA-256 {digest[:12]})" if isinstance(digest, str) else "")
+    digest = result.checkpoint_sha256
+    return f"Checkpoint {short_name(result.checkpoint)}" + ("" if digest is None else f" (SHA-256 {digest[:12]})")
 
 
 def short_name(name: str) -> str:
@@ -106,12 +90,8 @@ def _short_lists(text: str) -> str:
 
 def _without_folders(result: Result, text: str) -> str:
     """The text, with the corpus' file in place of its path, which differs between machines."""
-    arguments = result.provenance.get("arguments", {})
-    for corpus in (arguments.get("corpus"), arguments.get("text")):
-        path = re.sub(r" \([^()]*\)$", "", corpus) if isinstance(corpus, str) else ""
-        if re.search(r"[/\\]", path):
-            text = text.replace(path, short_name(path))
-    return text
+    path = (result.sample.corpus if result.sample is not None else None) or ""
+    return text.replace(path, short_name(path)) if re.search(r"[/\\]", path) else text
 
 
 def _examples(result: Result) -> int:
@@ -119,10 +99,6 @@ def _examples(result: Result) -> int:
     if each is not None:
         return int(each.shape[-1])
     return result.shape.get("example", 1)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _sentence(text: str) -> str:

@@ -60,5 +60,5 @@ def score_of(result: Result, score: Any) -> int:
 
 
 def is_signed(result: Result, low: float) -> bool:
-    """Whether negative and positive values mean different things."""
-    return low < 0 or any(word in result.quantity for word in ("-1 to 1", "rise", "change", "difference", "cosine"))
+    """Whether negative and positive values mean different things; a value below zero says so too."""
+    return result.signed or low < 0

@@ -43,7 +43,7 @@ def pairs(result: Result, *, value: Literal["score", "above_chance"] = "score") 
     data, said = facts(chance=None if chance is None else chance[senders, receivers])
     shown = z if value == "score" or chance is None else z - chance
     shown = shown[senders, receivers]
-    word = words(result.quantity.split(",")[0])
+    word = words(result.heading)
     low = bounds(shown)[0]
     note = "" if chance is None else f"Chance: {float(chance[torch.isfinite(chance)].mean()):.3g}"
     return heat_map(

@@ -169,19 +169,27 @@ def steering(result: SteeringEffect, *, score: str | None = None) -> Drawing:
             )
             _rename_band(figure)
         add_line(figure, x, own, name="this direction", what="scale", legend=n == 0, **where)
-        _name_panel(figure, n, labels[i])
+        _name_panel(figure, n, labels[i], result.unit_of(labels[i]))
         figure.update_yaxes(nticks=6, row=where["row"], col=where["col"])
         last = n + columns >= len(chosen)
         figure.update_xaxes(title_text="scale" if last else "", row=where["row"], col=where["col"])
     said = interval_of(result, "Bands", over=" intervals")
     notes = (f"{said}; of the random directions from the lowest to the highest",)
-    return Drawing(figure=figure, title="What steering does", notes=notes, plot=plot, left=52, above=24, legend=True)
+    return Drawing(
+        figure=figure,
+        title="What steering does",
+        notes=notes,
+        intervals_told=True,
+        plot=plot,
+        left=52,
+        above=24,
+        legend=True,
+    )
 
 
-def _name_panel(figure: go.Figure, n: int, score: str) -> None:
+def _name_panel(figure: go.Figure, n: int, score: str, unit: str) -> None:
     """Write the score and its unit above the n-th panel."""
     which = str(n + 1) if n else ""
-    unit = "probability" if score.startswith("p(") else "nats"
     name = "KL" if score == "kl" else harmless(score, spaces=False)
     figure.add_annotation(
         text=f"{name}, {unit}",

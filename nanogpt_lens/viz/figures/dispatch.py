@@ -45,7 +45,7 @@ from nanogpt_lens.results import (
     SteeringEffect,
     TunedLens,
 )
-from nanogpt_lens.viz.figures.captions import caption_of, measured_here
+from nanogpt_lens.viz.figures.captions import caption_of
 from nanogpt_lens.viz.figures.choices import count
 from nanogpt_lens.viz.figures.drawing import Drawing, finished
 
@@ -124,9 +124,12 @@ def figure(result: Result, **options: Any) -> go.Figure:
         raise ResultError(f"title is {common['title']!r}; expected text")
     _check(result, options)
     drawing = draw(result, **options)
-    if not measured_here(result):
+    if not result.made_here:
         _as_given(drawing.figure)
-    return finished(drawing, caption_of(result, notes=drawing.notes, definition=drawing.definition), **common)
+    caption = caption_of(
+        result, notes=drawing.notes, definition=drawing.definition, intervals_told=drawing.intervals_told
+    )
+    return finished(drawing, caption, **common)
 
 
 def _check(result: Result, options: dict[str, Any]) -> None:

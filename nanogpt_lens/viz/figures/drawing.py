@@ -31,6 +31,7 @@ class Drawing:
         title: short; may hold labels, as they are.
         notes: sentences for the caption that say what is shown.
         definition: what the numbers are; None for the result's own.
+        intervals_told: whether the notes, or the definition, say what the intervals are.
         plot: height of the plotting area, in pixels.
         left, right: margins for ticks and their axis' title.
         above: between title and plot: a colour bar, titles of panels.
@@ -42,6 +43,7 @@ class Drawing:
     title: str
     notes: tuple[str, ...] = ()
     definition: str | None = None
+    intervals_told: bool = False
     plot: int = 300
     left: int = 64
     right: int = 18

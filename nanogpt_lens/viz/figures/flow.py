@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
@@ -12,7 +11,7 @@ import torch
 
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
-from nanogpt_lens.results.heads import AttentionPatterns
+from nanogpt_lens.results.heads import AttentionPatterns, MixedAttention
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
@@ -55,8 +54,8 @@ def flows(
             what="input position and token",
         )
     values = result.values if several else result.values[None]
-    start = re.search(r"from position (\d+)", result.definition)
-    end = tokens[int(start[1])] if start and int(start[1]) < len(tokens) else "the position"
+    start = result.pos if isinstance(result, MixedAttention) else None
+    end = "the position" if start is None else tokens[start]
     names = [f"layer {label}" for label in places(result, "layer")] if several else [end]
     if kind == "heatmap":
         picture = Map(

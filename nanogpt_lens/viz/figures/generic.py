@@ -37,7 +37,7 @@ def anything(result: Result, *, kind: Literal["heatmap", "bars"] | None = None, 
         order = largest(flat.values, count("k", k))
         cut = [f"The {len(order)} with the largest magnitude, of {len(names)}"] if len(order) < len(names) else []
         shown = flat.at(order)
-        alone = [words(result.quantity.split(",")[0], longest=30)] if not result.axes else None
+        alone = [words(result.heading, longest=30)] if not result.axes else None
         return ranked(
             alone or [names[i] for i in order.tolist()], shown, title=title, unit=unit, what=chosen, notes=cut
         )

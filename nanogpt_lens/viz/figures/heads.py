@@ -11,7 +11,6 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.heads import HeadTaxonomy
 from nanogpt_lens.viz import style
-from nanogpt_lens.viz.figures.captions import definition_of
 from nanogpt_lens.viz.figures.choices import count, is_signed, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map, heat_maps
@@ -21,7 +20,6 @@ from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts, plain
 
 _BARS = 20
 _CELLS = 12  # up to so many rows and columns the values stand in the cells
-_UNITS = {"entropy": "nats", "distance": "tokens"}
 
 
 def scores(result: Result, *, kind: Literal["heatmap", "bars"] = "heatmap", k: int | None = None) -> Drawing:
@@ -35,7 +33,7 @@ def scores(result: Result, *, kind: Literal["heatmap", "bars"] = "heatmap", k: i
     Raises:
         ResultError: another kind, or `k` for a heat map.
     """
-    return _one(result, {}, result.quantity, kind, k)
+    return _one(result, None, kind, k)
 
 
 def several(
@@ -53,19 +51,19 @@ def several(
         ResultError: no such score; bars, or `k`, of all of them.
     """
     if score is not None:
-        return _one(result, {"score": score_of(result, score)}, score, kind, k)
+        return _one(result, score, kind, k)
     one_of("kind", kind, ("heatmap", "bars"))
     if kind == "bars" or k is not None:
         given = "kind='bars'" if kind == "bars" else f"k={k}"
         known = ", ".join(result.labels["score"])
         raise ResultError(f"{given} was given without score=: bars are of one score; expected score= one of {known}")
-    names, units = result.labels["score"], _units(result)
-    maps = [_map(result, {"score": i}, name, result.axes, units.get(name, "")) for i, name in enumerate(names)]
+    names, units = result.labels["score"], result.units
+    maps = [_map(result, {"score": i}, name, result.axes) for i, name in enumerate(names)]
     low, high = bounds(result.values)
     mixed = len({units.get(name) for name in names}) > 1 or high > 1.05 or low < -1.05
     return heat_maps(
-        [_marked(shown, result, i, numbers=False) for i, shown in enumerate(maps)],
-        title="Head scores" if result.quantity == "head scores" else words(result.quantity).capitalize(),
+        [_marked(shown, numbers=False) for shown in maps],
+        title=words(result.quantity).capitalize(),
         unit="score",
         x_title="head",
         y_title="layer",
@@ -82,7 +80,7 @@ def taxonomy(
     k: int | None = None,
 ) -> Drawing:
     """As `several`; heads that carry the name are framed."""
-    drawing = several(result, score=score, kind=kind, k=k)
+    drawing = replace(several(result, score=score, kind=kind, k=k), intervals_told=True)
     if kind == "bars":
         return drawing
     shown = range(result.shape["score"]) if score is None else [score_of(result, score)]
@@ -111,21 +109,17 @@ def _with_notes(drawing: Drawing, *notes: str, title: str | None) -> Drawing:
     return replace(drawing, notes=(*notes, *drawing.notes), title=title or drawing.title)
 
 
-def _units(result: Result) -> dict[str, str]:
-    return _UNITS if "attention statistics" in result.quantity else {}
-
-
-def _one(result: Result, where: dict[str, int], name: str, kind: str, k: int | None) -> Drawing:
+def _one(result: Result, score: str | None, kind: str, k: int | None) -> Drawing:
     one_of("kind", kind, ("heatmap", "bars"))
     if kind == "heatmap" and k is not None:
         raise ResultError(f"k={k} was given, but a heat map shows every head; expected kind='bars' as well")
+    where = {} if score is None else {"score": score_of(result, score)}
+    name, unit = (result.quantity, "") if score is None else (score, result.units.get(score, ""))
     axes = tuple(axis for axis in result.axes if axis not in where)
-    unit = _units(result).get(name, "")
-    shown = _marked(_map(result, where, name, axes, unit), result, where.get("score"), numbers=True)
+    shown = _marked(_map(result, where, name, axes), numbers=True)
     low, high = bounds(shown.z)
-    definition = definition_of(result, name if where else None)
-    short = words(name.split(",")[0])
-    title = f"Head scores: {short}" if where else f"{short.capitalize()} of each head"
+    definition = result.explanation(score)
+    title = f"{words(result.heading).capitalize()} of each head" if score is None else f"Head scores: {words(score)}"
     called = words(name) + (f" ({unit})" if unit else "")
     if kind == "bars":
         return _bars(result, where, axes, _BARS if k is None else k, title=title, unit=called, definition=definition)
@@ -162,7 +156,7 @@ def _bars(
     )
 
 
-def _map(result: Result, where: dict[str, int], name: str, axes: tuple[str, ...], unit: str) -> Map:
+def _map(result: Result, where: dict[str, int], name: str, axes: tuple[str, ...]) -> Map:
     kept = tuple(axis for axis in axes if axis not in where)
     given = {
         other: _oriented(result, tensor, where, kept)
@@ -170,7 +164,7 @@ def _map(result: Result, where: dict[str, int], name: str, axes: tuple[str, ...]
         if (tensor := getattr(result, other, None)) is not None
     }
     data, said = facts(given.pop("low", None), given.pop("high", None), **given)
-    behind = f" {unit}" if unit else ""
+    behind = f" {result.units[name]}" if where and name in result.units else ""
     return Map(
         z=_oriented(result, result.values, where, kept),
         x=places(result, "head"),
@@ -181,7 +175,7 @@ def _map(result: Result, where: dict[str, int], name: str, axes: tuple[str, ...]
     )
 
 
-def _marked(shown: Map, result: Result, score: int | None, *, numbers: bool) -> Map:
+def _marked(shown: Map, *, numbers: bool) -> Map:
     small = max(shown.z.shape) <= (_CELLS if numbers else 6)
     largest = float(shown.z.abs().nan_to_num(0).max())
     return replace(shown, number=(".2f" if largest < 100 and largest >= 0.05 else ".2g") if small else "")

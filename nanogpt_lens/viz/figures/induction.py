@@ -68,6 +68,7 @@ def losses(result: Result, *, condition: str | None = None) -> Drawing:
         plot=290,
         legend=True,
         notes=(interval_of(result, "Bands", over=" intervals over the sequences"),) if every.has_interval else (),
+        intervals_told=every.has_interval,
     )
 
 
@@ -134,6 +135,6 @@ def ablation(result: Result, *, score: str | None = None, show: Literal["all", "
     rows = [i for i, label in enumerate(result.labels["ablated"]) if show == "all" or not label.startswith("control")]
     groups = []
     for i in chosen:
-        unit = f"{words(scores[i])} ({'fraction' if scores[i] == 'controls_as_strong' else 'nats per token'})"
+        unit = words(scores[i]) + (f" ({result.unit_of(scores[i])})" if result.unit_of(scores[i]) else "")
         groups.append((unit, [ablated[j] for j in rows], Measured.of(result).at((rows, i))))
     return stacked(groups, title="Without the induction heads", named="mean_of_controls")

@@ -99,7 +99,7 @@ def reading(
         notes.append(f"Positions {shown.start} to {shown.stop - 1} of {len(tokens)}")
     if several:
         notes.append(f"Example {at} of {result.shape['example']}")
-    name = "Tuned lens" if result.definition.startswith("tuned") else "Logit lens"
+    name = f"{result.method.capitalize()} lens"
     return heat_map(
         picture,
         title=f"{name}: most likely next tokens",
@@ -140,7 +140,7 @@ def _curves(result: LensResult, score: str | None) -> Drawing:
     known = [name for name, values in means.items() if values is not None and bool(values.isfinite().any())]
     chosen = known if score is None else [one_of("score", score, known)]
     panels = [(name, Measured(values)) for name in chosen if (values := means[name]) is not None]
-    name = "Tuned lens" if result.definition.startswith("tuned") else "Logit lens"
+    name = f"{result.method.capitalize()} lens"
     n = result.tokens.numel()
     return _over_depth(result, panels, title=f"{name} over depth", notes=[f"Means over {n} positions"])
 
@@ -195,7 +195,13 @@ def _depth(result: ConvergenceResult) -> Drawing:
         f"Dashed: the mean over all positions, {result.mean_depth:.2f}{interval}; "
         f"{result.n_layers}: at the output alone"
     )
-    return Drawing(figure=figure, title="Depth at which the top token settles", notes=(note,), plot=260)
+    return Drawing(
+        figure=figure,
+        title="Depth at which the top token settles",
+        notes=(note,),
+        intervals_told=result.depth_low is not None,
+        plot=260,
+    )
 
 
 def depth_axis(result: LensResult | ConvergenceResult | LensScores, figure: go.Figure, **place: Any) -> None:
@@ -263,4 +269,13 @@ def _over_depth(
     said = list(notes)
     if any(own.has_interval for _, own in panels):
         said.append(interval_of(result, "Bands", over=" intervals"))
-    return Drawing(figure=figure, title=title, notes=tuple(said), plot=plot, left=46, above=24, legend=chance)
+    return Drawing(
+        figure=figure,
+        title=title,
+        notes=tuple(said),
+        intervals_told=any(own.has_interval for _, own in panels),
+        plot=plot,
+        left=46,
+        above=24,
+        legend=chance,
+    )

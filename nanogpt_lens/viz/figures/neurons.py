@@ -65,7 +65,7 @@ def search(
     notes = (
         f"{result.sample_size:,} tokens drawn from {result.n_tokens:,}; above 0 on "
         f"{100 * (1 - page.sparsity):.1f}% of all tokens",
-        f"Highest activation {float(result.values[i, j]):.4g}" if "highest activation" in result.quantity else "",
+        f"Highest activation {float(result.values[i, j]):.4g}" if result.ranked_by == "max" else "",
     )
     return Drawing(
         figure=figure,
@@ -89,15 +89,15 @@ def _overview(result: NeuronSearch, layer: int | str | None) -> Drawing:
                 name=f"layer {names[i]}",
                 text=numbers,
                 marker={"size": 4, "color": style.colour_of(i), "opacity": 0.6, "symbol": i % 5},
-                hovertemplate=f"{result.unit.capitalize()} %{{text}}: above 0 on %{{x:.3g}}% of tokens; "
-                f"{plain(words(result.quantity.split(' at ')[0]))} %{{y:.4g}}.<extra></extra>",
+                hovertemplate=f"{result.unit_kind.capitalize()} %{{text}}: above 0 on %{{x:.3g}}% of tokens; "
+                f"{plain(words(result.heading))} %{{y:.4g}}.<extra></extra>",
             )
         )
     figure.update_xaxes(title_text="tokens on which it is above 0 (%)", rangemode="tozero")
-    figure.update_yaxes(title_text=words(result.quantity.split(" at ")[0], longest=60), rangemode="tozero")
-    note = f"A point is one {result.unit}; one {result.unit}'s histogram by layer= and neuron="
+    figure.update_yaxes(title_text=words(result.heading, longest=60), rangemode="tozero")
+    note = f"A point is one {result.unit_kind}; one {result.unit_kind}'s histogram by layer= and neuron="
     return Drawing(
-        figure=figure, title=f"All {result.unit}s: how often, how strongly", notes=(note,), plot=310, legend=True
+        figure=figure, title=f"All {result.unit_kind}s: how often, how strongly", notes=(note,), plot=310, legend=True
     )
 
 

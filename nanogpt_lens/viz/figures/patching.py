@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import plotly.graph_objects as go
@@ -64,12 +64,13 @@ def effects(
     grid = grid_of(result, where, strength=result.effect)
     kind = "bars" if kind is None and grid.columns is None else kind or "heatmap"
     one_of("kind", kind, ("heatmap", "bars"))
-    what = result.quantity.rsplit(" after ", 1)[-1] if " after " in result.quantity else "patching"
-    title = f"{_TITLES[shown.name]} after {what}"
+    title = f"{_TITLES[shown.name]} after patching" + (f" {result.patched}" if result.patched else "")
     notes = _runs(result, shown)
+    told = shown.name == "recovery" and shown.low is not None
     if kind == "bars" or grid.columns is None:
-        return _bars(result, shown, where, result.effect, k, title=title, notes=notes)
-    drawing = _heatmap(result, grid, shown, title=title, notes=notes)
+        drawing = _bars(result, shown, where, result.effect, k, title=title, notes=notes)
+        return replace(drawing, intervals_told=told or isinstance(result, ScreeningResult))
+    drawing = replace(_heatmap(result, grid, shown, title=title, notes=notes), intervals_told=told)
     if isinstance(result, ScreeningResult):
         _verified(drawing.figure, grid.rearranged(result.verified), grid)
     return drawing

@@ -15,14 +15,6 @@ from nanogpt_lens.viz.figures.labels import places
 from nanogpt_lens.viz.figures.lines import histogram
 from nanogpt_lens.viz.figures.numbers import Measured
 
-_UNITS = {
-    "l0": "active features per token",
-    "loss_clean": "nats per token",
-    "loss_sae": "nats per token",
-    "loss_zero": "nats per token",
-    "loss_mean": "nats per token",
-}
-
 
 def evaluation(
     result: SAEEvaluation, *, kind: Literal["scores", "density"] = "scores", score: str | None = None
@@ -43,8 +35,8 @@ def evaluation(
     labels = list(result.labels["score"])
     chosen = list(range(len(labels))) if score is None else [score_of(result, score)]
     groups = []
-    for unit in ("fraction", "nats per token", "active features per token"):
-        kept = [i for i in chosen if _UNITS.get(labels[i], "fraction") == unit]
+    for unit in dict.fromkeys([result.unit, *result.units.values()]):
+        kept = [i for i in chosen if result.unit_of(labels[i]) == unit]
         if kept:
             names = [places(result, "score")[i] for i in kept]
             groups.append((unit, names, Measured.of(result).at(kept)))

@@ -74,6 +74,7 @@ def best(result: SeparatingNeurons, *, kind: Literal["best", "all"] = "best", k:
         plot=bars_height(len(labels)),
         left=left,
         notes=(note, interval_of(result, "Bars", over=" intervals")),
+        intervals_told=True,
         legend=True,
     )
 
@@ -103,8 +104,7 @@ def _chance_line(labels: list[str], chance: float) -> go.Scatter:
 
 
 def _class_of(result: SeparatingNeurons) -> str:
-    called = result.provenance.get("arguments", {}).get("predicate")
-    return called if isinstance(called, str) and len(called) <= 24 else "the class"
+    return result.predicate if 0 < len(result.predicate) <= 24 else "the class"
 
 
 def _all(result: SeparatingNeurons, note: str) -> Drawing:
@@ -121,7 +121,12 @@ def _all(result: SeparatingNeurons, note: str) -> Drawing:
     beyond = int((result.separation > result.chance).sum())
     notes = (f"{beyond} of {values.numel():,} neurons are beyond chance", note)
     return Drawing(
-        figure=figure, title=f"All neurons: separation of {_class_of(result)}", notes=notes, plot=260, legend=True
+        figure=figure,
+        title=f"All neurons: separation of {_class_of(result)}",
+        notes=notes,
+        intervals_told=True,
+        plot=260,
+        legend=True,
     )
 
 
@@ -152,7 +157,7 @@ def ablation(
         labels,
         Measured.of(result).at((0, chosen)),
         title=f"Without {taken}",
-        unit="nats per token",
+        unit=result.unit,
         others=others,
         named="mean_of_controls",
     )

@@ -74,9 +74,16 @@ def over_steps(
     notes = [f"Shown: {spot(result, **fixed)}"] if fixed else []
     if len(loud) < len(lines):
         notes.append(f"In colour the {len(loud)} lines that change most, of {len(lines)}")
-    notes += _marked(figure, mark, x, steps)
-    title = f"{words(result.quantity.split(',')[0], longest=50).capitalize()} over training"
-    return Drawing(figure=figure, title=title, notes=tuple(notes), plot=300, legend=True)
+    about_mark = _marked(figure, mark, x, steps)
+    title = f"{words(result.heading, longest=50).capitalize()} over training"
+    return Drawing(
+        figure=figure,
+        title=title,
+        notes=(*notes, *about_mark),
+        intervals_told=isinstance(mark, tuple | list) and mark[1] < mark[2],
+        plot=300,
+        legend=True,
+    )
 
 
 def _steps(result: Result) -> list[int]:
@@ -110,7 +117,7 @@ def _lines(result: Result, fixed: dict[str, int]) -> tuple[list[Measured], list[
 
 def _names(result: Result, left: Sequence[str]) -> list[str]:
     if not left:
-        return [words(result.quantity.split(",")[0], longest=50)]
+        return [words(result.heading, longest=50)]
     each = [places(result, axis) for axis in left]
     units = [i for i, axis in enumerate(left) if axis in _BESIDE]
     names = []

@@ -67,7 +67,14 @@ def scores(result: LensScores, *, score: str | None = None, y: Literal["log", "l
     notes = [interval_of(result, "Bands", over=" intervals over the sequences")] if result.low is not None else []
     if y == "log":
         notes.append("At the output both are 0, which a logarithmic axis does not have")
-    return Drawing(figure=figure, title="Tuned lens and logit lens", notes=tuple(notes), plot=300, legend=True)
+    return Drawing(
+        figure=figure,
+        title="Tuned lens and logit lens",
+        notes=tuple(notes),
+        intervals_told=result.low is not None,
+        plot=300,
+        legend=True,
+    )
 
 
 def lens(

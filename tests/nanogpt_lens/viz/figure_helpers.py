@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import torch
 
 import nanogpt_lens as ngl
-from nanogpt_lens.results import Result, Scores
+from nanogpt_lens.results import Result, Sample, Scores
 from tests.nanogpt_lens.neurons.neuron_helpers import play
 
 QUIET = {"progress": False}
@@ -59,11 +59,13 @@ def steps(*axes: str) -> Scores:
         axes=("step", *axes),
         labels={"step": labels, **names},
         quantity="head score, 0 to 1",
+        title="head score",
+        sample=Sample(n=8, seed=3),
         definition="the largest score of any head",
         low=values - 0.1,
         high=values + 0.2,
         chance=torch.full_like(values, 0.25),
-        provenance={"checkpoint": "run", "arguments": {"n": 8, "seed": 3}},
+        provenance={"checkpoint": "run"},
     )
 
 
@@ -151,6 +153,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
         values=torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(1)),
         axes=("layer", "feature", "case", "pos"),
         quantity="something signed, change",
+        signed=True,
         definition="made up",
     ),
 }
