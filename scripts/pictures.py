@@ -100,8 +100,7 @@ def order() -> Any:
         **curves,
         axes=("step", "score"),
         labels={"step": heads.labels["step"], "score": names},
-        quantity=heads.quantity,
-        definition=heads.definition,
+        **heads.meaning(),
         measure="best heads",
         provenance=heads.provenance,
     )

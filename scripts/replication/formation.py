@@ -25,7 +25,7 @@ def random_heads(model: Any, *, n: int = 64, seed: int = 0) -> Scores:
     "previous_token" is attention to the position before, "induction" prefix matching (stripe).
     """
     matching = prefix_matching(model, n=n, seed=seed)
-    tokens = repeated_tokens(model, seq_len=matching.provenance["arguments"]["seq_len"], n=n, seed=seed)
+    tokens = repeated_tokens(model, seq_len=matching.seq_len, n=n, seed=seed)
     previous = statistics_of(model, tokens, origin="repeated random tokens", seed=seed)
     at = previous.labels["score"].index("previous_token")
 
@@ -40,6 +40,9 @@ def random_heads(model: Any, *, n: int = 64, seed: int = 0) -> Scores:
         axes=("score", "layer", "head"),
         labels={"score": SCORES},
         quantity="attention, from 0 to 1",
+        title="attention",
+        unit="attention",
+        sample=matching.sample,
         definition="attention to the position before, and prefix matching (stripe), on the same repeated random "
         "permutations",
         provenance=matching.provenance,
@@ -222,6 +225,8 @@ def _gain(accuracy: Trajectory) -> Scores:
         axes=("step",),
         labels={"step": accuracy.labels["step"]},
         quantity="in-context loss gain, nats",
+        title="in-context loss gain",
+        unit="nats",
         definition="loss at a trigger's first time minus loss at its later ones",
         per_example=each,
     )

@@ -48,7 +48,7 @@ def only_the_induction_head(scores, at_least):
 
 def test_a_perfect_head_scores_one_and_no_other_head_is_found(handmade):
     stripe = prefix_matching(handmade)
-    assert stripe.provenance["arguments"]["seq_len"] == CONTEXT // 2
+    assert stripe.seq_len == CONTEXT // 2
     assert stripe.values[INDUCTION].item() == pytest.approx(1, abs=1e-9)
     olsson = prefix_matching(handmade, convention="olsson")
     assert olsson.provenance["arguments"]["copies"] == 4
@@ -102,7 +102,7 @@ def test_on_a_corpus_against_plain_loops(model, convention):
     corpus = torch.randint(5, (43,), generator=torch.Generator().manual_seed(0))
     scores = prefix_matching(model, corpus, seq_len=length, n=50, convention=convention)
     tokens = torch.stack([torch.cat([corpus[7 * i : 7 * i + 7]] * copies) for i in range(6)])
-    assert scores.provenance["arguments"]["n"] == 6
+    assert scores.sample.n == 6
     assert "7 tokens, windows of the given corpus" in scores.definition
     found = patterns(model, tokens)
     uniform = torch.ones_like(found).tril()

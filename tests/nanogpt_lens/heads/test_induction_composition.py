@@ -38,8 +38,7 @@ def handmade():
 def test_the_handmade_circuit_is_found(handmade, text):
     corpus = torch.randint(VOCAB, (400,), generator=torch.Generator().manual_seed(0)) if text else None
     scores = induction_composition(handmade, corpus)
-    arguments = scores.provenance["arguments"]
-    assert (arguments["sender"], arguments["receiver"]) == ("0.1", "1.0")
+    assert (scores.sender, scores.receiver) == ("0.1", "1.0")
     assert "K-composition of 0.1, " in scores.definition
     assert "with 1.0, " in scores.definition
     assert scores.score("previous_token").item() == pytest.approx(1, abs=1e-9)
@@ -86,9 +85,8 @@ def test_against_patterns_and_whole_matrices(tmp_path):
             earlier = [(layer, head) for layer in range(receiver[0]) for head in range(2)]
             sender = max(earlier, key=lambda at: back[at])
             decided += back[sender] < back.max() or matching[receiver] < matching.max()
-            arguments = scores.provenance["arguments"]
-            assert arguments["sender"] == f"{sender[0]}.{sender[1]}"
-            assert arguments["receiver"] == f"{receiver[0]}.{receiver[1]}"
+            assert scores.sender == f"{sender[0]}.{sender[1]}"
+            assert scores.receiver == f"{receiver[0]}.{receiver[1]}"
             ov = model.W_V[sender] @ model.W_O[sender]
             kq = model.W_K[receiver] @ model.W_Q[receiver].T
             composed = ((ov @ kq).norm() / ov.norm() / kq.norm()).item()
@@ -144,4 +142,4 @@ def test_no_model_is_refused():
 
 def test_a_context_of_another_length(handmade):
     scores = induction_composition(handmade, n=2)
-    assert scores.provenance["arguments"]["seq_len"] == CONTEXT // 2
+    assert scores.seq_len == CONTEXT // 2

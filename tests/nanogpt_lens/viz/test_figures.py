@@ -55,15 +55,17 @@ def test_the_caption_says_what_and_on_what(name):
     arguments = made.provenance.get("arguments", {})
     if isinstance(arguments.get("seed"), int):
         assert f"seed {arguments['seed']}" in caption
+        assert made.sample.seed == arguments["seed"]
     if isinstance(arguments.get("n"), int):
         assert f"{arguments['n']} sequences" in caption
+        assert made.sample.n == arguments["n"]
     checkpoint = made.provenance.get("checkpoint")
     if checkpoint:
         assert f"Checkpoint {'run' if checkpoint == 'run' else 'shakespeare_char'}" in caption
         assert "/" not in caption.split("Checkpoint ")[1]
     if digest := made.provenance.get("checkpoint_sha256"):
         assert f"(SHA-256 {digest[:12]})" in caption
-    words = re.findall(r"\w{5,}", made.definition)
+    words = re.findall(r"\w{5,}", made.explanation())
     assert sum(word.lower() in caption.lower() for word in words) >= 0.9 * len(words)
     assert note.yshift == -drawn.layout.margin.b + 14 * (note.text.count("<br>") + 1) + 12
 

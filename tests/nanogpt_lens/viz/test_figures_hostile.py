@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nanogpt_lens.results import AttentionPatterns, Result, Scores
+from nanogpt_lens.results import AttentionPatterns, Result, Scores, SeparatingNeurons
 from nanogpt_lens.viz.figures import figure, uncaptioned
 from tests.hostile import HOSTILE, plain
 from tests.nanogpt_lens.viz.figure_helpers import result, texts
@@ -177,13 +177,14 @@ def test_steering_scores_with_hostile_tokens():
 )
 def test_definitions_quantities_titles_and_checkpoints(name):
     made = result(name)
-    arguments = {**made.provenance.get("arguments", {}), "predicate": PREDICATE}
+    called = {"predicate": PREDICATE} if isinstance(made, SeparatingNeurons) else {}
     origin = {"checkpoint": "/home/<b>me</b>/&lt;\u202e.pt", "checkpoint_sha256": "ab" * 32}
     hostile = replace(
         made,
         definition=f"{made.definition}; {' '.join(TOKENS)}",
         quantity=f"{made.quantity} <b>&lt;\x00",
-        provenance={**made.provenance, **origin, "arguments": arguments},
+        provenance={**made.provenance, **origin},
+        **called,
     )
     drawn = figure(hostile)
     shown = check(drawn)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nanogpt_lens.core.errors import ResultError
-from nanogpt_lens.results import SAEEvaluation
+from nanogpt_lens.results import SAEEvaluation, Sample
 from nanogpt_lens.viz.figures import figure
 from tests.nanogpt_lens.viz.figure_helpers import bars, ends
 
@@ -27,7 +27,8 @@ def evaluation() -> SAEEvaluation:
         definition="10 windows of 8 tokens",
         frequency=torch.tensor([0.0, 0.1, 0.1, 0.01] * 16),
         n_tokens=80,
-        provenance={"checkpoint": "out/ckpt.pt", "arguments": {"n": 10, "seq_len": 8, "seed": 4}},
+        sample=Sample(n=10, seq_len=8, n_tokens=80, seed=4),
+        provenance={"checkpoint": "out/ckpt.pt"},
     )
 
 
