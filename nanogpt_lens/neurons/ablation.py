@@ -24,7 +24,7 @@ from nanogpt_lens.interventions.sources import RunningMean
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Edit, Hooked, device_of, evaluating, loss_per_token, provenance, run, token_labels
 from nanogpt_lens.neurons.predicates import Predicate, labels_of, token_class
-from nanogpt_lens.results.effects import NeuronAblation
+from nanogpt_lens.results.effects import NeuronAblation, SeparatingNeurons
 from nanogpt_lens.results.neurons import NeuronSearch
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.batches import batches
