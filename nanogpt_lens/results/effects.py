@@ -181,6 +181,8 @@ class NeuronAblation(Scores):
     hit_texts: tuple[tuple[str, str], ...]
     n_class: tuple[int, ...] = ()
     seen_share: float | None = None
+    quantity: str = "loss, nats per token"
+    title: str = "loss"
     unit: str = "nats per token"
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class InterventionResult(Result):
     metric: Tensor | None = None
     base_metric: Tensor | None = None
     metric_name: str | None = None
+
+    _long: ClassVar[tuple[str, ...]] = ("activations", "base_activations")
 
     def __post_init__(self) -> None:
         super().__post_init__()
