@@ -101,6 +101,7 @@ def evaluate_sae(
     """
     sae_lens()
     units = autoencoder_units(model, sae)
+    name = units.names[0]
     check_whole(2, n=n)
     check_whole(seed=seed)
     text = open_corpus(model, corpus)
@@ -108,21 +109,20 @@ def evaluate_sae(
     tokens = _windows(sequences, n, seed).to(device_of(model))
     chunks = tokens.split(sequences.batch_size)
     with evaluating(model):
-        mean, l0 = _first_pass(model, units.names[0], sae, chunks)
+        mean, l0 = _first_pass(model, name, sae, chunks)
         if not bool(mean.isfinite().all()):
-            raise AnalysisError(
-                f"some activations at {units.names[0]} are not finite; the model overflows on this text"
-            )
+            raise AnalysisError(f"some activations at {name} are not finite; the model overflows on this text")
         k = min(max(1, round(l0)), units.n_units)
-        first = record(model, chunks[0], units.names)[units.names[0]]
+        first = record(model, chunks[0], units.names)[name]
         control = _control(sae, first, mean, k=k, seed=seed)
         bar = tqdm(chunks, desc="autoencoder", delay=1, disable=not progress, unit="batch")
         found = [_sums(model, units, {"sae": sae, "control": control}, mean, chunk) for chunk in bar]
-    kept = {name: torch.cat([part[name] for part in found], -1) for name in found[0]}
+    kept = {key: torch.cat([part[key] for part in found], -1) for key in found[0]}
     fired = {who: kept.pop(f"{who}/fired").view(len(found), -1).sum(0) for who in ("sae", "control")}
     values, low, high = _scores(kept, "sae", fired["sae"], seed=seed)
     chance, _, _ = _scores(kept, "control", fired["control"], seed=seed)
     seen_share = text.share_seen(_trace(sae))
+    drawn = {"n": len(tokens), "seq_len": tokens.shape[1], "seed": seed}
     return SAEEvaluation(
         values=values,
         low=low,
@@ -134,21 +134,17 @@ def evaluate_sae(
         same_text=None if seen_share is None else seen_share >= 0.5,
         axes=("score",),
         labels={"score": SCORES},
-        quantity=f"quality of {units.n_units} features at {units.names[0]}",
+        quantity=f"quality of {units.n_units} features at {name}",
         definition=f"{len(tokens)} windows of {tokens.shape[1]} tokens of {sequences.name}; "
         + _DEFINITION.format(d_sae=units.n_units, k=k)
         + seen_words(seen_share, "the autoencoder"),
-        sample=Sample(
-            corpus=sequences.name, n=len(tokens), seq_len=tokens.shape[1], n_tokens=tokens.numel(), seed=seed
-        ),
+        sample=Sample(corpus=sequences.name, n_tokens=tokens.numel(), **drawn),
         provenance=provenance(
             model,
             corpus=sequences.name,
-            n=len(tokens),
-            seq_len=tokens.shape[1],
-            seed=seed,
+            **drawn,
             sae=units.autoencoder,
-            hook_name=units.names[0],
+            hook_name=name,
             trained_on={key: sae.cfg.metadata[key] for key in ("checkpoint_sha256", "corpus", "training_tokens")},
         ),
     )
