@@ -92,7 +92,7 @@ def seconds(function):
 
 def compare(name, model, clean, corrupted, activation, axes, rounds):
     """Time of TransformerLens over ours, in turns; the largest difference of the values."""
-    metric = ngl.logit_diff(*likely_answers(model, clean, corrupted))
+    metric = ngl.metrics.logit_diff(*likely_answers(model, clean, corrupted))
     _, cache = model.run_with_cache(clean)
     sweep = getattr(theirs, THEIRS[activation, axes])
 
@@ -134,7 +134,7 @@ def screened_pair(model, clean_text, corrupted_text, k, rounds):
     """Recall of the true top k, and the time of the screening against both exact sweeps."""
     axes = ("layer", "pos", "head")
     clean, corrupted = (ngl.encode_text(model, text)[None] for text in (clean_text, corrupted_text))
-    metric = ngl.logit_diff(*likely_answers(model, clean, corrupted))
+    metric = ngl.metrics.logit_diff(*likely_answers(model, clean, corrupted))
     given = (model, clean, corrupted, metric)
     options = {"activation": "z", "axes": axes, "progress": False}
     _, cache = model.run_with_cache(clean)

@@ -84,7 +84,7 @@ def copied(stages, folder):
 def sequences(model, folder):
     """What a trajectory without text looks at: sequences of the task, else the model's own text."""
     try:
-        return torch.from_numpy(task_sequences(model, ngl.read_task(folder), n=SEQUENCES).tokens)
+        return torch.from_numpy(task_sequences(model, ngl.tasks.read_task(folder), n=SEQUENCES).tokens)
     except ConversionError:
         return own_text(model, seq_len=model.cfg.n_ctx, n=SEQUENCES)
 
@@ -96,7 +96,7 @@ def options_of(measure, n):
 def single_function(measure, folder, model, n):
     """The measure as a function of a model, on the sequences of the trajectory."""
     analysis = ANALYSES[measure]
-    second = (ngl.read_task(folder),) if analysis.looks_at == "task" else ()
+    second = (ngl.tasks.read_task(folder),) if analysis.looks_at == "task" else ()
     second = (sequences(model, folder),) if analysis.looks_at == "corpus" else second
     return lambda one: analysis.call(one, *second, progress=False, **options_of(measure, n))
 

@@ -56,7 +56,7 @@ def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
 
     def patching() -> Any:
         pair = ngl.find_prompt_pair(model, text)
-        metric = ngl.logit_diff(pair.answer_string, pair.wrong_string)
+        metric = ngl.metrics.logit_diff(pair.answer_string, pair.wrong_string)
         options = {"activation": "resid_pre", "axes": ("layer", "pos"), "progress": False}
         return ngl.activation_patching(model, pair.clean, pair.corrupted, metric, **options).plot()
 
@@ -73,9 +73,9 @@ def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-def kept(measure: str) -> ngl.Trajectory:
+def kept(measure: str) -> ngl.results.Trajectory:
     """What was measured at the stages of seed 1337 when it was trained."""
-    return ngl.Trajectory.load(ROOT / "docs" / "data" / "trajectories" / "induction_1337" / measure)
+    return ngl.results.Trajectory.load(ROOT / "docs" / "data" / "trajectories" / "induction_1337" / measure)
 
 
 def formation() -> Any:
@@ -96,7 +96,7 @@ def order() -> Any:
         if (t := getattr(heads, c)) is not None
     }
     names = tuple(f"{s.replace('_', ' ')}, head {a}.{b}" for s, (a, b) in zip(heads.labels["score"], best, strict=True))
-    both = ngl.Trajectory(
+    both = ngl.results.Trajectory(
         **curves,
         axes=("step", "score"),
         labels={"step": heads.labels["step"], "score": names},
@@ -114,7 +114,7 @@ def accuracy() -> Any:
 
 def page_of(picture: Any, file: Path) -> Path:
     """A page with one widget or figure."""
-    body = picture.block("p") if isinstance(picture, ngl.Widget) else figure_block(picture, "p")
+    body = picture.block("p") if isinstance(picture, ngl.viz.widget.Widget) else figure_block(picture, "p")
     main = f'<main style="width:780px;margin:0;padding:12px 20px">{body}</main>'
     file.write_text(document(title="picture", body=main, libraries=("plotly", "circuitsvis")), newline="")
     return file

@@ -22,11 +22,11 @@ from conversion.atomic import write_text
 from conversion.checkpoint import read_checkpoint, save_checkpoint
 from conversion.compact import save_compact
 from conversion.native import GPT
-from nanogpt_lens import TrainConfig, load, task_accuracy, task_heads, train, trajectory, trigger_bigrams
+from nanogpt_lens import TrainConfig, load, task_accuracy, task_heads, train, trajectory
 from nanogpt_lens.model.fingerprints import file_hash
 from nanogpt_lens.results import Scores, Trajectory
 from nanogpt_lens.runs.stages import Walk, list_stages
-from nanogpt_lens.text.tasks import Task, TriggerBigrams, read_task
+from nanogpt_lens.text.tasks import Task, TriggerBigrams, read_task, trigger_bigrams
 from scripts.mechanisms import shuffled_context, whose_outputs
 from scripts.replication.formation import random_heads
 

@@ -48,7 +48,8 @@ def run(text: Path, folder: Path, shape: tuple[int, int, int], seed: int) -> dic
     import torch
 
     torch.set_num_threads(1)
-    from nanogpt_lens import TrainConfig, train, trigger_bigrams
+    from nanogpt_lens import TrainConfig, train
+    from nanogpt_lens.text.tasks import trigger_bigrams
 
     layers, heads, width = shape
     config = TrainConfig(n_layer=layers, n_head=heads, n_embd=width, seed=seed, **SETTINGS)

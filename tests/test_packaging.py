@@ -55,7 +55,7 @@ def test_a_plain_install_knows_the_shipped_checkpoint(wheel, tmp_path):
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import nanogpt_lens as ngl\n"
         "assert ngl.__file__.startswith(sys.argv[1]), ngl.__file__\n"
-        "print(len(ngl.list_stages('induction')), ngl.read_task('induction').n_triggers)\n"
+        "print(len(ngl.list_stages('induction')), ngl.tasks.read_task('induction').n_triggers)\n"
         "print(ngl.shipped_checkpoints(), ngl.load('shakespeare_char').cfg.n_layers)"
     )
     done = subprocess.run(

@@ -65,7 +65,7 @@ def test_a_users_own_lines_give_the_induction_scores(seed):
 
 def test_a_users_own_lines_give_the_accuracy():
     """A plain loop over the task's sequences, without the package's own counting."""
-    model, task = ngl.load("induction"), ngl.read_task(ROOT / "checkpoints" / "induction")
+    model, task = ngl.load("induction"), ngl.tasks.read_task(ROOT / "checkpoints" / "induction")
     from nanogpt_lens.heads.on_tasks import task_sequences
 
     drawn = task_sequences(model, task, n=256, seed=0)

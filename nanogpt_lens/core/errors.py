@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from conversion.errors import NanoGPTLensError
+from conversion.errors import (
+    BackendError,
+    CheckpointError,
+    ConversionError,
+    EquivalenceError,
+    NanoGPTLensError,
+    VocabularyError,
+)
 
-__all__ = ["AnalysisError", "DataError", "NanoGPTLensError", "ResultError", "TrainingError"]
+__all__ = [
+    "AnalysisError",
+    "BackendError",
+    "CheckpointError",
+    "ConversionError",
+    "DataError",
+    "EquivalenceError",
+    "NanoGPTLensError",
+    "ResultError",
+    "TrainingError",
+    "VocabularyError",
+]
 
 
 class AnalysisError(NanoGPTLensError):

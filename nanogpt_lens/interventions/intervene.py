@@ -31,7 +31,7 @@ def intervene(
 ) -> InterventionResult:
     """Run a text with interventions, and without.
 
-        ngl.intervene(model, "ROMEO:", {"place": "1.0", "source": "zero"}, metric=ngl.loss()).change
+        ngl.intervene(model, "ROMEO:", {"place": "1.0", "source": "zero"}, metric=ngl.metrics.loss()).change
 
     Args:
         model: a HookedTransformer or a TransformerBridge.
@@ -40,7 +40,7 @@ def intervene(
         other: the text of the run that "other" takes activations from, of the same length; one example or as many.
         reference: the texts that "mean" averages and "resample" draws from; None for the examples of `text`, none of
             which is then drawn for itself. Either way in the model as it is, without the interventions.
-        metric: what is measured on the logits of both runs, such as `ngl.logit_diff(" Mary", " John")`.
+        metric: what is measured on the logits of both runs, such as `ngl.metrics.logit_diff(" Mary", " John")`.
         activations: which are kept of both runs: hook points ("blocks.0.attn.hook_z"), or names of activations ("z"),
             which are kept of all layers.
         seed: of "resample".

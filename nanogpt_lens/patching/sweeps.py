@@ -41,7 +41,7 @@ def activation_patching(
         model: a HookedTransformer or a TransformerBridge.
         clean, corrupted: one text, several of one length, or ids [example, pos]; the same shape.
             `corrupted` may be None for ablations of the clean run.
-        metric: such as `ngl.logit_diff(" Mary", " John")`, or any function from logits
+        metric: such as `ngl.metrics.logit_diff(" Mary", " John")`, or any function from logits
             [example, pos, d_vocab] to one number.
         activation: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q, k, v (pos, head), pattern
             (head, dest_pos, src_pos), mlp_post or mlp_pre (pos, neuron).

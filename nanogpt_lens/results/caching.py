@@ -115,5 +115,5 @@ def _described(name: str, value: Any) -> Any:
         return [type(value).__qualname__, own]
     raise AnalysisError(
         f"{name} is a {type(value).__name__}, which cannot be part of a cache key; use a metric such as "
-        "ngl.logit_diff, or call the analysis without the cache"
+        "ngl.metrics.logit_diff, or call the analysis without the cache"
     )

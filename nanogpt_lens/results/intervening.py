@@ -53,7 +53,7 @@ class InterventionResult(Result):
             ResultError: no metric was asked for.
         """
         if self.metric is None or self.base_metric is None:
-            raise ResultError("no metric was measured; give one, such as metric=ngl.logit_diff(...)")
+            raise ResultError("no metric was measured; give one, such as metric=ngl.metrics.logit_diff(...)")
         return self.metric - self.base_metric
 
     @property

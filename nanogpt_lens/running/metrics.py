@@ -271,7 +271,7 @@ class BoundMetric:
     def _scalar(self, value: Any) -> Shaped[Tensor, ""]:
         """What a bare function returned, as a tensor; AnalysisError unless it is one number."""
         if isinstance(value, Metric):
-            raise AnalysisError("the metric returned a metric; call it first, as in metric=ngl.loss()")
+            raise AnalysisError("the metric returned a metric; call it first, as in metric=ngl.metrics.loss()")
         try:
             value = torch.as_tensor(value, dtype=torch.float64 if isinstance(value, int | float) else None)
         except (TypeError, ValueError, RuntimeError):

@@ -122,7 +122,7 @@ def evaluate_sae(
     values, low, high = _scores(kept, "sae", fired["sae"], seed=seed)
     chance, _, _ = _scores(kept, "control", fired["control"], seed=seed)
     seen_share = text.share_seen(_trace(sae))
-    drawn = {"n": len(tokens), "seq_len": tokens.shape[1], "seed": seed}
+    drawn: dict[str, Any] = {"n": len(tokens), "seq_len": tokens.shape[1], "seed": seed}
     return SAEEvaluation(
         values=values,
         low=low,

@@ -205,7 +205,7 @@ def _paths(model: Hooked, pair: Pair, found: Numbers, receivers: dict[str, Any],
     """The effects in one direction, see `path_patching`."""
     layer, index = _place(found["previous_token"])
     senders = [f"{layer}.{head}" for head in range(model.cfg.n_heads)]
-    metric = ngl.logit_diff(pair.answer, pair.wrong)
+    metric = ngl.metrics.logit_diff(pair.answer, pair.wrong)
     with evaluating(model):
         clean, corrupted = (metric.per_example(run(model, tokens)) for tokens in (pair.clean, pair.corrupted))
     base, sign = (clean, -1) if direction == "noise" else (corrupted, 1)

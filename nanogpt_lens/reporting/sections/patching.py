@@ -355,7 +355,7 @@ def _command(subject: Subject, case: _Case) -> str:
     if not subject.has_vocabulary:
         return subject.python(
             f"ngl.activation_patching(model, {case.clean.tolist()}, {case.corrupted.tolist()}, "
-            f"ngl.logit_diff({case.answer}, {case.wrong}), activation='resid_pre', axes=('layer', 'pos'))"
+            f"ngl.metrics.logit_diff({case.answer}, {case.wrong}), activation='resid_pre', axes=('layer', 'pos'))"
         )
     texts = ["".join(subject.strings(tokens)) for tokens in (case.clean, case.corrupted)]
     answer, wrong = subject.strings(torch.tensor([case.answer, case.wrong]))

@@ -86,7 +86,7 @@ def test_the_keys_come_from_the_previous_token_head(model):
     tokens = ngl.repeated_tokens(model, seq_len=LENGTH, n=8, seed=2)
     other = tokens.clone()
     other[:, 1:LENGTH] = (other[:, 1:LENGTH] + 7) % VOCAB
-    metric = ngl.answer_logprob(tokens[:, LENGTH], pos=-1)
+    metric = ngl.metrics.answer_logprob(tokens[:, LENGTH], pos=-1)
     found = ngl.path_patching(
         model,
         tokens,

@@ -198,7 +198,7 @@ def test_runs_that_do_not_fit():
 
 def test_the_result_is_saved_and_loaded(tmp_path):
     ours, (tokens, _) = model(), texts()
-    metric = ngl.logit_diff(3, 4)
+    metric = ngl.metrics.logit_diff(3, 4)
     result = ngl.intervene(ours, tokens, {"place": "0.1"}, metric=metric, activations=["z", "blocks.1.hook_resid_post"])
     again = load_result(result.save(tmp_path / "result"))
     assert isinstance(again, type(result))
@@ -215,7 +215,7 @@ def test_the_result_is_saved_and_loaded(tmp_path):
     ).sum(-1)
     assert torch.allclose(again.kl, kl)
     assert "z (layer 0, head 1) replaced by zero" in repr(again)
-    with pytest.raises(ngl.ResultError, match="no metric was measured"):
+    with pytest.raises(ngl.errors.ResultError, match="no metric was measured"):
         _ = intervene(ours, tokens, []).change
 
 

@@ -10,6 +10,7 @@ import torch
 
 import nanogpt_lens as ngl
 from conversion.backends import resolve_backend
+from conversion.report import EquivalenceReport
 from tests.making import CHARS, write, write_meta
 
 
@@ -53,24 +54,24 @@ def test_shipped_names_work_as_paths(monkeypatch, tmp_path):
 
 
 def test_a_name_that_is_nothing():
-    with pytest.raises(ngl.CheckpointError, match="out-nothing does not exist and is no shipped checkpoint"):
+    with pytest.raises(ngl.errors.CheckpointError, match="out-nothing does not exist and is no shipped checkpoint"):
         ngl.load("out-nothing")
-    with pytest.raises(ngl.CheckpointError, match="is no shipped checkpoint"):
+    with pytest.raises(ngl.errors.CheckpointError, match="is no shipped checkpoint"):
         ngl.load("../pyproject.toml/x")
 
 
 def test_check_returns_the_certificate(golden):
     report = ngl.check(golden.folder, edits=False)
     assert report.passed
-    assert isinstance(report, ngl.EquivalenceReport)
+    assert isinstance(report, EquivalenceReport)
     assert ngl.check(ngl.read_checkpoint(golden.folder), edits=False) == report
 
 
 def test_devices_and_precisions_that_are_not_there(golden):
-    with pytest.raises(ngl.ConversionError, match="device 'cudaa' cannot be used here"):
+    with pytest.raises(ngl.errors.ConversionError, match="device 'cudaa' cannot be used here"):
         ngl.load(golden.folder, device="cudaa")
     for dtype in ("float32", torch.int8):
-        with pytest.raises(ngl.ConversionError, match="expected one such as torch.float32"):
+        with pytest.raises(ngl.errors.ConversionError, match="expected one such as torch.float32"):
             ngl.load(golden.folder, dtype=dtype)
 
 

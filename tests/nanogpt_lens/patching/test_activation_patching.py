@@ -17,7 +17,7 @@ from nanogpt_lens.patching.continuation import Continuation
 from tests.handmade import INDUCTION, PREVIOUS, handmade_model
 from tests.nanogpt_lens.patching.patching_helpers import checkpoint, model, native_run, native_sweep, texts
 
-METRIC = ngl.logit_diff([3, 1, 4], [5, 9, 2])
+METRIC = ngl.metrics.logit_diff([3, 1, 4], [5, 9, 2])
 
 TRANSFORMER_LENS = {
     "get_act_patch_resid_pre": ("resid_pre", ("layer", "pos")),
@@ -102,7 +102,7 @@ def test_equals_a_plain_loop_over_the_native_model(activation, axes, direction):
     base, other = (corrupted, clean) if direction == "denoise" else (clean, corrupted)
     names = [f"blocks.{i}.{kind.hook}" for i in range(3)]
     cached = native_run(other, names)
-    metric = ngl.logit_diff([3, 1], [5, 9], pos=[4, -1])
+    metric = ngl.metrics.logit_diff([3, 1], [5, 9], pos=[4, -1])
     expected = native_sweep(base, {i: cached[n] for i, n in enumerate(names)}, kind.hook, kind.axes, axes, metric)
     result = ngl.activation_patching(
         model(), clean, corrupted, metric, activation=activation, axes=axes, direction=direction, progress=False
@@ -121,7 +121,7 @@ def test_ablations_equal_a_plain_loop(source, activation):
         model(),
         clean,
         None,
-        ngl.loss(),
+        ngl.metrics.loss(),
         activation=activation,
         axes=("layer", kind.axes[0]),
         source=source,
@@ -152,7 +152,7 @@ def test_resampling_never_takes_the_example_itself():
         model(),
         clean,
         None,
-        ngl.loss(),
+        ngl.metrics.loss(),
         activation="resid_pre",
         axes=("layer", "pos"),
         source="resample",
@@ -162,7 +162,7 @@ def test_resampling_never_takes_the_example_itself():
         model(),
         clean,
         clean.flip(0),
-        ngl.loss(),
+        ngl.metrics.loss(),
         activation="resid_pre",
         axes=("layer", "pos"),
         direction="noise",
@@ -195,7 +195,7 @@ def test_recovery_interval_and_examples_by_hand():
     assert torch.allclose(result.effect_low, paired[0])
     assert torch.allclose(result.effect_high, paired[1])
     single = ngl.activation_patching(
-        hooked, clean[:1], corrupted[:1], ngl.logit_diff(3, 5), activation="z", axes=("layer",), progress=False
+        hooked, clean[:1], corrupted[:1], ngl.metrics.logit_diff(3, 5), activation="z", axes=("layer",), progress=False
     )
     assert single.low is None
     same = ngl.activation_patching(hooked, clean, clean, METRIC, activation="z", axes=("layer",), progress=False)
@@ -307,10 +307,10 @@ def test_a_metric_that_returns_a_python_number_keeps_its_precision():
 def test_ids_of_any_integer_type_and_answers_as_numbers_of_any_kind():
     clean, corrupted = texts(n=1)
     options = {"activation": "z", "axes": ("layer", "head"), "progress": False}
-    expected = ngl.activation_patching(model(), clean, corrupted, ngl.logit_diff(3, 5, pos=3), **options)
+    expected = ngl.activation_patching(model(), clean, corrupted, ngl.metrics.logit_diff(3, 5, pos=3), **options)
     for metric in (
-        ngl.logit_diff(torch.tensor(3), np.int64(5), pos=np.int64(3)),
-        ngl.logit_diff(np.array([3]), torch.tensor([5]), pos=[3]),
+        ngl.metrics.logit_diff(torch.tensor(3), np.int64(5), pos=np.int64(3)),
+        ngl.metrics.logit_diff(np.array([3]), torch.tensor([5]), pos=[3]),
     ):
         found = ngl.activation_patching(
             model(), clean.numpy().astype(np.uint16), corrupted.to(torch.int16).tolist(), metric, **options
@@ -350,7 +350,7 @@ def test_memory_does_not_grow_with_the_number_of_sites(engine):
                 hooked,
                 clean,
                 corrupted,
-                ngl.loss(),
+                ngl.metrics.loss(),
                 activation="mlp_post",
                 axes=axes,
                 engine=engine,
@@ -396,7 +396,7 @@ class Watch(TorchDispatchMode):
 def test_on_the_handmade_model_only_the_two_heads_matter():
     hooked = handmade_model()
     pair = ngl.induction_pairs(hooked, seq_len=14, n=6)
-    metric = ngl.logit_diff(pair.answer, pair.wrong)
+    metric = ngl.metrics.logit_diff(pair.answer, pair.wrong)
     result = ngl.activation_patching(
         hooked, pair.clean, pair.corrupted, metric, activation="z", axes=("layer", "head"), progress=False
     )
@@ -410,7 +410,13 @@ def test_on_the_handmade_model_only_the_two_heads_matter():
 def test_labels_are_tokens():
     hooked = ngl.load("shakespeare_char")
     result = ngl.activation_patching(
-        hooked, "ROMEO:", "JULIE:", ngl.logit_diff("\n", "a"), activation="z", axes=("pos", "head"), progress=False
+        hooked,
+        "ROMEO:",
+        "JULIE:",
+        ngl.metrics.logit_diff("\n", "a"),
+        activation="z",
+        axes=("pos", "head"),
+        progress=False,
     )
     assert result.labels["pos"] == ("R|J", "O|U", "M|L", "E|I", "O|E", ":")
     assert "repr" not in repr(result)

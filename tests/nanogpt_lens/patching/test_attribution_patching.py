@@ -15,7 +15,7 @@ from nanogpt_lens.patching.screening import trust_of
 from tests.handmade import INDUCTION, PREVIOUS, handmade_model
 from tests.nanogpt_lens.patching.patching_helpers import model, native, native_run, texts
 
-METRIC = ngl.logit_diff([3, 1, 4], [5, 9, 2], pos=[3, -1])
+METRIC = ngl.metrics.logit_diff([3, 1, 4], [5, 9, 2], pos=[3, -1])
 
 
 @pytest.mark.parametrize("activation", KINDS)
@@ -88,7 +88,7 @@ def test_axes_examples_and_callables():
         model(),
         clean[1:2],
         corrupted[1:2],
-        ngl.logit_diff(1, 9, pos=[3, -1]),
+        ngl.metrics.logit_diff(1, 9, pos=[3, -1]),
         activation="q",
         axes=("head", "pos", "layer"),
     )
@@ -257,7 +257,7 @@ class TestScreening:
             hooked,
             pair.clean,
             pair.corrupted,
-            ngl.logit_diff(pair.answer, pair.wrong),
+            ngl.metrics.logit_diff(pair.answer, pair.wrong),
             activation="z",
             axes=("layer", "head"),
             k=2,

@@ -8,7 +8,7 @@ import torch
 import nanogpt_lens as ngl
 from tests.nanogpt_lens.patching.patching_helpers import model, texts
 
-METRIC = ngl.logit_diff([3, 1, 4], [5, 9, 2])
+METRIC = ngl.metrics.logit_diff([3, 1, 4], [5, 9, 2])
 
 
 @pytest.mark.parametrize(
@@ -25,21 +25,21 @@ METRIC = ngl.logit_diff([3, 1, 4], [5, 9, 2])
         ({"engine": "fast"}, "'fast'; expected 'auto' or 'hooks'"),
         ({"metric": lambda logits: logits.mean((1, 2))}, r"returned shape \[3\]; expected one number"),
         ({"metric": 3}, "the metric is 3"),
-        ({"metric": ngl.loss}, r"call it first, as in metric=ngl.loss\(\)"),
+        ({"metric": ngl.metrics.loss}, r"call it first, as in metric=ngl.metrics.loss\(\)"),
         ({"metric": lambda logits: None}, "returned None; expected one number"),
-        ({"metric": ngl.logit_diff(3.7, 3)}, "answer is 3.7; expected an id"),
-        ({"metric": ngl.logit_diff(torch.tensor([3.7]), 3)}, "expected an id"),
-        ({"metric": ngl.logit_diff(None, 3)}, "answer is None; expected an id"),
-        ({"metric": ngl.kl_to([1.0])}, "kl_to has no logits"),
-        ({"metric": ngl.kl_to(torch.full((3, 9, 13), torch.nan))}, "logits with nan"),
-        ({"metric": ngl.loss(torch.full((3, 9), -1))}, "the token -1"),
-        ({"metric": ngl.loss(torch.zeros(3, 9))}, "float32; expected integer"),
+        ({"metric": ngl.metrics.logit_diff(3.7, 3)}, "answer is 3.7; expected an id"),
+        ({"metric": ngl.metrics.logit_diff(torch.tensor([3.7]), 3)}, "expected an id"),
+        ({"metric": ngl.metrics.logit_diff(None, 3)}, "answer is None; expected an id"),
+        ({"metric": ngl.metrics.kl_to([1.0])}, "kl_to has no logits"),
+        ({"metric": ngl.metrics.kl_to(torch.full((3, 9, 13), torch.nan))}, "logits with nan"),
+        ({"metric": ngl.metrics.loss(torch.full((3, 9), -1))}, "the token -1"),
+        ({"metric": ngl.metrics.loss(torch.zeros(3, 9))}, "float32; expected integer"),
         ({"clean": None}, "a NoneType that is neither text nor ids"),
         ({"clean": [[1, 2], [3]]}, "neither text nor ids"),
         ({"axes": None}, "cannot be swept over None"),
-        ({"metric": ngl.logit_diff([1, 2], 3)}, "answer has 2 tokens; expected 1, or one for each of the 3"),
-        ({"metric": ngl.logit_diff(99, 3)}, "ids outside 0 to 12"),
-        ({"metric": ngl.logit_diff(1, 3, pos=9)}, "position 9; expected -9 to 8"),
+        ({"metric": ngl.metrics.logit_diff([1, 2], 3)}, "answer has 2 tokens; expected 1, or one for each of the 3"),
+        ({"metric": ngl.metrics.logit_diff(99, 3)}, "ids outside 0 to 12"),
+        ({"metric": ngl.metrics.logit_diff(1, 3, pos=9)}, "position 9; expected -9 to 8"),
         ({"clean": torch.full((1, 11), 1)}, "11 tokens; expected at most 10, the model's context"),
         ({"clean": torch.full((1, 9), 13)}, "the token 13; expected ids from 0 to 12"),
         ({"clean": torch.zeros(1, 9)}, "float32; expected integer"),
@@ -67,7 +67,7 @@ def test_a_model_without_mlps_is_named():
     cfg = HookedTransformerConfig(n_layers=1, d_model=8, n_ctx=8, d_head=4, d_vocab=9, attn_only=True, seed=0)
     with pytest.raises(ngl.AnalysisError, match="has attention alone"):
         ngl.activation_patching(
-            HookedTransformer(cfg), [1, 2], [2, 1], ngl.logit_diff(1, 2), activation="z", axes=("layer",)
+            HookedTransformer(cfg), [1, 2], [2, 1], ngl.metrics.logit_diff(1, 2), activation="z", axes=("layer",)
         )
 
 
@@ -76,7 +76,14 @@ def test_one_example_can_be_neither_resampled_nor_averaged_as_a_pattern():
     for source, activation in (("resample", "z"), ("mean", "pattern")):
         with pytest.raises(ngl.AnalysisError, match="give several"):
             ngl.activation_patching(
-                model(), clean, None, ngl.loss(), activation=activation, axes=("layer",), source=source, progress=False
+                model(),
+                clean,
+                None,
+                ngl.metrics.loss(),
+                activation=activation,
+                axes=("layer",),
+                source=source,
+                progress=False,
             )
 
 
@@ -85,13 +92,25 @@ def test_answers_must_be_one_token():
     for answer in ("", "ab"):
         with pytest.raises(ngl.AnalysisError, match="expected one token"):
             ngl.activation_patching(
-                hooked, "ROMEO:", "JULIE:", ngl.logit_diff(answer, "a"), activation="z", axes=("layer",), progress=False
+                hooked,
+                "ROMEO:",
+                "JULIE:",
+                ngl.metrics.logit_diff(answer, "a"),
+                activation="z",
+                axes=("layer",),
+                progress=False,
             )
-    with pytest.raises(ngl.VocabularyError, match="not among the 65 characters"):
+    with pytest.raises(ngl.errors.VocabularyError, match="not among the 65 characters"):
         ngl.activation_patching(
-            hooked, "ROMEO:", "JULIE:", ngl.logit_diff("é", "a"), activation="z", axes=("layer",), progress=False
+            hooked,
+            "ROMEO:",
+            "JULIE:",
+            ngl.metrics.logit_diff("é", "a"),
+            activation="z",
+            axes=("layer",),
+            progress=False,
         )
     with pytest.raises(ngl.AnalysisError, match="6 and 7 tokens"):
         ngl.activation_patching(
-            hooked, ["ROMEO:", "JULIET:"], None, ngl.loss(), activation="z", axes=("layer",), progress=False
+            hooked, ["ROMEO:", "JULIET:"], None, ngl.metrics.loss(), activation="z", axes=("layer",), progress=False
         )

@@ -13,7 +13,7 @@ from nanogpt_lens.model.access import has_hooks
 from tests.handmade import handmade_model
 from tests.nanogpt_lens.patching.patching_helpers import N_POS, checkpoint, model, native, native_run, texts
 
-METRIC = ngl.logit_diff([3, 1, 4], [5, 9, 2], pos=[3, -1])
+METRIC = ngl.metrics.logit_diff([3, 1, 4], [5, 9, 2], pos=[3, -1])
 WRITTEN = ["hook_embed", *(f"blocks.{i}.{hook}" for i in range(3) for hook in ("attn.hook_z", "hook_mlp_out"))]
 HEADS = [(layer, head) for layer in range(3) for head in range(2)]
 
@@ -213,7 +213,7 @@ def test_small_chunks_give_the_same():
 def test_on_the_handmade_model_the_previous_token_head_works_through_the_induction_heads_keys():
     hooked = handmade_model()
     pair = ngl.induction_pairs(hooked, seq_len=14, n=6)
-    metric = ngl.logit_diff(pair.answer, pair.wrong)
+    metric = ngl.metrics.logit_diff(pair.answer, pair.wrong)
     receivers = ["1.0.q", "1.0.k", "1.0.v", "1.1", "logits"]
     result = ngl.path_patching(
         hooked, pair.clean, pair.corrupted, metric, senders="heads", receivers=receivers, progress=False

@@ -196,7 +196,7 @@ def test_lens_and_attribution_are_those_of_the_analyses(page, plays, model):
 
 def test_patching_is_exact(page, plays, model):
     pair = ngl.find_prompt_pair(model, plays)
-    metric = ngl.logit_diff(pair.answer, pair.wrong)
+    metric = ngl.metrics.logit_diff(pair.answer, pair.wrong)
     heads = ngl.activation_patching(
         model, pair.clean, pair.corrupted, metric, activation="z", axes=("layer", "head", "pos"), progress=False
     )
@@ -348,7 +348,7 @@ def test_your_own_pair_is_shown_first(tmp_path):
         model,
         "the king",
         "the kigg",
-        ngl.logit_diff("a", "b"),
+        ngl.metrics.logit_diff("a", "b"),
         activation="resid_pre",
         axes=("layer", "pos"),
         progress=False,

@@ -12,7 +12,7 @@ from nanogpt_lens.results.caching import ResultCache
 from tests.nanogpt_lens.patching.patching_helpers import model, texts
 
 OPTIONS = {"activation": "z", "axes": ("layer", "head"), "progress": False}
-METRIC = ngl.logit_diff(1, 2)
+METRIC = ngl.metrics.logit_diff(1, 2)
 
 
 def test_the_second_call_reads(tmp_path, monkeypatch):
@@ -38,9 +38,9 @@ def test_whatever_differs_has_a_key_of_its_own(tmp_path):
         key(hooked=edited),
         key(hooked=model(dtype=torch.float32)),
         key(first=clean.flip(0)),
-        key(metric=ngl.logit_diff(1, 3)),
-        key(metric=ngl.logit_diff(1, 2, pos=3)),
-        key(metric=ngl.answer_logprob(1)),
+        key(metric=ngl.metrics.logit_diff(1, 3)),
+        key(metric=ngl.metrics.logit_diff(1, 2, pos=3)),
+        key(metric=ngl.metrics.answer_logprob(1)),
         key(axes=("head", "layer")),
         key(source="zero"),
         key(seed=1),
@@ -86,5 +86,5 @@ def test_what_has_no_key_is_refused(tmp_path):
     with pytest.raises(ngl.AnalysisError, match="takes the function and its arguments"):
         cached(ngl.prefix_matching(model(), n=2))
     with pytest.raises(ngl.AnalysisError, match="takes no model"):
-        cached(ngl.logit_diff, 1, 2)
+        cached(ngl.metrics.logit_diff, 1, 2)
     assert not list(Path(tmp_path).iterdir())

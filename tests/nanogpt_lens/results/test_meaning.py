@@ -139,7 +139,7 @@ def test_units_that_a_class_fixes():
 
 
 def test_a_step_of_a_trajectory_keeps_the_meaning():
-    curve = ngl.Trajectory(
+    curve = ngl.results.Trajectory(
         values=torch.ones(2, 3),
         axes=("step", "head"),
         labels={"step": ("0", "10")},

@@ -41,7 +41,7 @@ def test_axes_and_labels_must_fit():
         {"labels": {"score": ("a",)}},
         {"labels": {"x": ()}},
     ):
-        with pytest.raises(ngl.ResultError):
+        with pytest.raises(ngl.errors.ResultError):
             scores(**changes)
 
 
@@ -56,7 +56,7 @@ def test_values_by_name():
         ({"score": "c"}, "'c'.*is not there"),
         ({"head": 2}, "no head 2"),
     ):
-        with pytest.raises(ngl.ResultError, match=words):
+        with pytest.raises(ngl.errors.ResultError, match=words):
             result.at(**where)
 
 
@@ -74,10 +74,10 @@ def test_top_by_size_by_value_and_lowest():
     assert result.top(2, order="high")["value"].tolist() == [1.5, 0.5]
     assert result.top(1, order="low")["value"].tolist() == [-2.0]
     assert len(result.top(10)) == 3  # nan has no rank
-    with pytest.raises(ngl.ResultError, match="expected one of value, chance"):
+    with pytest.raises(ngl.errors.ResultError, match="expected one of value, chance"):
         result.top(1, by="effect")
     for wrong in ({"k": -1}, {"order": "down"}):
-        with pytest.raises(ngl.ResultError, match="expected k >= 0"):
+        with pytest.raises(ngl.errors.ResultError, match="expected k >= 0"):
             result.top(**({"k": 1} | wrong))
 
 
@@ -86,9 +86,9 @@ def test_numbered_layers_go_by_their_own_numbers():
     assert result.at(layer=5, head=0) == 1.5
     assert result.at(layer="2", head=0) == 0.5
     for wrong in (0, 1, "x"):
-        with pytest.raises(ngl.ResultError, match="is not there; give an index or one of 2, 5"):
+        with pytest.raises(ngl.errors.ResultError, match="is not there; give an index or one of 2, 5"):
             result.at(layer=wrong)
-    with pytest.raises(ngl.ResultError, match="no head slice"):
+    with pytest.raises(ngl.errors.ResultError, match="no head slice"):
         result.at(head=slice(0, 1))
 
 
@@ -183,7 +183,7 @@ def test_a_result_is_replaced_and_nothing_else_is(tmp_path):
     other.mkdir()
     (other / "mine.txt").write_text("x")
     for place in (other, other / "mine.txt"):
-        with pytest.raises(ngl.ResultError, match="no saved result"):
+        with pytest.raises(ngl.errors.ResultError, match="no saved result"):
             scores().save(place)
 
 
@@ -217,18 +217,18 @@ def test_what_is_damaged_is_named(tmp_path):
     ]
     for text, words in damaged:
         file.write_text(text)
-        with pytest.raises(ngl.ResultError, match=words):
+        with pytest.raises(ngl.errors.ResultError, match=words):
             ngl.load_result(tmp_path)
     file.write_text(json.dumps(plain))
-    with pytest.raises(ngl.ResultError, match="expected PatchingResult"):
+    with pytest.raises(ngl.errors.ResultError, match="expected PatchingResult"):
         PatchingResult.load(tmp_path)
     arrays.write_bytes(arrays.read_bytes()[:20])
-    with pytest.raises(ngl.ResultError, match="cannot be read"):
+    with pytest.raises(ngl.errors.ResultError, match="cannot be read"):
         ngl.load_result(tmp_path)
-    with pytest.raises(ngl.ResultError, match="cannot be read"):
+    with pytest.raises(ngl.errors.ResultError, match="cannot be read"):
         ngl.load_result(tmp_path / "nowhere")
 
 
 def test_the_public_names_are_there():
-    assert isinstance(scores(), ngl.Result)
-    assert issubclass(ngl.Scores, Result)
+    assert isinstance(scores(), ngl.results.Result)
+    assert issubclass(ngl.results.Scores, Result)

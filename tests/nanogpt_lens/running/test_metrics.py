@@ -16,8 +16,8 @@ LOGITS = torch.randn(2, 5, 13, dtype=torch.float64, generator=torch.Generator().
 
 
 def test_logit_diff_by_hand():
-    assert ngl.logit_diff(3, 4)(LOGITS) == pytest.approx(float((LOGITS[:, -1, 3] - LOGITS[:, -1, 4]).mean()))
-    own = ngl.logit_diff([3, 1], torch.tensor([4, 2]), pos=[0, 2]).per_example(LOGITS)
+    assert ngl.metrics.logit_diff(3, 4)(LOGITS) == pytest.approx(float((LOGITS[:, -1, 3] - LOGITS[:, -1, 4]).mean()))
+    own = ngl.metrics.logit_diff([3, 1], torch.tensor([4, 2]), pos=[0, 2]).per_example(LOGITS)
     by_hand = [
         (LOGITS[0, 0, 3] - LOGITS[0, 0, 4] + LOGITS[0, 2, 3] - LOGITS[0, 2, 4]) / 2,
         (LOGITS[1, 0, 1] - LOGITS[1, 0, 2] + LOGITS[1, 2, 1] - LOGITS[1, 2, 2]) / 2,
@@ -27,44 +27,48 @@ def test_logit_diff_by_hand():
 
 def test_answer_logprob_by_hand():
     total = sum(math.exp(x) for x in LOGITS[1, 1].tolist())
-    found = ngl.answer_logprob([0, 7], pos=1).per_example(LOGITS)
+    found = ngl.metrics.answer_logprob([0, 7], pos=1).per_example(LOGITS)
     assert float(found[1]) == pytest.approx(LOGITS[1, 1, 7].item() - math.log(total))
 
 
 def test_kl_by_hand_and_zero_at_home():
     clean = LOGITS.roll(1, 0)
-    assert float(ngl.kl_to(LOGITS)(LOGITS)) == pytest.approx(0, abs=1e-12)
+    assert float(ngl.metrics.kl_to(LOGITS)(LOGITS)) == pytest.approx(0, abs=1e-12)
     p, q = clean[0, -1].softmax(-1), LOGITS[0, -1].softmax(-1)
-    assert float(ngl.kl_to(clean).per_example(LOGITS)[0]) == pytest.approx(float((p * (p / q).log()).sum()))
+    assert float(ngl.metrics.kl_to(clean).per_example(LOGITS)[0]) == pytest.approx(float((p * (p / q).log()).sum()))
 
 
 def test_loss_is_torchs_cross_entropy():
     tokens = torch.randint(13, (2, 5), generator=torch.Generator().manual_seed(1))
     expected = torch.nn.functional.cross_entropy(LOGITS[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
-    assert float(ngl.loss(tokens)(LOGITS)) == pytest.approx(float(expected))
+    assert float(ngl.metrics.loss(tokens)(LOGITS)) == pytest.approx(float(expected))
     one = torch.nn.functional.cross_entropy(LOGITS[:, 2], tokens[:, 3])
-    assert float(ngl.loss(tokens, pos=2)(LOGITS)) == pytest.approx(float(one))
+    assert float(ngl.metrics.loss(tokens, pos=2)(LOGITS)) == pytest.approx(float(one))
 
 
 def test_loss_of_a_model_is_its_own():
     hooked, (clean, _) = model(), texts()
     with torch.no_grad():
-        assert float(ngl.loss(clean)(hooked(clean))) == pytest.approx(float(hooked(clean, return_type="loss")))
+        assert float(ngl.metrics.loss(clean)(hooked(clean))) == pytest.approx(float(hooked(clean, return_type="loss")))
 
 
 def test_each_knows_what_it_reads():
     hooked, (clean, _) = model(), texts()
-    assert bind(ngl.logit_diff(1, 2), hooked, clean).reads == (8,)
-    assert bind(ngl.logit_diff(1, 2, pos=[-1, 3, 3]), hooked, clean).reads == (3, 8)
-    assert bind(ngl.loss(), hooked, clean).reads == tuple(range(8))
-    assert bind(ngl.answer_logprob(1, pos=None), hooked, clean).reads == tuple(range(9))
+    assert bind(ngl.metrics.logit_diff(1, 2), hooked, clean).reads == (8,)
+    assert bind(ngl.metrics.logit_diff(1, 2, pos=[-1, 3, 3]), hooked, clean).reads == (3, 8)
+    assert bind(ngl.metrics.loss(), hooked, clean).reads == tuple(range(8))
+    assert bind(ngl.metrics.answer_logprob(1, pos=None), hooked, clean).reads == tuple(range(9))
     assert bind(lambda logits: logits.mean(), hooked, clean).reads == tuple(range(9))
     assert not bind(lambda logits: logits.mean(), hooked, clean).per_example
 
 
 def test_only_those_positions_matter():
     hooked, (clean, _) = model(), texts()
-    for metric in (ngl.logit_diff(1, 2, pos=[1, 4]), ngl.loss(clean, pos=3), ngl.kl_to(hooked(clean), pos=2)):
+    for metric in (
+        ngl.metrics.logit_diff(1, 2, pos=[1, 4]),
+        ngl.metrics.loss(clean, pos=3),
+        ngl.metrics.kl_to(hooked(clean), pos=2),
+    ):
         bound = bind(metric, hooked, clean)
         logits = torch.randn(3, 9, 13, dtype=torch.float64)
         other = torch.randn_like(logits)
@@ -75,22 +79,22 @@ def test_only_those_positions_matter():
 def test_strings_become_ids():
     hooked = ngl.load("shakespeare_char")
     tokens = hooked.to_tokens("ROMEO:")
-    named = bind(ngl.logit_diff("a", ["\n"]), hooked, tokens)
-    ids = bind(ngl.logit_diff(hooked.to_single_token("a"), hooked.to_single_token("\n")), hooked, tokens)
+    named = bind(ngl.metrics.logit_diff("a", ["\n"]), hooked, tokens)
+    ids = bind(ngl.metrics.logit_diff(hooked.to_single_token("a"), hooked.to_single_token("\n")), hooked, tokens)
     logits = hooked(tokens).detach()[None, :, [-1]]
     assert torch.equal(named(logits), ids(logits))
     with pytest.raises(ngl.AnalysisError, match="needs a model's tokenizer"):
-        ngl.logit_diff("a", "b")(hooked(tokens))
+        ngl.metrics.logit_diff("a", "b")(hooked(tokens))
 
 
 @pytest.mark.parametrize(
     ("metric", "words"),
     [
-        (ngl.loss(pos=-1), "the last, which has no next token"),
-        (ngl.loss(torch.zeros(2, 4, dtype=torch.long)), r"tokens of shape \[2, 4\]; expected \[3, 9\]"),
-        (ngl.kl_to(torch.zeros(3, 8, 13)), r"expected \[3, 9, 13\]"),
-        (ngl.logit_diff(1, 2, pos=[]), "reads no position"),
-        (ngl.logit_diff(1, 2, pos=[1, 12]), "position 12"),
+        (ngl.metrics.loss(pos=-1), "the last, which has no next token"),
+        (ngl.metrics.loss(torch.zeros(2, 4, dtype=torch.long)), r"tokens of shape \[2, 4\]; expected \[3, 9\]"),
+        (ngl.metrics.kl_to(torch.zeros(3, 8, 13)), r"expected \[3, 9, 13\]"),
+        (ngl.metrics.logit_diff(1, 2, pos=[]), "reads no position"),
+        (ngl.metrics.logit_diff(1, 2, pos=[1, 12]), "position 12"),
     ],
 )
 def test_what_does_not_fit_is_named(metric, words):

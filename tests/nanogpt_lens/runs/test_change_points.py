@@ -314,7 +314,7 @@ def test_a_place_on_every_other_axis():
     with pytest.raises(ngl.AnalysisError, match="several values per step, on layer, head; expected one"):
         find_change_point(every_head(), score="induction")
     for where in ({"score": "copying", "layer": 1, "head": 2}, {"score": 0, "layer": 2, "head": 2}, {"pos": 1}):
-        with pytest.raises(ngl.ResultError):
+        with pytest.raises(ngl.errors.ResultError):
             find_change_point(every_head(), **where)
     with pytest.raises(ngl.AnalysisError, match="the steps are what is searched"):
         find_change_point(every_head(), score=0, layer=1, head=2, step=3)

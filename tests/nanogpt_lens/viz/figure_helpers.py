@@ -32,7 +32,7 @@ def corpus() -> str:
 
 
 def metric() -> Any:
-    return ngl.logit_diff("o", "a")
+    return ngl.metrics.logit_diff("o", "a")
 
 
 @cache
@@ -83,8 +83,8 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "in_context_learning_score": lambda: ngl.in_context_learning_score(model(), corpus(), n=16),
     "text_loss": lambda: ngl.text_loss(model(), corpus(), n=8),
     "text_quality": lambda: ngl.text_quality(model(), ngl.read_data("shakespeare"), words=160, **QUIET),
-    "task_accuracy": lambda: ngl.task_accuracy(model(), ngl.read_task("induction"), n=8),
-    "task_heads": lambda: ngl.task_heads(model(), ngl.read_task("induction"), n=8),
+    "task_accuracy": lambda: ngl.task_accuracy(model(), ngl.tasks.read_task("induction"), n=8),
+    "task_heads": lambda: ngl.task_heads(model(), ngl.tasks.read_task("induction"), n=8),
     "trajectory": lambda: ngl.trajectory("shakespeare_char", "prefix_matching", n=8, **QUIET),
     "find_change_point": lambda: ngl.find_change_point(result("trajectory"), layer=3, head=2),
     "match_heads": lambda: ngl.match_heads(result("score_heads"), result("head_taxonomy")),
@@ -142,7 +142,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "principal_components": lambda: ngl.principal_components(model(), corpus(), "resid_post", layer=1, **QUIET),
     "project_direction": lambda: ngl.project_direction(model(), direction()),
     "direction_similarity": lambda: ngl.direction_similarity(model(), direction()),
-    "intervene": lambda: ngl.intervene(model(), "the king", {"place": "1.0"}, metric=ngl.loss()),
+    "intervene": lambda: ngl.intervene(model(), "the king", {"place": "1.0"}, metric=ngl.metrics.loss()),
     "steering_effect": lambda: ngl.steering_effect(
         model(), corpus(), direction(), layer=1, scales=(4, -4, 0), tokens=["e", " "], n=4, controls=3, **QUIET
     ),

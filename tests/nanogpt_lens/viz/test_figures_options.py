@@ -79,7 +79,13 @@ def test_the_answer_is_named_by_its_text_where_the_result_has_it():
 def test_lists_of_many_examples_are_short():
     ids = torch.tensor([2, 7, 17, 21])
     made = ngl.path_patching(
-        model(), CLEAN, CORRUPTED, ngl.answer_logprob(ids), senders="heads", receivers=["logits"], progress=False
+        model(),
+        CLEAN,
+        CORRUPTED,
+        ngl.metrics.answer_logprob(ids),
+        senders="heads",
+        receivers=["logits"],
+        progress=False,
     )
     assert "[2, 7, 17, 21]" in made.quantity
     assert caption(made).startswith("log-probability of [2, 7, ... (4 in all)] at position -1")

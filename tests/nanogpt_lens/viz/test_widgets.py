@@ -439,7 +439,7 @@ class TestBadInput:
             found.widget(neurons=[(0, 999)])
 
     def test_patching_over_patterns_is_not_attention(self, model):
-        metric = ngl.logit_diff(" ", "e")
+        metric = ngl.metrics.logit_diff(" ", "e")
         axes = ("layer", "head", "dest_pos", "src_pos")
         found = ngl.activation_patching(
             model, "ROMEO", "JULIE", metric, activation="pattern", axes=axes, progress=False
