@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
-from nanogpt_lens import catalogue, results
+from nanogpt_lens import results
 from nanogpt_lens.catalogue import ANALYSES, find, options_from_words, register
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked
@@ -58,13 +58,10 @@ def norms_of_heads(model: Hooked, *, power: int = 2) -> Scores:
 
 
 @pytest.fixture
-def registered(monkeypatch):
-    monkeypatch.setattr(catalogue, "ANALYSES", catalogue.ANALYSES)
-    before = dict(ANALYSES)
+def registered():
     register(norms_of_heads, looks_at="weights", about="norms of what heads write", in_report=True)
     yield find("norms_of_heads")
-    ANALYSES.clear()
-    ANALYSES.update(before)
+    del ANALYSES["norms_of_heads"]
 
 
 def test_a_registered_analysis_is_followed_over_training(registered, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nanogpt_lens import catalogue
 from tests.nanogpt_lens.cli.test_cli import run
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +20,8 @@ LENSES = (ROOT / "docs" / "LENSES_AND_NEURONS.md").read_text()
 PICTURES = (ROOT / "docs" / "PICTURES.md").read_text()
 REPORT = (ROOT / "docs" / "REPORT.md").read_text()
 DYNAMICS = (ROOT / "docs" / "TRAINING_DYNAMICS.md").read_text()
-DOCS = DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT
+ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 60
 
 
@@ -49,12 +51,13 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [ANALYSES, LENSES, PICTURES, DYNAMICS],
-    ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS"],
+    [ANALYSES, LENSES, PICTURES, DYNAMICS, ARCHITECTURE],
+    ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS", "ARCHITECTURE"],
 )
 def test_the_snippets_run(tmp_path, monkeypatch, text):
     """In this process: importing TransformerLens anew would take longer than most of them."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "ANALYSES", dict(catalogue.ANALYSES))  # one of them registers an analysis
     (tmp_path / "input.txt").write_text(TEXT)
     exec(compile(python_of(text), "the document's Python", "exec"), {"__name__": "__main__"})
 
@@ -118,3 +121,10 @@ def test_the_thresholds_are_those_of_the_code():
     rows = [line for line in ANALYSES.splitlines() if line.startswith("| `") and line.count("|") == 5]
     found = {name: float(row.split("|")[4]) for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
     assert found == THRESHOLDS
+
+
+def test_the_diagram_is_that_of_the_code(monkeypatch):
+    from scripts import architecture
+
+    monkeypatch.setattr(sys, "argv", ["architecture", "--check"])
+    assert architecture.main() == 0, "run `python -m scripts.architecture`"

@@ -125,7 +125,7 @@ class RunFolder:
         if resume is False:
             raise TrainingError(
                 f"{self.path} already holds {', '.join(self.checkpoint_names()[:4])}; nothing was written: choose "
-                "another out_dir, continue with resume='auto', or start anew with overwrite=True, which deletes them"
+                "another output, continue with resume='auto', or start anew with overwrite=True, which deletes them"
             )
         file = self.resume if self.resume.is_file() else self.checkpoint
         state = read_checkpoint(file, optimizer=True)
@@ -133,7 +133,7 @@ class RunFolder:
         if file == self.checkpoint and not any(r["iter"] == self.settings["max_iters"] for r in self.records()):
             raise TrainingError(
                 f"{self.path} holds a run that did not reach its end, without the {RESUME_NAME} to go on from; "
-                "choose another out_dir, or start anew with overwrite=True"
+                "choose another output, or start anew with overwrite=True"
             )
         return state
 
@@ -143,7 +143,7 @@ class RunFolder:
         if "train_tokens" not in stored:
             raise TrainingError(
                 f"{state.path} was not written by this trainer, so it cannot be continued; nothing was written: "
-                "choose another out_dir, or start anew with overwrite=True, which deletes it"
+                "choose another output, or start anew with overwrite=True, which deletes it"
             )
         changed = [
             f"{name} {stored.get(name)!r}, now {value!r}"
@@ -153,7 +153,7 @@ class RunFolder:
         if changed:
             raise TrainingError(
                 f"{self.path} holds a run with other settings ({'; '.join(changed)}); nothing was written: "
-                "give the same settings, choose another out_dir, or start anew with overwrite=True"
+                "give the same settings, choose another output, or start anew with overwrite=True"
             )
 
     def records(self) -> list[dict[str, Any]]:
@@ -203,7 +203,7 @@ def only_writer(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise TrainingError(
-                f"another process is training into {folder}; wait for it, or choose another out_dir"
+                f"another process is training into {folder}; wait for it, or choose another output"
             ) from None
         except OSError:  # a file system without locks
             pass

@@ -71,7 +71,7 @@ class TrainResult:
 
 def train(
     data: TextData | Task | str | Path,
-    out_dir: str | Path,
+    output: str | Path,
     config: TrainConfig | None = None,
     *,
     stages: str | Iterable[int] | None = None,
@@ -85,14 +85,14 @@ def train(
     Args:
         data: a text, anything from which `read_data` makes one, or a task (see `nanogpt_lens.text.tasks`), whose
             sequences are made as they are needed.
-        out_dir: the folder for the run's files (see `nanogpt_lens.training.folder`).
+        output: the folder for the run's files (see `nanogpt_lens.training.folder`).
         config: the settings; by default those of nanoGPT's README for a CPU.
         stages: iterations whose weights are kept as `ckpt_000123.pt`: "log:20", or the
             iterations themselves, 0 for the initial weights; each is evaluated.
-        resume: "auto" goes on with what is in `out_dir` and starts if nothing is; True
+        resume: "auto" goes on with what is in `output` and starts if nothing is; True
             raises TrainingError if there is no run to go on with, False if there is one. A run
             that is over is returned as it is.
-        overwrite: delete the run in `out_dir` and start anew.
+        overwrite: delete the run in `output` and start anew.
         progress: show a bar.
         sample: draw about 300 characters from the result.
 
@@ -105,7 +105,7 @@ def train(
     config = config or TrainConfig()
     data.refuse_shorter_than(config.block_size)
     stage_iterations = parse_stages(stages, config.max_iters)
-    path = Path(out_dir).expanduser()
+    path = Path(output).expanduser()
     task = data if isinstance(data, Task) else None
     folder = RunFolder(path, run_settings(data, config, stage_iterations), data.vocabulary, task)
     _make_folder(path, resume=resume, overwrite=overwrite)
@@ -242,13 +242,13 @@ def _make_folder(path: Path, *, resume: bool | str, overwrite: bool) -> None:
     if overwrite and resume is True:
         raise TrainingError("resume=True and overwrite=True contradict each other; give one of them")
     if path.exists() and not path.is_dir():
-        raise TrainingError(f"{path} is a file; expected a folder for the run: choose another out_dir")
+        raise TrainingError(f"{path} is a file; expected a folder for the run: choose another output")
     if not path.exists() and resume is True:
         raise TrainingError(f"{path} does not exist, so there is nothing to resume; start with resume='auto'")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TrainingError(f"{path} cannot be made ({error.strerror}); choose another out_dir") from None
+        raise TrainingError(f"{path} cannot be made ({error.strerror}); choose another output") from None
 
 
 def _restore(trainer: Trainer, state: Checkpoint) -> tuple[int, float]:
