@@ -15,6 +15,7 @@ from nanogpt_lens.interventions.intervention import AXES, Intervention, Interven
 from nanogpt_lens.interventions.sites import KINDS, plain_name
 from nanogpt_lens.model.access import Hooked, Text, as_tokens, editing, evaluating, provenance, record, token_labels
 from nanogpt_lens.results import InterventionResult
+from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.metrics import Metric, bind
 
 
@@ -80,6 +81,7 @@ def intervene(
         metric=measured[0],
         base_metric=measured[1],
         metric_name=None if bound is None else bound.definition,
+        sample=Sample(n=len(tokens), seq_len=tokens.shape[1], seed=seed),
         provenance=provenance(
             model,
             text=tokens.tolist(),

@@ -157,7 +157,7 @@ def test_checkpoints_of_different_models(run, sizes, words):
     write_stage(run / "ckpt_a.pt", 100, **sizes)
     refused(run, f"the weights of {run / 'ckpt_a.pt'}", f"the model made from {run / 'ckpt_b.pt'}", words)
     with pytest.raises(CheckpointError, match=words):
-        trajectory(run, "composition", progress=False)
+        trajectory(run, "composition_scores", progress=False)
 
 
 def test_a_run_with_another_vocabulary(run, tmp_path):

@@ -282,7 +282,7 @@ def test_measures_on_a_task(copy):
 @pytest.mark.parametrize(
     ("measure", "options", "words"),
     [
-        ("induction", {}, "there is no measure 'induction'; expected one of heads, prefix_matching, .*task_heads"),
+        ("induction", {}, "there is no analysis 'induction'; expected one of score_heads, .*task_heads"),
         ("text_loss", {"m": 3, "batch": 1}, "text_loss has no option batch, m; expected seq_len, n, seed"),
         ("composition_scores", {"n": 3}, "composition_scores has no option n"),
         (
@@ -292,7 +292,7 @@ def test_measures_on_a_task(copy):
         ),
         ("composition_scores", {"corpus": TEXT}, "'composition_scores' looks at the weights alone; leave it out"),
         ("induction_accuracy", {"corpus": TEXT}, "'induction_accuracy' looks at random tokens; leave it out"),
-        ("task_heads", {"corpus": TEXT}, "'task_heads' looks at the run's task; leave it out"),
+        ("task_heads", {"corpus": TEXT}, "'task_heads' looks at the task; leave it out"),
         (
             "induction_accuracy",
             {"task": task()},
@@ -349,7 +349,7 @@ def test_a_trajectory_has_steps_in_front(run):
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in FOLLOWED if n not in ("measure_convergence", "head_importance", "patched_heads", "composition_scores")],
+    [n for n in FOLLOWED if n not in WITHOUT_EXAMPLES],
 )
 def test_sequences_have_the_values_as_their_mean_and_the_interval_as_its_spread(run, name):
     found = measured(run, name, **source_of(name), **(options_of(name) | ({"n": 12} if options_of(name) else {})))
@@ -485,7 +485,7 @@ def state(run, tmp_path, eager, monkeypatch):
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setitem(ANALYSES, "text_loss", replace(ANALYSES["text_loss"], custom=interrupted))
-        patched.setattr("nanogpt_lens.runs.measures.Measure.options", lambda self: ["n", "seed", "seq_len"])
+        patched.setattr("nanogpt_lens.catalogue.Analysis.options", lambda self: dict.fromkeys(("n", "seed", "seq_len")))
         measured(run, "text_loss", corpus=TEXT, n=4, resume=tmp_path / "state")
     return tmp_path / "state"
 
