@@ -1,4 +1,4 @@
-"""Which head of one model does what a head of another does? Heads of different seeds, matched by behaviour.
+"""Heads of models of different seeds, matched by what they do.
 
 The number of a head means nothing across seeds: what is called 1.2 in one run may be 1.0 in the next.
 """
@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.results import HeadMatches, Scores, Trajectory
 
 _ROUNDING = 1e-9
-"""Of its size, a score differs at least by this between heads."""
+"""A score that differs between heads by no more than this share of its size is the same for all of them."""
 
 
 def match_heads(*scores: Scores) -> HeadMatches:
@@ -30,10 +31,10 @@ def match_heads(*scores: Scores) -> HeadMatches:
             axes "layer" and "head", and the others alike.
 
     Returns:
-        the matches with the first model's heads.
+        The matches with the first model's heads.
 
     Raises:
-        AnalysisError: fewer than two, or of different axes, sizes or labels.
+        AnalysisError: there are fewer than two scores, or their axes, sizes or labels differ.
 
     Source: Kuhn 1955, the Hungarian method, as `scipy.optimize.linear_sum_assignment`.
     """
@@ -59,7 +60,7 @@ def match_heads(*scores: Scores) -> HeadMatches:
             gap[np.arange(heads), partner[model, layer]] = np.inf
             if heads > 1:
                 second[model, layer] = gap.min(1)
-    at = np.broadcast_to(np.arange(layers)[None, :, None], partner.shape)
+    partner_layer = np.broadcast_to(np.arange(layers)[None, :, None], partner.shape)
     return HeadMatches(
         values=torch.from_numpy(distance),
         axes=("model", "layer", "head"),
@@ -69,7 +70,7 @@ def match_heads(*scores: Scores) -> HeadMatches:
         "its standard deviation over all heads; least sum of distances (Kuhn 1955)",
         title="distance of scores",
         unit="standard deviations",
-        partner_layer=torch.from_numpy(at.copy()),
+        partner_layer=torch.from_numpy(partner_layer.copy()),
         partner_head=torch.from_numpy(partner),
         nearest_other=torch.from_numpy(second),
         provenance={"models": [dict(other.provenance) for other in scores]},
@@ -77,16 +78,17 @@ def match_heads(*scores: Scores) -> HeadMatches:
 
 
 def _kind(scores: Scores) -> tuple[Any, ...]:
+    """What scores must have in common to be compared: axes, sizes and labels."""
     return scores.axes, tuple(scores.values.shape), tuple(sorted(scores.labels.items()))
 
 
-def _profiles(scores: tuple[Scores, ...]) -> np.ndarray:
-    """Every head's scores [model, layer, head, feature], each with a standard deviation of 1 over all heads."""
+def _profiles(scores: tuple[Scores, ...]) -> Float[np.ndarray, "model layer head feature"]:
+    """Every head's scores, each with a standard deviation of 1 over all heads."""
     rows = []
     for other in scores:
-        at = [other.axes.index(axis) for axis in ("layer", "head")]
-        rest = [i for i in range(len(other.axes)) if i not in at]
-        values = other.values.double().permute(*at, *rest)
+        first = [other.axes.index(axis) for axis in ("layer", "head")]
+        rest = [i for i in range(len(other.axes)) if i not in first]
+        values = other.values.double().permute(*first, *rest)
         rows.append(values.reshape(*values.shape[:2], -1).numpy())
     every = np.nan_to_num(np.stack(rows))
     spread, largest = every.std(axis=(0, 1, 2)), np.abs(every).max(axis=(0, 1, 2))
@@ -94,7 +96,7 @@ def _profiles(scores: tuple[Scores, ...]) -> np.ndarray:
 
 
 def _names(scores: tuple[Scores, ...]) -> tuple[str, ...]:
-    """Of the models: their checkpoints where these differ, else numbers."""
-    named = [str(other.checkpoint) for other in scores]
-    plain = len(set(named)) == len(named) and not any(isinstance(s, Trajectory) and s.measure == "" for s in scores)
-    return tuple(named) if plain else tuple(str(i) for i in range(len(named)))
+    """The names of the models: their checkpoints if these differ, otherwise numbers."""
+    names = [str(other.checkpoint) for other in scores]
+    distinct = len(set(names)) == len(names) and not any(isinstance(s, Trajectory) and s.measure == "" for s in scores)
+    return tuple(names) if distinct else tuple(str(i) for i in range(len(names)))

@@ -1,7 +1,7 @@
-"""Do the suspected induction heads cause the induction? Take them out, and as many others for comparison.
+"""The ablation of suspected induction heads, beside that of as many others: do they cause the induction?
 
 The induction gain is how much lower the loss on the second copy of a random sequence is than on the same
-tokens after another sequence. Heads that cause it take it away when they go; random other heads do not.
+tokens after another sequence. It disappears without the heads that cause it, and stays without random others.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -30,12 +31,12 @@ from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, name_of
 
 Head: TypeAlias = tuple[int, int]
-"""(layer, head)."""
+"""A layer and the number of a head in it."""
 
 Z = KINDS["z"]
 
 THRESHOLD = 0.4
-"""Prefix matching from which on a head is suspected, as in ARENA's exercises."""
+"""The prefix matching above which a head is suspected, as in ARENA's exercises."""
 
 _SCORES = ("repeated_loss", "unrepeated_loss", "gain", "gain_lost", "controls_as_strong")
 _REPLACEMENTS = {
@@ -65,9 +66,9 @@ def ablate_induction_heads(
 ) -> Scores:
     """The induction gain with all heads, without the suspected ones, and without as many random others.
 
-    Losses are on random sequences, distinct tokens where the vocabulary allows, or on windows of a
-    corpus, after themselves ("repeated") or after another sequence (see `repeated_and_unrepeated`); over
-    the second half but for its first token, which nothing announces. A head's z
+    Losses are on random sequences, of distinct tokens where the vocabulary allows, or on windows of a
+    corpus, after themselves ("repeated") or after another sequence (see `repeated_and_unrepeated`). They are
+    means over the second half but for its first token, which nothing announces. A head's z
     (attention-weighted values) is replaced at all positions by
 
     "zero": nothing, without its value bias too, so that models with and without `process_weights`,
@@ -83,31 +84,32 @@ def ablate_induction_heads(
         heads: (layer, head) pairs, or "0.1" or "L0H1", all of them taken out together; None for those with
             `prefix_matching` above 0.4 on sequences of this length and kind.
         corpus: the sequences are windows of it, held-out text, see `Corpus`; None for random tokens.
-        source: see above.
-        controls: how many sets of as many other heads are drawn, without repetition; all of them where
+        source: what takes the place of z, see above.
+        controls: the number of sets of as many other heads, drawn without repetition; all such sets where
             there are no more. 0 for none.
-        seq_len: tokens of one copy; None for as many as context and vocabulary allow, at most 50.
-        n: how many sequences, at least 2, 4 for "resample"; of a corpus, at most.
-        seed: of the tokens and of the control sets.
+        seq_len: the tokens of one copy; None for as many as context and vocabulary allow, at most 50.
+        n: the number of sequences (of a corpus, the largest number): at least 2, for "resample" 4.
+        seed: the seed of the tokens and of the control sets.
         progress: show a bar.
 
     Returns:
-        values of shape [ablated, score]. `ablated` is "nothing", the heads ("1.0+1.2"), then each control
+        Values [ablated, score]. `ablated` is "nothing", the heads ("1.0+1.2"), then each control
         set ("control 0.3+1.1"). `score` is "repeated_loss", "unrepeated_loss", "gain" (unrepeated minus
         repeated, in nats per token), "gain_lost" (gain with all heads minus gain without these), and
         "controls_as_strong": the fraction of control sets that lose at least as much gain as the heads
         do, nan in other rows. Intervals are over the sequences; `chance` is the mean over the control sets.
 
     Raises:
-        AnalysisError: no such heads, an unknown mode, none above the threshold, too few other heads.
+        AnalysisError: the model has no such heads, none above the threshold, or too few others; or `source`
+            is unknown.
     """
     check_choice(Ablation, source=source)
     check_model(model)
     check_whole(seed=seed, controls=controls)
     options = {"seq_len": seq_len, "n": n, "seed": seed}
-    chosen = _suspected(prefix_matching(model, corpus, **options)) if heads is None else _checked(model, heads)
-    drawn = control_sets(chosen, range(model.cfg.n_layers), model.cfg.n_heads, n=controls, seed=seed)
-    sets: list[Sequence[Head]] = [(), chosen, *drawn]
+    chosen = _suspects(prefix_matching(model, corpus, **options)) if heads is None else _pairs(model, heads)
+    others = control_sets(chosen, range(model.cfg.n_layers), model.cfg.n_heads, n=controls, seed=seed)
+    sets: list[Sequence[Head]] = [(), chosen, *others]
     both = repeated_and_unrepeated(model, corpus, **options)
     if source == "resample" and len(both[0]) < 4:
         raise AnalysisError(
@@ -117,11 +119,11 @@ def ablate_induction_heads(
     with evaluating(model):
         repeated, unrepeated = _second_half_losses(model, both, sets, source, progress)
     gain = unrepeated - repeated
-    found = torch.stack([repeated, unrepeated, gain, gain[:1] - gain], 1)  # [set, score, sequence]
-    values = _with_column(found.mean(-1), torch.nan)
-    if drawn:
+    scores = torch.stack([repeated, unrepeated, gain, gain[:1] - gain], 1)  # [ablated, score, example]
+    values = _with_column(scores.mean(-1), torch.nan)
+    if others:
         values[1, -1] = (values[2:, 3] >= values[1, 3]).double().mean()
-    interval = bootstrap(found, seed=seed)
+    interval = bootstrap(scores, seed=seed)
     low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
     length = both[0].shape[1] // 2
     origin = "random ids" if corpus is None else name_of(corpus)
@@ -129,13 +131,13 @@ def ablate_induction_heads(
         values=values,
         axes=("ablated", "score"),
         labels={
-            "ablated": ("nothing", _name(chosen), *(f"control {_name(control)}" for control in drawn)),
+            "ablated": ("nothing", _name(chosen), *(f"control {_name(control)}" for control in others)),
             "score": _SCORES,
         },
         **_MEANING,
         definition=f"{length} tokens of {origin} after themselves or after others, but for their first; z replaced by "
         f"{_REPLACEMENTS[source]}; chance: mean over the control sets",
-        chance=values[2:].mean(0).expand_as(values).clone() if drawn else None,
+        chance=values[2:].mean(0).expand_as(values).clone() if others else None,
         low=low,
         high=high,
         sample=Sample(corpus=None if corpus is None else origin, n=len(both[0]), seq_len=length, seed=seed),
@@ -144,7 +146,7 @@ def ablate_induction_heads(
             heads=chosen,
             corpus=origin,
             source=source,
-            controls=len(drawn),
+            controls=len(others),
             seq_len=length,
             n=len(both[0]),
             seed=seed,
@@ -152,19 +154,21 @@ def ablate_induction_heads(
     )
 
 
-def _suspected(matching: Scores) -> list[Head]:
+def _suspects(matching: Scores) -> list[Head]:
+    """The heads with prefix matching above the threshold; AnalysisError if there are none."""
     scores = matching.values
-    found = [(layer, head) for layer, head in (scores > THRESHOLD).nonzero().tolist()]
-    if not found:
+    suspects = [(layer, head) for layer, head in (scores > THRESHOLD).nonzero().tolist()]
+    if not suspects:
         best = divmod(int(scores.argmax()), scores.shape[1])
         raise AnalysisError(
             f"no head has prefix matching above {THRESHOLD}; the highest is {scores.max():.3f}, of head "
             f"{_name([best])}: there is no induction head to ablate, or name some with heads=[{best}]"
         )
-    return found
+    return suspects
 
 
-def _checked(model: Hooked, heads: Any) -> list[Head]:
+def _pairs(model: Hooked, heads: Any) -> list[Head]:
+    """The heads that the user names, as (layer, head); AnalysisError unless the model has each, and each once."""
     if isinstance(heads, str) or not isinstance(heads, Iterable):
         raise AnalysisError(f'heads is {heads!r}; expected a list of heads, such as [(1, 0)] or ["1.0"]')
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
@@ -184,12 +188,16 @@ def _checked(model: Hooked, heads: Any) -> list[Head]:
 
 
 def _second_half_losses(
-    model: Hooked, both: tuple[Tensor, Tensor], sets: Sequence[Sequence[Head]], source: Ablation, progress: bool
-) -> list[Tensor]:
-    """For each kind of sequence the losses [set, sequence], means over the second half without its first token."""
+    model: Hooked,
+    both: tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]],
+    sets: Sequence[Sequence[Head]],
+    source: Ablation,
+    progress: bool,
+) -> list[Float[Tensor, "ablated example"]]:
+    """The losses for each kind of sequence, means over the second half without its first token."""
     names = dict.fromkeys((Z.hook_name(layer) for layer in sorted({layer for heads in sets for layer, _ in heads})), Z)
     means = mean_activations(model, both, names) if source == "mean" else {}
-    replaced = [heads_replaced(heads, "other" if source == "resample" else source) for heads in sets]
+    replacements = [heads_replaced(heads, "other" if source == "resample" else source) for heads in sets]
     start = both[0].shape[1] // 2
     results = []
     others = both[1].roll(len(both[1]) // 2, dims=0)
@@ -200,8 +208,8 @@ def _second_half_losses(
                 kept = record(model, others[rows], names) if source == "resample" else {}
                 values = SourceValues(mean=means, other=kept)
                 part = []
-                for some in replaced:
-                    edits = edits_of(some, values, model.cfg.n_layers)
+                for interventions in replacements:
+                    edits = edits_of(interventions, values, model.cfg.n_layers)
                     part.append(loss_per_token(model, tokens[rows], edits)[:, start:].double().mean(1))
                     bar.update(len(part[-1]))
                 pieces.append(torch.stack(part))
@@ -217,9 +225,11 @@ def heads_replaced(heads: Sequence[Head], source: Source) -> list[Intervention]:
     return [Intervention("z", layer=layer, head=tuple(some), source=source) for layer, some in by_layer.items()]
 
 
-def _with_column(values: Tensor, fill: float) -> Tensor:
+def _with_column(values: Float[Tensor, "row column"], fill: float) -> Float[Tensor, "row column_and_one"]:
+    """The values with one more column, which is `fill` everywhere."""
     return torch.cat([values, torch.full_like(values[:, :1], fill)], 1)
 
 
 def _name(heads: Sequence[Head]) -> str:
+    """The heads as one label, such as "0.1+1.2"."""
     return "+".join(f"{layer}.{head}" for layer, head in heads)

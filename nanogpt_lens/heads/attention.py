@@ -1,7 +1,7 @@
-"""What heads attend to: the patterns of a text, and statistics of them over many sequences.
+"""What heads attend to: the attention patterns of a text, and statistics of them over many sequences.
 
 Each statistic is a mean over the queries from the second position on (the first has one key and
-no choice), and stands beside what uniform causal attention gives on the very same tokens.
+no choice), and is compared with what uniform causal attention gives on the very same tokens.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -43,8 +44,8 @@ STATISTICS: dict[str, str] = {
 """The name and definition of every statistic."""
 
 _UNITS = {"entropy": "nats", "distance": "tokens"}
-_KEPT = 2**26  # numbers: deviations of so many patterns are in memory at once
-_SURE = 1e-2  # rows of attention sum to 1 as closely, also in bfloat16
+_KEPT = 2**26  # the numbers that the deviations held in memory at once may have
+_TOLERANCE = 1e-2  # rows of attention sum to 1 within this, also in bfloat16
 
 
 def attention_patterns(model: Hooked, text: Text, *, layers: Sequence[int] | None = None) -> AttentionPatterns:
@@ -53,21 +54,23 @@ def attention_patterns(model: Hooked, text: Text, *, layers: Sequence[int] | Non
     Args:
         model: the model.
         text: one text or several of one length, or token ids [pos] or [example, pos].
-        layers: which ones, from 0; None for all.
+        layers: the layers, from 0; None for all.
 
     Returns:
-        probabilities of shape [layer, head, dest_pos, src_pos] for one text, with `example` in front
-        for several; each row sums to 1. Positions of one text are labelled with its tokens, and
+        Probabilities [layer, head, dest_pos, src_pos] for one text, with `example` in front for several;
+        each row sums to 1. Positions of one text are labelled with its tokens, and
         chosen layers with their numbers.
 
     Raises:
-        AnalysisError: no such layer, tokens that do not fit the model, or attention that does not sum to 1.
+        AnalysisError: there is no such layer, the tokens do not fit the model, or the attention does not sum to 1.
     """
     tokens = as_tokens(model, text)
     chosen = _layers(model, layers)
     with evaluating(model):
-        found = record(model, tokens, map(pattern_hook, chosen))
-    values = torch.stack([_checked(found[pattern_hook(layer)], layer) for layer in chosen], dim=1)
+        patterns = record(model, tokens, map(pattern_hook, chosen))
+    for layer in chosen:
+        _check_softmax(patterns[pattern_hook(layer)], layer)
+    values = torch.stack([patterns[pattern_hook(layer)] for layer in chosen], dim=1)
     labels = {} if layers is None else {"layer": tuple(map(str, chosen))}
     axes = ("example", "layer", "head", "dest_pos", "src_pos")
     if len(tokens) == 1:
@@ -100,24 +103,24 @@ def attention_statistics(
     All are means over sequences and queries from position 1 on. `duplicate_token` is nan where no
     token occurs twice. `positional` compares different sequences: with D the attention minus uniform
     attention, it is the mean of <D_i, D_j> over pairs i != j divided by the mean of <D_i, D_i>. It is
-    1 for a head that never looks at content, 0 expected for one whose sequences share nothing (so
-    estimates may be below 0), and 0 for exactly uniform attention. Where all sequences are alike, as the own
-    text of a model that repeats itself is, `positional` is too high: give a corpus.
+    1 for a head that never looks at content, 0 on average for one whose sequences share nothing (so that
+    estimates may be below 0), and 0 for exactly uniform attention. Where all sequences are alike, as in
+    text drawn from a model that repeats itself, `positional` is too high: give a corpus.
 
     Args:
         model: the model.
         corpus: a text, a path or token ids; None for text drawn from the model itself at temperature 1.
-        seq_len: tokens per sequence; None for the context, at most 128.
-        n: how many sequences, at most.
-        batch_size: sequences per run of the model.
-        seed: of the choice of sequences and of the bootstrap.
+        seq_len: the tokens of a sequence; None for the context, at most 128.
+        n: the largest number of sequences.
+        batch_size: the sequences in one run of the model.
+        seed: the seed of the choice of sequences and of the bootstrap.
 
     Returns:
-        scores of shape [score, layer, head], with `chance` under uniform causal attention on the same
+        Values [score, layer, head], with `chance` under uniform causal attention on the same
         tokens, and 95% bootstrap intervals over the sequences.
 
     Raises:
-        AnalysisError: fewer than two sequences or two tokens, or a corpus that does not fit the model.
+        AnalysisError: there are fewer than two sequences or two tokens, or the corpus does not fit the model.
 
     Sources: Hoyer 2004, "Non-negative matrix factorization with sparseness constraints"; Olsson et al.
     2022, "In-context Learning and Induction Heads" (previous token); Wang et al. 2022,
@@ -131,21 +134,18 @@ def attention_statistics(
 def statistics_of(
     model: Hooked, tokens: Tensor, *, origin: str, corpus: str | None = None, batch_size: int = 8, seed: int = 0
 ) -> Scores:
-    """`attention_statistics` of given sequences.
+    """The `attention_statistics` of these sequences, with values [score, layer, head].
 
     Args:
         model: the model.
-        tokens: ids of shape [example, pos], at least two of each.
-        origin: where they come from, in words.
-        corpus: the name of the text, where they are of one.
-        batch_size: sequences per run of the model.
-        seed: of the bootstrap.
-
-    Returns:
-        scores of shape [score, layer, head].
+        tokens: ids [example, pos], at least two of each.
+        origin: where the tokens come from, in words.
+        corpus: the name of the text that the tokens are from; None if they are from no text.
+        batch_size: the sequences in one run of the model.
+        seed: the seed of the bootstrap.
 
     Raises:
-        AnalysisError: fewer than two sequences, two tokens, or one sequence per run.
+        AnalysisError: there are fewer than two sequences or two tokens, or `batch_size` is below 1.
     """
     tokens = as_tokens(model, tokens)
     if min(tokens.shape) < 2:
@@ -155,12 +155,12 @@ def statistics_of(
         )
     check_whole(1, batch_size=batch_size)
     check_whole(seed=seed)
-    measured = _measure(model, tokens, batch_size)
+    attention = _attention_sums(model, tokens, batch_size)
     n = len(tokens)
     everything = torch.ones(1, n, dtype=torch.float64)
-    low, high = torch.nanquantile(measured.estimates(times_drawn(n, seed=seed)), ENDS, dim=-1)
-    values = measured.estimates(everything)[..., 0]
-    without = measured.estimates(torch.ones(n, n, dtype=torch.float64) - torch.eye(n, dtype=torch.float64))
+    low, high = torch.nanquantile(attention.estimates(times_drawn(n, seed=seed)), ENDS, dim=-1)
+    values = attention.estimates(everything)[..., 0]
+    without = attention.estimates(torch.ones(n, n, dtype=torch.float64) - torch.eye(n, dtype=torch.float64))
     return Scores(
         values=values,
         axes=("score", "layer", "head"),
@@ -174,7 +174,7 @@ def statistics_of(
         provenance=provenance(
             model, text=origin, n=n, seq_len=tokens.shape[1], batch_size=batch_size, seed=seed, resamples=RESAMPLES
         ),
-        chance=measured.chance()[..., None, None].expand(values.shape).clone(),
+        chance=attention.chance()[..., None, None].expand(values.shape).clone(),
         low=low,
         high=high,
         per_example=pseudo_values(without, values),
@@ -182,12 +182,14 @@ def statistics_of(
 
 
 def pattern_hook(layer: int) -> str:
-    """The hook point of a layer's attention after the softmax [example, head, dest_pos, src_pos]."""
+    """The name of the hook point of a layer's attention after the softmax [example, head, dest_pos, src_pos]."""
     return f"blocks.{layer}.attn.hook_pattern"
 
 
-def uniform_attention(n_pos: int, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None) -> Tensor:
-    """Uniform causal attention [dest_pos, src_pos]: 1/(i + 1) to each of the i + 1 keys of query i."""
+def uniform_attention(
+    n_pos: int, *, dtype: torch.dtype = torch.float64, device: torch.device | None = None
+) -> Float[Tensor, "dest_pos src_pos"]:
+    """Uniform causal attention: 1/(i + 1) to each of the i + 1 keys of query i."""
     ones = torch.ones(n_pos, n_pos, dtype=dtype, device=device).tril()
     return ones / ones.sum(-1, keepdim=True)
 
@@ -197,53 +199,55 @@ class _AttentionSums:
     """Sums of each sequence, from which any resample of the sequences can be scored.
 
     Attributes:
-        sums: of each statistic but the last over the queries [score, layer, head, example].
-        uniform: the same of uniform attention [score, example].
-        counts: how many queries a sum is over [score, example].
-        grams: products of the sequences' deviations from uniform [layer, head, example, example].
-        floor: squared deviations up to this are rounding.
+        sums: each statistic but the last, summed over the queries.
+        uniform: the same sums for uniform attention.
+        counts: the number of queries that a sum is over.
+        grams: the inner products of the sequences' deviations from uniform attention.
+        floor: the squared deviation up to which a deviation is rounding.
     """
 
-    sums: Tensor
-    uniform: Tensor
-    counts: Tensor
-    grams: Tensor
+    sums: Float[Tensor, "sum layer head example"]
+    uniform: Float[Tensor, "sum example"]
+    counts: Float[Tensor, "sum example"]
+    grams: Float[Tensor, "layer head example example"]
     floor: float
 
-    def estimates(self, weights: Tensor) -> Tensor:
-        """[score, layer, head, resample], from how often each sequence is in a resample [resample, example]."""
+    def estimates(self, weights: Float[Tensor, "resample example"]) -> Float[Tensor, "score layer head resample"]:
+        """All statistics of resamples; `weights` says how often each sequence is in a resample."""
         means = self.sums @ weights.T / (self.counts @ weights.T)[:, None, None]
         shared = torch.stack([self._shared(gram, weights) for gram in self.grams])
         return torch.cat([means, shared[None]])
 
-    def _shared(self, gram: Tensor, weights: Tensor) -> Tensor:
-        """`positional` [head, resample]; a sequence drawn twice makes no pair with itself."""
-        n, own = weights.sum(-1), gram.diagonal(dim1=-2, dim2=-1)
-        between = ((weights @ gram) * weights).sum(-1) - own @ weights.square().T
+    def _shared(
+        self, gram: Float[Tensor, "head example example"], weights: Float[Tensor, "resample example"]
+    ) -> Float[Tensor, "head resample"]:
+        """The statistic `positional`; a sequence drawn twice makes no pair with itself."""
+        n, squares = weights.sum(-1), gram.diagonal(dim1=-2, dim2=-1)
+        between = ((weights @ gram) * weights).sum(-1) - squares @ weights.square().T
         between = between / (n**2 - weights.square().sum(-1))
-        energy = own @ weights.T / n
+        energy = squares @ weights.T / n
         return torch.where(energy > self.floor, between / energy, 0.0)
 
-    def chance(self) -> Tensor:
-        """Of uniform attention [score]."""
+    def chance(self) -> Float[Tensor, " score"]:
+        """All statistics of uniform attention."""
         means = self.uniform.sum(-1) / self.counts.sum(-1)
         return torch.cat([means, means.new_zeros(1)])  # no deviation from uniform at all
 
 
-def _measure(model: Hooked, tokens: Tensor, batch_size: int) -> _AttentionSums:
-    """Runs the model over the tokens [example, pos], as often as it takes to keep memory bounded."""
+def _attention_sums(model: Hooked, tokens: Int[Tensor, "example pos"], batch_size: int) -> _AttentionSums:
+    """The sums of each sequence, of a model that runs over the tokens as often as keeps memory bounded."""
     n_pos, n_layers = tokens.shape[1], model.cfg.n_layers
     at_once = max(1, _KEPT // (len(tokens) * model.cfg.n_heads * n_pos * (n_pos + 1) // 2))
     with evaluating(model):
         parts = [
-            _measure_layers(model, tokens, range(first, min(first + at_once, n_layers)), batch_size)
+            _sums_and_grams(model, tokens, range(first, min(first + at_once, n_layers)), batch_size)
             for first in range(0, n_layers, at_once)
         ]
     sums, grams = (torch.cat([part[i] for part in parts], dim=1 - i) for i in range(2))
     uniform, counts = [], []
     for batch in tokens.split(batch_size):
         flat = uniform_attention(n_pos, device=tokens.device).expand(len(batch), 1, -1, -1)
-        total, count = _sums(flat, batch)
+        total, count = _sums_over_queries(flat, batch)
         uniform.append(total[..., 0].cpu())
         counts.append(count.cpu())
     rounding = 8 * torch.finfo(model.cfg.dtype).eps
@@ -256,8 +260,10 @@ def _measure(model: Hooked, tokens: Tensor, batch_size: int) -> _AttentionSums:
     )
 
 
-def _measure_layers(model: Hooked, tokens: Tensor, layers: range, batch_size: int) -> tuple[Tensor, Tensor]:
-    """`sums` and `grams` of `_AttentionSums` for some layers."""
+def _sums_and_grams(
+    model: Hooked, tokens: Int[Tensor, "example pos"], layers: range, batch_size: int
+) -> tuple[Float[Tensor, "sum layer head example"], Float[Tensor, "layer head example example"]]:
+    """The fields `sums` and `grams` of `_AttentionSums` for some layers."""
     n, n_pos = tokens.shape
     sums: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     kept: dict[int, Tensor] = {}
@@ -265,8 +271,9 @@ def _measure_layers(model: Hooked, tokens: Tensor, layers: range, batch_size: in
 
     def reduce(layer: int, first: int, batch: Tensor) -> Edit:
         def edit(pattern: Tensor) -> None:
-            pattern = _wide(_checked(pattern, layer))
-            sums[layer].append(_sums(pattern, batch)[0].cpu())
+            _check_softmax(pattern, layer)
+            pattern = _wide(pattern)
+            sums[layer].append(_sums_over_queries(pattern, batch)[0].cpu())
             deviation = pattern - uniform_attention(n_pos, dtype=pattern.dtype, device=pattern.device)
             if layer not in kept:
                 kept[layer] = deviation.new_empty(n, deviation.shape[1], len(rows))
@@ -282,16 +289,10 @@ def _measure_layers(model: Hooked, tokens: Tensor, layers: range, batch_size: in
     return all_sums, torch.stack(grams)
 
 
-def _sums(pattern: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Every statistic but `positional`, summed over the queries from 1 on.
-
-    Args:
-        pattern: attention [example, head, dest_pos, src_pos].
-        tokens: ids of shape [example, pos].
-
-    Returns:
-        the sums [score, example, head], and over how many queries they are [score, example]; float64.
-    """
+def _sums_over_queries(
+    pattern: Float[Tensor, "example head pos pos"], tokens: Int[Tensor, "example pos"]
+) -> tuple[Float[Tensor, "sum example head"], Float[Tensor, "sum example"]]:
+    """Every statistic but `positional`, summed over the queries from 1 on, and the number of queries; float64."""
     n_pos = tokens.shape[1]
     rows = pattern[:, :, 1:]  # [example, head, query, key]
     place = torch.arange(n_pos, device=pattern.device, dtype=pattern.dtype)
@@ -314,26 +315,23 @@ def _sums(pattern: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([value.double().sum(-1) for value in per_query]), counts
 
 
-def _wide(pattern: Tensor) -> Tensor:
+def _wide(pattern: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """The pattern in float64 if it is in float64, otherwise in float32."""
     return pattern if pattern.dtype == torch.float64 else pattern.float()
 
 
-def _checked(pattern: Tensor, layer: int) -> Tensor:
-    """The pattern, whose rows sum to 1.
-
-    Raises:
-        AnalysisError: they do not.
-    """
+def _check_softmax(pattern: Float[Tensor, "example head dest_pos src_pos"], layer: int) -> None:
+    """Raise AnalysisError unless the rows of a layer's pattern sum to 1."""
     off = (_wide(pattern).sum(-1) - 1).abs().max()
-    if not off < _SURE:
+    if not off < _TOLERANCE:
         raise AnalysisError(
             f"the attention of layer {layer} is off by {float(off):.2g} from a sum of 1 over the keys; expected "
             "a softmax: take away hooks that edit it, or check the weights for nan"
         )
-    return pattern
 
 
 def _layers(model: Hooked, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers that the user names, None for all; AnalysisError unless the model has each, and each stands once."""
     known = range(model.cfg.n_layers)
     chosen = tuple(known) if layers is None else tuple(layers) if isinstance(layers, Iterable) else ()
     whole = bool(chosen) and all(type(layer) is int and layer in known for layer in chosen)

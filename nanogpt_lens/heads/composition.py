@@ -1,6 +1,6 @@
-"""Does a later head read what an earlier head writes? Composition of heads, from their weights.
+"""Composition of heads, from their weights: how much of what an earlier head writes a later head reads.
 
-An induction head, for one, makes its keys from what a previous-token head writes: K-composition.
+An induction head, for example, makes its keys from what a previous-token head writes: K-composition.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -25,8 +26,8 @@ def composition_scores(model: Hooked, *, mode: CompositionMode = "K", samples: i
 
     With W_OV = W_V W_O of the earlier head and, of the later one, R = W_Q W_K^T for queries, its
     transpose for keys, W_V W_O for values, the score is ||W_OV R|| / (||W_OV|| ||R||), in Frobenius
-    norms: 1 at most, if all goes through one direction. LayerNorm weights are folded in, its scale and
-    biases left out (see `head_weights`).
+    norms: 1 at most, if everything goes through one direction. LayerNorm weights are folded in, its scale
+    and biases left out (see `head_weights`).
 
     Random matrices compose as well. `chance` is the mean over random heads, all entries normal, of the
     same shapes in the d_model - 1 directions that LayerNorm leaves; Elhage et al. subtract it. The range
@@ -37,15 +38,15 @@ def composition_scores(model: Hooked, *, mode: CompositionMode = "K", samples: i
     Args:
         model: the model.
         mode: "Q", "K" or "V".
-        samples: random pairs of heads.
-        seed: of the random heads.
+        samples: the number of random pairs of heads.
+        seed: the seed of the random heads.
 
     Returns:
-        scores of shape [sender_layer, sender_head, layer, head], from 0 to 1; nan where the sender is
-        not in an earlier layer, 0 where one of the heads is zero.
+        Scores [sender_layer, sender_head, layer, head], from 0 to 1; nan where the sender is not in an
+        earlier layer, 0 where one of the heads is zero.
 
     Raises:
-        AnalysisError: an unknown mode, fewer than 2 samples, a model without LayerNorm.
+        AnalysisError: the mode is unknown, there are fewer than 2 samples, or the model has no LayerNorm.
 
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", Q-, K- and
     V-composition; `all_composition_scores` of TransformerLens on processed weights.
@@ -61,8 +62,8 @@ def composition_scores(model: Hooked, *, mode: CompositionMode = "K", samples: i
         values = torch.full((model.cfg.n_layers, model.cfg.n_heads) * 2, torch.nan, dtype=torch.float64)
         for layer in range(1, model.cfg.n_layers):
             for sender in range(layer):
-                found = _composed(weights.v[sender], weights.o[sender], reads[layer], passes[layer])
-                values[sender, :, layer] = found.cpu()
+                scores = _composition(weights.v[sender], weights.o[sender], reads[layer], passes[layer])
+                values[sender, :, layer] = scores.cpu()
     random = _random_scores(model.cfg.d_model - 1, model.cfg.d_head, samples, seed)
     low, high = torch.quantile(random, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     chance = torch.full_like(values, random.mean().item())
@@ -82,15 +83,16 @@ def composition_scores(model: Hooked, *, mode: CompositionMode = "K", samples: i
     )
 
 
-def _composed(v: Tensor, o: Tensor, reads: Tensor, passes: Tensor) -> Tensor:
-    """Scores [sender, receiver] of W_OV = v o with R = reads passes^T.
+def _composition(
+    v: Float[Tensor, "sender d_model d_head"],
+    o: Float[Tensor, "sender d_head d_model"],
+    reads: Float[Tensor, "receiver d_model d_head"],
+    passes: Float[Tensor, "receiver d_model d_head"],
+) -> Float[Tensor, "sender receiver"]:
+    """The scores of W_OV = v o of the senders with R = reads passes^T of the receivers.
 
     Multiplying by a matrix with orthonormal columns keeps a norm, so that the outer factors can be
     replaced by the triangles of their QR decompositions: nothing is larger than d_head by d_head.
-
-    Args:
-        v, o: of the senders, [sender, d_model, d_head] and [sender, d_head, d_model].
-        reads, passes: of the receivers, [receiver, d_model, d_head].
     """
     before, after = _triangle(v), _triangle(passes).mT
     both = before[:, None] @ (o[:, None] @ reads[None]) @ after[None]
@@ -99,15 +101,16 @@ def _composed(v: Tensor, o: Tensor, reads: Tensor, passes: Tensor) -> Tensor:
     return (both.norm(dim=(-2, -1)) / (sender[:, None] * receiver[None])).nan_to_num(0.0)
 
 
-def _triangle(matrix: Tensor) -> Tensor:
+def _triangle(matrix: Float[Tensor, "head rows columns"]) -> Float[Tensor, "head rank columns"]:
+    """The triangle R of the QR decomposition of each head's matrix."""
     return torch.linalg.qr(matrix, mode="r").R
 
 
-def _random_scores(width: int, d_head: int, samples: int, seed: int) -> Tensor:
-    """Scores [sample] of random heads; by symmetry the same for Q, K and V."""
+def _random_scores(width: int, d_head: int, samples: int, seed: int) -> Float[Tensor, " sample"]:
+    """The scores of random heads; by symmetry the same for Q, K and V."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    scores = []
     for _ in range(samples):
         v, o, reads, passes = torch.randn(4, 1, width, d_head, generator=generator, dtype=torch.float64)
-        found.append(_composed(v, o.mT, reads, passes).squeeze())
-    return torch.stack(found)
+        scores.append(_composition(v, o.mT, reads, passes).squeeze())
+    return torch.stack(scores)

@@ -1,7 +1,7 @@
-"""Does a head raise the logit of the token that it attends to?
+"""Copying: how much a head raises the logit of the token that it attends to.
 
-Two measures: of the weights alone (Elhage et al. 2021), and of what the head does on random tokens
-(Olsson et al. 2022, "copying" head evaluator).
+There are two measures: one of the weights alone (Elhage et al. 2021), and one of what the head does on
+random tokens (Olsson et al. 2022, "copying" head evaluator).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -21,7 +22,7 @@ from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.prompts import random_tokens
 
 CopyingMethod: TypeAlias = Literal["eigenvalues", "logits"]
-"""From the weights, or from what the head writes on random tokens."""
+"""Whether copying is measured on the weights, or on what the head writes on random tokens."""
 
 
 def copying_score(
@@ -42,23 +43,23 @@ def copying_score(
     the head's attention as weights, then over positions and sequences. Chance is the same score with
     a random token of the sequence in the place of the attended one; it is near -1, not near 0.
     (Olsson et al. 2022, "Head activation evaluators": they name the ReLU, the ratio, and its range
-    from 0 to 0.5. That each attended token is judged apart, and biases are left out, is our choice.
-    They leave out the most and least common tokens, which takes a corpus; this does not.)
+    from 0 to 0.5. That each attended token is scored by itself, and biases are left out, is our choice.
+    They leave out the most and least common tokens, which takes a corpus; this function does not.)
 
     A head whose circuit is zero up to rounding scores 0.
 
     Args:
         model: the model.
-        method: see above.
-        seq_len: for "logits": tokens of a sequence; None for 25, or as many as context and
+        method: "eigenvalues" or "logits", see above.
+        seq_len: for "logits": the tokens of a sequence; None for 25, or as many as context and
             vocabulary allow without repeats.
-        n, seed: for "logits": how many sequences, and the seed of their tokens.
+        n, seed: for "logits": the number of sequences, and the seed of their tokens.
 
     Returns:
-        scores of shape [layer, head] without unit; "logits" with intervals over the sequences.
+        Scores [layer, head] without unit; "logits" with intervals over the sequences.
 
     Raises:
-        AnalysisError: an unknown method, sequences that do not fit the context, a model without LayerNorm.
+        AnalysisError: the method is unknown, the sequences do not fit the context, or the model has no LayerNorm.
     """
     if method not in get_args(CopyingMethod):
         raise AnalysisError(f"method is {method!r}; expected {' or '.join(get_args(CopyingMethod))}")
@@ -102,8 +103,8 @@ def copying_score(
     )
 
 
-def _eigenvalue_scores(model: Hooked) -> Tensor:
-    """[layer, head]. The eigenvalues of AB other than zero are those of BA, which is d_head by d_head here."""
+def _eigenvalue_scores(model: Hooked) -> Float[Tensor, "layer head"]:
+    """The scores by eigenvalues: those of AB other than zero are those of BA, which is d_head by d_head here."""
     weights = head_weights(model)
     between = unembedding(model) @ embedding(model)  # [d_model, d_model]
     circuit = weights.o @ between @ weights.v  # [layer, head, d_head, d_head]
@@ -114,8 +115,10 @@ def _eigenvalue_scores(model: Hooked) -> Tensor:
     return (eigenvalues.real.sum(-1) / total).masked_fill(nothing | (total == 0), 0.0)
 
 
-def _logit_scores(model: Hooked, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores and chance, each [layer, head, example]."""
+def _logit_scores(
+    model: Hooked, tokens: Int[Tensor, "example pos"]
+) -> tuple[Float[Tensor, "layer head example"], Float[Tensor, "layer head example"]]:
+    """The scores by logits, and their chance level."""
     weights = head_weights(model)
     unembed = unembedding(model)
     norms = weights.v.norm(dim=(-2, -1)) * weights.o.norm(dim=(-2, -1)) * unembed.norm(dim=0).max()
@@ -123,38 +126,46 @@ def _logit_scores(model: Hooked, tokens: Tensor) -> tuple[Tensor, Tensor]:
     pieces: list[Tensor] = []
     for rows in batches(model, tokens):
         read = unembed[:, tokens[rows]]  # [d_model, example, token of the sequence]
-        found: dict[str, Tensor] = {}
-        run(model, tokens[rows], {name: _keep(found, name) for name in _names(model)})
+        kept: dict[str, Tensor] = {}
+        run(model, tokens[rows], {name: _keep(kept, name) for name in _names(model)})
         layers = []
         for layer in range(model.cfg.n_layers):
-            stream = found[f"blocks.{layer}.ln1.hook_normalized"].double()
+            stream = kept[f"blocks.{layer}.ln1.hook_normalized"].double()
             written = torch.einsum("bjm,hmd,hdn->bjhn", stream, weights.v[layer], weights.o[layer])
             logits = torch.einsum("bjhn,nbk->hbjk", written, read)
-            own, others = _judged(logits, tiny[layer][:, None, None, None])
-            received = found[f"blocks.{layer}.attn.hook_pattern"].transpose(0, 1)  # [head, example, attended token]
-            layers.append(torch.stack([(received * own).sum(-1), (received * others).sum(-1)]))
+            attended, random = _scores_of_keys(logits, tiny[layer])
+            received = kept[f"blocks.{layer}.attn.hook_pattern"].transpose(0, 1)  # [head, example, attended token]
+            layers.append(torch.stack([(received * attended).sum(-1), (received * random).sum(-1)]))
         pieces.append(torch.stack(layers, 1))
     scores, chance = torch.cat(pieces, -1)
     return scores, chance
 
 
 def _names(model: Hooked) -> list[str]:
+    """The hook points of what the heads read, and of their patterns."""
     hooks = ("ln1.hook_normalized", "attn.hook_pattern")
     return [f"blocks.{layer}.{hook}" for layer in range(model.cfg.n_layers) for hook in hooks]
 
 
-def _keep(found: dict[str, Tensor], name: str) -> Edit:
-    """Keep the stream; of a pattern only its mean over queries, [example, head, key]."""
+def _keep(kept: dict[str, Tensor], name: str) -> Edit:
+    """An edit that keeps the stream; of a pattern only its mean over queries, [example, head, key]."""
 
     def edit(value: Tensor) -> None:
-        found[name] = value.double().mean(2) if name.endswith("pattern") else value.clone()
+        kept[name] = value.double().mean(2) if name.endswith("pattern") else value.clone()
 
     return edit
 
 
-def _judged(logits: Tensor, tiny: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores [..., j] of the attended tokens j, and of random tokens in their place, from logits [..., j, k]."""
-    logits = logits.where(logits.abs() > tiny, 0.0)
+def _scores_of_keys(
+    logits: Float[Tensor, "head example key key"], tiny: Float[Tensor, " head"]
+) -> tuple[Float[Tensor, "head example key"], Float[Tensor, "head example key"]]:
+    """The score of each attended token, and that of a random token of the sequence in its place.
+
+    Args:
+        logits: what is written from each key, onto the token of each key.
+        tiny: the magnitude up to which a head's logit is rounding.
+    """
+    logits = logits.where(logits.abs() > tiny[:, None, None, None], 0.0)
     raised = logits.relu()
     ratio = raised / (raised + raised.sum(-1, keepdim=True))
     score = (4 * ratio.nan_to_num(0.0) - 1) * (logits != 0).any(-1, keepdim=True)

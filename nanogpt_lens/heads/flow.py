@@ -1,4 +1,4 @@
-"""Which input tokens reach a position through all layers of attention: rollout and flow.
+"""Rollout and flow: how much each input token reaches a position through all layers of attention.
 
 Both look at one graph: a node for each position before the first and after every layer, and from
 each node edges down to the layer before, weighted by attention, the residual stream counted as
@@ -15,6 +15,7 @@ import math
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -26,7 +27,7 @@ from nanogpt_lens.results import AttentionPatterns, MixedAttention
 Heads: TypeAlias = Literal["mean", "max"]
 """How the heads of a layer become one: their mean, as in the paper, or their largest attention."""
 
-_UNIT = 2**30  # scipy's flows are 32-bit integers; wider ones would overflow without a word
+_UNIT = 2**30  # scipy's flows are 32-bit integers; wider ones would overflow without an error
 
 
 def attention_rollout(model: Hooked, text: Text, *, residual: float = 0.5, heads: Heads = "mean") -> MixedAttention:
@@ -38,31 +39,31 @@ def attention_rollout(model: Hooked, text: Text, *, residual: float = 0.5, heads
     Args:
         model: the model.
         text: one text or several of one length, or token ids [pos] or [example, pos].
-        residual: weight of the residual stream, 0 to 1; the paper has one half.
+        residual: the weight of the residual stream, from 0 to 1; the paper has one half.
         heads: how the heads of a layer become one.
 
     Returns:
-        shares of shape [layer, dest_pos, src_pos], with `example` in front for several texts: how
-        much of position `dest_pos` after `layer` comes from the input token `src_pos`. Rows sum to 1.
+        Shares [layer, dest_pos, src_pos], with `example` in front for several texts: how much of
+        position `dest_pos` after `layer` comes from the input token `src_pos`. Rows sum to 1.
 
     Raises:
-        AnalysisError: another `residual` or `heads`, or tokens that do not fit the model.
+        AnalysisError: `residual` or `heads` is another, or the tokens do not fit the model.
 
     Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
     """
     patterns, mixed = _graph(model, text, residual, heads)
     total = torch.eye(mixed.shape[-1], dtype=mixed.dtype)
-    rolled = []
+    products = []
     for layer in mixed.unbind(-3):
         total = layer @ total
-        rolled.append(total)
+        products.append(total)
     axes = tuple(axis for axis in patterns.axes if axis != "head")
     return MixedAttention(
-        values=torch.stack(rolled, dim=-3),
+        values=torch.stack(products, dim=-3),
         axes=axes,
         labels=patterns.labels,
         quantity="attention rollout",
-        definition=f"product over layers of {_said(residual, heads)} (Abnar and Zuidema 2020)",
+        definition=f"product over layers of {_formula(residual, heads)} (Abnar and Zuidema 2020)",
         method="rollout",
         provenance=provenance(model, residual=residual, heads=heads),
     )
@@ -82,25 +83,25 @@ def attention_flow(
 
     The capacities are the matrices of `attention_rollout`; the flow is computed for every pair of
     position and token by itself, so that a row does not sum to 1. (The authors' code divides each
-    row by its sum.) Capacities are rounded to multiples of 2**-30, which puts each flow off by at
-    most 2**-31 times the edges of a minimum cut, some 1e-7.
+    row by its sum.) Capacities are rounded to multiples of 2**-30, so that each flow is wrong by at
+    most 2**-31 times the number of edges of a minimum cut, some 1e-7.
 
     Args:
         model: the model.
         text: one text, or its token ids [pos].
         pos: the position that the flow starts from, negative from the end; None for all.
         layer: the layer after which it starts, negative from the end; None for all.
-        residual: weight of the residual stream, 0 to 1; the paper has one half.
+        residual: the weight of the residual stream, from 0 to 1; the paper has one half.
         heads: how the heads of a layer become one.
         progress: show a bar.
 
     Returns:
-        flows from 0 to 1 of shape [src_pos], with `dest_pos` in front where `pos` is None, and
-        `layer` before that where `layer` is None.
+        Flows [src_pos] from 0 to 1, with `dest_pos` in front where `pos` is None, and `layer` before
+        that where `layer` is None.
 
     Raises:
-        AnalysisError: several texts, no such position or layer, another `residual` or `heads`, or
-            tokens that do not fit the model.
+        AnalysisError: there are several texts, there is no such position or layer, `residual` or `heads`
+            is another, or the tokens do not fit the model.
 
     Source: Abnar and Zuidema 2020, "Quantifying Attention Flow in Transformers".
     """
@@ -122,14 +123,14 @@ def attention_flow(
     values = values[:, 0] if pos is not None else values
     values = values[0] if layer is not None else values
     axes = (*(["layer"] if layer is None else []), *(["dest_pos"] if pos is None else []), "src_pos")
-    where = "" if pos is None else f" from position {positions[0]}"
-    where += "" if layer is None else f" after layer {layers[0]}"
+    origin = "" if pos is None else f" from position {positions[0]}"
+    origin += "" if layer is None else f" after layer {layers[0]}"
     return MixedAttention(
         values=values,
         axes=axes,
         labels={axis: labels for axis, labels in patterns.labels.items() if axis in axes},
         quantity="attention flow",
-        definition=f"maximum flow{where} to each input token, through capacities {_said(residual, heads)} "
+        definition=f"maximum flow{origin} to each input token, through capacities {_formula(residual, heads)} "
         "rounded to 2**-30 (Abnar and Zuidema 2020)",
         method="flow",
         pos=None if pos is None else positions[0],
@@ -137,8 +138,10 @@ def attention_flow(
     )
 
 
-def _graph(model: Hooked, text: Text, residual: float, heads: Heads) -> tuple[AttentionPatterns, Tensor]:
-    """The patterns, and one matrix [dest_pos, src_pos] for each layer, the residual stream mixed in; float64."""
+def _graph(
+    model: Hooked, text: Text, residual: float, heads: Heads
+) -> tuple[AttentionPatterns, Float[Tensor, "*example layer dest_pos src_pos"]]:
+    """The patterns, and one matrix for each layer, with the residual stream mixed in; float64."""
     if heads not in get_args(Heads):
         raise AnalysisError(f"heads is {heads!r}; expected mean or max")
     number = isinstance(residual, int | float) and not isinstance(residual, bool) and math.isfinite(residual)
@@ -151,8 +154,8 @@ def _graph(model: Hooked, text: Text, residual: float, heads: Heads) -> tuple[At
     return patterns, mixed / mixed.sum(-1, keepdim=True)
 
 
-def _network(mixed: Tensor) -> Any:
-    """A sparse matrix of integer capacities; node (layer + 1) * n_pos + pos is a position after a layer."""
+def _network(mixed: Float[Tensor, "layer dest_pos src_pos"]) -> Any:
+    """A sparse matrix of integer capacities; its node (layer + 1) * n_pos + pos is a position after a layer."""
     from scipy.sparse import csr_array
 
     n_layers, n_pos = mixed.shape[:2]
@@ -163,19 +166,21 @@ def _network(mixed: Tensor) -> Any:
     return csr_array((capacity[layer, dest, src].numpy(), ends), shape=(n_nodes, n_nodes))
 
 
-def _flows(graph: Any, start: int, n_inputs: int) -> Tensor:
-    """The maximum flow from a node to each of the first inputs [src_pos]."""
+def _flows(graph: Any, start: int, n_inputs: int) -> Float[Tensor, " src_pos"]:
+    """The maximum flow from a node to each of the first inputs."""
     from scipy.sparse.csgraph import maximum_flow
 
     flows = [maximum_flow(graph, start, sink).flow_value for sink in range(n_inputs)]
     return torch.tensor(flows, dtype=torch.float64) / _UNIT
 
 
-def _index(at: int, n: int, name: str) -> int:
-    if isinstance(at, bool) or not isinstance(at, int) or not -n <= at < n:
-        raise AnalysisError(f"{name} is {at!r}; expected {-n} to {n - 1}, or None for all")
-    return at % n
+def _index(number: int, n: int, name: str) -> int:
+    """A position or layer counted from 0; AnalysisError unless it is one of `n`."""
+    if isinstance(number, bool) or not isinstance(number, int) or not -n <= number < n:
+        raise AnalysisError(f"{name} is {number!r}; expected {-n} to {n - 1}, or None for all")
+    return number % n
 
 
-def _said(residual: float, heads: str) -> str:
+def _formula(residual: float, heads: str) -> str:
+    """What the matrix of a layer is, in words."""
     return f"{residual:g} * I + {1 - residual:g} * ({heads} over heads of A), rows divided by their sum,"

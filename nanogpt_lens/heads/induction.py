@@ -1,7 +1,7 @@
-"""Induction: after [A][B] ... [A], does the model attend to [B], and does it predict [B]?
+"""Induction: how much, after [A][B] ... [A], the heads attend to [B] and the model predicts [B].
 
 `prefix_matching` looks at the heads' attention; the other measures look at what the model predicts.
-Random tokens take away everything but repetition; a corpus shows how much of it is left in text.
+Random tokens take away everything but repetition; a corpus shows how much of the induction is left in text.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -23,7 +24,7 @@ from nanogpt_lens.text.corpus import Corpus, name_of, windows
 from nanogpt_lens.text.prompts import Repeats, induction_pairs, random_tokens, repeated_tokens
 
 Convention: TypeAlias = Literal["stripe", "olsson", "transformer_lens"]
-"""Which attention counts as prefix matching, see `prefix_matching`."""
+"""The attention that counts as prefix matching, see `prefix_matching`."""
 
 _DEFINITIONS: dict[str, str] = {
     "stripe": "mean attention from second-half queries to the token after the one they repeat (stripe)",
@@ -51,7 +52,7 @@ def prefix_matching(
 
     "stripe": two copies of `seq_len` ids. Mean over the queries i of the second copy of the attention
     to position i - seq_len + 1. A perfect induction head scores exactly 1. (The induction stripe of
-    TransformerLens' demos and ARENA, second-half queries only.)
+    TransformerLens' demos and ARENA, with second-half queries only.)
 
     "olsson": 25 ids, four copies; shorter sequences, then fewer copies, where the context or the
     vocabulary is small. Mean over the queries from the second copy on of the attention to all
@@ -67,21 +68,21 @@ def prefix_matching(
 
     Args:
         model: the model.
-        corpus: the copies are windows of it, held-out text, see `Corpus`; None for random ids.
-        seq_len: ids in one copy; None for as many as context and vocabulary allow, at most 50 (25
+        corpus: held-out text of whose windows the sequences are copies, see `Corpus`; None for random ids.
+        seq_len: the tokens of one copy; None for as many as context and vocabulary allow, at most 50 (25
             for "olsson").
-        n: how many sequences; of a corpus, at most.
+        n: the number of sequences; of a corpus, the largest number.
         convention: see above.
-        repeats: whether random ids in one copy may be equal; a corpus has what it has.
-        seed: of the ids, or of the choice of windows.
+        repeats: whether random ids in one copy may be equal; windows of a corpus stay as they are.
+        seed: the seed of the ids, or of the choice of windows.
 
     Returns:
-        scores of shape [layer, head], from 0 to 1; `chance` is uniform causal attention on the same
-        tokens; intervals are over the sequences.
+        Scores [layer, head], from 0 to 1; `chance` is uniform causal attention on the same tokens;
+        intervals are over the sequences.
 
     Raises:
-        AnalysisError: an unknown convention, copies that do not fit the context, a corpus that does not fit
-            the model, see `random_tokens`.
+        AnalysisError: the convention is unknown, the copies do not fit the context, or the corpus does not
+            fit the model; see `random_tokens`.
     """
     if convention not in get_args(Convention):
         raise AnalysisError(f"convention is {convention!r}; expected one of {', '.join(get_args(Convention))}")
@@ -96,19 +97,19 @@ def prefix_matching(
     first = length - 1 if convention == "transformer_lens" else length
     matches = follows if convention == "olsson" else _stripe(length)
     with evaluating(model):
-        scores = _attention_to(model, tokens, matches, first)
+        scores = _attention_to_matches(model, tokens, matches, first)
     target = matches(tokens)[:, first:].double()
     uniform = 1 / torch.arange(first + 1, tokens.shape[1] + 1, dtype=torch.float64, device=tokens.device)
     chance = (target.sum(-1) * uniform).mean()
-    found = sampled(scores, seed=seed)
+    columns = sampled(scores, seed=seed)
     return Scores(
-        **found,
+        **columns,
         axes=("layer", "head"),
         quantity="prefix matching, attention from 0 to 1",
         definition=f"{_DEFINITIONS[convention]}; {copies} copies of {length} "
         f"{'random tokens' if corpus is None else f'tokens, windows of {name_of(corpus)}'}; "
         "chance: uniform causal attention",
-        chance=torch.full_like(found["values"], chance.item()),
+        chance=torch.full_like(columns["values"], chance.item()),
         title="prefix matching",
         unit="attention",
         sample=Sample(corpus=source.get("corpus"), n=len(tokens), seq_len=length, seed=seed),
@@ -119,12 +120,12 @@ def prefix_matching(
 
 
 def _layout(model: Hooked, seq_len: int | None, convention: Convention, seed: int) -> tuple[int, int]:
-    """The ids of one copy, and the copies, which fit the context; checks the seed as well."""
+    """The length of one copy, and the number of copies; AnalysisError unless context and seed allow them."""
     check_model(model)
     check_whole(seed=seed)
     n_ctx = model.cfg.n_ctx
-    wanted, most = (25, 4) if convention == "olsson" else (50, 2)
-    length = min(wanted, n_tokens(model), max(2, n_ctx // most)) if seq_len is None else seq_len
+    usual, most = (25, 4) if convention == "olsson" else (50, 2)
+    length = min(usual, n_tokens(model), max(2, n_ctx // most)) if seq_len is None else seq_len
     check_whole(seq_len=length)
     if not 2 <= length <= n_ctx // 2:
         raise AnalysisError(
@@ -134,68 +135,63 @@ def _layout(model: Hooked, seq_len: int | None, convention: Convention, seed: in
 
 
 def _stripe(length: int) -> Callable[[Tensor], Tensor]:
-    """The keys one copy before the query, and one further on: boolean [1, query, key] for tokens [example, pos]."""
+    """The function from tokens to their matching keys: for each query the key after the one a copy earlier."""
 
-    def matches(tokens: Tensor) -> Tensor:
-        at = torch.arange(tokens.shape[1], device=tokens.device)
-        return (at[None, :] == at[:, None] - length + 1)[None]
+    def matches(tokens: Int[Tensor, "example pos"]) -> Bool[Tensor, "1 pos pos"]:
+        place = torch.arange(tokens.shape[1], device=tokens.device)
+        return (place[None, :] == place[:, None] - length + 1)[None]
 
     return matches
 
 
-def follows(tokens: Tensor) -> Tensor:
-    """Which keys directly follow an earlier occurrence of the query's token.
-
-    Args:
-        tokens: ids of shape [example, pos].
-
-    Returns:
-        booleans of shape [example, query, key].
-    """
+def follows(tokens: Int[Tensor, "example pos"]) -> Bool[Tensor, "example pos pos"]:
+    """Whether, for each query and key, the key directly follows an earlier occurrence of the query's token."""
     before = tokens.roll(1, dims=1)
     before[:, 0] = -1
     return (before[:, None, :] == tokens[:, :, None]).tril()
 
 
-def _attention_to(model: Hooked, tokens: Tensor, matches: Callable[[Tensor], Tensor], first: int) -> Tensor:
-    """Attention to matching keys, the mean over queries from `first` on, [layer, head, example]."""
+def _attention_to_matches(
+    model: Hooked, tokens: Int[Tensor, "example pos"], matches: Callable[[Tensor], Tensor], first: int
+) -> Float[Tensor, "layer head example"]:
+    """The attention to matching keys, the mean over queries from `first` on."""
     pieces = []
     for rows in batches(model, tokens):
         target = matches(tokens[rows])[:, None, first:]
-        found: dict[int, Tensor] = {}
+        received: dict[int, Tensor] = {}
 
-        def keep(layer: int, target: Tensor = target, found: dict[int, Tensor] = found) -> Edit:
+        def keep(layer: int, target: Tensor = target, received: dict[int, Tensor] = received) -> Edit:
             def edit(pattern: Tensor) -> None:
                 wide = pattern if pattern.dtype == torch.float64 else pattern.float()
-                found[layer] = (wide[:, :, first:] * target).sum(-1).mean(-1).T
+                received[layer] = (wide[:, :, first:] * target).sum(-1).mean(-1).T
 
             return edit
 
         run(model, tokens[rows], {f"blocks.{i}.attn.hook_pattern": keep(i) for i in range(model.cfg.n_layers)})
-        pieces.append(torch.stack([found[layer] for layer in range(model.cfg.n_layers)]))
+        pieces.append(torch.stack([received[layer] for layer in range(model.cfg.n_layers)]))
     return torch.cat(pieces, -1)
 
 
 def repeated_and_unrepeated(
     model: Hooked, corpus: Corpus | None = None, *, seq_len: int | None = None, n: int = 32, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
     """Sequences after themselves, and the same sequences each after another one of them.
 
     The second halves are the same, row by row. Where the vocabulary is small, unrepeated halves share
     tokens, and induction misleads there as it does in text.
 
     Args:
-        model: for its vocabulary and context.
-        corpus: the sequences are windows of it; None for random tokens, distinct where possible.
-        seq_len: tokens of one sequence; None for as many as context and vocabulary allow, at most 50.
-        n: how many, at least 2.
-        seed: of the choice.
+        model: the model, whose vocabulary and context the sequences fit.
+        corpus: the text whose windows the sequences are; None for random tokens, distinct where possible.
+        seq_len: the tokens of one sequence; None for as many as context and vocabulary allow, at most 50.
+        n: the number of sequences, at least 2.
+        seed: the seed of the choice.
 
     Returns:
-        two tensors of ids, [n, 2 * seq_len]; the first halves of one are those of the other in other rows.
+        Two tensors of ids, of 2 * seq_len positions; the first halves of one are those of the other in other rows.
 
     Raises:
-        AnalysisError: fewer than two sequences, or they do not fit the context.
+        AnalysisError: there are fewer than two sequences, or they do not fit the context.
     """
     check_whole(1, n=n)
     length, _ = _layout(model, seq_len, "stripe", seed)
@@ -215,24 +211,24 @@ def repeated_and_unrepeated(
 def repeated_sequence_loss(
     model: Hooked, corpus: Corpus | None = None, *, seq_len: int | None = None, n: int = 32, seed: int = 0
 ) -> Scores:
-    """The loss of each token of sequences that are repeated, and of the same ones after something else.
+    """The loss of each token of sequences that are repeated, and of the same sequences after something else.
 
-    A model with induction heads predicts the second copy from its second token on; its first cannot be
-    known. All conditions have the same second halves. After another sequence ("unrepeated") nothing is
+    A model with induction heads predicts the second copy from its second token on; the first token cannot
+    be known. All conditions have the same second halves. After another sequence ("unrepeated") nothing is
     known of them; after their own tokens in random order ("shuffled") a model can know which tokens
     come, but not their order: what repetition gains beyond that is induction.
 
     Args:
         model: the model.
-        corpus: the sequences are windows of it; None for uniform random tokens, distinct where possible,
-            which are far from any text.
-        seq_len: tokens of one sequence; None for as many as context and vocabulary allow, at most 50.
-        n: how many sequences, at least 2.
-        seed: of the choice.
+        corpus: the text whose windows the sequences are; None for uniform random tokens, distinct where
+            possible, which are far from any text.
+        seq_len: the tokens of one sequence; None for as many as context and vocabulary allow, at most 50.
+        n: the number of sequences, at least 2.
+        seed: the seed of the choice.
 
     Returns:
-        losses of shape [condition, pos] in nats, "repeated", "shuffled" and "unrepeated", with intervals
-        over the sequences; the labels of `pos` count from 0 and name the token that is predicted; `chance` is
+        Losses [condition, pos] in nats, "repeated", "shuffled" and "unrepeated", with intervals over the
+        sequences; the labels of `pos` count from 0 and name the token that is predicted; `chance` is
         ln(vocabulary), a uniform guess.
 
     Raises:
@@ -244,16 +240,16 @@ def repeated_sequence_loss(
     shuffled = torch.cat([repeated.gather(1, order), repeated[:, length:]], 1)
     with evaluating(model):  # [condition, pos, example]
         loss = torch.stack([losses(model, tokens).double().T for tokens in (repeated, shuffled, unrepeated)])
-    found = sampled(loss, seed=seed)
+    columns = sampled(loss, seed=seed)
     source = "uniform random ids" if corpus is None else name_of(corpus)
     return Scores(
-        **found,
+        **columns,
         axes=("condition", "pos"),
         labels={"condition": ("repeated", "shuffled", "unrepeated"), "pos": tuple(map(str, range(1, 2 * length)))},
         quantity="loss, nats per token",
         definition=f"{length} tokens of {source}, after themselves, after themselves in random order, or "
         "after another such sequence; chance: ln(vocabulary)",
-        chance=torch.full_like(found["values"], math.log(n_tokens(model))),
+        chance=torch.full_like(columns["values"], math.log(n_tokens(model))),
         title="loss",
         unit="nats per token",
         sample=Sample(corpus=None if corpus is None else source, n=count, seq_len=length, seed=seed),
@@ -262,21 +258,21 @@ def repeated_sequence_loss(
 
 
 def induction_accuracy(model: Hooked, *, seq_len: int | None = None, n: int = 256, seed: int = 0) -> Scores:
-    """How often the model predicts [B] after `... [A][B] ... [A]`, and how likely it thinks it.
+    """How often the model predicts [B] after `... [A][B] ... [A]`, and with what probability.
 
-    The corrupted prompts are the same but for the first [A], so that nothing calls for [B] but that it
+    The corrupted prompts are the same but for the first [A], so that nothing speaks for [B] but that it
     is in the prompt: their numbers are the control. `chance`, on the other hand, is computed: 1 over the
     number of different tokens in the prompt, which is what guessing one of its tokens gives. That is at
     least 1 / vocabulary, a uniform guess.
 
     Args:
         model: the model.
-        seq_len: tokens of a prompt; None for the context, the vocabulary or 32, whichever is shortest.
-        n: how many prompts.
-        seed: of their random tokens.
+        seq_len: the tokens of a prompt; None for the context, the vocabulary or 32, whichever is shortest.
+        n: the number of prompts.
+        seed: the seed of their random tokens.
 
     Returns:
-        values of shape [score, prompt], "accuracy" (the likeliest next token is [B]) and "probability"
+        Values [score, prompt], "accuracy" (the likeliest next token is [B]) and "probability"
         (of [B]) on "clean" and "corrupted" prompts, with intervals over the prompts.
 
     Raises:
@@ -294,17 +290,17 @@ def induction_accuracy(model: Hooked, *, seq_len: int | None = None, n: int = 25
             probability = last.double().softmax(-1).gather(-1, pair.answer[:, None]).squeeze(-1)
             columns.append(torch.stack([right, probability]))
             chances.append(sum(1 / len(set(row)) for row in tokens.tolist()) / len(tokens))
-    found = torch.stack(columns, 1)  # [score, prompt, example]
-    used = pair.clean.shape[1]
+    scores = torch.stack(columns, 1)  # [score, prompt, example]
+    length = pair.clean.shape[1]
     return Scores(
-        **sampled(found, seed=seed),
+        **sampled(scores, seed=seed),
         axes=("score", "prompt"),
         labels={"score": ("accuracy", "probability"), "prompt": ("clean", "corrupted")},
         quantity="prediction of [B], from 0 to 1",
-        definition=f"[A][B]...[A] prompts of {used} random tokens; corrupted: the first [A] replaced; chance: 1 / "
+        definition=f"[A][B]...[A] prompts of {length} random tokens; corrupted: the first [A] replaced; chance: 1 / "
         "different tokens in the prompt",
         chance=torch.tensor([chances, chances], dtype=torch.float64),
         title="prediction of [B]",
-        sample=Sample(n=n, seq_len=used, seed=seed),
-        provenance=provenance(model, seq_len=used, n=n, seed=seed),
+        sample=Sample(n=n, seq_len=length, seed=seed),
+        provenance=provenance(model, seq_len=length, n=n, seed=seed),
     )

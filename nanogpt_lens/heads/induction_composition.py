@@ -1,10 +1,12 @@
-"""Is there an induction circuit? The likeliest previous-token and induction heads, and whether one feeds the other."""
+"""The likeliest induction circuit: the best previous-token and induction heads, and how much one reads the other."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
@@ -20,22 +22,22 @@ from nanogpt_lens.text.prompts import repeated_tokens
 def induction_composition(
     model: Hooked, corpus: Corpus | None = None, *, n: int = 32, seed: int = 0
 ) -> InductionCircuit:
-    """Does the likeliest induction head make its keys from what the likeliest previous-token head writes?
+    """How much the likeliest induction head makes its keys from what the likeliest previous-token head writes.
 
     The receiver is the head with the highest `prefix_matching` from layer 1 on; the sender is the head
     of an earlier layer than the receiver's with the highest attention to the previous token. Their score is
     `composition_scores(model, mode="K")`. There is always a highest head: look at "prefix_matching" and
-    "previous_token" first, and take a pair for a circuit only where all three are far above chance. Both
+    "previous_token" first, and call a pair a circuit only where all three are far above chance. Both
     heads are chosen on the tokens that their scores are from, so that weak ones look a little better than
     they are. Weights say that the receiver can read the sender, not that it does: confirm by path patching.
 
     Args:
         model: the model, of two layers or more.
-        corpus: held-out text, see `Corpus`: prefix matching is on repeated windows of it, attention to
-            the previous token on windows as long as the context, at most 128 tokens. None for random
+        corpus: held-out text, see `Corpus`: prefix matching is measured on repeated windows of it, attention
+            to the previous token on windows as long as the context, at most 128 tokens. None for random
             repeated tokens, for both.
-        n: how many sequences, at least 2; of a corpus, at most.
-        seed: of the tokens, of the bootstrap and of the random heads.
+        n: the number of sequences, at least 2; of a corpus, the largest number.
+        seed: the seed of the tokens, of the bootstrap and of the random heads.
 
     Returns:
         "k_composition", "previous_token" (of the sender) and "prefix_matching" (of the receiver) on the axis
@@ -44,8 +46,8 @@ def induction_composition(
         the first, which is of the weights alone. The heads are `sender` and `receiver`, such as "0.1".
 
     Raises:
-        AnalysisError: a model of one layer, fewer than two sequences, a corpus that does not fit the model,
-            a model without LayerNorm.
+        AnalysisError: the model has one layer or no LayerNorm, there are fewer than two sequences, or the corpus
+            does not fit the model.
 
     Sources: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits" (induction heads,
     K-composition); Olsson et al. 2022, "In-context Learning and Induction Heads" (both head measures).
@@ -67,12 +69,12 @@ def induction_composition(
     k = composition_scores(model, mode="K", seed=seed)
     layer, head = divmod(int(matching.values[1:].argmax()), model.cfg.n_heads)
     receiver = (layer + 1, head)
-    at = previous.labels["score"].index("previous_token")
-    sender = divmod(int(previous.values[at, : receiver[0]].argmax()), model.cfg.n_heads)
-    found = ((k, (*sender, *receiver)), (previous, (at, *sender)), (matching, receiver))
+    row = previous.labels["score"].index("previous_token")
+    sender = divmod(int(previous.values[row, : receiver[0]].argmax()), model.cfg.n_heads)
+    entries = ((k, (*sender, *receiver)), (previous, (row, *sender)), (matching, receiver))
     names = [f"{layer}.{head}" for layer, head in (sender, receiver)]
     columns: dict[str, Any] = {
-        name: torch.stack([_entry(scores, name, place) for scores, place in found])
+        name: torch.stack([_entry(scores, name, place) for scores, place in entries])
         for name in ("values", "chance", "low", "high")
     }
     name = None if corpus is None else name_of(corpus)
@@ -100,7 +102,7 @@ def induction_composition(
     )
 
 
-def _entry(scores: Scores, column: str, place: tuple[int, ...]) -> torch.Tensor:
-    """One number of a column, float64 on the CPU; nan where the column is missing."""
+def _entry(scores: Scores, column: str, place: tuple[int, ...]) -> Float[Tensor, ""]:
+    """One number of a column, in float64 on the CPU; nan where the column is missing."""
     values = getattr(scores, column)
     return torch.tensor(torch.nan if values is None else float(values[place]), dtype=torch.float64)

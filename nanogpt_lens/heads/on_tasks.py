@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -33,7 +34,7 @@ from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.tasks import Task, TaskSequences
 
 POSITIONS = ("required", "unseen", "other")
-"""Where the task requires induction; the same kind of place, but nothing like it came earlier; and elsewhere."""
+"""The kinds of positions: the task requires induction; it would, but nothing like it came earlier; all others."""
 
 HEAD_SCORES: dict[str, str] = {
     "previous_token": "attention to the position before, mean over all queries but the first",
@@ -48,9 +49,9 @@ def task_sequences(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) ->
 
     Args:
         model: the model.
-        task: what it was trained on, see `tasks.read_task`.
-        n: how many.
-        seed: of the sequences; no training run draws the same ones.
+        task: the task that the model was trained on, see `tasks.read_task`.
+        n: the number of sequences.
+        seed: the seed of the sequences; no training run draws the same ones.
 
     Raises:
         AnalysisError: the task has other characters than the model.
@@ -58,8 +59,8 @@ def task_sequences(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) ->
     check_model(model)
     check_whole(1, n=n)
     check_whole(seed=seed)
-    own = getattr(getattr(model, "tokenizer", None), "encoder", None)
-    chars = getattr(own, "chars", None)
+    vocabulary = getattr(getattr(model, "tokenizer", None), "encoder", None)
+    chars = getattr(vocabulary, "chars", None)
     if task.vocab_size != n_tokens(model) or (chars is not None and tuple(chars) != tuple(task.vocabulary.chars)):
         raise AnalysisError(
             f"the task '{task.name}' has {task.vocab_size} characters, and the model {n_tokens(model)} tokens or "
@@ -70,7 +71,7 @@ def task_sequences(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) ->
 
 
 def task_generator(seed: int) -> np.random.Generator:
-    """What draws the sequences that are measured; no training run's generator starts like it."""
+    """The generator that draws the sequences to measure on; no training run's generator starts like it."""
     return np.random.default_rng([2**32 - 1, seed])
 
 
@@ -82,20 +83,20 @@ def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> 
 
     Args:
         model: the model.
-        task: see `task_sequences`.
-        n: how many sequences.
-        seed: of the sequences.
+        task: the task that the model was trained on.
+        n: the number of sequences.
+        seed: the seed of the sequences.
 
     Returns:
-        values of shape [score, position]: "accuracy", "loss" in nats, and "probability" of the right token, each
+        Values [score, position]: "accuracy", "loss" in nats, and "probability" of the right token, each
         a mean over all positions of that kind, with intervals over the sequences (`per_example` is linearised:
         the ratio and each sequence's deviation from it, by the mean number of positions).
 
     Raises:
         AnalysisError: see `task_sequences`.
     """
-    drawn = task_sequences(model, task, n=n, seed=seed)
-    tokens = torch.from_numpy(drawn.tokens).to(device_of(model))
+    sequences = task_sequences(model, task, n=n, seed=seed)
+    tokens = torch.from_numpy(sequences.tokens).to(device_of(model))
     pieces = []
     with evaluating(model):
         for rows in batches(model, tokens):
@@ -103,9 +104,9 @@ def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> 
             loss = next_token_loss(logits, tokens[rows]).double()
             right = logits[:, :-1].argmax(-1) == tokens[rows, 1:]
             pieces.append(torch.stack([right.double(), loss, (-loss).exp()]).cpu())
-    found = torch.cat(pieces, 1)  # [score, example, pos]
-    kinds = torch.stack([mask[:, :-1] for mask in _kinds(drawn)])  # [position, example, pos]
-    each = ratio_per_example(torch.einsum("sep,kep->ske", found, kinds.double()), kinds.sum(-1).double())
+    scores = torch.cat(pieces, 1)  # [score, example, pos]
+    kinds = torch.stack([mask[:, :-1] for mask in _kinds(sequences)])  # [position, example, pos]
+    each = ratio_per_example(torch.einsum("sep,kep->ske", scores, kinds.double()), kinds.sum(-1).double())
     return Scores(
         **sampled(each, seed=seed),
         axes=("score", "position"),
@@ -125,12 +126,12 @@ def task_heads(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Scor
 
     Args:
         model: the model.
-        task: see `task_sequences`.
-        n: how many sequences.
-        seed: of the sequences.
+        task: the task that the model was trained on.
+        n: the number of sequences.
+        seed: the seed of the sequences.
 
     Returns:
-        scores of shape [score, layer, head], from 0 to 1, see `HEAD_SCORES`; `chance` is uniform causal
+        Scores [score, layer, head], from 0 to 1, see `HEAD_SCORES`; `chance` is uniform causal
         attention on the same tokens; intervals are over the sequences.
 
     Raises:
@@ -139,9 +140,9 @@ def task_heads(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Scor
     Source: Olsson et al. 2022, "In-context Learning and Induction Heads" (previous token and prefix matching,
     there on random repeated tokens).
     """
-    drawn = task_sequences(model, task, n=n, seed=seed)
-    tokens = torch.from_numpy(drawn.tokens).to(device_of(model))
-    required = torch.from_numpy(drawn.required).to(tokens.device)
+    sequences = task_sequences(model, task, n=n, seed=seed)
+    tokens = torch.from_numpy(sequences.tokens).to(device_of(model))
+    required = torch.from_numpy(sequences.required).to(tokens.device)
     sums, uniform = _attention_sums(model, tokens, required)
     counts = torch.stack([torch.full((len(tokens),), tokens.shape[1] - 1.0), required.sum(-1).cpu()]).double()
     each = ratio_per_example(sums, counts[:, None, None])
@@ -161,28 +162,34 @@ def task_heads(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Scor
     )
 
 
-def ratio_per_example(sums: Tensor, counts: Tensor) -> Tensor:
+def ratio_per_example(
+    sums: Float[Tensor, "*axes example"], counts: Float[Tensor, "... example"]
+) -> Float[Tensor, "*axes example"]:
     """A ratio of totals as a mean over examples: the ratio, and each example's deviation from it, linearised.
 
     Args:
-        sums, counts: of each example [..., example]; `counts` is broadcast.
+        sums: the sum of each example.
+        counts: the number of terms in each sum; it is broadcast.
 
     Returns:
-        values [..., example] whose mean is sums.sum() / counts.sum(), and whose spread gives its standard
-        error to first order; nan where nothing was counted.
+        Values whose mean is sums.sum() / counts.sum(), and whose spread gives its standard error to first
+        order; nan where nothing was counted.
     """
     total = counts.sum(-1, keepdim=True).expand(*sums.shape[:-1], 1)
     ratio = sums.sum(-1, keepdim=True) / total
     return ratio + (sums - ratio * counts) / (total / counts.shape[-1])
 
 
-def _kinds(drawn: TaskSequences) -> list[Tensor]:
-    required, unseen = torch.from_numpy(drawn.required), torch.from_numpy(drawn.unseen)
+def _kinds(sequences: TaskSequences) -> list[Bool[Tensor, "example pos"]]:
+    """The positions of each kind, in the order of `POSITIONS`."""
+    required, unseen = torch.from_numpy(sequences.required), torch.from_numpy(sequences.unseen)
     return [required, unseen, ~required & ~unseen]
 
 
-def _attention_sums(model: Hooked, tokens: Tensor, required: Tensor) -> tuple[Tensor, Tensor]:
-    """The sums over queries of the attention that counts [score, layer, head, example]; uniform's [score, example]."""
+def _attention_sums(
+    model: Hooked, tokens: Int[Tensor, "example pos"], required: Bool[Tensor, "example pos"]
+) -> tuple[Float[Tensor, "score layer head example"], Float[Tensor, "score example"]]:
+    """The sums over queries of the attention that counts, and the same sums for uniform attention."""
     seq_len, layers = tokens.shape[1], range(model.cfg.n_layers)
     uniform = 1 / torch.arange(1, seq_len + 1, dtype=torch.float64, device=tokens.device)
     pieces: list[Tensor] = []
@@ -191,16 +198,16 @@ def _attention_sums(model: Hooked, tokens: Tensor, required: Tensor) -> tuple[Te
         before = torch.eye(seq_len, device=tokens.device, dtype=torch.float64).roll(-1, dims=1).tril(-1)
         matches = follows(tokens[rows]) & required[rows][:, :, None]
         targets = torch.stack([before.expand(matches.shape), matches.double()])  # [score, example, query, key]
-        found: dict[int, Tensor] = {}
+        received: dict[int, Tensor] = {}
 
-        def keep(layer: int, targets: Tensor = targets, found: dict[int, Tensor] = found) -> Edit:
+        def keep(layer: int, targets: Tensor = targets, received: dict[int, Tensor] = received) -> Edit:
             def edit(pattern: Tensor) -> Any:
-                found[layer] = torch.einsum("ehqk,seqk->she", pattern.double(), targets).cpu()
+                received[layer] = torch.einsum("ehqk,seqk->she", pattern.double(), targets).cpu()
 
             return edit
 
         with evaluating(model):
             run(model, tokens[rows], {pattern_hook(layer): keep(layer) for layer in layers})
-        pieces.append(torch.stack([found[layer] for layer in layers], 1))
+        pieces.append(torch.stack([received[layer] for layer in layers], 1))
         even.append((targets.sum(-1) * uniform).sum(-1).cpu())
     return torch.cat(pieces, -1), torch.cat(even, -1)

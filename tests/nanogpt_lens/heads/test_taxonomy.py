@@ -127,7 +127,7 @@ class TestScores:
         """Against loops over keys and tokens, with the unfolded weights of the model."""
         tokens = torch.tensor([[4, 1, 4, 7], [2, 2, 2, 2]])
         _, cache = model.run_with_cache(tokens)
-        found = taxonomy._raised(model, tokens).detach()
+        found = taxonomy._raise_of_logits(model, tokens).detach()
         unembed = model.W_U.detach() * norm_weight(model.ln_final)[:, None]
         unembed = unembed - unembed.mean(0)  # ln_final centres what is written
         for layer in range(2):
