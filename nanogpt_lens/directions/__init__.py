@@ -1,1 +1,1 @@
-"""Directions of the residual stream: found, read off, and added."""
+"""Directions of the residual stream: principal components, readings on the vocabulary, and steering."""

@@ -1,4 +1,8 @@
-"""Directions of the residual stream: found by PCA, read off on the vocabulary, compared with weights."""
+"""Directions of the residual stream: principal components, what a direction says on the vocabulary, and similar ones.
+
+Several functions take `direction`: d_model numbers. Each of them raises AnalysisError unless they are finite and not
+all zero.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -24,9 +29,9 @@ from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 
-_RAW = re.compile(r"blocks\.(\d+)\.(.+)")
-_RANDOM = 400
-_PIECE = 2**24
+_HOOK_NAME = re.compile(r"blocks\.(\d+)\.(.+)")
+_RANDOM = 400  # the number of random directions that give the chance level
+_PIECE = 2**24  # about how many cosines are in memory at once
 
 
 def principal_components(
@@ -44,30 +49,30 @@ def principal_components(
 ) -> PrincipalComponents:
     """The directions in which an activation varies most over a corpus.
 
-    The covariance of all tokens, about their mean, is gathered in one pass in float64. Under `torchrun` or
+    The covariance over all tokens, about their mean, is computed in one pass in float64. Under `torchrun` or
     `accelerate launch` every process reads its share, and all get the whole result.
 
     Args:
         model: the model.
-        corpus: see `nanogpt_lens.search_neurons`.
+        corpus: the text, see `nanogpt_lens.search_neurons`.
         activation: a name as in patching ("resid_post", "mlp_out", "mlp_post", "z") with `layer`, or a whole hook
             point such as "blocks.1.hook_resid_post".
-        layer: the layer, where `activation` does not name it.
-        k: how many components.
-        seq_len: tokens of a sequence; None for the model's context.
-        batch_size: sequences of a batch; None for some 4,096 tokens.
+        layer: the layer; None if `activation` names it.
+        k: the number of components.
+        seq_len: the tokens of a sequence; None for the model's context.
+        batch_size: the sequences of a batch; None for some 4,096 tokens.
         engine: how activations are computed, see `nanogpt_lens.running.reading`.
         resume: a folder where the state of an unfinished run is kept, so that it can be continued.
         progress: show a bar.
 
     Returns:
-        values [component, unit], orthonormal rows, the largest variance first, each with its entry of largest
+        Values [component, unit], orthonormal rows, the largest variance first, each with its entry of largest
         magnitude positive; with the share of the variance, see `PrincipalComponents`. Components of the
-        residual stream are directions for `project_direction` and `steer`. The rows of z are flattened heads.
+        residual stream are directions for `project_direction` and `steer`. The units of z are those of all heads.
 
     Raises:
-        AnalysisError: no such hook point or layer, more components than the activation has units or the corpus
-            has tokens, an activation that never varies, an empty corpus.
+        AnalysisError: there is no such hook point or layer, there are more components than the activation has units
+            or the corpus has tokens, the activation never varies, or the corpus is empty.
     """
     check_whole(1, k=k)
     check_model(model)
@@ -79,7 +84,7 @@ def principal_components(
             f"{units.n_units} units and {sequences.name} {sequences.n_tokens} tokens"
         )
     keeper = Comoments(pairs=[(0, 0)])
-    used = stream(
+    engine_used = stream(
         model,
         sequences,
         units.names,
@@ -116,7 +121,7 @@ def principal_components(
             k=k,
             seq_len=sequences.seq_len,
             batch_size=sequences.batch_size,
-            engine=used,
+            engine=engine_used,
         ),
     )
 
@@ -130,18 +135,18 @@ def project_direction(model: Hooked, direction: Tensor | Sequence[float]) -> Sco
 
     Args:
         model: the model.
-        direction: [d_model], not normalised here: twice the direction gives twice the values.
+        direction: the direction [d_model], which is not normalised: twice the direction gives twice the values.
 
     Returns:
-        values [token]; `top(k, order="high")` are the tokens that it promotes, order="low" those that it
+        Values [token]; `top(k, order="high")` are the tokens that it promotes, order="low" those that it
         suppresses. `chance` is the magnitude below which 95% of random directions of the same length stay at that
         token; with many tokens some exceed it.
 
     Raises:
-        AnalysisError: not a finite direction of the model's width, or all zero.
+        AnalysisError: `direction` is not finite, not of the model's width, or all zero.
     """
     check_model(model)
-    vector = checked_direction(model, direction)
+    vector = as_direction(model, direction)
     readout = unembedding(model)
     spread = vector.norm() * readout.norm(dim=0) / model.cfg.d_model**0.5
     return Scores(
@@ -169,45 +174,46 @@ def direction_similarity(model: Hooked, direction: Tensor | Sequence[float], *, 
 
     Args:
         model: the model.
-        direction: [d_model].
-        seed: of the random directions that give the chance level.
+        direction: the direction [d_model].
+        seed: the seed of the random directions that give the chance level.
 
     Returns:
-        values [vector], see `SimilarDirections`: `top(k)` lists the largest, `kind("output")` gives [layer, neuron].
+        Values [vector], see `SimilarDirections`: `top(k)` lists the largest, `kind("output")` gives [layer, neuron].
         `chance` is what 95% of 400 random directions do not exceed at that vector; `chance_of_largest` what the
         largest cosine of a kind does not exceed for 95% of them.
 
     Raises:
-        AnalysisError: not a finite direction of the model's width, or constant, which LayerNorm does not see.
+        AnalysisError: `direction` is not finite, not of the model's width, or the same in every coordinate, which
+            LayerNorm does not see.
     """
     check_model(model)
     check_whole(seed=seed)
-    vector = _unit(centred(checked_direction(model, direction), -1)[None])
+    vector = _unit_rows(centred(as_direction(model, direction), -1)[None])
     if not bool(vector.any()):
         raise AnalysisError("the direction is the same in every coordinate, which LayerNorm does not see; give another")
-    vectors = {name: _unit(rows) for name, rows in _vectors(model).items()}
+    vectors = {name: _unit_rows(rows) for name, rows in _vectors(model).items()}
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(_RANDOM, model.cfg.d_model, dtype=torch.float64, generator=generator).to(vector.device)
-    random = _unit(centred(noise, -1))
-    own, usual, largest = [], [], {}
+    random = _unit_rows(centred(noise, -1))
+    values, chance, largest = [], [], {}
     for name, rows in vectors.items():
-        own.append(rows @ vector[0])
+        values.append(rows @ vector[0])
         most = torch.zeros(_RANDOM, dtype=torch.float64, device=rows.device)
         for piece in rows.split(max(1, _PIECE // _RANDOM)):
             cosines = (piece @ random.T).abs()
-            usual.append(cosines.quantile(LEVEL, dim=1))
+            chance.append(cosines.quantile(LEVEL, dim=1))
             most = torch.maximum(most, cosines.amax(0))
         largest[name] = float(most.quantile(LEVEL))
     layers = int(model.cfg.n_layers)
     neurons = [f"{layer}.{unit}" for layer in range(layers) for unit in range(model.cfg.d_mlp)]
     tokens = [str(i) for i in range(n_tokens(model))]
-    named = {"input": neurons, "output": neurons, "embedding": tokens, "unembedding": tokens}
+    labels_of = {"input": neurons, "output": neurons, "embedding": tokens, "unembedding": tokens}
     return SimilarDirections(
-        values=torch.cat(own),
-        chance=torch.cat(usual),
+        values=torch.cat(values),
+        chance=torch.cat(chance),
         chance_of_largest=largest,
         axes=("vector",),
-        labels={"vector": tuple(f"{name} {label}" for name, labels in named.items() for label in labels)},
+        labels={"vector": tuple(f"{name} {label}" for name, labels in labels_of.items() for label in labels)},
         texts=token_labels(model, torch.arange(n_tokens(model))),
         layers=layers,
         quantity="cosine",
@@ -218,11 +224,11 @@ def direction_similarity(model: Hooked, direction: Tensor | Sequence[float], *, 
     )
 
 
-def checked_direction(model: Hooked, direction: Tensor | Sequence[float]) -> Tensor:
-    """A direction [d_model] in float64, on the model's device.
+def as_direction(model: Hooked, direction: Tensor | Sequence[float]) -> Float[Tensor, " d_model"]:
+    """A direction in float64, on the model's device.
 
     Raises:
-        AnalysisError: another shape, not finite, or all zero.
+        AnalysisError: `direction` has another shape, is not finite, or is all zero.
     """
     try:
         vector = torch.as_tensor(direction)
@@ -239,12 +245,12 @@ def checked_direction(model: Hooked, direction: Tensor | Sequence[float]) -> Ten
 
 
 def _place(activation: str, layer: int | None) -> tuple[int, str]:
-    """The layer, and the hook point below it."""
-    raw = _RAW.fullmatch(str(activation))
-    if raw:
-        if layer is not None and layer != int(raw[1]):
+    """The layer, and the name of the hook point in it."""
+    match = _HOOK_NAME.fullmatch(str(activation))
+    if match:
+        if layer is not None and layer != int(match[1]):
             raise AnalysisError(f"activation is {activation!r} and layer is {layer}; give the layer once")
-        return int(raw[1]), raw[2]
+        return int(match[1]), match[2]
     name = kind_of(activation).name
     if layer is None:
         raise AnalysisError(
@@ -255,7 +261,7 @@ def _place(activation: str, layer: int | None) -> tuple[int, str]:
 
 
 def _vectors(model: Hooked) -> dict[str, Tensor]:
-    """By kind, centred vectors [vector, d_model], LayerNorm weights folded in."""
+    """The centred vectors [vector, d_model] of each kind, LayerNorm weights folded in."""
     gains = torch.stack([norm_weight(model, block.ln2) for block in model.blocks])[:, :, None]
     read = (model.W_in.detach().double() * gains).transpose(1, 2).flatten(0, 1)
     return {
@@ -266,7 +272,7 @@ def _vectors(model: Hooked) -> dict[str, Tensor]:
     }
 
 
-def _unit(rows: Tensor) -> Tensor:
-    """Rows of length 1; those that are zero up to rounding stay zero."""
+def _unit_rows(rows: Float[Tensor, "vector d_model"]) -> Float[Tensor, "vector d_model"]:
+    """The rows divided by their lengths; rows that are zero up to rounding become zero."""
     norms = rows.norm(dim=-1, keepdim=True)
     return torch.where(norms > 1e-12, rows / norms, 0)

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import bootstrap
-from nanogpt_lens.directions.find import checked_direction
+from nanogpt_lens.directions.find import as_direction
 from nanogpt_lens.interventions.applying import SourceValues, apply, edits_of
 from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.units import checked_layers
@@ -43,7 +44,7 @@ from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, windows
 
 Stream: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
-"""Where the direction is added."""
+"""The activation that the direction is added to."""
 
 
 @contextmanager
@@ -66,23 +67,23 @@ def steer(
 
     Args:
         model: the model.
-        direction: [d_model], used as it is, not normalised.
-        layer: of the block.
-        activation: where in the block.
-        scale: multiplies the direction; negative to steer away.
-        positions: None for all; else indices in each run's own tokens, negative ones from the end. While
+        direction: the direction [d_model], which is not normalised.
+        layer: the layer.
+        activation: the activation of the layer that the direction is added to.
+        scale: the number that multiplies the direction; negative to steer away from it.
+        positions: the positions in the tokens of each run, negative ones from the end; None for all. While
             generating past the context, the oldest tokens are dropped and positions count from the oldest left.
 
     Yields:
         the model.
 
     Raises:
-        AnalysisError: not a direction of the model, no such layer or activation, a scale that is not finite; while
-            running: a position that the text does not have.
+        AnalysisError: `direction` is no direction of the model, there is no such layer or activation, or the scale
+            is not finite; while the model runs: the text has no such position.
     """
-    vector = _checked(model, direction, scale)
-    _hook_name(model, layer, activation)  # it is one of the streams
-    with apply(model, _added(activation, layer, vector, scale, positions)):
+    vector = _vector(model, direction, scale)
+    _hook_name(model, layer, activation)  # raises AnalysisError unless it is one of the streams
+    with apply(model, _addition(activation, layer, vector, scale, positions)):
         yield model
 
 
@@ -105,29 +106,30 @@ def steering_effect(
 
     Args:
         model: the model.
-        corpus: windows of it are drawn, see `nanogpt_lens.text.corpus.Corpus`; None for text of the model's own.
-        direction: [d_model], used as it is.
-        layer, activation: where it is added.
-        scales: what it is multiplied by.
-        tokens: whose probability is followed: ids, or strings of one token.
-        controls: how many random directions, centred over d_model, as long as the direction is when centred;
+        corpus: the text whose windows are drawn, see `nanogpt_lens.text.corpus.Corpus`; None for text drawn from
+            the model itself.
+        direction: the direction [d_model], which is not normalised.
+        layer, activation: the layer, and the activation in it that the direction is added to.
+        scales: the numbers that multiply the direction.
+        tokens: the tokens whose probability is followed: ids, or strings of one token.
+        controls: the number of random directions, centred over d_model, as long as the direction is when centred;
             0 for none.
-        seq_len: tokens of a sequence; None for the model's context.
-        n: sequences at most.
-        seed: of the sequences and the random directions.
+        seq_len: the tokens of a sequence; None for the model's context.
+        n: the largest number of sequences.
+        seed: the seed of the sequences and of the random directions.
         progress: show a bar.
 
     Returns:
-        values [scale, score]. `score` is "loss" (nats per token), "loss rise", "kl" (KL(unsteered || steered) in nats)
+        Values [scale, score]. `score` is "loss" (nats per token), "loss rise", "kl" (KL(unsteered || steered) in nats)
         and for each of `tokens` "p(...)", its mean probability, and "p(...) change"; means over all positions
-        (losses: that have a next token). Intervals are bootstrapped over the sequences; `chance` is the mean
+        (losses: all that have a next token). Intervals are bootstrapped over the sequences; `chance` is the mean
         over the random directions, see `SteeringEffect` for all of them.
 
     Raises:
-        AnalysisError: see `steer`; no scales, no such token.
+        AnalysisError: as for `steer`; or there are no scales, or no such token.
     """
     check_whole(seed=seed, controls=controls)
-    vector = _checked(model, direction, 1.0)
+    vector = _vector(model, direction, 1.0)
     name = _hook_name(model, layer, activation)
     factors = tuple(scales) if isinstance(scales, Sequence) else ()
     if not factors or not all(_is_number(scale) for scale in factors):
@@ -136,11 +138,11 @@ def steering_effect(
     seq_len = int(model.cfg.n_ctx) if seq_len is None else seq_len
     check_whole(2, seq_len=seq_len)
     text = windows(model, corpus, seq_len=seq_len, n=n, seed=seed)
-    steered = [vector, *_random(vector, controls, seed)]
-    grid = [[_added(activation, layer, one, scale) for scale in factors] for one in steered]
-    found = _scores_of(model, text, grid, ids, progress)  # [direction, scale, score, sequence]
-    means = found.mean(-1)
-    interval = bootstrap(found[0], seed=seed)
+    directions = [vector, *_random_directions(vector, controls, seed)]
+    grid = [[_addition(activation, layer, one, scale) for scale in factors] for one in directions]
+    per_sequence = _scores_under(model, text, grid, ids, progress)
+    means = per_sequence.mean(-1)
+    interval = bootstrap(per_sequence[0], seed=seed)
     texts = [repr(label) for label in token_labels(model, torch.tensor(ids, dtype=torch.long))]
     scores = ["loss", "loss rise", "kl", *(s for t in texts for s in (f"p({t})", f"p({t}) change"))]
     others = means[1:]
@@ -175,15 +177,21 @@ def steering_effect(
     )
 
 
-def _added(activation: Stream, layer: int, direction: Tensor, scale: float, pos: Any = None) -> Intervention:
+def _addition(
+    activation: Stream, layer: int, direction: Float[Tensor, " d_model"], scale: float, pos: Any = None
+) -> Intervention:
     """The intervention that adds a direction."""
     return Intervention(activation, layer=layer, pos=pos, source={"add": direction, "scale": scale})
 
 
-def _scores_of(
-    model: Hooked, text: Tensor, grid: Sequence[Sequence[Intervention]], ids: Sequence[int], progress: bool
-) -> Tensor:
-    """Each sequence's scores [direction, scale, score, sequence] under interventions [direction, scale]."""
+def _scores_under(
+    model: Hooked,
+    text: Int[Tensor, "example pos"],
+    grid: Sequence[Sequence[Intervention]],
+    ids: Sequence[int],
+    progress: bool,
+) -> Float[Tensor, "direction scale score example"]:
+    """Each sequence's scores under each intervention of the grid of directions and scales."""
     edits = [edits_of([one], SourceValues(), model.cfg.n_layers) for row in grid for one in row]
     parts = []
     total = len(text) * (1 + len(edits))
@@ -209,31 +217,35 @@ def _scores_of(
     return torch.cat(parts, -1).unflatten(0, (len(grid), -1))
 
 
-def _random(vector: Tensor, n: int, seed: int) -> list[Tensor]:
+def _random_directions(vector: Float[Tensor, " d_model"], n: int, seed: int) -> list[Float[Tensor, " d_model"]]:
     """Random directions, centred, as long as the direction is when centred."""
     noise = torch.randn(n, len(vector), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     noise = centred(noise, 1).to(vector.device)
     return list(noise / noise.norm(dim=1, keepdim=True) * centred(vector, 0).norm())
 
 
-def _checked(model: Hooked, direction: Tensor | Sequence[float], scale: float) -> Tensor:
+def _vector(model: Hooked, direction: Tensor | Sequence[float], scale: float) -> Float[Tensor, " d_model"]:
+    """The direction in float64; AnalysisError unless model, direction and scale are what `steer` expects."""
     check_model(model)
     if not _is_number(scale):
         raise AnalysisError(f"scale is {scale!r}; expected a finite number")
-    return checked_direction(model, direction)
+    return as_direction(model, direction)
 
 
 def _hook_name(model: Hooked, layer: int, activation: str) -> str:
+    """The name of the hook point; AnalysisError unless the layer is one, and the activation one of `Stream`."""
     if activation not in get_args(Stream):
         raise AnalysisError(f"activation is {activation!r}; expected one of {', '.join(get_args(Stream))}")
     return f"blocks.{checked_layers(model, [layer])[0]}.hook_{activation}"
 
 
 def _is_number(value: Any) -> bool:
+    """Whether `value` is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _token(model: Hooked, token: str | int) -> int:
+    """The id of a token; AnalysisError unless the model has it."""
     if isinstance(token, str):
         return single_token(model, token, "the token")
     if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < n_tokens(model):

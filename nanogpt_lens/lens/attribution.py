@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -22,6 +23,7 @@ from nanogpt_lens.running.batches import batches
 from nanogpt_lens.running.metrics import Answer, Positions, answer_logprob, logit_diff
 
 Components = Literal["heads", "layers", "neurons"]
+"""The parts that a logit is split into, see `direct_logit_attribution`."""
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 _COARSE = 0.1
@@ -36,29 +38,29 @@ def direct_logit_attribution(
     components: Components = "heads",
     pos: Positions = -1,
 ) -> LogitAttribution:
-    """What each component adds to the logit of a token, or to the difference of two logits.
+    """What each component adds to the logit of a token, or to the difference between two logits.
 
     Args:
         model: a HookedTransformer or a TransformerBridge, with weights processed or not.
         text: a text, several of one length, or token ids [pos] or [example, pos].
         answer: a token for all examples or one for each, as ids or strings of one token; None for the token that
             really follows each position, which leaves the last position out: pos=-1 is then the one before it.
-        wrong: a token whose logit is taken off, in the same forms; None for the logit alone.
+        wrong: a token whose logit is subtracted, in the same forms; None for the logit alone.
         components: "heads" keeps heads and MLPs apart; "layers" the attention and the MLP of each layer;
             "neurons" heads and single neurons.
         pos: the positions at which the logit is read; None for all.
 
     Returns:
-        contributions [component, pos], or [component, example, pos] of several texts, in logits. The components
+        Contributions [component, pos], or [component, example, pos] of several texts, in logits. The components
         are "embed", "pos_embed", heads such as "0.1", "attn0_bias" (b_O), "mlp0" (with its bias), for layers "attn0"
         (with its bias), for neurons "mlp0.17" and "mlp0_bias", and "ln_final_bias" (ln_final.b @ W_U + b_U).
         They sum to `total`, the logit (difference) of the run. The logits of a model with processed weights are
         centred, which shifts them all alike; only the difference of two is then that of the model as it was trained.
 
     Raises:
-        AnalysisError: unknown components, no such position, tokens that are no single tokens of the vocabulary,
-            a text of one token without an answer, or a model whose logits are not such a sum (an edit by
-            hooks, another final norm).
+        AnalysisError: the components are unknown, the text has no such position, a string is no single token of
+            the vocabulary, the text is one token and there is no answer, or the model's logits are not such a
+            sum (hooks edit them, or the final norm is another).
 
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al. 2022 (IOI).
     """
@@ -80,17 +82,18 @@ def direct_logit_attribution(
             totals.append(total)
             labels = tuple(split.labels)
     values, total = torch.cat(parts, 1), torch.cat(totals)
-    _refuse_gap(model, values.sum(0), total, values.abs().sum(0))
+    _check_sum(model, values, total)
     single = len(tokens) == 1
 
-    def shaped(tensor: Tensor, dim: int = 0) -> Tensor:
+    def without_example(tensor: Tensor, dim: int = 0) -> Tensor:
+        """The tensor without its axis "example" if there is one text."""
         return tensor.squeeze(dim) if single else tensor
 
-    named = {"pos": token_labels(model, tokens[0, list(reads)])} if single else {}
+    pos_labels = {"pos": token_labels(model, tokens[0, list(reads)])} if single else {}
     return LogitAttribution(
-        values=shaped(values, 1),
+        values=without_example(values, 1),
         axes=("component", "pos") if single else ("component", "example", "pos"),
-        labels={"component": labels, **named},
+        labels={"component": labels, **pos_labels},
         quantity="contribution to the logit" + (" difference" if wrong is not None else ""),
         definition=(
             "direct logit attribution: what the component writes into the residual stream, through the final "
@@ -98,22 +101,27 @@ def direct_logit_attribution(
             + (" minus that of the wrong token" if wrong is not None else "")
         ),
         provenance=provenance(model, components=components, pos=list(reads)),
-        total=shaped(total),
+        total=without_example(total),
         positions=reads,
-        answer=shaped(right),
-        wrong=None if other is None else shaped(other),
-        tokens=shaped(tokens),
+        answer=without_example(right),
+        wrong=None if other is None else without_example(other),
+        tokens=without_example(tokens),
     )
 
 
 class _Split:
-    """One run, split: every hook reduces its activation to contributions [component, example, pos] at once.
+    """One run whose logits are split: every hook reduces its activation to contributions at once, in float64.
 
-    The scale of the final LayerNorm is known at the end only, and divided by then. In float64.
+    The scale of the final LayerNorm is known only at the end, where the contributions are divided by it.
     """
 
     def __init__(
-        self, model: Hooked, components: Components, reads: Sequence[int], answer: Tensor, wrong: Tensor | None
+        self,
+        model: Hooked,
+        components: Components,
+        reads: Sequence[int],
+        answer: Int[Tensor, "example pos"],
+        wrong: Int[Tensor, "example pos"] | None,
     ) -> None:
         self.model, self.components, self.reads, self.answer, self.wrong = model, components, list(reads), answer, wrong
         self.parts: dict[str, Tensor] = {}
@@ -123,13 +131,15 @@ class _Split:
         chosen = unembed.T[answer].double()  # [example, pos, d_model]
         self.offset = chosen @ bias + b_unembed[answer]
         if wrong is not None:
-            taken = unembed.T[wrong].double()
-            chosen, self.offset = chosen - taken, self.offset - (taken @ bias + b_unembed[wrong])
+            subtracted = unembed.T[wrong].double()
+            chosen, self.offset = chosen - subtracted, self.offset - (subtracted @ bias + b_unembed[wrong])
         scaled = weight * chosen
         self.direction = scaled - scaled.mean(-1, keepdim=True)
 
-    def __call__(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Contributions [component, example, pos] and the logit (difference) [example, pos] of the run, on the CPU."""
+    def __call__(
+        self, tokens: Int[Tensor, "example token"]
+    ) -> tuple[Float[Tensor, "component example pos"], Float[Tensor, "example pos"]]:
+        """The contributions, and the logit (difference) of the run, on the CPU."""
         logits = run(self.model, tokens, self._edits())[:, self.reads].double()
         total = logits.gather(-1, self.answer[..., None])[..., 0]
         if self.wrong is not None:
@@ -141,19 +151,21 @@ class _Split:
 
     @property
     def labels(self) -> list[str]:
-        """The components, in the order of the computation."""
-        cfg, found = self.model.cfg, ["embed", "pos_embed"]
+        """The names of the components, in the order of the computation."""
+        cfg, names = self.model.cfg, ["embed", "pos_embed"]
         for i in range(cfg.n_layers):
             layers, neurons = self.components == "layers", self.components == "neurons"
-            found += [f"attn{i}"] if layers else [*(f"{i}.{h}" for h in range(cfg.n_heads)), f"attn{i}_bias"]
-            found += [*(f"mlp{i}.{n}" for n in range(cfg.d_mlp)), f"mlp{i}_bias"] if neurons else [f"mlp{i}"]
-        return [*found, "ln_final_bias"]
+            names += [f"attn{i}"] if layers else [*(f"{i}.{h}" for h in range(cfg.n_heads)), f"attn{i}_bias"]
+            names += [*(f"mlp{i}.{n}" for n in range(cfg.d_mlp)), f"mlp{i}_bias"] if neurons else [f"mlp{i}"]
+        return [*names, "ln_final_bias"]
 
     def _order(self) -> list[str]:
+        """The keys of `parts`, in the order of the computation."""
         ends = [f"{kind}{i}" for i in range(self.model.cfg.n_layers) for kind in ("attn", "mlp")]
         return ["embed", "pos_embed", *ends]
 
     def _edits(self) -> dict[str, Edit]:
+        """The edits that keep every part, by hook point."""
         edits: dict[str, Edit] = {
             "hook_embed": self._whole("embed"),
             "hook_pos_embed": self._whole("pos_embed"),
@@ -174,6 +186,8 @@ class _Split:
         self.scale = value[:, self.reads, 0].double()
 
     def _whole(self, name: str) -> Edit:
+        """An edit that keeps what an activation of the residual stream contributes as a whole."""
+
         def edit(value: Tensor) -> None:
             written = value.expand(len(self.answer), -1, -1)[:, self.reads].double()
             self.parts[name] = (written * self.direction).sum(-1)[None]
@@ -181,42 +195,42 @@ class _Split:
         return edit
 
     def _heads(self, i: int) -> Edit:
+        """An edit that keeps what each head of layer `i` contributes, and their bias."""
+
         def edit(value: Tensor) -> None:
             weights, bias = (p.detach().double() for p in (self.model.W_O[i], self.model.b_O[i]))
             z = value[:, self.reads].double()  # [example, pos, head, d_head]
             onto = torch.einsum("epd,hkd->ephk", self.direction, weights)
-            found = (z * onto).sum(-1).movedim(-1, 0)
-            self.parts[f"attn{i}"] = torch.cat([found, (self.direction @ bias)[None]])
+            heads = (z * onto).sum(-1).movedim(-1, 0)
+            self.parts[f"attn{i}"] = torch.cat([heads, (self.direction @ bias)[None]])
 
         return edit
 
     def _neurons(self, i: int) -> Edit:
+        """An edit that keeps what each neuron of layer `i` contributes, and their bias."""
+
         def edit(value: Tensor) -> None:
             weights, bias = (p.detach().double() for p in (self.model.W_out[i], self.model.b_out[i]))
-            found = value[:, self.reads].double() * (self.direction @ weights.T)
-            self.parts[f"mlp{i}"] = torch.cat([found.movedim(-1, 0), (self.direction @ bias)[None]])
+            neurons = value[:, self.reads].double() * (self.direction @ weights.T)
+            self.parts[f"mlp{i}"] = torch.cat([neurons.movedim(-1, 0), (self.direction @ bias)[None]])
 
         return edit
 
 
-def _ids(model: Hooked, tokens: Tensor, answer: Answer, name: str, n_reads: int) -> Tensor:
-    """The answer as ids [example, pos].
-
-    Raises:
-        AnalysisError: see `metrics`.
-    """
-    given: dict[str, Any] = {"answer": 0, "wrong": 0, name: answer}
-    metric: Any = logit_diff(**given).resolved(model, tokens)
+def _ids(
+    model: Hooked, tokens: Int[Tensor, "example token"], answer: Answer, name: str, n_reads: int
+) -> Int[Tensor, "example pos"]:
+    """The ids of the answer (or of the wrong token, by `name`) at each position; AnalysisError as for `metrics`."""
+    answers: dict[str, Any] = {"answer": 0, "wrong": 0, name: answer}
+    metric: Any = logit_diff(**answers).resolved(model, tokens)
     return getattr(metric, name)[:, None].expand(len(tokens), n_reads)
 
 
-def _refuse_gap(model: Hooked, found: Tensor, total: Tensor, size: Tensor) -> None:
-    """Refuse contributions that do not sum to the logit, up to the rounding of their sizes.
-
-    Raises:
-        AnalysisError: they do not.
-    """
-    gap = (found - total).abs()
+def _check_sum(
+    model: Hooked, values: Float[Tensor, "component example pos"], total: Float[Tensor, "example pos"]
+) -> None:
+    """Raise AnalysisError unless the contributions sum to the logit, up to the rounding of their sizes."""
+    gap, size = (values.sum(0) - total).abs(), values.abs().sum(0)
     if bool((gap > _TOLERANCE.get(model.cfg.dtype, _COARSE) * (1 + size)).any()) or not bool(torch.isfinite(gap).all()):
         raise AnalysisError(
             f"the contributions differ from the logit by up to {float(gap.max()):.3g}; expected a model as converted, "

@@ -1,4 +1,4 @@
-"""How beliefs approach the output: KL, entropy and loss of a lens along the depth, on many sequences."""
+"""How a lens' predictions approach the output: KL, entropy and loss along the depth, on many sequences."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.intervals import bootstrap
-from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
+from nanogpt_lens.lens.points import LensPoints, Point, check_lens, grid
 from nanogpt_lens.lens.reading import LensReading, characters, read, sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import POINTS, ConvergenceResult, TunedLens
@@ -40,45 +41,46 @@ def measure_convergence(
     lens: TunedLens | None = None,
     progress: bool = True,
 ) -> ConvergenceResult:
-    """How far each point is from the output, and from where on the final top token stays on top.
+    """How far each point is from the output, and the depth from which on the final top token stays on top.
 
     Args:
         model: a HookedTransformer or a TransformerBridge.
-        corpus: a text, a file, or token ids; None takes text drawn from the model itself.
+        corpus: a text, a file, or token ids; None for text drawn from the model itself.
         points, layers: as in `logit_lens`.
-        n: how many sequences at most.
-        seq_len: tokens of a sequence, at least 2; None for the context.
-        seed: of the choice of sequences.
+        n: the largest number of sequences.
+        seq_len: the tokens of a sequence, at least 2; None for the context.
+        seed: the seed of the choice of sequences.
         lens: a tuned lens of this model; None for the logit lens.
         progress: show a bar.
 
     Returns:
-        scores [score, layer, point]: "kl", KL(final || lens) in nats; "entropy" in nats; "loss" of the next
-        token in nats; "bits_per_char" (nan without a vocabulary); "agreement", the share of positions where the
-        top token is the final one; "converged", the share where it is so here and at all later points asked
-        for; with 95% bootstrap intervals over the sequences. `chance` is the constant prediction: the
-        model's own distribution, averaged over all these positions. `depth` [example, pos] is where the
-        final top token settles, in layers.
+        Scores [score, layer, point]: "kl", KL(final || lens) in nats; "entropy" in nats; "loss" of the next
+        token in nats; "bits_per_char" (nan without a vocabulary); "agreement", the share of positions whose
+        top token is the final one; "converged", the share of positions for which that holds here and at all later
+        points asked for; with 95% bootstrap intervals over the sequences. `chance` is the constant prediction:
+        the model's own distribution, averaged over all these positions. `depth` [example, pos] is the depth, in
+        layers, at which the final top token settles.
 
     Raises:
-        AnalysisError: as `logit_lens`; a corpus shorter than one sequence; `n`, `seq_len` or `seed` no whole number.
+        AnalysisError: as for `logit_lens`; the corpus is shorter than one sequence; or `n`, `seq_len` or `seed` is
+            no whole number.
 
     Source: Belrose et al. 2023 (KL, entropy); Schuster et al. 2022, "Confident Adaptive Language
     Modeling" and Din et al. 2023, "Jump to Conclusions" (the depth at which the top token settles).
     """
-    where = grid(model, points, layers)
+    places = grid(model, points, layers)
     check_whole(0, seed=seed)
-    refuse_lens(model, lens, where.depths)
+    check_lens(model, lens, places.depths)
     tokens = sequences(model, corpus, n=n, seq_len=seq_len, seed=seed)
-    found = read(model, tokens, where.depths, lens=lens, progress=progress)
+    reading = read(model, tokens, places.depths, lens=lens, progress=progress)
     chars = characters(model, tokens)
-    per_sequence = _per_sequence(found, where, chars)
-    depth = found.settled(where.depths, where.n_layers)
+    per_sequence = _per_sequence(reading, places, chars)
+    depth = reading.settling_depth(places.depths, places.n_layers)
     interval, settled = bootstrap(per_sequence, seed=seed), bootstrap(depth.mean(1), seed=seed)
     return ConvergenceResult(
         values=per_sequence.mean(-1),
         axes=("score", "layer", "point"),
-        labels={"score": SCORES, **where.labels},
+        labels={"score": SCORES, **places.labels},
         quantity="KL, entropy and loss in nats; bits per character; shares of positions",
         definition=(
             f"{'tuned' if lens else 'logit'} lens against the model's own output, means over {len(tokens)} sequences "
@@ -91,49 +93,55 @@ def measure_convergence(
         sample=Sample(own_text=corpus is None, n=len(tokens), seq_len=tokens.shape[1], seed=seed),
         provenance=provenance(
             model,
-            points=where.points,
-            layers=where.layers,
+            points=places.points,
+            layers=places.layers,
             n=len(tokens),
             seq_len=tokens.shape[1],
             seed=seed,
             own_text=corpus is None,
             lens=lens.home if lens else None,
         ),
-        chance=_constant(found, tokens, chars)[:, None, None].expand(len(SCORES), *per_sequence.shape[1:3]).clone(),
+        chance=_scores_of_constant(reading, tokens, chars)[:, None, None]
+        .expand(len(SCORES), *per_sequence.shape[1:3])
+        .clone(),
         low=interval[0] if interval else None,
         high=interval[1] if interval else None,
         depth=depth,
         tokens=tokens,
-        n_layers=where.n_layers,
+        n_layers=places.n_layers,
         depth_low=float(settled[0]) if settled else None,
         depth_high=float(settled[1]) if settled else None,
     )
 
 
-def _per_sequence(found: LensReading, where: LensPoints, chars: Tensor | None) -> Tensor:
-    """Every score of every sequence, [score, layer, point, example]."""
-    loss = -found.log_prob[:, :, :-1].double()
+def _per_sequence(
+    reading: LensReading, places: LensPoints, chars: Float[Tensor, " example"] | None
+) -> Float[Tensor, "score layer point example"]:
+    """Every score of every sequence."""
+    loss = -reading.log_prob[:, :, :-1].double()
     bits = torch.full(loss.shape[:2], torch.nan, dtype=torch.float64)
-    if chars is not None:  # of the whole: each sequence counts by its characters
+    if chars is not None:  # divided by the mean length, so that each sequence counts by its characters
         bits = loss.sum(-1) / math.log(2) / chars.double().mean()
-    depths = torch.tensor(where.depths)[:, None, None] / 2
-    settled = found.settled(where.depths, where.n_layers)
+    depths = torch.tensor(places.depths)[:, None, None] / 2
+    settled = reading.settling_depth(places.depths, places.n_layers)
     scores = [
-        found.kl.double().mean(-1),
-        found.entropy.double().mean(-1),
+        reading.kl.double().mean(-1),
+        reading.entropy.double().mean(-1),
         loss.mean(-1),
         bits,
-        (found.top_tokens[..., 0] == found.final_tokens).double().mean(-1),
+        (reading.top_tokens[..., 0] == reading.final_tokens).double().mean(-1),
         (settled <= depths).double().mean(-1),
     ]
-    return torch.stack([where.placed(score) for score in scores])
+    return torch.stack([places.on_grid(score) for score in scores])
 
 
-def _constant(found: LensReading, tokens: Tensor, chars: Tensor | None) -> Tensor:
-    """The scores [score] of the constant prediction `final_mean`."""
-    logp = found.final_mean.clamp(min=torch.finfo(torch.float64).tiny).log()
-    entropy = -(found.final_mean * logp).sum()
+def _scores_of_constant(
+    reading: LensReading, tokens: Int[Tensor, "example pos"], chars: Float[Tensor, " example"] | None
+) -> Float[Tensor, " score"]:
+    """The scores of the constant prediction `final_mean`."""
+    logp = reading.final_mean.clamp(min=torch.finfo(torch.float64).tiny).log()
+    entropy = -(reading.final_mean * logp).sum()
     nats = -logp[tokens[:, 1:].cpu()]
     bits = nats.sum() / math.log(2) / chars.double().sum() if chars is not None else torch.tensor(math.nan)
-    hits = (found.final_tokens == logp.argmax()).double().mean()
-    return torch.stack([entropy - found.final_entropy.double().mean(), entropy, nats.mean(), bits, hits, hits])
+    hits = (reading.final_tokens == logp.argmax()).double().mean()
+    return torch.stack([entropy - reading.final_entropy.double().mean(), entropy, nats.mean(), bits, hits, hits])

@@ -1,4 +1,4 @@
-"""How good a tuned lens is on text that it has not seen, on its own model or on another one."""
+"""How well a tuned lens predicts the output on text that it has not seen, for its own model or for another."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import bootstrap
-from nanogpt_lens.lens.points import LensPoints, Point, grid, refuse_lens
+from nanogpt_lens.lens.points import LensPoints, Point, check_lens, grid
 from nanogpt_lens.lens.reading import read, sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import LensScores, TunedLens
@@ -35,42 +36,42 @@ def evaluate_lens(
     """KL(final || lens) of a tuned lens beside the logit lens; for a transferred one also its loss of fit.
 
     Args:
-        model: the model that the lens is for, or was let in for with `transfer=True`.
+        model: the model that the lens is for, or the one that it was loaded for with `transfer=True`.
         corpus: text that the lens was not trained on: a text, a file, or token ids. The result says
             (`seen_share`, and its definition) how much of it the lens has seen.
         lens: the tuned lens.
-        points, layers: None for those that it was trained with.
-        n: how many sequences at most.
-        seq_len: tokens of a sequence; None for the context.
-        seed: of the choice of sequences.
+        points, layers: as in `logit_lens`; None for those that the lens was trained with.
+        n: the largest number of sequences.
+        seq_len: the tokens of a sequence; None for the context.
+        seed: the seed of the choice of sequences.
         progress: show a bar.
 
     Returns:
-        scores [score, layer, point] in nats: "tuned", "logit", "gain" (logit minus tuned, each sequence
+        Scores [score, layer, point] in nats: "tuned", "logit", "gain" (logit minus tuned, each sequence
         against itself); for a transferred lens also "home", the KL that it had on the held-out text of its own
         model, and "loss_of_fit", tuned minus home, on different text; 95% bootstrap intervals over the sequences,
         that of "loss_of_fit" by adding both squared half-widths.
 
     Raises:
-        AnalysisError: as `measure_convergence`.
+        AnalysisError: as for `measure_convergence`.
 
     Source: Belrose et al. 2023; transfer across models: their section 4.
     """
     if not isinstance(lens, TunedLens):
         raise AnalysisError(f"lens is a {type(lens).__name__}; expected a TunedLens")
-    own = lens.labels.get("layer")
-    where = grid(
+    lens_layers = lens.labels.get("layer")
+    places = grid(
         model,
         lens.labels["point"] if points is None else points,
-        [int(layer) for layer in own] if layers is None and own else layers,
+        [int(layer) for layer in lens_layers] if layers is None and lens_layers else layers,
     )
     check_whole(0, seed=seed)
-    refuse_lens(model, lens, where.depths)
+    check_lens(model, lens, places.depths)
     tokens = sequences(model, corpus, n=n, seq_len=seq_len, seed=seed)
     seen_share = open_corpus(model, corpus).share_seen(lens.trace)
-    scores = held_out(model, tokens, where, lens, seed=seed, progress=progress)
+    scores = scores_beside_logit_lens(model, tokens, places, lens, seed=seed, progress=progress)
     if lens.transferred:
-        scores = _with_home(scores, lens, where)
+        scores = _with_home(scores, lens, places)
     return LensScores(
         **scores,
         seen_share=seen_share,
@@ -86,35 +87,35 @@ def evaluate_lens(
     )
 
 
-def held_out(
-    model: Hooked, tokens: Tensor, where: LensPoints, lens: TunedLens, *, seed: int, progress: bool
+def scores_beside_logit_lens(
+    model: Hooked, tokens: Int[Tensor, "example pos"], places: LensPoints, lens: TunedLens, *, seed: int, progress: bool
 ) -> dict[str, Any]:
     """Values, low, high [score, layer, point] and labels of the scores "tuned", "logit" and "gain"."""
-    tuned = read(model, tokens, where.depths, lens=lens, progress=progress).kl.double().mean(-1)
-    logit = read(model, tokens, where.depths, progress=progress).kl.double().mean(-1)
-    per_sequence = torch.stack([where.placed(score) for score in (tuned, logit, logit - tuned)])
+    tuned = read(model, tokens, places.depths, lens=lens, progress=progress).kl.double().mean(-1)
+    logit = read(model, tokens, places.depths, progress=progress).kl.double().mean(-1)
+    per_sequence = torch.stack([places.on_grid(score) for score in (tuned, logit, logit - tuned)])
     interval = bootstrap(per_sequence, seed=seed)
     return {
         "values": per_sequence.mean(-1),
         "low": interval[0] if interval else None,
         "high": interval[1] if interval else None,
-        "labels": {"score": ("tuned", "logit", "gain"), **where.labels},
+        "labels": {"score": ("tuned", "logit", "gain"), **places.labels},
     }
 
 
-def _with_home(scores: dict[str, Any], lens: TunedLens, where: LensPoints) -> dict[str, Any]:
+def _with_home(scores: dict[str, Any], lens: TunedLens, places: LensPoints) -> dict[str, Any]:
     """The scores with "home" and "loss_of_fit" of a lens that was trained for another model."""
-    own = {depth: (i, j) for i, row in enumerate(lens.depths()) for j, depth in enumerate(row)}
-    index = [[own[depth] for depth in row] for row in _depths(where)]
+    place_of = {depth: (i, j) for i, row in enumerate(lens.depths()) for j, depth in enumerate(row)}
+    index = [[place_of[depth] for depth in row] for row in places.on_grid(torch.tensor(places.depths)).tolist()]
     rows = torch.tensor([[i for i, _ in row] for row in index])
     columns = torch.tensor([[j for _, j in row] for row in index])
     k = lens.labels["score"].index("tuned")
 
-    def home(tensor: Tensor) -> Tensor:
+    def home(tensor: Float[Tensor, "score lens_layer lens_point"]) -> Float[Tensor, "layer point"]:
         return tensor[k][rows, columns].double()
 
     value, tuned = home(lens.values), scores["values"][0]
-    grown: dict[str, Any] = {
+    extended: dict[str, Any] = {
         "values": torch.cat([scores["values"], torch.stack([value, tuned - value])]),
         "labels": {**scores["labels"], "score": (*scores["labels"]["score"], "home", "loss_of_fit")},
         "low": None,
@@ -122,13 +123,9 @@ def _with_home(scores: dict[str, Any], lens: TunedLens, where: LensPoints) -> di
     }
     ends = scores["low"], scores["high"], lens.low, lens.high
     if all(end is not None for end in ends):
-        low, high, their_low, their_high = ends[0], ends[1], home(lens.low), home(lens.high)  # type: ignore[arg-type]
-        below = ((tuned - low[0]).square() + (their_high - value).square()).sqrt()
-        above = ((high[0] - tuned).square() + (value - their_low).square()).sqrt()
-        grown["low"] = torch.cat([low, torch.stack([their_low, tuned - value - below])])
-        grown["high"] = torch.cat([high, torch.stack([their_high, tuned - value + above])])
-    return grown
-
-
-def _depths(where: LensPoints) -> list[list[int]]:
-    return where.placed(torch.tensor(where.depths)).tolist()
+        low, high, home_low, home_high = ends[0], ends[1], home(lens.low), home(lens.high)  # type: ignore[arg-type]
+        below = ((tuned - low[0]).square() + (home_high - value).square()).sqrt()
+        above = ((high[0] - tuned).square() + (value - home_low).square()).sqrt()
+        extended["low"] = torch.cat([low, torch.stack([home_low, tuned - value - below])])
+        extended["high"] = torch.cat([high, torch.stack([home_high, tuned - value + above])])
+    return extended

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -17,53 +18,55 @@ from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, windows
 
 _NUMBERS = 2**22
+"""About how many logits a chunk has."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LensReading:
-    """What a lens reads; [...] is [depth, example, pos]. On the CPU.
+    """What a lens reads, on the CPU.
 
     Attributes:
-        log_prob: of the token that follows, in nats; nan at the last position.
-        rank: how many tokens have a larger logit than that one; -1 at the last position.
-        entropy, kl: in nats; KL(final || lens).
-        top_tokens, top_logprobs: [..., k].
-        final_tokens: the model's own most likely token [example, pos].
-        final_entropy: of the model's own distribution, in nats [example, pos].
-        final_mean: the model's own distribution, averaged over all examples and positions [d_vocab].
+        log_prob: the log-probability of the token that follows, in nats; nan at the last position.
+        rank: the number of tokens with a larger logit than that one; -1 at the last position.
+        entropy: the entropy of the lens' distribution, in nats.
+        kl: KL(final || lens), in nats.
+        top_tokens, top_logprobs: the most likely tokens and their log-probabilities.
+        final_tokens: the model's own most likely token.
+        final_entropy: the entropy of the model's own distribution, in nats.
+        final_mean: the model's own distribution, averaged over all examples and positions.
     """
 
-    log_prob: Tensor
-    rank: Tensor
-    entropy: Tensor
-    kl: Tensor
-    top_tokens: Tensor
-    top_logprobs: Tensor
-    final_tokens: Tensor
-    final_entropy: Tensor
-    final_mean: Tensor
+    log_prob: Float[Tensor, "depth example pos"]
+    rank: Int[Tensor, "depth example pos"]
+    entropy: Float[Tensor, "depth example pos"]
+    kl: Float[Tensor, "depth example pos"]
+    top_tokens: Int[Tensor, "depth example pos k"]
+    top_logprobs: Float[Tensor, "depth example pos k"]
+    final_tokens: Int[Tensor, "example pos"]
+    final_entropy: Float[Tensor, "example pos"]
+    final_mean: Float[Tensor, " d_vocab"]
 
-    def settled(self, depths: Sequence[int], n_layers: int) -> Tensor:
-        """In layers [example, pos]: the first of these depths from which on the final top token is on top."""
-        found = torch.full(self.final_tokens.shape, float(n_layers), dtype=torch.float64)
+    def settling_depth(self, depths: Sequence[int], n_layers: int) -> Float[Tensor, "example pos"]:
+        """The first of these depths from which on the final top token is on top, in layers."""
+        settled = torch.full(self.final_tokens.shape, float(n_layers), dtype=torch.float64)
         staying = torch.ones_like(self.final_tokens, dtype=torch.bool)
         for i in reversed(range(len(depths))):
             if depths[i] < 2 * n_layers:
                 staying = staying & (self.top_tokens[i, ..., 0] == self.final_tokens)
-                found[staying] = depths[i] / 2
-        return found
+                settled[staying] = depths[i] / 2
+        return settled
 
 
 def read(
     model: Hooked,
-    tokens: Tensor,
+    tokens: Int[Tensor, "example pos"],
     depths: Sequence[int],
     *,
     lens: TunedLens | None = None,
     k: int = 1,
     progress: bool = False,
 ) -> LensReading:
-    """Read ids [example, pos] at the depths; `k` tokens are kept of each reading.
+    """What a lens reads at the depths; the `k` most likely tokens are kept of each reading.
 
     No more than one batch of residual streams and one chunk of logits is held besides what is returned.
     """
@@ -77,31 +80,31 @@ def read(
                 for following in [_following(tokens[rows])]
                 for chunk in _row_chunks(model, len(following))
             ]
-            joined = {name: torch.cat([c[name] for c in chunks], _rows(name)) for name in chunks[0]}
-            parts.append({name: value.unflatten(_rows(name), logits.shape[:2]) for name, value in joined.items()})
-    whole = {name: torch.cat([p[name] for p in parts], _rows(name)) for name in parts[0]}
+            batch = {name: torch.cat([c[name] for c in chunks], _example_dim(name)) for name in chunks[0]}
+            parts.append({name: value.unflatten(_example_dim(name), logits.shape[:2]) for name, value in batch.items()})
+    whole = {name: torch.cat([p[name] for p in parts], _example_dim(name)) for name in parts[0]}
     return LensReading(**whole, final_mean=mean / tokens.numel())
 
 
-def _rows(name: str) -> int:
-    """Where the examples are: after the depths, if there are depths."""
+def _example_dim(name: str) -> int:
+    """The dimension of the examples: after the depths, if there are depths."""
     return 0 if name.startswith("final") else 1
 
 
-def _following(tokens: Tensor) -> Tensor:
-    """The token after each [example * pos]; -1 where there is none."""
+def _following(tokens: Int[Tensor, "example pos"]) -> Int[Tensor, " row"]:
+    """The token after each token, as one row of all examples; -1 where there is none."""
     return torch.cat([tokens[:, 1:], torch.full_like(tokens[:, :1], -1)], 1).flatten()
 
 
 def _chunk(
     model: Hooked,
     streams: Mapping[int, Tensor],
-    logits: Tensor,
-    following: Tensor,
+    logits: Float[Tensor, "row d_vocab"],
+    following: Int[Tensor, " row"],
     chunk: slice,
     lens: TunedLens | None,
     k: int,
-    mean: Tensor,
+    mean: Float[Tensor, " d_vocab"],
 ) -> dict[str, Tensor]:
     """The statistics [depth, row, ...] of some rows, and the model's own [row]; its distribution is added to `mean`."""
     final = log_probs(logits[chunk])
@@ -109,16 +112,24 @@ def _chunk(
     stats = []
     for depth, stream in streams.items():
         resid = stream.flatten(0, 1)[None, chunk]
-        seen = readout(model, resid if lens is None else lens.at_depth(depth, resid))[0]
-        stats.append(_statistics(seen, final, following[chunk], k))
-    found = {name: torch.stack([s[name] for s in stats]) for name in stats[0]}
-    found["final_tokens"] = logits[chunk].topk(1).indices[:, 0]
-    found["final_entropy"] = -(final.exp() * final).sum(-1)
-    return {name: value.cpu() for name, value in found.items()}
+        lens_logits = readout(model, resid if lens is None else lens.at_depth(depth, resid))[0]
+        stats.append(_statistics(lens_logits, final, following[chunk], k))
+    columns = {name: torch.stack([s[name] for s in stats]) for name in stats[0]}
+    columns["final_tokens"] = logits[chunk].topk(1).indices[:, 0]
+    columns["final_entropy"] = -(final.exp() * final).sum(-1)
+    return {name: value.cpu() for name, value in columns.items()}
 
 
-def _statistics(logits: Tensor, final: Tensor, following: Tensor, k: int) -> dict[str, Tensor]:
-    """Of logits [row, d_vocab]; `following` [row] is -1 where nothing follows."""
+def _statistics(
+    logits: Float[Tensor, "row d_vocab"],
+    final: Float[Tensor, "row d_vocab"],
+    following: Int[Tensor, " row"],
+    k: int,
+) -> dict[str, Tensor]:
+    """The statistics of a lens' logits; `final` are the model's own log-probabilities.
+
+    The fields are those of `LensReading`; `following` is -1 where nothing follows.
+    """
     logp, last = log_probs(logits), following < 0
     target = following.clamp(min=0)[:, None]
     top_tokens = logits.topk(k, dim=-1).indices
@@ -132,8 +143,8 @@ def _statistics(logits: Tensor, final: Tensor, following: Tensor, k: int) -> dic
     }
 
 
-def characters(model: Hooked, tokens: Tensor) -> Tensor | None:
-    """The characters of the predicted part of each text [example]; None without a vocabulary, or without that part."""
+def characters(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, " example"] | None:
+    """The number of characters of each text's predicted part; None without a vocabulary, or without that part."""
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None or getattr(tokenizer, "missing", None) or tokens.shape[1] < 2:
         return None
@@ -141,7 +152,7 @@ def characters(model: Hooked, tokens: Tensor) -> Tensor | None:
     return torch.tensor([float(len(tokenizer.decode(row, clean_up_tokenization_spaces=False))) for row in rows])
 
 
-def strings(model: Hooked, ids: Tensor) -> dict[str, str]:
+def strings(model: Hooked, ids: Int[Tensor, " token"]) -> dict[str, str]:
     """The text of each id that occurs in `ids`, by the id as a string."""
     distinct = ids.unique().cpu()
     known = distinct[distinct < n_tokens(model)]
@@ -149,11 +160,13 @@ def strings(model: Hooked, ids: Tensor) -> dict[str, str]:
     return texts | {str(i): f"[{i}]" for i in distinct.tolist() if i >= n_tokens(model)}  # padding of the vocabulary
 
 
-def sequences(model: Hooked, corpus: Corpus | None, *, n: int, seq_len: int | None, seed: int) -> Tensor:
-    """Sequences [up to n, seq_len] of at least 2 tokens.
+def sequences(
+    model: Hooked, corpus: Corpus | None, *, n: int, seq_len: int | None, seed: int
+) -> Int[Tensor, "example pos"]:
+    """At most `n` sequences of a corpus.
 
     Raises:
-        AnalysisError: shorter than 2 tokens, longer than the context or the corpus.
+        AnalysisError: `seq_len` is less than 2, or more than the context or the corpus has.
     """
     size = int(model.cfg.n_ctx) if seq_len is None else seq_len
     check_whole(2, seq_len=size)

@@ -1,7 +1,7 @@
-"""Training of the tuned lens: every translator moves its point towards the model's own output.
+"""The training of the tuned lens: every translator moves its point towards the model's own output.
 
-One run of the frozen model per batch gives all points and the target; all translators read it
-together, but share nothing: each has its own loss, its own schedule end and its own best step.
+One run of the frozen model per batch gives all points and the target. All translators are trained on it
+together, but share nothing: each has its own loss and its own best step.
 The corpus is cut into three consecutive parts: train, stop (decides which step is kept), and
 test (measured once, at the end).
 """
@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.distributed import is_first, share, sum_in_place, world
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.lens.evaluation import held_out as measured
+from nanogpt_lens.lens.evaluation import scores_beside_logit_lens
 from nanogpt_lens.lens.points import LensPoints, Point, grid, readout, residuals
 from nanogpt_lens.lens.unfinished import UnfinishedLens
 from nanogpt_lens.model.access import Hooked, device_of, evaluating, kl, log_probs, provenance
@@ -41,7 +42,7 @@ _BETAS = (0.9, 0.99)
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """See `train_tuned_lens`."""
+    """The options of `train_tuned_lens`; AnalysisError if one is out of its range."""
 
     steps: int
     batch_size: int
@@ -74,11 +75,11 @@ class Tuning:
 
     @property
     def every(self) -> int:
-        """Steps between two evaluations."""
+        """The number of steps between two evaluations."""
         return max(1, self.steps // self.evaluations)
 
     def rate(self, step: int) -> float:
-        """The learning rate: a linear warm-up, then down to zero along a cosine."""
+        """The learning rate at a step: a linear warm-up, then a cosine down to zero."""
         warm = min(1.0, (step + 1) / (_WARM_UP * self.steps + 1))
         return self.lr * warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
@@ -103,7 +104,7 @@ def train_tuned_lens(
     resume: str | Path | None = None,
     progress: bool = True,
 ) -> TunedLens:
-    """Train a tuned lens: for each point an affine map, so that the final norm and unembedding read it best.
+    """Train a tuned lens: for each point an affine map after which the model's own readout predicts its output best.
 
     Under `torchrun`, each process computes the gradients of its share of every batch; the lens is that of one
     process up to rounding.
@@ -113,35 +114,36 @@ def train_tuned_lens(
         corpus: a text, a file, or token ids [tokens] or [example, pos]. (A nanoGPT data folder gives its
             validation part; a file `train.bin` is taken whole.) Its last parts are held out.
         points, layers: as in `logit_lens`; the model's output needs no translator.
-        steps: optimizer steps, of AdamW.
-        batch_size: sequences of a step; None for as many as have 1,024 tokens.
+        steps: the number of steps of the optimizer, AdamW.
+        batch_size: the sequences of a step; None for as many as have 1,024 tokens.
         lr: the highest learning rate, after a warm-up over a twentieth of the steps; then a cosine to zero.
-        weight_decay: towards the identity, that is, the logit lens.
-        held_out: the share of the corpus that decides when to stop, and as much again for the test.
+        weight_decay: the decay of the weights towards the identity, that is, the logit lens.
+        held_out: the share of the corpus that decides when to stop; the test part has the same share.
         evaluations: how often the stop part is measured; the best step of each translator is kept, and step 0,
             the logit lens, is one of them.
-        patience: stop when no translator has become better for so many evaluations.
-        n_stop, n_test: sequences measured of either part, at most.
-        seq_len: tokens of a sequence; None for the context.
-        seed: of the batches and the sequences measured.
+        patience: the number of evaluations without a better translator after which training stops.
+        n_stop, n_test: the largest numbers of sequences to measure on in the two parts.
+        seq_len: the tokens of a sequence; None for the context.
+        seed: the seed of the batches and of the sequences to measure on.
         resume: a folder for the state of an unfinished run, saved every ten seconds; a killed run goes on from there
-            to the same lens. Deleted at the end.
+            to the same lens. The state is deleted at the end.
         progress: show a bar.
 
     Returns:
-        the lens; its values [score, layer, point] are KL(final || lens) in nats on the test part, "tuned", "logit"
+        The lens; its values [score, layer, point] are KL(final || lens) in nats on the test part, "tuned", "logit"
         and "gain", with 95% bootstrap intervals over its sequences.
 
     Raises:
-        AnalysisError: an option out of its range, no such point or layer, only the model's output, a corpus too
-            short for its parts, a loss that is not finite, a resume folder of another run.
+        AnalysisError: an option is out of its range, there is no such point or layer, the only point is the
+            model's output, the corpus is too short for its parts, the loss is not finite, or the resume folder
+            has the state of another run.
 
     Source: Belrose et al. 2023, "Eliciting Latent Predictions from Transformers with the Tuned Lens": the maps, their
     start at the identity, the loss. They take SGD with Nesterov momentum and 65 million tokens; the optimizer,
     the three parts and the best step of each translator are chosen here for small models and small data.
     """
-    where = grid(model, points, layers)
-    translated = tuple(depth for depth in where.depths if depth < 2 * where.n_layers)
+    places = grid(model, points, layers)
+    translated = tuple(depth for depth in places.depths if depth < 2 * places.n_layers)
     if not translated:
         raise AnalysisError("the only point asked for is the model's output, which needs no translator; give others")
     seq_len = int(model.cfg.n_ctx) if seq_len is None else seq_len
@@ -165,11 +167,12 @@ def train_tuned_lens(
         )
     parts = split(model, corpus, options)
     run = _TuningRun(model, translated, parts, options)
-    described = {**asdict(options), "points": translated, "model": identity(model)}
-    saved = None if resume is None else UnfinishedLens(resume, described, [part.fingerprint for part in parts.values()])
+    description = {**asdict(options), "points": translated, "model": identity(model)}
+    texts = [part.fingerprint for part in parts.values()]
+    saved = None if resume is None else UnfinishedLens(resume, description, texts)
     with evaluating(model):
         run.go(saved, progress=progress and is_first())
-    lens = run.lens(where)
+    lens = run.lens(places)
     if saved is not None:
         saved.delete()
     return lens
@@ -179,7 +182,7 @@ def split(model: Hooked, corpus: Corpus, options: Tuning) -> dict[str, OpenedCor
     """The parts "train", "stop" and "test" of a corpus, one after the other.
 
     Raises:
-        AnalysisError: one of them is shorter than a sequence, or a sequence longer than the context.
+        AnalysisError: a part is shorter than a sequence, or a sequence is longer than the context.
     """
     whole = open_corpus(model, corpus)
     rows = whole.row_length is not None
@@ -193,17 +196,17 @@ def split(model: Hooked, corpus: Corpus, options: Tuning) -> dict[str, OpenedCor
         )
     ends = {"train": (0, n - 2 * held), "stop": (n - 2 * held, n - held), "test": (n - held, n)}
     parts = {name: whole.between(*part) for name, part in ends.items()}
-    parts["train"].windows(seq_len=options.seq_len, n=1)  # refuses a length that does not fit
+    parts["train"].windows(seq_len=options.seq_len, n=1)  # raises AnalysisError if the length does not fit
     return parts
 
 
 def held_text(held: int, n: int) -> str:
-    """How long the parts are, in words."""
+    """The lengths of the three parts, in words."""
     return f"{n - 2 * held} are to train, {held} to stop and {held} to test"
 
 
 class _TuningRun:
-    """Translators on the way, and the best of each so far."""
+    """The translators in training, and the best of each so far."""
 
     def __init__(
         self, model: Hooked, translated: Sequence[int], parts: Mapping[str, OpenedCorpus], options: Tuning
@@ -244,12 +247,12 @@ class _TuningRun:
                 if self.step % self.options.every == 0 or self.step == self.options.steps:
                     self.evaluate()
                     bar.set_postfix_str(f"mean KL {float(self.best_kl.mean()):.4f}")
-                self._refuse(loss, "training")
+                self._check_finite(loss, "training")
                 if saved is not None:
                     saved.keep(self.state)
 
-    def update(self) -> Tensor:
-        """One step of the optimizer; returns the mean KL [translator] before it."""
+    def update(self) -> Float[Tensor, " translator"]:
+        """Take one step of the optimizer; return the mean KL before it."""
         tokens = self._batch()
         rows = share(len(tokens))
         mine = tokens[rows.start : rows.stop]
@@ -261,8 +264,8 @@ class _TuningRun:
         self.optimizer.step()
         return loss
 
-    def _batch(self) -> Tensor:
-        """Random windows [example, pos], the same in every process."""
+    def _batch(self) -> Int[Tensor, "example pos"]:
+        """Random windows, the same in every process."""
         seq_len = self.options.seq_len
         n = self.options.batch_size
         generator = np.random.default_rng([self.options.seed, self.step])
@@ -272,38 +275,40 @@ class _TuningRun:
             starts = generator.integers(self.train.n_tokens - seq_len + 1, size=n)
         return self.train.at(starts.tolist(), seq_len)
 
-    def _gradients(self, tokens: Tensor, n: int) -> tuple[Tensor, list[Tensor]]:
-        """The sum of KL [translator] over these ids [example, pos], divided by `n`, and its gradients."""
+    def _gradients(
+        self, tokens: Int[Tensor, "example pos"], n: int
+    ) -> tuple[Float[Tensor, " translator"], list[Tensor]]:
+        """The sum of KL over these tokens, divided by `n`, and its gradients by matrices and biases."""
         weights = [self.matrices, self.biases]
         total, gradients = self.biases.new_zeros(len(self.translated)), [torch.zeros_like(w) for w in weights]
         for streams, final in self._streams(tokens):
             with torch.enable_grad():
                 moved = affine_step(streams, self.matrices, self.biases[:, None])
                 loss = kl(final, log_probs(readout(self.model, moved))).sum(-1) / n
-                found = torch.autograd.grad(loss.sum(), weights)
+                gradients_of_piece = torch.autograd.grad(loss.sum(), weights)
             total += loss.detach()
-            for gradient, more in zip(gradients, found, strict=True):
+            for gradient, more in zip(gradients, gradients_of_piece, strict=True):
                 gradient += more
         return total, gradients
 
-    def _streams(self, tokens: Tensor) -> Any:
+    def _streams(self, tokens: Int[Tensor, "example pos"]) -> Any:
         """Pieces of a batch: residual streams [translator, row, d_model], final log-probabilities [row, d_vocab]."""
-        found, logits = residuals(self.model, tokens, self.translated)
+        streams, logits = residuals(self.model, tokens, self.translated)
         logits = logits.flatten(0, 1)
         step = max(1, _NUMBERS // (len(self.translated) * logits.shape[-1]))
         for start in range(0, len(logits), step):
             rows = slice(start, start + step)
-            yield torch.stack([found[d].flatten(0, 1)[rows] for d in self.translated]), log_probs(logits[rows])
+            yield torch.stack([streams[d].flatten(0, 1)[rows] for d in self.translated]), log_probs(logits[rows])
 
     def evaluate(self) -> None:
-        """Measure the stop part, and keep what is best there."""
+        """Measure on the stop part, and keep the translators that are better there than before."""
         values = torch.zeros(len(self.translated), dtype=torch.float64)
         for tokens in self.stop_part.split(self.options.batch_size):
             for streams, final in self._streams(tokens):
                 moved = affine_step(streams, self.matrices, self.biases[:, None])
                 values += kl(final, log_probs(readout(self.model, moved.detach()))).double().sum(-1).cpu()
         values /= self.stop_part.numel()
-        self._refuse(values, "the stop part")
+        self._check_finite(values, "the stop part")
         better = values < self.best_kl
         self.best_kl = torch.where(better, values, self.best_kl)
         self.best_steps[better] = self.step
@@ -317,16 +322,18 @@ class _TuningRun:
         last = int(self.best_steps.max())
         return sum(step > last for step in self.curve_steps) >= self.options.patience
 
-    def _refuse(self, values: Tensor, where: str) -> None:
+    def _check_finite(self, values: Float[Tensor, " translator"], part: str) -> None:
+        """Raise AnalysisError unless the KL of every translator is finite; `part` names the text it was measured on."""
         wrong = (~torch.isfinite(values)).nonzero().flatten().tolist()
         if wrong:
             raise AnalysisError(
-                f"KL of {name_of(self.translated[wrong[0]])} is {float(values[wrong[0]])} on {where} after step "
+                f"KL of {name_of(self.translated[wrong[0]])} is {float(values[wrong[0]])} on {part} after step "
                 f"{self.step}; expected a finite number: give a smaller lr than {self.options.lr}"
                 + ("" if self.step else ", or check the model, whose own activations are not finite")
             )
 
     def _weights(self) -> dict[str, Tensor]:
+        """The translators' weights, by name."""
         return {"matrices": self.matrices, "biases": self.biases}
 
     def state(self) -> dict[str, Tensor]:
@@ -348,7 +355,7 @@ class _TuningRun:
         }
 
     def hold(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state."""
+        """Take over a saved state, so that the run goes on from there."""
         for name, weight in self._weights().items():
             weight.data.copy_(state[name])
             self.best[name].copy_(state[f"best.{name}"])
@@ -360,13 +367,13 @@ class _TuningRun:
         self.curve, self.curve_steps = list(state["curve"].unbind()), state["curve_steps"].tolist()
         self.step = int(state["done"])
 
-    def lens(self, where: LensPoints) -> TunedLens:
-        """The best translators, measured on the test part."""
+    def lens(self, places: LensPoints) -> TunedLens:
+        """The lens of the best translators, measured on the test part."""
         options = self.options
         common: dict[str, Any] = {
             **{name: value.cpu() for name, value in self.best.items()},
             "translated": self.translated,
-            "n_layers": where.n_layers,
+            "n_layers": places.n_layers,
             "home": identity(self.model),
             "curve": torch.stack(self.curve),
             "curve_steps": tuple(self.curve_steps),
@@ -382,10 +389,12 @@ class _TuningRun:
             "title": "KL(final || lens)",
             "sample": Sample(seed=options.seed),
             "provenance": provenance(
-                self.model, **asdict(options), points=where.points, layers=where.layers, trained=self.step
+                self.model, **asdict(options), points=places.points, layers=places.layers, trained=self.step
             ),
         }
-        blank = torch.zeros(1, len(where.layers), len(where.points))
-        bare = TunedLens(**common, values=blank, labels=where.labels)
-        scores = measured(self.model, self.test_part, where, bare, seed=options.seed, progress=False)
+        blank = torch.zeros(1, len(places.layers), len(places.points))
+        unmeasured = TunedLens(**common, values=blank, labels=places.labels)
+        scores = scores_beside_logit_lens(
+            self.model, self.test_part, places, unmeasured, seed=options.seed, progress=False
+        )
         return TunedLens(**common, **scores)

@@ -18,42 +18,42 @@ class UnfinishedLens:
     """A folder for the state of one training.
 
     Args:
-        folder: made when needed.
-        described: the options of the run and the model's identity.
-        parts: the fingerprints of the texts that it trains on, stops by and is measured on.
+        folder: the folder, which is made when it is needed.
+        description: the options of the run and the model's identity.
+        parts: the fingerprints of the texts that the run trains on, stops by and is measured on.
 
     Raises:
         AnalysisError: the folder is a file.
     """
 
-    def __init__(self, folder: str | Path, described: Mapping[str, Any], parts: Sequence[str]) -> None:
-        self.file = Unfinished(folder, "unfinished-lens", {**described, "corpus": list(parts)})
+    def __init__(self, folder: str | Path, description: Mapping[str, Any], parts: Sequence[str]) -> None:
+        self.file = Unfinished(folder, "unfinished-lens", {**description, "corpus": list(parts)})
 
     def restore(self) -> dict[str, Tensor] | None:
-        """The state, where there is one; the same in every process.
+        """The saved state, the same in every process; None if there is none.
 
         Raises:
-            AnalysisError: it is damaged, or of another run; in every process.
+            AnalysisError: the state is damaged, or of another run; in every process.
         """
-        found, message = {}, ""
+        tensors, message = {}, ""
         try:
             if is_first() and (saved := self.file.read()) is not None:
-                found = saved[0]
+                tensors = saved[0]
         except AnalysisError as error:
             message = str(error)
         words = torch.frombuffer(bytearray(message.encode() + b"."), dtype=torch.uint8)
-        state = gathered({**found, "message": words})[0]
+        state = gathered({**tensors, "message": words})[0]
         message = bytes(state.pop("message").tolist()).decode()[:-1]
         if message:
             raise AnalysisError(message)
         return state or None
 
     def keep(self, state: Callable[[], Mapping[str, Tensor]]) -> None:
-        """Save, where the last time is long enough ago."""
+        """Save the state if the last time is long enough ago."""
         if is_first():
             self.file.keep(state)
 
     def delete(self) -> None:
-        """The run is done."""
+        """Delete the state of a run that is done."""
         if is_first():
             self.file.delete()
