@@ -1,4 +1,4 @@
-"""Where in training does a score change? Its onset, its half-way point, and whether it changes at all.
+"""The change point of a score in training: its onset, its half-way point, and whether it changes at all.
 
 A curve has one value y for each of n >= 4 steps; a step is a stage of training whose checkpoint was
 measured. For `direction="fall"`, y stands for the negated curve in all that follows.
@@ -7,7 +7,7 @@ Ends. w = max(1, n // 8) steps at each end. The baseline is the mean of the firs
 value that of the last w, the change is final - baseline. A curve that still rises when the run ends has no
 plateau: its final value is where it is then, and its half-way point is half of that.
 
-Is there a change? The statistic is the maximum over splits k = 1 ... n - 1 of
+Existence of a change. The statistic is the maximum over splits k = 1 ... n - 1 of
 
     sqrt(k (n - k) / n) * (mean of the last n - k values - mean of the first k values)
 
@@ -25,26 +25,26 @@ line, in iterations, between the last step below and the next one. Onset: the sa
 change / 10, or 3 standard errors (of the baseline over sequences) above the baseline if that is more, but
 never above the half-way point, so that onset <= half.
 
-Interval. Sequences are drawn with replacement, the same for all steps, and ends and crossings computed anew;
-only the standard error of the onset stays. `low` is the 2.5% quantile of the last step below the crossing,
+Interval. Sequences are drawn with replacement, the same for all steps, and ends and crossings are computed
+anew; only the standard error of the onset stays. `low` is the 2.5% quantile of the last step below the crossing,
 `high` the 97.5% quantile of the step after it. A resample that does not cross counts as the end of the run.
 The interval is thus never narrower than the two stages between which the crossing lies, and is just these
-where the value of each sequence is not known: nobody has looked between them.
+where the value of each sequence is not known: nothing was measured between them.
 
-What this cannot do:
+What this method cannot do:
 
 - Exchangeable steps are the null hypothesis: noise that is independent from stage to stage. A curve that
-  drifts (a random walk) has a small p more often than `level` says. What protects then is `least`. The
+  drifts (a random walk) has a small p more often than `level` says. `least` protects against that. The
   sequences protect as far as they drift apart; a drift that they share is a change of the model, and
   whether it matters is what `least` says. With `least=0` on a drifting curve the verdict means little.
 - With fewer than 7 stages p cannot be below 0.05: a clean step in the middle of n = 4, 6, 8 stages has the p
   of its one order among all, 1/6, 1/20, 1/70.
 - A rise in the last of n stages alone has a p of about 1 / n, whatever its size, and so has a rise after the
   first stage alone: at the level of 0.05 it takes more than 20 stages, or 8 and one more after the rise.
-- What rises and falls again has no change between its ends, and has not formed.
+- A curve that rises and falls again has no change between its ends, and has not formed.
 - Noise from stage to stage that all sequences share (of the optimiser, not of the measurement) is not in the
   interval. The onset is most open to it: at a tenth of the change, noise of that size moves it by a stage or two.
-- A curve that is chosen as the largest of many (one head of all) has a better p than its own: lower `level`.
+- A curve that is chosen as the largest of many (one head of all) has too small a p: lower `level`.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from numbers import Real
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -63,14 +64,15 @@ from nanogpt_lens.core.intervals import ENDS, times_drawn
 from nanogpt_lens.results import ChangePoint, Scores
 
 Direction: TypeAlias = Literal["rise", "fall"]
-"""Which change is looked for."""
+"""Whether a curve is to rise or to fall."""
 
 POINTS = ("onset", "half")
 SHARES = (0.1, 0.5)
-"""How much of the change is behind the curve at each of the points."""
+"""The share of the change that the curve has made at each of the points."""
 
 LEAST_STEPS = 4
 _ERRORS = 3
+"""How many standard errors the onset is above the baseline, at least."""
 
 
 def find_change_point(
@@ -81,45 +83,45 @@ def find_change_point(
     level: float = 0.05,
     permutations: int = 1000,
     seed: int = 0,
-    **where: int | str,
+    **places: int | str,
 ) -> ChangePoint:
-    """Where a score leaves its baseline for good, where it is half-way to its final value, and whether it does.
+    """The steps at which a score leaves its baseline for good and is half-way to its final value, and whether it does.
 
-    The module's text has the definitions, and what they cannot do.
+    The module's docstring has the definitions, and what they cannot do.
 
     Args:
-        curve: scores with an axis `step`, whose labels are iterations; where it has `per_example`, of two
+        curve: scores with an axis `step`, whose labels are iterations; if it has `per_example`, of two
             sequences or more, the same at every step, the interval is over the sequences too.
         least: the smallest change that counts, in the unit of the curve.
         direction: "rise" or "fall".
-        level: of the permutation test.
-        permutations: random orders of the steps.
-        seed: of permutations and resamples.
-        where: an index or a label on every other axis, such as score="induction", layer=1, head=2.
+        level: the level of the permutation test.
+        permutations: the number of random orders of the steps.
+        seed: the seed of permutations and resamples.
+        places: an index or a label on every other axis, such as score="induction", layer=1, head=2.
 
     Returns:
         "onset" and "half" on the axis `point`, in iterations, with intervals; verdict and reason.
 
     Raises:
-        AnalysisError: no axis `step`, fewer than 4 steps, steps that are no numbers or not in order, another axis
-            left, a value that is not finite, `per_example` of another shape, an unknown direction, or a number out
-            of its range.
-        ResultError: a place in `where` that is not there.
+        AnalysisError: the curve has no axis `step`, fewer than 4 steps, steps that are no numbers or not in order,
+            another axis without a place, a value that is not finite, or `per_example` of another shape; the
+            direction is unknown; or a number is out of its range.
+        ResultError: an axis has no such place.
     """
     _check_options(least, direction, level, permutations, seed)
-    steps, measured, examples = _picked(curve, where)
+    steps, curve_values, examples = _one_curve(curve, places)
     sign = 1.0 if direction == "rise" else -1.0
-    values, error, resampled = sign * measured, 0.0, None
+    values, error, resampled = sign * curve_values, 0.0, None
     if examples is not None and (n := examples.shape[1]) > 1:
         first = examples[: _width(len(steps))].mean(0)
         error = float(first.std()) / math.sqrt(n)
         resampled = sign * (times_drawn(n, seed=seed) / n) @ examples.T  # [resample, step]
     p = _p_value(values, permutations, seed)
-    baseline, final = (float(end) for end in _ends(measured))
-    refused = _refusal(values, resampled, p=p, least=least, level=level, direction=direction)
-    nowhere = torch.full((3, len(POINTS)), math.nan, dtype=torch.float64)
-    step, low, high = nowhere if refused else _located(steps, values, resampled, error)
-    place = ", ".join(f"{axis} {at}" for axis, at in where.items())
+    baseline, final = (float(end) for end in _ends(curve_values))
+    refusal = _refusal(values, resampled, p=p, least=least, level=level, direction=direction)
+    no_points = torch.full((3, len(POINTS)), math.nan, dtype=torch.float64)
+    step, low, high = no_points if refusal else _crossings(steps, values, resampled, error)
+    place = ", ".join(f"{axis} {index}" for axis, index in places.items())
     return ChangePoint(
         values=step,
         low=low,
@@ -135,7 +137,7 @@ def find_change_point(
         provenance={
             **curve.provenance,
             "change_point": {
-                "where": dict(where),
+                "where": dict(places),
                 "least": least,
                 "direction": direction,
                 "level": level,
@@ -143,15 +145,16 @@ def find_change_point(
                 "seed": seed,
             },
         },
-        formed=refused is None,
+        formed=refusal is None,
         p_value=p,
         baseline=baseline,
         final=final,
-        reason=refused or f"{direction}s from {baseline:.3g} to {final:.3g}, p = {p:.2g}",
+        reason=refusal or f"{direction}s from {baseline:.3g} to {final:.3g}, p = {p:.2g}",
     )
 
 
 def _check_options(least: float, direction: str, level: float, permutations: int, seed: int) -> None:
+    """Raise AnalysisError unless the options of `find_change_point` are in their ranges."""
     if direction not in get_args(Direction):
         raise AnalysisError(f"direction is {direction!r}; expected {' or '.join(get_args(Direction))}")
     check_whole(1, permutations=permutations)
@@ -168,21 +171,24 @@ def _check_options(least: float, direction: str, level: float, permutations: int
 
 
 def _is_number(value: object) -> bool:
+    """Whether `value` is a finite real number."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _picked(curve: Scores, where: dict[str, int | str]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Steps [step], values [step] and, where they are known, examples [step, example], all float64."""
+def _one_curve(
+    curve: Scores, places: dict[str, int | str]
+) -> tuple[Float[Tensor, " step"], Float[Tensor, " step"], Float[Tensor, "step example"] | None]:
+    """The steps, the value at each step and, if they are known, the examples' values, at these places; float64."""
     if not isinstance(curve, Scores) or "step" not in curve.axes:
         axes = f"the axes {', '.join(curve.axes) or 'none'}" if isinstance(curve, Scores) else type(curve).__name__
         raise AnalysisError(f"the curve has {axes}; expected Scores with an axis 'step', such as a trajectory")
-    if "step" in where:
+    if "step" in places:
         raise AnalysisError("step= was given, but the steps are what is searched; expected places on other axes")
     index: list[Any] = [slice(None)] * len(curve.axes)
-    for axis, place in where.items():
+    for axis, place in places.items():
         dim = curve._axis(axis)
         index[dim] = curve._index(axis, place)
-    if left := [axis for axis in curve.axes if axis != "step" and axis not in where]:
+    if left := [axis for axis in curve.axes if axis != "step" and axis not in places]:
         raise AnalysisError(
             f"the curve has several values per step, on {', '.join(left)}; expected one: give a place on each, "
             f"such as {left[0]}=0"
@@ -198,13 +204,13 @@ def _picked(curve: Scores, where: dict[str, int | str]) -> tuple[Tensor, Tensor,
         examples = None if examples.isnan().all() else examples  # another score of the same result has them
     for name, tensor in (("value", values), ("example", examples)):
         if tensor is not None and not (good := tensor.reshape(len(steps), -1).isfinite().all(1)).all():
-            at = int(steps[~good][0])
-            raise AnalysisError(f"the curve has no finite {name} at step {at:,}; expected one for every step")
+            bad = int(steps[~good][0])
+            raise AnalysisError(f"the curve has no finite {name} at step {bad:,}; expected one for every step")
     return steps, values, examples
 
 
-def _steps(labels: tuple[str, ...] | None) -> Tensor:
-    """The iterations of the axis `step`, float64."""
+def _steps(labels: tuple[str, ...] | None) -> Float[Tensor, " step"]:
+    """The iterations of the axis `step`, in float64; AnalysisError unless there are enough, in order."""
     if labels is None or not all(label.isdecimal() for label in labels):
         raise AnalysisError(f"the labels of the axis 'step' are {labels}; expected iterations, such as '500'")
     if len(labels) < LEAST_STEPS:
@@ -217,17 +223,18 @@ def _steps(labels: tuple[str, ...] | None) -> Tensor:
 
 
 def _width(n_steps: int) -> int:
+    """The number of steps at each end that a mean is taken over."""
     return max(1, n_steps // 8)
 
 
-def _ends(curves: Tensor) -> tuple[Tensor, Tensor]:
-    """Baseline and final value [...] of curves [..., step]."""
+def _ends(curves: Float[Tensor, "*axes step"]) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
+    """The baseline and the final value of each curve."""
     width = _width(curves.shape[-1])
     return curves[..., :width].mean(-1), curves[..., -width:].mean(-1)
 
 
-def _p_value(values: Tensor, permutations: int, seed: int) -> float:
-    """Of a rise, among random orders of the steps."""
+def _p_value(values: Float[Tensor, " step"], permutations: int, seed: int) -> float:
+    """The p-value of a rise, among random orders of the steps."""
     if values.max() == values.min():
         return 1.0
     n = len(values)
@@ -236,8 +243,8 @@ def _p_value(values: Tensor, permutations: int, seed: int) -> float:
     before = torch.arange(1, n, dtype=torch.float64)
     weight = (n / (before * (n - before))).sqrt()
 
-    def statistic(orders: Tensor) -> Tensor:
-        """Of centred curves [..., step]; their sum is 0, so that the part before a split says it all."""
+    def statistic(orders: Float[Tensor, "*orders step"]) -> Float[Tensor, "*orders"]:
+        """The statistic of centred curves; their sum is 0, so that the part before a split suffices."""
         return (-orders.cumsum(-1)[..., :-1] * weight).amax(-1)
 
     observed = statistic(scaled)
@@ -246,9 +253,15 @@ def _p_value(values: Tensor, permutations: int, seed: int) -> float:
 
 
 def _refusal(
-    values: Tensor, resampled: Tensor | None, *, p: float, least: float, level: float, direction: Direction
+    values: Float[Tensor, " step"],
+    resampled: Float[Tensor, "resample step"] | None,
+    *,
+    p: float,
+    least: float,
+    level: float,
+    direction: Direction,
 ) -> str | None:
-    """Why the curve has not formed; None if it has. Values [step] and resamples [resample, step] rise."""
+    """Why the curve has not formed; None if it has. A fall comes negated, as a rise."""
     baseline, final = _ends(values)
     change = float(final - baseline)
     if p > level:
@@ -267,8 +280,10 @@ def _refusal(
     return None
 
 
-def _last_below(curves: Tensor, error: float) -> tuple[Tensor, Tensor]:
-    """The levels [..., point] of curves [..., step], and the index of the last step below each; n - 1 for no change."""
+def _last_below(
+    curves: Float[Tensor, "*axes step"], error: float
+) -> tuple[Float[Tensor, "*axes point"], Int[Tensor, "*axes point"]]:
+    """The levels of the curves at the points, and the index of the last step below each; n - 1 for no change."""
     baseline, final = (end[..., None] for end in _ends(curves))
     n, change = curves.shape[-1], final - baseline
     half = SHARES[1] * change
@@ -279,8 +294,13 @@ def _last_below(curves: Tensor, error: float) -> tuple[Tensor, Tensor]:
     return levels, last.where(change > 0, n - 1)
 
 
-def _located(steps: Tensor, values: Tensor, resampled: Tensor | None, error: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The crossings [point] of a curve that has formed, and both ends of their intervals, in iterations."""
+def _crossings(
+    steps: Float[Tensor, " step"],
+    values: Float[Tensor, " step"],
+    resampled: Float[Tensor, "resample step"] | None,
+    error: float,
+) -> tuple[Float[Tensor, " point"], Float[Tensor, " point"], Float[Tensor, " point"]]:
+    """The crossings of a curve that has formed, and both ends of their intervals, in iterations."""
     levels, last = _last_below(values, error)
     before, after = steps[last], steps[last + 1]
     share = (levels - values[last]) / (values[last + 1] - values[last])

@@ -20,7 +20,7 @@ from nanogpt_lens.model.reading import Reading
 
 _AS_USUAL = Reading()
 PATTERN = "ckpt*.pt"
-"""What the checkpoints of a run are called."""
+"""The pattern of the file names of a run's checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Stage:
     """A checkpoint of a run.
 
     Attributes:
-        step: its `iter_num`.
-        path: its file.
+        step: the checkpoint's `iter_num`.
+        path: the checkpoint's file.
     """
 
     step: int
@@ -39,16 +39,17 @@ class Stage:
 def list_stages(path: str | Path, *, pattern: str = PATTERN, reading: Reading = _AS_USUAL) -> tuple[Stage, ...]:
     """The checkpoints of a folder by `iter_num`; two of one iteration count once if they have the same weights.
 
-    They have if one is the other made `compact`; the first by name is taken, `ckpt.pt` before `ckpt_000100.pt`.
+    A checkpoint and its `compact` form count as the same. The first by name is taken, `ckpt.pt` before
+    `ckpt_000100.pt`.
 
     Args:
         path: a folder, or the name of a shipped checkpoint with stages.
-        pattern: which files.
-        reading: how they are read, for two of one iteration.
+        pattern: the pattern of the file names.
+        reading: how checkpoints are read, to compare two of one iteration.
 
     Raises:
-        CheckpointError: no folder, no checkpoint in it, one without `iter_num` or damaged, two
-            different ones of the same iteration, or a pattern that is none.
+        CheckpointError: there is no such folder, or no checkpoint in it; a checkpoint is damaged or has no
+            `iter_num`; two of the same iteration differ; or the pattern is none.
     """
     folder = find_folder(path)
     try:
@@ -64,7 +65,7 @@ def list_stages(path: str | Path, *, pattern: str = PATTERN, reading: Reading = 
             f"{folder} has no {pattern}; expected the checkpoints of a training run, such as "
             f"`nanogpt-lens train --stages log:12` keeps{below}"
         )
-    found: dict[int, Path] = {}
+    file_of: dict[int, Path] = {}
     for file in files:
         step = read_iteration(file)
         if step is None:
@@ -72,13 +73,13 @@ def list_stages(path: str | Path, *, pattern: str = PATTERN, reading: Reading = 
                 f"{file} has no iter_num, so its place in the run is unknown; expected nanoGPT's checkpoints: "
                 "store iter_num, or move the file away"
             )
-        if step in found and not _same_weights(found[step], file, reading):
+        if step in file_of and not _same_weights(file_of[step], file, reading):
             raise CheckpointError(
-                f"{found[step]} and {file} are both of iteration {step} and differ; expected the checkpoints of one "
+                f"{file_of[step]} and {file} are both of iteration {step} and differ; expected the checkpoints of one "
                 "run: move one of them away, or give pattern="
             )
-        found.setdefault(step, file)
-    return tuple(Stage(step=step, path=found[step]) for step in sorted(found))
+        file_of.setdefault(step, file)
+    return tuple(Stage(step=step, path=file_of[step]) for step in sorted(file_of))
 
 
 def _same_weights(one: Path, other: Path, reading: Reading) -> bool:
@@ -98,15 +99,15 @@ def _stored_bits(checkpoint: Checkpoint) -> int | None:
 
 
 class Walk:
-    """One model object, and the weights of one checkpoint at a time.
+    """One model object, which takes the weights of one checkpoint at a time.
 
     Args:
-        stages: what `list_stages` found.
-        reading: how they are read.
+        stages: the stages, from `list_stages`.
+        reading: how the checkpoints are read.
         converting: other options of `convert`: device, dtype, process_weights.
 
     Attributes:
-        model: with the weights of the stage that was asked for last; None before the first.
+        model: the model, with the weights of the stage that was asked for last; None before the first.
     """
 
     def __init__(self, stages: Sequence[Stage], *, reading: Reading = _AS_USUAL, **converting: Any) -> None:
@@ -117,8 +118,8 @@ class Walk:
         """The model with the weights of a stage; the same object each time.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, of another iteration than it was, or of another model
-                than the one before.
+            CheckpointError: the checkpoint is damaged, it is of another iteration than before, or its model is
+                another than that of the stage before.
         """
         checkpoint = self._reading.checkpoint(stage.path)
         if checkpoint.iter_num != stage.step:

@@ -1,10 +1,10 @@
-"""One measure over all checkpoints of a training run: how what a model does came to be.
+"""One measure over all checkpoints of a training run: how a model came to do what it does.
 
     heads = ngl.trajectory("out", "prefix_matching")
     heads.plot(mark=ngl.find_change_point(heads, layer=1, head=2).mark)
 
-One model object takes the weights of one checkpoint after the other, so that memory is that of one. All
-are measured on the same sequences: what changes between two steps is the model.
+One model object takes the weights of one checkpoint after the other, so that memory holds one at a time. The
+measure looks at the same sequences each time: what changes between two steps is the model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -39,8 +40,8 @@ from nanogpt_lens.text.tasks import Task, read_task
 
 _COLUMNS = ("chance", "low", "high", "per_example")
 _HASH, _ABOUT = "sha256", "about"
-_OWN = 128
-"""Sequences of a task, or of the last model's own text, where no text is given."""
+_N_DEFAULT = 128
+"""The number of sequences of a task, or drawn from the last model, where the caller names no text."""
 
 
 def trajectory(
@@ -69,36 +70,36 @@ def trajectory(
         measure: the name of an analysis of `ngl.catalogue` that needs no more than the model and a corpus or task,
             such as score_heads, prefix_matching, text_loss, head_importance or task_accuracy. Or a function from the
             model to a result, a tensor, or a number, the same axes at every step.
-        corpus: what measures on text read, the same windows at every step. None for sequences of the task that
-            the folder's `task.json` says, or without one for text drawn from the last checkpoint.
-        task: for measures on a task; None for the folder's.
-        pattern: which files are its checkpoints.
-        resume: a folder where what has been measured is kept every ten seconds; the same call goes on from there.
-            A function of your own is known by its name alone.
+        corpus: the text of measures on text, of which every step reads the same windows. None for sequences of the
+            task in the folder's `task.json`, or without that file for text drawn from the last checkpoint.
+        task: the task of measures on a task; None for the folder's.
+        pattern: the pattern of the checkpoints' file names.
+        resume: a folder where the values of finished checkpoints are saved every ten seconds; the same call goes on
+            from there. A function of your own is known by its name alone.
         backend, device, dtype, meta, act_fn, ignore_model_args: as for `load`.
         progress: show a bar.
-        options: of the measure, such as n=32, seed=1, seq_len=20.
+        options: options of the measure, such as n=32, seed=1, seq_len=20.
 
     Returns:
-        the measure's values with the axis "step" in front, its chance, intervals and `per_example` alike.
+        The measure's values with the axis "step" in front, its chance, intervals and `per_example` alike.
 
     Raises:
-        CheckpointError: no checkpoints, a damaged one, one without `iter_num`, different models.
-        AnalysisError: no such measure or option; a measure whose axes change; fewer checkpoints than processes;
-            `resume` has another trajectory.
-        DataError: a measure on a task, and no task.
+        CheckpointError: there are no checkpoints, one is damaged or has no `iter_num`, or their models differ.
+        AnalysisError: there is no such measure or option; the measure's axes change; there are fewer checkpoints
+            than processes; or `resume` has another trajectory.
+        DataError: the measure needs a task, and there is none.
     """
     reading = Reading(backend=backend, meta=meta, act_fn=act_fn, ignore_model_args=ignore_model_args)
     stages = list_stages(path, pattern=pattern, reading=reading)
     walk = Walk(stages, reading=reading, device=device, dtype=dtype)
     folder = stages[0].path.parent
     with alone():
-        name, function, source = _prepared(measure, walk, folder, corpus, task, options)
+        name, function, source = _measure_and_source(measure, walk, folder, corpus, task, options)
     rank, size = world()
     mine = [stages[i] for i in share(len(stages), what="checkpoints", hint="start fewer processes")]
     kept = None
     if resume is not None:
-        described = {
+        description = {
             "measure": name,
             "options": options,
             "source": _source_hash(walk, source),
@@ -107,19 +108,19 @@ def trajectory(
             "reading": reading.options(),
             "files": [_identity(stage) for stage in mine],
         }
-        kept = Unfinished(resume, f"trajectory_{rank}_of_{size}", described)
+        kept = Unfinished(resume, f"trajectory_{rank}_of_{size}", description)
     with alone():
-        found, about = _measured(walk, mine, function, name, kept, progress=progress and rank == 0)
+        tensors, about = _values_of_stages(walk, mine, function, name, kept, progress=progress and rank == 0)
     words = torch.frombuffer(bytearray(json.dumps(about).encode()), dtype=torch.uint8)
-    every = gathered({**_stacked(found), _ABOUT: words})
+    every = gathered({**_columns(tensors), _ABOUT: words})
     for part in every:
-        _refuse_other(json.loads(part.pop(_ABOUT).numpy().tobytes()), about, name, "some checkpoints")
+        _check_same(json.loads(part.pop(_ABOUT).numpy().tobytes()), about, name, "some checkpoints")
     if kept is not None:
         kept.delete()
-    return _joined(every, about, stages, name, walk, options, path)
+    return _result(every, about, stages, name, walk, options, path)
 
 
-def _prepared(
+def _measure_and_source(
     measure: str | Callable[[Hooked], Any],
     walk: Walk,
     folder: Path,
@@ -129,10 +130,10 @@ def _prepared(
 ) -> tuple[str, Callable[[Hooked], Any], Task | Corpus | None]:
     """The measure's name, a function of the model alone, and the task or text that it looks at."""
     if callable(measure):
-        given = [*options, *(k for k, v in (("corpus", corpus), ("task", task)) if v is not None)]
-        if given:
+        names = [*options, *(k for k, v in (("corpus", corpus), ("task", task)) if v is not None)]
+        if names:
             raise AnalysisError(
-                f"{', '.join(given)} were given for a function of your own; expected options for measures by name: "
+                f"{', '.join(names)} were given for a function of your own; expected options for measures by name: "
                 "put them into the function"
             )
         return getattr(measure, "__qualname__", type(measure).__name__), measure, None
@@ -153,18 +154,20 @@ def _prepared(
     if analysis.looks_at == "task":
         source = (task if task is not None else read_task(folder),)
     elif analysis.looks_at == "corpus":
-        source = (corpus if corpus is not None else _own_corpus(walk, folder, task, options),)
+        source = (corpus if corpus is not None else _default_corpus(walk, folder, task, options),)
     elif corpus is not None:
         source = (corpus,)
     make = lambda model: analysis.call(model, *source, progress=False, **options)  # noqa: E731
     return measure, make, source[0] if source else None
 
 
-def _own_corpus(walk: Walk, folder: Path, task: Task | None, options: Mapping[str, Any]) -> Tensor:
-    """Sequences [example, pos], the same for all checkpoints: of the task, or drawn from the last model."""
-    n, seed = options.get("n", _OWN), options.get("seed", 0)
+def _default_corpus(
+    walk: Walk, folder: Path, task: Task | None, options: Mapping[str, Any]
+) -> Int[Tensor, "example pos"]:
+    """Sequences, the same for all checkpoints: of the task, or drawn from the last model."""
+    n, seed = options.get("n", _N_DEFAULT), options.get("seed", 0)
     check_whole(n=n, seed=seed)
-    n = max(_OWN, n)
+    n = max(_N_DEFAULT, n)
     model = walk.at(walk.stages[-1])
     if task is None and (folder / TASK_NAME).is_file():
         task = read_task(folder)
@@ -173,7 +176,7 @@ def _own_corpus(walk: Walk, folder: Path, task: Task | None, options: Mapping[st
     return own_text(model, seq_len=model.cfg.n_ctx, n=n, seed=seed)
 
 
-def _measured(
+def _values_of_stages(
     walk: Walk,
     stages: Sequence[Stage],
     function: Callable[[Hooked], Any],
@@ -182,39 +185,39 @@ def _measured(
     *,
     progress: bool,
 ) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
-    """Of each stage the tensors; and what all have in common."""
-    found: list[dict[str, Tensor]] = []
+    """The tensors of each stage, by name; and the axes, labels and words that all have in common."""
+    stage_tensors: list[dict[str, Tensor]] = []
     about: dict[str, Any] = {}
     before = kept.read() if kept is not None else None
     if before is not None:
-        found, about = _split(before[0]), json.loads(before[1])
-    with tqdm(total=len(stages), initial=len(found), unit="checkpoint", disable=not progress) as bar:
-        for stage in stages[len(found) :]:
+        stage_tensors, about = _split(before[0]), json.loads(before[1])
+    with tqdm(total=len(stages), initial=len(stage_tensors), unit="checkpoint", disable=not progress) as bar:
+        for stage in stages[len(stage_tensors) :]:
             model = walk.at(stage)
             digest = bytearray.fromhex(model.nanogpt_origin.sha256)
-            tensors, own = _as_tensors(function(model), name)
-            about = about or own
-            _refuse_other(own, about, name, str(stage.path))
-            found.append({**tensors, _HASH: torch.frombuffer(digest, dtype=torch.uint8)})
+            tensors, about_stage = _as_tensors(function(model), name)
+            about = about or about_stage
+            _check_same(about_stage, about, name, str(stage.path))
+            stage_tensors.append({**tensors, _HASH: torch.frombuffer(digest, dtype=torch.uint8)})
             bar.update()
             if kept is not None:
-                kept.keep(lambda: _flat(found), json.dumps(about))
-    return found, about
+                kept.keep(lambda: _flat(stage_tensors), json.dumps(about))
+    return stage_tensors, about
 
 
-def _refuse_other(own: Mapping[str, Any], about: Mapping[str, Any], name: str, place: str) -> None:
-    """Refuse values of other axes than those before."""
-    if all(own[key] == about[key] for key in ("axes", "shape", "labels")):
+def _check_same(one: Mapping[str, Any], about: Mapping[str, Any], name: str, place: str) -> None:
+    """Raise AnalysisError unless the values at a place have the same axes, sizes and labels as the others."""
+    if all(one[key] == about[key] for key in ("axes", "shape", "labels")):
         return
     raise AnalysisError(
-        f"{name} gives the axes {own['axes']} of sizes {own['shape']} with the labels {_short(own['labels'])} for "
+        f"{name} gives the axes {one['axes']} of sizes {one['shape']} with the labels {_short(one['labels'])} for "
         f"{place}, and {about['axes']} of {about['shape']} with {_short(about['labels'])} for others; expected the "
         "same for every checkpoint"
     )
 
 
 def _as_tensors(value: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a measure gave as tensors by name; its axes, labels and words."""
+    """The value of a measure as tensors by name; and its axes, labels and words."""
     if not isinstance(value, Result):
         try:
             values = torch.as_tensor(value).detach().double().cpu()
@@ -236,26 +239,28 @@ def _as_tensors(value: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any
     }
 
 
-def _flat(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{i}.{name}": tensor for i, tensors in enumerate(found) for name, tensor in tensors.items()}
+def _flat(stage_tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all stages in one dictionary, as "0.values"."""
+    return {f"{i}.{name}": tensor for i, tensors in enumerate(stage_tensors) for name, tensor in tensors.items()}
 
 
 def _split(flat: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    found: dict[int, dict[str, Tensor]] = {}
+    """The tensors of each stage, from what `_flat` makes of them."""
+    tensors_of: dict[int, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
         i, _, name = key.partition(".")
-        found.setdefault(int(i), {})[name] = tensor
-    return [found[i] for i in sorted(found)]
+        tensors_of.setdefault(int(i), {})[name] = tensor
+    return [tensors_of[i] for i in sorted(tensors_of)]
 
 
-def _stacked(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Each column that all steps have, in one shape, [step, ...]."""
-    shared = [name for name in found[0] if all(name in tensors for tensors in found)]
-    shapes = {name: {tensors[name].shape for tensors in found} for name in shared}
-    return {name: torch.stack([t[name] for t in found]) for name in shared if len(shapes[name]) == 1}
+def _columns(stage_tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The columns [step, ...] that all steps have in one shape."""
+    shared = [name for name in stage_tensors[0] if all(name in tensors for tensors in stage_tensors)]
+    shapes = {name: {tensors[name].shape for tensors in stage_tensors} for name in shared}
+    return {name: torch.stack([t[name] for t in stage_tensors]) for name in shared if len(shapes[name]) == 1}
 
 
-def _joined(
+def _result(
     every: Sequence[Mapping[str, Tensor]],
     about: Mapping[str, Any],
     stages: Sequence[Stage],
@@ -264,9 +269,10 @@ def _joined(
     options: Mapping[str, Any],
     path: str | Path,
 ) -> Trajectory:
+    """The trajectory, from the columns of every process."""
     shapes = {column: {part[column].shape[1:] if column in part else None for part in every} for column in every[0]}
     tensors: dict[str, Any] = {
-        c: torch.cat([part[c] for part in every]) for c, found in shapes.items() if len(found) == 1
+        column: torch.cat([part[column] for part in every]) for column, kinds in shapes.items() if len(kinds) == 1
     }
     hashes = [bytes(row).hex() for row in tensors.pop(_HASH).tolist()]
     plain = {
@@ -299,12 +305,13 @@ def _joined(
 
 
 def _identity(stage: Stage) -> list[Any]:
+    """What tells a checkpoint's file from another, and from another version of itself."""
     status = stage.path.stat()
     return [stage.step, stage.path.name, status.st_size, status.st_mtime_ns]
 
 
 def _source_hash(walk: Walk, source: Task | Corpus | None) -> str | None:
-    """Of the task or the tokens that are looked at."""
+    """A hash of the task or the tokens that the measure looks at."""
     if source is None or isinstance(source, Task):
         return source and source.sha256
     opened = open_corpus(walk.model or walk.at(walk.stages[-1]), source)
@@ -312,4 +319,5 @@ def _source_hash(walk: Walk, source: Task | Corpus | None) -> str | None:
 
 
 def _short(labels: Mapping[str, Sequence[str]]) -> str:
+    """The first three labels of each axis, in words."""
     return str({axis: list(names)[:3] for axis, names in labels.items()})

@@ -465,7 +465,7 @@ def test_killed_after_the_last_step_nothing_is_measured_again(run, tmp_path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("nanogpt_lens.runs.trajectory._stacked", killed)
+        patched.setattr("nanogpt_lens.runs.trajectory._columns", killed)
         measured(run, Counting(), resume=tmp_path / "state")
     none = Counting(1)
     equal(measured(run, none, resume=tmp_path / "state"), measured(run, Counting()))
