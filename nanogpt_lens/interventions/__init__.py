@@ -1,1 +1,1 @@
-"""What takes an activation's place, and where."""
+"""What takes an activation's place, and at which places."""

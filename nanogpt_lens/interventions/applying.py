@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -19,7 +20,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.fitting import check_fits, hook_points, place_index
 from nanogpt_lens.interventions.intervention import Intervention, Interventions, as_interventions
 from nanogpt_lens.interventions.sites import Kind
-from nanogpt_lens.interventions.sources import check_mean, drawn_examples, mean_activations, mean_of
+from nanogpt_lens.interventions.sources import check_mean, mean_activations, mean_of, replacing_examples
 from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, check_model, editing, evaluating, record
 
 
@@ -28,26 +29,26 @@ class SourceValues:
     """What the sources of interventions put in place.
 
     Attributes:
-        other: another run's activations [example, ...] by hook point.
+        other: another run's activations by hook point.
         mean: means by hook point, of the activation's shape but for the dimensions they are taken over; where there
             is none, the mean of what arrives at the hook point.
-        reference: activations [example, ...] by hook point that "resample" draws from; where there are none, those
+        reference: activations by hook point that "resample" draws from; where there are none, those
             that arrive at the hook point.
-        own: whether the reference's examples are those of the run itself, so that none may be drawn for itself.
-        seed: of the draw.
+        same_run: whether the reference's examples are those of the run itself, so that none may be drawn for itself.
+        seed: the seed of the draw.
     """
 
-    other: Mapping[str, Tensor] = field(default_factory=dict)
-    mean: Mapping[str, Tensor] = field(default_factory=dict)
-    reference: Mapping[str, Tensor] = field(default_factory=dict)
-    own: bool = False
+    other: Mapping[str, Float[Tensor, "example ..."]] = field(default_factory=dict)
+    mean: Mapping[str, Float[Tensor, " ..."]] = field(default_factory=dict)
+    reference: Mapping[str, Float[Tensor, "example ..."]] = field(default_factory=dict)
+    same_run: bool = False
     seed: int = 0
 
-    def put(self, source: str, kind: Kind, name: str, value: Tensor) -> Tensor:
-        """What takes the place of `value` [example, ...] at a hook point; it broadcasts to its shape.
+    def put(self, source: str, kind: Kind, name: str, value: Float[Tensor, "example ..."]) -> Float[Tensor, " ..."]:
+        """What takes the place of `value` at a hook point; it broadcasts to its shape.
 
         Raises:
-            AnalysisError: there is nothing, or it has another shape.
+            AnalysisError: there is nothing to take its place, or something of another shape.
         """
         if source == "other":
             if name not in self.other:
@@ -55,16 +56,17 @@ class SourceValues:
             return _of_shape(self.other[name], value, f"the other run's activation at {name}")
         if source == "mean":
             if name not in self.mean:
-                check_mean(kind, len(value), own=True)
+                check_mean(kind, len(value), same_run=True)
             mean = self.mean[name] if name in self.mean else mean_of(kind, value)
             return _of_shape(mean, value, f"the mean at {name}")
         rows = self.reference.get(name, value)
-        own = self.own or name not in self.reference
-        drawn = drawn_examples(len(value), len(rows), own=own, seed=self.seed)
-        return _of_shape(rows[drawn], value, f"the reference's activation at {name}")
+        same_run = self.same_run or name not in self.reference
+        examples = replacing_examples(len(value), len(rows), same_run=same_run, seed=self.seed)
+        return _of_shape(rows[examples], value, f"the reference's activation at {name}")
 
 
-def _of_shape(new: Tensor, value: Tensor, what: str) -> Tensor:
+def _of_shape(new: Float[Tensor, " ..."], value: Float[Tensor, "example ..."], what: str) -> Float[Tensor, " ..."]:
+    """`new`; AnalysisError unless it broadcasts to the shape of `value`."""
     expected = value.shape[value.dim() - new.dim() :]
     if any(a not in (1, b) for a, b in zip(new.shape, expected, strict=True)):
         raise AnalysisError(
@@ -94,7 +96,7 @@ def apply(
         other: the text whose run "other" takes activations from, of the runs' own length; run once, here.
         reference: the texts that "mean" averages and "resample" draws from, run once, here; None for the examples of
             each run itself, as they arrive at the hook point, after the interventions before it.
-        seed: of "resample".
+        seed: the seed of "resample".
 
     Yields:
         the model.
@@ -121,12 +123,12 @@ def source_values(
     model: Hooked,
     interventions: Sequence[Intervention],
     *,
-    other: Tensor | None,
-    reference: Tensor | None,
-    own: bool = False,
+    other: Int[Tensor, "other_example other_pos"] | None,
+    reference: Int[Tensor, "example pos"] | None,
+    same_run: bool = False,
     seed: int = 0,
 ) -> SourceValues:
-    """What the sources put in place, from a run of `other` and of `reference` [example, pos] in the model as it is.
+    """What the sources put in place, from a run of `other` and of `reference` in the model as it is.
 
     Raises:
         AnalysisError: an intervention takes another run's activations, and there is none.
@@ -137,13 +139,13 @@ def source_values(
             names[one.source] |= hook_points(one, model.cfg.n_layers)
     if names["other"] and other is None:
         raise AnalysisError("the source is 'other' and there is no other run; give other=, a text")
-    if own and reference is not None:
+    if same_run and reference is not None:
         for kind in names["mean"].values():
-            check_mean(kind, len(reference), own=True)
+            check_mean(kind, len(reference), same_run=True)
     taken = record(model, other, names["other"]) if other is not None and names["other"] else {}
     means = mean_activations(model, [reference], names["mean"]) if reference is not None and names["mean"] else {}
     rows = record(model, reference, names["resample"]) if reference is not None and names["resample"] else {}
-    return SourceValues(other=taken, mean=means, reference=rows, own=own, seed=seed)
+    return SourceValues(other=taken, mean=means, reference=rows, same_run=same_run, seed=seed)
 
 
 def edits_of(interventions: Sequence[Intervention], values: SourceValues, n_layers: int) -> dict[str, Edit]:
@@ -156,6 +158,7 @@ def edits_of(interventions: Sequence[Intervention], values: SourceValues, n_laye
 
 
 def _in_order(edits: Sequence[Edit]) -> Edit:
+    """One edit that makes several, in their order."""
     if len(edits) == 1:
         return edits[0]
 
@@ -169,6 +172,8 @@ def _in_order(edits: Sequence[Edit]) -> Edit:
 
 
 def _edit(one: Intervention, kind: Kind, name: str, values: SourceValues) -> Edit:
+    """The edit of a hook point that makes one intervention there."""
+
     def edit(value: Tensor) -> Tensor:
         index = place_index(one, kind, value.shape)
         changed = value.clone()

@@ -29,10 +29,10 @@ def control_sets(
 
     Args:
         chosen: the heads or neurons that are studied; none of them is in a control set.
-        layers: the layers that the others may be of.
-        width: how many heads or neurons a layer has.
-        n: how many sets are wanted.
-        seed: of the draw.
+        layers: the layers that the others may be in.
+        width: the number of heads or neurons of a layer.
+        n: the number of sets.
+        seed: the seed of the draw.
         same_layers: whether a set has as many of each layer as are chosen there. Such sets may share members with
             each other and even be equal; other sets are all different, and are all that there are where that is
             no more than `n`.

@@ -25,7 +25,7 @@ def check_fits(model: Hooked, one: Intervention) -> None:
             if place >= size:
                 raise AnalysisError(f"there is no {axis} {place} in this model; expected 0 to {size - 1}")
     for axis in ("pos", "dest_pos", "src_pos"):
-        checked_positions(as_tuple(getattr(one, axis)), cfg.n_ctx, axis)
+        positions_from_start(as_tuple(getattr(one, axis)), cfg.n_ctx, axis)
     for name in hook_points(one, cfg.n_layers):
         if name not in model.hook_dict:
             raise AnalysisError(f"the model has no hook point {name}; expected a model that has, as nanoGPT's do")
@@ -45,30 +45,30 @@ def hook_points(one: Intervention, n_layers: int) -> dict[str, Kind]:
 
 
 def place_index(one: Intervention, kind: Kind, shape: Sequence[int]) -> tuple[Any, ...]:
-    """What indexes an activation [example, ...] at the places of an intervention.
+    """The index of an activation [example, ...] at the places of an intervention.
 
     Raises:
-        AnalysisError: a position that the text does not have.
+        AnalysisError: the text does not have a position.
     """
-    wanted = [as_tuple(getattr(one, axis)) for axis in kind.axes]
-    listed = sum(map(bool, wanted))
+    all_places = [as_tuple(getattr(one, axis)) for axis in kind.axes]
+    listed = sum(map(bool, all_places))
     index: list[Any] = [slice(None)]
-    for axis, places, size in zip(kind.axes, wanted, shape[1 : 1 + len(wanted)], strict=True):
+    for axis, places, size in zip(kind.axes, all_places, shape[1 : 1 + len(all_places)], strict=True):
         if not places:
             index.append(slice(None))
             continue
         listed -= 1
         if axis.endswith("pos"):
-            places = checked_positions(places, size, axis)
+            places = positions_from_start(places, size, axis)
         index.append(torch.tensor(places).view(-1, *(1,) * listed))  # the axes that are listed span a grid
     return tuple(index)
 
 
-def checked_positions(positions: Sequence[int], n_pos: int, axis: str = "pos") -> tuple[int, ...]:
+def positions_from_start(positions: Sequence[int], n_pos: int, axis: str = "pos") -> tuple[int, ...]:
     """Positions counted from the start, ascending, each once.
 
     Raises:
-        AnalysisError: one that a text of `n_pos` tokens does not have.
+        AnalysisError: a text of `n_pos` tokens does not have a position.
     """
     for position in positions:
         if not -n_pos <= position < n_pos:
@@ -83,7 +83,7 @@ def as_tuple(places: Indices) -> tuple[int, ...]:
 
 
 def _width(model: Hooked, one: Intervention, kind: Kind) -> int:
-    """How many numbers a direction for this intervention has."""
+    """The number of numbers that a direction for this intervention has."""
     cfg = model.cfg
     if kind.name == "pattern":
         return 1

@@ -10,7 +10,7 @@ from torch import Tensor
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.applying import edits_of, source_values
-from nanogpt_lens.interventions.fitting import as_tuple, check_fits, checked_positions
+from nanogpt_lens.interventions.fitting import as_tuple, check_fits, positions_from_start
 from nanogpt_lens.interventions.intervention import AXES, Intervention, Interventions, as_interventions
 from nanogpt_lens.interventions.sites import KINDS, plain_name
 from nanogpt_lens.model.access import Hooked, Text, as_tokens, editing, evaluating, provenance, record, token_labels
@@ -44,7 +44,7 @@ def intervene(
         metric: what is measured on the logits of both runs, such as `ngl.metrics.logit_diff(" Mary", " John")`.
         activations: which are kept of both runs: hook points ("blocks.0.attn.hook_z"), or names of activations ("z"),
             which are kept of all layers.
-        seed: of "resample".
+        seed: the seed of "resample".
 
     Raises:
         AnalysisError: an intervention that does not fit the model or the text, no run to take its source from, an
@@ -56,17 +56,17 @@ def intervene(
     for one in some:
         check_fits(model, one)
         for axis in AXES[3:]:
-            checked_positions(as_tuple(getattr(one, axis)), tokens.shape[1], axis)
+            positions_from_start(as_tuple(getattr(one, axis)), tokens.shape[1], axis)
     names = _hook_points(model, activations)
     others = None if other is None else as_tokens(model, other, name="other")
     rows = tokens if reference is None else as_tokens(model, reference, name="reference")
     with evaluating(model):
         bound = None if metric is None else bind(metric, model, tokens)
-        values = source_values(model, some, other=others, reference=rows, own=reference is None, seed=seed)
+        values = source_values(model, some, other=others, reference=rows, same_run=reference is None, seed=seed)
         base = record(model, tokens, names)
         with editing(model, edits_of(some, values, model.cfg.n_layers)):
             edited = record(model, tokens, names)
-        measured = [None if bound is None else bound.of_run(logits["logits"]) for logits in (edited, base)]
+        metrics = [None if bound is None else bound.of_run(logits["logits"]) for logits in (edited, base)]
     labels = token_labels(model, tokens[0]) if len(tokens) == 1 else ()
     return InterventionResult(
         values=edited["logits"],
@@ -74,12 +74,12 @@ def intervene(
         axes=("example", "pos", "token"),
         labels={"pos": labels} if labels else {},
         quantity="logit of each next token",
-        definition="; ".join(map(_said, some)) or "no intervention",
+        definition="; ".join(map(_in_words, some)) or "no intervention",
         interventions=tuple(one.to_json() for one in some),
         activations={name: edited[name] for name in names},
         base_activations={name: base[name] for name in names},
-        metric=measured[0],
-        base_metric=measured[1],
+        metric=metrics[0],
+        base_metric=metrics[1],
         metric_name=None if bound is None else bound.definition,
         sample=Sample(n=len(tokens), seq_len=tokens.shape[1], seed=seed),
         provenance=provenance(
@@ -99,7 +99,7 @@ def _hook_points(model: Hooked, activations: Sequence[str]) -> list[str]:
     """The hook points that activations mean, in their order.
 
     Raises:
-        AnalysisError: the model has none of that name.
+        AnalysisError: the model has no activation of a name.
     """
     if isinstance(activations, str) or not isinstance(activations, Iterable):
         raise AnalysisError(f"activations is {activations!r}; expected a list of names, such as ['z']")
@@ -118,7 +118,7 @@ def _hook_points(model: Hooked, activations: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _said(one: Intervention) -> str:
+def _in_words(one: Intervention) -> str:
     """An intervention in words."""
     places = [f"{axis} {getattr(one, axis)}" for axis in AXES if getattr(one, axis) is not None]
     if isinstance(one.source, str):

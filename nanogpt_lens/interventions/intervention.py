@@ -37,7 +37,7 @@ _FORMS = "'zero', 'mean', 'resample', 'other', {'scale': x} or {'add': direction
 
 @dataclass(frozen=True)
 class Intervention:
-    """What takes an activation's place, and where.
+    """What takes an activation's place, and at which places.
 
     Attributes:
         activation: one of `nanogpt_lens.core.choices.Activation`, with or without `hook_` in front.
@@ -91,22 +91,22 @@ class Intervention:
 
         Args:
             place: "0.1" is a head's z, "0.1.k" its keys, "mlp0" an MLP's output, "L3N33" a neuron's activation.
-            source: as above.
+            source: what takes its place, as above.
             activation: None for the one that the place means; "mlp_post" and "mlp_pre" make "3.33" a neuron.
-            pos: as above.
+            pos: at which positions, as above.
 
         Raises:
             AnalysisError: the place is none that can be replaced, or not one of that activation.
         """
         written = read_place(place) if isinstance(place, str) else None
-        meant, where = _meant(written, None if activation is None else kind_of(activation).name)
+        meant, places = _activation_and_places(written, None if activation is None else kind_of(activation).name)
         if meant is None:
             asked = "" if activation is None else f" of the activation {activation!r}"
             raise AnalysisError(
                 f"{place!r} is no place{asked} that can be replaced; expected a head such as '0.1', its '0.1.k', an "
                 "MLP such as 'mlp0', or a neuron such as 'L3N33'"
             )
-        return cls(meant, **where, pos=pos, source=source)
+        return cls(meant, **places, pos=pos, source=source)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: the fields that say something, tuples as lists."""
@@ -151,7 +151,7 @@ def as_interventions(some: Interventions) -> list[Intervention]:
     """Every intervention of one, several, or their JSON.
 
     Raises:
-        AnalysisError: one is none.
+        AnalysisError: one of them is no intervention.
     """
     if isinstance(some, str):
         try:
@@ -166,10 +166,13 @@ def as_interventions(some: Interventions) -> list[Intervention]:
 
 
 def _plain(value: Any) -> Any:
+    """A value as JSON has it, tuples as lists."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def _meant(place: Place | None, activation: Activation | None) -> tuple[Activation | None, dict[str, int]]:
+def _activation_and_places(
+    place: Place | None, activation: Activation | None
+) -> tuple[Activation | None, dict[str, int]]:
     """The activation that a written place means, and its layer and head or neuron; None where it means none."""
     if place is None or place.kind in ("embed", "logits"):
         return None, {}
@@ -189,14 +192,14 @@ def _indices(axis: str, places: Any) -> Indices:
     if places is None:
         return None
     several = isinstance(places, Sequence) and not isinstance(places, str)
-    wanted: tuple[Any, ...] = tuple(places) if several else (places,)
+    each: tuple[Any, ...] = tuple(places) if several else (places,)
     least = "" if axis in _FROM_END else ", 0 or more"
-    for place in wanted:
+    for place in each:
         if isinstance(place, bool) or not isinstance(place, Integral) or (place < 0 and axis not in _FROM_END):
             raise AnalysisError(f"{axis} is {places!r}; expected a whole number{least}, several, or None for all")
-    if not wanted:
+    if not each:
         raise AnalysisError(f"{axis} is {places!r}, which names none; expected at least one, or None for all")
-    numbers = tuple(int(place) for place in wanted)
+    numbers = tuple(int(place) for place in each)
     if axis not in _FROM_END and len(set(numbers)) < len(numbers):
         raise AnalysisError(f"{axis} is {places!r}; expected each once")
     return numbers if several else numbers[0]
@@ -217,6 +220,7 @@ def _source(source: Any) -> str | dict[str, Any]:
 
 
 def _direction(numbers: Any) -> tuple[float, ...]:
+    """A direction as plain floats."""
     try:
         direction = torch.as_tensor(numbers, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError):

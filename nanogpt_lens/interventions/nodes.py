@@ -44,32 +44,32 @@ class Node:
         return f"mlp{self.layer}" if self.kind == "mlp" else self.kind
 
 
-def senders_of(model: Hooked, wanted: str | Sequence[Nodes]) -> list[tuple[Node, ...]]:
-    """The groups of senders; "heads" and "mlps" are all of them, each a group of its own.
+def senders_of(model: Hooked, nodes: str | Sequence[Nodes]) -> list[tuple[Node, ...]]:
+    """The groups of senders; "heads" and "mlps" are all of them, each alone.
 
     Raises:
-        AnalysisError: none, or a word that is no sender.
+        AnalysisError: there is no node, or a word that is no sender.
     """
     cfg = model.cfg
-    if wanted == "heads":
+    if nodes == "heads":
         return [(Node("head", layer, head),) for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]
-    if wanted == "mlps":
+    if nodes == "mlps":
         return [(Node("mlp", layer),) for layer in range(cfg.n_layers)]
-    return [tuple(_sender(model, word) for word in group) for group in _groups(wanted, "senders", _SENDERS)]
+    return [tuple(_sender(model, word) for word in group) for group in _groups(nodes, "senders", _SENDERS)]
 
 
-def receivers_of(model: Hooked, wanted: str | Sequence[Nodes]) -> list[tuple[Node, ...]]:
-    """The groups of receivers; "heads" and "mlps" are all of them, each a group of its own.
+def receivers_of(model: Hooked, nodes: str | Sequence[Nodes]) -> list[tuple[Node, ...]]:
+    """The groups of receivers; "heads" and "mlps" are all of them, each alone.
 
     Raises:
-        AnalysisError: none, or a word that is no receiver.
+        AnalysisError: there is no node, or a word that is no receiver.
     """
     cfg = model.cfg
-    if wanted == "heads":
-        wanted = [f"{layer}.{head}" for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]
-    elif wanted == "mlps":
-        wanted = [f"mlp{layer}" for layer in range(cfg.n_layers)]
-    groups = _groups(wanted, "receivers", _RECEIVERS)
+    if nodes == "heads":
+        nodes = [f"{layer}.{head}" for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]
+    elif nodes == "mlps":
+        nodes = [f"mlp{layer}" for layer in range(cfg.n_layers)]
+    groups = _groups(nodes, "receivers", _RECEIVERS)
     return [tuple(node for word in group for node in _receivers(model, word)) for group in groups]
 
 
@@ -85,15 +85,16 @@ def label(group: Sequence[Node]) -> str:
     return "+".join(words)
 
 
-def _groups(wanted: str | Sequence[Nodes], role: str, expected: str) -> list[list[str]]:
-    items = [wanted] if isinstance(wanted, str) or _is_pair(wanted) else _listed(wanted)
-    groups = [[_word(i)] if isinstance(i, str) or _is_pair(i) else [_word(w) for w in _listed(i)] for i in items]
+def _groups(nodes: str | Sequence[Nodes], role: str, expected: str) -> list[list[str]]:
+    """The words of each group of nodes; AnalysisError where there is none, or an empty one."""
+    items = [nodes] if isinstance(nodes, str) or _is_pair(nodes) else _as_list(nodes)
+    groups = [[_word(i)] if isinstance(i, str) or _is_pair(i) else [_word(w) for w in _as_list(i)] for i in items]
     if not groups or not all(groups):
-        raise AnalysisError(f"{role}={wanted!r} names no node; expected {expected}")
+        raise AnalysisError(f"{role}={nodes!r} names no node; expected {expected}")
     return groups
 
 
-def _listed(items: object) -> list[object]:
+def _as_list(items: object) -> list[object]:
     return list(items) if isinstance(items, Sequence | set | frozenset) else []
 
 
@@ -108,7 +109,7 @@ def _word(item: object) -> str:
 def _sender(model: Hooked, word: str) -> Node:
     if word == "embed":
         return Node("embed", -1)
-    node = _parsed(model, word)
+    node = _head_or_mlp(model, word)
     if node is None or node.part:
         raise AnalysisError(f"{word!r} is no sender; expected {_SENDERS}")
     return node
@@ -117,7 +118,7 @@ def _sender(model: Hooked, word: str) -> Node:
 def _receivers(model: Hooked, word: str) -> list[Node]:
     if word == "logits":
         return [Node("logits", model.cfg.n_layers)]
-    node = _parsed(model, word)
+    node = _head_or_mlp(model, word)
     if node is None:
         raise AnalysisError(f"{word!r} is no receiver; expected {_RECEIVERS}")
     if node.kind == "head" and not node.part:
@@ -125,7 +126,7 @@ def _receivers(model: Hooked, word: str) -> list[Node]:
     return [node]
 
 
-def _parsed(model: Hooked, word: str) -> Node | None:
+def _head_or_mlp(model: Hooked, word: str) -> Node | None:
     """The head or MLP of this model that a word names; None where it names something else."""
     cfg = model.cfg
     place = read_place(word)

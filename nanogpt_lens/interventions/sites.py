@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from nanogpt_lens.core.choices import Activation
@@ -75,7 +76,7 @@ def kind_of(activation: str) -> Kind:
     """The activation of that name, with or without `hook_` in front.
 
     Raises:
-        AnalysisError: there is none.
+        AnalysisError: there is no activation of that name.
     """
     kind = KINDS.get(plain_name(activation))
     if kind is None:
@@ -94,21 +95,22 @@ class Sites:
     """Places to patch, one after the other.
 
     Attributes:
-        layer: ids of shape [site]; None where each site is patched in all layers at once.
-        coords: for each swept axis of the activation, indices of shape [site].
+        layer: the layer of each; None where each site is patched in all layers at once.
+        coords: for each swept axis of the activation, the index of each site.
+        n: the number of sites.
     """
 
-    layer: Tensor | None
-    coords: Mapping[str, Tensor]
+    layer: Int[Tensor, " site"] | None
+    coords: Mapping[str, Int[Tensor, " site"]]
     n: int
 
-    def take(self, index: Tensor) -> Sites:
+    def take(self, index: Int[Tensor, " index"]) -> Sites:
         """Some of the sites."""
         layer = None if self.layer is None else self.layer[index]
         return Sites(layer, {axis: places[index] for axis, places in self.coords.items()}, len(index))
 
-    def by_layer(self, n_layers: int) -> Iterator[tuple[int | None, Tensor]]:
-        """Each layer with the indices of its sites; one group for sites of all layers."""
+    def by_layer(self, n_layers: int) -> Iterator[tuple[int | None, Int[Tensor, " index"]]]:
+        """Yield each layer with the indices of its sites; one group for sites of all layers."""
         if self.layer is None:
             yield None, torch.arange(self.n)
             return
@@ -118,19 +120,19 @@ class Sites:
                 yield layer, index
 
 
-def checked_axes(kind: Kind, axes: Sequence[str]) -> tuple[str, ...]:
+def sweep_axes(kind: Kind, axes: Sequence[str]) -> tuple[str, ...]:
     """The axes of a sweep, in the order asked for.
 
     Raises:
-        AnalysisError: none, one twice, or one that the activation does not have.
+        AnalysisError: there is no axis, one twice, or one that the activation does not have.
     """
-    wanted = (axes,) if isinstance(axes, str) else tuple(axes) if isinstance(axes, Sequence) else ()
+    swept = (axes,) if isinstance(axes, str) else tuple(axes) if isinstance(axes, Sequence) else ()
     known = ("layer", *kind.axes)
-    wrong = [axis for axis in wanted if axis not in known]
-    if wrong or not wanted or len(set(wanted)) != len(wanted):
+    wrong = [axis for axis in swept if axis not in known]
+    if wrong or not swept or len(set(swept)) != len(swept):
         problem = f"has no axis {wrong[0]!r}" if wrong else f"cannot be swept over {axes!r}"
         raise AnalysisError(f"{kind.name} {problem}; expected some of {', '.join(known)}, each once")
-    return wanted
+    return swept
 
 
 def sizes(model: Hooked, kind: Kind, n_pos: int) -> dict[str, int]:
@@ -145,12 +147,11 @@ def all_sites(model: Hooked, kind: Kind, axes: Sequence[str], n_pos: int) -> tup
     known = sizes(model, kind, n_pos)
     shape = tuple(known[axis] for axis in axes)
     grid = torch.meshgrid(*(torch.arange(size) for size in shape), indexing="ij")
-    places = {axis: where.flatten() for axis, where in zip(axes, grid, strict=True)}
+    places = {axis: indices.flatten() for axis, indices in zip(axes, grid, strict=True)}
     layer = places.pop("layer", None)
     return Sites(layer, places, len(grid[0].flatten())), shape
 
 
-def site_index(kind: Kind, coords: Mapping[str, Tensor], n: int) -> tuple[Any, ...]:
-    """Indexes a tensor [site, example, *axes of the activation, ...] at each site's own place."""
-    own = torch.arange(n)
-    return (own, slice(None), *(coords.get(axis, slice(None)) for axis in kind.axes))
+def site_index(kind: Kind, coords: Mapping[str, Int[Tensor, " site"]], n: int) -> tuple[Any, ...]:
+    """The index of a tensor [site, example, *axes of the activation, ...] at the place of each site."""
+    return (torch.arange(n), slice(None), *(coords.get(axis, slice(None)) for axis in kind.axes))

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -37,28 +38,30 @@ class RunningMean:
         self._total: Tensor | None = None
         self._count = 0
 
-    def add(self, activation: Tensor) -> None:
+    def add(self, activation: Float[Tensor, " ..."]) -> None:
         """Take in one batch."""
         total = activation.double().sum(self.dims)
         self._total = total if self._total is None else self._total + total
         self._count += math.prod(activation.shape[dim] for dim in self.dims)
 
     @property
-    def mean(self) -> Tensor:
+    def mean(self) -> Float[Tensor, " ..."]:
         """The mean so far, in float64, without the dimensions that it is taken over."""
         assert self._total is not None, "nothing was added"
         return self._total / self._count
 
 
-def mean_of(kind: Kind, activation: Tensor) -> Tensor:
+def mean_of(kind: Kind, activation: Float[Tensor, "example ..."]) -> Float[Tensor, " ..."]:
     """The mean of one batch of activations in float64, without the dimensions that it is taken over."""
     mean = RunningMean(kind.mean_dims)
     mean.add(activation)
     return mean.mean
 
 
-def mean_activations(model: Hooked, sequences: Iterable[Tensor], names: Mapping[str, Kind]) -> dict[str, Tensor]:
-    """By hook point the mean activation over all of `sequences` ([example, pos] each), in the model as it is."""
+def mean_activations(
+    model: Hooked, sequences: Iterable[Int[Tensor, "example pos"]], names: Mapping[str, Kind]
+) -> dict[str, Float[Tensor, " ..."]]:
+    """By hook point the mean activation over all of `sequences`, in the model as it is."""
     means = {name: RunningMean(kind.mean_dims) for name, kind in names.items()}
     for tokens in sequences:
         for rows in batches(model, tokens):
@@ -70,30 +73,30 @@ def _adding_to(mean: RunningMean) -> Edit:
     return lambda activation: mean.add(activation.detach())
 
 
-def drawn_examples(n_examples: int, n_reference: int, *, own: bool, seed: int) -> Tensor:
-    """For each example the reference example that takes its place [example].
+def replacing_examples(n_examples: int, n_reference: int, *, same_run: bool, seed: int) -> Int[Tensor, " example"]:
+    """For each example the number of the reference example that takes its place.
 
     Args:
-        n_examples: how many have their place taken.
-        n_reference: how many there are to draw from.
-        own: whether these are the examples themselves; then none is drawn for itself.
-        seed: of the draw.
+        n_examples: the number of examples whose place is taken.
+        n_reference: the number of examples to draw from.
+        same_run: whether these are the examples themselves; then none is drawn for itself.
+        seed: the seed of the draw.
 
     Raises:
         AnalysisError: there is no other example.
     """
-    if own and n_reference < 2:
+    if same_run and n_reference < 2:
         raise AnalysisError("resampling needs another example; give several examples, or reference=")
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n_reference - own, (n_examples,), generator=generator)
-    if own:
+    drawn = torch.randint(n_reference - same_run, (n_examples,), generator=generator)
+    if same_run:
         drawn += drawn >= torch.arange(n_examples)
     return drawn
 
 
-def check_mean(kind: Kind, n_examples: int, *, own: bool) -> None:
-    """Raise AnalysisError where a mean over the run's own examples would be the run itself."""
-    if own and kind.name == "pattern" and n_examples < 2:
+def check_mean(kind: Kind, n_examples: int, *, same_run: bool) -> None:
+    """Raise AnalysisError where a mean over the examples of the same run would be the run itself."""
+    if same_run and kind.name == "pattern" and n_examples < 2:
         raise AnalysisError("the mean pattern of one example is that example; give several, or reference=")
 
 
@@ -101,25 +104,25 @@ def source_activations(
     model: Hooked,
     kind: Kind,
     source: str,
-    base: Mapping[int, Tensor],
+    base: Mapping[int, Float[Tensor, "example ..."]],
     *,
-    other: Mapping[int, Tensor] | None,
-    reference: Tensor | None,
+    other: Mapping[int, Float[Tensor, "example ..."]] | None,
+    reference: Int[Tensor, "reference pos"] | None,
     seed: int,
-) -> dict[int, Tensor]:
-    """What takes the place of the base run's activation, by layer, in its shape [example, ...].
+) -> dict[int, Float[Tensor, "example ..."]]:
+    """What takes the place of the base run's activation, by layer, in its shape.
 
     Args:
         model: the model.
-        kind: which activation.
+        kind: the activation.
         source: one of `SOURCES`. The mean of a pattern is over examples alone, its rows still sum to one.
-        base: the base run's activations.
-        other: the other run's activations, where there is one.
-        reference: the tokens whose activations are averaged or drawn from; None for the base run's own.
-        seed: of the draw; examples of the base run are never replaced by themselves.
+        base: the base run's activation, by layer.
+        other: the other run's activation, if there is another run.
+        reference: the tokens whose activations are averaged or drawn from; None for those of the base run.
+        seed: the seed of the draw; examples of the base run are never replaced by themselves.
 
     Raises:
-        AnalysisError: no such source, or nothing to take it from.
+        AnalysisError: there is no such source, or nothing to take it from.
     """
     if source not in SOURCES:
         raise AnalysisError(f"source is {source!r}; expected one of {', '.join(SOURCES)}")
@@ -131,16 +134,19 @@ def source_activations(
                 "there is no corrupted run to patch with; give one, or source='zero', 'mean', 'resample'"
             )
         return dict(other)
-    own = reference is None
+    same_run = reference is None
     values = base if reference is None else _activations(model, kind, reference)
     if source == "mean":
-        check_mean(kind, len(values[0]), own=own)
+        check_mean(kind, len(values[0]), same_run=same_run)
         return {layer: mean_of(kind, value).to(value.dtype).expand_as(base[layer]) for layer, value in values.items()}
-    drawn = drawn_examples(len(base[0]), len(values[0]), own=own, seed=seed)
-    return {layer: value[drawn] for layer, value in values.items()}
+    examples = replacing_examples(len(base[0]), len(values[0]), same_run=same_run, seed=seed)
+    return {layer: value[examples] for layer, value in values.items()}
 
 
-def _activations(model: Hooked, kind: Kind, tokens: Tensor) -> dict[int, Tensor]:
+def _activations(
+    model: Hooked, kind: Kind, tokens: Int[Tensor, "example pos"]
+) -> dict[int, Float[Tensor, "example ..."]]:
+    """An activation of a plain run, by layer."""
     names = [kind.hook_name(layer) for layer in range(model.cfg.n_layers)]
     kept = record(model, tokens, names)
     return {layer: kept[name] for layer, name in enumerate(names)}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -38,9 +39,9 @@ class Units:
     Args:
         model: the model.
         activation: one of `UNIT_HOOKS`.
-        layers: None for all.
-        sae: a SAELens autoencoder, which says itself at which hook point it reads; `activation` and `layers` are
-            then its own.
+        layers: the layers; None for all.
+        sae: a SAELens autoencoder, which says itself at which hook point it reads, and so takes the place of
+            `activation` and `layers`.
 
     Attributes:
         activation, hook: the short name, and the hook point below `blocks.<layer>.`.
@@ -86,16 +87,16 @@ class Units:
         home = getattr(self.sae.cfg.metadata, "checkpoint_sha256", None) or "a checkpoint that it does not name"
         return f"{type(self.sae).__name__}, {self.n_units} features, {weights.hexdigest()[:16]}, trained on {home}"
 
-    def values(self, i: int, activation: Tensor) -> Tensor:
-        """The units' activations [example, pos, unit], from the activation at the i-th hook point."""
+    def values(self, i: int, activation: Float[Tensor, "example pos ..."]) -> Float[Tensor, "example pos unit"]:
+        """The units' activations, from the activation at the i-th hook point."""
         if self.sae is None:
             return activation.flatten(2)
         whole = activation if getattr(self.sae, "hook_z_reshaping_mode", False) else activation.flatten(2)
-        found = self.sae.encode(whole.to(self.sae.W_dec.dtype))
-        return found.to_dense() if found.is_sparse else found
+        features = self.sae.encode(whole.to(self.sae.W_dec.dtype))
+        return features.to_dense() if features.is_sparse else features
 
-    def _decoder(self) -> Tensor:
-        """What each feature adds to the reconstruction [feature, d_in], per unit of activation.
+    def _decoder(self) -> Float[Tensor, "feature d_in"]:
+        """What each feature adds to the reconstruction, per unit of activation.
 
         Raises:
             AnalysisError: that depends on the token.
@@ -109,8 +110,8 @@ class Units:
         rows = self.sae.W_dec
         return rows / rows.norm(dim=-1, keepdim=True) if getattr(cfg, "rescale_acts_by_decoder_norm", False) else rows
 
-    def directions(self, i: int) -> Tensor:
-        """What each unit writes into the residual stream [unit, d_model], per unit of activation, in float64.
+    def directions(self, i: int) -> Float[Tensor, "unit d_model"]:
+        """What each unit writes into the residual stream, per unit of activation, in float64.
 
         Coordinates of the residual stream and of what is added to it write themselves.
         """
@@ -124,13 +125,13 @@ class Units:
         out = out.detach().double()
         return out if self.sae is None else self._decoder().detach().double().to(out.device) @ out
 
-    def setting(self, i: int, units: Sequence[int], value: Tensor | float) -> Edit:
+    def setting(self, i: int, units: Sequence[int], value: Float[Tensor, " unit"] | float) -> Edit:
         """An edit of the i-th hook point that sets units to a value, everywhere.
 
         Args:
-            i: which hook point.
-            units: which units.
-            value: one number, or one for each unit [unit].
+            i: the number of the hook point.
+            units: the indices of the units.
+            value: one number, or one for each unit.
 
         A feature of an autoencoder is set by adding the difference to its present activation along its
         decoder direction: what the autoencoder does not explain stays as it is.
@@ -161,7 +162,7 @@ class Units:
             raise AnalysisError(f"there is no {self.kind} {unit!r}; expected 0 to {self.n_units - 1}")
         return self.layers.index(layer), unit
 
-    def check_finite(self, means: Tensor) -> None:
+    def check_finite(self, means: Float[Tensor, "site unit"]) -> None:
         """Raise AnalysisError where a mean over a corpus is not finite."""
         if not bool(means.isfinite().all()):
             raise AnalysisError(
@@ -186,13 +187,13 @@ def checked_layers(model: Hooked, layers: Sequence[int] | int | None) -> tuple[i
     """Layers in ascending order; all of them for None.
 
     Raises:
-        AnalysisError: none, or one that does not exist.
+        AnalysisError: there is no layer, or one that the model does not have.
     """
     n = int(model.cfg.n_layers)
-    wanted = list(range(n)) if layers is None else [layers] if isinstance(layers, int) else list(layers)
-    for layer in wanted:
+    chosen = list(range(n)) if layers is None else [layers] if isinstance(layers, int) else list(layers)
+    for layer in chosen:
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n:
             raise AnalysisError(f"there is no layer {layer!r}; expected 0 to {n - 1}")
-    if not wanted:
+    if not chosen:
         raise AnalysisError(f"layers is empty; expected some of 0 to {n - 1}, or None for all")
-    return tuple(sorted(set(wanted)))
+    return tuple(sorted(set(chosen)))

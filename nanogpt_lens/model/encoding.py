@@ -8,11 +8,12 @@ from conversion.errors import VocabularyError
 from conversion.vocabulary import CharVocabulary, TokenizerVocabulary
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
     from torch import Tensor
 
 
-def encode_text(source: Any, text: str) -> Tensor:
-    """Encode a text of any length, without special tokens.
+def encode_text(source: Any, text: str) -> Int[Tensor, " token"]:
+    """The ids of a text of any length, without special tokens; int64, on the CPU.
 
     The model's own `to_tokens` takes no more than its context and walks through the general
     tokenizer; this takes some milliseconds for a megabyte of characters.
@@ -20,9 +21,6 @@ def encode_text(source: Any, text: str) -> Tensor:
     Args:
         source: a TransformerLens model, a Hugging Face fast tokenizer, or a vocabulary.
         text: what to encode.
-
-    Returns:
-        ids of shape [tokens], int64, on the CPU.
 
     Raises:
         VocabularyError: the model has no vocabulary, or a character is not in it.

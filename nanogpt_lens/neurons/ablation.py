@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -69,17 +70,17 @@ def ablate_neurons(
         model: the model.
         corpus: see `nanogpt_lens.search_neurons`.
         neurons: (layer, neuron) pairs, or "0.17" or "L0N17".
-        source: "zero" or "mean".
+        source: what takes the neurons' place, "zero" or "mean".
         chosen_by: the result that the neurons were chosen from; `seen_share` and the definition then say how much of
             the corpus is text that they were chosen on.
         predicate: a class of tokens, see `nanogpt_lens.neurons.predicates`.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         each: also take out each neuron alone.
-        controls: how many sets of as many random other neurons, layer by layer; 0 for none.
-        n: how many sequences at most, one drawn from each of equal stretches of the corpus; None for all.
-        k: how many of the tokens that are hit hardest are kept.
-        seq_len: tokens of a sequence; None for the model's context.
-        seed: of the draws.
+        controls: the number of sets of as many random other neurons, layer by layer; 0 for none.
+        n: the largest number of sequences, one drawn from each of equal stretches of the corpus; None for all.
+        k: the number of tokens that are kept, those hit hardest.
+        seq_len: the tokens of a sequence; None for the model's context.
+        seed: the seed of the draws.
         sae: a SAELens autoencoder, whose features take the place of neurons.
         progress: show a bar.
 
@@ -96,7 +97,7 @@ def ablate_neurons(
     check_choice(NeuronSource, source=source)
     check_whole(seed=seed, controls=controls)
     check_whole(1, k=k, **({} if n is None else {"n": n}))
-    units, chosen = checked_neurons(model, neurons, activation=activation, sae=sae)
+    units, chosen = units_and_neurons(model, neurons, activation=activation, sae=sae)
     alone = [(neuron,) for neuron in chosen] if each and len(chosen) > 1 else []
     drawn = control_sets(chosen, units.layers, units.n_units, n=controls, seed=seed, same_layers=True, unit=units.kind)
     sets = [tuple(chosen), *alone, *drawn]
@@ -109,16 +110,16 @@ def ablate_neurons(
     sums = torch.zeros(len(sets), len(groups), len(tokens), dtype=torch.float64)
     with evaluating(model):
         base, after = _losses(model, tokens.to(device_of(model)), units, sets, source, groups, sums, progress)
-    names, found = _scores(sums, groups, base.sum(1), seed)
+    names, (values, low, high) = _scores(sums, groups, base.sum(1), seed)
     seen_share = text.share_seen(None if chosen_by is None else chosen_by.trace)
     controls_from = len(sets) - len(drawn)
-    stronger = (found[0][controls_from:] >= found[0][0]).double().mean(0)
+    stronger = (values[controls_from:] >= values[0]).double().mean(0)
     return NeuronAblation(
-        values=found[0],
-        low=found[1],
-        high=found[2],
-        chance=found[0][controls_from:].mean(0).expand_as(found[0]).clone() if drawn else None,
-        controls_as_strong=stronger if drawn else torch.full_like(found[0][0], torch.nan),
+        values=values,
+        low=low,
+        high=high,
+        chance=values[controls_from:].mean(0).expand_as(values).clone() if drawn else None,
+        controls_as_strong=stronger if drawn else torch.full_like(values[0], torch.nan),
         axes=("ablated", "score"),
         labels={"ablated": tuple(_names(sets, len(alone))), "score": names},
         quantity="loss, nats per token",
@@ -145,8 +146,10 @@ def ablate_neurons(
     )
 
 
-def _definition(units: Units, source: NeuronSource, tokens: Tensor, sequences: Sequences, called: str | None) -> str:
-    """What was done to which sequences [example, pos], in words."""
+def _definition(
+    units: Units, source: NeuronSource, tokens: Int[Tensor, "example pos"], sequences: Sequences, called: str | None
+) -> str:
+    """What was done to which sequences, in words."""
     return (
         f"{units.activation} replaced by {source if source == 'zero' else 'its mean over these sequences'} "
         f"at all positions; {len(tokens)} sequences of {tokens.shape[1]} tokens of {sequences.name}"
@@ -155,13 +158,13 @@ def _definition(units: Units, source: NeuronSource, tokens: Tensor, sequences: S
     )
 
 
-def checked_neurons(
+def units_and_neurons(
     model: Hooked, neurons: Sequence[Neuron | str], *, activation: str, sae: Any
 ) -> tuple[Units, list[Neuron]]:
-    """The units of the layers concerned, and the (layer, neuron) pairs.
+    """The units of the layers that the neurons are of, and the (layer, neuron) pairs.
 
     Raises:
-        AnalysisError: none, one twice, or one that does not exist.
+        AnalysisError: there is no neuron, one twice, or one that the model does not have.
     """
     if isinstance(neurons, str) or not isinstance(neurons, Iterable):
         raise AnalysisError(f'neurons is {neurons!r}; expected a list of neurons, such as [(0, 17)] or ["0.17"]')
@@ -180,9 +183,9 @@ def checked_neurons(
 
 
 def _groups(
-    model: Hooked, sequences: Sequences, predicate: Predicate | None, at: np.ndarray
-) -> tuple[list[Tensor], str | None]:
-    """Masks [sequence, loss] of all losses; then, with a class, of those on and off it, for "token" and "next".
+    model: Hooked, sequences: Sequences, predicate: Predicate | None, at: Int[np.ndarray, "example pos"]
+) -> tuple[list[Bool[Tensor, "example pos-1"]], str | None]:
+    """Masks of all losses; then, with a class, of those on and off it, for "token" and "next"; and the class' name.
 
     Raises:
         AnalysisError: none of the losses is of the class, or all.
@@ -193,31 +196,31 @@ def _groups(
         return groups, None
     mask, called = token_class(model, sequences, predicate)
     for on in _POSITIONS:
-        own = torch.from_numpy(labels_of(mask[at], on)[:, : shape[1]].copy())
-        if own.all() or not own.any():
+        in_class = torch.from_numpy(labels_of(mask[at], on)[:, : shape[1]].copy())
+        if in_class.all() or not in_class.any():
             raise AnalysisError(
-                f"{called} holds for {int(own.sum())} of {own.numel()} positions (on={on!r}) of the sequences drawn; "
-                "expected some, and not all: give a larger n"
+                f"{called} holds for {int(in_class.sum())} of {in_class.numel()} positions (on={on!r}) of the "
+                "sequences drawn; expected some, and not all: give a larger n"
             )
-        groups += [own, ~own]
+        groups += [in_class, ~in_class]
     return groups, called
 
 
 def _losses(
     model: Hooked,
-    tokens: Tensor,
+    tokens: Int[Tensor, "example pos"],
     units: Units,
     sets: Sequence[Sequence[Neuron]],
     source: NeuronSource,
-    groups: Sequence[Tensor],
-    sums: Tensor,
+    groups: Sequence[Bool[Tensor, "example pos-1"]],
+    sums: Float[Tensor, "set group example"],
     progress: bool,
-) -> tuple[Tensor, Tensor]:
-    """The losses [sequence, pos - 1] with all neurons, and without the first set.
+) -> tuple[Float[Tensor, "example pos-1"], Float[Tensor, "example pos-1"]]:
+    """The losses with all neurons, and those without the first set.
 
-    Every set's rises are summed over each group of each sequence into `sums` [set, group, sequence].
+    Every set's rises are summed over each group of each sequence into `sums`.
     """
-    means = _means(model, tokens, units) if source == "mean" else None
+    means = _mean_activations(model, tokens, units) if source == "mean" else None
     base, after = [], []
     with tqdm(
         total=len(tokens) * (len(sets) + 1), unit="sequence", desc="ablation", delay=1, disable=not progress
@@ -226,7 +229,7 @@ def _losses(
             base.append(loss_per_token(model, tokens[rows]).double().cpu())
             bar.update(len(base[-1]))
             for i, neurons in enumerate(sets):
-                lost = loss_per_token(model, tokens[rows], _removed(units, neurons, means)).double().cpu()
+                lost = loss_per_token(model, tokens[rows], _edits_without(units, neurons, means)).double().cpu()
                 for j, mask in enumerate(groups):
                     sums[i, j, rows] = ((lost - base[-1]) * mask[rows]).sum(1)
                 if i == 0:
@@ -235,18 +238,20 @@ def _losses(
     return torch.cat(base), torch.cat(after)
 
 
-def _removed(units: Units, neurons: Sequence[Neuron], means: Sequence[Tensor] | None) -> Mapping[str, Edit]:
-    """Edits that take some neurons out."""
+def _edits_without(
+    units: Units, neurons: Sequence[Neuron], means: Sequence[Float[Tensor, " unit"]] | None
+) -> Mapping[str, Edit]:
+    """The edits that put zero, or a mean, in the place of some neurons."""
     edits: dict[str, Edit] = {}
     for i, layer in enumerate(units.layers):
-        own = [unit for at, unit in neurons if at == layer]
-        if own:
-            edits[units.names[i]] = units.setting(i, own, 0.0 if means is None else means[i][own])
+        removed = [unit for at, unit in neurons if at == layer]
+        if removed:
+            edits[units.names[i]] = units.setting(i, removed, 0.0 if means is None else means[i][removed])
     return edits
 
 
-def _means(model: Hooked, tokens: Tensor, units: Units) -> list[Tensor]:
-    """Of each hook point the units' means [unit] over all positions of these sequences, in float64."""
+def _mean_activations(model: Hooked, tokens: Int[Tensor, "example pos"], units: Units) -> list[Float[Tensor, " unit"]]:
+    """For each hook point the units' means over all positions of these sequences, in float64."""
     means = [RunningMean() for _ in units.names]
 
     def adding(i: int) -> Edit:
@@ -258,35 +263,48 @@ def _means(model: Hooked, tokens: Tensor, units: Units) -> list[Tensor]:
 
 
 def _scores(
-    sums: Tensor, groups: Sequence[Tensor], base: Tensor, seed: int
-) -> tuple[tuple[str, ...], tuple[Tensor, Tensor | None, Tensor | None]]:
-    """Names of the scores; and the scores [set, score] with both ends of their intervals.
+    sums: Float[Tensor, "set group example"],
+    groups: Sequence[Bool[Tensor, "example target"]],
+    base: Float[Tensor, " example"],
+    seed: int,
+) -> tuple[
+    tuple[str, ...],
+    tuple[Float[Tensor, "set score"], Float[Tensor, "set score"] | None, Float[Tensor, "set score"] | None],
+]:
+    """The names of the scores; and the scores with both ends of their intervals.
 
     `base` is the sum of each sequence's losses with all neurons.
     """
-    counts = torch.stack([mask.sum(1) for mask in groups]).double()  # [group, sequence]
+    counts = torch.stack([mask.sum(1) for mask in groups]).double()  # [group, example]
     n = counts.shape[1]
     names = ["loss", "rise"]
     for on in _POSITIONS if len(groups) > 1 else ():
         names += [f"rise on {on}", f"rise off {on}", f"difference {on}"]
 
-    def scored(weights: Tensor) -> Tensor:
-        """[set, score, resample] from how often each sequence counts [resample, sequence]."""
+    def weighted(weights: Float[Tensor, "resample example"]) -> Float[Tensor, "set score resample"]:
+        """The scores, from how often each sequence counts."""
         rises = (sums @ weights.T) / (counts @ weights.T)
         columns = [base @ weights.T / (counts[0] @ weights.T) + rises[:, 0], rises[:, 0]]
         for i in range(1, len(groups), 2):
             columns += [rises[:, i], rises[:, i + 1], rises[:, i] - rises[:, i + 1]]
         return torch.stack(columns, 1)
 
-    values = scored(torch.ones(1, n, dtype=torch.float64))[..., 0]
+    values = weighted(torch.ones(1, n, dtype=torch.float64))[..., 0]
     if n < 2:
         return tuple(names), (values, None, None)
-    low, high = scored(times_drawn(n, seed=seed)).nanquantile(ENDS, dim=-1)  # a resample may miss the class
+    low, high = weighted(times_drawn(n, seed=seed)).nanquantile(ENDS, dim=-1)  # a resample may miss the class
     return tuple(names), (values, low, high)
 
 
-def _hits(model: Hooked, tokens: Tensor, at: np.ndarray, base: Tensor, after: Tensor, k: int) -> dict[str, Any]:
-    """The fields of the tokens whose loss rises most."""
+def _hits(
+    model: Hooked,
+    tokens: Int[Tensor, "example pos"],
+    at: Int[np.ndarray, "example pos"],
+    base: Float[Tensor, "example pos-1"],
+    after: Float[Tensor, "example pos-1"],
+    k: int,
+) -> dict[str, Any]:
+    """The result's fields that say whose loss rises most."""
     rise = after - base
     best = rise.flatten().topk(min(k, rise.numel()))
     texts, positions = [], []

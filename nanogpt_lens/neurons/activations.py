@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -29,8 +30,8 @@ def get_neuron_activations(
     Args:
         model: the model.
         text: one text or several of one length, or token ids [pos] or [example, pos].
-        neurons: which ones, the same in every layer; None for all.
-        layers: which layers; None for all.
+        neurons: their indices, the same in every layer; None for all.
+        layers: the layers; None for all.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         sae: a SAELens autoencoder, whose features take the place of neurons.
 
@@ -44,12 +45,12 @@ def get_neuron_activations(
     tokens = as_tokens(model, text)
     chosen_layers = None if layers is None else checked_layers(model, layers)
     units = Units(model, activation=activation, layers=chosen_layers, sae=sae)
-    chosen = chosen_units(units, neurons)
+    chosen = unit_indices(units, neurons)
     parts = []
     with evaluating(model):
         for rows in batches(model, tokens):
-            kept: dict[int, Tensor] = {}
-            edits = {name: _keeping(kept, i, units, chosen) for i, name in enumerate(units.names)}
+            kept: dict[int, Float[Tensor, "example neuron pos"]] = {}
+            edits = {name: _edit_that_keeps(kept, i, units, chosen) for i, name in enumerate(units.names)}
             run(model, tokens[rows], edits)
             parts.append(torch.stack([kept[i] for i in range(len(units.names))], 1))  # [example, layer, neuron, pos]
     values = torch.cat(parts)
@@ -71,23 +72,25 @@ def get_neuron_activations(
     )
 
 
-def chosen_units(units: Units, neurons: Sequence[int] | int | None) -> list[int]:
-    """Which units of every layer; all of them for None.
+def unit_indices(units: Units, neurons: Sequence[int] | int | None) -> list[int]:
+    """The indices of some units, the same in every layer; of all of them for None.
 
     Raises:
-        AnalysisError: none, one twice, or one that does not exist.
+        AnalysisError: there is no index, one twice, or one that no unit has.
     """
     if neurons is None:
         return list(range(units.n_units))
-    wanted = [neurons] if isinstance(neurons, int) else list(neurons)
-    for unit in wanted:
+    indices = [neurons] if isinstance(neurons, int) else list(neurons)
+    for unit in indices:
         units.checked(units.layers[0], unit)
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise AnalysisError(f"neurons is {wanted}; expected at least one index, each once, or None for all")
-    return wanted
+    if not indices or len(set(indices)) < len(indices):
+        raise AnalysisError(f"neurons is {indices}; expected at least one index, each once, or None for all")
+    return indices
 
 
-def _keeping(kept: dict[int, Tensor], i: int, units: Units, chosen: Sequence[int]) -> Edit:
+def _edit_that_keeps(
+    kept: dict[int, Float[Tensor, "example unit pos"]], i: int, units: Units, chosen: Sequence[int]
+) -> Edit:
     def keep(activation: Tensor) -> None:
         kept[i] = units.values(i, activation)[..., chosen].detach().transpose(1, 2).clone()
 

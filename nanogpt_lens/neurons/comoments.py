@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.running.streaming import Keeper, State
@@ -23,8 +24,8 @@ class Comoments(Keeper):
     Args:
         pairs: (i, j) numbers of hook points, i <= j, each with itself among them.
         control: whether to take these products, too.
-        seed: of the distances.
-        units: which units of each activation; None for all.
+        seed: the seed of the distances.
+        units: the indices of the units of each activation; None for all.
     """
 
     def __init__(
@@ -44,8 +45,8 @@ class Comoments(Keeper):
         self._shifted: dict[tuple[int, int], Tensor] = {}
         self._batch: dict[int, Tensor] = {}  # what later hook points of the same batch need
 
-    def add(self, i: int, values: Tensor, batch: Batch) -> None:
-        """Take in the activation [example, pos, unit] of the i-th hook point."""
+    def add(self, i: int, values: Float[Tensor, "example pos unit"], batch: Batch) -> None:
+        """Take in the activation of the i-th hook point."""
         flat = values.flatten(0, 1)
         flat = flat if self._units is None else flat[:, self._units]
         flat = flat if flat.dtype == torch.float64 else flat.float()
@@ -69,7 +70,7 @@ class Comoments(Keeper):
         self._batch = {} if i == last else {j: c for j, c in self._batch.items() if any(a == j for a, _ in self.pairs)}
 
     def _distance(self, batch: Batch) -> int:
-        """How many tokens apart the control's two are: at least a sequence where the batch has room."""
+        """The number of tokens between the control's two: at least a sequence where the batch has room."""
         n, length = batch.tokens.numel(), batch.tokens.shape[1]
         least = length if n >= 2 * length + 1 else 1
         if n < 2:
@@ -78,12 +79,12 @@ class Comoments(Keeper):
         return int(torch.randint(least, n - least + 1, (), generator=generator))
 
     def state(self) -> State:
-        """What is held now."""
+        """The sums that are held now, by name."""
         sites = sorted(self._shift)
-        found = {f"shift{i}": self._shift[i] for i in sites} | {f"sum{i}": self._sum[i] for i in sites}
-        found |= {f"products{a},{b}": t for (a, b), t in self._products.items()}
-        found |= {f"shifted{a},{b}": t for (a, b), t in self._shifted.items()}
-        return {**found, "n": torch.tensor([self._n[i] for i in sites], dtype=torch.float64)}
+        held = {f"shift{i}": self._shift[i] for i in sites} | {f"sum{i}": self._sum[i] for i in sites}
+        held |= {f"products{a},{b}": t for (a, b), t in self._products.items()}
+        held |= {f"shifted{a},{b}": t for (a, b), t in self._shifted.items()}
+        return {**held, "n": torch.tensor([self._n[i] for i in sites], dtype=torch.float64)}
 
     def hold(self, states: Sequence[State]) -> None:
         """Put several parts together."""
@@ -118,37 +119,41 @@ class Comoments(Keeper):
             self._n[i] += other._n[i]
             self._shift[i], self._sum[i] = mean[i], torch.zeros_like(mean[i])
 
-    def _about_mean(self, pair: tuple[int, int], *, control: bool = False) -> Tensor:
+    def _about_mean(self, pair: tuple[int, int], *, control: bool = False) -> Float[Tensor, "unit other_unit"]:
+        """The sums of products of a pair of hook points about the two means."""
         a, b = pair
-        own = torch.outer(self._sum[a], self._sum[b]) / self._n[a]
+        of_means = torch.outer(self._sum[a], self._sum[b]) / self._n[a]
         held = self._shifted if control else self._products
-        return held.get(pair, torch.zeros_like(own)) - own
+        return held.get(pair, torch.zeros_like(of_means)) - of_means
 
     @property
     def n(self) -> int:
-        """How many tokens were seen."""
+        """The number of tokens seen."""
         return int(self._n[0])
 
-    def mean(self, i: int) -> Tensor:
-        """Of the units [unit] of the i-th hook point."""
+    def mean(self, i: int) -> Float[Tensor, " unit"]:
+        """The means of the units of the i-th hook point."""
         return self._shift[i] + self._sum[i] / self._n[i]
 
-    def covariance(self, pair: tuple[int, int], *, control: bool = False) -> Tensor:
-        """[unit, unit] of a pair of hook points, over all tokens (divided by n)."""
+    def covariance(self, pair: tuple[int, int], *, control: bool = False) -> Float[Tensor, "unit other_unit"]:
+        """The covariances of a pair of hook points, over all tokens (divided by n)."""
         return self._about_mean(pair, control=control) / self._n[pair[0]]
 
-    def variance(self, i: int) -> Tensor:
-        """Of the units [unit] of the i-th hook point, over all tokens (divided by n)."""
+    def variance(self, i: int) -> Float[Tensor, " unit"]:
+        """The variances of the units of the i-th hook point, over all tokens (divided by n)."""
         return self.covariance((i, i)).diagonal().clamp_min(0)
 
-    def correlation(self, pair: tuple[int, int], *, control: bool = False) -> Tensor:
-        """Pearson's [unit, unit] of a pair of hook points; nan where a unit never changes."""
+    def correlation(self, pair: tuple[int, int], *, control: bool = False) -> Float[Tensor, "unit other_unit"]:
+        """Pearson's correlations of a pair of hook points; nan where a unit never changes."""
         a, b = (self.variance(i).sqrt() for i in pair)
         scale = torch.outer(a, b)
         return torch.where(scale > 0, (self.covariance(pair, control=control) / scale).clamp(-1, 1), torch.nan)
 
 
-def _accumulate(held: dict[tuple[int, int], Tensor], pair: tuple[int, int], products: Tensor) -> None:
+def _accumulate(
+    held: dict[tuple[int, int], Tensor], pair: tuple[int, int], products: Float[Tensor, "unit other_unit"]
+) -> None:
+    """Add products to those held of a pair, in float64."""
     if pair in held:
         held[pair] += products.double()
     else:

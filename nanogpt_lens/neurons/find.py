@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
@@ -24,7 +25,7 @@ from nanogpt_lens.core.intervals import ENDS, LEVEL, RESAMPLES, times_drawn
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.neurons.moments import ActivationSample
-from nanogpt_lens.neurons.predicates import Predicate, checked_on, labels_of, token_class
+from nanogpt_lens.neurons.predicates import Predicate, check_on, labels_of, token_class
 from nanogpt_lens.results.effects import SeparatingNeurons
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Engine
@@ -44,14 +45,14 @@ class _Part:
     """Positions that count, consecutive in the sequences drawn.
 
     Attributes:
-        places: which of the drawn tokens they are [position].
-        labels: whether the class is there [position].
-        rows: which sequence each is of [position].
+        places: which of the drawn tokens they are.
+        labels: whether the class is there.
+        rows: which sequence each is of.
     """
 
-    places: np.ndarray
-    labels: np.ndarray
-    rows: np.ndarray
+    places: Int[np.ndarray, " position"]
+    labels: Bool[np.ndarray, " position"]
+    rows: Int[np.ndarray, " position"]
 
 
 def find_neurons(
@@ -91,15 +92,15 @@ def find_neurons(
             characters, a function, or a mask, see `Predicate`.
         on: "token": the neuron's activation on tokens of the class; "next": just before them, where they are to
             be predicted (the last position of each sequence is left out).
-        layers: None for all.
+        layers: the layers; None for all.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
-        k: how many of the best get an interval.
-        sample: how many tokens at most; None for all. Memory is theirs times the neurons of a layer.
-        held_out: which share of the sequences is held out, from the end; 0 for none.
-        permutations: how many shifts.
-        seq_len: tokens of a sequence; None for the model's context.
-        batch_size: sequences of a batch; None for some 4,096 tokens.
-        seed: of the draws.
+        k: the number of neurons, the best ones, that get an interval.
+        sample: the largest number of tokens; None for all. Memory grows with their number times the neurons of a layer.
+        held_out: the share of the sequences that is held out, from the end; 0 for none.
+        permutations: the number of shifts.
+        seq_len: the tokens of a sequence; None for the model's context.
+        batch_size: the sequences of a batch; None for some 4,096 tokens.
+        seed: the seed of the draws.
         sae: a SAELens autoencoder, whose features take the place of neurons.
         engine: how activations are computed, see `nanogpt_lens.running.reading`.
         progress: show a bar.
@@ -120,14 +121,15 @@ def find_neurons(
     mask, called = token_class(model, whole, predicate)
     n = None if sample is None else max(1, sample // whole.seq_len)
     tokens, at = whole.drawn(n, seed=seed)
-    parts = _parts(mask[at], checked_on(on), held_out, called, whole.seq_len)
+    check_on(on)
+    parts = _parts(mask[at], on, held_out, called, whole.seq_len)
     sequences = open_corpus(model, tokens).sequences(seq_len=tokens.shape[1], batch_size=batch_size)
-    labels = _shifted(parts[0].labels, permutations, tokens.shape[1], seed)
+    labels = _class_and_shifts(parts[0].labels, permutations, tokens.shape[1], seed)
     activations = _activations(model, sequences, units, engine, progress)
-    found = _separated(activations, parts, labels, k, seed)
+    fields = _separation_fields(activations, parts, labels, k, seed)
     arguments = {"on": on, "sample": sample, "held_out": held_out, "permutations": permutations, "seed": seed, "k": k}
     return SeparatingNeurons(
-        **found,
+        **fields,
         axes=("layer", "neuron"),
         labels={"layer": tuple(map(str, units.layers))},
         quantity=f"AUROC of {units.activation} for {called}" + (" (the next token)" if on == "next" else ""),
@@ -152,8 +154,8 @@ def find_neurons(
     )
 
 
-def _parts(mask: np.ndarray, on: On, held_out: float, called: str, seq_len: int) -> list[_Part]:
-    """The first part and the held-out one, where there is one, of the class [sequence, pos].
+def _parts(mask: Bool[np.ndarray, "example pos"], on: On, held_out: float, called: str, seq_len: int) -> list[_Part]:
+    """The first part of the sequences and the held-out one, if there is one.
 
     Raises:
         AnalysisError: too few sequences to hold some out, or a part without the class or without others.
@@ -168,22 +170,24 @@ def _parts(mask: np.ndarray, on: On, held_out: float, called: str, seq_len: int)
     everywhere = np.arange(mask.size).reshape(mask.shape)[:, : labels.shape[1]]
     parts = []
     for name, rows in (("first", slice(0, first)), ("held-out", slice(first, None))):
-        own = labels[rows]
+        in_class = labels[rows]
         if name == "held-out" and not held_out:
             continue
-        count = int(own.sum())
-        if count in (0, own.size):
+        count = int(in_class.sum())
+        if count in (0, in_class.size):
             raise AnalysisError(
-                f"{called} holds for {count} of {own.size} tokens of the {name} part; expected some, and not all: give "
-                "a longer corpus, a larger sample, or held_out=0"
+                f"{called} holds for {count} of {in_class.size} tokens of the {name} part; expected some, and not all: "
+                "give a longer corpus, a larger sample, or held_out=0"
             )
-        which = np.broadcast_to(np.arange(len(own))[:, None], own.shape)
-        parts.append(_Part(places=everywhere[rows].reshape(-1), labels=own.reshape(-1), rows=which.reshape(-1)))
+        which = np.broadcast_to(np.arange(len(in_class))[:, None], in_class.shape)
+        parts.append(_Part(places=everywhere[rows].reshape(-1), labels=in_class.reshape(-1), rows=which.reshape(-1)))
     return parts
 
 
-def _shifted(labels: np.ndarray, n: int, seq_len: int, seed: int) -> np.ndarray:
-    """The class as it is, and shifted around: booleans [1 + shift, position]."""
+def _class_and_shifts(
+    labels: Bool[np.ndarray, " position"], n: int, seq_len: int, seed: int
+) -> Bool[np.ndarray, "shift position"]:
+    """The class as it is, and behind it the class shifted around `n` times."""
     size = len(labels)
     least = seq_len if size > 2 * seq_len else 1
     if size < 3:
@@ -194,8 +198,8 @@ def _shifted(labels: np.ndarray, n: int, seq_len: int, seed: int) -> np.ndarray:
 
 def _activations(
     model: Hooked, sequences: Sequences, units: Units, engine: Engine, progress: bool
-) -> Iterator[np.ndarray]:
-    """Of one layer after the other, the units' activations [token, unit]; as many layers a run as fit in memory."""
+) -> Iterator[Float[np.ndarray, "token unit"]]:
+    """Yield the units' activations, layer by layer; as many layers are read in a run as fit in memory."""
     at_once = max(1, _HELD // (units.n_units * sequences.n_tokens))
     for start in range(0, len(units.names), at_once):
         names = units.names[start : start + at_once]
@@ -218,21 +222,25 @@ def _activations(
             yield (rows if rows.dtype == torch.float64 else rows.float()).cpu().numpy()
 
 
-def _separated(
-    activations: Iterator[np.ndarray], parts: Sequence[_Part], labels: np.ndarray, k: int, seed: int
+def _separation_fields(
+    activations: Iterator[Float[np.ndarray, "token unit"]],
+    parts: Sequence[_Part],
+    labels: Bool[np.ndarray, "shift position"],
+    k: int,
+    seed: int,
 ) -> dict[str, Any]:
     """The fields of the result; `labels` are the first part's, as they are and shifted."""
     last = parts[-1]
     areas, held, best = [], [], []
     largest = np.zeros(len(labels) - 1)
     for values in activations:
-        own = auroc(values[parts[0].places], labels)  # [1 + shift, unit]
-        areas.append(own[0])
-        largest = np.maximum(largest, np.maximum(own[1:], 1 - own[1:]).max(1))
+        of_shifts = auroc(values[parts[0].places], labels)  # [shift, unit]; the first is the class as it is
+        areas.append(of_shifts[0])
+        largest = np.maximum(largest, np.maximum(of_shifts[1:], 1 - of_shifts[1:]).max(1))
         held.append(
-            auroc(values[last.places], last.labels[None])[0] if len(parts) > 1 else np.full_like(own[0], np.nan)
+            auroc(values[last.places], last.labels[None])[0] if len(parts) > 1 else np.full_like(of_shifts[0], np.nan)
         )
-        strongest = np.argsort(-np.maximum(own[0], 1 - own[0]), kind="stable")[:k]
+        strongest = np.argsort(-np.maximum(of_shifts[0], 1 - of_shifts[0]), kind="stable")[:k]
         best.append((strongest, values[last.places][:, strongest]))
     area = torch.from_numpy(np.stack(areas))
     sign = torch.where(area >= 0.5, 1.0, -1.0).double()
@@ -259,15 +267,17 @@ def _separated(
     }
 
 
-def auroc(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def auroc(
+    values: Float[np.ndarray, "token unit"], labels: Bool[np.ndarray, "class token"]
+) -> Float[np.ndarray, "class unit"]:
     """The area under the ROC curve, for several classes at once.
 
     Args:
-        values: activations [token, unit].
-        labels: booleans [class, token], each with both values.
+        values: activations.
+        labels: whether each token is in each class; a class holds some tokens, and not all.
 
     Returns:
-        [class, unit]: the probability that a token of the class is higher than one outside it, ties counting half.
+        The probability that a token of the class is higher than one outside it, ties counting half.
 
     Source: Mann and Whitney 1947; from average ranks.
     """
@@ -278,8 +288,8 @@ def auroc(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (np.concatenate(sums, 1) - inside * (inside + 1) / 2) / (inside * (labels.shape[1] - inside))
 
 
-def _ranks(rows: np.ndarray) -> np.ndarray:
-    """The rank of each entry [unit, token] in its row, from 1; equal ones have the average."""
+def _ranks(rows: Float[np.ndarray, "unit token"]) -> Float[np.ndarray, "unit token"]:
+    """The rank of each entry in its row, from 1; equal ones have the average."""
     rows = np.ascontiguousarray(rows)
     order = np.argsort(rows, axis=1)
     ordered = np.take_along_axis(rows, order, 1)
@@ -289,23 +299,28 @@ def _ranks(rows: np.ndarray) -> np.ndarray:
     start = np.maximum.accumulate(np.where(new, place, 0), axis=1)
     last = np.concatenate([new[:, 1:], np.ones_like(new[:, :1])], 1)
     stop = np.minimum.accumulate(np.where(last, place, np.inf)[:, ::-1], axis=1)[:, ::-1]
-    found = np.empty(rows.shape)
-    np.put_along_axis(found, order, (start + stop) / 2 + 1, 1)
-    return found
+    ranks = np.empty(rows.shape)
+    np.put_along_axis(ranks, order, (start + stop) / 2 + 1, 1)
+    return ranks
 
 
 def auroc_interval(
-    values: np.ndarray, labels: np.ndarray, rows: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES
+    values: Float[np.ndarray, " token"],
+    labels: Bool[np.ndarray, " token"],
+    rows: Int[np.ndarray, " token"],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
     """The 95% percentile interval of one unit's AUROC, sequences resampled with replacement.
 
     Args:
-        values, labels, rows: of each token [token]: the activation, whether it is in the class, its sequence.
-        seed: of the resampling.
-        resamples: how many; those without the class, or with nothing else, are left out.
+        values, labels, rows: of each token the activation, whether it is in the class, and its sequence.
+        seed: the seed of the resampling.
+        resamples: the number of resamples; those without the class, or with nothing else, are left out.
 
     Returns:
-        both ends; nan for fewer than two sequences.
+        Both ends; nan for fewer than two sequences.
     """
     n = int(rows.max()) + 1
     if n < 2:

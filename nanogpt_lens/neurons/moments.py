@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.running.streaming import Keeper, State
@@ -26,8 +27,8 @@ class Moments(Keeper):
         self._m2: list[Tensor] = []
         self._positive: list[Tensor] = []
 
-    def add(self, i: int, values: Tensor, batch: Batch) -> None:
-        """Take in the activation [example, pos, unit] of the i-th hook point."""
+    def add(self, i: int, values: Float[Tensor, "example pos unit"], batch: Batch) -> None:
+        """Take in the activation of the i-th hook point."""
         flat = values.flatten(0, 1)
         flat = flat if flat.dtype == torch.float64 else flat.float()
         n = len(flat)
@@ -43,7 +44,8 @@ class Moments(Keeper):
         self._positive[i] += (ones @ torch.gt(flat, 0, out=torch.empty_like(flat))).double()
         self._put(i, float(n), shift.double() + delta, m2)
 
-    def _put(self, i: int, n: float, mean: Tensor, m2: Tensor) -> None:
+    def _put(self, i: int, n: float, mean: Float[Tensor, " unit"], m2: Float[Tensor, " unit"]) -> None:
+        """Put `n` more tokens of the i-th hook point together with those that are held."""
         have = float(self._n[i])  # 0 at first: then the mean is `mean`
         total = have + n
         delta = mean - self._mean[i]
@@ -52,7 +54,7 @@ class Moments(Keeper):
         self._n[i] = total
 
     def state(self) -> State:
-        """What is held now."""
+        """What is held now, by name."""
         return {
             "n": self._n,
             "mean": torch.stack(self._mean),
@@ -72,22 +74,22 @@ class Moments(Keeper):
 
     @property
     def n(self) -> int:
-        """How many tokens were seen."""
+        """The number of tokens seen."""
         return int(self._n[0])
 
     @property
-    def mean(self) -> Tensor:
-        """[site, unit]."""
+    def mean(self) -> Float[Tensor, "site unit"]:
+        """The mean of every unit."""
         return torch.stack(self._mean)
 
     @property
-    def variance(self) -> Tensor:
-        """[site, unit], over all tokens (divided by n)."""
+    def variance(self) -> Float[Tensor, "site unit"]:
+        """The variance of every unit, over all tokens (divided by n)."""
         return (torch.stack(self._m2) / self._n[:, None].to(self._m2[0].device)).clamp_min(0)
 
     @property
-    def sparsity(self) -> Tensor:
-        """[site, unit]: the share of tokens on which the unit is not above zero."""
+    def sparsity(self) -> Float[Tensor, "site unit"]:
+        """The share of tokens on which the unit is not above zero."""
         return 1 - torch.stack(self._positive) / self._n[:, None].to(self._m2[0].device)
 
 
@@ -95,10 +97,10 @@ class ActivationSample(Keeper):
     """The activations of every unit on a seeded sample of tokens, the same tokens for all units.
 
     Args:
-        sites: how many hook points there are.
-        n_tokens: of the corpus.
-        size: tokens of the sample; all of them where there are no more.
-        seed: of the draw.
+        sites: the number of hook points.
+        n_tokens: the number of tokens of the corpus.
+        size: the number of tokens of the sample; all of them where there are no more.
+        seed: the seed of the draw.
 
     Attributes:
         indices: the corpus indices drawn, ascending.
@@ -112,8 +114,8 @@ class ActivationSample(Keeper):
         self._filled = [0] * sites
         self._from = [0] * sites
 
-    def add(self, i: int, values: Tensor, batch: Batch) -> None:
-        """Take in the activation [example, pos, unit] of the i-th hook point."""
+    def add(self, i: int, values: Float[Tensor, "example pos unit"], batch: Batch) -> None:
+        """Take in the activation of the i-th hook point."""
         low, high = torch.searchsorted(self.indices, torch.tensor([batch.first, batch.first + batch.tokens.numel()]))
         if len(self._rows) == i:
             self._rows.append(values.new_empty(len(self.indices), values.shape[-1]))
@@ -123,9 +125,9 @@ class ActivationSample(Keeper):
         self._filled[i] = int(high)
 
     def state(self) -> State:
-        """What is held now."""
-        found = {f"rows{i}": rows[self._from[i] : self._filled[i]] for i, rows in enumerate(self._rows)}
-        return {**found, "from": torch.tensor(self._from)}
+        """What is held now, by name."""
+        held = {f"rows{i}": rows[self._from[i] : self._filled[i]] for i, rows in enumerate(self._rows)}
+        return {**held, "from": torch.tensor(self._from)}
 
     def hold(self, states: Sequence[State]) -> None:
         """Put the samples of several parts together."""
@@ -140,6 +142,6 @@ class ActivationSample(Keeper):
                 self._rows[i] = whole
             self._filled[i] = self._from[i] + len(rows)
 
-    def rows(self, i: int) -> Tensor:
-        """The activations [token, unit] of the i-th hook point on the sample."""
+    def rows(self, i: int) -> Float[Tensor, "token unit"]:
+        """The activations of the i-th hook point on the sample."""
         return self._rows[i]

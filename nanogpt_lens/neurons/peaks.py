@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.running.streaming import Keeper, State
@@ -27,17 +28,17 @@ class TopWindows(Keeper):
     """The k best excerpts of every unit.
 
     Args:
-        sites: how many hook points there are.
-        k: excerpts of each unit.
-        window: tokens of an excerpt.
-        lowest: the lowest activations instead of the highest.
-        where: see `Where`.
+        sites: the number of hook points.
+        k: the number of excerpts of each unit.
+        window: the number of tokens of an excerpt.
+        lowest: take the lowest activations instead of the highest.
+        where: what excerpts are ranked by, see `Where`.
 
     Attributes:
-        value: [site, unit, k], best first; nan where a unit has fewer excerpts.
-        start: [site, unit, k], the corpus index of the excerpt's first token; -1 where there is none.
-        position: [site, unit, k], the corpus index of the excerpt's extreme token.
-        activations: [site, unit, k, window], nan behind the end of a shorter sequence.
+        value: what each excerpt is ranked by, best first; nan where a unit has fewer excerpts.
+        start: the corpus index of the excerpt's first token; -1 where there is none.
+        position: the corpus index of the excerpt's extreme token.
+        activations: those of each excerpt's tokens, nan behind the end of a shorter sequence.
     """
 
     def __init__(self, *, sites: int, k: int, window: int, lowest: bool = False, where: Where = "max") -> None:
@@ -46,8 +47,8 @@ class TopWindows(Keeper):
         self._start: list[Tensor] = []
         self._activations: list[Tensor] = []
 
-    def add(self, i: int, values: Tensor, batch: Batch) -> None:
-        """Take in the activation [example, pos, unit] of the i-th hook point."""
+    def add(self, i: int, values: Float[Tensor, "example pos unit"], batch: Batch) -> None:
+        """Take in the activation of the i-th hook point."""
         if len(self._score) == i:
             self._append_empty(values)
         if values.shape[1] < self.window and self.where == "mean":
@@ -58,59 +59,72 @@ class TopWindows(Keeper):
         if not len(units):
             return
         rows = ranked.transpose(1, 2)[examples, units]  # [candidate, place]
-        own = rows if self.where == "max" else values.transpose(1, 2)[examples, units]
+        activations = rows if self.where == "max" else values.transpose(1, 2)[examples, units]
         rows = -rows if self.lowest else rows.clone()
         first = batch.first + examples * values.shape[1]
-        found = self._peaks(rows, units, self._score[i][:, -1])
-        candidate, start, score = found
-        self._insert(i, units[candidate], score, first[candidate] + start, self._cut(own[candidate], start))
+        candidate, start, score = self._peaks(rows, units, self._score[i][:, -1])
+        excerpts = self._excerpts(activations[candidate], start)
+        self._insert(i, units[candidate], score, first[candidate] + start, excerpts)
 
-    def _append_empty(self, values: Tensor) -> None:
+    def _append_empty(self, values: Float[Tensor, "example pos unit"]) -> None:
+        """Make room for the excerpts of one more hook point."""
         units = values.shape[-1]
         self._score.append(values.new_full((units, self.k), -torch.inf))
         self._start.append(torch.full((units, self.k), -1, dtype=torch.long, device=values.device))
         self._activations.append(values.new_full((units, self.k, self.window), torch.nan))
 
-    def _ranked(self, values: Tensor) -> Tensor:
-        """What excerpts are ranked by [example, place, unit]: activations, or means of the excerpts from each place."""
+    def _ranked(self, values: Float[Tensor, "example pos unit"]) -> Float[Tensor, "example place unit"]:
+        """What excerpts are ranked by: activations, or means of the excerpts from each place."""
         if self.where == "max":
             return values
         return values.unfold(1, self.window, 1).mean(-1)
 
-    def _starts(self, places: int, device: torch.device) -> Tensor:
+    def _starts(self, places: int, device: torch.device) -> Int[Tensor, " place"]:
         """The start within the sequence of each place's excerpt."""
         here = torch.arange(places, device=device)
         if self.where == "mean":
             return here
         return (here - self.window // 2).clamp(0, max(0, places - self.window))
 
-    def _peaks(self, rows: Tensor, units: Tensor, least: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Peaks of the candidates' rows [candidate, place], from the highest on, whose excerpts do not overlap.
+    def _peaks(
+        self,
+        rows: Float[Tensor, "candidate place"],
+        units: Int[Tensor, " candidate"],
+        least: Float[Tensor, " unit"],
+    ) -> tuple[Int[Tensor, " peak"], Int[Tensor, " peak"], Float[Tensor, " peak"]]:
+        """Peaks of the candidates' rows, from the highest on, whose excerpts do not overlap.
 
         Returns:
             for each peak the candidate, the start of the excerpt in its sequence, and the score.
         """
         starts = self._starts(rows.shape[1], rows.device)
         alive = torch.arange(len(rows), device=rows.device)
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        peaks: list[tuple[Tensor, Tensor, Tensor]] = []
         while len(alive):
             place = rows.argmax(1)  # the first of equal ones
             score = rows.gather(1, place[:, None])[:, 0]
             keep = score > least[units[alive]]
             alive, rows, place, score = alive[keep], rows[keep], place[keep], score[keep]
-            found.append((alive, starts[place], score))
+            peaks.append((alive, starts[place], score))
             rows.masked_fill_((starts - starts[place, None]).abs() < self.window, -torch.inf)
-        candidate, start, score = (torch.cat(parts) for parts in zip(*found, strict=True))
+        candidate, start, score = (torch.cat(parts) for parts in zip(*peaks, strict=True))
         return candidate, start, score
 
-    def _cut(self, own: Tensor, start: Tensor) -> Tensor:
-        """The excerpts [peak, window] of activations [peak, pos]."""
-        if own.shape[1] < self.window:
-            pad = own.new_full((len(own), self.window - own.shape[1]), torch.nan)
-            return torch.cat([own, pad], 1)
-        return own.gather(1, start[:, None] + torch.arange(self.window, device=own.device))
+    def _excerpts(self, rows: Float[Tensor, "peak pos"], start: Int[Tensor, " peak"]) -> Float[Tensor, "peak window"]:
+        """The excerpts of the rows, nan behind the end of a shorter one."""
+        if rows.shape[1] < self.window:
+            pad = rows.new_full((len(rows), self.window - rows.shape[1]), torch.nan)
+            return torch.cat([rows, pad], 1)
+        return rows.gather(1, start[:, None] + torch.arange(self.window, device=rows.device))
 
-    def _insert(self, i: int, units: Tensor, score: Tensor, start: Tensor, activations: Tensor) -> None:
+    def _insert(
+        self,
+        i: int,
+        units: Int[Tensor, " peak"],
+        score: Float[Tensor, " peak"],
+        start: Int[Tensor, " peak"],
+        activations: Float[Tensor, "peak window"],
+    ) -> None:
         """Put new excerpts among the k best of their units; `start` lies behind all that are there."""
         order = start.argsort(stable=True)
         order = order[units[order].argsort(stable=True)]
@@ -119,7 +133,10 @@ class TopWindows(Keeper):
         column = torch.arange(len(units), device=units.device) - (count.cumsum(0) - count)[row]
         width = self.k + int(count.max())
 
-        def beside(old: Tensor, new: Tensor, fill: float) -> Tensor:
+        def beside(
+            old: Shaped[Tensor, "unit k ..."], new: Shaped[Tensor, "peak ..."], fill: float
+        ) -> Shaped[Tensor, "changed width ..."]:
+            """What the changed units hold, and behind it what is new."""
             both = old.new_full((len(changed), width, *old.shape[2:]), fill)
             both[:, : self.k] = old[changed]
             both[row, self.k + column] = new
@@ -133,7 +150,7 @@ class TopWindows(Keeper):
         self._activations[i][changed] = beside(self._activations[i], activations, torch.nan).gather(1, wide)
 
     def state(self) -> State:
-        """What is held now."""
+        """What is held now, by name."""
         return {
             "score": torch.stack(self._score),
             "start": torch.stack(self._start),
@@ -141,7 +158,7 @@ class TopWindows(Keeper):
         }
 
     def hold(self, states: Sequence[State]) -> None:
-        """The k best of all states; of equal ones those of the earlier state."""
+        """Hold the k best of all states; of equal ones those of the earlier state."""
         score, start, activations = (
             torch.cat([s[name] for s in states], 2) for name in ("score", "start", "activations")
         )
@@ -152,25 +169,25 @@ class TopWindows(Keeper):
         self._activations = list(activations.gather(2, wide))
 
     @property
-    def value(self) -> Tensor:
-        """[site, unit, k], best first."""
+    def value(self) -> Float[Tensor, "site unit k"]:
+        """What each excerpt is ranked by, best first."""
         score = torch.stack(self._score)
         score = -score if self.lowest else score
         return score.masked_fill(torch.stack(self._start) < 0, torch.nan)
 
     @property
-    def start(self) -> Tensor:
-        """[site, unit, k]."""
+    def start(self) -> Int[Tensor, "site unit k"]:
+        """The corpus index of each excerpt's first token."""
         return torch.stack(self._start)
 
     @property
-    def position(self) -> Tensor:
-        """[site, unit, k]: the first of equal extremes."""
+    def position(self) -> Int[Tensor, "site unit k"]:
+        """The corpus index of each excerpt's extreme token, of the first of equal ones."""
         sign = -1.0 if self.lowest else 1.0
         peak = (sign * self.activations).nan_to_num(nan=-torch.inf).argmax(-1)
         return torch.where(self.start < 0, -1, self.start + peak)
 
     @property
-    def activations(self) -> Tensor:
-        """[site, unit, k, window]."""
+    def activations(self) -> Float[Tensor, "site unit k window"]:
+        """The activations on each excerpt's tokens."""
         return torch.stack(self._activations)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from conversion.errors import VocabularyError
@@ -28,6 +29,9 @@ Predicate: TypeAlias = str | re.Pattern[str] | AbstractSet[str] | Callable[[str]
 """A class of tokens: a name (see `CLASSES` and `RULES`), a regular expression (compiled, or as "re:..."; its
 group `at` where it has one, else the whole match), a set of characters, a function from the corpus' text to
 one boolean for each character, or a boolean mask [tokens] of the corpus itself."""
+
+Rule: TypeAlias = Callable[[str], Bool[np.ndarray, " character"]]
+"""A function from a text to whether each character is in a class."""
 
 
 def _of_category(*first: str) -> Callable[[str], bool]:
@@ -65,17 +69,17 @@ line that follows an empty line (or begins the text) and ends with its only colo
 
 def token_class(
     model: Hooked, sequences: Sequences, predicate: Predicate, *, name: str = "predicate"
-) -> tuple[np.ndarray, str]:
+) -> tuple[Bool[np.ndarray, " token"], str]:
     """Which tokens of a corpus are in a class.
 
     Args:
-        model: for its vocabulary.
-        sequences: the corpus; rows of ids [example, pos] are texts of their own.
-        predicate: see `Predicate`.
-        name: what messages call it.
+        model: the model, for its vocabulary.
+        sequences: the corpus; each row of ids [example, pos] is a text by itself.
+        predicate: the class, see `Predicate`.
+        name: what messages call the predicate.
 
     Returns:
-        a mask [tokens] of the corpus, and what the class is called.
+        a mask of the corpus, and what the class is called.
 
     Raises:
         AnalysisError: no such class, a bad expression, a mask of another length or type, text rules for a model
@@ -101,26 +105,23 @@ def token_class(
     return mask, called
 
 
-def checked_on(on: On) -> On:
-    """Refuse another word.
-
-    Raises:
-        AnalysisError: it is neither.
-    """
+def check_on(on: On) -> None:
+    """Raise AnalysisError unless `on` is "token" or "next"."""
     if on not in get_args(On):
         raise AnalysisError(f"on is {on!r}; expected token (the one read) or next (the one predicted)")
-    return on
 
 
-def _tokens_in(model: Hooked, ids: np.ndarray, rule: Callable[[str], np.ndarray], name: str) -> np.ndarray:
-    """A mask [tokens] of one text's ids."""
+def _tokens_in(model: Hooked, ids: Int[np.ndarray, " token"], rule: Rule, name: str) -> Bool[np.ndarray, " token"]:
+    """Which ids of one text are in the class of a rule."""
     text, starts, ends = spans(model, ids)
-    found = np.concatenate([[0], np.cumsum(rule(text))])
-    return found[ends] > found[starts]
+    count = np.concatenate([[0], np.cumsum(rule(text))])
+    return count[ends] > count[starts]
 
 
-def spans(model: Hooked, ids: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
-    """The text of some ids, and where each token begins and ends in it.
+def spans(
+    model: Hooked, ids: Int[np.ndarray, " token"]
+) -> tuple[str, Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:
+    """The text of some ids, and the places in it at which each token begins and ends.
 
     A token that holds part of a character only has the span of that character.
 
@@ -140,10 +141,13 @@ def spans(model: Hooked, ids: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
             return encoder.decode(ids), places, places + 1
         except VocabularyError as error:
             raise AnalysisError(f"the corpus has no text: {error}") from None
-    return _streamed(tokenizer, ids.tolist())
+    return _decoded_spans(tokenizer, ids.tolist())
 
 
-def _streamed(tokenizer: Any, ids: Sequence[int]) -> tuple[str, np.ndarray, np.ndarray]:
+def _decoded_spans(
+    tokenizer: Any, ids: Sequence[int]
+) -> tuple[str, Int[np.ndarray, " token"], Int[np.ndarray, " token"]]:
+    """As `spans`, from a tokenizer that decodes one id after the other."""
     from tokenizers.decoders import DecodeStream
 
     core = tokenizer.backend_tokenizer
@@ -162,7 +166,7 @@ def _streamed(tokenizer: Any, ids: Sequence[int]) -> tuple[str, np.ndarray, np.n
     return "".join(pieces), starts, ends
 
 
-def _rule(predicate: Any, name: str) -> tuple[Callable[[str], np.ndarray], str]:
+def _rule(predicate: Any, name: str) -> tuple[Rule, str]:
     """A function from text to booleans [character], and what it is called."""
     if isinstance(predicate, str):
         if predicate in CLASSES:
@@ -184,15 +188,15 @@ def _rule(predicate: Any, name: str) -> tuple[Callable[[str], np.ndarray], str]:
         characters = frozenset(predicate)
         return _by_character(characters.__contains__), f"one of {''.join(sorted(characters))!r}"
     if callable(predicate):
-        return _called(predicate, name), getattr(predicate, "__name__", type(predicate).__name__)
+        return _by_function(predicate, name), getattr(predicate, "__name__", type(predicate).__name__)
     raise AnalysisError(
         f"the {name} is {predicate!r}; expected a class' name, a regular expression, a set of characters, a function "
         "of the text, or a boolean mask [tokens]"
     )
 
 
-def _by_character(holds: Callable[[str], bool]) -> Callable[[str], np.ndarray]:
-    def rule(text: str) -> np.ndarray:
+def _by_character(holds: Callable[[str], bool]) -> Rule:
+    def rule(text: str) -> Bool[np.ndarray, " character"]:
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         present, places = np.unique(codes, return_inverse=True)
         return np.array([bool(holds(chr(code))) for code in present.tolist()], dtype=bool)[places.reshape(-1)]
@@ -200,34 +204,34 @@ def _by_character(holds: Callable[[str], bool]) -> Callable[[str], np.ndarray]:
     return rule
 
 
-def _matches(pattern: re.Pattern[str]) -> Callable[[str], np.ndarray]:
+def _matches(pattern: re.Pattern[str]) -> Rule:
     group = "at" if "at" in pattern.groupindex else 0
 
-    def rule(text: str) -> np.ndarray:
-        found = np.zeros(len(text), dtype=bool)
+    def rule(text: str) -> Bool[np.ndarray, " character"]:
+        matching = np.zeros(len(text), dtype=bool)
         for match in pattern.finditer(text):
-            found[slice(*match.span(group))] = match.start(group) >= 0  # -1: the group took no part
-        return found
+            matching[slice(*match.span(group))] = match.start(group) >= 0  # -1: the group took no part
+        return matching
 
     return rule
 
 
-def _called(predicate: Callable[[str], Any], name: str) -> Callable[[str], np.ndarray]:
-    def rule(text: str) -> np.ndarray:
+def _by_function(predicate: Callable[[str], Any], name: str) -> Rule:
+    def rule(text: str) -> Bool[np.ndarray, " character"]:
         answer = predicate(text)
-        found = torch.as_tensor(answer).cpu().numpy() if isinstance(answer, Tensor) else np.asarray(answer)
-        if found.dtype != np.bool_ or found.shape != (len(text),):
+        mask = torch.as_tensor(answer).cpu().numpy() if isinstance(answer, Tensor) else np.asarray(answer)
+        if mask.dtype != np.bool_ or mask.shape != (len(text),):
             raise AnalysisError(
-                f"the {name} returned {found.dtype} of shape {list(found.shape)}; expected booleans, one for each of "
+                f"the {name} returned {mask.dtype} of shape {list(mask.shape)}; expected booleans, one for each of "
                 f"the {len(text)} characters"
             )
-        return found
+        return mask
 
     return rule
 
 
-def labels_of(mask: np.ndarray, on: On) -> np.ndarray:
-    """The class at each position [..., pos] of sequences: of the token there, or of the next one.
+def labels_of(mask: Bool[np.ndarray, "... pos"], on: On) -> Bool[np.ndarray, "... label"]:
+    """The class at each position of sequences: of the token there, or of the next one.
 
     For "next", the last position of a sequence has none: the result is one shorter.
     """

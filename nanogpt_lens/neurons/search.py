@@ -31,7 +31,7 @@ from nanogpt_lens.text.seen import trace_of
 from nanogpt_lens.text.sequences import Sequences
 
 PROBABILITIES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
-"""Of the quantiles."""
+"""The probabilities of the quantiles."""
 
 BINS = 40
 _TOKENS_SHOWN = 5
@@ -67,22 +67,23 @@ def search_neurons(
         model: the model.
         corpus: a text, a text file, nanoGPT's `.bin` or data folder (its val.bin), or ids [tokens] or
             [example, pos]; of any size.
-        layers: None for all.
+        layers: the layers; None for all.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
-        k: excerpts of each neuron, each way; a neuron may have fewer on a very short corpus (nan, -1 in their place).
-        window: tokens of an excerpt.
-        batch_size: sequences of a batch; None for some 4,096 tokens.
+        k: the number of excerpts of each neuron, each way; on a very short corpus it may
+            have fewer (nan, -1 in their place).
+        window: the number of tokens of an excerpt.
+        batch_size: the sequences of a batch; None for some 4,096 tokens.
         where: rank excerpts by their "max" (lowest: minimum), or by the "mean" over the whole excerpt.
-        seq_len: tokens of a sequence; None for the model's context.
-        sample: how many tokens, drawn at random from the corpus, quantiles and histogram come from.
-        seed: of that draw.
+        seq_len: the tokens of a sequence; None for the model's context.
+        sample: the number of tokens, drawn at random from the corpus, that quantiles and histogram come from.
+        seed: the seed of that draw.
         sae: a SAELens autoencoder, whose features take the place of neurons.
         engine: how activations are computed, see `nanogpt_lens.running.reading`.
         resume: a folder where the state of an unfinished run is kept, so that it can be continued.
         progress: show a bar.
 
     Returns:
-        values [layer, neuron]: the highest activation (excerpt mean, for where="mean"); see `NeuronSearch`.
+        Values [layer, neuron]: the highest activation (excerpt mean, for where="mean"); see `NeuronSearch`.
         `page(layer, neuron)` is everything about one neuron. What a neuron promotes is its output direction
         through ln_final's weight and the unembedding, mean-free over the vocabulary: per unit of
         activation, before the final LayerNorm divides by its scale.
@@ -117,11 +118,11 @@ def search_neurons(
     units.check_finite(moments.mean)
     size = len(drawn.indices)
     return NeuronSearch(
-        **_kept("top", top, sequences),
-        **_kept("low", low, sequences),
+        **_excerpt_fields("top", top, sequences),
+        **_excerpt_fields("low", low, sequences),
         **_summaries(drawn, sites),
-        **_written(model, units),
-        **_named(model, units, sequences, k, window, where),
+        **_promoted_tokens(model, units),
+        **_descriptions(model, units, sequences, k, window, where),
         values=top.value[..., 0],
         mean=moments.mean,
         variance=moments.variance,
@@ -143,8 +144,10 @@ def search_neurons(
     )
 
 
-def _named(model: Hooked, units: Units, sequences: Sequences, k: int, window: int, where: Where) -> dict[str, Any]:
-    """The result's words."""
+def _descriptions(
+    model: Hooked, units: Units, sequences: Sequences, k: int, window: int, where: Where
+) -> dict[str, Any]:
+    """The result's fields that say what it is."""
     what = "highest activation" if where == "max" else f"highest mean of {window} tokens"
     return {
         "axes": ("layer", "neuron"),
@@ -162,6 +165,7 @@ def _named(model: Hooked, units: Units, sequences: Sequences, k: int, window: in
 
 
 def _check_excerpts(sequences: Sequences, k: int, window: int, where: Where) -> None:
+    """Raise AnalysisError unless sequences hold the window, and the corpus `k` excerpts."""
     if window > sequences.seq_len:
         raise AnalysisError(
             f"window is {window}; expected at most {sequences.seq_len}, the length of a sequence that the model reads"
@@ -176,13 +180,14 @@ def _check_excerpts(sequences: Sequences, k: int, window: int, where: Where) -> 
         )
 
 
-def _kept(which: str, kept: TopWindows, sequences: Sequences) -> dict[str, Tensor]:
+def _excerpt_fields(which: str, best: TopWindows, sequences: Sequences) -> dict[str, Tensor]:
+    """The result's fields of the "top" or the "low" excerpts."""
     return {
-        f"{which}_values": kept.value,
-        f"{which}_positions": kept.position,
-        f"{which}_starts": kept.start,
-        f"{which}_tokens": sequences.excerpts(kept.start, kept.window),
-        f"{which}_activations": kept.activations,
+        f"{which}_values": best.value,
+        f"{which}_positions": best.position,
+        f"{which}_starts": best.start,
+        f"{which}_tokens": sequences.excerpts(best.start, best.window),
+        f"{which}_activations": best.activations,
     }
 
 
@@ -210,15 +215,15 @@ def _summaries(drawn: ActivationSample, sites: int) -> dict[str, Tensor]:
     }
 
 
-def _written(model: Hooked, units: Units) -> dict[str, Tensor]:
+def _promoted_tokens(model: Hooked, units: Units) -> dict[str, Tensor]:
     """The tokens whose logits each unit's output direction raises and lowers most."""
     readout = unembedding(model)
-    shown = min(_TOKENS_SHOWN, n_tokens(model))
+    n_shown = min(_TOKENS_SHOWN, n_tokens(model))
     parts: dict[str, list[Tensor]] = {}
     for i in range(len(units.layers)):
         logits = [(part @ readout) for part in units.directions(i).split(1024)]
         for name, largest in (("promoted", True), ("suppressed", False)):
-            best = [part.topk(shown, largest=largest) for part in logits]
+            best = [part.topk(n_shown, largest=largest) for part in logits]
             parts.setdefault(name, []).append(torch.cat([b.indices for b in best]).int())
             parts.setdefault(f"{name}_logits", []).append(torch.cat([b.values for b in best]).float())
-    return {name: torch.stack(found) for name, found in parts.items()}
+    return {name: torch.stack(layers) for name, layers in parts.items()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -14,7 +15,7 @@ from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Hooked, provenance
-from nanogpt_lens.neurons.activations import chosen_units
+from nanogpt_lens.neurons.activations import unit_indices
 from nanogpt_lens.neurons.comoments import Comoments
 from nanogpt_lens.results.effects import NeuronStatistics
 from nanogpt_lens.results.sample import Sample
@@ -58,14 +59,14 @@ def neuron_statistics(
     Args:
         model: the model.
         corpus: see `nanogpt_lens.search_neurons`.
-        layers: None for all.
-        neurons: which ones of every layer; None for all.
+        layers: the layers; None for all.
+        neurons: their indices, the same in every layer; None for all.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         between: "neighbours" (each layer with the next one chosen), "all" pairs of layers, or "none".
-        control: whether to measure the control.
-        seq_len: tokens of a sequence; None for the model's context.
-        batch_size: sequences of a batch; None for some 4,096 tokens.
-        seed: of the control's distances.
+        control: measure the control, too.
+        seq_len: the tokens of a sequence; None for the model's context.
+        batch_size: the sequences of a batch; None for some 4,096 tokens.
+        seed: the seed of the control's distances.
         sae: a SAELens autoencoder, whose features take the place of neurons.
         engine: how activations are computed, see `nanogpt_lens.running.reading`.
         resume: a folder where the state of an unfinished run is kept, so that it can be continued.
@@ -83,12 +84,12 @@ def neuron_statistics(
     check_choice(Between, between=between)
     check_whole(seed=seed)
     units = Units(model, activation=activation, layers=layers, sae=sae)
-    chosen = chosen_units(units, neurons)
-    own, others = _pairs(len(units.names), between)
-    _check_size(len(chosen), len(own) + len(others), between, control)
+    chosen = unit_indices(units, neurons)
+    same, different = _pairs(len(units.names), between)
+    _check_size(len(chosen), len(same) + len(different), between, control)
     sequences = open_corpus(model, corpus).sequences(seq_len=seq_len, batch_size=batch_size)
     named = None if neurons is None else chosen
-    keeper = Comoments(pairs=[*own, *others], control=control, seed=seed, units=named)
+    keeper = Comoments(pairs=[*same, *different], control=control, seed=seed, units=named)
     options = {"neurons": named, "between": between, "control": control, "seed": seed, "sae": units.autoencoder}
     used = stream(
         model,
@@ -102,13 +103,13 @@ def neuron_statistics(
         progress=progress,
         label="correlations",
     )
-    mean = torch.stack([keeper.mean(i) for i in range(len(own))])
+    mean = torch.stack([keeper.mean(i) for i in range(len(same))])
     units.check_finite(mean)
     return NeuronStatistics(
-        **_correlations(keeper, own, others, torch.float64 if model.cfg.dtype == torch.float64 else torch.float32),
+        **_correlations(keeper, same, different, torch.float64 if model.cfg.dtype == torch.float64 else torch.float32),
         values=mean,
-        variance=torch.stack([keeper.variance(i) for i in range(len(own))]),
-        pairs=tuple((units.layers[a], units.layers[b]) for a, b in others),
+        variance=torch.stack([keeper.variance(i) for i in range(len(same))]),
+        pairs=tuple((units.layers[a], units.layers[b]) for a, b in different),
         axes=("layer", "neuron"),
         labels={"layer": tuple(map(str, units.layers)), "neuron": tuple(map(str, chosen))},
         quantity=f"mean activation at {units.activation}",
@@ -136,41 +137,39 @@ def _pairs(n: int, between: Between) -> tuple[list[tuple[int, int]], list[tuple[
 
 
 def _check_size(n_units: int, n_pairs: int, between: Between, control: bool) -> None:
-    """Refuse what does not fit in memory.
-
-    Raises:
-        AnalysisError: more correlations than `LARGEST`.
-    """
-    wanted = n_units**2 * n_pairs * (2 if control else 1)
-    if wanted > LARGEST:
+    """Raise AnalysisError where there would be more correlations than `LARGEST`."""
+    n_numbers = n_units**2 * n_pairs * (2 if control else 1)
+    if n_numbers > LARGEST:
         raise AnalysisError(
             f"{n_pairs} matrices of {n_units} x {n_units} correlations{', twice for the control,' if control else ''} "
-            f"are {wanted:.1e} numbers; expected at most {LARGEST:.1e}: choose fewer layers= or neurons=, or give "
+            f"are {n_numbers:.1e} numbers; expected at most {LARGEST:.1e}: choose fewer layers= or neurons=, or give "
             + ("control=False" if between == "none" else "between='none' or control=False")
         )
 
 
 def _correlations(
-    keeper: Comoments, own: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]], dtype: torch.dtype
+    keeper: Comoments, same: Sequence[tuple[int, int]], different: Sequence[tuple[int, int]], dtype: torch.dtype
 ) -> dict[str, Any]:
-    def stacked(pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """The result's fields of correlations and of the control."""
+
+    def matrices(pairs: Sequence[tuple[int, int]]) -> Float[Tensor, "pair neuron other_neuron"]:
         return torch.stack([keeper.correlation(pair).to(dtype) for pair in pairs])
 
-    def largest(pairs: Sequence[tuple[int, int]]) -> Tensor | None:
+    def chance(pairs: Sequence[tuple[int, int]]) -> Float[Tensor, " pair"] | None:
         if not keeper.control or not pairs:
             return None
-        return torch.stack([_largest(keeper.correlation(pair, control=True), pair) for pair in pairs])
+        return torch.stack([_largest_magnitude(keeper.correlation(pair, control=True), pair) for pair in pairs])
 
     return {
-        "within": stacked(own),
-        "across": stacked(others) if others else None,
-        "chance_within": largest(own),
-        "chance_across": largest(others),
+        "within": matrices(same),
+        "across": matrices(different) if different else None,
+        "chance_within": chance(same),
+        "chance_across": chance(different),
     }
 
 
-def _largest(correlation: Tensor, pair: tuple[int, int]) -> Tensor:
-    """The largest magnitude; within a layer, of different units."""
+def _largest_magnitude(correlation: Float[Tensor, "neuron other_neuron"], pair: tuple[int, int]) -> Float[Tensor, ""]:
+    """The largest magnitude of a correlation; within a layer, of different units."""
     if pair[0] == pair[1]:
         correlation = correlation.clone().fill_diagonal_(0)
     return correlation.abs().nan_to_num(0).max()

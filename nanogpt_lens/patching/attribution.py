@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -104,17 +105,13 @@ def attribution_patching(
     )
 
 
-def over_examples(per_example: Tensor, metric: BoundMetric) -> Tensor:
-    """Estimates without their last dimension: the mean, or for a bare callable the sum, which is its whole change."""
+def over_examples(per_example: Float[Tensor, "*sites example"], metric: BoundMetric) -> Float[Tensor, "*sites"]:
+    """Estimates without the examples: their mean, or for a bare callable the sum, which is its whole change."""
     return per_example.mean(-1) if metric.per_example else per_example.sum(-1)
 
 
 def check_gradients(model: Hooked, axes: Sequence[str]) -> None:
-    """Refuse what gradients cannot say.
-
-    Raises:
-        AnalysisError: "layer" is not among the axes, or the model cannot be differentiated.
-    """
+    """Raise AnalysisError unless "layer" is among the axes, and the model can be differentiated."""
     check_model(model)
     if not isinstance(axes, Sequence) or "layer" not in axes:
         raise AnalysisError(
@@ -125,15 +122,19 @@ def check_gradients(model: Hooked, axes: Sequence[str]) -> None:
         raise AnalysisError("the model was loaded under torch.inference_mode() and has no gradients; load it outside")
 
 
-def estimates(model: Hooked, setup: SweepSetup, ig_steps: int | None, progress: bool) -> Tensor:
-    """The estimated effect at each site, [*axes, example]."""
+def estimates(
+    model: Hooked, setup: SweepSetup, ig_steps: int | None, progress: bool
+) -> Float[Tensor, "*sites example"]:
+    """The estimated effect at each site, whose dimensions are the swept axes in their order."""
     if ig_steps is None:
-        return _summed(setup, _gradients_at_base(setup))
+        return _effects(setup, _gradients_at_base(setup))
     layers = tqdm(setup.patched_in, desc="integrated gradients", unit="layer", delay=1, disable=not progress)
-    return _summed(setup, {layer: _mean_gradient(model, setup, layer, ig_steps) for layer in layers})
+    return _effects(setup, {layer: _mean_gradient(model, setup, layer, ig_steps) for layer in layers})
 
 
-def two_estimates(model: Hooked, setup: SweepSetup, first: FirstBlock | None) -> tuple[Tensor, Tensor]:
+def two_estimates(
+    model: Hooked, setup: SweepSetup, first: FirstBlock | None
+) -> tuple[Float[Tensor, "*sites example"], Float[Tensor, "*sites example"]]:
     """`estimates` by the gradient at the base point, and by integrated gradients of one step.
 
     Args:
@@ -148,36 +149,38 @@ def two_estimates(model: Hooked, setup: SweepSetup, first: FirstBlock | None) ->
         else:
             end = _gradient_at_source(first, layer, source, setup.runs.metric)
         mean[layer] = (base[layer] + end) / 2
-    return _summed(setup, base), _summed(setup, mean)
+    return _effects(setup, base), _effects(setup, mean)
 
 
-def _gradient_at_source(first: FirstBlock, layer: int, source: Tensor, metric: BoundMetric) -> Tensor:
-    """The gradient of each example's metric where a layer's activation is `source` [example, ...]."""
+def _gradient_at_source(
+    first: FirstBlock, layer: int, source: Float[Tensor, "example ..."], metric: BoundMetric
+) -> Float[Tensor, "example ..."]:
+    """The gradient of each example's metric where a layer's activation is `source`."""
     with torch.enable_grad():
         point = source.detach().clone().requires_grad_()
         logits = first.patched_with({layer: point}).logits(layer, {}, 1)
         return gradient(metric(logits).sum(), [point])[0]
 
 
-def _summed(setup: SweepSetup, gradients: dict[int, Tensor]) -> Tensor:
-    """(source - base) times the gradient, summed over what is not swept: [*axes, example]."""
-    own, source = setup.runs.activations, setup.patched_in
-    change = torch.stack([gradients[layer] * (source[layer] - own[layer]) for layer in sorted(source)])
-    named, wanted = ("layer", "example", *setup.kind.axes), (*setup.axes, "example")
-    summed = [d for d in range(change.dim()) if d >= len(named) or named[d] not in wanted]
-    kept = [name for name in named if name in wanted]
+def _effects(setup: SweepSetup, gradients: dict[int, Float[Tensor, "example ..."]]) -> Float[Tensor, "*sites example"]:
+    """(source - base) times the gradient, summed over what is not swept."""
+    base, source = setup.runs.activations, setup.patched_in
+    change = torch.stack([gradients[layer] * (source[layer] - base[layer]) for layer in sorted(source)])
+    present, order = ("layer", "example", *setup.kind.axes), (*setup.axes, "example")
+    summed = [d for d in range(change.dim()) if d >= len(present) or present[d] not in order]
+    kept = [name for name in present if name in order]
     total = change.sum(summed) if summed else change
-    return total.permute([kept.index(axis) for axis in wanted])
+    return total.permute([kept.index(axis) for axis in order])
 
 
-def _gradients_at_base(setup: SweepSetup) -> dict[int, Tensor]:
+def _gradients_at_base(setup: SweepSetup) -> dict[int, Float[Tensor, "example ..."]]:
     """The gradient of each example's metric in every layer, from one backward pass."""
     assert setup.runs.graph is not None, "set_up was not told that gradients are wanted"
-    found = setup.runs.graph.gradients(setup.runs.metric)
-    return {layer: found[setup.kind.hook_name(layer)] for layer in setup.patched_in}
+    gradients = setup.runs.graph.gradients(setup.runs.metric)
+    return {layer: gradients[setup.kind.hook_name(layer)] for layer in setup.patched_in}
 
 
-def _mean_gradient(model: Hooked, setup: SweepSetup, layer: int, steps: int) -> Tensor:
+def _mean_gradient(model: Hooked, setup: SweepSetup, layer: int, steps: int) -> Float[Tensor, "example ..."]:
     """The mean gradient on the way from base to source in one layer, by the trapezoid rule."""
     base, source = setup.runs.activations[layer], setup.patched_in[layer]
     weights = torch.full((steps + 1,), 1 / steps, dtype=base.dtype, device=base.device)
@@ -192,8 +195,10 @@ def _mean_gradient(model: Hooked, setup: SweepSetup, layer: int, steps: int) -> 
     return mean
 
 
-def _gradients_at(model: Hooked, setup: SweepSetup, layer: int, points: Tensor) -> Tensor:
-    """The gradient of each example's metric where a layer's activation is each of `points` [point, example, ...]."""
+def _gradients_at(
+    model: Hooked, setup: SweepSetup, layer: int, points: Float[Tensor, "point example ..."]
+) -> Float[Tensor, "point example ..."]:
+    """The gradient of each example's metric where a layer's activation is each of `points`."""
     kind, runs = setup.kind, setup.runs
     with torch.enable_grad():
         points = points.detach().clone().requires_grad_()

@@ -17,12 +17,13 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.model.access import Hooked, has_hooks
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
-"""Of the largest logit: what `is_exact` allows by rounding."""
+"""The rounding that `is_exact` allows, as a share of the largest logit."""
 
 
 def names_needed(n_layers: int) -> list[str]:
@@ -37,10 +38,10 @@ class Continuation:
     Args:
         model: a HookedTransformer or a TransformerBridge.
         base: the activations of the base run at `names_needed`, and its "logits".
-        reads: the positions whose logits are wanted, ascending.
+        reads: the positions whose logits are read, ascending.
     """
 
-    def __init__(self, model: Hooked, base: Mapping[str, Tensor], reads: Sequence[int]) -> None:
+    def __init__(self, model: Hooked, base: Mapping[str, Float[Tensor, "example ..."]], reads: Sequence[int]) -> None:
         self.model = model
         self.base = base
         self.reads = list(reads)
@@ -65,50 +66,59 @@ class Continuation:
             return False
         return bool((again - logits).abs().max() <= TOLERANCE[logits.dtype] * logits.abs().max().clamp_min(1.0))
 
-    def at(self, layer: int, hook: str) -> Tensor:
+    def at(self, layer: int, hook: str) -> Float[Tensor, "example ..."]:
         """An activation of the base run."""
         return self.base[f"blocks.{layer}.{hook}"]
 
-    def finish(self, layer: int, stream: Tensor, start: int) -> Tensor:
-        """Logits [site, example, read, d_vocab].
+    def finish(
+        self, layer: int, stream: Float[Tensor, "site example pos d_model"], start: int
+    ) -> Float[Tensor, "site example read d_vocab"]:
+        """The logits at the positions that are read.
 
         Args:
             layer: the first layer that is still to come; `n_layers` where none is.
-            stream: the residual stream before it, [site, example, pos, d_model], from position
-                `start` to `end`.
+            stream: the residual stream before it, from position `start` to `end`.
             start: the first position that may differ from the base run.
         """
         n_sites = len(stream)
-        own = [read for read in self.reads if read >= start]
-        if not own:
+        reads = [read for read in self.reads if read >= start]
+        if not reads:
             return self.base_logits.expand(n_sites, -1, -1, -1)
         x = stream.reshape(-1, *stream.shape[2:])
         for i in range(layer, self.n_layers):
-            first = own[0] if i == self.n_layers - 1 else start
+            first = reads[0] if i == self.n_layers - 1 else start
             x = self._block(i, x, start, first)
-        offset = own[0] if layer < self.n_layers else start
-        x = x[:, [read - offset for read in own]]
-        logits = self.model.unembed(self.model.ln_final(x.contiguous())).view(n_sites, self.n_examples, len(own), -1)
-        if len(own) == len(self.reads):
+        offset = reads[0] if layer < self.n_layers else start
+        x = x[:, [read - offset for read in reads]]
+        logits = self.model.unembed(self.model.ln_final(x.contiguous())).view(n_sites, self.n_examples, len(reads), -1)
+        if len(reads) == len(self.reads):
             return logits
-        before = self.base_logits[:, : len(self.reads) - len(own)].expand(n_sites, -1, -1, -1)
+        before = self.base_logits[:, : len(self.reads) - len(reads)].expand(n_sites, -1, -1, -1)
         return torch.cat([before, logits], dim=2)
 
-    def _block(self, layer: int, x: Tensor, start: int, first: int) -> Tensor:
+    def _block(
+        self, layer: int, x: Float[Tensor, "row pos d_model"], start: int, first: int
+    ) -> Float[Tensor, "row query d_model"]:
         """The stream after a block at positions from `first` on, from that before it from `start` on."""
         block = self.model.blocks[layer]
-        q, k, v = self._projected(layer, block.ln1(x), first - start)
+        q, k, v = self._queries_keys_values(layer, block.ln1(x), first - start)
         z = self._attend(layer, q, k, v, start)
         mid = x[:, first - start :] + z.flatten(2) @ block.attn.W_O.flatten(0, 1) + block.attn.b_O
         return mid + self.mlp_out(layer, mid)
 
-    def mlp_out(self, layer: int, mid: Tensor) -> Tensor:
-        """What the MLP adds to the stream [row, pos, d_model] (its own code views, and wants it contiguous)."""
+    def mlp_out(self, layer: int, mid: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
+        """What the MLP adds to the stream (its own code views, and wants it contiguous)."""
         block = self.model.blocks[layer]
         return block.mlp(block.ln2(mid.contiguous()))
 
-    def _projected(self, layer: int, x: Tensor, skip: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values [row, pos, head, d_head]; no queries for the first `skip` positions."""
+    def _queries_keys_values(
+        self, layer: int, x: Float[Tensor, "row pos d_model"], skip: int
+    ) -> tuple[
+        Float[Tensor, "row query head d_head"],
+        Float[Tensor, "row pos head d_head"],
+        Float[Tensor, "row pos head d_head"],
+    ]:
+        """Queries, keys and values; no queries for the first `skip` positions."""
         if layer not in self._qkv:
             attn = self.model.blocks[layer].attn
             weights = [getattr(attn, f"W_{n}").transpose(0, 1).flatten(1) for n in "QKV"]
@@ -122,15 +132,22 @@ class Continuation:
             q, k, v = F.linear(x, weight.T, bias).split(width, -1)
         return self._heads(q), self._heads(k), self._heads(v)
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def _heads(self, x: Float[Tensor, "row pos features"]) -> Float[Tensor, "row pos head d_head"]:
         return x.unflatten(-1, (self.n_heads, -1))
 
-    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
-        """Attention [row, pos, head, d_head] to the base run's positions before `start`, and causally to the rest."""
+    def _attend(
+        self,
+        layer: int,
+        q: Float[Tensor, "row query head d_head"],
+        k: Float[Tensor, "row key head d_head"],
+        v: Float[Tensor, "row key head d_head"],
+        start: int,
+    ) -> Float[Tensor, "row query head d_head"]:
+        """The result z of attention to the base run's positions before `start`, and causally to the rest."""
         if start:
             k, v = (
-                torch.cat([self._prefix(layer, name, start, len(own)), own], 1)
-                for name, own in (("hook_k", k), ("hook_v", v))
+                torch.cat([self._prefix(layer, name, start, len(rest)), rest], 1)
+                for name, rest in (("hook_k", k), ("hook_v", v))
             )
         n_queries, n_keys = q.shape[1], k.shape[1]
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -144,11 +161,12 @@ class Continuation:
             z = F.scaled_dot_product_attention(q, k, v, attn_mask=past, scale=scale)
         return z.transpose(1, 2)
 
-    def _prefix(self, layer: int, name: str, start: int, n_rows: int) -> Tensor:
+    def _prefix(self, layer: int, name: str, start: int, n_rows: int) -> Float[Tensor, "row pos head d_head"]:
+        """The base run's keys or values before `start`, for each row."""
         base = self.at(layer, f"attn.{name}")[:, :start]
         return base.expand(n_rows // self.n_examples, *base.shape).flatten(0, 1)
 
     def scale(self, layer: int) -> float:
-        """What the scores are divided by."""
+        """The number that the scores are divided by."""
         scale = getattr(self.model.blocks[layer].attn, "attn_scale", None)
         return float(scale) if isinstance(scale, float | int) and scale > 0 else math.sqrt(self.model.cfg.d_head)

@@ -7,12 +7,20 @@ alone: one row goes through the MLP, not a whole run through the layer.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.interventions.sites import Kind
 from nanogpt_lens.patching.continuation import Continuation
+
+Activations: TypeAlias = Mapping[int, Float[Tensor, "example ..."]]
+"""An activation of one run, by layer."""
+
+Coords: TypeAlias = Mapping[str, Int[Tensor, " site"]]
+"""The index of each site along each swept axis."""
 
 
 class FirstBlock:
@@ -21,19 +29,19 @@ class FirstBlock:
     Args:
         run: the base run and what follows.
         kind: the activation that is patched.
-        base: it, in the base run, by layer: [example, ...].
-        source: what takes its place, of the same shape.
+        base: that activation in the base run, by layer.
+        source: what takes its place, by layer.
     """
 
-    def __init__(self, run: Continuation, kind: Kind, base: Mapping[int, Tensor], source: Mapping[int, Tensor]) -> None:
+    def __init__(self, run: Continuation, kind: Kind, base: Activations, source: Activations) -> None:
         self.run, self.kind, self.base, self.source = run, kind, base, source
 
-    def patched_with(self, source: Mapping[int, Tensor]) -> FirstBlock:
+    def patched_with(self, source: Activations) -> FirstBlock:
         """The same runs with something else patched in."""
         return FirstBlock(self.run, self.kind, self.base, source)
 
-    def logits(self, layer: int, coords: Mapping[str, Tensor], n: int) -> Tensor:
-        """Logits [site, example, read, d_vocab] of `n` runs, each patched at its own place in `layer`."""
+    def logits(self, layer: int, coords: Coords, n: int) -> Float[Tensor, "site example read d_vocab"]:
+        """The logits of `n` runs at the positions that are read, each patched at its own place in `layer`."""
         places = coords.get(self.kind.dest)
         start = 0 if places is None else int(places.min())
         rows = Rows(places if self.kind.name not in ("k", "v") else None, start, self.run.end, n)
@@ -51,15 +59,22 @@ class FirstBlock:
             changed = mid + self.run.mlp_out(layer, mid.flatten(0, 1)).view_as(mid)
         return self._continue(layer + 1, self.run.at(layer, "hook_resid_post"), changed, rows)
 
-    def _continue(self, layer: int, base: Tensor, changed: Tensor, rows: Rows) -> Tensor:
+    def _continue(
+        self,
+        layer: int,
+        base: Float[Tensor, "example pos d_model"],
+        changed: Float[Tensor, "site example row d_model"],
+        rows: Rows,
+    ) -> Float[Tensor, "site example read d_vocab"]:
+        """The logits of runs whose stream before `layer` is the base run's but for the rows that are changed."""
         stream = changed
         if rows.places is not None:
             stream = base[:, rows.start : rows.end].expand(rows.n, -1, -1, -1).clone()
             stream[torch.arange(rows.n), :, rows.places - rows.start] = changed[:, :, 0]
         return self.run.finish(layer, stream, rows.start)
 
-    def _neurons(self, layer: int, coords: Mapping[str, Tensor], rows: Rows) -> Tensor:
-        """What the patched neurons add to the stream, [site, example, row, d_model]."""
+    def _neurons(self, layer: int, coords: Coords, rows: Rows) -> Float[Tensor, "site example row d_model"]:
+        """What the patched neurons add to the stream."""
         w_out = self.run.model.blocks[layer].mlp.W_out
         change = self.source[layer] - self.base[layer]
         neurons = coords.get("neuron")
@@ -67,8 +82,8 @@ class FirstBlock:
             return rows.of(change) @ w_out
         return rows.each(change, neurons)[..., None] * w_out[neurons][:, None, None]
 
-    def _mid(self, layer: int, coords: Mapping[str, Tensor], rows: Rows) -> Tensor:
-        """The stream between attention and MLP, [site, example, row, d_model]."""
+    def _mid(self, layer: int, coords: Coords, rows: Rows) -> Float[Tensor, "site example row d_model"]:
+        """The stream between attention and MLP."""
         name = self.kind.name
         if name == "resid_mid":
             return rows.of(self.source[layer])
@@ -78,17 +93,17 @@ class FirstBlock:
         heads = coords.get("head")
         w_o = self.run.model.blocks[layer].attn.W_O
         for head in range(self.run.n_heads):
-            own = torch.arange(rows.n) if heads is None else (heads == head).nonzero().squeeze(1)
-            if len(own):
-                some = {axis: places[own] for axis, places in coords.items()}
-                mid[own] += self._head(layer, head, some, rows.take(own)) @ w_o[head]
+            sites = torch.arange(rows.n) if heads is None else (heads == head).nonzero().squeeze(1)
+            if len(sites):
+                some = {axis: places[sites] for axis, places in coords.items()}
+                mid[sites] += self._head(layer, head, some, rows.take(sites)) @ w_o[head]
         return mid
 
-    def _head(self, layer: int, head: int, coords: Mapping[str, Tensor], rows: Rows) -> Tensor:
-        """How the patch changes the output z of one head, [site, example, row, d_head]."""
+    def _head(self, layer: int, head: int, coords: Coords, rows: Rows) -> Float[Tensor, "site example row d_head"]:
+        """The change that the patch makes to the output z of one head."""
         name = self.kind.name
         if name == "pattern":
-            return self._reweighted(layer, head, coords, rows)
+            return self._change_of_weighted(layer, head, coords, rows)
         base, source = self.base[layer][:, :, head], self.source[layer][:, :, head]
         if name == "z":
             return rows.of(source - base)
@@ -115,14 +130,22 @@ class FirstBlock:
         scores[torch.arange(rows.n), :, :, at] = column.masked_fill(future.to(column.device)[:, None], -torch.inf)
         return (scores.softmax(-1) - pattern) @ v
 
-    def _scores(self, q: Tensor, k: Tensor, rows: Rows, layer: int) -> Tensor:
-        """One head's scores [site, example, row, src_pos]; rows are the queries' positions."""
+    def _scores(
+        self,
+        q: Float[Tensor, "site example row d_head"],
+        k: Float[Tensor, "... src_pos d_head"],
+        rows: Rows,
+        layer: int,
+    ) -> Float[Tensor, "site example row src_pos"]:
+        """One head's scores; rows are the queries' positions."""
         scores = q @ k.transpose(-2, -1) / self.run.scale(layer)
         future = torch.arange(k.shape[-2], device=q.device) > rows.positions().to(q.device)[..., None]
         return scores.masked_fill(future[:, None], -torch.inf)
 
-    def _reweighted(self, layer: int, head: int, coords: Mapping[str, Tensor], rows: Rows) -> Tensor:
-        """For a patched pattern: its change, times the values."""
+    def _change_of_weighted(
+        self, layer: int, head: int, coords: Coords, rows: Rows
+    ) -> Float[Tensor, "site example row d_head"]:
+        """The change of a patched pattern, times the values."""
         change = (self.source[layer] - self.base[layer])[:, head, :, : rows.end]
         v = self.run.at(layer, "attn.hook_v")[:, : rows.end, head]
         src = coords.get("src_pos")
@@ -136,27 +159,29 @@ class FirstBlock:
 class Rows:
     """The positions of each run that a patch changes first: one for each site, or all from `start` to `end`."""
 
-    def __init__(self, places: Tensor | None, start: int, end: int, n: int) -> None:
+    def __init__(self, places: Int[Tensor, " site"] | None, start: int, end: int, n: int) -> None:
         self.places, self.start, self.end, self.n = places, start, end, n
 
-    def take(self, index: Tensor) -> Rows:
+    def take(self, index: Int[Tensor, " index"]) -> Rows:
         """The rows of some sites."""
         return Rows(None if self.places is None else self.places[index], self.start, self.end, len(index))
 
-    def of(self, values: Tensor) -> Tensor:
-        """[site, example, row, ...] of an activation [example, pos, ...]."""
+    def of(self, values: Float[Tensor, "example pos ..."]) -> Float[Tensor, "site example row ..."]:
+        """What an activation is at the rows of each site."""
         if self.places is None:
             return values[:, self.start : self.end].expand(self.n, *(-1 for _ in values.shape))
         return values[:, self.places].transpose(0, 1)[:, :, None]
 
-    def each(self, values: Tensor, last: Tensor) -> Tensor:
-        """[site, example, row] of an activation [example, pos, feature], each site its own feature."""
+    def each(
+        self, values: Float[Tensor, "example pos feature"], last: Int[Tensor, " site"]
+    ) -> Float[Tensor, "site example row"]:
+        """What one feature of an activation is at the rows of each site, of each site another feature."""
         if self.places is None:
             return values[:, self.start : self.end, last].permute(2, 0, 1)
         return values[:, self.places, last].T[..., None]
 
-    def positions(self) -> Tensor:
-        """The position of each row, [site or 1, row]."""
+    def positions(self) -> Int[Tensor, "site row"]:
+        """The position of each row; one row of positions stands for all sites where they are the same."""
         if self.places is None:
             return torch.arange(self.start, self.end)[None]
         return self.places[:, None]

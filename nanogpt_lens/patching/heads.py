@@ -14,10 +14,10 @@ def patched_heads(model: Hooked, *, seq_len: int | None = None, n: int = 32, see
 
     Args:
         model: the model.
-        seq_len, n, seed: of `prompts.induction_pairs`.
+        seq_len, n, seed: as for `prompts.induction_pairs`.
 
     Returns:
-        the rise of logit([B]) - logit(another token of the prompt) at the last position, [layer, head], when
+        The rise of logit([B]) - logit(another token of the prompt) at the last position, [layer, head], when
         the head is patched at all positions (denoising), with intervals over the prompts.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.choices import Ablation, check_choice
@@ -47,9 +48,9 @@ def head_importance(
         method: "exact" runs the model with each head ablated; "attribution" estimates it by integrated
             gradients on the way from intact to ablated. (The gradient at the intact model alone says
             next to nothing: training has made it small.)
-        seq_len: tokens of a sequence; None for the context, at most 128.
-        n: how many sequences, at least 2.
-        seed: of the choice of sequences and of "resample".
+        seq_len: the tokens of a sequence; None for the context, at most 128.
+        n: the number of sequences, at least 2.
+        seed: the seed of the choice of sequences and of "resample".
         progress: show a bar.
 
     Returns:
@@ -70,7 +71,7 @@ def head_importance(
     batches = list(tokens.split(at_once))
     if len(batches) > 1 and len(batches[-1]) < 2:  # nothing to resample from
         batches[-2:] = [torch.cat(batches[-2:])]
-    rises = torch.cat([_rise(model, batch, source, method, seed, progress) for batch in batches], dim=-1)
+    rises = torch.cat([_rises(model, batch, source, method, seed, progress) for batch in batches], dim=-1)
     return Scores(
         **sampled(rises, seed=seed),
         axes=("layer", "head"),
@@ -107,15 +108,17 @@ def _reference(source: str, sizes: list[int]) -> str:
     return f"; the other sequence is drawn from {f'the same {several}' if several else 'all of them'}"
 
 
-def _rise(model: Hooked, tokens: Tensor, source: str, method: str, seed: int, progress: bool) -> Tensor:
-    """[layer, head, example]."""
+def _rises(
+    model: Hooked, tokens: Int[Tensor, "example pos"], source: str, method: str, seed: int, progress: bool
+) -> Float[Tensor, "layer head example"]:
+    """The rise of each example's loss without each head."""
     options = {"activation": "z", "axes": ("layer", "head"), "source": source, "seed": seed}
     if method == "attribution":
-        found = attribution_patching(
+        estimates = attribution_patching(
             model, tokens, None, loss(), **options, ig_steps=IG_STEPS, progress=progress
         ).per_example
-        assert found is not None
-        return found
+        assert estimates is not None
+        return estimates
     result = activation_patching(model, tokens, None, loss(), **options, progress=progress)
     assert result.per_example is not None
     with evaluating(model):

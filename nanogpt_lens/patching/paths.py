@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -27,7 +28,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.nodes import Node, Nodes, label, receivers_of, senders_of
 from nanogpt_lens.model.access import Edit, Hooked, Text, evaluating, has_hooks, provenance, record
 from nanogpt_lens.patching.runner import CHUNK_TOKENS, MEMORY
-from nanogpt_lens.patching.runs import checked_direction, intervals, pair_of, position_labels, run_copies, run_value
+from nanogpt_lens.patching.runs import check_direction, intervals, pair_of, position_labels, run_copies, run_value
 from nanogpt_lens.results import PatchingResult, Sample
 from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
 
@@ -62,8 +63,8 @@ def path_patching(
         receiver_positions: where the receivers' inputs are patched; None for all.
         freeze_mlps: also freeze the MLPs between senders and receivers, so that only the very
             direct paths remain; the IOI paper does not.
-        seed: of the bootstrap.
-        memory: bytes for the patched runs of a chunk.
+        seed: the seed of the bootstrap.
+        memory: the bytes for the patched runs of a chunk.
         progress: show a bar.
 
     Returns:
@@ -74,7 +75,7 @@ def path_patching(
         AnalysisError: texts of different shapes, an unknown node, position or direction, a metric
             that does not fit.
     """
-    checked_direction(direction)
+    check_direction(direction)
     with evaluating(model):
         first, second = pair_of(model, clean, corrupted)
         if second is None:
@@ -83,8 +84,8 @@ def path_patching(
         bound = bind(metric, model, first)
         patcher = _PathPatcher(model, base, source, bound, freeze_mlps, receiver_positions, memory)
         groups, ends = senders_of(model, senders), receivers_of(model, receivers)
-        where = _positions(positions, first.shape[1])
-        per_example = patcher.values(groups, ends, where, progress=progress)
+        masks = _position_masks(positions, first.shape[1])
+        per_example = patcher.values(groups, ends, masks, progress=progress)
         values = [run_value(bound, kept["logits"]) for kept in (patcher.source, patcher.base)]
     axes = ("sender", "receiver", "pos") if positions == "each" else ("sender", "receiver")
     per_example = per_example if positions == "each" else per_example.squeeze(2)
@@ -119,49 +120,51 @@ def path_patching(
     )
 
 
-def _positions(positions: str | int | Sequence[int], n_pos: int) -> Tensor:
-    """Masks [choice, pos] of where the senders are patched.
+def _position_masks(positions: str | int | Sequence[int], n_pos: int) -> Bool[Tensor, "choice pos"]:
+    """Masks of the positions at which the senders are patched.
 
     Raises:
-        AnalysisError: neither a known word nor positions of the text.
+        AnalysisError: `positions` is neither a known word nor positions of the text.
     """
     if isinstance(positions, str):
         if positions not in ("all", "each"):
             raise AnalysisError(f"positions is {positions!r}; expected 'all', 'each', or a list of positions")
         return torch.ones(1, n_pos, dtype=torch.bool) if positions == "all" else torch.eye(n_pos, dtype=torch.bool)
-    return _some(positions, n_pos)[None]
+    return _position_mask(positions, n_pos)[None]
 
 
-def _some(positions: int | Sequence[int], n_pos: int) -> Tensor:
-    """A mask [pos] of some positions.
+def _position_mask(positions: int | Sequence[int], n_pos: int) -> Bool[Tensor, " pos"]:
+    """A mask of some positions.
 
     Raises:
-        AnalysisError: none, or one that the text does not have.
+        AnalysisError: there is no position, or one that the text does not have.
     """
-    wanted = list(positions) if isinstance(positions, Sequence) else [positions]
-    for p in wanted:
+    some = list(positions) if isinstance(positions, Sequence) else [positions]
+    for p in some:
         if isinstance(p, bool) or not isinstance(p, int) or not -n_pos <= p < n_pos:
             raise AnalysisError(f"there is no position {p!r}; expected {-n_pos} to {n_pos - 1}")
-    if not wanted:
+    if not some:
         raise AnalysisError("no position is given; expected at least one")
     mask = torch.zeros(n_pos, dtype=torch.bool)
-    mask[wanted] = True
+    mask[some] = True
     return mask
 
 
 @dataclass(frozen=True, eq=False)
 class _Chunk:
-    """Some sites: a group of senders, each row with its own mask [site, pos]."""
+    """Some sites: a group of senders, and for each site the positions at which they are patched."""
 
     senders: tuple[Node, ...]
-    mask: Tensor
+    mask: Bool[Tensor, "site pos"]
 
-    def rows(self, value: Tensor) -> Tensor:
-        """[example, ...] as [site * example, ...], without a copy where there is one site."""
+    def rows(self, value: Float[Tensor, "example ..."]) -> Float[Tensor, "row ..."]:
+        """The examples of each site, one site after the other; without a copy where there is one site."""
         return value.expand(len(self.mask), *value.shape).flatten(0, 1)
 
-    def mixed(self, inside: Tensor, outside: Tensor) -> Tensor:
-        """Rows [site * example, pos, ...] of `inside` [example, pos, ...] where masked, else `outside`'s rows."""
+    def mixed(
+        self, inside: Float[Tensor, "example pos ..."], outside: Float[Tensor, "row pos ..."]
+    ) -> Float[Tensor, "row pos ..."]:
+        """`inside` at the positions of each site's mask, and `outside` elsewhere."""
         mask = self.mask.to(outside.device)[:, None]
         kept = outside.unflatten(0, (len(self.mask), -1))
         return torch.where(mask.reshape(*mask.shape, *(1,) * (inside.dim() - 2)), inside, kept).flatten(0, 1)
@@ -173,8 +176,8 @@ class _PathPatcher:
     def __init__(
         self,
         model: Hooked,
-        base: Tensor,
-        source: Tensor,
+        base: Int[Tensor, "example pos"],
+        source: Int[Tensor, "example pos"],
         metric: BoundMetric,
         freeze_mlps: bool,
         receiver_positions: int | Sequence[int] | None,
@@ -191,56 +194,63 @@ class _PathPatcher:
         self.inside = (
             torch.ones(base.shape[1], dtype=torch.bool)
             if receiver_positions is None
-            else _some(receiver_positions, base.shape[1])
+            else _position_mask(receiver_positions, base.shape[1])
         ).to(base.device)
 
     def values(
-        self, senders: list[tuple[Node, ...]], receivers: list[tuple[Node, ...]], where: Tensor, *, progress: bool
-    ) -> Tensor:
-        """The metric [sender, receiver, choice of positions, example]."""
+        self,
+        senders: list[tuple[Node, ...]],
+        receivers: list[tuple[Node, ...]],
+        masks: Bool[Tensor, "choice pos"],
+        *,
+        progress: bool,
+    ) -> Float[Tensor, "sender receiver choice example"]:
+        """The metric of every path, for every choice of the positions at which the senders are patched."""
         plain = self.metric.of_run(self.base["logits"])
-        out = plain.expand(len(senders), len(receivers), len(where), -1).clone()
-        wanted = list(dict.fromkeys(node for group in receivers for node in group))
-        total = len(senders) * len(where)
+        out = plain.expand(len(senders), len(receivers), len(masks), -1).clone()
+        readers = list(dict.fromkeys(node for group in receivers for node in group))
+        total = len(senders) * len(masks)
         with tqdm(total=total, desc="path patching", unit="sender", delay=1, disable=not progress) as bar:
             for i, group in enumerate(senders):
                 first = min(node.layer for node in group)
-                for places in self._chunks(where):
-                    chunk = _Chunk(group, where[places])
-                    inputs = self._inputs(chunk, wanted, first)
+                for places in self._chunks(len(masks)):
+                    chunk = _Chunk(group, masks[places])
+                    inputs = self._inputs(chunk, readers, first)
                     for j, ends in enumerate(receivers):
                         if any(_reaches(sender, end) for sender in group for end in ends):
-                            out[i, j, places] = self._received(chunk, ends, inputs).to(out.dtype)
+                            out[i, j, places] = self._patched_metric(chunk, ends, inputs).to(out.dtype)
                     bar.update(len(places))
         return out
 
-    def _chunks(self, where: Tensor) -> Iterator[Tensor]:
+    def _chunks(self, n_choices: int) -> Iterator[Int[Tensor, " choice"]]:
+        """Yield the numbers of choices that are run together."""
         cfg, (n_examples, n_pos) = self.model.cfg, self.tokens.shape
         n_floats = n_pos * (14 * cfg.d_model + 4 * cfg.d_mlp + 3 * cfg.n_heads * n_pos + 3 * cfg.d_vocab)
         n_bytes = n_examples * n_floats * self.base["logits"].element_size()
         n = 1 if self.observed else max(1, min(CHUNK_TOKENS // (n_examples * n_pos), self.memory // n_bytes))
-        yield from torch.arange(len(where)).split(n)
+        yield from torch.arange(n_choices).split(n)
 
-    def _inputs(self, chunk: _Chunk, receivers: Sequence[Node], first: int) -> dict[Node, Tensor]:
+    def _inputs(self, chunk: _Chunk, receivers: Sequence[Node], first: int) -> dict[Node, Float[Tensor, "row pos ..."]]:
         """Step 2: what enters each receiver when the senders are patched and the rest is frozen."""
         edits: dict[str, Edit] = {}
         for layer in range(max(first, 0), self.n_layers):
             heads = [node.head for node in chunk.senders if node.kind == "head" and node.layer == layer]
-            edits[f"blocks.{layer}.attn.hook_z"] = self._frozen_heads(chunk, layer, heads)
+            edits[f"blocks.{layer}.attn.hook_z"] = self._freeze_heads(chunk, layer, heads)
             patched = Node("mlp", layer) in chunk.senders
             if patched or self.freeze_mlps:
-                edits[f"blocks.{layer}.hook_mlp_out"] = self._frozen_mlp(chunk, layer, patched)
+                edits[f"blocks.{layer}.hook_mlp_out"] = self._freeze_mlp(chunk, layer, patched)
         if first < 0:
             source = self.source["hook_embed"]
             edits["hook_embed"] = lambda value: chunk.mixed(source, value)
         noted: dict[str, Tensor] = {}
         for name in {self._hook(node) for node in receivers if node.layer >= max(first, 0)}:
-            edits[name] = _noting(noted, name)
+            edits[name] = _edit_that_notes(noted, name)
         self._run(chunk, edits, first)
-        found = {node: noted[self._hook(node)] for node in receivers if self._hook(node) in noted}
-        return {node: value[:, :, node.head] if node.kind == "head" else value for node, value in found.items()}
+        inputs = {node: noted[self._hook(node)] for node in receivers if self._hook(node) in noted}
+        return {node: value[:, :, node.head] if node.kind == "head" else value for node, value in inputs.items()}
 
-    def _frozen_heads(self, chunk: _Chunk, layer: int, heads: list[int]) -> Edit:
+    def _freeze_heads(self, chunk: _Chunk, layer: int, heads: list[int]) -> Edit:
+        """An edit that keeps a layer's heads as they are in the base run, but for the senders among them."""
         name = f"blocks.{layer}.attn.hook_z"
 
         def edit(value: Tensor) -> Tensor:
@@ -253,7 +263,8 @@ class _PathPatcher:
 
         return edit
 
-    def _frozen_mlp(self, chunk: _Chunk, layer: int, patched: bool) -> Edit:
+    def _freeze_mlp(self, chunk: _Chunk, layer: int, patched: bool) -> Edit:
+        """An edit of an MLP's output, which is patched where the MLP is a sender, and frozen if all MLPs are."""
         name = f"blocks.{layer}.hook_mlp_out"
 
         def edit(value: Tensor) -> Tensor:
@@ -262,15 +273,21 @@ class _PathPatcher:
 
         return edit
 
-    def _received(self, chunk: _Chunk, receivers: Sequence[Node], inputs: dict[Node, Tensor]) -> Tensor:
-        """Step 3: the metric [site, example] of runs whose receivers read what was noted."""
+    def _patched_metric(
+        self, chunk: _Chunk, receivers: Sequence[Node], inputs: dict[Node, Float[Tensor, "row pos ..."]]
+    ) -> Float[Tensor, "site example"]:
+        """Step 3: the metric of runs whose receivers read what was noted."""
         present = [node for node in receivers if node in inputs]
         by_hook = {self._hook(node): [n for n in present if self._hook(n) == self._hook(node)] for node in present}
-        edits = {name: self._receiving(chunk, nodes, inputs) for name, nodes in by_hook.items()}
+        edits = {name: self._replace_inputs(chunk, nodes, inputs) for name, nodes in by_hook.items()}
         logits = self._run(chunk, edits, min(min(node.layer for node in present), self.n_layers - 1))
         return self.metric(logits[:, :, list(self.metric.reads)])
 
-    def _receiving(self, chunk: _Chunk, nodes: Sequence[Node], inputs: dict[Node, Tensor]) -> Edit:
+    def _replace_inputs(
+        self, chunk: _Chunk, nodes: Sequence[Node], inputs: dict[Node, Float[Tensor, "row pos ..."]]
+    ) -> Edit:
+        """An edit of a hook point that gives receivers the inputs that were noted."""
+
         def edit(value: Tensor) -> Tensor:
             patched = value.clone()
             for node in nodes:
@@ -285,16 +302,21 @@ class _PathPatcher:
 
         return edit
 
-    def _final(self) -> Tensor:
+    def _final(self) -> Float[Tensor, "example pos d_model"]:
+        """The residual stream of the base run after the last layer."""
         return self.base[f"blocks.{self.n_layers - 1}.hook_resid_post"]
 
     def _hook(self, node: Node) -> str:
-        """Where a receiver's input is noted and replaced: linear in what it reads, and read by nothing else."""
+        """The hook point at which a receiver's input is noted and replaced.
+
+        It is linear in what it reads, and read by nothing else.
+        """
         if node.kind == "logits":
             return f"blocks.{self.n_layers - 1}.hook_resid_post"
         return f"blocks.{node.layer}." + (f"attn.hook_{node.part}" if node.kind == "head" else "mlp.hook_pre")
 
-    def _run(self, chunk: _Chunk, edits: dict[str, Edit], first: int) -> Tensor:
+    def _run(self, chunk: _Chunk, edits: dict[str, Edit], first: int) -> Float[Tensor, "site example pos d_vocab"]:
+        """The logits of a run of all sites of a chunk, which begins at the first layer that is edited."""
         begin = first if first > 0 and not self.observed else None
         return run_copies(self.model, self.tokens, self.base, len(chunk.mask), edits, layer=begin)
 
@@ -305,7 +327,7 @@ def _reaches(sender: Node, receiver: Node) -> bool:
     return sender.layer < receiver.layer or same
 
 
-def _noting(noted: dict[str, Tensor], name: str) -> Edit:
+def _edit_that_notes(noted: dict[str, Tensor], name: str) -> Edit:
     def edit(value: Tensor) -> None:
         noted[name] = value.clone()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,6 +23,8 @@ from nanogpt_lens.patching.first_block import FirstBlock
 from nanogpt_lens.patching.runs import SweepSetup, run_copies
 
 Engine: TypeAlias = Literal["auto", "hooks"]
+"""How patched runs are made: by shortcuts where they are exact, or always through hook points."""
+
 MEMORY = 2**28
 """Bytes that the patched runs of a chunk may take, beside the activations of the two plain runs."""
 CHUNK_TOKENS = 1024
@@ -36,7 +39,7 @@ class PatchRunner:
         model: the model.
         setup: the base run, what is patched in, and what is measured.
         engine: "auto" takes shortcuts where they are proven exact; "hooks" never does.
-        memory: see `MEMORY`.
+        memory: the bytes that a chunk may take, see `MEMORY`.
 
     Raises:
         AnalysisError: there is no such engine.
@@ -62,8 +65,8 @@ class PatchRunner:
             return "continuation of the base run"
         return "hook points, one site per run" if self.observed else "hook points, sites on the batch axis"
 
-    def values(self, sites: Sites, *, progress: bool = False) -> Tensor:
-        """The metric of every patched run, [site, example] ([site, 1] for a bare callable)."""
+    def values(self, sites: Sites, *, progress: bool = False) -> Float[Tensor, "site example"]:
+        """The metric of every patched run; for a bare callable one value for all examples."""
         out = self.base_value.expand(sites.n, -1).clone()
         with tqdm(total=sites.n, desc=f"patching {self.kind.name}", unit="site", delay=1, disable=not progress) as bar:
             for layer, index in self._chunks(sites):
@@ -71,13 +74,13 @@ class PatchRunner:
                 if self.fast and layer is not None:
                     logits = self.first.logits(layer, some.coords, some.n)
                 else:
-                    logits = self._hooked(layer, some)
+                    logits = self._logits_through_hooks(layer, some)
                 out[index.to(out.device)] = self.metric(logits).to(out.dtype)
                 bar.update(len(index))
         return out
 
-    def _chunks(self, sites: Sites) -> Iterator[tuple[int | None, Tensor]]:
-        """Sites of one layer, those that change early positions first; without those that nothing read sees."""
+    def _chunks(self, sites: Sites) -> Iterator[tuple[int | None, Int[Tensor, " site"]]]:
+        """Yield sites of one layer, those that change early positions first; without those that nothing read sees."""
         places = sites.coords.get(self.kind.dest)
         for layer, index in sites.by_layer(self.model.cfg.n_layers):
             dest = torch.zeros_like(index) if places is None else places[index]
@@ -93,7 +96,7 @@ class PatchRunner:
                 index, dest = index[n:], dest[n:]
 
     def _chunk_size(self, start: int, *, shortcut: bool) -> int:
-        """How many sites whose first changed position is `start` or later fit into one chunk."""
+        """The number of sites that fit into one chunk, if the first position they change is `start` or later."""
         if self.observed:
             return 1
         cfg = self.model.cfg
@@ -105,8 +108,8 @@ class PatchRunner:
         n_bytes = n_examples * (n_floats + 4 * reads * cfg.d_vocab) * self.base["logits"].element_size()
         return max(1, min(CHUNK_TOKENS // (n_examples * length), self.memory // n_bytes))
 
-    def _hooked(self, layer: int | None, sites: Sites) -> Tensor:
-        """Logits [site, example, read, d_vocab] through hook points, started at the patched layer where one is."""
+    def _logits_through_hooks(self, layer: int | None, sites: Sites) -> Float[Tensor, "site example read d_vocab"]:
+        """The logits at the positions that are read, from runs that begin at the patched layer if there is one."""
         layers = list(self.source) if layer is None else [layer]
         edits = {self.kind.hook_name(i): self._edit(i, sites) for i in layers}
         begin = None if self.observed else layer
@@ -114,6 +117,7 @@ class PatchRunner:
         return logits[:, :, list(self.metric.reads)]
 
     def _edit(self, layer: int, sites: Sites) -> Edit:
+        """An edit that patches each site's copy of the base run at that site."""
         index = site_index(self.kind, sites.coords, sites.n)
         source = self.source[layer].expand(sites.n, *self.source[layer].shape)
 

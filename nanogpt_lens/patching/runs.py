@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import bootstrap
-from nanogpt_lens.interventions.sites import Kind, checked_axes, kind_of
+from nanogpt_lens.interventions.sites import Kind, kind_of, sweep_axes
 from nanogpt_lens.interventions.sources import SOURCES, source_activations
 from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, can_start, provenance, record, run, token_labels
 from nanogpt_lens.patching.continuation import names_needed
@@ -23,20 +24,20 @@ class SweepSetup:
     """A sweep, ready to be made.
 
     Attributes:
-        kind, axes: what is patched where.
+        kind, axes: the activation that is patched, and the axes along which sites are told apart.
         runs: the two runs.
         patched_in: what takes the activation's place, by layer.
         source: where that comes from, in a word.
-        reference: the tokens that were averaged or drawn from, None for the patched run's own.
-        seed: of what is drawn.
+        reference: the tokens that were averaged or drawn from, None for those of the patched run.
+        seed: the seed of what is drawn.
     """
 
     kind: Kind
     axes: tuple[str, ...]
     runs: TwoRuns
-    patched_in: dict[int, Tensor]
+    patched_in: dict[int, Float[Tensor, "example ..."]]
     source: str
-    reference: Tensor | None
+    reference: Int[Tensor, "reference pos"] | None
     seed: int
 
     def labels(self, model: Hooked) -> dict[str, tuple[str, ...]]:
@@ -83,7 +84,7 @@ def set_up(
     seed: int,
     differentiable: bool = False,
 ) -> SweepSetup:
-    """Check everything, run both texts once, and make what is patched in.
+    """A sweep that is checked, both texts run once, and what is patched in made.
 
     With `differentiable`, the patched run keeps its graph.
 
@@ -91,11 +92,11 @@ def set_up(
         AnalysisError: see `activation_patching`.
     """
     kind = kind_of(activation)
-    wanted = checked_axes(kind, axes)
+    swept = sweep_axes(kind, axes)
     runs = two_runs(model, clean, corrupted, metric, kind, direction, differentiable)
     ref = None if reference is None else reference_tokens(model, reference, runs.tokens)
     patched_in = source_activations(model, kind, source, runs.activations, other=runs.others, reference=ref, seed=seed)
-    return SweepSetup(kind=kind, axes=wanted, runs=runs, patched_in=patched_in, source=source, reference=ref, seed=seed)
+    return SweepSetup(kind=kind, axes=swept, runs=runs, patched_in=patched_in, source=source, reference=ref, seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,42 +104,47 @@ class TwoRuns:
     """A clean run, perhaps a corrupted one, and which of them is patched.
 
     Attributes:
-        clean, corrupted: ids [example, pos].
+        clean, corrupted: the texts as ids.
         direction: "noise" where there is no corrupted run.
-        tokens: of the run that is patched.
+        tokens: the ids of the run that is patched.
         base: its activations, by name, and its "logits".
         activations: those of the kind that is patched, by layer; `others`, the same of the other run.
-        other_logits: of the other run.
+        other_logits: the logits of the other run.
         graph: for gradients of the patched run, where it kept one.
     """
 
-    clean: Tensor
-    corrupted: Tensor | None
+    clean: Int[Tensor, "example pos"]
+    corrupted: Int[Tensor, "example pos"] | None
     direction: str
-    tokens: Tensor
-    base: dict[str, Tensor]
-    activations: dict[int, Tensor]
-    others: dict[int, Tensor] | None
-    other_logits: Tensor | None
+    tokens: Int[Tensor, "example pos"]
+    base: dict[str, Float[Tensor, "example ..."]]
+    activations: dict[int, Float[Tensor, "example ..."]]
+    others: dict[int, Float[Tensor, "example ..."]] | None
+    other_logits: Float[Tensor, "example pos d_vocab"] | None
     metric: BoundMetric
     graph: Graph | None = None
 
     def values(self) -> tuple[float, float | None]:
         """The metric of the clean and of the corrupted run."""
-        own = run_value(self.metric, self.base["logits"])
+        patched = run_value(self.metric, self.base["logits"])
         if self.other_logits is None:
-            return own, None
+            return patched, None
         other = run_value(self.metric, self.other_logits)
-        return (other, own) if self.direction == "denoise" else (own, other)
+        return (other, patched) if self.direction == "denoise" else (patched, other)
 
 
-def run_value(metric: BoundMetric, logits: Tensor) -> float:
+def run_value(metric: BoundMetric, logits: Float[Tensor, "example pos d_vocab"]) -> float:
     """The metric of one run, the mean over its examples."""
     return float(metric.of_run(logits).double().mean())
 
 
-def intervals(metric: BoundMetric, base_logits: Tensor, per_example: Tensor, seed: int) -> dict[str, Any]:
-    """Bootstrap intervals of the metric and of its paired change [...], from values [..., example]; by field name."""
+def intervals(
+    metric: BoundMetric,
+    base_logits: Float[Tensor, "example pos d_vocab"],
+    per_example: Float[Tensor, "*sites value"],
+    seed: int,
+) -> dict[str, Any]:
+    """Bootstrap intervals of the metric and of its paired change, from each example's value; by field name."""
     if not metric.per_example:
         return {}
     value = bootstrap(per_example, seed=seed)
@@ -149,17 +155,23 @@ def intervals(metric: BoundMetric, base_logits: Tensor, per_example: Tensor, see
 
 
 def run_copies(
-    model: Hooked, tokens: Tensor, base: Mapping[str, Tensor], n: int, edits: Mapping[str, Edit], *, layer: int | None
-) -> Tensor:
-    """Logits [copy, example, pos, d_vocab] of `n` edited copies of the base run, on the batch axis.
+    model: Hooked,
+    tokens: Int[Tensor, "example pos"],
+    base: Mapping[str, Float[Tensor, "example ..."]],
+    n: int,
+    edits: Mapping[str, Edit],
+    *,
+    layer: int | None,
+) -> Float[Tensor, "copy example pos d_vocab"]:
+    """The logits of `n` edited copies of the base run, on the batch axis.
 
     Args:
         model: the model.
-        tokens: of the base run, [example, pos].
-        base: its activations, with `hook_resid_pre` of `layer`.
-        n: how many copies.
-        edits: they see [copy * example, ...].
-        layer: where the copies begin; None, or a model in which they cannot, begins with the tokens.
+        tokens: the ids of the base run.
+        base: its activations by name, with `hook_resid_pre` of `layer`.
+        n: the number of copies.
+        edits: they see the copies one after the other on the batch axis.
+        layer: the layer that the copies begin with; None, or a model in which they cannot, begins with the tokens.
     """
     begin = layer if layer is not None and can_start(model) else None
     inputs = tokens if begin is None else base[f"blocks.{begin}.hook_resid_pre"]
@@ -167,19 +179,17 @@ def run_copies(
     return logits.unflatten(0, (n, len(tokens)))
 
 
-def checked_direction(direction: str) -> str:
-    """The direction, where there is one of that name.
-
-    Raises:
-        AnalysisError: there is none.
-    """
+def check_direction(direction: str) -> None:
+    """Raise AnalysisError unless `direction` is "denoise" or "noise"."""
     if direction not in ("denoise", "noise"):
         raise AnalysisError(f"direction is {direction!r}; expected 'denoise' or 'noise'")
-    return direction
 
 
 def position_labels(
-    model: Hooked, clean: Tensor, corrupted: Tensor | None, axes: Sequence[str]
+    model: Hooked,
+    clean: Int[Tensor, "example pos"],
+    corrupted: Int[Tensor, "example pos"] | None,
+    axes: Sequence[str],
 ) -> dict[str, tuple[str, ...]]:
     """Tokens for the axes that are positions, where there is one example; `a|b` where the texts differ."""
     if len(clean) > 1:
@@ -205,7 +215,7 @@ def two_runs(
     Raises:
         AnalysisError: see `activation_patching`.
     """
-    checked_direction(direction)
+    check_direction(direction)
     clean_tokens, corrupted_tokens = pair_of(model, clean, corrupted)
     if getattr(model.cfg, "attn_only", False):
         raise AnalysisError("the model has attention alone; expected MLPs as well, which every nanoGPT model has")
@@ -215,19 +225,19 @@ def two_runs(
         direction = "noise"
     elif direction == "denoise":
         tokens, other = other, clean_tokens
-    own = [kind.hook_name(layer) for layer in range(model.cfg.n_layers)]
-    names = dict.fromkeys((*names_needed(model.cfg.n_layers), *own))
-    graph = Graph(own) if differentiable else None
+    hooks = [kind.hook_name(layer) for layer in range(model.cfg.n_layers)]
+    names = dict.fromkeys((*names_needed(model.cfg.n_layers), *hooks))
+    graph = Graph(hooks) if differentiable else None
     base = record(model, tokens, names) if graph is None else graph.record(model, tokens, names)
-    rest = record(model, other, own) if other is not None else None
+    rest = record(model, other, hooks) if other is not None else None
     return TwoRuns(
         clean=clean_tokens,
         corrupted=corrupted_tokens,
         direction=direction,
         tokens=tokens,
         base=base,
-        activations={layer: base[name] for layer, name in enumerate(own)},
-        others=None if rest is None else {layer: rest[name] for layer, name in enumerate(own)},
+        activations={layer: base[name] for layer, name in enumerate(hooks)},
+        others=None if rest is None else {layer: rest[name] for layer, name in enumerate(hooks)},
         other_logits=None if rest is None else rest["logits"],
         metric=bound,
         graph=graph,
@@ -242,11 +252,13 @@ class Graph:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.probes: dict[str, Tensor | None] = dict.fromkeys(names)
-        self.logits: Tensor | None = None
+        self.probes: dict[str, Float[Tensor, " ..."] | None] = dict.fromkeys(names)
+        self.logits: Float[Tensor, "example pos d_vocab"] | None = None
 
-    def record(self, model: Hooked, tokens: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
-        """As `access.record`, with the graph kept."""
+    def record(
+        self, model: Hooked, tokens: Int[Tensor, "example pos"], names: Iterable[str]
+    ) -> dict[str, Float[Tensor, "example ..."]]:
+        """What `access.record` returns; the graph is kept."""
         kept: dict[str, Tensor] = {}
 
         def keep(name: str) -> Edit:
@@ -264,7 +276,7 @@ class Graph:
             self.logits = run(model, tokens, {name: keep(name) for name in names})
         return {**kept, "logits": self.logits.detach()}
 
-    def gradients(self, metric: BoundMetric) -> dict[str, Tensor]:
+    def gradients(self, metric: BoundMetric) -> dict[str, Float[Tensor, "example ..."]]:
         """The gradient of each example's metric by every activation; frees the graph.
 
         Raises:
@@ -273,12 +285,12 @@ class Graph:
         assert self.logits is not None, "differentiated already"
         probes = {name: probe for name, probe in self.probes.items() if probe is not None}
         with torch.enable_grad():
-            found = gradient(metric.of_run(self.logits).sum(), list(probes.values()))
+            gradients = gradient(metric.of_run(self.logits).sum(), list(probes.values()))
         self.logits, self.probes = None, {}
-        return dict(zip(probes, found, strict=True))
+        return dict(zip(probes, gradients, strict=True))
 
 
-def gradient(total: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+def gradient(total: Shaped[Tensor, ""], inputs: list[Float[Tensor, " ..."]]) -> tuple[Float[Tensor, " ..."], ...]:
     """The gradient of a scalar; zeros where it does not depend on an input.
 
     Raises:
@@ -288,12 +300,14 @@ def gradient(total: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
         raise AnalysisError(
             "the metric has no gradient (is it an accuracy?); give logit_diff, answer_logprob, kl_to or loss"
         )
-    found = torch.autograd.grad(total, inputs, allow_unused=True)
-    return tuple(torch.zeros_like(x) if g is None else g.detach() for g, x in zip(found, inputs, strict=True))
+    gradients = torch.autograd.grad(total, inputs, allow_unused=True)
+    return tuple(torch.zeros_like(x) if g is None else g.detach() for g, x in zip(gradients, inputs, strict=True))
 
 
-def pair_of(model: Hooked, clean: Text, corrupted: Text | None) -> tuple[Tensor, Tensor | None]:
-    """Both texts as ids [example, pos].
+def pair_of(
+    model: Hooked, clean: Text, corrupted: Text | None
+) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"] | None]:
+    """Both texts as ids.
 
     Raises:
         AnalysisError: they have different shapes.
@@ -310,13 +324,15 @@ def pair_of(model: Hooked, clean: Text, corrupted: Text | None) -> tuple[Tensor,
     return first, second
 
 
-def reference_tokens(model: Hooked, reference: Text, tokens: Tensor) -> Tensor:
-    """The reference as ids [example, pos].
+def reference_tokens(
+    model: Hooked, reference: Text, tokens: Int[Tensor, "example pos"]
+) -> Int[Tensor, "reference pos"]:
+    """The reference as ids.
 
     Raises:
-        AnalysisError: of another length than the run.
+        AnalysisError: the reference has another length than the run.
     """
-    found = as_tokens(model, reference, name="the reference")
-    if found.shape[1] != tokens.shape[1]:
-        raise AnalysisError(f"the reference has {found.shape[1]} tokens; expected {tokens.shape[1]}, as the texts have")
-    return found
+    ids = as_tokens(model, reference, name="the reference")
+    if ids.shape[1] != tokens.shape[1]:
+        raise AnalysisError(f"the reference has {ids.shape[1]} tokens; expected {tokens.shape[1]}, as the texts have")
+    return ids

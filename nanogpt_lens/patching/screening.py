@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.choices import Activation, Direction, Source
@@ -47,15 +48,15 @@ def screen_and_verify(
     memory: int = MEMORY,
     progress: bool = True,
 ) -> ScreeningResult:
-    """Find the sites with the largest effects, exactly, without patching all of them.
+    """The sites with the largest effects, exactly, without patching all of them.
 
     Args:
         model, clean, corrupted, metric, activation, axes, direction, source, reference, engine, memory,
             progress: as for `activation_patching`.
-        k: how many top sites are wanted.
-        verify: how many of the first ranks are patched exactly; None for 3 k.
-        sample: how many of the other sites are patched too, drawn at random.
-        seed: of the sample (and of "resample").
+        k: the number of top sites that are looked for.
+        verify: the number of first ranks that are patched exactly; None for 3 k.
+        sample: the number of other sites that are patched too, drawn at random.
+        seed: the seed of the sample (and of "resample").
 
     Returns:
         `values`, exact where `verified`; `estimate`; and `recall`, `recall_curve`, `missed` and
@@ -64,7 +65,7 @@ def screen_and_verify(
     Raises:
         AnalysisError: see `activation_patching`; `k`, `verify` or `sample` are out of range.
     """
-    first = _checked_sizes(k, verify, sample)
+    first = _n_first_ranks(k, verify, sample)
     check_gradients(model, axes)
     with evaluating(model):
         options = {"direction": direction, "source": source, "reference": reference, "seed": seed}
@@ -73,7 +74,7 @@ def screen_and_verify(
         runner = PatchRunner(model, setup, engine=engine, memory=memory)
         both = two_estimates(model, setup, runner.first if runner.fast else None)
         guess, mean = (over_examples(g, runs.metric).flatten().cpu() for g in both)
-        chosen, drawn = _choice(torch.maximum(guess.abs(), mean.abs()), first, sample, seed)
+        chosen, drawn = _first_and_drawn(torch.maximum(guess.abs(), mean.abs()), first, sample, seed)
         sites, shape = all_sites(model, setup.kind, setup.axes, runs.tokens.shape[1])
         if k > sites.n:
             raise AnalysisError(f"k is {k}, but there are {sites.n} sites; expected fewer")
@@ -107,14 +108,15 @@ def screen_and_verify(
 
 
 def _definition(first: int, drawn: int, sites: int, patch: str) -> str:
+    """What is exact and what is estimated, in words."""
     return (
         f"exact for the first {first} of {sites} sites by gradient and for {drawn} drawn from the rest, base + "
         f"estimate elsewhere: {patch}"
     )
 
 
-def _checked_sizes(k: int, verify: int | None, sample: int) -> int:
-    """How many of the sites that rank highest are patched exactly: `verify`, or three times `k`."""
+def _n_first_ranks(k: int, verify: int | None, sample: int) -> int:
+    """The number of sites that rank highest and are patched exactly: `verify`, or three times `k`."""
     first = verify if verify is not None else 3 * k if isinstance(k, int) else 0
     if not all(isinstance(n, int) for n in (k, first, sample)) or k < 1 or first < k or sample < 0:
         raise AnalysisError(
@@ -123,7 +125,9 @@ def _checked_sizes(k: int, verify: int | None, sample: int) -> int:
     return first
 
 
-def _choice(size: Tensor, verify: int, sample: int, seed: int) -> tuple[Tensor, Tensor]:
+def _first_and_drawn(
+    size: Float[Tensor, " site"], verify: int, sample: int, seed: int
+) -> tuple[Int[Tensor, " first"], Int[Tensor, " drawn"]]:
     """The sites that rank first, and some of the others at random."""
     order = size.argsort(descending=True, stable=True)
     rest = order[verify:]
@@ -131,15 +135,22 @@ def _choice(size: Tensor, verify: int, sample: int, seed: int) -> tuple[Tensor, 
     return order[:verify], rest[torch.randperm(len(rest), generator=generator)[:sample]]
 
 
-def trust_of(guess: Tensor, index: Tensor, effect: Tensor, *, n_first: int, k: int) -> dict[str, Any]:
+def trust_of(
+    guess: Float[Tensor, " site"],
+    index: Int[Tensor, " patched"],
+    effect: Float[Tensor, " patched"],
+    *,
+    n_first: int,
+    k: int,
+) -> dict[str, Any]:
     """How far the ranking can be trusted: what `ScreeningResult` says of recall, missed sites and correlation.
 
     Args:
-        guess: all estimates [site].
+        guess: all estimates.
         index: the sites that were patched, the `n_first` first ranks in front.
         effect: their exact effects.
-        n_first: how many are verified by rank.
-        k: how many top sites are spoken of.
+        n_first: the number of sites that are verified by rank.
+        k: the number of top sites.
     """
     size = effect.abs()
     n_rest, n_sample = len(guess) - n_first, len(index) - n_first
@@ -174,5 +185,6 @@ def _upper_share(hits: int, n: int) -> float:
     return high
 
 
-def _mask(index: Tensor, n: int) -> Tensor:
+def _mask(index: Int[Tensor, " index"], n: int) -> Bool[Tensor, " site"]:
+    """Which of `n` sites are among some."""
     return torch.zeros(n, dtype=torch.bool).index_fill(0, index, True)

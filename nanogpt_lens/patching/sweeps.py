@@ -45,7 +45,7 @@ def activation_patching(
             [example, pos, d_vocab] to one number.
         activation: resid_pre, resid_mid, resid_post, attn_out, mlp_out, z, q, k, v (pos, head), pattern
             (head, dest_pos, src_pos), mlp_post or mlp_pre (pos, neuron).
-        axes: which of "layer" and the activation's axes are swept, in the order wanted; along the
+        axes: which of "layer" and the activation's axes are swept, in the order of the result; along the
             others the activation is patched whole, without "layer" in all layers at once.
         direction: "denoise" patches the clean run's activation into the corrupted run, "noise" the
             corrupted run's into the clean one.
@@ -53,10 +53,10 @@ def activation_patching(
             "mean" (over the reference's examples and positions; of a pattern over examples alone), or
             "resample" (another reference example's activation, drawn once for each example).
         reference: texts of the same length, for "mean" and "resample"; None for the patched run's own.
-        seed: of "resample" and of the bootstrap.
+        seed: the seed of "resample" and of the bootstrap.
         engine: "auto" takes shortcuts where a check on the base run proves them exact; "hooks" makes
             every run through hook points. The values are the same but for rounding.
-        memory: bytes for the patched runs of a chunk, beside the activations of the two plain runs
+        memory: the bytes for the patched runs of a chunk, beside the activations of the two plain runs
             and a copy of the attention weights.
         progress: show a bar.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -27,19 +28,19 @@ from nanogpt_lens.text.sequences import Batch, Sequences
 _log = logging.getLogger(__name__)
 
 State = Mapping[str, Tensor]
-"""What a keeper holds, as tensors."""
+"""What a keeper holds, tensors by name."""
 
 
 class Keeper(ABC):
     """Sees a stream of activations and keeps what it needs of them."""
 
     @abstractmethod
-    def add(self, i: int, values: Tensor, batch: Batch) -> None:
-        """Take in the activation [example, pos, unit] of the i-th hook point on a batch; it must not be kept."""
+    def add(self, i: int, values: Float[Tensor, "example pos unit"], batch: Batch) -> None:
+        """Take in the activation of the i-th hook point on a batch; it must not be kept."""
 
     @abstractmethod
     def state(self) -> State:
-        """What is held now."""
+        """What is held now, by name."""
 
     @abstractmethod
     def hold(self, states: Sequence[State]) -> None:
@@ -64,24 +65,24 @@ def stream(
     Args:
         model: the model.
         sequences: the corpus.
-        names: hook points, in the order of the computation.
+        names: the hook points, in the order of the computation.
         keepers: empty ones.
-        values: from the i-th hook point's activation to [example, pos, unit].
+        values: a function from the number of a hook point and its activation to the values [example, pos, unit].
         engine: how activations are computed, see `Engine`.
         resume: a folder for the state of an unfinished run, saved every ten seconds and deleted at the end.
         describes: the options that the keepers were made with; a state of other options is refused.
         progress: show a bar.
-        label: of the bar.
+        label: the word that stands at the bar.
 
     Returns:
         The engine that was used.
 
     Raises:
-        AnalysisError: no such hook point, ids outside the vocabulary, a state of another run.
+        AnalysisError: the model has no such hook point; ids outside the vocabulary, a state of another run.
     """
     mine = share(sequences.n_batches)
     saved = None if resume is None else _saved_state(resume, model, sequences, names, describes or {})
-    start = _restored(saved, keepers, mine.start, device_of(model))
+    start = _restore(saved, keepers, mine.start, device_of(model))
     with evaluating(model):
         reader = Reader(model, names, engine=engine)
         # the first process shows the bar; it and the others have equally much to do
@@ -90,9 +91,9 @@ def stream(
             batch = sequences.batch(i)
 
             def see(site: int, value: Tensor, batch: Batch = batch) -> None:
-                found = values(site, value)
+                activations = values(site, value)
                 for keeper in keepers:
-                    keeper.add(site, found, batch)
+                    keeper.add(site, activations, batch)
 
             reader(batch.tokens, see)
             if saved is not None:
@@ -108,9 +109,9 @@ def stream(
 def _saved_state(
     folder: str | Path, model: Hooked, sequences: Sequences, names: Sequence[str], options: Mapping[str, Any]
 ) -> Unfinished:
-    """Where this process' part of an unfinished run is kept."""
+    """The files that this process' part of an unfinished run is kept in."""
     rank, size = world()
-    described = {
+    description = {
         "weights": weights_hash(model),
         "corpus": sequences.fingerprint,
         "seq_len": sequences.seq_len,
@@ -118,23 +119,23 @@ def _saved_state(
         "names": list(names),
         "options": {name: repr(value) for name, value in sorted(options.items())},
     }
-    return Unfinished(folder, f"unfinished-{rank}-of-{size}", described)
+    return Unfinished(folder, f"unfinished-{rank}-of-{size}", description)
 
 
 def _state(keepers: Sequence[Keeper]) -> dict[str, Tensor]:
-    """What all of them hold."""
+    """What all keepers hold, each under its number."""
     return {f"{i}/{name}": tensor for i, keeper in enumerate(keepers) for name, tensor in keeper.state().items()}
 
 
-def _restored(saved: Unfinished | None, keepers: Sequence[Keeper], start: int, device: torch.device) -> int:
-    """Fill the keepers with what was saved, where there is something; return the batch to go on with."""
-    found = None if saved is None else saved.read()
-    if saved is None or found is None:
+def _restore(saved: Unfinished | None, keepers: Sequence[Keeper], start: int, device: torch.device) -> int:
+    """Fill the keepers with what was saved, if anything was; return the number of the batch to go on with."""
+    state = None if saved is None else saved.read()
+    if saved is None or state is None:
         return start
-    tensors, following = found
+    tensors, following = state
     for i, keeper in enumerate(keepers):
         prefix = f"{i}/"
-        own = {k.removeprefix(prefix): t.to(device) for k, t in tensors.items() if k.startswith(prefix)}
-        keeper.hold([own])
+        part = {k.removeprefix(prefix): t.to(device) for k, t in tensors.items() if k.startswith(prefix)}
+        keeper.hold([part])
     _log.info("going on from batch %s, saved in %s", following, saved.file)
     return int(following)

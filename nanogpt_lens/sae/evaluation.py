@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -36,7 +37,7 @@ from nanogpt_lens.model.access import (
 from nanogpt_lens.results.sae import SAEEvaluation
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Reader
-from nanogpt_lens.sae.training import autoencoder_units, passed_through, sae_lens, seeded
+from nanogpt_lens.sae.training import autoencoder_units, features_and_reconstruction, sae_lens, seeded
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.seen import seen_words, text_to_trace
 from nanogpt_lens.text.sequences import Sequences
@@ -73,20 +74,20 @@ def evaluate_sae(
     seed: int = 0,
     progress: bool = True,
 ) -> SAEEvaluation:
-    """Measure an autoencoder on windows of a text.
+    """The quality of an autoencoder on windows of a text.
 
     Args:
         model: the model (TransformerLens 3).
         corpus: text that it was not trained on; of a `TextData` or a data folder the validation part. The
             result says (`same_text`, `seen_share`) where it has been trained on it.
         sae: any autoencoder of SAELens that reads one activation of the model.
-        n: how many windows at most, one drawn from each of equal stretches of the corpus.
-        seq_len: their tokens; None for the model's context.
-        seed: of the draw, the control and the bootstrap.
+        n: the largest number of windows, one drawn from each of equal stretches of the corpus.
+        seq_len: the tokens of a window; None for the model's context.
+        seed: the seed of the draw, the control and the bootstrap.
         progress: show a bar.
 
     Returns:
-        values [score], named by `SCORES`: `result.score("explained_variance")`. `low` and `high` are 95% bootstrap
+        Values [score], named by `SCORES`: `result.score("explained_variance")`. `low` and `high` are 95% bootstrap
         intervals over the windows (of ratios, by their linearisation; nan for `dead`), given this model and
         autoencoder. `chance` is the control: as many random directions, as many of them active, about the same
         mean, and one factor for all activations fitted on the first windows. `frequency` is how often each feature
@@ -116,11 +117,11 @@ def evaluate_sae(
         first = record(model, chunks[0], units.names)[name]
         control = _control(sae, first, mean, k=k, seed=seed)
         bar = tqdm(chunks, desc="autoencoder", delay=1, disable=not progress, unit="batch")
-        found = [_sums(model, units, {"sae": sae, "control": control}, mean, chunk) for chunk in bar]
-    kept = {key: torch.cat([part[key] for part in found], -1) for key in found[0]}
-    fired = {who: kept.pop(f"{who}/fired").view(len(found), -1).sum(0) for who in ("sae", "control")}
-    values, low, high = _scores(kept, "sae", fired["sae"], seed=seed)
-    chance, _, _ = _scores(kept, "control", fired["control"], seed=seed)
+        parts = [_sums(model, units, {"sae": sae, "control": control}, mean, chunk) for chunk in bar]
+    sums = {key: torch.cat([part[key] for part in parts], -1) for key in parts[0]}
+    fired = {who: sums.pop(f"{who}/fired").view(len(parts), -1).sum(0) for who in ("sae", "control")}
+    values, low, high = _scores(sums, "sae", fired["sae"], seed=seed)
+    chance, _, _ = _scores(sums, "control", fired["control"], seed=seed)
     seen_share = text.share_seen(_trace(sae))
     drawn: dict[str, Any] = {"n": len(tokens), "seq_len": tokens.shape[1], "seed": seed}
     return SAEEvaluation(
@@ -150,17 +151,17 @@ def evaluate_sae(
     )
 
 
-def _trace(sae: Any) -> Tensor | None:
+def _trace(sae: Any) -> Int[Tensor, " hash"] | None:
     """The trace of the text that an autoencoder was trained on; None where it does not say."""
     kept = sae.cfg.metadata.corpus_trace
     return None if kept is None else text_to_trace(kept)
 
 
-def _windows(sequences: Sequences, n: int, seed: int) -> Tensor:
-    """Sequences of a corpus, drawn at random [up to n, pos].
+def _windows(sequences: Sequences, n: int, seed: int) -> Int[Tensor, "example pos"]:
+    """At most `n` sequences of a corpus, drawn at random.
 
     Raises:
-        AnalysisError: there are not two, or they have one token.
+        AnalysisError: there are not two sequences, or they have one token.
     """
     if sequences.n_tokens < 2 * sequences.seq_len or sequences.seq_len < 2:
         raise AnalysisError(
@@ -171,15 +172,17 @@ def _windows(sequences: Sequences, n: int, seed: int) -> Tensor:
     return tokens
 
 
-def _first_pass(model: Hooked, name: str, sae: Any, chunks: Sequence[Tensor]) -> tuple[Tensor, float]:
-    """The mean activation [d_in] in float64, and the active features per token."""
+def _first_pass(
+    model: Hooked, name: str, sae: Any, chunks: Sequence[Int[Tensor, "example pos"]]
+) -> tuple[Float[Tensor, " d_in"], float]:
+    """The mean activation in float64, and the active features per token."""
     reader = Reader(model, [name])
     mean = RunningMean()
     active: list[float] = []
 
-    def see(_: int, activation: Tensor) -> None:
+    def see(_: int, activation: Float[Tensor, "example pos ..."]) -> None:
         mean.add(activation.flatten(2))
-        active.append(float((passed_through(sae, activation)[0] != 0).sum()))
+        active.append(float((features_and_reconstruction(sae, activation)[0] != 0).sum()))
 
     for chunk in chunks:
         reader(chunk, see)
@@ -187,8 +190,10 @@ def _first_pass(model: Hooked, name: str, sae: Any, chunks: Sequence[Tensor]) ->
     return mean.mean, sum(active) / count
 
 
-def _control(sae: Any, activation: Tensor, mean: Tensor, *, k: int, seed: int) -> Any:
-    """A TopK autoencoder of random unit directions, its activations scaled to fit [example, pos, ...] best."""
+def _control(
+    sae: Any, activation: Float[Tensor, "example pos ..."], mean: Float[Tensor, " d_in"], *, k: int, seed: int
+) -> Any:
+    """A TopK autoencoder of random unit directions, scaled so that it fits the activation best."""
     library = sae_lens()
     generator = torch.Generator().manual_seed(seed)
     directions = torch.randn(sae.W_dec.shape, generator=generator, dtype=torch.float64)
@@ -202,56 +207,62 @@ def _control(sae: Any, activation: Tensor, mean: Tensor, *, k: int, seed: int) -
     control.W_dec.data.copy_(directions)
     control.b_dec.data.copy_(mean)
     centred = activation.flatten(2).double() - mean
-    rebuilt = passed_through(control, activation.flatten(2))[1].double() - mean
+    rebuilt = features_and_reconstruction(control, activation.flatten(2))[1].double() - mean
     control.W_dec.data *= float((centred * rebuilt).sum() / rebuilt.square().sum().clamp_min(1e-30))
     return control
 
 
 def _sums(
-    model: Hooked, units: Units, autoencoders: Mapping[str, Any], mean: Tensor, tokens: Tensor
-) -> dict[str, Tensor]:
-    """Sums over the tokens [example] of each quantity in float64, and how often each feature is active [feature]."""
+    model: Hooked,
+    units: Units,
+    autoencoders: Mapping[str, Any],
+    mean: Float[Tensor, " d_in"],
+    tokens: Int[Tensor, "example pos"],
+) -> dict[str, Float[Tensor, " example"] | Float[Tensor, " feature"]]:
+    """By name each example's sum or mean of each quantity, and how often each feature is active; in float64."""
     name = units.names[0]
     run = record(model, tokens, [name])
     activation = run[name]
     x = activation.flatten(2).double()
 
-    def loss(source: Source, values: SourceValues) -> Tensor:
+    def loss(source: Source, values: SourceValues) -> Float[Tensor, " example"]:
         one = Intervention(kind_of(units.activation).name, layer=units.layers[0], source=source)
         return loss_per_token(model, tokens, edits_of([one], values, model.cfg.n_layers)).double().mean(1)
 
-    found = {
+    sums = {
         "variance": (x - mean).square().sum((1, 2)),
         "loss_clean": next_token_loss(run["logits"], tokens).double().mean(1),
         "loss_zero": loss("zero", SourceValues()),
         "loss_mean": loss("mean", SourceValues(mean={name: mean.view(activation.shape[2:])})),
     }
     for who, sae in autoencoders.items():
-        features, rebuilt = passed_through(sae, activation.flatten(2) if who == "control" else activation)
+        features, rebuilt = features_and_reconstruction(sae, activation.flatten(2) if who == "control" else activation)
         active = features != 0
         r = rebuilt.flatten(2).double()
-        found |= {
+        sums |= {
             f"{who}/l0": active.sum(-1).double().mean(1),
             f"{who}/error": (x - r).square().sum((1, 2)),
             f"{who}/cosine": torch.cosine_similarity(x, r, dim=-1).mean(1),
             f"{who}/loss": loss("other", SourceValues(other={name: rebuilt.view_as(activation)})),
             f"{who}/fired": active.sum((0, 1)).double(),
         }
-    return {key: value.cpu() for key, value in found.items()}
+    return {key: value.cpu() for key, value in sums.items()}
 
 
-def _scores(kept: Mapping[str, Tensor], who: str, fired: Tensor, *, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The scores [score] and their intervals, from the sums of each window."""
-    loss = kept[f"{who}/loss"]
+def _scores(
+    sums: Mapping[str, Float[Tensor, " example"]], who: str, fired: Float[Tensor, " feature"], *, seed: int
+) -> tuple[Float[Tensor, " score"], Float[Tensor, " score"], Float[Tensor, " score"]]:
+    """The scores and both ends of their intervals, from the sums of each window."""
+    loss = sums[f"{who}/loss"]
     per_window = [
-        kept[f"{who}/l0"],
-        1 - _ratio(kept[f"{who}/error"], kept["variance"]),
-        kept[f"{who}/cosine"],
-        kept["loss_clean"],
+        sums[f"{who}/l0"],
+        1 - _ratio(sums[f"{who}/error"], sums["variance"]),
+        sums[f"{who}/cosine"],
+        sums["loss_clean"],
         loss,
-        kept["loss_zero"],
-        kept["loss_mean"],
-        *(_ratio(ablated - loss, ablated - kept["loss_clean"]) for ablated in (kept["loss_zero"], kept["loss_mean"])),
+        sums["loss_zero"],
+        sums["loss_mean"],
+        *(_ratio(ablated - loss, ablated - sums["loss_clean"]) for ablated in (sums["loss_zero"], sums["loss_mean"])),
     ]
     rows = torch.stack(per_window)
     interval = bootstrap(rows, seed=seed)
@@ -262,7 +273,7 @@ def _scores(kept: Mapping[str, Tensor], who: str, fired: Tensor, *, seed: int) -
     return torch.cat([rows.mean(-1), dead]), low, high
 
 
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """Values [window] whose mean is the ratio of the sums, linear in both: what a bootstrap of the ratio needs."""
+def _ratio(above: Float[Tensor, " example"], below: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
+    """Values whose mean is the ratio of the sums, linear in both: what a bootstrap of the ratio needs."""
     ratio = above.sum() / below.sum()
     return ratio + (above - ratio * below) / below.mean()

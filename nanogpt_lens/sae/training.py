@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -77,16 +78,17 @@ def train_sae(
         model: the model (TransformerLens 3).
         corpus: the text to train on; of a `TextData` or a data folder its training part, so that `evaluate_sae`,
             which takes the validation part, is on other text. A text file or ids are taken whole.
-        layer: which layer.
+        layer: the layer whose activation is read.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
-        d_sae: how many features; None for 8 times the residual stream's width (twice an MLP's).
-        k: features that are active at most on one token.
-        tokens: training tokens; a small corpus is read several times (`metadata.epochs` says how many).
+        d_sae: the number of features; None for 8 times the residual stream's width (twice an MLP's).
+        k: the largest number of features that are active on one token.
+        tokens: the number of tokens to train on; a small corpus is read several times, see
+            `metadata.epochs`.
         batch_size: activations (tokens) of a training step.
         lr: Adam's learning rate.
         normalize: how SAELens scales activations in training; it is folded into the weights.
-        seq_len: tokens of a sequence; None for the model's context.
-        seed: of the start, the order and the mixing.
+        seq_len: the tokens of a sequence; None for the model's context.
+        seed: the seed of the start, the order and the mixing.
         output: a new folder to save to, see `save_sae`.
         resume: a folder for the state of an unfinished run, saved every ten seconds; a killed run goes on from there to
             the same autoencoder. Deleted at the end.
@@ -120,12 +122,12 @@ def train_sae(
     with new_folder(output) if output is not None else tempfile.TemporaryDirectory() as folder:
         options = {"tokens": tokens, "batch_size": batch_size, "lr": float(lr), "seed": seed}
         saved = None if resume is None else UnfinishedSAE(resume, {**metadata, **sizes, **options})
-        trained = _trained(model, units, sequences, sizes | {"metadata": metadata}, saved, progress=progress, **options)
+        trained = _train(model, units, sequences, sizes | {"metadata": metadata}, saved, progress=progress, **options)
         trained.save_inference_model(str(folder))
-        found = _read(Path(folder), device_of(model))
+        sae = _read(Path(folder), device_of(model))
     if saved is not None:
         saved.delete()
-    return found
+    return sae
 
 
 def save_sae(sae: Any, folder: str | Path) -> Path:
@@ -157,17 +159,17 @@ def load_sae(folder: str | Path, model: Hooked, *, transfer: bool = False) -> An
     autoencoder_units(model, sae)
     if transfer or _same_model(model, sae.cfg.metadata):
         return sae
-    theirs, mine = sae.cfg.metadata, _identity(model)
-    what = f"the checkpoint {str(theirs.checkpoint_sha256)[:12]}" if theirs.checkpoint_sha256 else "other weights"
+    source, mine = sae.cfg.metadata, _identity(model)
+    what = f"the checkpoint {str(source.checkpoint_sha256)[:12]}" if source.checkpoint_sha256 else "other weights"
     raise AnalysisError(
-        f"{folder} was trained on {what if theirs.weights_sha256 else 'a model that it does not name'}, the model is "
+        f"{folder} was trained on {what if source.weights_sha256 else 'a model that it does not name'}, the model is "
         f"{str(mine['checkpoint_sha256'] or mine['weights_sha256'])[:12]} ({mine['normalization']}); load it with "
         "transfer=True to measure how well it fits"
     )
 
 
 def sae_lens() -> Any:
-    """The library.
+    """The module `sae_lens`.
 
     Raises:
         AnalysisError: it is not installed, or TransformerLens is too new for it.
@@ -190,7 +192,7 @@ def autoencoder_units(model: Hooked, sae: Any) -> Units:
     """The features of an autoencoder as units of the model.
 
     Raises:
-        AnalysisError: it is none of SAELens, of another width or layer, or expects scaled activations.
+        AnalysisError: the autoencoder is none of SAELens, of another width or layer, or expects scaled activations.
     """
     units = Units(model, sae=sae)
     scaled = getattr(sae.cfg, "normalize_activations", "none")
@@ -202,8 +204,10 @@ def autoencoder_units(model: Hooked, sae: Any) -> Units:
     return units
 
 
-def passed_through(sae: Any, activation: Tensor) -> tuple[Tensor, Tensor]:
-    """Features [example, pos, feature], and the reconstruction in the activation's shape and dtype."""
+def features_and_reconstruction(
+    sae: Any, activation: Float[Tensor, "example pos *features"]
+) -> tuple[Float[Tensor, "example pos feature"], Float[Tensor, "example pos *features"]]:
+    """What an autoencoder makes of an activation: features, and the reconstruction in the activation's dtype."""
     whole = activation if sae.hook_z_reshaping_mode else activation.flatten(2)
     features = sae.encode(whole)
     rebuilt = sae.decode(features)
@@ -220,12 +224,13 @@ def _identity(model: Hooked) -> dict[str, Any]:
     }
 
 
-def _same_model(model: Hooked, theirs: Any) -> bool:
+def _same_model(model: Hooked, source: Any) -> bool:
+    """Whether the metadata of an autoencoder name the weights, or the checkpoint, of this model."""
     mine = _identity(model)
-    if mine["weights_sha256"] == theirs.weights_sha256:
+    if mine["weights_sha256"] == source.weights_sha256:
         return True
     of_file = ("checkpoint_sha256", "normalization")  # in another dtype, perhaps
-    return bool(mine["checkpoint_sha256"]) and all(mine[name] == theirs[name] for name in of_file)
+    return bool(mine["checkpoint_sha256"]) and all(mine[name] == source[name] for name in of_file)
 
 
 def _metadata(model: Hooked, units: Units, sequences: Sequences, *, tokens: int, seed: int) -> dict[str, Any]:
@@ -249,7 +254,7 @@ def _metadata(model: Hooked, units: Units, sequences: Sequences, *, tokens: int,
     }
 
 
-def _trained(
+def _train(
     model: Hooked,
     units: Units,
     sequences: Sequences,
@@ -262,7 +267,7 @@ def _trained(
     seed: int,
     progress: bool,
 ) -> Any:
-    """SAELens' training class after SAELens' training."""
+    """Train an autoencoder; return it as SAELens' training class."""
     library = sae_lens()
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.mixing_buffer import mixing_buffer
@@ -290,10 +295,10 @@ def _trained(
         sae = library.TopKTrainingSAE(library.TopKTrainingSAEConfig(**config))
         size = max(2 * batch_size, min(_BUFFER_TOKENS, _BUFFER_NUMBERS // units.width, tokens // 4))
         source = _activations(model, units, sequences, size // 4, seed)
-        provider = _checked(sae, mixing_buffer(size, batch_size, source))
+        provider = _finite(sae, mixing_buffer(size, batch_size, source))
         trainer = SAETrainer(cfg=settings, sae=sae, data_provider=provider)
         if saved is not None:
-            trainer.data_provider = saved.kept(provider, trainer, saved.restore(trainer))
+            trainer.data_provider = saved.saving(provider, trainer, saved.restore(trainer))
         with nullcontext() if progress else _silent():
             trainer.fit()
     _check_finite(sae)
@@ -301,8 +306,10 @@ def _trained(
     return sae
 
 
-def _activations(model: Hooked, units: Units, sequences: Sequences, size: int, seed: int) -> Iterator[Tensor]:
-    """Activations [token, d_in] in pieces of about `size` tokens, the corpus in a new order each time, without end."""
+def _activations(
+    model: Hooked, units: Units, sequences: Sequences, size: int, seed: int
+) -> Iterator[Float[Tensor, "token d_in"]]:
+    """Yield activations in pieces of about `size` tokens, the corpus in a new order each time, without end."""
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model):
         reader = Reader(model, units.names)
@@ -317,8 +324,8 @@ def _activations(model: Hooked, units: Units, sequences: Sequences, size: int, s
                 piece.clear()
 
 
-def _checked(sae: Any, batches: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The batches, as long as they and the autoencoder are finite.
+def _finite(sae: Any, batches: Iterator[Float[Tensor, "token d_in"]]) -> Iterator[Float[Tensor, "token d_in"]]:
+    """Yield the batches, as long as they and the autoencoder are finite.
 
     Raises:
         AnalysisError: they are not.
@@ -332,6 +339,7 @@ def _checked(sae: Any, batches: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def _check_finite(sae: Any) -> None:
+    """Raise AnalysisError unless all weights are finite."""
     if not all(bool(p.isfinite().all()) for p in sae.parameters()):
         raise AnalysisError(
             "the training diverged: weights are no longer finite; give a smaller lr, or a larger batch_size"
@@ -340,7 +348,7 @@ def _check_finite(sae: Any) -> None:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """SAELens draws from the global random numbers: seeded inside, as they were afterwards."""
+    """Seed the global random numbers, which SAELens draws from; leave them as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
@@ -351,7 +359,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """SAELens always shows its bars."""
+    """Show none of SAELens' bars, which it always shows."""
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
         yield
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from conversion.atomic import write_text
@@ -34,7 +35,7 @@ class UnfinishedSAE(UnfinishedRun):
         super().__init__(folder, f"{NAME}.json", described)
 
     def restore(self, trainer: Any) -> int:
-        """Fill the trainer and its autoencoder with what was saved; returns how many batches it had drawn.
+        """Fill the trainer and its autoencoder with what was saved; return the number of batches that it had drawn.
 
         Raises:
             AnalysisError: the state is damaged, or of another run.
@@ -59,8 +60,10 @@ class UnfinishedSAE(UnfinishedRun):
             ) from None
         return drawn
 
-    def kept(self, batches: Iterator[Tensor], trainer: Any, drawn: int) -> Iterator[Tensor]:
-        """The batches from the `drawn`-th on; the state is saved between two of them, every ten seconds."""
+    def saving(
+        self, batches: Iterator[Float[Tensor, "token d_in"]], trainer: Any, drawn: int
+    ) -> Iterator[Float[Tensor, "token d_in"]]:
+        """Yield the batches from the `drawn`-th on; the state is saved between two of them, every ten seconds."""
         for _ in range(drawn):
             next(batches)
         for i, batch in enumerate(batches, start=drawn):
@@ -69,7 +72,7 @@ class UnfinishedSAE(UnfinishedRun):
             yield batch
 
     def delete(self) -> None:
-        """The run is done."""
+        """Delete the state: the run is done."""
         self._delete_states()
         super().delete()
 

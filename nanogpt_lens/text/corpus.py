@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
+from jaxtyping import Int, Integer
 from torch import Tensor
 
 from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, read_vocabulary
@@ -51,34 +52,34 @@ def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> 
     """What a user gives as a corpus, as ids of the model.
 
     Args:
-        model: for its vocabulary, context and device.
+        model: the model, for its vocabulary, context and device.
         corpus: see `Corpus`; None for text that the model writes itself.
-        part: of a data folder or `TextData`.
+        part: the part of a data folder or `TextData` that is taken.
 
     Raises:
-        AnalysisError: something else, or tokens that were prepared with another vocabulary.
+        AnalysisError: the corpus is something else, or was prepared with another vocabulary.
         DataError, VocabularyError: a file that cannot be read, a text that cannot be encoded.
     """
     check_model(model)
     if corpus is None:
         return ModelText(model=model)
-    given = _path_or_text(corpus)
-    path = _file_of(given, part) if isinstance(given, Path) else None
+    source = _path_or_text(corpus)
+    path = _file_of(source, part) if isinstance(source, Path) else None
     row_length = None
     if path is not None:
         ids = _ids_of_file(model, path)
-    elif isinstance(given, str):
-        ids = ids_in_memory(encode_text(model, given))
-    elif isinstance(given, TextData):
-        ids = ids_in_memory(_ids_of_data(model, given, part))
+    elif isinstance(source, str):
+        ids = ids_in_memory(encode_text(model, source))
+    elif isinstance(source, TextData):
+        ids = ids_in_memory(_ids_of_data(model, source, part))
     else:
-        array = _integers(given)
+        array = _integers(source)
         row_length = int(array.shape[1]) if array.ndim == 2 else None
         ids = ids_in_memory(array.reshape(-1))
-    kind = "text" if isinstance(given, str) else "ids"
+    kind = "text" if isinstance(source, str) else "ids"
     return OpenedCorpus(
         ids=ids,
-        name=name_of(given),
+        name=name_of(source),
         origin=str(path) if path is not None else f"the corpus ({kind}, {ids.n} tokens)",
         title=str(path) if path is not None else "the corpus",
         d_vocab=int(model.cfg.d_vocab),
@@ -88,18 +89,20 @@ def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> 
     )
 
 
-def windows(model: Hooked, corpus: Corpus | None, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
-    """Windows of a corpus, or texts that the model writes: ids [up to n, seq_len], see `Opened.windows`."""
+def windows(model: Hooked, corpus: Corpus | None, *, seq_len: int, n: int, seed: int = 0) -> Int[Tensor, "example pos"]:
+    """At most `n` windows of a corpus, or texts that the model writes, see `Opened.windows`."""
     return open_corpus(model, corpus).windows(seq_len=seq_len, n=n, seed=seed)
 
 
-def text_sample(model: Hooked, corpus: Corpus | None, *, seq_len: int | None, n: int, seed: int) -> tuple[Tensor, str]:
-    """At least two windows of at least two tokens, ids [up to n, seq_len], and in words what they are.
+def text_sample(
+    model: Hooked, corpus: Corpus | None, *, seq_len: int | None, n: int, seed: int
+) -> tuple[Int[Tensor, "example pos"], str]:
+    """At least two windows of at least two tokens, and in words what they are.
 
     Without a `seq_len` they have that of the context, at most 128 tokens.
 
     Raises:
-        AnalysisError: fewer than two sequences or two tokens, or a corpus that does not fit the model.
+        AnalysisError: there are fewer than two sequences or two tokens, or the corpus does not fit the model.
     """
     check_model(model)
     length = min(model.cfg.n_ctx, 128) if seq_len is None else seq_len
@@ -117,7 +120,7 @@ def name_of(corpus: Corpus) -> str:
 
 
 def path_of(corpus: Corpus | None) -> Path | None:
-    """The path of a corpus that was given as one."""
+    """The path of a corpus that is a file or a folder; None for another corpus."""
     corpus = None if corpus is None else _path_or_text(corpus)
     return corpus if isinstance(corpus, Path) else None
 
@@ -130,16 +133,17 @@ def is_path(text: str) -> bool:
 
 
 def _path_or_text(corpus: Corpus) -> Corpus:
+    """The corpus, as a path where it is one."""
     if isinstance(corpus, Path) or (isinstance(corpus, str) and is_path(corpus)):
         return Path(corpus).expanduser()
     return corpus
 
 
 def _file_of(path: Path, part: Part) -> Path:
-    """The file that a path leads to: of a data folder that of the part.
+    """The file that a path leads to; in a data folder the file of the part.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no file.
     """
     if path.is_dir():
         missing = [f"{name}.bin" for name in ("train", "val") if not (path / f"{name}.bin").is_file()]
@@ -177,32 +181,32 @@ def _check_vocabulary(encoder: Any, path: Path) -> None:
     named = [path.parent / name for name in (META_NAME, TOKENIZER_NAME) if (path.parent / name).is_file()]
     if not named or not isinstance(encoder, CharVocabulary):
         return
-    theirs = read_vocabulary(named[0], 2**16)
-    if not isinstance(theirs, CharVocabulary) or tuple(theirs.chars) != tuple(encoder.chars):
+    vocabulary = read_vocabulary(named[0], 2**16)
+    if not isinstance(vocabulary, CharVocabulary) or tuple(vocabulary.chars) != tuple(encoder.chars):
         raise AnalysisError(
             f"{path} was prepared with another vocabulary ({named[0]}) than the model's; expected the same: give the "
             "text itself, or the model's own data"
         )
 
 
-def _ids_of_data(model: Hooked, data: TextData, part: Part) -> Tensor | np.ndarray:
+def _ids_of_data(model: Hooked, data: TextData, part: Part) -> Int[Tensor, " token"] | Integer[np.ndarray, " token"]:
     """One part of some data; encoded anew where the data have another vocabulary, whose ids mean other characters.
 
     Raises:
         VocabularyError: a character that the model's vocabulary does not have.
     """
     ids = data.train if part == "train" else data.val
-    theirs, encoder = data.vocabulary, getattr(getattr(model, "tokenizer", None), "encoder", None)
-    if not isinstance(theirs, CharVocabulary) or not isinstance(encoder, CharVocabulary):
+    vocabulary, encoder = data.vocabulary, getattr(getattr(model, "tokenizer", None), "encoder", None)
+    if not isinstance(vocabulary, CharVocabulary) or not isinstance(encoder, CharVocabulary):
         return ids
-    return ids if tuple(theirs.chars) == tuple(encoder.chars) else encode_text(model, theirs.decode(ids))
+    return ids if tuple(vocabulary.chars) == tuple(encoder.chars) else encode_text(model, vocabulary.decode(ids))
 
 
-def _integers(ids: Any) -> Tensor | np.ndarray:
-    """Ids [tokens] or [example, pos] as they were given.
+def _integers(ids: Any) -> Integer[Tensor, " ..."] | Integer[np.ndarray, " ..."]:
+    """Ids [tokens] or [example, pos], unchanged.
 
     Raises:
-        AnalysisError: they are something else.
+        AnalysisError: the ids are something else.
     """
     kind = str(ids.dtype).removeprefix("torch.") if isinstance(ids, Tensor | np.ndarray) else ""
     if not kind.startswith(("int", "uint")) or ids.ndim not in (1, 2):

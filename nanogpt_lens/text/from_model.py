@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -11,11 +12,11 @@ from nanogpt_lens.model.access import Hooked, device_of, evaluating, n_tokens
 from nanogpt_lens.model.sampling import choose_token
 
 OWN_TEXT = "text drawn from the model itself at temperature 1"
-"""What it is, in words."""
+"""What the model's own text is, in words."""
 
 
-def own_text(model: Hooked, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
-    """Text drawn from the model itself at temperature 1, ids [n, seq_len]: natural to it, and no corpus is needed.
+def own_text(model: Hooked, *, seq_len: int, n: int, seed: int = 0) -> Int[Tensor, "example pos"]:
+    """`n` texts drawn from the model itself at temperature 1: natural to it, and no corpus is needed.
 
     The first token is drawn uniformly; the ones of the first quarter are drawn and thrown away where the
     context has room, so that little is left of that choice.

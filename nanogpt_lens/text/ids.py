@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from jaxtyping import Int, Integer
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -21,20 +22,20 @@ _PIECE = 2**22
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenIds:
-    """Ids [tokens], which are only held in memory where they were given so.
+    """Ids, which are only held in memory if they were there already.
 
     Attributes:
-        n: how many.
-        read: from the first index and the one behind the last to an array of these ids.
-        array: returns all of them; those of a `.bin` stay memory-mapped.
+        n: the number of ids.
+        read: a function from the first index and the one behind the last to an array of these ids.
+        array: a function that returns all of them; those of a `.bin` stay memory-mapped.
     """
 
     n: int
-    read: Callable[[int, int], np.ndarray]
-    array: Callable[[], np.ndarray]
+    read: Callable[[int, int], Integer[np.ndarray, " token"]]
+    array: Callable[[], Integer[np.ndarray, " token"]]
 
-    def tokens(self, start: int, stop: int) -> Tensor:
-        """The ids [tokens] from index `start` to `stop`, int64, on the CPU."""
+    def tokens(self, start: int, stop: int) -> Int[Tensor, " token"]:
+        """The ids from index `start` to `stop`, int64, on the CPU."""
         return torch.from_numpy(self.read(start, min(stop, self.n)).astype(np.int64))
 
     def between(self, start: int, stop: int) -> TokenIds:
@@ -54,8 +55,8 @@ class TokenIds:
         return digest.hexdigest()
 
 
-def ids_in_memory(ids: Tensor | np.ndarray) -> TokenIds:
-    """Ids [tokens] that are there already."""
+def ids_in_memory(ids: Integer[Tensor, " token"] | Integer[np.ndarray, " token"]) -> TokenIds:
+    """Ids that are there already."""
     array = ids.cpu().numpy() if isinstance(ids, Tensor) else ids
     return TokenIds(n=len(array), read=lambda start, stop: np.asarray(array[start:stop]), array=lambda: array)
 
@@ -76,8 +77,10 @@ def ids_in_file(file: IO[bytes], n: int, dtype: np.dtype[Any]) -> TokenIds:
     return TokenIds(n=n, read=read, array=lambda: read(0, n))
 
 
-def _reader(file: IO[bytes], dtype: np.dtype[Any]) -> Callable[[int, int], np.ndarray]:
-    def read(start: int, stop: int) -> np.ndarray:
+def _reader(file: IO[bytes], dtype: np.dtype[Any]) -> Callable[[int, int], Integer[np.ndarray, " token"]]:
+    """A function that reads a stretch of a file's ids."""
+
+    def read(start: int, stop: int) -> Integer[np.ndarray, " token"]:
         file.seek(start * dtype.itemsize)
         return np.frombuffer(file.read(max(0, stop - start) * dtype.itemsize), dtype=dtype)
 
@@ -85,11 +88,7 @@ def _reader(file: IO[bytes], dtype: np.dtype[Any]) -> Callable[[int, int], np.nd
 
 
 def check_ids(d_vocab: int, ids: Tensor | np.ndarray, name: str = "the corpus") -> None:
-    """Refuse ids that are no tokens of a model's vocabulary.
-
-    Raises:
-        AnalysisError: one is negative or beyond the vocabulary.
-    """
+    """Raise AnalysisError where an id is negative or beyond a model's vocabulary."""
     array = np.asarray(ids)
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
     if low < 0 or high >= d_vocab:

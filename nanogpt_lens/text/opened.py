@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -30,11 +31,12 @@ class Opened(ABC):
     name: str
 
     @abstractmethod
-    def windows(self, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
-        """Sequences drawn at random: ids [up to n, seq_len] on the model's device.
+    def windows(self, *, seq_len: int, n: int, seed: int = 0) -> Int[Tensor, "example pos"]:
+        """At most `n` sequences drawn at random, as ids on the model's device.
 
         Raises:
-            AnalysisError: sequences longer than the context or the text, `n` below 1, ids outside the vocabulary.
+            AnalysisError: the sequences are longer than the context or the text, `n` is below 1, or an id is outside
+                the vocabulary.
         """
 
     @property
@@ -50,13 +52,13 @@ class ModelText(Opened):
     model: Hooked
     name: str = "the model's own text"
 
-    def windows(self, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
+    def windows(self, *, seq_len: int, n: int, seed: int = 0) -> Int[Tensor, "example pos"]:
         """Texts drawn from the model, see `own_text`."""
         return own_text(self.model, seq_len=seq_len, n=n, seed=seed)
 
     @property
     def windows_name(self) -> str:
-        """What they are, in words."""
+        """What the texts are, in words."""
         return OWN_TEXT
 
 
@@ -69,8 +71,8 @@ class OpenedCorpus(Opened):
         name: what definitions call it: a file's or data set's name, or "the given corpus".
         origin: what provenance calls it: the path, or the kind and the number of tokens.
         title: what messages call it: the path, or "the corpus".
-        d_vocab, n_ctx, device: of the model.
-        row_length: tokens of each text, where the corpus is ids [example, pos]; None where it is one text.
+        d_vocab, n_ctx, device: those of the model.
+        row_length: the number of tokens of each text, where the corpus is ids [example, pos]; None for one text.
     """
 
     ids: TokenIds
@@ -84,29 +86,29 @@ class OpenedCorpus(Opened):
 
     @property
     def n_tokens(self) -> int:
-        """Of all texts."""
+        """The number of tokens of all texts."""
         return self.ids.n
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the ids: [tokens], or [example, pos]."""
+        """The shape of the ids: [tokens], or [example, pos]."""
         return (self.n_tokens,) if self.row_length is None else (self.n_rows, self.row_length)
 
     @property
     def n_rows(self) -> int:
-        """How many texts there are."""
+        """The number of texts."""
         return 1 if self.row_length is None else self.n_tokens // max(1, self.row_length)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the ids: equal for the same text, however it was given."""
+        """SHA-256 of the ids: equal for the same text, whatever it was read from."""
         return self.ids.fingerprint
 
-    def trace(self) -> Tensor:
+    def trace(self) -> Int[Tensor, " hash"]:
         """What something that has read this corpus keeps of it, see `nanogpt_lens.text.seen`."""
         return trace_of(self.ids)
 
-    def share_seen(self, trace: Tensor | None) -> float | None:
+    def share_seen(self, trace: Int[Tensor, " hash"] | None) -> float | None:
         """The share of this corpus, from 0 to 1, that what has this trace has read; None where that is unknown."""
         return None if trace is None else share_seen(self.ids, trace)
 
@@ -115,11 +117,11 @@ class OpenedCorpus(Opened):
         """What the windows are, in words."""
         return f"windows of {self.name}"
 
-    def tokens(self, start: int, stop: int) -> Tensor:
-        """The ids [tokens] from index `start` to `stop`, on the CPU.
+    def tokens(self, start: int, stop: int) -> Int[Tensor, " token"]:
+        """The ids from index `start` to `stop`, on the CPU.
 
         Raises:
-            AnalysisError: one is outside the model's vocabulary.
+            AnalysisError: an id is outside the model's vocabulary.
         """
         ids = self.ids.tokens(start, stop)
         check_ids(self.d_vocab, ids, self.title)
@@ -130,8 +132,8 @@ class OpenedCorpus(Opened):
         for start in range(0, self.n_tokens, _PIECE):
             self.tokens(start, start + _PIECE)
 
-    def at(self, starts: list[int], seq_len: int) -> Tensor:
-        """The ids [start, seq_len] from each index on, on the model's device."""
+    def at(self, starts: list[int], seq_len: int) -> Int[Tensor, "example pos"]:
+        """As many ids as `seq_len` says from each index on, on the model's device."""
         rows = [self.tokens(start, start + seq_len) for start in starts]
         return torch.stack(rows).to(self.device)
 
@@ -140,8 +142,8 @@ class OpenedCorpus(Opened):
         step = self.row_length or 1
         return replace(self, ids=self.ids.between(start * step, stop * step))
 
-    def windows(self, *, seq_len: int, n: int, seed: int = 0) -> Tensor:
-        """Windows that do not overlap, drawn at random: ids [up to n, seq_len]; of rows, their beginnings."""
+    def windows(self, *, seq_len: int, n: int, seed: int = 0) -> Int[Tensor, "example pos"]:
+        """At most `n` windows that do not overlap, drawn at random; of rows, their beginnings."""
         if not isinstance(seq_len, int) or not 1 <= seq_len <= self.n_ctx:
             raise AnalysisError(
                 f"windows of {seq_len} tokens were asked for; expected 1 to {self.n_ctx}, the model's context"
@@ -166,12 +168,13 @@ class OpenedCorpus(Opened):
         """All of the corpus, cut into sequences that are read one batch after the other.
 
         Args:
-            seq_len: tokens of a sequence; None for the context, or the length of the rows.
-            batch_size: sequences of a batch; None for some 4,096 tokens.
-            least: tokens that the corpus must have.
+            seq_len: the tokens of a sequence; None for the context, or the length of the rows.
+            batch_size: the sequences of a batch; None for some 4,096 tokens.
+            least: the smallest number of tokens that the corpus may have.
 
         Raises:
-            AnalysisError: longer than the context, another length than the rows', a corpus that is too short.
+            AnalysisError: a sequence is longer than the context, or has another length than the rows; the corpus is
+                too short.
         """
         for option, value in (("seq_len", seq_len), ("batch_size", batch_size)):
             if value is not None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -59,16 +60,16 @@ class PromptPair:
     """Two prompts that differ in one token and are answered differently.
 
     Attributes:
-        clean, corrupted: ids [pos].
+        clean, corrupted: the prompts as ids.
         answer, wrong: the model's top token after the clean and after the corrupted prompt.
         clean_strings, corrupted_strings, answer_string, wrong_string: the same as text; numbers without a vocabulary.
-        positions: where the prompts differ.
+        positions: the positions at which the prompts differ.
         clean_logit_diff, corrupted_logit_diff: logit of `answer` minus that of `wrong` after each prompt.
-        how: how it was found, in a sentence.
+        how: what was tried and taken, in a sentence.
     """
 
-    clean: Tensor
-    corrupted: Tensor
+    clean: Int[Tensor, " pos"]
+    corrupted: Int[Tensor, " pos"]
     answer: int
     wrong: int
     clean_strings: tuple[str, ...]
@@ -100,15 +101,15 @@ def find_prompt_pair(
     Args:
         model: a HookedTransformer or a TransformerBridge.
         corpus: a text, a path or token ids, see `Corpus`; None for text drawn from the model itself.
-        seq_len: tokens of a prompt; None for 16, or what fits. The token that really follows must fit the context too.
-        n: how many windows of the text are looked at; of those that the model answers rightly, the edits of
+        seq_len: the tokens of a prompt; None for 16, or what fits; the token that really follows must fit too.
+        n: the number of windows of the text that are looked at; of those that the model answers rightly, the edits of
             48, spread evenly over those with a probability of at least 0.5 (over all of them where none has that),
             are tried.
         away: the edit should be at least so many tokens before the last; None for 3, or what the length allows.
-        seed: of the choice of windows.
+        seed: the seed of the choice of windows.
 
     Returns:
-        the pair; `how` says what was tried, and how far from the end the edit is.
+        The pair; `how` says what was tried, and how far from the end the edit is.
 
     Raises:
         NoPairFoundError: an AnalysisError: no window is answered rightly, or no edit of those that were tried
@@ -138,8 +139,8 @@ def find_prompt_pairs(
     check_whole(seed=seed)
     windows, present = _windows(model, corpus, size, n, seed)
     with evaluating(model):
-        prompts, answers = _answered(model, windows)
-        found = [
+        prompts, answers = _prompts_and_answers(model, windows)
+        edits = [
             best
             for prompt, answer in zip(prompts, answers, strict=True)
             if (best := _best_edit(model, prompt, int(answer), present, distance)) is not None
@@ -148,17 +149,17 @@ def find_prompt_pairs(
         f"the {min(_REPLACEMENTS, len(present) - 1)} tokens that the model finds most likely at each position, in "
         f"{_count(len(prompts))} of {size} tokens ({len(windows)} {'was' if len(windows) == 1 else 'were'} looked at)"
     )
-    if not found:
+    if not edits:
         raise NoPairFoundError(
             f"no edit of one token changes the model's top prediction (tried were {tried})",
             "give another text, more windows (n=), or a pair of your own",
         )
-    found.sort(key=lambda edit: (edit.remoteness, -edit.strength))  # stable: of equal ones the earlier window
-    return tuple(_pair(model, edit, f"tried were {tried}") for edit in found[:k])
+    edits.sort(key=lambda edit: (edit.remoteness, -edit.strength))  # stable: of equal ones the earlier window
+    return tuple(_pair(model, edit, f"tried were {tried}") for edit in edits[:k])
 
 
 def _sizes(model: Hooked, seq_len: int | None, away: int | None) -> tuple[int, int]:
-    """Tokens of a prompt, and how far from the end an edit should be."""
+    """The number of tokens of a prompt, and of tokens between an edit and the end."""
     check_model(model)
     most = int(model.cfg.n_ctx) - 1
     size = min(LENGTH, most) if seq_len is None else seq_len
@@ -175,10 +176,12 @@ def _sizes(model: Hooked, seq_len: int | None, away: int | None) -> tuple[int, i
     return size, distance
 
 
-def _windows(model: Hooked, corpus: Corpus | None, size: int, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Windows [n, size + 1] without overlap, and the ids of the text, the most frequent first.
+def _windows(
+    model: Hooked, corpus: Corpus | None, size: int, n: int, seed: int
+) -> tuple[Int[Tensor, "example pos"], Int[Tensor, " token"]]:
+    """Windows of one token more than a prompt, without overlap, and the ids of the text, the most frequent first.
 
-    Of rows a window each; none crosses rows.
+    Each row has one window; none crosses rows.
     """
     text = open_corpus(model, corpus)
     drawn = text.windows(seq_len=size + 1, n=n, seed=seed)
@@ -187,25 +190,26 @@ def _windows(model: Hooked, corpus: Corpus | None, size: int, n: int, seed: int)
 
 
 def _count(windows: int) -> str:
+    """A number of windows, in words."""
     return f"{windows} window{'s' if windows != 1 else ''}"
 
 
-def _frequent(ids: np.ndarray) -> Tensor:
+def _frequent(ids: Integer[np.ndarray, " id"]) -> Int[Tensor, " token"]:
     """The ids that occur, the most frequent first; of equal ones the smaller."""
     present, counts = np.unique(ids, return_counts=True)
     return torch.from_numpy(present[np.argsort(-counts, kind="stable")].astype(np.int64))
 
 
-def _answered(model: Hooked, windows: Tensor) -> tuple[Tensor, Tensor]:
-    """The prompts [window, pos] after which the model is sure of what really follows, and that [window].
+def _prompts_and_answers(
+    model: Hooked, windows: Int[Tensor, "example window"]
+) -> tuple[Int[Tensor, "prompt pos"], Int[Tensor, " prompt"]]:
+    """The prompts after which the model is sure of what really follows, and the token that follows each.
 
-    Where it is sure of none, those that it answers rightly.
-
-    Of more than are tried, every so many: the surest ones alone would be those that no edit far away can change.
-
+    If it is sure of none, those that it answers rightly. Of more than are tried, some evenly spread: the surest
+    ones alone would be those that no edit far away can change.
 
     Raises:
-        AnalysisError: there is none.
+        NoPairFoundError: it answers none rightly.
     """
     last = _last_logits(model, windows[:, :-1])
     truth = windows[:, -1]
@@ -222,8 +226,8 @@ def _answered(model: Hooked, windows: Tensor) -> tuple[Tensor, Tensor]:
     return windows[kept, :-1], truth[kept]
 
 
-def _last_logits(model: Hooked, tokens: Tensor) -> Tensor:
-    """Logits [example, token] after the last of `tokens` [example, pos]; nanoGPT's padding of the vocabulary is out."""
+def _last_logits(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example token"]:
+    """The logits after the last of `tokens`, without nanoGPT's padding of the vocabulary."""
     size = n_tokens(model)
     step = max(1, _RUN // tokens.shape[1])
     return torch.cat([run(model, rows)[:, -1, :size] for rows in tokens.split(step)])
@@ -233,7 +237,7 @@ def _last_logits(model: Hooked, tokens: Tensor) -> Tensor:
 class _Edit:
     """An edit that changes the model's mind."""
 
-    clean: Tensor
+    clean: Int[Tensor, " pos"]
     position: int
     token: int
     answer: int
@@ -247,15 +251,17 @@ class _Edit:
         return min(self.clean_diff, -self.corrupted_diff)
 
 
-def _best_edit(model: Hooked, prompt: Tensor, answer: int, present: Tensor, away: int) -> _Edit | None:
-    """The best edit of a prompt [pos]; None where none changes the model's mind."""
+def _best_edit(
+    model: Hooked, prompt: Int[Tensor, " pos"], answer: int, present: Int[Tensor, " token"], away: int
+) -> _Edit | None:
+    """The best edit of a prompt; None where none changes the model's mind."""
     logits = run(model, prompt[None])[0, :, : n_tokens(model)].double()
     clean = logits[-1]
     for remoteness, places in enumerate(_classes(len(prompt), away)):
-        edited = list(_edited(prompt, _likely(logits, present), places))
-        if not edited:
+        edits = list(_edits(prompt, _likely(logits, present), places))
+        if not edits:
             continue
-        where, tokens, rows = zip(*edited, strict=True)
+        positions, tokens, rows = zip(*edits, strict=True)
         last = _last_logits(model, torch.stack(rows)).double()
         wrong = last.argmax(-1)
         after = last[:, answer] - last.gather(-1, wrong[:, None])[:, 0]
@@ -265,7 +271,7 @@ def _best_edit(model: Hooked, prompt: Tensor, answer: int, present: Tensor, away
         if float(strength[i]) > 0:
             return _Edit(
                 clean=prompt,
-                position=where[i],
+                position=positions[i],
                 token=tokens[i],
                 answer=answer,
                 wrong=int(wrong[i]),
@@ -276,10 +282,10 @@ def _best_edit(model: Hooked, prompt: Tensor, answer: int, present: Tensor, away
     return None
 
 
-def _likely(logits: Tensor, present: Tensor) -> list[list[int]]:
-    """Which tokens of the text are tried at each position, from the logits [pos, token] of the clean prompt.
+def _likely(logits: Float[Tensor, "pos d_vocab"], present: Int[Tensor, " token"]) -> list[list[int]]:
+    """The tokens of the text that are tried at each position, from the logits of the clean prompt.
 
-    Nothing predicts the first position: there it is the most frequent ones.
+    Nothing predicts the first position: there the most frequent ones are tried.
     """
     allowed = present.to(logits.device)
     order = logits[:-1, allowed].argsort(stable=True, dim=-1, descending=True)[:, : _REPLACEMENTS + 1]
@@ -292,16 +298,20 @@ def _classes(size: int, away: int) -> tuple[range, range, range]:
     return range(far), range(far, size - 1), range(max(far, size - 1), size)
 
 
-def _edited(prompt: Tensor, likely: list[list[int]], places: range) -> Iterator[tuple[int, int, Tensor]]:
+def _edits(
+    prompt: Int[Tensor, " pos"], likely: list[list[int]], places: range
+) -> Iterator[tuple[int, int, Int[Tensor, " pos"]]]:
+    """Yield the edits of a prompt: position, new token, and the prompt with it."""
     for place in places:
-        own = int(prompt[place])
-        for token in sorted([token for token in likely[place] if token != own][:_REPLACEMENTS]):
+        present = int(prompt[place])
+        for token in sorted([token for token in likely[place] if token != present][:_REPLACEMENTS]):
             row = prompt.clone()
             row[place] = token
             yield place, token, row
 
 
 def _pair(model: Hooked, edit: _Edit, tried: str) -> PromptPair:
+    """The clean prompt and the edited one."""
     corrupted = edit.clean.clone()
     corrupted[edit.position] = edit.token
     ends = torch.tensor([edit.answer, edit.wrong])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -24,24 +25,25 @@ class Pair:
     """Clean and corrupted prompts.
 
     Attributes:
-        clean, corrupted: ids of shape [example, pos].
-        answer: what the clean prompts call for, ids of shape [example].
-        wrong: another token, ids of shape [example].
+        clean, corrupted: the prompts as ids.
+        answer: the token that each clean prompt calls for.
+        wrong: another token of each.
     """
 
-    clean: Tensor
-    corrupted: Tensor
-    answer: Tensor
-    wrong: Tensor
+    clean: Int[Tensor, "example pos"]
+    corrupted: Int[Tensor, "example pos"]
+    answer: Int[Tensor, " example"]
+    wrong: Int[Tensor, " example"]
 
 
 def random_tokens(
     model: Hooked, n: int, seq_len: int, *, repeats: Repeats = "avoid", generator: torch.Generator
-) -> Tensor:
-    """Uniform random ids [n, seq_len], distinct within each row unless `repeats` lets them be equal.
+) -> Int[Tensor, "example pos"]:
+    """Uniform random ids, distinct within each row unless `repeats` lets them be equal.
 
     Raises:
-        AnalysisError: not positive, or repeats are forbidden and the vocabulary is smaller than `seq_len`.
+        AnalysisError: `n` or `seq_len` is not positive; or repeats are forbidden and the vocabulary is smaller
+            than `seq_len`.
     """
     size = n_tokens(model)
     if n < 1 or seq_len < 1:
@@ -61,11 +63,11 @@ def random_tokens(
 
 def repeated_tokens(
     model: Hooked, *, seq_len: int, n: int = 32, copies: int = 2, repeats: Repeats = "avoid", seed: int = 0
-) -> Tensor:
-    """Random sequences, each followed by itself: ids of shape [n, copies * seq_len].
+) -> Int[Tensor, "example pos"]:
+    """Random sequences of `seq_len` ids, each followed by itself until there are `copies`.
 
     Raises:
-        AnalysisError: longer than the model's context, or see `random_tokens`.
+        AnalysisError: the copies are longer than the model's context, or see `random_tokens`.
     """
     if copies * seq_len > model.cfg.n_ctx:
         raise AnalysisError(
@@ -83,16 +85,16 @@ def induction_pairs(model: Hooked, *, seq_len: int | None = None, n: int = 32, s
     corrupted prompts differ from the clean ones in that one token, which appears nowhere else.
 
     Args:
-        model: for its vocabulary and context.
-        seq_len: tokens of a prompt, at least 4; None for the context, the vocabulary or 32, whichever is least.
-        n: how many prompts.
-        seed: of the random ids.
+        model: the model, for its vocabulary and context.
+        seq_len: the tokens of a prompt, at least 4; None for the context, the vocabulary or 32, whichever is least.
+        n: the number of prompts.
+        seed: the seed of the random ids.
 
     Returns:
-        the pair; `wrong` is the last of the random tokens.
+        The pair; `wrong` is the last of the random tokens.
 
     Raises:
-        AnalysisError: too short, longer than the context, or a vocabulary of fewer than 5 tokens.
+        AnalysisError: the prompts are too short or longer than the context, or the vocabulary has fewer than 5 tokens.
     """
     seq_len = int(seq_len or min(model.cfg.n_ctx, 32, n_tokens(model)))
     if not 4 <= seq_len <= model.cfg.n_ctx:
@@ -119,7 +121,7 @@ def induction_pairs(model: Hooked, *, seq_len: int | None = None, n: int = 32, s
     )
 
 
-def _others(at: Tensor, seq_len: int) -> Tensor:
-    """The places [n, seq_len - 3] that are neither `at`, `at + 1`, nor the last."""
+def _others(at: Int[Tensor, "example 1"], seq_len: int) -> Int[Tensor, "example place"]:
+    """The places of each prompt that are neither `at`, `at + 1`, nor the last."""
     places = torch.arange(seq_len - 1).expand(len(at), -1)
     return places[(places != at) & (places != at + 1)].view(len(at), seq_len - 3)

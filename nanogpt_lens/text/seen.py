@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from nanogpt_lens.text.ids import TokenIds
@@ -28,8 +29,8 @@ _STRETCHES = 64  # pieces of a large text that are compared with a trace
 _NAMED = 0.05  # a smaller share is what texts have in common by chance
 
 
-def trace_of(ids: TokenIds) -> Tensor:
-    """The trace [hash] of a text, ascending; without any hash where the text is shorter than a stretch."""
+def trace_of(ids: TokenIds) -> Int[Tensor, " hash"]:
+    """The trace of a text, ascending; without any hash where the text is shorter than a stretch."""
     kept = np.empty(0, np.int64)
     for start in range(0, ids.n, _PIECE):
         hashes = _hashes(ids.tokens(start, start + _PIECE + WIDTH - 1).numpy())
@@ -39,18 +40,18 @@ def trace_of(ids: TokenIds) -> Tensor:
     return torch.from_numpy(kept)
 
 
-def joined_traces(traces: Iterable[Tensor]) -> Tensor:
+def joined_traces(traces: Iterable[Int[Tensor, " hash"]]) -> Int[Tensor, " joined"]:
     """The trace of several texts together."""
     return torch.cat(list(traces)).unique()[:_SIZE]
 
 
-def share_seen(ids: TokenIds, trace: Tensor) -> float | None:
+def share_seen(ids: TokenIds, trace: Int[Tensor, " hash"]) -> float | None:
     """The share, from 0 to 1, of a text's stretches that the text of a trace has too.
 
     Of more than about a million tokens, stretches evenly spaced are compared.
 
     Returns:
-        None where nothing can be said: one of the texts is too short to have a stretch in the sample.
+        The share; None where nothing can be said: one of the texts is too short to have a stretch in the sample.
     """
     known = trace.cpu().numpy()
     if not len(known):
@@ -69,18 +70,18 @@ def seen_words(share: float | None, by: str) -> str:
     return "" if share is None or share < _NAMED else f"; {share:.0%} of this text {by} has seen before"
 
 
-def trace_to_text(trace: Tensor) -> str:
+def trace_to_text(trace: Int[Tensor, " hash"]) -> str:
     """A trace as characters, for JSON."""
     return base64.b64encode(trace.cpu().numpy().astype("<i8").tobytes()).decode()
 
 
-def text_to_trace(text: str) -> Tensor:
-    """What `trace_to_text` wrote."""
+def text_to_trace(text: str) -> Int[Tensor, " hash"]:
+    """The trace that `trace_to_text` wrote."""
     return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype="<i8").astype(np.int64))
 
 
-def _hashes(ids: np.ndarray) -> np.ndarray:
-    """A hash from 0 to 2**63 - 1 of each stretch [start] of `WIDTH` ids [tokens]."""
+def _hashes(ids: Int[np.ndarray, " token"]) -> Int[np.ndarray, " start"]:
+    """A hash from 0 to 2**63 - 1 of each stretch of `WIDTH` ids."""
     if len(ids) < WIDTH:
         return np.empty(0, np.int64)
     value, factor, width = ids.astype(np.uint64) + np.uint64(1), 0x9E3779B97F4A7C15, 1

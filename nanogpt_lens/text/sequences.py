@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from nanogpt_lens.text.ids import TokenIds, check_ids
@@ -22,11 +23,11 @@ class Batch:
     """Sequences of one length, one after the other in the corpus.
 
     Attributes:
-        tokens: ids [example, pos] on the model's device.
+        tokens: the ids, on the model's device.
         first: the corpus index of the first token; the others follow without a gap.
     """
 
-    tokens: Tensor
+    tokens: Int[Tensor, "example pos"]
     first: int
 
 
@@ -35,12 +36,12 @@ class Sequences:
     """A corpus, cut for a model.
 
     Attributes:
-        ids: of the whole corpus.
-        seq_len: tokens of a sequence; the last may be shorter.
-        batch_size: sequences of a batch.
+        ids: those of the whole corpus.
+        seq_len: the tokens of a sequence; the last may be shorter.
+        batch_size: the sequences of a batch.
         name: what the corpus is called in provenance.
-        d_vocab, device: of the model.
-        text_length: tokens that belong to one text: a row's where the corpus is rows of ids, else all.
+        d_vocab, device: those of the model.
+        text_length: the number of tokens that belong to one text: a row's where the corpus is rows of ids, else all.
     """
 
     ids: TokenIds
@@ -53,7 +54,7 @@ class Sequences:
 
     @property
     def n_tokens(self) -> int:
-        """Of the whole corpus."""
+        """The number of tokens of the whole corpus."""
         return self.ids.n
 
     @property
@@ -63,12 +64,12 @@ class Sequences:
 
     @property
     def n(self) -> int:
-        """How many sequences there are, a shorter last one included."""
+        """The number of sequences, a shorter last one included."""
         return -(-self.n_tokens // self.seq_len)
 
     @property
     def n_batches(self) -> int:
-        """How many batches there are; a shorter last sequence is one of its own."""
+        """The number of batches; a shorter last sequence is a batch by itself."""
         full = self.n_tokens // self.seq_len
         return -(-full // self.batch_size) + (self.n > full)
 
@@ -76,7 +77,7 @@ class Sequences:
         """The i-th batch.
 
         Raises:
-            AnalysisError: ids outside the model's vocabulary.
+            AnalysisError: an id is outside the model's vocabulary.
         """
         full = self.n_tokens // self.seq_len
         step = self.batch_size * self.seq_len
@@ -86,14 +87,14 @@ class Sequences:
         ids = self.tokens(start, stop)
         return Batch(tokens=ids.view(-1, min(self.seq_len, stop - start)).to(self.device), first=start)
 
-    def tokens(self, start: int, stop: int) -> Tensor:
-        """Ids [tokens] from corpus index `start` to `stop`, on the CPU."""
+    def tokens(self, start: int, stop: int) -> Int[Tensor, " token"]:
+        """The ids from corpus index `start` to `stop`, on the CPU."""
         ids = self.ids.tokens(start, stop)
         check_ids(self.d_vocab, ids, self.name)
         return ids
 
-    def excerpts(self, starts: Tensor, width: int) -> Tensor:
-        """The tokens [..., width] from each corpus index of `starts` on, int32.
+    def excerpts(self, starts: Int[Tensor, "*starts"], width: int) -> Int[Tensor, "*starts width"]:
+        """`width` tokens from each corpus index of `starts` on, int32.
 
         -1 behind the end of the start's sequence, and everywhere for a negative start.
         """
@@ -108,17 +109,17 @@ class Sequences:
                 kept[here] = torch.where(at < end[here, None], ids[(at - low).clamp_max(len(ids) - 1)], -1)
         return kept.view(*starts.shape, width)
 
-    def drawn(self, n: int | None, *, seed: int) -> tuple[Tensor, np.ndarray]:
+    def drawn(self, n: int | None, *, seed: int) -> tuple[Int[Tensor, "example pos"], Int[np.ndarray, "example pos"]]:
         """`n` whole sequences, one drawn from each of `n` equal stretches of the corpus; all where there are no more.
 
         A shorter sequence at the end is left out, unless it is the only one.
 
         Args:
-            n: how many at most; None for all.
-            seed: of the draw.
+            n: the largest number of sequences; None for all.
+            seed: the seed of the draw.
 
         Returns:
-            ids [example, pos] on the CPU, in the order of the corpus, and the corpus index [example, pos] of each.
+            The ids on the CPU, in the order of the corpus, and the corpus index of each.
         """
         seq_len = min(self.seq_len, self.n_tokens)
         whole = self.n_tokens // seq_len

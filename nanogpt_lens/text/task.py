@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from conversion.atomic import write_text
 from conversion.vocabulary import CharVocabulary
@@ -20,18 +21,18 @@ TASK_NAME = "task.json"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaskSequences:
-    """Sequences, and where they call for induction.
+    """Sequences, and the positions that call for induction.
 
     Attributes:
-        tokens: ids of shape [example, pos], int64.
-        required: boolean, of the same shape: the token after this position follows for certain from what came
+        tokens: the ids, int64.
+        required: the token after this position follows for certain from what came
             after an earlier occurrence of the token here, and from nothing else.
-        unseen: boolean, of the same shape: the same kind of position, but nothing like it came earlier.
+        unseen: the same kind of position, but nothing like it came earlier.
     """
 
-    tokens: np.ndarray
-    required: np.ndarray
-    unseen: np.ndarray
+    tokens: Int[np.ndarray, "example pos"]
+    required: Bool[np.ndarray, "example pos"]
+    unseen: Bool[np.ndarray, "example pos"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +42,7 @@ class Task(ABC):
     Attributes:
         vocabulary: the characters.
         name: what nanoGPT calls the `dataset`.
-        text_sha256: of the text that the statistics are from, None without one.
+        text_sha256: the SHA-256 of the text that the statistics are from, None without a text.
     """
 
     vocabulary: CharVocabulary
@@ -52,7 +53,7 @@ class Task(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """Tokens of a model for this task."""
+        """The number of tokens of a model for this task."""
         return self.vocabulary.size
 
     @abstractmethod
@@ -65,11 +66,7 @@ class Task(ABC):
 
     @abstractmethod
     def refuse_shorter_than(self, block_size: int) -> None:
-        """Check that the task makes sense in a context of `block_size` tokens.
-
-        Raises:
-            DataError: it does not.
-        """
+        """Raise DataError unless the task makes sense in a context of `block_size` tokens."""
 
     @abstractmethod
     def _plain(self) -> dict[str, Any]:
@@ -82,11 +79,11 @@ class Task(ABC):
 
     @property
     def sha256(self) -> str:
-        """Of the task itself."""
+        """The SHA-256 of the task itself."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def save(self, folder: Path) -> Path:
-        """Write `task.json`, in one step."""
+        """Write `task.json` in one step, and return its path."""
         write_text(folder / TASK_NAME, self.to_json())
         return folder / TASK_NAME
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from nanogpt_lens.core.errors import DataError
 from nanogpt_lens.text.task import Task, TaskSequences
@@ -22,8 +23,8 @@ class TriggerBigrams(Task):
     its output follows. From its second occurrence on, it can be known which.
 
     Attributes:
-        counts: how often each character [next] follows each [character], int64.
-        n_triggers: per sequence.
+        counts: how often each next character follows each character, int64.
+        n_triggers: the number of triggers of a sequence.
 
     Source: Bietti et al. 2023, "Birth of a Transformer: A Memory Viewpoint". There an output may be a
     trigger too, even its own, which locks a sequence into a loop that needs no induction.
@@ -58,24 +59,24 @@ class TriggerBigrams(Task):
         object.__setattr__(self, "_cumulated", rows.cumsum(1))
 
     @property
-    def frequencies(self) -> np.ndarray:
-        """Of the characters, by what they are followed by [character], summing to 1."""
+    def frequencies(self) -> Float[np.ndarray, " character"]:
+        """The share of each character among those that something follows; they sum to 1."""
         return self.counts.sum(1) / self.counts.sum()
 
     @property
-    def bigrams(self) -> np.ndarray:
-        """The probability of each next character [character, next]; rows sum to 1."""
-        cumulated: np.ndarray = self._cumulated  # pyright: ignore[reportAttributeAccessIssue]
+    def bigrams(self) -> Float[np.ndarray, "character next"]:
+        """The probability of each next character; rows sum to 1."""
+        cumulated: Float[np.ndarray, "character next"] = self._cumulated  # pyright: ignore[reportAttributeAccessIssue]
         return np.diff(cumulated, axis=1, prepend=0.0)
 
     def draw(self, n: int, seq_len: int, generator: np.random.Generator) -> TaskSequences:
-        """See `Task.draw`; `unseen` is the first occurrence of each trigger."""
+        """Sequences as `Task.draw` says; `unseen` is the first occurrence of each trigger."""
         return self.draw_with_triggers(n, seq_len, generator)[0]
 
     def draw_with_triggers(
         self, n: int, seq_len: int, generator: np.random.Generator
-    ) -> tuple[TaskSequences, np.ndarray, np.ndarray]:
-        """Sequences, and the triggers and the outputs of each, both [example, trigger]."""
+    ) -> tuple[TaskSequences, Int[np.ndarray, "example trigger"], Int[np.ndarray, "example trigger"]]:
+        """Sequences, and the triggers and the outputs of each."""
         if seq_len < 1:
             raise DataError(f"seq_len is {seq_len}; expected at least 1 token")
         size, count = self.vocabulary.size, self.n_triggers
@@ -87,20 +88,20 @@ class TriggerBigrams(Task):
         follows = np.full((n, size), -1)  # the forced next character [example, character]
         np.put_along_axis(follows, triggers, outputs, axis=1)
         chance = generator.random((n, seq_len))
-        cumulated: np.ndarray = self._cumulated  # pyright: ignore[reportAttributeAccessIssue]
+        cumulated: Float[np.ndarray, "character next"] = self._cumulated  # pyright: ignore[reportAttributeAccessIssue]
         tokens, rows = np.empty((n, seq_len), np.int64), np.arange(n)
-        tokens[:, 0] = _drawn(self.frequencies.cumsum()[None], chance[:, 0])
+        tokens[:, 0] = _characters_at(self.frequencies.cumsum()[None], chance[:, 0])
         for at in range(1, seq_len):
             before = tokens[:, at - 1]
             forced = follows[rows, before]
-            tokens[:, at] = np.where(forced >= 0, forced, _drawn(cumulated[before], chance[:, at]))
+            tokens[:, at] = np.where(forced >= 0, forced, _characters_at(cumulated[before], chance[:, at]))
         is_trigger = (tokens[:, :, None] == triggers[:, None, :]).any(-1)
         seen = _seen_before(tokens, size)
         sequences = TaskSequences(tokens=tokens, required=is_trigger & seen, unseen=is_trigger & ~seen)
         return sequences, triggers, outputs
 
     def refuse_shorter_than(self, block_size: int) -> None:
-        """See `Task.refuse_shorter_than`."""
+        """Raise DataError unless there is room for what has to be learnt twice."""
         if block_size < 4:
             raise DataError(f"block_size is {block_size}; expected at least 4, a trigger and its output twice")
 
@@ -133,7 +134,7 @@ class RepeatedRandom(Task):
             )
 
     def draw(self, n: int, seq_len: int, generator: np.random.Generator) -> TaskSequences:
-        """See `Task.draw`; `unseen` is the first period."""
+        """Sequences as `Task.draw` says; `unseen` is the first period."""
         if seq_len < 2:
             raise DataError(f"seq_len is {seq_len}; expected at least 2 tokens, one period twice")
         size = self.vocabulary.size
@@ -148,7 +149,7 @@ class RepeatedRandom(Task):
         return TaskSequences(tokens=tokens, required=required, unseen=~again)
 
     def refuse_shorter_than(self, block_size: int) -> None:
-        """See `Task.refuse_shorter_than`."""
+        """Raise DataError unless there is room for what has to be learnt twice."""
         if block_size < 2 * self.shortest:
             raise DataError(
                 f"block_size is {block_size}; expected at least {2 * self.shortest}, twice the shortest period: "
@@ -160,28 +161,36 @@ class RepeatedRandom(Task):
 
 
 def _whole(value: Any, what: str) -> int:
+    """A value as an int; DataError if it is no whole number."""
     try:
         return operator.index(value)
     except TypeError:
         raise DataError(f"{what} is {value!r}; expected an integer") from None
 
 
-def _drawn(cumulated: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """Which character each number between 0 and 1 falls on, by cumulated probabilities [example or 1, character]."""
+def _characters_at(
+    cumulated: Float[np.ndarray, "rows character"], chance: Float[np.ndarray, " example"]
+) -> Int[np.ndarray, " example"]:
+    """The character that each number between 0 and 1 falls on, by cumulated probabilities.
+
+    One row of probabilities stands for all examples where they have the same.
+    """
     below = (cumulated <= chance[:, None] * cumulated[:, -1:]).sum(1)
     return np.minimum(below, cumulated.shape[1] - 1)
 
 
-def _seen_before(tokens: np.ndarray, size: int) -> np.ndarray:
-    """Whether each token [example, pos] occurs earlier in its row."""
+def _seen_before(tokens: Int[np.ndarray, "example pos"], size: int) -> Bool[np.ndarray, "example pos"]:
+    """Whether each token occurs earlier in its row."""
     first = np.full((len(tokens), size), tokens.shape[1])
     for at in range(tokens.shape[1] - 1, -1, -1):
         first[np.arange(len(tokens)), tokens[:, at]] = at
     return np.take_along_axis(first, tokens, axis=1) < np.arange(tokens.shape[1])
 
 
-def _unambiguous(tokens: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """Whether each token [example, pos] came earlier, and always with the same successor as now."""
+def _unambiguous(
+    tokens: Int[np.ndarray, "example pos"], following: Int[np.ndarray, "example pos"]
+) -> Bool[np.ndarray, "example pos"]:
+    """Whether each token came earlier, and always with the same successor as now."""
     same = tokens[:, :, None] == tokens[:, None, :]  # [example, pos, earlier pos]
     earlier = same & np.tri(tokens.shape[1], k=-1, dtype=bool)
     agree = following[:, :, None] == following[:, None, :]

@@ -45,10 +45,10 @@ def trigger_bigrams(corpus: TextData | str | Path, *, n_triggers: int = 5) -> Tr
 
     Args:
         corpus: characters, or what `read_data` makes them from; its training part is counted.
-        n_triggers: per sequence.
+        n_triggers: the number of triggers of a sequence.
 
     Raises:
-        DataError: no such text, tokens that are not characters, too many triggers.
+        DataError: there is no such text, its tokens are no characters, or there are too many triggers.
     """
     data = read_data(corpus)
     vocabulary = _characters(data)
@@ -68,11 +68,11 @@ def repeated_random(corpus: TextData | str | Path | None = None, *, shortest: in
     """The task of repeated random characters.
 
     Args:
-        corpus: where the characters are from, see `read_data`; None for 64 characters.
+        corpus: what the characters are from, see `read_data`; None for 64 characters.
         shortest: the shortest period.
 
     Raises:
-        DataError: no such text, or tokens that are not characters.
+        DataError: there is no such text, or its tokens are no characters.
     """
     if corpus is None:
         vocabulary = CharVocabulary(tuple(sorted(_CHARACTERS)), None)
@@ -93,7 +93,7 @@ def read_task(path: str | Path) -> Task:
         path: a folder with a `task.json`, that file, a checkpoint beside it, or the name of a shipped checkpoint.
 
     Raises:
-        DataError: none there, or damaged.
+        DataError: there is no task, or a damaged one.
     """
     place = Path(path).expanduser()
     if not place.exists():  # a shipped name, or else an error that says what is not there
@@ -133,6 +133,7 @@ def read_task(path: str | Path) -> Task:
 
 
 def _characters(data: TextData) -> CharVocabulary:
+    """The vocabulary of some data; DataError if their tokens are no characters."""
     if not isinstance(data.vocabulary, CharVocabulary):
         raise DataError(f"{data.name} has no characters as tokens; expected a text, or a folder with a meta.pkl")
     return data.vocabulary

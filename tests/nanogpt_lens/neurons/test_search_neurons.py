@@ -191,7 +191,11 @@ def synthetic(values, batches, **options):
     first = 0
     for n in batches:
         part = values[first : first + 12 * n]
-        keeper.add(0, part.view(n, -1, part.shape[-1]), Batch(tokens=torch.zeros(n, len(part) // n), first=first))
+        keeper.add(
+            0,
+            part.view(n, -1, part.shape[-1]),
+            Batch(tokens=torch.zeros(n, len(part) // n, dtype=torch.long), first=first),
+        )
         first += len(part)
     return keeper
 
@@ -213,7 +217,7 @@ def test_parts_put_together_are_the_whole():
     values = torch.randint(0, 5, (12 * 8, 6), generator=torch.Generator().manual_seed(1)).double()
     whole = synthetic(values, [8], k=7, window=5)
     early, late = synthetic(values[:36], [3], k=7, window=5), TopWindows(sites=1, k=7, window=5)
-    late.add(0, values[36:].view(5, 12, 6), Batch(tokens=torch.zeros(5, 12), first=36))
+    late.add(0, values[36:].view(5, 12, 6), Batch(tokens=torch.zeros(5, 12, dtype=torch.long), first=36))
     late.hold([early.state(), late.state()])
     assert torch.equal(late.start, whole.start)
     assert torch.equal(late.value, whole.value)
