@@ -337,8 +337,10 @@ class TunedLens(LensScores):
 
 
 def affine_step(
-    resid: Float[Tensor, "*axes d_model"], matrix: Float[Tensor, "d_model d_model"], bias: Float[Tensor, " d_model"]
-) -> Float[Tensor, "*axes d_model"]:
+    resid: Float[Tensor, "... d_model"],
+    matrix: Float[Tensor, "... d_model d_model"],
+    bias: Float[Tensor, "... d_model"],
+) -> Float[Tensor, "... d_model"]:
     """Resid + resid @ matrix + bias, in the precision of the matrix; of the dtype of `resid`."""
     wide = resid.to(torch.promote_types(resid.dtype, matrix.dtype))
     return (wide + wide @ matrix.to(wide.dtype) + bias.to(wide.dtype)).to(resid.dtype)
