@@ -24,7 +24,7 @@ LooksAt: TypeAlias = Literal["weights", "random tokens", "corpus", "text", "prom
 one text, clean and corrupted prompts with a metric, a run's task, or a direction of the residual stream."""
 
 Source: TypeAlias = Literal["corpus", "task"]
-"""What is given to an analysis that is followed over training or made from the command line."""
+"""What an analysis that is followed over training or made from the command line takes behind the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +33,11 @@ class Analysis:
 
     Attributes:
         name: of its function.
-        module: where the function is.
+        module: that holds the function, below `nanogpt_lens`.
         looks_at: what it needs beside the model.
         about: what it says, in a few words.
-        command: the command of its own that prints it, "" for `nanogpt-lens measure`.
-        in_report: whether the report shows it in its section of further analyses; most have sections of their own.
+        command: a command that prints it alone, "" for `nanogpt-lens measure`.
+        in_report: whether the report shows it in its section of further analyses; most have a section already.
         custom: the function itself, where it is not in this package.
     """
 
@@ -66,7 +66,7 @@ class Analysis:
         return {p.name: p.default for p in parameters if p.kind is Parameter.KEYWORD_ONLY}
 
     def needs(self) -> tuple[str, ...]:
-        """What must be given behind the model, by name."""
+        """The names of the arguments behind the model that have no default."""
         _, *rest = signature(self.function).parameters.values()
         return tuple(p.name for p in rest if p.default is Parameter.empty and p.kind is not Parameter.VAR_POSITIONAL)
 
@@ -81,7 +81,7 @@ class Analysis:
         return set(self.needs()) <= set(get_args(Source))
 
     def call(self, model: Any, *sources: Any, **options: Any) -> Any:
-        """Make it; `progress` is passed on only where the function has such an option.
+        """The result of the analysis; `progress` is passed on only where the function has such an option.
 
         Raises:
             AnalysisError: an option that it does not have.
@@ -92,7 +92,7 @@ class Analysis:
         return self.function(model, *sources, **options)
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Raise AnalysisError where an option is not one of this analysis."""
+        """Raise AnalysisError unless all options are options of this analysis."""
         known = [name for name in self.options() if name != "progress"]
         if unknown := sorted(set(options) - {*known, "progress"}):
             raise AnalysisError(
@@ -122,13 +122,13 @@ def find(name: str) -> Analysis:
 def register(
     function: Callable[..., Any], *, looks_at: LooksAt, about: str, name: str | None = None, in_report: bool = False
 ) -> Callable[..., Any]:
-    """Add an analysis of your own, which trajectories, the command line and the report then know.
+    """Add an analysis to the catalogue, which trajectories, the command line and the report then know.
 
     Args:
         function: takes a model, then at most a corpus or a task, then keyword-only options; returns a result.
         looks_at: what it needs beside the model.
         about: what it says, in a few words.
-        name: None for the function's own.
+        name: None for the name of the function.
         in_report: also show it in the report.
 
     Returns:

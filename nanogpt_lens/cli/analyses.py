@@ -16,7 +16,7 @@ from nanogpt_lens.cli.options import (
     SequencesOption,
     TextOption,
 )
-from nanogpt_lens.cli.output import bar_wanted, interval, number, on_model, print_table, printed, save_result
+from nanogpt_lens.cli.output import interval, number, on_model, print_for_programs, print_table, save_result, shows_bar
 from nanogpt_lens.core.choices import Activation, Direction
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def heads(
     taxonomy = head_taxonomy(model, text, n=n, seed=seed)
     results: dict[str, Result] = {"heads": taxonomy}
     if importance:
-        results["importance"] = head_importance(model, text, n=n, seed=seed, progress=bar_wanted(as_json, as_csv))
+        results["importance"] = head_importance(model, text, n=n, seed=seed, progress=shows_bar(as_json, as_csv))
     save_result(taxonomy, output)
-    if printed(results, as_json, as_csv):
+    if print_for_programs(results, as_json, as_csv):
         return
     _print_heads(taxonomy, results.get("importance"))
 
@@ -74,11 +74,13 @@ def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
     rows = []
     for layer in range(taxonomy.shape["layer"]):
         for head in range(taxonomy.shape["head"]):
-            own = taxonomy.of(layer, head)
+            labels = taxonomy.of(layer, head)
             scores = [number(taxonomy.at(score=name, layer=layer, head=head)) for name in names]
-            marked = [f"{score} *" if name in own else f"{score}  " for name, score in zip(names, scores, strict=True)]
+            marked = [
+                f"{score} *" if name in labels else f"{score}  " for name, score in zip(names, scores, strict=True)
+            ]
             rise = [] if importance is None else [number(importance.values[layer, head], 4)]
-            rows.append([f"{layer}.{head}", *marked, *rise, ", ".join(own)])
+            rows.append([f"{layer}.{head}", *marked, *rise, ", ".join(labels)])
     chance = [f"{number(c)}  " for c in taxonomy.chance.mean((1, 2))] if taxonomy.chance is not None else []
     rise = [] if importance is None else ["loss rise"]
     rows.append(["chance", *chance, *([""] * len(rise)), ""])
@@ -117,26 +119,26 @@ def induction(
         results["text_prefix_matching"] = prefix_matching(model, text, seq_len=seq_len, n=n, seed=seed)
         results["repeated_text_loss"] = repeated_sequence_loss(model, text, seq_len=seq_len, n=n, seed=seed)
     if bool((matching.values > THRESHOLD).any()):
-        bar = bar_wanted(as_json, as_csv)
+        bar = shows_bar(as_json, as_csv)
         results["ablation"] = ablate_induction_heads(model, seq_len=seq_len, n=n, seed=seed, progress=bar)
     if output is not None:
         for name, result in results.items():
             save_result(result, output / name)
-    if printed(results, as_json, as_csv):
+    if print_for_programs(results, as_json, as_csv):
         return
     for line in _induction_lines(results, THRESHOLD):
         typer.echo(line)
 
 
 def _induction_lines(results: dict[str, Result], threshold: float) -> list[str]:
-    found: dict[str, Any] = results
-    matching, accuracy, learning = found["prefix_matching"], found["accuracy"], found["in_context_learning"]
+    by_name: dict[str, Any] = results
+    matching, accuracy, learning = by_name["prefix_matching"], by_name["accuracy"], by_name["in_context_learning"]
     best = matching.top(5, order="high")
     chance = float(matching.chance.flatten()[0])
     lines = [f"prefix matching, chance {chance:.3f} ({matching.definition}):"]
     lines += [f"  head {r.layer:.0f}.{r.head:.0f}  {interval(r.value, r.low, r.high)}" for r in best.itertuples()]
-    if "text_prefix_matching" in found:
-        top = next(found["text_prefix_matching"].top(1, order="high").itertuples())
+    if "text_prefix_matching" in by_name:
+        top = next(by_name["text_prefix_matching"].top(1, order="high").itertuples())
         lines.append(
             f"  on repeated text: head {top.layer:.0f}.{top.head:.0f}  {interval(top.value, top.low, top.high)}"
         )
@@ -145,15 +147,15 @@ def _induction_lines(results: dict[str, Result], threshold: float) -> list[str]:
         value = interval(accuracy.values[i, j], accuracy.low[i, j], accuracy.high[i, j])
         lines.append(f"accuracy on {prompt} [A][B]...[A] prompts: {value}, chance {accuracy.chance[i, j]:.3f}")
     for key, what in (("repeated_loss", "random tokens"), ("repeated_text_loss", "text")):
-        if key in found:
-            lines.append(_loss_line(found[key], what))
+        if key in by_name:
+            lines.append(_loss_line(by_name[key], what))
     value = interval(learning.values[0], learning.low[0], learning.high[0])
     lines.append(f"in-context learning: {value} nats ({learning.definition})")
-    if "composition" in found:
-        lines.append(_composition_line(found["composition"]))
-    if "ablation" not in found:
+    if "composition" in by_name:
+        lines.append(_composition_line(by_name["composition"]))
+    if "ablation" not in by_name:
         return [*lines, f"no head has prefix matching above {threshold}: nothing to ablate"]
-    return [*lines, _ablation_line(found["ablation"])]
+    return [*lines, _ablation_line(by_name["ablation"])]
 
 
 def _ablation_line(ablation: Any) -> str:
@@ -207,10 +209,10 @@ def patch(
         activation=activation,
         axes=[axis.strip() for axis in axes.split(",") if axis.strip()],
         direction=direction,
-        progress=bar_wanted(as_json, as_csv),
+        progress=shows_bar(as_json, as_csv),
     )
     save_result(result, output)
-    if printed({"patching": result}, as_json, as_csv):
+    if print_for_programs({"patching": result}, as_json, as_csv):
         return
     _print_patching(result, rows)
 
@@ -221,7 +223,7 @@ def _print_patching(result: PatchingResult, count: int) -> None:
     frame = result.top(count)
     rows = []
     for _, row in frame.iterrows():
-        place = [f"{row[axis]:.0f}" + _labelled(row.get(f"{axis}_label")) for axis in result.axes]
+        place = [f"{row[axis]:.0f}" + _label(row.get(f"{axis}_label")) for axis in result.axes]
         rows.append([*place, number(row["value"], 4), number(row["effect"], 4), number(row["recovery"])])
     print_table([*result.axes, "metric", "effect", "recovery"], rows)
     gap = abs(result.clean - (result.corrupted or 0.0))
@@ -232,5 +234,5 @@ def _print_patching(result: PatchingResult, count: int) -> None:
         typer.echo(f"and {rest} sites with smaller effects; --rows prints more, --csv all")
 
 
-def _labelled(label: Any) -> str:
+def _label(label: Any) -> str:
     return "" if label is None else f" {label!r}"

@@ -39,8 +39,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(asked: bool) -> None:
+    if asked:
         from importlib.metadata import version
 
         typer.echo(f"nanogpt-lens {version('nanogpt-lens')}")
@@ -175,17 +175,19 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     from nanogpt_lens.training.config import TrainConfig
 
     hinted = get_type_hints(command, include_extras=True)
-    given = (p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD)
-    own = [p.replace(annotation=hinted[p.name]) for p in given]
+    fixed = (p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD)
+    parameters = [p.replace(annotation=hinted[p.name]) for p in fixed]
     words = setting_help(TrainConfig.__doc__ or "")
     hints = get_type_hints(TrainConfig)
     for setting in fields(TrainConfig):
         kind = str if get_origin(hints[setting.name]) is Literal else hints[setting.name]
         option = typer.Option(help=words.get(setting.name, ""), rich_help_panel="nanoGPT's settings")
         annotation = Annotated[kind, option]
-        own.append(Parameter(setting.name, Parameter.KEYWORD_ONLY, default=setting.default, annotation=annotation))
-    command.__signature__ = Signature(own)  # pyright: ignore[reportFunctionMemberAccess]
-    command.__annotations__ = {p.name: p.annotation for p in own}
+        parameters.append(
+            Parameter(setting.name, Parameter.KEYWORD_ONLY, default=setting.default, annotation=annotation)
+        )
+    command.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
 
 

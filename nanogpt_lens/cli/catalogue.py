@@ -9,7 +9,7 @@ import typer
 
 from nanogpt_lens.catalogue import ANALYSES, Analysis, find, options_from_words
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, RowsOption, TextOption
-from nanogpt_lens.cli.output import bar_wanted, number, on_model, print_table, printed, save_result
+from nanogpt_lens.cli.output import number, on_model, print_for_programs, print_table, save_result, shows_bar
 from nanogpt_lens.core.errors import AnalysisError
 
 
@@ -61,34 +61,34 @@ def measure(
     analysis = find(name)
     source = _source(analysis, text, prompt, task)
     result = analysis.call(
-        model, *source, **{"progress": bar_wanted(as_json, as_csv), **options_from_words(option or [])}
+        model, *source, **{"progress": shows_bar(as_json, as_csv), **options_from_words(option or [])}
     )
     if not isinstance(result, Result):
         raise AnalysisError(f"{name} returns a {type(result).__name__}, which cannot be printed; call it in Python")
     save_result(result, output)
-    if not printed({name: result}, as_json, as_csv):
+    if not print_for_programs({name: result}, as_json, as_csv):
         _print(result, rows)
 
 
 def _source(analysis: Analysis, text: Path | None, prompt: str | None, task: Path | None) -> tuple[Any, ...]:
     """What the analysis looks at beside the model, from the options."""
-    given = {"corpus": text, "text": prompt, "task": task}
+    sources = {"corpus": text, "text": prompt, "task": task}
     options = {"corpus": "--text", "text": "--prompt", "task": "--task"}
-    kind = next((kind for kind in given if analysis.takes(kind)), "")
-    for other, value in given.items():
+    kind = next((kind for kind in sources if analysis.takes(kind)), "")
+    for other, value in sources.items():
         if value is not None and other != kind:
             raise AnalysisError(f"{options[other]} was given, but {analysis.name} looks at {analysis.looks_at}")
     needed = set(analysis.needs())
     if needed - {kind}:
         elsewhere = f"use `nanogpt-lens {analysis.command}`" if analysis.command else "call it in Python"
         raise AnalysisError(f"{analysis.name} needs {', '.join(analysis.needs())}; {elsewhere}")
-    if kind in needed and given[kind] is None:
+    if kind in needed and sources[kind] is None:
         raise AnalysisError(f"{analysis.name} looks at a {kind}; give {options[kind]}")
     if kind == "task" and task is not None:
         from nanogpt_lens.text.tasks import read_task
 
         return (read_task(task),)
-    return () if not kind or given[kind] is None else (given[kind],)
+    return () if not kind or sources[kind] is None else (sources[kind],)
 
 
 def _print(result: Any, count: int) -> None:

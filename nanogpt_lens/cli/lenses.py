@@ -16,7 +16,7 @@ from nanogpt_lens.cli.options import (
     SequencesOption,
     TextOption,
 )
-from nanogpt_lens.cli.output import bar_wanted, interval, number, on_model, print_table, printed, save_result
+from nanogpt_lens.cli.output import interval, number, on_model, print_for_programs, print_table, save_result, shows_bar
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import Result
@@ -59,26 +59,26 @@ def lens(
             raise AnalysisError(f"--{name} was given without --{other}; give both")
     if transfer and tuned is None:
         raise AnalysisError("--transfer was given without --tuned; give both")
-    own = None if tuned is None else TunedLens.load(tuned, model, transfer=transfer)
+    tuned_lens = None if tuned is None else TunedLens.load(tuned, model, transfer=transfer)
     results: dict[str, Result] = {}
     if prompt is not None:
-        results["lens"] = logit_lens(model, prompt, lens=own)
+        results["lens"] = logit_lens(model, prompt, lens=tuned_lens)
     if answer is not None and prompt is not None:
         results["attribution"] = direct_logit_attribution(model, prompt, answer, wrong)
     if prompt is None or text is not None:
-        bar = bar_wanted(as_json, as_csv)
-        results["convergence"] = measure_convergence(model, text, n=n, seed=seed, lens=own, progress=bar)
+        bar = shows_bar(as_json, as_csv)
+        results["convergence"] = measure_convergence(model, text, n=n, seed=seed, lens=tuned_lens, progress=bar)
     for name, result in results.items():
         save_result(result, None if output is None else output / name)
-    if printed(results, as_json, as_csv):
+    if print_for_programs(results, as_json, as_csv):
         return
-    found: dict[str, Any] = results
-    if "lens" in found:
-        _print_lens(found["lens"])
-    if "attribution" in found:
-        _print_attribution(found["attribution"])
-    if "convergence" in found:
-        _print_convergence(found["convergence"])
+    by_name: dict[str, Any] = results
+    if "lens" in by_name:
+        _print_lens(by_name["lens"])
+    if "attribution" in by_name:
+        _print_attribution(by_name["attribution"])
+    if "convergence" in by_name:
+        _print_convergence(by_name["convergence"])
 
 
 def _print_lens(result: LensResult) -> None:
@@ -136,21 +136,21 @@ def tune_lens(
     """Train a tuned lens (Belrose et al. 2023): one affine map per point; held-out KL beside the logit lens."""
     from nanogpt_lens.lens.tuned import train_tuned_lens
 
-    bar = bar_wanted(as_json, as_csv)
-    trained = train_tuned_lens(model, text, steps=steps, seed=seed, resume=resume, progress=bar)
-    save_result(trained, output)
-    if not printed({"tuned_lens": trained}, as_json, as_csv):
-        _print_tuned(trained)
+    bar = shows_bar(as_json, as_csv)
+    lens = train_tuned_lens(model, text, steps=steps, seed=seed, resume=resume, progress=bar)
+    save_result(lens, output)
+    if not print_for_programs({"tuned_lens": lens}, as_json, as_csv):
+        _print_tuned(lens)
 
 
-def _print_tuned(trained: TunedLens) -> None:
-    typer.echo(f"{trained.quantity}: {trained.definition}")
-    low, high = trained.low, trained.high
+def _print_tuned(lens: TunedLens) -> None:
+    typer.echo(f"{lens.quantity}: {lens.definition}")
+    low, high = lens.low, lens.high
     rows = []
-    for i, j, name in trained.in_depth_order():
+    for i, j, name in lens.in_depth_order():
         cells = [
             number(value, 4) if low is None or high is None else interval(value, low[k, i, j], high[k, i, j])
-            for k, value in enumerate(trained.values[:, i, j])
+            for k, value in enumerate(lens.values[:, i, j])
         ]
         rows.append([name, *cells])
-    print_table(["point", *trained.labels["score"]], rows)
+    print_table(["point", *lens.labels["score"]], rows)

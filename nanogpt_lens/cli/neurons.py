@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, ResumeOption, RowsOption, SeedOption
-from nanogpt_lens.cli.output import bar_wanted, interval, number, on_model, print_table, printed, save_result
+from nanogpt_lens.cli.output import interval, number, on_model, print_for_programs, print_table, save_result, shows_bar
 from nanogpt_lens.core.choices import NeuronSource, On
 
 if TYPE_CHECKING:
@@ -51,29 +51,29 @@ def search(
     """Find the excerpts on which every neuron is highest and lowest, and its statistics, in one pass."""
     from nanogpt_lens.neurons.search import search_neurons
 
-    bar = bar_wanted(as_json, as_csv)
-    found = search_neurons(
+    bar = shows_bar(as_json, as_csv)
+    search = search_neurons(
         model, text, layers=layer, k=k, window=min(window, model.cfg.n_ctx), seed=seed, resume=resume, progress=bar
     )
-    save_result(found, output)
-    if not printed({"neurons": found}, as_json, as_csv):
-        _print_search(found, rows)
+    save_result(search, output)
+    if not print_for_programs({"neurons": search}, as_json, as_csv):
+        _print_search(search, rows)
 
 
-def _print_search(found: NeuronSearch, count: int) -> None:
-    typer.echo(f"{found.quantity}: {found.definition}")
+def _print_search(search: NeuronSearch, count: int) -> None:
+    typer.echo(f"{search.quantity}: {search.definition}")
     rows = []
-    for row in found.top(count, order="high").to_dict("records"):
-        page = found.page(int(row["layer_label"]), int(row["neuron"]))
+    for row in search.top(count, order="high").to_dict("records"):
+        page = search.page(int(row["layer_label"]), int(row["neuron"]))
         best = page.highest[0]
         at = best.position - best.start
-        shown = "".join(best.tokens[max(0, at - 12) : at]), best.token, "".join(best.tokens[at + 1 : at + 9])
+        excerpt = "".join(best.tokens[max(0, at - 12) : at]), best.token, "".join(best.tokens[at + 1 : at + 9])
         promoted = "".join(token for token, _ in page.promoted)
         name = f"{page.layer}.{page.neuron}"
         numbers = [number(best.value), number(page.mean, 3), number(page.sparsity)]
-        rows.append([name, *numbers, repr(promoted), f"{shown[0]!r} [{shown[1]!r}] {shown[2]!r}"])
-    print_table([found.unit_kind, "highest", "mean", "sparsity", "promotes", "where it is highest"], rows)
-    rest = found.values.numel() - len(rows)
+        rows.append([name, *numbers, repr(promoted), f"{excerpt[0]!r} [{excerpt[1]!r}] {excerpt[2]!r}"])
+    print_table([search.unit_kind, "highest", "mean", "sparsity", "promotes", "where it is highest"], rows)
+    rest = search.values.numel() - len(rows)
     if rest > 0:
         typer.echo(f"and {rest} more; --rows prints more, --csv all; `neurons page` shows one, also of a saved search")
 
@@ -102,9 +102,9 @@ def page(
         raise AnalysisError("expected either --text, which is searched, or --search, a saved search")
     if search is not None:
         result = NeuronSearch.load(search)
-        _same_model(model, result, search)
+        _check_model(model, result, search)
     else:
-        window, bar = min(window, model.cfg.n_ctx), bar_wanted(as_json, False)
+        window, bar = min(window, model.cfg.n_ctx), shows_bar(as_json, False)
         result = search_neurons(model, text or "", layers=[layer], k=k, window=window, seed=seed, progress=bar)
     about = result.page(layer, unit)
     if as_json:
@@ -114,14 +114,15 @@ def page(
         typer.echo(f"{result.definition}\n{about}")
 
 
-def _same_model(model: Any, result: NeuronSearch, folder: Path) -> None:
+def _check_model(model: Any, result: NeuronSearch, folder: Path) -> None:
+    """Raise AnalysisError unless the saved search is of this model."""
     from nanogpt_lens.core.errors import AnalysisError
     from nanogpt_lens.model.access import provenance
 
-    theirs, mine = result.checkpoint_sha256, provenance(model)["checkpoint_sha256"]
-    if theirs != mine:
+    searched, mine = result.checkpoint_sha256, provenance(model)["checkpoint_sha256"]
+    if searched != mine:
         raise AnalysisError(
-            f"{folder} was found on another checkpoint ({str(theirs)[:12]}) than this one ({str(mine)[:12]}); search "
+            f"{folder} was found on another checkpoint ({str(searched)[:12]}) than this one ({str(mine)[:12]}); search "
             "again"
         )
 
@@ -155,13 +156,13 @@ def find(
     """Find the neurons that separate a class of tokens best, against what chance gives."""
     from nanogpt_lens.neurons.find import find_neurons
 
-    bar = bar_wanted(as_json, as_csv)
-    found = find_neurons(model, text, predicate, on=on, layers=layer, k=k, seed=seed, progress=bar)
-    save_result(found, output)
-    if printed({"separation": found}, as_json, as_csv):
+    bar = shows_bar(as_json, as_csv)
+    result = find_neurons(model, text, predicate, on=on, layers=layer, k=k, seed=seed, progress=bar)
+    save_result(result, output)
+    if print_for_programs({"separation": result}, as_json, as_csv):
         return
-    typer.echo(f"{found.quantity}: {found.definition}")
-    least = 1 / (1 + len(found.null))  # no p can be smaller
+    typer.echo(f"{result.quantity}: {result.definition}")
+    least = 1 / (1 + len(result.null))  # no p can be smaller
     rows = [
         [
             f"{row['layer_label']}.{row['neuron']}",
@@ -170,12 +171,12 @@ def find(
             f"{number(row['held_out'], 3)} [{number(row['low'], 3)}, {number(row['high'], 3)}]",
             ("<= " if row["p"] <= least else "") + f"{row['p']:.3f}",
         ]
-        for row in found.top(k).to_dict("records")
+        for row in result.top(k).to_dict("records")
     ]
     print_table(["neuron", "on the class", "AUROC", "held out", "p"], rows)
-    tokens, members = found.n_tokens, found.n_class
+    tokens, members = result.n_tokens, result.n_class
     typer.echo(
-        f"chance: in 95% of shifts the best of all neurons stays at or below {found.chance:.3f}; {members[0]} of "
+        f"chance: in 95% of shifts the best of all neurons stays at or below {result.chance:.3f}; {members[0]} of "
         f"{tokens[0]} tokens are of the class, held out {members[1]} of {tokens[1]}"
     )
 
@@ -200,7 +201,7 @@ def ablate(
     from nanogpt_lens.neurons.ablation import ablate_neurons
 
     chosen = [name.strip() for name in neurons.split(",") if name.strip()]
-    found = ablate_neurons(
+    result = ablate_neurons(
         model,
         text,
         chosen,
@@ -210,12 +211,12 @@ def ablate(
         n=n,
         k=k,
         seed=seed,
-        progress=bar_wanted(as_json, as_csv),
+        progress=shows_bar(as_json, as_csv),
     )
-    save_result(found, output)
-    if printed({"ablation": found}, as_json, as_csv):
+    save_result(result, output)
+    if print_for_programs({"ablation": result}, as_json, as_csv):
         return
-    typer.echo(found.definition)
+    typer.echo(result.definition)
     rows = [
         [
             str(row["score"]),
@@ -223,10 +224,10 @@ def ablate(
             number(row.get("chance", float("nan")), 4),
             number(row["controls_as_strong"]),
         ]
-        for row in found.table().to_dict("records")
+        for row in result.table().to_dict("records")
     ]
     print_table(["nats per token", "value", "controls", "controls as strong"], rows)
     typer.echo("hit hardest (rise: before -> after, what precedes [token]):")
-    for row in found.hits().to_dict("records"):
+    for row in result.hits().to_dict("records"):
         change = f"{row['rise']:.3f}: {row['before']:.3f} -> {row['after']:.3f}"
         typer.echo(f"  {change}  {str(row['preceding'])[-30:]!r} [{row['token']!r}]")

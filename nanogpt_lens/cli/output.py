@@ -33,20 +33,22 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
     """
     first = next(iter(signature(command).parameters))
 
-    def run(path: str, reading: Reading, **given: Any) -> None:
+    def run(path: str, reading: Reading, **arguments: Any) -> None:
         with only_first():
             from nanogpt_lens.model.loading import load
             from nanogpt_lens.results.files import check_target
 
-            one_format(bool(given.get("as_json")), bool(given.get("as_csv")))
-            if given.get("output") is not None:
+            one_format(bool(arguments.get("as_json")), bool(arguments.get("as_csv")))
+            if arguments.get("output") is not None:
                 for part in parts:
-                    check_target(given["output"] / part)
+                    check_target(arguments["output"] / part)
             try:
-                command(load(path, **reading.options()), **given)
+                command(load(path, **reading.options()), **arguments)
             except KeyboardInterrupt:
-                if given.get("resume") is not None and given["resume"].exists():
-                    typer.echo(f"the state is kept in {given['resume']}; run the same command again to go on", err=True)
+                if arguments.get("resume") is not None and arguments["resume"].exists():
+                    typer.echo(
+                        f"the state is kept in {arguments['resume']}; run the same command again to go on", err=True
+                    )
                 raise
 
     options = {"path": (PathArgument, ...), "reading": (Reading, ...)}
@@ -55,7 +57,7 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
 
 @contextmanager
 def only_first() -> Iterator[None]:
-    """Standard output is thrown away in all processes but the first."""
+    """A context in which all processes but the first print nothing."""
     from nanogpt_lens.core.distributed import is_first
 
     if is_first():
@@ -66,14 +68,14 @@ def only_first() -> Iterator[None]:
 
 
 def one_format(as_json: bool, as_csv: bool) -> None:
-    """Refuse two formats at once."""
+    """Raise AnalysisError for two formats at once."""
     if as_json and as_csv:
         from nanogpt_lens.core.errors import AnalysisError
 
         raise AnalysisError("--json and --csv were both given; expected one of them")
 
 
-def bar_wanted(as_json: bool, as_csv: bool) -> bool:
+def shows_bar(as_json: bool, as_csv: bool) -> bool:
     """Whether a progress bar would be seen by a person."""
     return not as_json and not as_csv and sys.stderr.isatty()
 
@@ -87,8 +89,8 @@ def save_result(result: Result, folder: Path | None) -> None:
         typer.echo(f"result saved in {folder}", err=True)
 
 
-def printed(results: dict[str, Result], as_json: bool, as_csv: bool) -> bool:
-    """Print for programs, where that was asked for."""
+def print_for_programs(results: dict[str, Result], as_json: bool, as_csv: bool) -> bool:
+    """Print results as JSON or CSV where that was asked for, and say whether it was."""
     if as_json:
         typer.echo(json.dumps({name: result.to_json() for name, result in results.items()}, ensure_ascii=False))
     elif as_csv:

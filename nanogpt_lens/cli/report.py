@@ -21,8 +21,8 @@ def register(app: typer.Typer) -> None:
     app.command()(with_reading(report))
 
 
-def _list_sections(wanted: bool) -> None:
-    if wanted:
+def _list_sections(asked: bool) -> None:
+    if asked:
         from nanogpt_lens.reporting.making import section_titles
 
         for key, title in section_titles().items():
@@ -60,7 +60,7 @@ def report(
     if text is not None and not text.expanduser().exists():
         raise AnalysisError(f"{text} does not exist; expected a text file, nanoGPT's .bin or its data folder")
     chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]
-    found = make(
+    result = make(
         path,
         corpus=text,
         output=output,
@@ -73,34 +73,34 @@ def report(
         progress=not as_json and sys.stderr.isatty(),
         **reading.options(),
     )
-    for section in found.failed:
+    for section in result.failed:
         typer.echo(f"warning: the section {section.key} failed: {section.error}", err=True)
-    for warning in (sentence for section in found.sections for sentence in section.warnings):
+    for warning in (sentence for section in result.sections for sentence in section.warnings):
         typer.echo(f"warning: {warning}", err=True)
-    _say(found, output, as_json)
-    if found.all_failed:
+    _say(result, output, as_json)
+    if result.all_failed:
         typer.echo(f"error: all chosen sections failed; {output} says why", err=True)
         raise typer.Exit(2)
-    raise typer.Exit(1 if found.passed is False else 0)
+    raise typer.Exit(1 if result.passed is False else 0)
 
 
-def _say(found: Report, output: Path, as_json: bool) -> None:
-    size = len(found.html.encode())
+def _say(result: Report, output: Path, as_json: bool) -> None:
+    size = len(result.html.encode())
     if as_json:
         content = {
-            "path": found.path,
+            "path": result.path,
             "output": str(output),
             "bytes": size,
-            "passed": found.passed,
+            "passed": result.passed,
             "sections": [
                 {"key": s.key, "title": s.title, "status": s.status, "error": s.error, "findings": list(s.findings)}
-                for s in found.sections
+                for s in result.sections
             ],
         }
         typer.echo(json.dumps(content, ensure_ascii=False))
         return
-    verdicts = [section.verdict for section in found.sections if section.verdict]
+    verdicts = [section.verdict for section in result.sections if section.verdict]
     for verdict in verdicts:
         typer.echo(verdict)
-    made = sum(section.status == "done" for section in found.sections)
-    typer.echo(f"{output}: {made} of {len(found.sections)} sections, {size / 1e6:.2f} MB; it opens offline")
+    made = sum(section.status == "done" for section in result.sections)
+    typer.echo(f"{output}: {made} of {len(result.sections)} sections, {size / 1e6:.2f} MB; it opens offline")

@@ -9,7 +9,15 @@ import typer
 
 from nanogpt_lens.catalogue import find
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption, with_reading
-from nanogpt_lens.cli.output import bar_wanted, number, one_format, only_first, print_table, printed, save_result
+from nanogpt_lens.cli.output import (
+    number,
+    one_format,
+    only_first,
+    print_for_programs,
+    print_table,
+    save_result,
+    shows_bar,
+)
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -34,7 +42,7 @@ def trajectory(
         typer.Option(help="a text file or data folder; without it, the run's task or its last model's text"),
     ] = None,
     pattern: Annotated[str, typer.Option(help="which files are the checkpoints")] = "ckpt*.pt",
-    where: Annotated[
+    at: Annotated[
         list[str] | None,
         typer.Option("--at", help="a place on an axis, such as score=induction or layer=1; repeatable"),
     ] = None,
@@ -70,18 +78,18 @@ def trajectory(
             pattern=pattern,
             resume=resume,
             **reading.options(),
-            progress=bar_wanted(as_json, as_csv),
+            progress=shows_bar(as_json, as_csv),
             **options,
         )
         save_result(result, output)
-        places = _places(result, where or [])
+        places = _places(result, at or [])
         if plot is not None and is_first():
             _draw(result, plot, places, least)
-        if not printed({measure: result}, as_json, as_csv):
+        if not print_for_programs({measure: result}, as_json, as_csv):
             _print(result, places, rows, least)
 
 
-def _places(result: Trajectory, where: list[str]) -> dict[str, Any]:
+def _places(result: Trajectory, words: list[str]) -> dict[str, Any]:
     """What `--at` says, by axis.
 
     Raises:
@@ -89,17 +97,17 @@ def _places(result: Trajectory, where: list[str]) -> dict[str, Any]:
     """
     from nanogpt_lens.core.errors import ResultError
 
-    found: dict[str, Any] = {}
-    for item in where:
+    places: dict[str, Any] = {}
+    for item in words:
         axis, equals, place = item.partition("=")
         if not equals or axis not in result.axes[1:]:
             raise ResultError(
                 f"--at {item!r} is no place on {', '.join(result.axes[1:]) or 'any axis, because there is none'}; "
                 "expected one such as layer=1"
             )
-        found[axis] = int(place) if place.lstrip("-").isdecimal() else place
-        result.at(**{axis: found[axis]})
-    return found
+        places[axis] = int(place) if place.lstrip("-").isdecimal() else place
+        result.at(**{axis: places[axis]})
+    return places
 
 
 def _rows(result: Trajectory, places: dict[str, Any], count: int) -> list[dict[str, Any]]:
@@ -118,7 +126,7 @@ def _rows(result: Trajectory, places: dict[str, Any], count: int) -> list[dict[s
 
 
 def _change(result: Trajectory, row: dict[str, int], least: float) -> ChangePoint | None:
-    """Where the curve of a place changes; None where there are too few steps to tell."""
+    """The change point of the curve of a place; None where there are too few steps to tell."""
     from nanogpt_lens.runs.change_points import LEAST_STEPS, find_change_point
 
     if len(result.steps) < LEAST_STEPS:
@@ -129,22 +137,22 @@ def _change(result: Trajectory, row: dict[str, int], least: float) -> ChangePoin
 
 
 def _verdict(result: Trajectory, row: dict[str, int], least: float) -> str:
-    found = _change(result, row, least)
-    if found is None:
+    change = _change(result, row, least)
+    if change is None:
         return "too few steps to tell"
-    return found.verdict.replace("formed", "half-way down") if found.final < found.baseline else found.verdict
+    return change.verdict.replace("formed", "half-way down") if change.final < change.baseline else change.verdict
 
 
 def _print(result: Trajectory, places: dict[str, Any], count: int, least: float) -> None:
     steps, rows = result.steps, _rows(result, places, count)
-    shown = sorted({round(i * (len(steps) - 1) / (_COLUMNS - 1)) for i in range(_COLUMNS)})
+    columns = sorted({round(i * (len(steps) - 1) / (_COLUMNS - 1)) for i in range(_COLUMNS)})
     typer.echo(f"{result.quantity}: {result.explanation()}")
     table = []
     for row in rows:
         curve = result.values[(slice(None), *row.values())]
         names = [result.labels[a][i] if a in result.labels else str(i) for a, i in row.items()]
-        table.append([*names, *(number(curve[i], 3) for i in shown), _verdict(result, row, least)])
-    print_table([*result.axes[1:], *(f"{steps[i]:,}" for i in shown), f"change of at least {least:g}"], table)
+        table.append([*names, *(number(curve[i], 3) for i in columns), _verdict(result, row, least)])
+    print_table([*result.axes[1:], *(f"{steps[i]:,}" for i in columns), f"change of at least {least:g}"], table)
     rest = result.values[0].numel() - len(rows)
     more = f"; {rest} other places change less or were not asked for: --rows, --at, --csv" if rest else ""
     typer.echo(f"{len(steps)} checkpoints; columns are iterations{more}")
@@ -162,10 +170,10 @@ def _draw(result: Trajectory, plot: Path, places: dict[str, Any], least: float) 
     from nanogpt_lens.viz.export import to_png, to_svg
 
     rows = _rows(result, places, 1)
-    found = _change(result, rows[0], least) if rows else None
-    drawn = result.plot(mark=found.mark if found is not None else None, **places)
+    change = _change(result, rows[0], least) if rows else None
+    figure = result.plot(mark=change.mark if change is not None else None, **places)
     if plot.suffix == ".html":
-        write_text(plot, drawn.to_html(include_plotlyjs=True))
+        write_text(plot, figure.to_html(include_plotlyjs=True))
     else:
-        {".png": to_png, ".svg": to_svg}[plot.suffix](drawn, plot)
+        {".png": to_png, ".svg": to_svg}[plot.suffix](figure, plot)
     typer.echo(f"picture written to {plot}", err=True)

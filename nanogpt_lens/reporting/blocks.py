@@ -186,7 +186,7 @@ class NeuronCards:
 Block: TypeAlias = Paragraph | Heading | Listing | Facts | Table | Picture | Tokens | TextSample | NeuronCards
 
 
-def drawn(result: Result, label: str, *, before: str = "", **options: object) -> Picture:
+def picture_of(result: Result, label: str, *, before: str = "", **options: object) -> Picture:
     """A result's figure; `before` is put in front of its caption."""
     from nanogpt_lens.viz.figures import uncaptioned
 
@@ -194,12 +194,12 @@ def drawn(result: Result, label: str, *, before: str = "", **options: object) ->
     return Picture(picture=figure, caption=f"{before} {caption}".strip(), label=label)
 
 
-def mounted(widget: Widget, label: str, *, before: str = "") -> Picture:
+def picture_of_widget(widget: Widget, label: str, *, before: str = "") -> Picture:
     """A widget; `before` is put in front of its caption."""
     return Picture(picture=widget, caption=f"{before} {widget.caption}".strip(), label=label)
 
 
-def coloured(
+def spans_of(
     tokens: Sequence[str],
     values: Sequence[float],
     *,

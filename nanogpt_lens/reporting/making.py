@@ -19,7 +19,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.loading import convert
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.reporting.page import page
-from nanogpt_lens.reporting.section import Recipe, Section, made
+from nanogpt_lens.reporting.section import Recipe, Section, section_of
 from nanogpt_lens.reporting.sections import (
     attention,
     certificate,
@@ -34,7 +34,7 @@ from nanogpt_lens.reporting.sections import (
 )
 from nanogpt_lens.reporting.sections.further import further_recipes
 from nanogpt_lens.reporting.subject import OwnPair, Subject, text_of
-from nanogpt_lens.reporting.words import shown
+from nanogpt_lens.reporting.words import line_of
 from nanogpt_lens.text.corpus import Corpus
 
 RECIPES: dict[str, Recipe] = {
@@ -172,9 +172,9 @@ def report(
         "seed": seed,
         "reading": reading,
     }
-    subject = Subject(**about) if alone else _opened(about, reading)
-    found = _made(subject, chosen, progress)
-    result = Report(html=_page(subject, found), path=str(path), sections=found, passed=_passed(found))
+    subject = Subject(**about) if alone else _subject(about, reading)
+    parts = _sections(subject, chosen, progress)
+    result = Report(html=_page(subject, parts), path=str(path), sections=parts, passed=_passed(parts))
     if target is not None:
         result.save(target)
     return result
@@ -184,7 +184,7 @@ def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several
     """The keys of the sections that are made, in the order of `section_titles`.
 
     Args:
-        sections: as given.
+        sections: the keys, or one of them; None for all.
         path: what the report is about.
         several: it has several checkpoints.
         alone: these are compared, and none is looked into.
@@ -194,24 +194,24 @@ def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several
             where there are several.
     """
     titles = section_titles()
-    wanted = [sections] if isinstance(sections, str) else None if sections is None else list(sections)
-    if wanted is not None:
-        unknown = [name for name in wanted if name not in titles]
-        if unknown or not wanted:
+    names = [sections] if isinstance(sections, str) else None if sections is None else list(sections)
+    if names is not None:
+        unknown = [name for name in names if name not in titles]
+        if unknown or not names:
             what = f"there is no section {unknown[0]!r}" if unknown else "no section is chosen"
             raise AnalysisError(f"{what}; expected some of {', '.join(titles)}")
         comparing = checkpoints.RECIPE.key
-        if comparing in wanted and not several:
+        if comparing in names and not several:
             raise AnalysisError(
                 f"the section {comparing} was chosen, but {path} is one checkpoint; expected a folder with several"
             )
-        single = [name for name in wanted if name not in (summary.KEY, comparing)] if alone else []
+        single = [name for name in names if name not in (summary.KEY, comparing)] if alone else []
         if single:
             raise AnalysisError(
                 f"the section {single[0]} is about one checkpoint, but {path} holds several and no {CHECKPOINT_NAME} "
                 f"of its own; name one of them, or choose {comparing}"
             )
-        return [key for key in titles if key in wanted]
+        return [key for key in titles if key in names]
     if alone:
         return [summary.KEY, checkpoints.RECIPE.key]
     return [key for key in titles if several or key != checkpoints.RECIPE.key]
@@ -246,15 +246,15 @@ def _pair(
             raise AnalysisError("an answer was given without prompts; expected clean and corrupted as well")
         return None
     if clean is None or corrupted is None:
-        given = "clean" if corrupted is None else "corrupted"
-        raise AnalysisError(f"only the {given} prompt was given; expected clean and corrupted, or neither of them")
+        alone = "clean" if corrupted is None else "corrupted"
+        raise AnalysisError(f"only the {alone} prompt was given; expected clean and corrupted, or neither of them")
     if clean is corrupted or (isinstance(clean, str) and clean == corrupted):
         raise AnalysisError("the clean and the corrupted text are the same; expected two that differ in some token")
     return OwnPair(clean=clean, corrupted=corrupted, answer=answer, wrong=wrong)
 
 
-def _opened(about: dict[str, Any], reading: Reading) -> Subject:
-    """The subject with its model and its text; what the user can get wrong is found here."""
+def _subject(about: dict[str, Any], reading: Reading) -> Subject:
+    """The subject with its model and its text; what the user can get wrong is checked here."""
     checkpoint = reading.checkpoint(about["path"])
     kept = checkpoint.without_weights()
     _ = checkpoint.sha256, kept.sha256
@@ -265,20 +265,20 @@ def _opened(about: dict[str, Any], reading: Reading) -> Subject:
     return Subject(**about, checkpoint=kept, n_params=n_params, _model=model, text=text_of(model, about["raw_text"]))
 
 
-def _made(subject: Subject, chosen: Sequence[str], progress: bool) -> tuple[Section, ...]:
+def _sections(subject: Subject, chosen: Sequence[str], progress: bool) -> tuple[Section, ...]:
     """The sections in their order; the summary, which reads the others, is made last and stands first."""
-    found: list[Section] = []
+    sections: list[Section] = []
     recipes = {**RECIPES, **further_recipes()}
     with tqdm(total=len(chosen), desc="report", unit="section", disable=not progress) as bar:
         for key in chosen:
             if key != summary.KEY:
                 bar.set_postfix_str(key)
-                found.append(made(recipes[key], subject))
+                sections.append(section_of(recipes[key], subject))
                 bar.update()
         if summary.KEY in chosen:
-            found.insert(0, summary.section(subject, found))
+            sections.insert(0, summary.section(subject, sections))
             bar.update()
-    return tuple(found)
+    return tuple(sections)
 
 
 def _passed(sections: Sequence[Section]) -> bool | None:
@@ -292,6 +292,7 @@ def _passed(sections: Sequence[Section]) -> bool | None:
 
 
 def _page(subject: Subject, sections: Sequence[Section]) -> str:
+    """The page as HTML."""
     passed = _passed(sections)
     said = [s.verdict for s in sections if s.verdict]
     if passed is None:
@@ -301,7 +302,7 @@ def _page(subject: Subject, sections: Sequence[Section]) -> str:
     else:
         status = "NOT PROVEN: the certificate could not be made"
     return page(
-        name=shown(subject.name, longest=120),
+        name=line_of(subject.name, longest=120),
         title=f"{subject.name}: nanogpt-lens report",
         status=status,
         tone={True: "good", False: "bad", None: "plain"}[passed],

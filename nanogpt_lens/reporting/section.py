@@ -1,4 +1,4 @@
-"""A section: what it asks of the model, what it found, and what it says where it could not."""
+"""A section: what it asks of the model, what it says of it, and what it says where it could not be made."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class DoesNotApply(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """What a section found.
+class Content:
+    """What is in a section.
 
     Attributes:
         body: its blocks.
@@ -59,7 +59,7 @@ class Recipe:
     key: str
     title: str
     reading: str
-    make: Callable[[Subject], Made]
+    make: Callable[[Subject], Content]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Section:
         status: "done", "failed" or "does not apply".
         error: in a sentence, why it failed or does not apply.
         seconds: how long it took; not in the page.
-        body, commands, findings, proven, verdict, warnings: see `Made`.
+        body, commands, findings, proven, verdict, warnings: see `Content`.
     """
 
     key: str
@@ -88,13 +88,13 @@ class Section:
     warnings: tuple[str, ...] = ()
 
 
-def made(recipe: Recipe, subject: Subject) -> Section:
-    """Make a section; whatever goes wrong is said in its place."""
+def section_of(recipe: Recipe, subject: Subject) -> Section:
+    """The section that a recipe makes; whatever goes wrong is said in its place."""
     about: dict[str, Any] = {"key": recipe.key, "title": recipe.title, "reading": recipe.reading}
     again = (subject.report_command(recipe.key),)
     began = time.perf_counter()
     try:
-        found = recipe.make(subject)
+        content = recipe.make(subject)
     except DoesNotApply as reason:
         return Section(**about, status="does not apply", error=str(reason), commands=again)
     except Exception as error:
@@ -110,12 +110,12 @@ def made(recipe: Recipe, subject: Subject) -> Section:
         **about,
         status="done",
         seconds=time.perf_counter() - began,
-        body=found.body,
-        commands=found.commands,
-        findings=found.findings,
-        proven=found.proven,
-        verdict=found.verdict,
-        warnings=found.warnings,
+        body=content.body,
+        commands=content.commands,
+        findings=content.findings,
+        proven=content.proven,
+        verdict=content.verdict,
+        warnings=content.warnings,
     )
 
 

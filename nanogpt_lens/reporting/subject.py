@@ -56,8 +56,8 @@ class OwnPair:
     answer: str | int | None = None
     wrong: str | int | None = None
 
-    def given(self) -> dict[str, Any]:
-        """What was given, by its name."""
+    def options(self) -> dict[str, Any]:
+        """The prompts and the answers that there are, by the names of their options."""
         values = {name: getattr(self, name) for name in ("clean", "corrupted", "answer", "wrong")}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -134,13 +134,17 @@ class Subject:
     @cached_property
     def folders(self) -> tuple[Path, ...]:
         """Folders of this machine that the page does not name."""
-        own = [] if self.checkpoint is None or self.checkpoint.path is None else [self.checkpoint.path.parent]
-        places = [*own, *(stage.parent for stage in self.stages), Path(self.path).expanduser()]
+        file = None if self.checkpoint is None else self.checkpoint.path
+        places = [
+            *([] if file is None else [file.parent]),
+            *(stage.parent for stage in self.stages),
+            Path(self.path).expanduser(),
+        ]
         known = {place for base in places for place in (base, base.resolve(), *base.resolve().parents)}
         return tuple(sorted(known))
 
     def strings(self, tokens: Tensor) -> tuple[str, ...]:
-        """The text of each of the ids [pos]."""
+        """The text of each of the ids."""
         return token_labels(self.model, tokens)
 
     @property
@@ -149,7 +153,7 @@ class Subject:
         return "" if self.has_vocabulary else " "
 
     def passage(self, seq_len: int, *, number: int = 0) -> Tensor:
-        """A passage of the text, ids [at most seq_len]: from the beginning of a paragraph where there is one.
+        """A passage of the text, of at most `seq_len` tokens: from the beginning of a paragraph where there is one.
 
         `number` gives another one.
         """
@@ -163,15 +167,15 @@ class Subject:
         return torch.from_numpy(ids[start : start + seq_len].copy())
 
     def _beginnings(self, ids: np.ndarray, seq_len: int) -> Sequence[int]:
-        """Where a passage may begin: behind an empty line, behind a line break, or anywhere."""
+        """The places at which a passage may begin: behind an empty line, behind a line break, or anywhere."""
         last = max(0, len(ids) - seq_len)
         vocabulary = self.strings(torch.arange(n_tokens(self.model))) if self.has_vocabulary else ()
         breaks = np.isin(ids, [i for i, text in enumerate(vocabulary) if text.endswith("\n")])
         after = np.flatnonzero(breaks[:-1] & breaks[1:]) + 2
         for places in (after, np.flatnonzero(breaks) + 1):
-            found = [int(p) for p in places if p <= last and not breaks[min(p, len(ids) - 1)]]
-            if found:
-                return found
+            starts = [int(p) for p in places if p <= last and not breaks[min(p, len(ids) - 1)]]
+            if starts:
+                return starts
         return range(last + 1)
 
     def seed_option(self) -> list[str]:
@@ -185,9 +189,14 @@ class Subject:
     def command(self, name: str, *more: str, text: bool = False, remark: str = "") -> str:
         """A line for bash: one of our commands on this checkpoint, with a remark behind it."""
         source = source_of(self.raw_text)
-        given = ["--text", source] if text and source else []
+        source_words = ["--text", source] if text and source else []
         line = command(
-            "nanogpt-lens", *name.split(), self.name, *more, *given, *self.reading.command_line(shorten=short_path)
+            "nanogpt-lens",
+            *name.split(),
+            self.name,
+            *more,
+            *source_words,
+            *self.reading.command_line(shorten=short_path),
         )
         unnamed = text and self.raw_text is not None and not source
         remarks = [*(["and --text with a file of the text that was given"] if unnamed else []), remark]
@@ -201,15 +210,15 @@ class Subject:
 
     def report_command(self, *sections: str) -> str:
         """The line that makes this report again, or some sections of it."""
-        own: list[str] = []
-        pair = {} if self.pair is None or (sections and "patching" not in sections) else self.pair.given()
+        options: list[str] = []
+        pair = {} if self.pair is None or (sections and "patching" not in sections) else self.pair.options()
         if not all(isinstance(value, str) for value in pair.values()):
             return self._report_in_python(pair, sections)
         for word, value in pair.items():
-            own += [f"--{word}", value]
+            options += [f"--{word}", value]
         chosen = ["--sections", ",".join(sections)] if sections else []
         output = "report.html" if len(sections) != 1 else f"{sections[0]}.html"
-        return self.command("report", "-o", output, *chosen, *own, *self.seed_option(), text=True)
+        return self.command("report", "-o", output, *chosen, *options, *self.seed_option(), text=True)
 
     def _report_in_python(self, pair: dict[str, Any], sections: Sequence[str]) -> str:
         """The same for prompts that are ids, which the command line does not take."""
@@ -221,8 +230,8 @@ class Subject:
             name: value if isinstance(value, str | int) else list(map(int, value)) for name, value in pair.items()
         }
         options |= {"seed": self.seed} if self.seed else {}
-        given = "".join(f", {k}={str(v) if isinstance(v, Path) else v!r}" for k, v in options.items())
-        return f"import nanogpt_lens as ngl; ngl.report({self.name!r}, output='report.html'{given})"
+        words = "".join(f", {k}={str(v) if isinstance(v, Path) else v!r}" for k, v in options.items())
+        return f"import nanogpt_lens as ngl; ngl.report({self.name!r}, output='report.html'{words})"
 
     def python(self, call: str) -> str:
         """A line of Python with `model` loaded."""

@@ -78,8 +78,8 @@ def topk_samples(
 ) -> Widget:
     """The excerpts of a corpus on which neurons are highest and lowest; `search` are options of `search_neurons`."""
     layers = None if neurons is None else sorted({layer for layer, _ in neurons})
-    found = search_neurons(model, corpus, **{"layers": layers, "k": k, **search})
-    return found.widget(kind="topk_samples", neurons=neurons, k=k)
+    result = search_neurons(model, corpus, **{"layers": layers, "k": k, **search})
+    return result.widget(kind="topk_samples", neurons=neurons, k=k)
 
 
 def _output(model: Hooked, text: Text, k: int) -> LensResult:

@@ -22,8 +22,8 @@ def number(value: Any, digits: int = 3) -> str:
     plain = math.nan if value is None else float(value)
     if math.isnan(plain):
         return "–"
-    shown = f"{plain:.{digits}f}"
-    return (shown[1:] if float(shown) == 0 and shown.startswith("-") else shown).replace("-", "−")
+    text = f"{plain:.{digits}f}"
+    return (text[1:] if float(text) == 0 and text.startswith("-") else text).replace("-", "−")
 
 
 def interval(value: Any, low: Any, high: Any, digits: int = 3) -> str:
@@ -53,7 +53,7 @@ def plural(n: int, one: str, several: str = "") -> str:
     return f"{n} {one if n == 1 else several or one + 's'}"
 
 
-def listed(parts: Sequence[str], *, last: str = "and") -> str:
+def list_of(parts: Sequence[str], *, last: str = "and") -> str:
     """Words as a list: a, b and c."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}" if parts else ""
 
@@ -63,7 +63,7 @@ def quoted(token: str, *, longest: int = 40) -> str:
     return f"“{visible(token, longest=longest)}”"
 
 
-def shown(text: str, *, longest: int = 2000) -> str:
+def line_of(text: str, *, longest: int = 2000) -> str:
     """A text of any length on one line, every character visible; spaces stay."""
     return visible(text, spaces=False, longest=longest)
 
@@ -74,7 +74,7 @@ def shell(argument: str) -> str:
         return shlex.quote(argument)
     escapes = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"}
 
-    def escaped(char: str) -> str:
+    def escape(char: str) -> str:
         if char in escapes:
             return escapes[char]
         if char.isprintable():
@@ -82,7 +82,7 @@ def shell(argument: str) -> str:
         code = ord(char)
         return f"\\x{code:02x}" if code < 128 else f"\\u{code:04x}" if code < 2**16 else f"\\U{code:08x}"
 
-    return f"$'{''.join(map(escaped, argument))}'"
+    return f"$'{''.join(map(escape, argument))}'"
 
 
 def command(*parts: str) -> str:

@@ -14,6 +14,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -52,7 +53,7 @@ class Result:
         sample: what was measured on; None where nothing was drawn.
     """
 
-    values: Tensor
+    values: Shaped[Tensor, "*axes"]
     axes: tuple[str, ...]
     quantity: str
     definition: str
@@ -66,7 +67,7 @@ class Result:
     sample: Sample | None = None
 
     _leading: ClassVar[Mapping[str, str]] = {}
-    """Of results with several kinds of values: the label of an axis that `top()` takes where nothing is said."""
+    """The label of an axis that `top()` takes where nothing is said, for results with several kinds of values."""
 
     _long: ClassVar[tuple[str, ...]] = ()
     """Fields that `to_json` leaves out."""
@@ -106,7 +107,7 @@ class Result:
 
     @property
     def checkpoint_sha256(self) -> str | None:
-        """The SHA-256 of that checkpoint's file."""
+        """The SHA-256 of that checkpoint's file; None where the result does not say."""
         digest = self.provenance.get("checkpoint_sha256")
         return digest if isinstance(digest, str) else None
 
@@ -132,15 +133,15 @@ class Result:
 
     def explanation(self, score: str | None = None) -> str:
         """The sentences of all scores, or of one, and the definition."""
-        told = self.scores if score is None else {name: self.scores[name] for name in self.scores if name == score}
-        return "; ".join([*(f"{name}: {sentence}" for name, sentence in told.items()), self.definition])
+        sentences = [f"{name}: {sentence}" for name, sentence in self.scores.items() if score in (None, name)]
+        return "; ".join([*sentences, self.definition])
 
     def meaning(self) -> dict[str, Any]:
         """What the result says of its values, for another result of the same kind of values."""
         names = ("quantity", "definition", "title", "unit", "units", "signed", "scores", "sample")
         return {name: getattr(self, name) for name in names}
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Shaped[Tensor, " ..."]]:
         """Every tensor by the name of its attribute; those of a mapping by "attribute/key"."""
         every: dict[str, Tensor] = {}
         for f in fields(self):
@@ -151,14 +152,14 @@ class Result:
                 every |= {f"{f.name}/{key}": tensor for key, tensor in value.items()}
         return every
 
-    def at(self, **where: int | str) -> Tensor:
+    def at(self, **places: int | str) -> Shaped[Tensor, " ..."]:
         """The values at indices (or labels) of some axes, the other axes left.
 
         Raises:
             ResultError: no such axis, index or label.
         """
         index: list[Any] = [slice(None)] * len(self.axes)
-        for axis, place in where.items():
+        for axis, place in places.items():
             dim = self._axis(axis)
             index[dim] = self._index(axis, place)
         return self.values[tuple(index)]
@@ -259,10 +260,10 @@ class Result:
         for name in arrays.keys() - tensors.keys():
             attribute, key = name.split("/", 1)
             tensors.setdefault(attribute, {})[key] = arrays[name]
-        found = _KINDS.get(kind)
-        if found is None or not issubclass(found, cls):
+        saved_kind = _KINDS.get(kind)
+        if saved_kind is None or not issubclass(saved_kind, cls):
             raise ResultError(f"{folder} holds a {kind}; expected {cls.__name__}: load it with ngl.load_result")
-        known = {f.name for f in fields(found)}
+        known = {f.name for f in fields(saved_kind)}
         if unknown := sorted((plain.keys() | tensors.keys()) - known):
             raise ResultError(
                 f"{folder} has {', '.join(unknown)}, which a {kind} does not have; written by a newer one?"
@@ -272,7 +273,7 @@ class Result:
         try:
             if plain.get("sample") is not None:
                 plain["sample"] = Sample(**plain["sample"])
-            return found(**plain, **tensors)  # type: ignore[return-value]
+            return saved_kind(**plain, **tensors)  # type: ignore[return-value]
         except TypeError as error:
             raise ResultError(f"{folder} is not a complete {kind} ({error}); make it again") from None
 
@@ -286,11 +287,13 @@ class Result:
         return self.top(5).round(4).to_string(index=False).splitlines()
 
     def _axis(self, axis: str) -> int:
+        """The dimension of `values` that an axis is."""
         if axis not in self.axes:
             raise ResultError(f"there is no axis {axis!r}; expected one of {', '.join(self.axes)}")
         return self.axes.index(axis)
 
     def _index(self, axis: str, place: int | str) -> int:
+        """The index of a place on an axis, by number or label."""
         labels = self.labels.get(axis, ())
         if axis == "layer" and labels and isinstance(place, int) and place >= 0:
             place = str(place)  # some layers were chosen: their own numbers
@@ -327,19 +330,18 @@ class Scores(Result):
     """Measured scores, with what chance would give.
 
     Attributes:
-        chance: of the shape of `values`: the value under uniform attention, or of the control that
-            `definition` names; None where there is no such thing.
-        low, high: of the shape of `values`: 95% bootstrap interval over the sequences; None where
-            nothing was sampled.
-        per_example: with a last dimension `example`: each sequence's own value, whose mean is `values`;
-            jackknife pseudo-values of a score that is no mean over sequences. None where they were not kept.
+        chance: the value under uniform attention, or of the control that `definition` names; None where there is
+            no such thing.
+        low, high: 95% bootstrap interval over the sequences; None where nothing was sampled.
+        per_example: the value of each sequence, whose mean is `values`; jackknife pseudo-values of a score that is
+            no mean over sequences. None where they were not kept.
     """
 
-    chance: Tensor | None = None
-    low: Tensor | None = None
-    high: Tensor | None = None
-    per_example: Tensor | None = None
+    chance: Shaped[Tensor, "*axes"] | None = None
+    low: Shaped[Tensor, "*axes"] | None = None
+    high: Shaped[Tensor, "*axes"] | None = None
+    per_example: Shaped[Tensor, "*axes example"] | None = None
 
-    def score(self, name: str) -> Tensor:
-        """One of several scores, by name: `scores.score("induction")` of shape [layer, head]."""
+    def score(self, name: str) -> Shaped[Tensor, " ..."]:
+        """The values of one of several scores, by name, such as `scores.score("induction")` [layer, head]."""
         return self.at(score=name)

@@ -74,24 +74,24 @@ class ResultCache:
             )
         bound = inspect.signature(analysis).bind(*args, **kwargs)
         bound.apply_defaults()
-        given = dict(bound.arguments)
-        model = given.pop("model", None)
+        arguments = dict(bound.arguments)
+        model = arguments.pop("model", None)
         if not isinstance(model, torch.nn.Module):
             raise AnalysisError(f"{analysis.__name__} takes no model; only analyses of a model can be cached")
         if has_hooks(model):
             raise AnalysisError("the model has hooks attached, which no key can describe; reset_hooks() first")
-        who = {k: v for k, v in provenance(model).items() if k not in ("arguments", "checkpoint")}
+        identity = {k: v for k, v in provenance(model).items() if k not in ("arguments", "checkpoint")}
         content = {
             "analysis": f"{analysis.__module__}.{analysis.__qualname__}",
-            "model": who,
+            "model": identity,
             "weights": weights_hash(model),
-            "arguments": {name: _described(name, value) for name, value in given.items() if name not in _SILENT},
+            "arguments": {name: _key_part(name, value) for name, value in arguments.items() if name not in _SILENT},
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"{analysis.__name__}-{digest[:24]}"
 
 
-def _described(name: str, value: Any) -> Any:
+def _key_part(name: str, value: Any) -> Any:
     """An argument as JSON that is equal for equal arguments alone.
 
     Raises:
@@ -102,17 +102,17 @@ def _described(name: str, value: Any) -> Any:
     if isinstance(value, Tensor):
         return ["tensor", str(value.dtype), list(value.shape), tensor_hash(value)]
     if isinstance(value, np.ndarray):
-        return ["array", _described(name, torch.from_numpy(np.ascontiguousarray(value)))]
+        return ["array", _key_part(name, torch.from_numpy(np.ascontiguousarray(value)))]
     if isinstance(value, Path):
         files = [value] if value.is_file() else sorted(file for file in value.glob("*") if file.is_file())
         return ["path", str(value), [[file.name, file_hash(file)] for file in files]]
     if isinstance(value, Mapping):
-        return ["mapping", [[_described(name, k), _described(name, v)] for k, v in value.items()]]
+        return ["mapping", [[_key_part(name, k), _key_part(name, v)] for k, v in value.items()]]
     if isinstance(value, Sequence):
-        return ["sequence", [_described(name, item) for item in value]]
+        return ["sequence", [_key_part(name, item) for item in value]]
     if is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: _described(name, getattr(value, f.name)) for f in fields(value)}
-        return [type(value).__qualname__, own]
+        parts = {f.name: _key_part(name, getattr(value, f.name)) for f in fields(value)}
+        return [type(value).__qualname__, parts]
     raise AnalysisError(
         f"{name} is a {type(value).__name__}, which cannot be part of a cache key; use a metric such as "
         "ngl.metrics.logit_diff, or call the analysis without the cache"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -21,25 +22,25 @@ Order = Literal["abs", "high", "low"]
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class NeuronStatistics(Result):
-    """What `neuron_statistics` found.
+    """Means, variances and correlations of neurons, from `neuron_statistics`.
 
     Attributes:
         values: the mean activation [layer, neuron].
-        variance: [layer, neuron], divided by n.
-        within: correlations [layer, neuron, neuron] within each layer; nan where a neuron never changes.
-        across: correlations [pair, neuron of the first layer, neuron of the second]; None for no pairs.
+        variance: divided by n.
+        within: correlations within each layer; nan where a neuron never changes.
+        across: correlations of the first layer's neurons with the second layer's, for each of `pairs`; None for none.
         pairs: the two layers of each pair.
-        chance_within, chance_across: the largest magnitude in the control [layer], [pair]; None without one.
+        chance_within, chance_across: the largest magnitude in the control; None without one.
         n_tokens: how many were read.
     """
 
-    variance: Tensor
-    within: Tensor
+    variance: Float[Tensor, "layer neuron"]
+    within: Float[Tensor, "layer neuron neuron"]
     pairs: tuple[tuple[int, int], ...]
     n_tokens: int
-    across: Tensor | None = None
-    chance_within: Tensor | None = None
-    chance_across: Tensor | None = None
+    across: Float[Tensor, "pair neuron neuron"] | None = None
+    chance_within: Float[Tensor, " layer"] | None = None
+    chance_across: Float[Tensor, " pair"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,14 +58,14 @@ class NeuronStatistics(Result):
         import pandas as pd
 
         layers = [int(label) for label in self.labels["layer"]]
-        found = [
+        tables = [
             _best_pairs(self.within[i], (layer, layer), k, order, self.chance_within, i)
             for i, layer in enumerate(layers)
         ]
         if self.across is not None:
             for i, pair in enumerate(self.pairs):
-                found.append(_best_pairs(self.across[i], pair, k, order, self.chance_across, i))
-        frame = pd.concat(found, ignore_index=True)
+                tables.append(_best_pairs(self.across[i], pair, k, order, self.chance_across, i))
+        frame = pd.concat(tables, ignore_index=True)
         numbers = np.array([int(label) for label in self.labels["neuron"]])
         for column in ("neuron_a", "neuron_b"):
             frame[column] = numbers[frame[column].to_numpy(dtype=np.int64)]
@@ -77,7 +78,12 @@ class NeuronStatistics(Result):
 
 
 def _best_pairs(
-    matrix: Tensor, layers: tuple[int, int], k: int, order: Order, chance: Tensor | None, i: int
+    matrix: Float[Tensor, "neuron neuron"],
+    layers: tuple[int, int],
+    k: int,
+    order: Order,
+    chance: Float[Tensor, " _"] | None,
+    i: int,
 ) -> pd.DataFrame:
     """The best pairs of one matrix; of a layer with itself each pair once, and none of a neuron with itself."""
     import pandas as pd
@@ -104,7 +110,7 @@ def _best_pairs(
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SeparatingNeurons(Result):
-    """What `find_neurons` found: how well each neuron separates a class of tokens.
+    """How well each neuron separates a class of tokens, from `find_neurons`.
 
     Attributes:
         values: AUROC [layer, neuron] on the first part of the tokens: the probability that the neuron is higher on a
@@ -116,24 +122,24 @@ class SeparatingNeurons(Result):
             `separation`, where nothing is held out); nan elsewhere. Without a held-out part it is too
             optimistic, because the best were chosen on the same tokens.
         p: family-wise, against the largest separation of any neuron under each shift.
-        null: that largest separation [permutation].
+        null: that largest separation.
         chance: 95% of the shifts stay at or below it.
         n_tokens, n_class: tokens of the first part and the held-out part, and those of the class among them.
         trace: of the corpus, see `nanogpt_lens.text.seen`.
         predicate: what the class is called; "" where it has no name.
     """
 
-    separation: Tensor
-    sign: Tensor
-    held_out: Tensor
-    low: Tensor
-    high: Tensor
-    p: Tensor
-    null: Tensor
+    separation: Float[Tensor, "*axes"]
+    sign: Shaped[Tensor, "*axes"]
+    held_out: Float[Tensor, "*axes"]
+    low: Float[Tensor, "*axes"]
+    high: Float[Tensor, "*axes"]
+    p: Float[Tensor, "*axes"]
+    null: Float[Tensor, " permutation"]
     chance: float
     n_tokens: tuple[int, int]
     n_class: tuple[int, int]
-    trace: Tensor | None = None
+    trace: Int[Tensor, " hash"] | None = None
     predicate: str = ""
 
     def __post_init__(self) -> None:
@@ -159,14 +165,14 @@ class SeparatingNeurons(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class NeuronAblation(Scores):
-    """What `ablate_neurons` found: scores [ablated, score], and the tokens that are hit hardest.
+    """Scores [ablated, score] of a model without some neurons, and the tokens that are hit hardest.
 
     Attributes:
-        controls_as_strong: [score], the share of control sets whose score is at least that of the first row,
+        controls_as_strong: the share of control sets whose score is at least that of the first row,
             the neurons taken out together; nan without controls.
-        hit_values: [hit], how much the loss on these tokens rises, the most first.
-        hit_losses: [hit, 2], the loss before and after.
-        hit_positions: [hit], the corpus index of the token.
+        hit_values: how much the loss on these tokens rises, the most first.
+        hit_losses: the loss before and after.
+        hit_positions: the corpus index of the token.
         hit_texts: what precedes it in its sequence, and the token itself.
         n_class: how many losses there are at positions of the class ("token", "next"); none without a predicate.
         seen_share: the share of the text, from 0 to 1, that the neurons were chosen on; None where that is unknown.
@@ -174,10 +180,10 @@ class NeuronAblation(Scores):
 
     _leading: ClassVar[Mapping[str, str]] = {"score": "rise"}
 
-    controls_as_strong: Tensor
-    hit_values: Tensor
-    hit_losses: Tensor
-    hit_positions: Tensor
+    controls_as_strong: Float[Tensor, " score"]
+    hit_values: Float[Tensor, " hit"]
+    hit_losses: Float[Tensor, "hit 2"]
+    hit_positions: Int[Tensor, " hit"]
     hit_texts: tuple[tuple[str, str], ...]
     n_class: tuple[int, ...] = ()
     seen_share: float | None = None
@@ -219,24 +225,24 @@ class NeuronAblation(Scores):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PrincipalComponents(Result):
-    """What `principal_components` found.
+    """The directions along which an activation varies most, from `principal_components`.
 
     Attributes:
         values: orthonormal directions [component, unit], the largest variance first; the entry of largest magnitude
             of each is positive.
-        variance: along each component [component], divided by n.
-        ratio: its share of the whole variance [component].
-        mean: of the activation [unit].
+        variance: along each component, divided by n.
+        ratio: its share of the whole variance.
+        mean: of the activation.
         n_tokens: how many were read.
     """
 
-    variance: Tensor
-    ratio: Tensor
-    mean: Tensor
+    variance: Float[Tensor, " component"]
+    ratio: Float[Tensor, " component"]
+    mean: Float[Tensor, " unit"]
     n_tokens: int
 
-    def project(self, activations: Tensor) -> Tensor:
-        """Coordinates [..., component] of activations [..., unit] about the mean."""
+    def project(self, activations: Float[Tensor, "*axes unit"]) -> Float[Tensor, "*axes component"]:
+        """The coordinates of activations about the mean."""
         return (activations.to(self.values) - self.mean) @ self.values.T
 
     def _summary(self) -> list[str]:
@@ -251,7 +257,7 @@ class SimilarDirections(Scores):
     Labels are "input 0.5" and "output 0.5" (layer, neuron), "embedding 7" and "unembedding 7" (token id).
 
     Attributes:
-        chance: [vector], 95% of random directions have a cosine with that vector of at most this magnitude.
+        chance: 95% of random directions have a cosine with that vector of at most this magnitude.
         chance_of_largest: by kind, 95% of random directions have no cosine beyond this magnitude.
         texts: each token as text.
         layers: how many layers the neurons are of.
@@ -265,7 +271,7 @@ class SimilarDirections(Scores):
 
     _long: ClassVar[tuple[str, ...]] = ("texts",)
 
-    def kind(self, name: str) -> Tensor:
+    def kind(self, name: str) -> Float[Tensor, " ..."]:
         """Cosines with "input" or "output" [layer, neuron], "embedding" or "unembedding" [token].
 
         Raises:
@@ -274,11 +280,11 @@ class SimilarDirections(Scores):
         if name not in self.chance_of_largest:
             raise ResultError(f"there is no kind {name!r}; expected one of {', '.join(self.chance_of_largest)}")
         places = [i for i, label in enumerate(self.labels["vector"]) if label.startswith(f"{name} ")]
-        found = self.values[places]
-        return found if name.endswith("embedding") else found.view(self.layers, -1)
+        cosines = self.values[places]
+        return cosines if name.endswith("embedding") else cosines.view(self.layers, -1)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """As `Result.to_dataframe`, with the tokens' text and the level of the kind's largest cosine."""
+        """The rows of `Result.to_dataframe`, with the tokens' text and the level of the kind's largest cosine."""
         frame = super().to_dataframe()
         kinds, names = zip(*(label.split(" ") for label in self.labels["vector"]), strict=True)
         tokens = [self.texts[int(n)] if k.endswith("embedding") else "" for k, n in zip(kinds, names, strict=True)]
@@ -295,17 +301,17 @@ class SteeringEffect(Scores):
 
     Attributes:
         scales: what the direction is multiplied by.
-        controls: the same scores [control, scale, score] with random directions of the same length.
-        chance: their mean [scale, score]; `chance_low` and `chance_high` their extremes.
+        controls: the same scores with random directions of the same length.
+        chance: their mean; `chance_low` and `chance_high` their extremes.
     """
 
     _leading: ClassVar[Mapping[str, str]] = {"score": "kl"}
 
     scales: tuple[float, ...]
     unit: str = "nats"
-    controls: Tensor | None = None
-    chance_low: Tensor | None = None
-    chance_high: Tensor | None = None
+    controls: Float[Tensor, "control scale score"] | None = None
+    chance_low: Float[Tensor, "scale score"] | None = None
+    chance_high: Float[Tensor, "scale score"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

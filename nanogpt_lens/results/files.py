@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 from torch import Tensor
 
 from conversion.atomic import replacing, write_text
@@ -28,16 +29,14 @@ _ARRAYS = re.compile(r"arrays-[0-9a-f]{12}\.safetensors")
 
 
 def check_target(folder: Path) -> None:
-    """Refuse a folder that `write_result` could not write to.
-
-    Raises:
-        ResultError: it is a file or holds something else.
-    """
+    """Raise ResultError unless `write_result` can write to the folder: it is new, empty, or holds a result."""
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / NAME).is_file())):
         raise ResultError(f"{folder} is there and is no saved result; give a new folder, or one with a {NAME}")
 
 
-def write_result(folder: Path, kind: str, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+def write_result(
+    folder: Path, kind: str, plain: Mapping[str, Any], tensors: Mapping[str, Shaped[Tensor, " ..."]]
+) -> Path:
     """Write a result into `folder`, in place of one that is there.
 
     Raises:
@@ -61,7 +60,7 @@ def write_result(folder: Path, kind: str, plain: Mapping[str, Any], tensors: Map
     return folder
 
 
-def read_result(folder: Path) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+def read_result(folder: Path) -> tuple[str, dict[str, Any], dict[str, Shaped[Tensor, " ..."]]]:
     """The kind, the plain fields and the tensors of a saved result.
 
     Raises:
@@ -103,6 +102,7 @@ def as_json(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    """A value that JSON does not know, as one that it does."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nanogpt_lens.results.base import Result, Scores
@@ -18,17 +19,17 @@ class HeadTaxonomy(Scores):
     """What each head is: scores [score, layer, head], each with the threshold above which it names the head.
 
     Attributes:
-        threshold: of the shape of `values`.
-        carries: of the shape of `values`, boolean: the whole interval is above the threshold.
+        threshold: the value above which the score names a head.
+        carries: whether the whole interval is above the threshold.
     """
 
-    threshold: Tensor
-    carries: Tensor
+    threshold: Float[Tensor, "*axes"]
+    carries: Bool[Tensor, "*axes"]
 
     def of(self, layer: int, head: int) -> tuple[str, ...]:
         """The labels of one head; none, one, or several."""
-        where = self._index("layer", layer), self._index("head", head)
-        return tuple(name for i, name in enumerate(self.labels["score"]) if self.carries[(i, *where)])
+        place = self._index("layer", layer), self._index("head", head)
+        return tuple(name for i, name in enumerate(self.labels["score"]) if self.carries[(i, *place)])
 
     def table(self) -> pd.DataFrame:
         """One row per head: its scores, and the labels that it carries."""
@@ -60,7 +61,7 @@ class AttentionPatterns(Result):
         layers: the layer that each index of the axis `layer` is.
     """
 
-    tokens: Tensor
+    tokens: Int[Tensor, "*text"]
     layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -100,19 +101,19 @@ class HeadMatches(Result):
 
     Attributes:
         values: the distance to the partner, in standard deviations of a score over all heads; 0 for the first model.
-        partner_layer, partner_head: of the shape of `values`, the partner of each head of the first model.
-        nearest_other: of the shape of `values`: the distance to the nearest head of that layer that is not the
+        partner_layer, partner_head: the partner of each head of the first model.
+        nearest_other: the distance to the nearest head of that layer that is not the
             partner; a match is clear where it is much larger. nan where there is no other.
     """
 
-    partner_layer: Tensor
-    partner_head: Tensor
-    nearest_other: Tensor
+    partner_layer: Int[Tensor, "*axes"]
+    partner_head: Int[Tensor, "*axes"]
+    nearest_other: Float[Tensor, "*axes"]
 
     def of(self, layer: int, head: int) -> tuple[tuple[int, int], ...]:
-        """In each model, the first one among them, the head that is like this head, (layer, head), of the first."""
-        where = self._index("layer", layer), self._index("head", head)
+        """The head of each model, the first one among them, that is like this head of the first: (layer, head)."""
+        place = self._index("layer", layer), self._index("head", head)
         return tuple(
-            (int(self.partner_layer[(model, *where)]), int(self.partner_head[(model, *where)]))
+            (int(self.partner_layer[(model, *place)]), int(self.partner_head[(model, *place)]))
             for model in range(self.shape["model"])
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -21,17 +22,17 @@ class InterventionResult(Result):
         values: logits [example, pos, token] with the interventions; `base` those without.
         interventions: what was done, as JSON values; `Intervention.from_json` takes each.
         activations: by hook point the activation with the interventions, after them; `base_activations` without.
-        metric, base_metric: the metric with and without the interventions [example] ([1] where it is a bare function);
+        metric, base_metric: the metric with and without the interventions, one value where it is a bare function;
             None where no metric was asked for.
         metric_name: its definition.
     """
 
-    base: Tensor
+    base: Float[Tensor, "*axes"]
     interventions: tuple[Mapping[str, Any], ...]
-    activations: Mapping[str, Tensor] = field(default_factory=dict)
-    base_activations: Mapping[str, Tensor] = field(default_factory=dict)
-    metric: Tensor | None = None
-    base_metric: Tensor | None = None
+    activations: Mapping[str, Shaped[Tensor, " ..."]] = field(default_factory=dict)
+    base_activations: Mapping[str, Shaped[Tensor, " ..."]] = field(default_factory=dict)
+    metric: Float[Tensor, " example"] | None = None
+    base_metric: Float[Tensor, " example"] | None = None
     metric_name: str | None = None
 
     _long: ClassVar[tuple[str, ...]] = ("activations", "base_activations")
@@ -41,13 +42,13 @@ class InterventionResult(Result):
         object.__setattr__(self, "interventions", tuple(self.interventions))
 
     @property
-    def logits(self) -> Tensor:
-        """The logits [example, pos, token] with the interventions."""
+    def logits(self) -> Float[Tensor, "example pos token"]:
+        """The logits with the interventions."""
         return self.values
 
     @property
-    def change(self) -> Tensor:
-        """How much the metric changes [example].
+    def change(self) -> Float[Tensor, " example"]:
+        """How much the metric changes.
 
         Raises:
             ResultError: no metric was asked for.
@@ -57,8 +58,8 @@ class InterventionResult(Result):
         return self.metric - self.base_metric
 
     @property
-    def kl(self) -> Tensor:
-        """KL(without || with the interventions) in nats [example, pos]."""
+    def kl(self) -> Float[Tensor, "example pos"]:
+        """KL(without || with the interventions) in nats."""
         before, after = (logits.double().log_softmax(-1) for logits in (self.base, self.values))
         return (before.exp() * (before - after)).sum(-1)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError, ResultError
@@ -56,34 +57,34 @@ class _OnPoints(Result):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LensResult(_OnPoints):
-    """What a lens reads at every point of a text; [...] is [layer, point, pos], or [layer, point, example, pos].
+    """What a lens reads at every [layer, point, pos] of a text, or [layer, point, example, pos] of several.
 
     Attributes:
         values: the log-probability in nats of the token that really follows; nan at the last position.
         rank: of that token: how many tokens have a larger logit; -1 at the last position.
         entropy: of the lens' distribution, in nats.
         kl: KL(final || lens), in nats, final being the model's own output.
-        top_tokens: ids of the most likely tokens, [..., k].
-        top_logprobs: their log-probabilities in nats, [..., k].
-        tokens: the text, ids [pos] or [example, pos].
-        final_tokens: the model's own most likely next token, of the shape of `tokens`.
+        top_tokens: ids of the `k` most likely tokens.
+        top_logprobs: their log-probabilities in nats.
+        tokens: the ids of the text.
+        final_tokens: the model's own most likely next token.
         depth: in layers: the first of these points from which on `final_tokens` is on top at all of them;
-            the number of layers where it is so at the output alone. Of the shape of `tokens`.
-        bits_per_char: [layer, point]: bits that the lens needs for the predicted part of the text, per
+            the number of layers where it is so at the output alone.
+        bits_per_char: bits that the lens needs for the predicted part of the text, per
             character of it; None without a vocabulary.
         strings: the text of every token id that occurs here, by the id as a string.
         method: which lens.
     """
 
-    rank: Tensor
-    entropy: Tensor
-    kl: Tensor
-    top_tokens: Tensor
-    top_logprobs: Tensor
-    tokens: Tensor
-    final_tokens: Tensor
-    depth: Tensor
-    bits_per_char: Tensor | None = None
+    rank: Int[Tensor, "*axes"]
+    entropy: Float[Tensor, "*axes"]
+    kl: Float[Tensor, "*axes"]
+    top_tokens: Int[Tensor, "*axes k"]
+    top_logprobs: Float[Tensor, "*axes k"]
+    tokens: Int[Tensor, "*text"]
+    final_tokens: Int[Tensor, "*text"]
+    depth: Float[Tensor, "*text"]
+    bits_per_char: Float[Tensor, "layer point"] | None = None
     strings: Mapping[str, str] = field(default_factory=dict)
     method: Method = "logit"
     unit: str = "nats"
@@ -122,18 +123,18 @@ class ConvergenceResult(_OnPoints, Scores):
     """How beliefs approach the output: scores [score, layer, point], means over sequences and positions.
 
     Attributes:
-        depth: in layers, [example, pos]: the first measured point from which on the final top token is on top;
+        depth: in layers: the first measured point from which on the final top token is on top;
             the number of layers where it is so at the output alone.
         depth_low, depth_high: 95% bootstrap interval of the mean depth, over the sequences; None for one.
-        tokens: ids [example, pos].
+        tokens: the ids.
         n_layers: of the model.
         method: which lens.
     """
 
     _leading: ClassVar[Mapping[str, str]] = {"score": "kl"}
 
-    depth: Tensor
-    tokens: Tensor
+    depth: Float[Tensor, "example pos"]
+    tokens: Int[Tensor, "example pos"]
     n_layers: int
     depth_low: float | None = None
     depth_high: float | None = None
@@ -141,21 +142,21 @@ class ConvergenceResult(_OnPoints, Scores):
 
     @property
     def mean_depth(self) -> float:
-        """Over all sequences and positions, in layers."""
+        """The mean depth over all sequences and positions, in layers."""
         return float(self.depth.mean())
 
     @property
     def median_depth(self) -> float:
-        """Over all sequences and positions, in layers."""
+        """The median depth over all sequences and positions, in layers."""
         return float(self.depth.median())
 
     @property
-    def depth_by_position(self) -> Tensor:
-        """The mean over the sequences, in layers, [pos]."""
+    def depth_by_position(self) -> Float[Tensor, " pos"]:
+        """The mean depth over the sequences, in layers."""
         return self.depth.mean(0)
 
-    def converged_by_position(self) -> Tensor:
-        """The share of sequences that have converged by each measured point, [layer, point, pos]."""
+    def converged_by_position(self) -> Float[Tensor, "layer point pos"]:
+        """The share of sequences that have converged by each measured point."""
         points = torch.tensor(self.depths()) / 2
         return (self.depth <= points[..., None, None]).double().mean(-2)
 
@@ -210,28 +211,27 @@ class TunedLens(LensScores):
     Its `values` are what it reaches on held-out text, see `LensScores`.
 
     Attributes:
-        matrices: [translator, d_model, d_model].
-        biases: [translator, d_model].
+        matrices, biases: of each translator.
         translated: the depth of each translator, ascending; the model's output has none.
         n_layers: of the model.
         home: the identity of the model that it was trained for.
         host: that of another one, for which it was let in.
-        curve: KL(final || lens) in nats on the text that decides when to stop, [evaluation, translator].
+        curve: KL(final || lens) in nats on the text that decides when to stop.
         curve_steps: after how many steps each evaluation was.
         best_steps: the step at which each translator was best, and is kept; 0 is the logit lens.
         trace: of the text that it was trained on and stopped by, see `nanogpt_lens.text.seen`.
     """
 
-    matrices: Tensor
-    biases: Tensor
+    matrices: Float[Tensor, "translator d_model d_model"]
+    biases: Float[Tensor, "translator d_model"]
     translated: tuple[int, ...]
     n_layers: int
     home: str
-    curve: Tensor
+    curve: Float[Tensor, "evaluation translator"]
     curve_steps: tuple[int, ...]
     best_steps: tuple[int, ...]
     host: str | None = None
-    trace: Tensor | None = None
+    trace: Int[Tensor, " hash"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -246,11 +246,13 @@ class TunedLens(LensScores):
 
     @property
     def transferred(self) -> bool:
-        """Whether it is used on another model than its own."""
+        """Whether it is used on another model than the one that it was trained for."""
         return self.host is not None
 
-    def translate(self, layer: int, point: str, resid: Tensor) -> Tensor:
-        """The residual stream [..., d_model] of a point, moved to where the model's output is read.
+    def translate(
+        self, layer: int, point: str, resid: Float[Tensor, "*axes d_model"]
+    ) -> Float[Tensor, "*axes d_model"]:
+        """The residual stream of a point, moved to where the model's output is read.
 
         Raises:
             AnalysisError: there is no translator for this point.
@@ -259,8 +261,8 @@ class TunedLens(LensScores):
             raise AnalysisError(f"point is {point!r}; expected one of {', '.join(POINTS)}")
         return self.at_depth(depth_of(layer, point), resid)
 
-    def at_depth(self, depth: int, resid: Tensor) -> Tensor:
-        """As `translate`; the model's output stays as it is."""
+    def at_depth(self, depth: int, resid: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
+        """The same for a point named by its depth; the model's output stays as it is."""
         if depth == 2 * self.n_layers:
             return resid
         if depth not in self.translated:
@@ -278,24 +280,21 @@ class TunedLens(LensScores):
         Raises:
             AnalysisError: the shapes differ.
         """
-        self._refuse_shape(model)
-        own = identity(model)
-        return replace(self, host=None if own == self.home else own)
+        self._check_shape(model)
+        host = identity(model)
+        return replace(self, host=None if host == self.home else host)
 
     def refuse_other(self, model: Hooked) -> None:
-        """Refuse a model that the lens is not for.
-
-        Raises:
-            AnalysisError: it is another model.
-        """
-        self._refuse_shape(model)
+        """Raise AnalysisError unless the lens is for this model."""
+        self._check_shape(model)
         if identity(model) != (self.host or self.home):
             origin = getattr(model, "nanogpt_origin", None)
-            theirs, mine = self.checkpoint, getattr(origin, "name", None)
-            changed = ", so that its weights were edited or processed (process_weights) since" if theirs == mine else ""
+            trained_on, used_on = self.checkpoint, getattr(origin, "name", None)
+            edited = used_on is not None and trained_on == used_on
+            changed = ", so that its weights were edited or processed (process_weights) since" if edited else ""
             raise AnalysisError(
-                f"the tuned lens was trained for {theirs or 'another model'} (weights {self.home[:12]}), not for "
-                f"{mine or 'this model'} (weights {identity(model)[:12]}, as they are now){changed if mine else ''}; "
+                f"the tuned lens was trained for {trained_on or 'another model'} (weights {self.home[:12]}), not for "
+                f"{used_on or 'this model'} (weights {identity(model)[:12]}, as they are now){changed}; "
                 "train one for it, or load the lens with transfer=True"
             )
 
@@ -327,7 +326,8 @@ class TunedLens(LensScores):
         lens.refuse_other(model)
         return lens
 
-    def _refuse_shape(self, model: Hooked) -> None:
+    def _check_shape(self, model: Hooked) -> None:
+        """Raise AnalysisError unless the model has the lens' layers and width."""
         d_model, n_layers = int(model.cfg.d_model), int(model.cfg.n_layers)
         if (self.biases.shape[-1], self.n_layers) != (d_model, n_layers):
             raise AnalysisError(
@@ -336,7 +336,11 @@ class TunedLens(LensScores):
             )
 
 
-def affine_step(resid: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+def affine_step(
+    resid: Float[Tensor, "... d_model"],
+    matrix: Float[Tensor, "... d_model d_model"],
+    bias: Float[Tensor, "... d_model"],
+) -> Float[Tensor, "... d_model"]:
     """Resid + resid @ matrix + bias, in the precision of the matrix; of the dtype of `resid`."""
     wide = resid.to(torch.promote_types(resid.dtype, matrix.dtype))
     return (wide + wide @ matrix.to(wide.dtype) + bias.to(wide.dtype)).to(resid.dtype)
@@ -350,21 +354,21 @@ def name_of(depth: int) -> str:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LogitAttribution(Result):
-    """What each component adds to a logit or a logit difference: [component, pos] or [component, example, pos].
+    """What each component adds to a logit or a logit difference, [component, pos] or [component, example, pos].
 
     Attributes:
-        total: the logit (difference) of the run, the sum of `values` over "component", [pos] or [example, pos].
+        total: the logit (difference) of the run, the sum of `values` over "component".
         positions: the position that each index of "pos" is.
-        answer: the ids attributed, of the shape of `total`.
-        wrong: the ids whose logit is taken off, of the shape of `total`; None for a single logit.
-        tokens: the text, ids [pos] or [example, pos].
+        answer: the ids attributed.
+        wrong: the ids whose logit is taken off; None for a single logit.
+        tokens: the ids of the text.
     """
 
-    total: Tensor
+    total: Float[Tensor, "*read"]
     positions: tuple[int, ...]
-    answer: Tensor
-    tokens: Tensor
-    wrong: Tensor | None = None
+    answer: Int[Tensor, "*read"]
+    tokens: Int[Tensor, "*text"]
+    wrong: Int[Tensor, "*read"] | None = None
     unit: str = "logits"
     signed: bool = True
 
@@ -372,17 +376,17 @@ class LogitAttribution(Result):
         super().__post_init__()
         object.__setattr__(self, "positions", tuple(self.positions))
 
-    def heads(self) -> Tensor:
-        """The heads alone, [layer, head, ...]; only where they were kept apart.
+    def heads(self) -> Float[Tensor, "layer head ..."]:
+        """The heads alone; only where they were kept apart.
 
         Raises:
             AnalysisError: the components are whole layers.
         """
-        found = {label: i for i, label in enumerate(self.labels["component"]) if label.replace(".", "").isdecimal()}
-        if not found:
+        heads = {label: i for i, label in enumerate(self.labels["component"]) if label.replace(".", "").isdecimal()}
+        if not heads:
             raise AnalysisError("the components are layers, without heads; expected components='heads' or 'neurons'")
-        n_layers, n_heads = (1 + max(int(label.split(".")[part]) for label in found) for part in (0, 1))
-        return self.values[list(found.values())].unflatten(0, (n_layers, n_heads))
+        n_layers, n_heads = (1 + max(int(label.split(".")[part]) for label in heads) for part in (0, 1))
+        return self.values[list(heads.values())].unflatten(0, (n_layers, n_heads))
 
     def _summary(self) -> list[str]:
         total = f"in all {float(self.total.mean()):.4f}" + (" on average" if self.total.numel() > 1 else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.results.base import Result
@@ -77,7 +78,7 @@ class NeuronPage:
         return str(self)
 
     def __str__(self) -> str:
-        def listed(pairs: tuple[tuple[str, float], ...]) -> str:
+        def list_of(pairs: tuple[tuple[str, float], ...]) -> str:
             return ", ".join(f"{token!r} {value:+.3f}" for token, value in pairs)
 
         quantiles = ", ".join(f"{p:g}: {q:.3f}" for p, q in self.quantiles.items())
@@ -86,8 +87,8 @@ class NeuronPage:
                 f"{self.kind} {self.layer}.{self.neuron}",
                 f"mean {self.mean:.4f}, standard deviation {self.variance**0.5:.4f}, sparsity {self.sparsity:.3f}",
                 f"quantiles  {quantiles}",
-                f"promotes   {listed(self.promoted)}",
-                f"suppresses {listed(self.suppressed)}",
+                f"promotes   {list_of(self.promoted)}",
+                f"suppresses {list_of(self.suppressed)}",
                 "highest:",
                 *map(str, self.highest),
                 "lowest:",
@@ -98,22 +99,22 @@ class NeuronPage:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class NeuronSearch(Result):
-    """What `search_neurons` found.
+    """What excites each unit in a corpus, from `search_neurons`.
 
     Attributes:
         values: the highest activation [layer, neuron].
-        mean, variance, sparsity: [layer, neuron], over all tokens of the corpus. Variance is divided by n;
+        mean, variance, sparsity: over all tokens of the corpus. Variance is divided by n;
             sparsity is the share of tokens on which the unit is not above zero.
-        quantiles: [layer, neuron, probability], from the sample, at `probabilities`.
-        histogram: [layer, neuron, bin], counts of the sample, in equal bins between `bounds`.
-        bounds: [layer, neuron, 2], the least and largest activation of the sample.
-        top_values, low_values: [layer, neuron, k], what the excerpts are ranked by, most extreme first; nan
+        quantiles: from the sample, at `probabilities`.
+        histogram: counts of the sample, in equal bins between `bounds`.
+        bounds: the least and largest activation of the sample.
+        top_values, low_values: what the excerpts are ranked by, most extreme first; nan
             where a unit has fewer excerpts.
-        top_positions, low_positions: [layer, neuron, k], corpus index of the extreme token; -1 for none.
-        top_starts, low_starts: [layer, neuron, k], corpus index of the excerpt's first token; -1 for none.
-        top_tokens, low_tokens: [layer, neuron, k, window], ids; -1 behind the end of a sequence.
-        top_activations, low_activations: [layer, neuron, k, window]; nan behind the end of a sequence.
-        promoted, suppressed: [layer, neuron, m], the tokens whose logits the unit's output direction raises
+        top_positions, low_positions: corpus index of the extreme token; -1 for none.
+        top_starts, low_starts: corpus index of the excerpt's first token; -1 for none.
+        top_tokens, low_tokens: ids; -1 behind the end of a sequence.
+        top_activations, low_activations: the unit's, on each of these tokens; nan behind the end of a sequence.
+        promoted, suppressed: the tokens whose logits the unit's output direction raises
             (lowers) most, by `promoted_logits` and `suppressed_logits` per unit of activation.
         vocabulary: the text of every id.
         probabilities: of the quantiles.
@@ -124,33 +125,33 @@ class NeuronSearch(Result):
         trace: of the corpus, see `nanogpt_lens.text.seen`.
     """
 
-    mean: Tensor
-    variance: Tensor
-    sparsity: Tensor
-    quantiles: Tensor
-    histogram: Tensor
-    bounds: Tensor
-    top_values: Tensor
-    top_positions: Tensor
-    top_starts: Tensor
-    top_tokens: Tensor
-    top_activations: Tensor
-    low_values: Tensor
-    low_positions: Tensor
-    low_starts: Tensor
-    low_tokens: Tensor
-    low_activations: Tensor
-    promoted: Tensor
-    promoted_logits: Tensor
-    suppressed: Tensor
-    suppressed_logits: Tensor
+    mean: Float[Tensor, "layer neuron"]
+    variance: Float[Tensor, "layer neuron"]
+    sparsity: Float[Tensor, "layer neuron"]
+    quantiles: Float[Tensor, "layer neuron probability"]
+    histogram: Shaped[Tensor, "layer neuron bin"]
+    bounds: Float[Tensor, "layer neuron 2"]
+    top_values: Float[Tensor, "layer neuron k"]
+    top_positions: Int[Tensor, "layer neuron k"]
+    top_starts: Int[Tensor, "layer neuron k"]
+    top_tokens: Int[Tensor, "layer neuron k window"]
+    top_activations: Float[Tensor, "layer neuron k window"]
+    low_values: Float[Tensor, "layer neuron k"]
+    low_positions: Int[Tensor, "layer neuron k"]
+    low_starts: Int[Tensor, "layer neuron k"]
+    low_tokens: Int[Tensor, "layer neuron k window"]
+    low_activations: Float[Tensor, "layer neuron k window"]
+    promoted: Int[Tensor, "layer neuron token"]
+    promoted_logits: Float[Tensor, "layer neuron token"]
+    suppressed: Int[Tensor, "layer neuron token"]
+    suppressed_logits: Float[Tensor, "layer neuron token"]
     vocabulary: tuple[str, ...]
     probabilities: tuple[float, ...]
     n_tokens: int
     sample_size: int
     unit_kind: str
     ranked_by: Literal["max", "mean"] = "max"
-    trace: Tensor | None = None
+    trace: Int[Tensor, " hash"] | None = None
 
     _long: ClassVar[tuple[str, ...]] = ("vocabulary",)
 
@@ -160,20 +161,20 @@ class NeuronSearch(Result):
         Raises:
             ResultError: it was not searched.
         """
-        where = self._index("layer", layer), self._index("neuron", neuron)
-        quantiles = zip(self.probabilities, self.quantiles[where].tolist(), strict=True)
+        place = self._index("layer", layer), self._index("neuron", neuron)
+        quantiles = zip(self.probabilities, self.quantiles[place].tolist(), strict=True)
         return NeuronPage(
-            layer=int(self.labels["layer"][where[0]]),
-            neuron=where[1] % self.shape["neuron"],
+            layer=int(self.labels["layer"][place[0]]),
+            neuron=place[1] % self.shape["neuron"],
             kind=self.unit_kind,
-            mean=float(self.mean[where]),
-            variance=float(self.variance[where]),
-            sparsity=float(self.sparsity[where]),
+            mean=float(self.mean[place]),
+            variance=float(self.variance[place]),
+            sparsity=float(self.sparsity[place]),
             quantiles=dict(quantiles),
-            highest=self._excerpts("top", where),
-            lowest=self._excerpts("low", where),
-            promoted=self._named(self.promoted[where], self.promoted_logits[where]),
-            suppressed=self._named(self.suppressed[where], self.suppressed_logits[where]),
+            highest=self._excerpts("top", place),
+            lowest=self._excerpts("low", place),
+            promoted=self._texts_with_logits(self.promoted[place], self.promoted_logits[place]),
+            suppressed=self._texts_with_logits(self.suppressed[place], self.suppressed_logits[place]),
         )
 
     def windows(self, layer: int, neuron: int, *, lowest: bool = False) -> pd.DataFrame:
@@ -191,29 +192,32 @@ class NeuronSearch(Result):
         ]
         return pd.DataFrame(rows, columns=["value", "position", "token", "text"])
 
-    def _excerpts(self, which: str, where: tuple[int, int]) -> tuple[Excerpt, ...]:
+    def _excerpts(self, which: str, place: tuple[int, int]) -> tuple[Excerpt, ...]:
+        """The highest ("top") or lowest ("low") excerpts of the unit at an index of layer and neuron."""
         values, positions, starts, tokens, activations = (
-            getattr(self, f"{which}_{name}")[where]
+            getattr(self, f"{which}_{name}")[place]
             for name in ("values", "positions", "starts", "tokens", "activations")
         )
-        found = []
+        excerpts = []
         for i in range(len(values)):
             if starts[i] < 0:
                 continue
-            there = tokens[i] >= 0
-            found.append(
+            inside = tokens[i] >= 0  # the sequence does not end before
+            excerpts.append(
                 Excerpt(
                     value=float(values[i]),
                     position=int(positions[i]),
                     start=int(starts[i]),
-                    tokens=tuple(self.vocabulary[t] for t in tokens[i][there].tolist()),
-                    activations=tuple(activations[i][there].tolist()),
+                    tokens=tuple(self.vocabulary[t] for t in tokens[i][inside].tolist()),
+                    activations=tuple(activations[i][inside].tolist()),
                     separator=" " if self.vocabulary == tuple(map(str, range(len(self.vocabulary)))) else "",
                 )
             )
-        return tuple(found)
+        return tuple(excerpts)
 
-    def _named(self, tokens: Tensor, logits: Tensor) -> tuple[tuple[str, float], ...]:
+    def _texts_with_logits(
+        self, tokens: Int[Tensor, " token"], logits: Float[Tensor, " token"]
+    ) -> tuple[tuple[str, float], ...]:
         return tuple((self.vocabulary[t], value) for t, value in zip(tokens.tolist(), logits.tolist(), strict=True))
 
     def __post_init__(self) -> None:

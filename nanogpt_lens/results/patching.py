@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nanogpt_lens.results.base import Result
@@ -24,7 +25,7 @@ class PatchingResult(Result):
         clean, corrupted: the metric without any patch; `corrupted` is None where there is no corrupted run.
         direction: "denoise" patches into the corrupted run, "noise" into the clean one.
         patched: the activation that is patched, or "paths"; "" where the result does not say.
-        per_example: the same with a last dimension `example`; None for a metric that is a bare callable.
+        per_example: the metric of each example; None for a metric that is a bare callable.
         low, high: 95% bootstrap interval of `values` over the examples; None for fewer than two.
         recovery: (values - corrupted) / (clean - corrupted): 1 is the clean run, 0 the corrupted
             one; None without a corrupted run, nan where both runs have the same metric.
@@ -36,11 +37,11 @@ class PatchingResult(Result):
     corrupted: float | None
     direction: str
     patched: str = ""
-    per_example: Tensor | None = None
-    low: Tensor | None = None
-    high: Tensor | None = None
-    effect_low: Tensor | None = None
-    effect_high: Tensor | None = None
+    per_example: Float[Tensor, "*axes example"] | None = None
+    low: Float[Tensor, "*axes"] | None = None
+    high: Float[Tensor, "*axes"] | None = None
+    effect_low: Float[Tensor, "*axes"] | None = None
+    effect_high: Float[Tensor, "*axes"] | None = None
 
     def _summary(self) -> list[str]:
         runs = f"clean {self.clean:.4f}" + ("" if self.corrupted is None else f", corrupted {self.corrupted:.4f}")
@@ -55,12 +56,12 @@ class PatchingResult(Result):
         return self.clean if self.direction == "noise" or self.corrupted is None else self.corrupted
 
     @cached_property
-    def effect(self) -> Tensor:
+    def effect(self) -> Float[Tensor, "*axes"]:
         """What the patch changes: `values` minus the unpatched metric."""
         return self.values - self.base
 
     @cached_property
-    def recovery(self) -> Tensor | None:
+    def recovery(self) -> Float[Tensor, "*axes"] | None:
         """(values - corrupted) / (clean - corrupted)."""
         if self.corrupted is None:
             return None
@@ -68,7 +69,7 @@ class PatchingResult(Result):
         return (self.values - self.corrupted) / gap if gap else torch.full_like(self.values, torch.nan)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """As `Result.to_dataframe`, with `effect` and `recovery`."""
+        """The rows of `Result.to_dataframe`, with `effect` and `recovery`."""
         frame = super().to_dataframe()
         frame["effect"] = self.effect.double().flatten().numpy()
         if self.recovery is not None:
@@ -84,16 +85,16 @@ class AttributionResult(Result):
         base: the metric of the run at which the gradient was taken.
         patched: the activation that would be patched; "" where the result does not say.
         target: the metric of the run that the activations come from; None where there is none.
-        per_example: with a last dimension `example`, where the metric has examples.
+        per_example: the estimate of each example; None where the metric has no examples.
     """
 
     base: float
     patched: str = ""
     target: float | None = None
-    per_example: Tensor | None = None
+    per_example: Float[Tensor, "*axes example"] | None = None
 
     @property
-    def effect(self) -> Tensor:
+    def effect(self) -> Float[Tensor, "*axes"]:
         """The estimates, under the name that exact effects have in `PatchingResult`."""
         return self.values
 
@@ -106,12 +107,12 @@ class ScreeningResult(PatchingResult):
         values: the exact metric where `verified`, else base + estimate.
         low, high, effect_low, effect_high: nan where not `verified`.
         estimate: the effect that the gradient promises, for all sites.
-        verified: boolean: the site was patched exactly.
-        sampled: boolean: it was verified as one of a random sample, whatever its rank.
-        k: how many top sites are wanted.
+        verified: whether the site was patched exactly.
+        sampled: whether it was verified as one of a random sample, whatever its rank.
+        k: how many top sites are asked for.
         recall: of the `k` largest effects among all sites that were patched exactly, the share that the
             verified ranks hold. It knows nothing of sites that were neither ranked high nor sampled.
-        recall_curve: of shape [rank]: the share of those `k` that the first ranks hold, up to each rank.
+        recall_curve: the share of those `k` that the first ranks hold, up to each rank.
             If it is flat long before its end, few are likely to be behind the end.
         missed: how many sites that were not verified by rank are likely to have a larger effect than the k-th
             of those that were: unbiased, and coarse where the sample is small.
@@ -119,12 +120,12 @@ class ScreeningResult(PatchingResult):
         correlation: Pearson's, of estimate and exact effect, on the random sample alone.
     """
 
-    estimate: Tensor
-    verified: Tensor
-    sampled: Tensor
+    estimate: Float[Tensor, "*axes"]
+    verified: Bool[Tensor, "*axes"]
+    sampled: Bool[Tensor, "*axes"]
     k: int
     recall: float
-    recall_curve: Tensor
+    recall_curve: Float[Tensor, " rank"]
     missed: float
     missed_high: float
     correlation: float

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -26,14 +27,14 @@ class SAEEvaluation(Scores):
     """What `evaluate_sae` measured: values [score], the control's as `chance`.
 
     Attributes:
-        frequency: [feature], the share of the tokens on which each feature is active.
+        frequency: the share of the tokens on which each feature is active.
         n_tokens: how many tokens were read.
         same_text: whether at least half of the text is text that the autoencoder was trained on; None where that is
             unknown.
         seen_share: how much of the text that is, from 0 to 1.
     """
 
-    frequency: Tensor
+    frequency: Float[Tensor, " feature"]
     n_tokens: int
     unit: str = "fraction"
     units: Mapping[str, str] = field(default_factory=lambda: dict(_UNITS))

@@ -1,4 +1,4 @@
-"""One measure over the checkpoints of a training run, and where it changes, as results."""
+"""One measure over the checkpoints of a training run, and the steps at which it changes, as results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Trajectory(Scores):
         return tuple(map(int, self.labels["step"]))
 
     def at_step(self, step: int) -> Scores:
-        """The measure at one iteration, as a result of its own.
+        """The measure at one iteration, as a result without the axis "step".
 
         Raises:
             ResultError: there is no such step.
@@ -75,17 +75,17 @@ class Trajectory(Scores):
         return wide.loc[order.sort_values().index[:k]].reset_index()
 
     def _summary(self) -> list[str]:
-        shown = self.changes(5)
-        steps = [step for step in shown.columns if isinstance(step, int)]
+        table = self.changes(5)
+        steps = [step for step in table.columns if isinstance(step, int)]
         if len(steps) > 8:
             kept = {steps[round(i)] for i in torch.linspace(0, len(steps) - 1, 8).tolist()}
-            shown = shown[[c for c in shown.columns if c in kept or not isinstance(c, int)]]
-        return shown.round(3).to_string(index=False).splitlines()
+            table = table[[c for c in table.columns if c in kept or not isinstance(c, int)]]
+        return table.round(3).to_string(index=False).splitlines()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ChangePoint(Scores):
-    """Where a curve changes: the steps of its onset and of its half-way point, on the axis `point`.
+    """The steps at which a curve changes: its onset and its half-way point, on the axis `point`.
 
     `values`, `low` and `high` are iterations, float64, and nan where nothing has formed. `change_points` says
     how they are defined, and that the interval is at least the two stages around the crossing.

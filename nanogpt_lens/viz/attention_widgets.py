@@ -51,7 +51,7 @@ def attention_heads(
     Raises:
         ResultError: no such layer, head, example or engine, no attention in the result, or values that are none.
     """
-    chosen = _chosen(patterns, layer, head, example)
+    chosen = _matrices(patterns, layer, head, example)
     return _widget("AttentionHeads", patterns, chosen, engine, max_value, example)
 
 
@@ -74,12 +74,12 @@ def attention_pattern(
     Raises:
         ResultError: see `attention_heads`.
     """
-    chosen = _chosen(patterns, layer, head if "head" in patterns.axes else None, example)
+    chosen = _matrices(patterns, layer, head if "head" in patterns.axes else None, example)
     return _widget("AttentionPattern", patterns, chosen, engine, max_value, example)
 
 
-def _chosen(patterns: Result, layer: Any, head: Any, example: int) -> dict[str, Tensor]:
-    """Matrices [dest_pos, src_pos] by name."""
+def _matrices(patterns: Result, layer: Any, head: Any, example: int) -> dict[str, Tensor]:
+    """The attention of each head or layer chosen, by name."""
     if patterns.axes[-2:] != ("dest_pos", "src_pos"):
         raise ResultError(
             f"the result has the axes {', '.join(patterns.axes)}; expected dest_pos and src_pos last, as attention has"
@@ -91,16 +91,21 @@ def _chosen(patterns: Result, layer: Any, head: Any, example: int) -> dict[str, 
         raise ResultError("the result has no axis head; leave head out")
     if "layer" not in axes:
         return {patterns.quantity: values}
-    own = own_numbers(patterns, "layer")
-    layers = places(layer, own, "layer")
+    numbers = own_numbers(patterns, "layer")
+    layers = places(layer, numbers, "layer")
     if not with_heads:
-        return {f"after layer {own[i]}": values[i] for i in layers}
+        return {f"after layer {numbers[i]}": values[i] for i in layers}
     heads = places(head, range(patterns.shape["head"]), "head")
-    return {f"{own[i]}.{j}": values[i, j] for i in layers for j in heads}
+    return {f"{numbers[i]}.{j}": values[i, j] for i in layers for j in heads}
 
 
 def _widget(
-    component: str, patterns: Result, chosen: dict[str, Tensor], engine: Engine, max_value: float, example: int
+    component: str,
+    patterns: Result,
+    chosen: dict[str, Tensor],
+    engine: Engine,
+    max_value: float,
+    example: int,
 ) -> Widget:
     if engine not in get_args(Engine):
         raise ResultError(f"engine is {engine!r}; expected {', '.join(get_args(Engine))}")
@@ -109,28 +114,28 @@ def _widget(
         raise ResultError(f"{len(chosen)} heads and max_value {max_value!r}; expected at least one, and more than 0")
     size = next(iter(chosen.values())).shape[-1]
     tokens = _tokens(patterns, size, example)
-    stacked = finite(torch.stack(list(chosen.values())), patterns.quantity)
-    if stacked.min() < -_SLACK or stacked.max() > 1 + _SLACK:
+    every = finite(torch.stack(list(chosen.values())), patterns.quantity)
+    if every.min() < -_SLACK or every.max() > 1 + _SLACK:
         raise ResultError(
-            f"the values go from {float(stacked.min()):.4g} to {float(stacked.max()):.4g}; expected attention, from 0 "
+            f"the values go from {float(every.min()):.4g} to {float(every.max()):.4g}; expected attention, from 0 "
             "to 1: draw other values with .plot()"
         )
-    causal = bool((stacked.triu(1) == 0).all())
+    causal = bool((every.triu(1) == 0).all())
     names = list(chosen)
-    canvas = engine == "canvas" or (engine == "auto" and stacked.numel() > CANVAS_ABOVE)
+    canvas = engine == "canvas" or (engine == "auto" and every.numel() > CANVAS_ABOVE)
     caption = _caption(patterns, names, size, max_value, causal)
-    static = _static(as_bytes(stacked, max_value), names, tokens, causal)
+    static = _static(as_bytes(every, max_value), names, tokens, causal)
     if canvas:
         return Widget(
             component="attention",
-            props=_packed(stacked, names, tokens, causal, max_value),
+            props=_canvas_props(every, names, tokens, causal, max_value),
             static=static,
             caption=caption,
             height=900 if len(names) > 1 else 760,
         )
-    rounded = [[[round(v, 3) for v in row] for row in matrix] for matrix in stacked.double().tolist()]
-    shown = [harmless(token, longest=14) for token in tokens]
-    common = {"tokens": shown, "maxValue": max_value, "minValue": -max_value, "maskUpperTri": causal}
+    rounded = [[[round(v, 3) for v in row] for row in matrix] for matrix in every.double().tolist()]
+    labels = [harmless(token, longest=14) for token in tokens]
+    common = {"tokens": labels, "maxValue": max_value, "minValue": -max_value, "maskUpperTri": causal}
     if component == "AttentionPattern":
         props = {"attention": rounded[0], "showAxisLabels": True, "zoomed": True, **common}
     else:
@@ -150,13 +155,15 @@ def _tokens(patterns: Result, size: int, example: int) -> list[str]:
     return [str(i) for i in range(size)]
 
 
-def _packed(stacked: Tensor, names: list[str], tokens: list[str], causal: bool, max_value: float) -> dict[str, Any]:
-    """Bytes of the lower triangle (of all cells where there is no causal mask), row after row, head after head.
+def _canvas_props(every: Tensor, names: list[str], tokens: list[str], causal: bool, max_value: float) -> dict[str, Any]:
+    """What the canvas draws: bytes of the lower triangle, row after row, head after head.
+
+    Without a causal mask they are those of all cells.
 
     A byte of 255 is `largest`, the largest attention shown; `max` is the attention that has the full colour.
     """
-    size, largest = stacked.shape[-1], max(float(stacked.max()), 1e-7)
-    shades = as_bytes(stacked, largest)
+    size, largest = every.shape[-1], max(float(every.max()), 1e-7)
+    shades = as_bytes(every, largest)
     kept = shades[:, np.tri(size, dtype=bool)] if causal else shades
     return {
         "values": base64.b64encode(kept.tobytes()).decode(),
@@ -171,7 +178,7 @@ def _packed(stacked: Tensor, names: list[str], tokens: list[str], causal: bool, 
 
 
 def _static(shades: np.ndarray, names: list[str], tokens: list[str], causal: bool) -> str:
-    """Every head as a picture with its name, and the text."""
+    """HTML that needs no script: every head as a picture with its name, and the text."""
     width = 110 if len(names) > 1 else 360
     pictures = "".join(
         f'<figure style="margin:0;width:{width}px"><img alt="attention of {html.escape(visible(name, spaces=False))}: '
@@ -189,6 +196,7 @@ def _static(shades: np.ndarray, names: list[str], tokens: list[str], causal: boo
 
 
 def _caption(patterns: Result, names: list[str], size: int, max_value: float, causal: bool) -> str:
+    """What the rows, columns and colours mean."""
     what = f"{len(names)} heads (layer.head)" if len(names) > 1 else names[0]
     mask = "; grey: later than the destination, masked" if causal else ""
     return (

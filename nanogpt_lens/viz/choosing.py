@@ -10,32 +10,32 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import AttentionPatterns, Result
 
 
-def place(wanted: int, known: Sequence[int], axis: str) -> int:
+def place(number: int, known: Sequence[int], axis: str) -> int:
     """The index of a layer's or head's own number; a negative one counts from the end.
 
     Raises:
         ResultError: it is not there.
     """
-    if isinstance(wanted, int) and not isinstance(wanted, bool) and -len(known) <= wanted < 0:
-        return len(known) + wanted  # from the end
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted not in known:
+    if isinstance(number, int) and not isinstance(number, bool) and -len(known) <= number < 0:
+        return len(known) + number  # from the end
+    if isinstance(number, bool) or not isinstance(number, int) or number not in known:
         few = known if len(known) <= 12 else [*known[:6], "..."]
-        raise ResultError(f"there is no {axis} {wanted!r}; expected one of {', '.join(map(str, few))}")
-    return list(known).index(wanted)
+        raise ResultError(f"there is no {axis} {number!r}; expected one of {', '.join(map(str, few))}")
+    return list(known).index(number)
 
 
-def places(wanted: int | Sequence[int] | None, known: Sequence[int], axis: str) -> list[int]:
+def places(numbers: int | Sequence[int] | None, known: Sequence[int], axis: str) -> list[int]:
     """The indices of one number or several; of all for None.
 
     Raises:
         ResultError: neither, or one is not there.
     """
-    if wanted is None:
+    if numbers is None:
         return list(range(len(known)))
     try:
-        chosen = [wanted] if isinstance(wanted, int) else list(wanted)
+        chosen = [numbers] if isinstance(numbers, int) else list(numbers)
     except TypeError:
-        raise ResultError(f"{axis} is {wanted!r}; expected a whole number, several, or None for all") from None
+        raise ResultError(f"{axis} is {numbers!r}; expected a whole number, several, or None for all") from None
     return [place(i, known, axis) for i in chosen]
 
 

@@ -64,16 +64,16 @@ def ramp(anchors: tuple[tuple[int, int, int], ...], steps: int = 256) -> np.ndar
 def css_colours(values: list[float], low: float, high: float) -> list[tuple[str, str]]:
     """Background and text colour of each value, from red at `low` < 0 over white to blue at `high` > 0; nan is grey."""
     up, down = ramp(POSITIVE), ramp(NEGATIVE)
-    found = []
+    colours = []
     for value in values:
         if not np.isfinite(value):
-            found.append(("#e4e7ec", "#1f2430"))
+            colours.append(("#e4e7ec", "#1f2430"))
             continue
         share = min(abs(value) / abs(high if value >= 0 else low), 1.0)
         r, g, b = (up if value >= 0 else down)[round(share * 255)].tolist()
         dark = 0.299 * r + 0.587 * g + 0.114 * b < 140
-        found.append((f"#{r:02x}{g:02x}{b:02x}", "#ffffff" if dark else "#1f2430"))
-    return found
+        colours.append((f"#{r:02x}{g:02x}{b:02x}", "#ffffff" if dark else "#1f2430"))
+    return colours
 
 
 def as_bytes(values: Tensor, largest: float) -> np.ndarray:

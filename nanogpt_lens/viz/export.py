@@ -106,11 +106,11 @@ def find_browser() -> str | None:
     for variable in ("CHROMIUM", "BROWSER_PATH"):
         named = os.environ.get(variable)
         if named:
-            found = shutil.which(named)
-            if found is None:
+            path = shutil.which(named)
+            if path is None:
                 raise AnalysisError(f"{variable}={named} is no program that can be run; expected a path of Chromium")
-            return found
-    return next((found for name in _NAMES if (found := shutil.which(name))), None)
+            return path
+    return next((path for name in _NAMES if (path := shutil.which(name))), None)
 
 
 class _Browser:
@@ -183,6 +183,7 @@ _drawing = threading.RLock()  # one thread at a time has the browser
 
 
 def _kaleido() -> Any:
+    """The module, or AnalysisError where it is not installed."""
     try:
         import kaleido
     except ImportError:
@@ -200,8 +201,8 @@ def _write(
     height: int | None,
     scale: float,
 ) -> Path:
-    file, drawn = _file(path, kind), _drawn(figure)
-    layout: Any = drawn.layout
+    file, picture = _file(path, kind), _copy_of(figure)
+    layout: Any = picture.layout
     size = {
         "width": width if width is not None else layout.width or style.WIDTH,
         "height": height if height is not None else layout.height or style.HEIGHT,
@@ -210,12 +211,12 @@ def _write(
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 20_000:
             raise AnalysisError(f"{name} is {value!r}; expected a number of pixels, or for scale a factor such as 2")
     if any(note.name == "caption" for note in layout.annotations):
-        drawn = captioned(retitled(drawn, int(size["width"])), int(size["width"]), height)
-        layout = drawn.layout
+        picture = captioned(retitled(picture, int(size["width"])), int(size["width"]), height)
+        layout = picture.layout
         size["height"] = layout.height
     with one_browser():
         assert _open is not None  # by `one_browser`
-        content = _open.draw(drawn, {"format": kind, **size, "scale": scale})
+        content = _open.draw(picture, {"format": kind, **size, "scale": scale})
     try:
         with replacing(file) as temporary:
             temporary.write_bytes(content)
@@ -224,8 +225,8 @@ def _write(
     return file
 
 
-def _drawn(figure: Any) -> go.Figure:
-    """A copy of a figure, or a result's."""
+def _copy_of(figure: Any) -> go.Figure:
+    """A copy of a figure, or the figure of a result."""
     if isinstance(figure, Result):
         return figure.plot()
     if isinstance(figure, BaseFigure):

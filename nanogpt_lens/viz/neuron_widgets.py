@@ -32,7 +32,7 @@ def text_neuron_activations(
     Raises:
         ResultError: no such layer or neuron, several texts, or more than `MOST` activations.
     """
-    layers, neurons, values = _chosen(activations, layer, neuron)
+    layers, neurons, values = _activations(activations, layer, neuron)
     tokens = list(activations.labels["pos"])
     bound = max(float(values.abs().max()), 1e-7)
     scale = [[_numbers([v] * len(neurons)) for _ in layers] for v in (-bound, 0.0, bound)]
@@ -44,11 +44,11 @@ def text_neuron_activations(
         "firstDimensionLabels": [str(i) for i in layers],
         "secondDimensionLabels": [str(i) for i in neurons],
     }
-    shown = static_text(tokens, values[0, 0].tolist(), low=-bound, high=bound)
+    first = static_text(tokens, values[0, 0].tolist(), low=-bound, high=bound)
     return Widget(
         component="TextNeuronActivations",
         props=props,
-        static=f"<p>neuron {layers[0]}.{neurons[0]}:</p>{shown}",
+        static=f"<p>neuron {layers[0]}.{neurons[0]}:</p>{first}",
         caption=f"{activations.quantity}: {len(layers)} layers, {len(neurons)} neurons, {len(tokens)} tokens. "
         f"One scale for all, from red at {-bound:.4g} over white at 0 to blue at {bound:.4g}, shown below the text",
         height=260,
@@ -80,25 +80,26 @@ def topk_tokens(
     Raises:
         ResultError: see `text_neuron_activations`, or `k` below 1.
     """
-    layers, neurons, values = _chosen(activations, layer, neuron)
+    layers, neurons, values = _activations(activations, layer, neuron)
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ResultError(f"k is {k!r}; expected a whole number, 1 or more")
     scale = max(float(values.abs().max()), 1e-7)  # CircuitsVis' colours go from 0 to 1
     tokens = list(activations.labels["pos"])
     parts = {"whole text": (0, len(tokens)), **_lines(tokens)}  # CircuitsVis shows one neuron alone of a single sample
-    ranked = [_ranked(values[..., a:b] / scale, min(k, b - a)) for a, b in parts.values()]
+    extremes = [_extremes(values[..., a:b] / scale, min(k, b - a)) for a, b in parts.values()]
     props = {
         "tokens": [[_text(token, spaces=True) for token in tokens[a:b]] for a, b in parts.values()],
-        **{name: [found[name] for found in ranked] for name in ranked[0]},
+        **{name: [part[name] for part in extremes] for name in extremes[0]},
         "firstDimensionName": "Layer",
         "thirdDimensionName": "Neuron, as chosen",
         "sampleLabels": list(parts),
         "firstDimensionLabels": [str(i) for i in layers],
     }
     high = values.topk(min(k, len(tokens)), dim=-1)
+    lists = [_tokens_with_values(tokens, high.indices[0, n], high.values[0, n]) for n in range(len(neurons[:10]))]
     rows = "".join(
-        f"<tr><td>{layers[0]}.{neurons[n]}</td><td>{_listed(tokens, high.indices[0, n], high.values[0, n])}</td></tr>"
-        for n in range(min(len(neurons), 10))
+        f"<tr><td>{layers[0]}.{neuron}</td><td>{text}</td></tr>"
+        for neuron, text in zip(neurons[:10], lists, strict=True)
     )
     named = ", ".join(map(str, neurons[:12])) + (", ..." if len(neurons) > 12 else "")
     return Widget(
@@ -134,13 +135,13 @@ def topk_samples(search: NeuronSearch, *, neurons: Sequence[tuple[int, int]] | N
     bounds = [max([1e-7, *(abs(v) for e in (*p.highest[:k], *p.lowest[:k]) for v in e.activations)]) for p in pages]
     props = {
         "tokens": [
-            [[*([_text(t) for t in e.tokens] for e in found), legend(b)] for found, b in zip(end, bounds, strict=True)]
+            [[*([_text(t) for t in e.tokens] for e in part), legend(b)] for part, b in zip(end, bounds, strict=True)]
             for end in ends
         ],
         "activations": [
             [
-                [*(_numbers(e.activations) for e in found), _numbers([-b, 0.0, b])]
-                for found, b in zip(end, bounds, strict=True)
+                [*(_numbers(e.activations) for e in part), _numbers([-b, 0.0, b])]
+                for part, b in zip(end, bounds, strict=True)
             ]
             for end in ends
         ],
@@ -162,14 +163,14 @@ def topk_samples(search: NeuronSearch, *, neurons: Sequence[tuple[int, int]] | N
 
 
 def _lines(tokens: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Where each line of a text begins and ends, in tokens, by name."""
+    """The first and the last token (exclusive) of each line of a text, by name."""
     ends = [i + 1 for i, token in enumerate(tokens) if "\n" in token]
     cuts = sorted({0, *ends, len(tokens)})
     return {f"line {i + 1}": (a, b) for i, (a, b) in enumerate(pairwise(cuts))}
 
 
-def _ranked(values: Tensor, k: int) -> dict[str, list]:
-    """The k highest and lowest of values [layer, neuron, pos] and where they are, each [layer, k, neuron]."""
+def _extremes(values: Tensor, k: int) -> dict[str, list]:
+    """The k highest and lowest values and their positions, each [layer, k, neuron]."""
     high, low = values.topk(k, dim=-1), values.topk(k, dim=-1, largest=False)
     numbers = {"topkVals": high.values, "bottomkVals": low.values.flip(-1)}
     indices = {"topkIdxs": high.indices, "bottomkIdxs": low.indices.flip(-1)}
@@ -194,19 +195,19 @@ def static_excerpts(excerpts: Sequence[Excerpt]) -> str:
     return "".join(static_text(e.tokens, e.activations, low=-bound, high=bound) for e in excerpts)
 
 
-def _chosen(
+def _activations(
     activations: Result, layer: Sequence[int] | int | None, neuron: Sequence[int] | int | None
 ) -> tuple[list[int], list[int], Tensor]:
-    """Layers, neurons, and activations [layer, neuron, pos]."""
+    """The numbers of the layers and neurons chosen, and their activations."""
     values = one_example(activations, activations.values, 0)
     if "pos" not in activations.labels:
         raise ResultError("the activations are of several texts; expected those of one: ask for one text")
-    found, numbers = [], []
-    for axis, wanted in (("layer", layer), ("neuron", neuron)):
-        own = own_numbers(activations, axis)
-        found.append(places(wanted, own, axis))
-        numbers.append([own[i] for i in found[-1]])
-    values = finite(values[found[0]][:, found[1]].double(), activations.quantity)
+    indices, numbers = [], []
+    for axis, chosen in (("layer", layer), ("neuron", neuron)):
+        known = own_numbers(activations, axis)
+        indices.append(places(chosen, known, axis))
+        numbers.append([known[i] for i in indices[-1]])
+    values = finite(values[indices[0]][:, indices[1]].double(), activations.quantity)
     if not values.numel() or values.numel() > MOST:
         raise ResultError(
             f"{values.numel():,} activations; expected 1 to {MOST:,}: choose with layer= and neuron=, such as "
@@ -215,7 +216,8 @@ def _chosen(
     return numbers[0], numbers[1], values
 
 
-def _listed(tokens: list[str], places: Tensor, values: Tensor) -> str:
+def _tokens_with_values(tokens: list[str], places: Tensor, values: Tensor) -> str:
+    """The first five places, each with its token and value, as HTML."""
     pairs = zip(places[:5].tolist(), values[:5].tolist(), strict=True)
     return html.escape(", ".join(f"{i} {harmless(tokens[i])} {v:.3g}" for i, v in pairs))
 

@@ -91,8 +91,8 @@ def document(
         HTML whose content policy names the hash of each script and lets nothing else run or be fetched. The same
         arguments give the same text. Write it without changing its line ends, because the hashes are of them.
     """
-    own = [runtime(), *scripts]
-    allowed = " ".join(script_hash(text) for text in [*own, *(script(name) for name in libraries)])
+    ours = [runtime(), *scripts]
+    allowed = " ".join(script_hash(text) for text in [*ours, *(script(name) for name in libraries)])
     policy = (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
         "font-src data:; base-uri 'none'; form-action 'none'"
@@ -109,7 +109,7 @@ def document(
             f"<style>{base}{STYLE}{_PAGE_STYLE}{style}</style></head><body>",
             body,
             *(library_block(name) for name in libraries),
-            *(f"<script>{text}</script>" for text in own),
+            *(f"<script>{text}</script>" for text in ours),
             "</body></html>\n",
         ]
     )

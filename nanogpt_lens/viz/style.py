@@ -24,13 +24,13 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 """Behind the last colour the first comes back, dashed."""
 
 SEQUENTIAL = "Blues"
-"""From nothing (white) upwards."""
+"""The colours from nothing (white) upwards."""
 
 DIVERGING = "RdBu"
 """Red is negative, blue positive, as in CircuitsVis and TransformerLens' demonstrations; white is zero."""
 
 WIDTH, HEIGHT = 760, 420
-"""Of a figure in pixels, where it does not take the width of its place."""
+"""The size of a figure in pixels, where it does not take the width of its place."""
 
 TEMPLATE = "nanogpt_lens"
 """The name of our Plotly template; figures carry it, Plotly's default stays as it is."""
@@ -105,7 +105,7 @@ def wide(text: str, size: int = TEXT) -> float:
 
 
 def fitted(text: str, pixels: float, size: int = TEXT) -> str:
-    """As `broken`, in lines that are at most so many pixels wide."""
+    """The text as `broken` has it, in lines that are at most so many pixels wide."""
     lines = [""]
     for word in text.split():
         if lines[-1] and extent(f"{lines[-1]} {word}", size) <= pixels:

@@ -42,7 +42,7 @@ def colored_tokens(
     numbers = _numbers(tokens, values)
     low, high = _bounds(numbers, low, high)
     props = {
-        "tokens": _shown(tokens),
+        "tokens": _labels(tokens),
         "values": [rounded(v) for v in numbers],
         "minValue": rounded(low),
         "maxValue": rounded(high),
@@ -81,7 +81,7 @@ def colored_tokens_multi(tokens: Sequence[str], values: Tensor, labels: Sequence
     first = finite(values, "the text").double()[:, 0].tolist()
     bounds = values.double().abs().amax(0).clamp(min=_LEAST).tolist()  # zero stays in the middle
     props = {
-        "tokens": _shown(tokens),
+        "tokens": _labels(tokens),
         "values": [[rounded(v) for v in row] for row in values.double().tolist()],
         "labels": [harmless(label, spaces=False) for label in labels],
         "positiveBounds": [rounded(bound) for bound in bounds],
@@ -119,20 +119,20 @@ def token_log_probs(
     strings = _strings(lens, example)
     finite(torch.cat([logprobs[:-1].flatten(), top_logprobs[:-1].flatten()]), "the log-probability")
     props = {
-        "prompt": _shown(strings),
+        "prompt": _labels(strings),
         "topKLogProbs": [[rounded(v) for v in row] for row in top_logprobs[:-1].double().tolist()],
-        "topKTokens": [_shown([lens.string(token) for token in row]) for row in top_tokens[:-1].tolist()],
+        "topKTokens": [_labels([lens.string(token) for token in row]) for row in top_tokens[:-1].tolist()],
         "correctTokenRank": rank[:-1].tolist(),
         "correctTokenLogProb": [rounded(v) for v in logprobs[:-1].double().tolist()],
     }
-    where = "the model's output" if _is_output(lens, i, j) else f"the lens at {name}"
+    source = "the model's output" if _is_output(lens, i, j) else f"the lens at {name}"
     loss = -float(logprobs[:-1].double().mean())
     return Widget(
         component="TokenLogProbs",
         props=props,
         static=static_text(strings[1:], logprobs[:-1].exp().tolist(), low=-1.0, high=1.0),
         caption=(
-            f"Log-probability, in nats, of each of {len(strings) - 1} tokens at {where}; mean loss {loss:.3f} nats. "
+            f"Log-probability, in nats, of each of {len(strings) - 1} tokens at {source}; mean loss {loss:.3f} nats. "
             "The darker, the likelier the token was. Hover a token for the most likely ones in its place"
         ),
         height=_height(strings) + 350,
@@ -150,8 +150,8 @@ def colored_loss(lens: LensResult, *, layer: int | None = None, point: str | Non
     """
     i, j, name = _point(lens, layer, point)
     losses = finite(-one_example(lens, lens.values, example)[i, j, :-1].double(), "the loss")
-    where = "the model's output" if _is_output(lens, i, j) else f"the lens at {name}"
-    caption = f"Loss of each token, in nats, at {where}; mean {float(losses.mean()):.3f}"
+    source = "the model's output" if _is_output(lens, i, j) else f"the lens at {name}"
+    caption = f"Loss of each token, in nats, at {source}; mean {float(losses.mean()):.3f}"
     return colored_tokens(_strings(lens, example)[1:], losses, caption=caption)
 
 
@@ -182,6 +182,7 @@ def loss_by_point(lens: LensResult, *, example: int = 0) -> Widget:
 
 
 def _point(lens: LensResult, layer: int | None, point: str | None) -> tuple[int, int, str]:
+    """The indices of a layer and a point, and the name of both."""
     layers = own_numbers(lens, "layer")
     points = list(lens.labels["point"])
     i = len(layers) - 1 if layer is None else place(layer, layers, "layer")
@@ -200,17 +201,19 @@ def static_text(tokens: Sequence[str], values: Sequence[float], *, low: float, h
     """HTML of a coloured text that needs no script; values are in the tooltips."""
     spans = []
     for token, value, (back, ink) in zip(tokens, values, css_colours(list(values), low, high), strict=True):
-        shown = html.escape(visible(token, breaks=True))
-        spans.append(f'<span style="background:{back};color:{ink}" title="{value:.4g}">{shown}</span>')
+        text = html.escape(visible(token, breaks=True))
+        spans.append(f'<span style="background:{back};color:{ink}" title="{value:.4g}">{text}</span>')
     style = f"font:14px/1.7 {MONOSPACE};white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate"
     return f'<div style="{style}">{"".join(spans)}</div>'
 
 
-def _shown(tokens: Sequence[str]) -> list[str]:
+def _labels(tokens: Sequence[str]) -> list[str]:
+    """The tokens as CircuitsVis may have them."""
     return [harmless(token, spaces=False, breaks=True) for token in tokens]
 
 
 def _numbers(tokens: Sequence[str], values: Sequence[float] | Tensor) -> list[float]:
+    """The values as numbers, or ResultError unless there is one for each token."""
     numbers: list[Any] = values.double().tolist() if isinstance(values, Tensor) else list(values)
     if len(numbers) != len(tokens) or not tokens:
         raise ResultError(f"{len(numbers)} values for {len(tokens)} tokens; expected one for each, at least one")
@@ -232,6 +235,7 @@ def _bounds(values: Sequence[float], low: float | None, high: float | None) -> t
 
 
 def _height(tokens: Sequence[str]) -> int:
+    """Pixels that a text needs."""
     characters = sum(max(len(token), 1) for token in tokens)
     lines = sum(token.count("\n") for token in tokens) + characters // 80 + 1
     return 30 * lines + 30

@@ -40,8 +40,8 @@ def visible(text: str, *, spaces: bool = True, breaks: bool = False, longest: in
     Returns:
         "∅" for the empty token; characters without a picture as their code, such as ⟨202E⟩.
     """
-    shown = [_character(text, i, spaces=spaces, breaks=breaks) for i in range(min(len(text), longest))]
-    return ("".join(shown) or "∅") + ("…" if len(text) > longest else "")
+    characters = [_character(text, i, spaces=spaces, breaks=breaks) for i in range(min(len(text), longest))]
+    return ("".join(characters) or "∅") + ("…" if len(text) > longest else "")
 
 
 def _character(text: str, i: int, *, spaces: bool, breaks: bool) -> str:
@@ -61,7 +61,7 @@ def _character(text: str, i: int, *, spaces: bool, breaks: bool) -> str:
 
 
 def harmless(text: str, *, spaces: bool = True, breaks: bool = False, longest: int = 40) -> str:
-    """As `visible`, for libraries that take labels for HTML: "<" and "&" cannot begin anything."""
+    """The text as `visible` has it, for libraries that take labels for HTML: "<" and "&" cannot begin anything."""
     return joined(visible(text, spaces=spaces, breaks=breaks, longest=longest))
 
 

@@ -88,8 +88,8 @@ class Widget:
         digest = hashlib.sha256(safe_json(self.props).encode()).hexdigest()[:10]
         identity = f"ngl-{digest}-{next(_NUMBERS)}"
         carried = library_block(self.needs) if self.needs and not (_prepared and not _isolated()) else ""
-        shown = self.with_caption(identity, lazy=False)
-        return f"<div><style>{STYLE}</style>{shown}{carried}<script>{runtime()}</script></div>"
+        block = self.with_caption(identity, lazy=False)
+        return f"<div><style>{STYLE}</style>{block}{carried}<script>{runtime()}</script></div>"
 
     def __repr__(self) -> str:
         return f"Widget {self.component}: {self.caption}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nanogpt_lens.heads.attention import STATISTICS, attention_patterns, attention_statistics
-from nanogpt_lens.reporting.blocks import Paragraph, Table, drawn, mounted
-from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.blocks import Paragraph, Table, picture_of, picture_of_widget
+from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import number
 from nanogpt_lens.results import Scores
@@ -12,21 +12,21 @@ from nanogpt_lens.results import Scores
 _TOKENS, _N = 40, 64
 
 
-def _make(subject: Subject) -> Made:
+def _make(subject: Subject) -> Content:
     model = subject.model
     tokens = subject.passage(_TOKENS, number=1)
     patterns = attention_patterns(model, tokens)
-    found = attention_statistics(model, subject.corpus, seq_len=subject.seq_len, n=_N, seed=subject.seed)
+    statistics = attention_statistics(model, subject.corpus, seq_len=subject.seq_len, n=_N, seed=subject.seed)
     text = subject.separator.join(subject.strings(tokens))
     asked = repr(text) if subject.has_vocabulary else str(tokens.tolist())
-    return Made(
+    return Content(
         body=(
-            mounted(patterns.widget(), "attention patterns of every head on a passage"),
+            picture_of_widget(patterns.widget(), "attention patterns of every head on a passage"),
             Paragraph(
                 text="Rows are the tokens that look, columns the tokens that are looked at; nothing looks ahead."
             ),
-            drawn(found, "heat maps of every head's attention statistics"),
-            _table(found),
+            picture_of(statistics, "heat maps of every head's attention statistics"),
+            _table(statistics),
         ),
         commands=(
             subject.python(f"ngl.attention_patterns(model, {asked}).widget().save('attention.html')"),
@@ -35,15 +35,15 @@ def _make(subject: Subject) -> Made:
     )
 
 
-def _table(found: Scores) -> Table:
-    names = found.labels["score"]
+def _table(statistics: Scores) -> Table:
+    names = statistics.labels["score"]
     rows = [
-        (f"{layer}.{head}", *(number(found.at(score=name, layer=layer, head=head), 2) for name in names))
-        for layer in range(found.shape["layer"])
-        for head in range(found.shape["head"])
+        (f"{layer}.{head}", *(number(statistics.at(score=name, layer=layer, head=head), 2) for name in names))
+        for layer in range(statistics.shape["layer"])
+        for head in range(statistics.shape["head"])
     ]
-    if found.chance is not None:
-        rows.append(("uniform attention", *(number(c, 2) for c in found.chance.mean((1, 2)))))
+    if statistics.chance is not None:
+        rows.append(("uniform attention", *(number(c, 2) for c in statistics.chance.mean((1, 2)))))
     return Table(
         header=("head", *(name.replace("_", " ") for name in names)),
         rows=tuple(rows),

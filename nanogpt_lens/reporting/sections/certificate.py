@@ -7,9 +7,9 @@ import math
 from conversion.report import Comparison, EquivalenceReport, cell_text
 from nanogpt_lens.model.loading import check
 from nanogpt_lens.reporting.blocks import Block, Listing, Paragraph, Table
-from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import count, shown, without_folders
+from nanogpt_lens.reporting.words import count, line_of, without_folders
 
 _KINDS = {
     "weight": "weights and configuration",
@@ -30,41 +30,41 @@ _JUDGED = (
 )
 
 
-def _make(subject: Subject) -> Made:
-    found = check(subject.path, **subject.reading.options(), seed=subject.seed)
-    verdict = shown(without_folders(found.verdict(), subject.folders))
-    notes = [shown(without_folders(note, subject.folders)) for note in found.notes]
+def _make(subject: Subject) -> Content:
+    report = check(subject.path, **subject.reading.options(), seed=subject.seed)
+    verdict = line_of(without_folders(report.verdict(), subject.folders))
+    notes = [line_of(without_folders(note, subject.folders)) for note in report.notes]
     body: list[Block] = [
-        Paragraph(text=verdict, tone="good" if found.passed else "bad"),
+        Paragraph(text=verdict, tone="good" if report.passed else "bad"),
         Paragraph(
-            text=f"{found.backend} against {found.reference}, on random tokens (seed {found.seed}). Rounding alone "
+            text=f"{report.backend} against {report.reference}, on random tokens (seed {report.seed}). Rounding alone "
             "leaves about 1e-15 in float64, where a real difference could not hide."
-            + (" The error that the verdict names is absolute; those below are relative." if found.passed else "")
+            + (" The error that the verdict names is absolute; those below are relative." if report.passed else "")
         ),
-        _by_kind(found),
-        _all_rows(found),
+        _by_kind(report),
+        _all_rows(report),
     ]
     if notes:
         body += [Paragraph(text="Notes of the certificate:", tone="note"), Listing(items=tuple(notes))]
-    return Made(
+    return Content(
         body=tuple(body),
         commands=(subject.command("check", *(["--seed", str(subject.seed)] if subject.seed else [])),),
-        findings=() if found.passed else (f"The conversion is not proven: {verdict}.",),
-        proven=found.passed,
+        findings=() if report.passed else (f"The conversion is not proven: {verdict}.",),
+        proven=report.passed,
         verdict=verdict,
     )
 
 
-def _by_kind(found: EquivalenceReport) -> Table:
-    kinds = [kind for kind in _KINDS if any(c.kind == kind for c in found.comparisons)]
-    precisions = found.precisions()
+def _by_kind(report: EquivalenceReport) -> Table:
+    kinds = [kind for kind in _KINDS if any(c.kind == kind for c in report.comparisons)]
+    precisions = report.precisions()
     rows, marked = [], set()
     for i, kind in enumerate(kinds):
-        own = [c for c in found.comparisons if c.kind == kind]
-        cells = [_worst([c for c in own if c.precision == precision]) for precision in precisions]
-        failed = sum(not c.passed for c in own)
+        of_kind = [c for c in report.comparisons if c.kind == kind]
+        cells = [_worst([c for c in of_kind if c.precision == precision]) for precision in precisions]
+        failed = sum(not c.passed for c in of_kind)
         marked |= {i} if failed else set()
-        rows.append((_KINDS[kind], count(len(own)), *cells, f"{failed} fail" if failed else "all equal"))
+        rows.append((_KINDS[kind], count(len(of_kind)), *cells, f"{failed} fail" if failed else "all equal"))
     return Table(
         header=("what is compared", "comparisons", *(f"error / allowed, {p}" for p in precisions), "verdict"),
         rows=tuple(rows),
@@ -91,13 +91,13 @@ def _nearness(comparison: Comparison) -> tuple[bool, float]:
     return not comparison.passed, math.inf if math.isnan(share) else share
 
 
-def _all_rows(found: EquivalenceReport) -> Table:
+def _all_rows(report: EquivalenceReport) -> Table:
     table, marked = [], set()
-    for i, (quantity, mode, cells) in enumerate(found.rows()):
+    for i, (quantity, mode, cells) in enumerate(report.rows()):
         marked |= {i} if any(not c.passed for c in cells.values()) else set()
-        table.append((shown(quantity), mode, *(cell_text(cells.get(p)) for p in found.precisions())))
+        table.append((line_of(quantity), mode, *(cell_text(cells.get(p)) for p in report.precisions())))
     return Table(
-        header=("quantity", "weights", *(f"{p} abs / rel" for p in found.precisions())),
+        header=("quantity", "weights", *(f"{p} abs / rel" for p in report.precisions())),
         rows=tuple(table),
         caption="Raw weights are the checkpoint's own; processed ones have LayerNorm folded and are centred. Each cell "
         "is the worst of all layers: absolute error / relative error.",

@@ -20,10 +20,10 @@ from nanogpt_lens.heads.taxonomy import score_heads
 from nanogpt_lens.losses.on_text import text_loss
 from nanogpt_lens.model.access import n_tokens
 from nanogpt_lens.model.loading import check, convert
-from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
-from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe, in_a_sentence
+from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe, in_a_sentence
 from nanogpt_lens.reporting.subject import Subject, text_of
-from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, number, plural, shown
+from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, line_of, number, plural
 from nanogpt_lens.results import Scores
 from nanogpt_lens.text.from_model import own_text
 
@@ -70,73 +70,76 @@ class _Summary:
         return self.proven is not None
 
     @property
-    def own(self) -> bool:
+    def distinct(self) -> bool:
         """Whether it was measured and its weights are not those of another one before it."""
         return not self.error and not self.same_as
 
 
-def _make(subject: Subject) -> Made:
+def _make(subject: Subject) -> Content:
     files = _in_order(subject)
     if len(files) < 2:
         raise DoesNotApply("There is only one checkpoint here, and nothing to compare it with.")
     chosen = files if len(files) <= _MOST else [files[round(i * (len(files) - 1) / (_MOST - 1))] for i in range(_MOST)]
-    own = _own_text(subject, chosen) if subject.raw_text is None else None
-    found = _with_doubles([_measured(subject, file, own) for file in chosen])
-    body: list[Block] = [_table(subject, found, own is not None)]
+    drawn_text = _own_text(subject, chosen) if subject.raw_text is None else None
+    summaries = _with_doubles([_summary_of(subject, file, drawn_text) for file in chosen])
+    body: list[Block] = [_table(subject, summaries, drawn_text is not None)]
     if len(chosen) < len(files):
         body.append(Paragraph(text=f"{len(chosen)} of {len(files)} checkpoints, evenly spaced.", tone="note"))
-    if _one_run(found):
-        body += _figures(found)
-    if any(m.heads is not None and m.own for m in found):
-        body.append(_heads_table(found))
-    return Made(
+    if _one_run(summaries):
+        body += _figures(summaries)
+    if any(m.heads is not None and m.distinct for m in summaries):
+        body.append(_heads_table(summaries))
+    return Content(
         body=tuple(body),
         commands=(subject.report_command("checkpoints"),),
-        findings=_findings(found),
-        proven=all(m.proven for m in found),
-        verdict=_verdict(found),
+        findings=_findings(summaries),
+        proven=all(m.proven for m in summaries),
+        verdict=_verdict(summaries),
         warnings=tuple(
             f"{m.name} cannot be read: {m.error.removeprefix(f'{Path(m.name).name}: ')}"
-            for m in found
+            for m in summaries
             if not m.readable
         ),
     )
 
 
-def _verdict(found: list[_Summary]) -> str:
+def _verdict(summaries: list[_Summary]) -> str:
     """How many are proven equal, and which are not."""
-    proven = sum(m.proven is True for m in found)
-    if proven == len(found):
-        return f"PROVEN EQUAL: all {len(found)} checkpoints"
-    parts = [f"{proven} of {len(found)} checkpoints proven"]
-    unread, unequal = [m.name for m in found if not m.readable], [m.name for m in found if m.proven is False]
+    proven = sum(m.proven is True for m in summaries)
+    if proven == len(summaries):
+        return f"PROVEN EQUAL: all {len(summaries)} checkpoints"
+    parts = [f"{proven} of {len(summaries)} checkpoints proven"]
+    unread, unequal = [m.name for m in summaries if not m.readable], [m.name for m in summaries if m.proven is False]
     for names, what in ((unequal, "not equal"), (unread, "cannot be read")):
         if names:
-            named = ", ".join(map(shown, names[:3])) + (", ..." if len(names) > 3 else "")
+            named = ", ".join(map(line_of, names[:3])) + (", ..." if len(names) > 3 else "")
             parts.append(f"{len(names)} {what} ({named})")
     return f"NOT PROVEN: {', '.join(parts)}"
 
 
-def _with_doubles(found: list[_Summary]) -> list[_Summary]:
-    """The same, those marked whose weights an earlier one has."""
+def _with_doubles(summaries: list[_Summary]) -> list[_Summary]:
+    """The summaries, with a mark on those whose weights an earlier one has."""
     first: dict[str, str] = {}
     return [
         replace(m, same_as=earlier) if m.digest and (earlier := first.setdefault(m.digest, m.name)) != m.name else m
-        for m in found
+        for m in summaries
     ]
 
 
-def _one_run(found: list[_Summary]) -> bool:
+def _one_run(summaries: list[_Summary]) -> bool:
     """Whether they can be stages of one run: one architecture, and an iteration of its own each."""
-    own = [m for m in found if m.own]
-    steps = [m.iteration for m in own]
+    usable = [m for m in summaries if m.distinct]
+    steps = [m.iteration for m in usable]
     return (
-        len(own) > 1 and None not in steps and len(set(steps)) == len(own) and all(m.shape == own[0].shape for m in own)
+        len(usable) > 1
+        and None not in steps
+        and len(set(steps)) == len(usable)
+        and all(m.shape == usable[0].shape for m in usable)
     )
 
 
 def _in_order(subject: Subject) -> list[Path]:
-    """By iteration; those that cannot be read come last."""
+    """The checkpoints by iteration; those that cannot be read come last."""
 
     def key(file: Path) -> tuple[float, str]:
         try:
@@ -159,8 +162,8 @@ def _own_text(subject: Subject, files: list[Path]) -> Tensor | None:
     return None
 
 
-def _measured(subject: Subject, file: Path, own: Tensor | None) -> _Summary:
-    """One checkpoint, and nothing of it kept in memory but numbers."""
+def _summary_of(subject: Subject, file: Path, drawn_text: Tensor | None) -> _Summary:
+    """The numbers of one checkpoint, of which nothing else stays in memory."""
     name = str(file.relative_to(Path(subject.path).expanduser()))
     try:
         checkpoint = subject.reading.checkpoint(file)
@@ -176,10 +179,10 @@ def _measured(subject: Subject, file: Path, own: Tensor | None) -> _Summary:
     except NanoGPTLensError as error:
         return _Summary(name=name, error=in_a_sentence(error, subject.folders))
     try:
-        found = _on_text(subject, model, own)
+        on_text = _on_text(subject, model, drawn_text)
     except NanoGPTLensError as error:
         return _Summary(name=name, proven=certificate.passed, error=in_a_sentence(error, subject.folders), **about)
-    return _Summary(name=name, proven=certificate.passed, **about, **found)
+    return _Summary(name=name, proven=certificate.passed, **about, **on_text)
 
 
 def _digest(model: torch.nn.Module) -> str:
@@ -191,17 +194,17 @@ def _digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _on_text(subject: Subject, model: Any, own: Tensor | None) -> dict[str, Any]:
+def _on_text(subject: Subject, model: Any, drawn_text: Tensor | None) -> dict[str, Any]:
     """The loss and the scores of the heads on the text."""
     text = text_of(model, subject.raw_text)
     length = min(int(model.cfg.n_ctx), _LENGTH)
     if text is not None:
         corpus, length = text.data, max(2, min(length, len(text.ids) // 4))
     else:
-        assert own is not None, "some checkpoint can be read, this one"
-        if int(own.max()) >= n_tokens(model):
+        assert drawn_text is not None, "some checkpoint can be read, this one"
+        if int(drawn_text.max()) >= n_tokens(model):
             raise AnalysisError("it has another vocabulary than the checkpoint whose text all are measured on")
-        corpus, length = own.cpu(), min(length, own.shape[1])
+        corpus, length = drawn_text.cpu(), min(length, drawn_text.shape[1])
     loss = text_loss(model, corpus, seq_len=length, n=_WINDOWS, seed=subject.seed)
     heads = None
     if model.cfg.n_ctx >= 4:
@@ -214,16 +217,16 @@ def _on_text(subject: Subject, model: Any, own: Tensor | None) -> dict[str, Any]
     }
 
 
-def _table(subject: Subject, found: list[_Summary], own: bool) -> Table:
+def _table(subject: Subject, summaries: list[_Summary], drawn: bool) -> Table:
     rows = []
-    for m in found:
+    for m in summaries:
         stated = m.stated if m.stated is not None and m.stated < 1e8 else math.nan
-        unread = f"cannot be read: {shown(m.error)}"
+        unread = f"cannot be read: {line_of(m.error)}"
         verdict = "proven" if m.proven else "NOT PROVEN" if m.readable else unread
-        loss = shown(m.error) if m.error and m.readable else interval(m.loss, m.low, m.high)
+        loss = line_of(m.error) if m.error and m.readable else interval(m.loss, m.low, m.high)
         rows.append(
             (
-                shown(m.name) + (f" (the same weights as {shown(m.same_as)})" if m.same_as else ""),
+                line_of(m.name) + (f" (the same weights as {line_of(m.same_as)})" if m.same_as else ""),
                 "–" if m.iteration is None else count(m.iteration),
                 count(m.parameters) if m.parameters else "–",
                 number(stated),
@@ -231,36 +234,37 @@ def _table(subject: Subject, found: list[_Summary], own: bool) -> Table:
                 verdict,
             )
         )
-    where = (
+    words = (
         "text drawn from the last of them, so that it says how near the others are to that one"
-        if own
+        if drawn
         else f"the same windows of {subject.text_name}"
     )
     return Table(
         header=("file", "iteration", "parameters", "stored loss", "loss measured here", "equality"),
         rows=tuple(rows),
-        caption=f"{_order(found)} Losses in nats per token: best_val_loss as it is stored, and what is measured on "
-        f"{where}, with 95% intervals: at most {_WINDOWS if not own else _DRAWN} sequences of each, fewer than the "
+        caption=f"{_order(summaries)} Losses in nats per token: best_val_loss as it is stored, and what is measured on "
+        f"{words}, with 95% intervals: at most {_WINDOWS if not drawn else _DRAWN} sequences of each, fewer than the "
         "section on the loss reads of one checkpoint, so that its loss there differs a little. Equality: the "
         "certificate without the edits at every hook.",
         left=(0, 5),
-        marked=frozenset(i for i, m in enumerate(found) if not m.proven),
+        marked=frozenset(i for i, m in enumerate(summaries) if not m.proven),
     )
 
 
-def _order(found: list[_Summary]) -> str:
-    if _one_run(found):
+def _order(summaries: list[_Summary]) -> str:
+    """A sentence on the order of the rows."""
+    if _one_run(summaries):
         return "In the order of training."
-    own = [m for m in found if m.own]
-    if len(own) < 2:
+    usable = [m for m in summaries if m.distinct]
+    if len(usable) < 2:
         return "In the order of their iterations."
-    apart = any(m.shape != own[0].shape for m in own)
+    apart = any(m.shape != usable[0].shape for m in usable)
     why = "differ in architecture" if apart else "do not each have an iteration of their own"
     return f"In the order of their iterations; they {why}, so that they are not taken for stages of one training run."
 
 
-def _heads_table(found: list[_Summary]) -> Table:
-    kept = [m for m in found if m.heads is not None and m.own]
+def _heads_table(summaries: list[_Summary]) -> Table:
+    kept = [m for m in summaries if m.heads is not None and m.distinct]
     names = kept[0].heads.labels["score"] if kept[0].heads is not None else ()
     rows = []
     for m in kept:
@@ -268,7 +272,7 @@ def _heads_table(found: list[_Summary]) -> Table:
         for name in names:
             value, layer, head = _best(m.heads, name)
             cells.append(f"{number(value, 2)} ({layer}.{head})")
-        rows.append((shown(m.name), *cells))
+        rows.append((line_of(m.name), *cells))
     return Table(
         header=("file", *(name.replace("_", " ") for name in names)),
         rows=tuple(rows),
@@ -278,6 +282,7 @@ def _heads_table(found: list[_Summary]) -> Table:
 
 
 def _best(heads: Scores | None, name: str) -> tuple[float, int, int]:
+    """The highest score of a kind, and its layer and head."""
     assert heads is not None
     values = heads.score(name)
     place = int(values.flatten().nan_to_num(-math.inf).argmax())
@@ -285,11 +290,11 @@ def _best(heads: Scores | None, name: str) -> tuple[float, int, int]:
     return float(values[layer, head]), layer, head
 
 
-def _figures(found: list[_Summary]) -> Iterator[Block]:
+def _figures(summaries: list[_Summary]) -> Iterator[Block]:
     """The loss and the best scores over iterations, where there are several of one run."""
     usable: dict[int, _Summary] = {}
-    for m in found:
-        if m.iteration is not None and m.own:
+    for m in summaries:
+        if m.iteration is not None and m.distinct:
             usable.setdefault(m.iteration, m)
     if len(usable) < 2:
         return
@@ -310,7 +315,7 @@ def _figures(found: list[_Summary]) -> Iterator[Block]:
         high=high,
     )
     scale = "log" if _log_spaced(steps) else "linear"
-    yield drawn(loss, "the loss over training", x=scale)
+    yield picture_of(loss, "the loss over training", x=scale)
     if all(m.heads is not None for m in kept):
         names = kept[0].heads.labels["score"] if kept[0].heads is not None else ()
         best = torch.tensor([[_best(m.heads, name)[0] for m in kept] for name in names], dtype=torch.float64)
@@ -321,17 +326,17 @@ def _figures(found: list[_Summary]) -> Iterator[Block]:
             quantity="highest score of any head",
             definition="the best head's score of each kind, see the taxonomy",
         )
-        yield drawn(scores, "the highest head scores over training", title="Best scores over training", x=scale)
+        yield picture_of(scores, "the highest head scores over training", title="Best scores over training", x=scale)
 
 
 def _log_spaced(steps: list[int]) -> bool:
-    """Whether iterations lie closer at the beginning, by far."""
+    """Whether the iterations lie much closer to each other at the beginning."""
     gaps = [later - earlier for earlier, later in itertools.pairwise(steps)]
     return len(gaps) >= 3 and max(gaps) > _UNEVEN * min(gaps) and gaps.index(max(gaps)) > len(gaps) // 2
 
 
-def _findings(found: list[_Summary]) -> tuple[str, ...]:
-    measured = [m for m in found if m.own and not math.isnan(m.loss)]
+def _findings(summaries: list[_Summary]) -> tuple[str, ...]:
+    measured = [m for m in summaries if m.distinct and not math.isnan(m.loss)]
     if len(measured) < 2:
         return ()
     first, last = measured[0], measured[-1]
@@ -342,15 +347,15 @@ def _findings(found: list[_Summary]) -> tuple[str, ...]:
             f"{plural(len(measured), 'checkpoint')} are compared; between their losses, {number(best.loss)} at the "
             "least, there is no difference that can be measured.",
         )
-    if not _one_run(found):
+    if not _one_run(summaries):
         lowest = interval(best.loss, best.low, best.high)
         return (
-            f"{plural(len(measured), 'checkpoint')} are compared, which are no stages of one run; {shown(best.name)} "
+            f"{plural(len(measured), 'checkpoint')} are compared, which are no stages of one run; {line_of(best.name)} "
             f"has the lowest loss, {lowest} nats per token.",
         )
     return (
-        f"Of {plural(len(measured), 'checkpoint')}, the loss goes from {number(first.loss)} ({shown(first.name)}) to "
-        f"{number(last.loss)} ({shown(last.name)}); {shown(best.name)} has the lowest.",
+        f"Of {plural(len(measured), 'checkpoint')}, the loss goes from {number(first.loss)} ({line_of(first.name)}) to "
+        f"{number(last.loss)} ({line_of(last.name)}); {line_of(best.name)} has the lowest.",
     )
 
 

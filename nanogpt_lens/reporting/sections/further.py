@@ -6,8 +6,8 @@ from typing import Any
 
 from nanogpt_lens.catalogue import ANALYSES, Analysis
 from nanogpt_lens.core.errors import DataError
-from nanogpt_lens.reporting.blocks import Block, Table, drawn
-from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe
+from nanogpt_lens.reporting.blocks import Block, Table, picture_of
+from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import number
 from nanogpt_lens.results import Result
@@ -31,7 +31,7 @@ def _recipe(analysis: Analysis) -> Recipe:
     )
 
 
-def _make(analysis: Analysis, subject: Subject) -> Made:
+def _make(analysis: Analysis, subject: Subject) -> Content:
     known = analysis.options()
     options = {"seed": subject.seed} if "seed" in known else {}
     if analysis.looks_at == "corpus" and "seq_len" in known:
@@ -39,8 +39,8 @@ def _make(analysis: Analysis, subject: Subject) -> Made:
     result = analysis.call(subject.model, *_source(analysis, subject), progress=False, **options)
     if not isinstance(result, Result):
         raise DoesNotApply(f"{analysis.name} returns a {type(result).__name__}, which has no picture")
-    body: tuple[Block, ...] = (drawn(result, analysis.about), _table(result))
-    return Made(body=body, commands=(_again(analysis, subject, options),))
+    body: tuple[Block, ...] = (picture_of(result, analysis.about), _table(result))
+    return Content(body=body, commands=(_again(analysis, subject, options),))
 
 
 def _source(analysis: Analysis, subject: Subject) -> tuple[Any, ...]:

@@ -6,10 +6,10 @@ from typing import Any
 
 from nanogpt_lens.heads.taxonomy import head_taxonomy
 from nanogpt_lens.patching.importance import head_importance
-from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
-from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, listed, number, plural
+from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, list_of, number, plural
 from nanogpt_lens.results import HeadTaxonomy, Scores
 
 _N, _IMPORTANCE_N = 64, 32
@@ -17,7 +17,7 @@ _LONGEST = 128  # tokens of a sequence where the command chooses
 _QUICK = 3e11  # weights times heads times tokens
 
 
-def _make(subject: Subject) -> Made:
+def _make(subject: Subject) -> Content:
     model = subject.model
     options: dict[str, Any] = {"seq_len": subject.seq_len, "seed": subject.seed}
     taxonomy = head_taxonomy(model, subject.corpus, n=_N, **options)
@@ -28,13 +28,13 @@ def _make(subject: Subject) -> Made:
     )
     body: list[Block] = [
         Paragraph(text=_in_words(taxonomy)),
-        drawn(taxonomy, "heat maps of every head's scores", title="Scores of every head"),
+        picture_of(taxonomy, "heat maps of every head's scores", title="Scores of every head"),
         _table(taxonomy, importance),
-        drawn(importance, "how much the loss rises without each head", title="Rise of the loss without each head"),
+        picture_of(importance, "how much the loss rises without each head", title="Rise of the loss without each head"),
     ]
     if not exact:
         body.append(Paragraph(text="The importance of so many heads is estimated by gradients here.", tone="note"))
-    return Made(
+    return Content(
         body=tuple(body),
         commands=_commands(subject, exact),
         findings=(f"{_in_words(taxonomy)} {_most_important(importance)}",),
@@ -69,12 +69,12 @@ def _in_words(taxonomy: HeadTaxonomy) -> str:
         if heads:
             named = [f"{layer}.{head}" for layer, head in heads[:3]]
             named += [f"{len(heads) - 3} more"] if len(heads) > 3 else []
-            parts.append(f"{label.replace('_', ' ')} ({listed(named)})")
+            parts.append(f"{label.replace('_', ' ')} ({list_of(named)})")
     total = taxonomy.shape["layer"] * taxonomy.shape["head"]
     carrying = int(taxonomy.carries.any(0).sum())
     if not parts:
         return f"None of {plural(total, 'head')} passes the threshold of any label."
-    return f"{carrying} of {plural(total, 'head')} {'carries' if carrying == 1 else 'carry'} a label: {listed(parts)}."
+    return f"{carrying} of {plural(total, 'head')} {'carries' if carrying == 1 else 'carry'} a label: {list_of(parts)}."
 
 
 def _most_important(importance: Scores) -> str:
@@ -90,12 +90,12 @@ def _table(taxonomy: HeadTaxonomy, importance: Scores) -> Table:
     rows, strong = [], set()
     for layer in range(taxonomy.shape["layer"]):
         for head in range(taxonomy.shape["head"]):
-            own = taxonomy.of(layer, head)
-            strong |= {(len(rows), 1 + i) for i, name in enumerate(names) if name in own}
+            labels = taxonomy.of(layer, head)
+            strong |= {(len(rows), 1 + i) for i, name in enumerate(names) if name in labels}
             scores = [number(taxonomy.at(score=name, layer=layer, head=head), 2) for name in names]
             ends = at(importance.low, layer, head), at(importance.high, layer, head)
             rise = interval(importance.values[layer, head], *ends, digits=4)
-            rows.append((f"{layer}.{head}", *scores, rise, listed([n.replace("_", " ") for n in own]) or "–"))
+            rows.append((f"{layer}.{head}", *scores, rise, list_of([n.replace("_", " ") for n in labels]) or "–"))
     if taxonomy.chance is not None:
         rows.append(("chance", *(number(c, 2) for c in taxonomy.chance.mean((1, 2))), "", ""))
     return Table(

@@ -9,8 +9,8 @@ from nanogpt_lens.heads.ablation import THRESHOLD, ablate_induction_heads
 from nanogpt_lens.heads.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
 from nanogpt_lens.losses.on_text import in_context_learning_score
 from nanogpt_lens.model.access import n_tokens
-from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, drawn
-from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe
+from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import OTHER_SIZES, Subject
 from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, number, percent
 from nanogpt_lens.results import Scores
@@ -40,15 +40,15 @@ class InductionMeasures:
     ablation: Scores | None = None
 
 
-def _make(subject: Subject) -> Made:
+def _make(subject: Subject) -> Content:
     model = subject.model
     if model.cfg.n_ctx < 8 or n_tokens(model) < 5:
         raise DoesNotApply(
             f"Sequences cannot be repeated in a context of {model.cfg.n_ctx} tokens with a vocabulary of "
             f"{n_tokens(model)}: at least 8 and 5 are needed."
         )
-    found = _measured(subject)
-    verdict, has = in_words(found)
+    measures = _measures(subject)
+    verdict, has = in_words(measures)
     body: list[Block] = [Paragraph(text=verdict, tone="good" if has else "plain")]
     if model.cfg.n_layers == 1:
         body.append(
@@ -59,16 +59,16 @@ def _make(subject: Subject) -> Made:
             )
         )
     body += [
-        drawn(found.matching, "prefix matching of every head"),
-        _heads_table(found),
-        _answers(found.accuracy),
-        drawn(found.repeated, "loss per token of repeated random sequences"),
-        _loss_table(found),
-        Paragraph(text=_learning(found.learning), tone="note"),
+        picture_of(measures.matching, "prefix matching of every head"),
+        _heads_table(measures),
+        _answers(measures.accuracy),
+        picture_of(measures.repeated, "loss per token of repeated random sequences"),
+        _loss_table(measures),
+        Paragraph(text=_learning(measures.learning), tone="note"),
     ]
-    if found.ablation is not None:
-        body.append(drawn(found.ablation, "loss without the suspected heads"))
-    return Made(body=tuple(body), commands=(_command(subject),), findings=(verdict,))
+    if measures.ablation is not None:
+        body.append(picture_of(measures.ablation, "loss without the suspected heads"))
+    return Content(body=tuple(body), commands=(_command(subject),), findings=(verdict,))
 
 
 def _command(subject: Subject) -> str:
@@ -78,7 +78,8 @@ def _command(subject: Subject) -> str:
     )
 
 
-def _measured(subject: Subject) -> InductionMeasures:
+def _measures(subject: Subject) -> InductionMeasures:
+    """All that the section needs; on text only where there is enough of it."""
     model = subject.model
     options: dict[str, Any] = {"n": _N, "seed": subject.seed}
     on_text: dict[str, Any] = {}
@@ -106,14 +107,14 @@ _GAIN = 0.05
 """Nats; it has no interval, so that a smaller gain is not counted as evidence."""
 
 
-def in_words(found: InductionMeasures) -> tuple[str, bool]:
+def in_words(measures: InductionMeasures) -> tuple[str, bool]:
     """The verdict, and whether it says that there is induction."""
-    best = found.matching.top(1, order="high").to_dict("records")[0]
-    head, chance = f"{best['layer']}.{best['head']}", at(found.matching.chance, 0, 0)
-    passes = found.matching.low is not None and bool((found.matching.low > THRESHOLD).any())
-    clean, control = (float(found.accuracy.at(score="accuracy", prompt=p)) for p in ("clean", "corrupted"))
-    answers = _beyond(found.accuracy)
-    gain = _gain(found.repeated)
+    best = measures.matching.top(1, order="high").to_dict("records")[0]
+    head, chance = f"{best['layer']}.{best['head']}", at(measures.matching.chance, 0, 0)
+    passes = measures.matching.low is not None and bool((measures.matching.low > THRESHOLD).any())
+    clean, control = (float(measures.accuracy.at(score="accuracy", prompt=p)) for p in ("clean", "corrupted"))
+    answers = _beyond(measures.accuracy)
+    gain = _gain(measures.repeated)
     change = (
         "the same loss as far as can be measured"
         if abs(gain) < NEGLIGIBLE
@@ -147,25 +148,26 @@ def _second(losses: Scores, condition: str) -> float:
 
 
 def _gain(losses: Scores) -> float:
+    """How much lower the loss is on a second half in the old order than on a shuffled one."""
     return _second(losses, "shuffled") - _second(losses, "repeated")
 
 
-def _heads_table(found: InductionMeasures) -> Table:
+def _heads_table(measures: InductionMeasures) -> Table:
     rows = []
-    for row in found.matching.top(5, order="high").to_dict("records"):
+    for row in measures.matching.top(5, order="high").to_dict("records"):
         layer, head = int(row["layer"]), int(row["head"])
-        text = found.text_matching
-        own = (
+        text = measures.text_matching
+        on_text = (
             []
             if text is None
             else [interval(text.values[layer, head], at(text.low, layer, head), at(text.high, layer, head))]
         )
-        ends = at(found.matching.low, layer, head), at(found.matching.high, layer, head)
-        rows.append((f"{layer}.{head}", interval(row["value"], *ends), *own))
-    chances = [number(at(s.chance, 0, 0)) for s in (found.matching, found.text_matching) if s is not None]
+        ends = at(measures.matching.low, layer, head), at(measures.matching.high, layer, head)
+        rows.append((f"{layer}.{head}", interval(row["value"], *ends), *on_text))
+    chances = [number(at(s.chance, 0, 0)) for s in (measures.matching, measures.text_matching) if s is not None]
     rows.append(("chance", *chances))
     return Table(
-        header=("head", "random tokens", *(["text"] if found.text_matching is not None else [])),
+        header=("head", "random tokens", *(["text"] if measures.text_matching is not None else [])),
         rows=tuple(rows),
         caption="Prefix matching of the five highest heads, with 95% intervals over the sequences: attention from a "
         f"repeated token to the token after its first occurrence. A head is suspected of induction above {THRESHOLD}.",
@@ -188,9 +190,9 @@ def _answers(accuracy: Scores) -> Table:
     )
 
 
-def _loss_table(found: InductionMeasures) -> Table:
+def _loss_table(measures: InductionMeasures) -> Table:
     rows = []
-    for losses, name in ((found.repeated, "random tokens"), (found.text_repeated, "text")):
+    for losses, name in ((measures.repeated, "random tokens"), (measures.text_repeated, "text")):
         if losses is not None:
             cells = (number(_second(losses, c)) for c in ("repeated", "shuffled", "unrepeated"))
             rows.append((name, *cells, number(_gain(losses))))

@@ -11,8 +11,8 @@ from nanogpt_lens.lens.attribution import direct_logit_attribution
 from nanogpt_lens.lens.convergence import measure_convergence
 from nanogpt_lens.lens.logit import logit_lens
 from nanogpt_lens.model.access import n_tokens
-from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, drawn, mounted
-from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, picture_of, picture_of_widget
+from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, number, percent, quoted
 from nanogpt_lens.results import LensResult
@@ -25,7 +25,7 @@ _PARTS = 8  # rows of the table of contributions
 _EARLIEST = 4  # tokens before the prediction that is taken apart
 
 
-def _make(subject: Subject) -> Made:
+def _make(subject: Subject) -> Content:
     model = subject.model
     tokens = subject.passage(_SHORT, number=2)
     lens = logit_lens(model, tokens, k=min(5, model.cfg.d_vocab))
@@ -37,24 +37,28 @@ def _make(subject: Subject) -> Made:
     prompt, answer, wrong = _prediction(model, tokens, lens)
     attribution = direct_logit_attribution(model, prompt, answer, wrong)
     body: list[Block] = [
-        drawn(lens, "the most likely next token at every point of the model", title="Most likely next token"),
+        picture_of(lens, "the most likely next token at every point of the model", title="Most likely next token"),
         _lens_table(subject, lens),
-        *_tied(subject),
+        *_note_if_tied(subject),
         Heading(text="On average"),
-        drawn(convergence, "how beliefs approach the output", title="Approach to the output"),
+        picture_of(convergence, "how beliefs approach the output", title="Approach to the output"),
         _convergence_table(convergence),
         Heading(text="What one prediction is made of"),
-        Paragraph(text=_asked(subject, prompt, answer, wrong, lens)),
-        drawn(attribution, "what each component adds to the logit difference", title="Parts of the logit difference"),
+        Paragraph(text=_question(subject, prompt, answer, wrong, lens)),
+        picture_of(
+            attribution, "what each component adds to the logit difference", title="Parts of the logit difference"
+        ),
         _attribution_table(attribution),
         Heading(text="Token by token"),
         Paragraph(text="Here dark is likely; under “Where it is surprised” dark is a high loss.", tone="note"),
-        mounted(longer.widget(kind="token_log_probs"), "a text coloured by the probability of each token"),
+        picture_of_widget(longer.widget(kind="token_log_probs"), "a text coloured by the probability of each token"),
     ]
-    return Made(body=tuple(body), commands=_commands(subject, prompt, answer, wrong), findings=(_finding(convergence),))
+    return Content(
+        body=tuple(body), commands=_commands(subject, prompt, answer, wrong), findings=(_finding(convergence),)
+    )
 
 
-def _tied(subject: Subject) -> list[Block]:
+def _note_if_tied(subject: Subject) -> list[Block]:
     if subject.checkpoint is None or not subject.checkpoint.config.tied:
         return []
     return [
@@ -65,10 +69,11 @@ def _tied(subject: Subject) -> list[Block]:
     ]
 
 
-def _finding(found: ConvergenceResult) -> str:
+def _finding(convergence: ConvergenceResult) -> str:
+    depth = interval(convergence.mean_depth, convergence.depth_low, convergence.depth_high, 2)
     return (
         f"The token that the model ends on is on top of the logit lens from a mean depth of "
-        f"{interval(found.mean_depth, found.depth_low, found.depth_high, 2)} of {found.n_layers} layers on."
+        f"{depth} of {convergence.n_layers} layers on."
     )
 
 
@@ -86,7 +91,7 @@ def _prediction(model: object, tokens: Tensor, lens: LensResult) -> tuple[Tensor
     return tokens[: place + 1], answer, top[0] if top else (answer + 1) % size
 
 
-def _asked(subject: Subject, prompt: Tensor, answer: int, wrong: int, lens: LensResult) -> str:
+def _question(subject: Subject, prompt: Tensor, answer: int, wrong: int, lens: LensResult) -> str:
     place = len(prompt) - 1
     probability = math.exp(float(lens.values[-1, -1, place]))
     text = quoted_text(subject, prompt)
@@ -119,17 +124,19 @@ def _lens_table(subject: Subject, lens: LensResult) -> Table:
     )
 
 
-def _convergence_table(found: ConvergenceResult) -> Table:
-    names = [n for n in found.labels["score"] if not bool(found.score(n).isnan().all())]
+def _convergence_table(convergence: ConvergenceResult) -> Table:
+    names = [n for n in convergence.labels["score"] if not bool(convergence.score(n).isnan().all())]
     rows = []
-    for i, j, point in found.in_depth_order():
+    for i, j, point in convergence.in_depth_order():
         cells = []
         for name in names:
-            k = found.labels["score"].index(name)
-            cells.append(interval(found.values[k, i, j], at(found.low, k, i, j), at(found.high, k, i, j), 2))
+            k = convergence.labels["score"].index(name)
+            cells.append(
+                interval(convergence.values[k, i, j], at(convergence.low, k, i, j), at(convergence.high, k, i, j), 2)
+            )
         rows.append((point, *cells))
-    if found.chance is not None:
-        chances = (number(found.chance[found.labels["score"].index(n), 0, 0], 2) for n in names)
+    if convergence.chance is not None:
+        chances = (number(convergence.chance[convergence.labels["score"].index(n), 0, 0], 2) for n in names)
         rows.append(("constant prediction", *chances))
     return Table(
         header=("point", *(name.replace("_", " ") for name in names)),
@@ -140,13 +147,13 @@ def _convergence_table(found: ConvergenceResult) -> Table:
     )
 
 
-def _attribution_table(found: LogitAttribution) -> Table:
-    size = int(found.values.numel())
-    records = found.top(size).to_dict("records")
+def _attribution_table(attribution: LogitAttribution) -> Table:
+    size = int(attribution.values.numel())
+    records = attribution.top(size).to_dict("records")
     large = [row for row in records if abs(float(row["value"])) >= NEGLIGIBLE]
     kept = large[:_PARTS]
     rows = [(str(row["component_label"]), number(row["value"])) for row in kept]
-    rows.append(("all components together", number(found.total.flatten()[-1])))
+    rows.append(("all components together", number(attribution.total.flatten()[-1])))
     small = len(records) - len(large)
     left = [f"{len(large) - len(kept)} smaller ones" if len(large) > len(kept) else ""]
     left += [f"{small} below {NEGLIGIBLE} logits" if small else ""]
@@ -166,8 +173,8 @@ def _commands(subject: Subject, prompt: Tensor, answer: int, wrong: int) -> tupl
         return (again,)
     names = subject.strings(torch.tensor([answer, wrong]))
     text = "".join(subject.strings(prompt))
-    own = ("--prompt", text, "--answer", names[0], "--wrong", names[1], *subject.seed_option())
-    return (subject.again("logit_lens", *own, text=True, remark=subject.length_remark(_DEFAULT)), again)
+    options = ("--prompt", text, "--answer", names[0], "--wrong", names[1], *subject.seed_option())
+    return (subject.again("logit_lens", *options, text=True, remark=subject.length_remark(_DEFAULT)), again)
 
 
 RECIPE = Recipe(

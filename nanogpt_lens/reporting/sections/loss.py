@@ -15,8 +15,8 @@ from nanogpt_lens.core.intervals import bootstrap
 from nanogpt_lens.lens.reading import characters
 from nanogpt_lens.model.access import evaluating, loss_per_token, n_tokens
 from nanogpt_lens.model.sampling import generate
-from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, TextSample, Tokens, coloured
-from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, TextSample, Tokens, spans_of
+from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, interval, number, percent
 from nanogpt_lens.running.batches import losses
@@ -31,21 +31,21 @@ _SAMPLES, _WRITTEN = 2, 200
 _SEED = 1337  # nanoGPT's own
 
 
-def _make(subject: Subject) -> Made:
+def _make(subject: Subject) -> Content:
     model = subject.model
     length = subject.seq_len
     n = _OWN if subject.text is None else max(2, subject.affordable(_TOKENS, _LEAST) // length)
     tokens = windows(model, subject.corpus, seq_len=length, n=n, seed=subject.seed)
     with evaluating(model):
-        found = losses(model, tokens).double().cpu()
-    per_sequence = found.mean(1)
+        per_token = losses(model, tokens).double().cpu()
+    per_sequence = per_token.mean(1)
     ends = bootstrap(per_sequence, seed=subject.seed) or (None, None)
-    per_char = _bits(subject, tokens, found)
-    mean, uniform = float(found.mean()), math.log(n_tokens(model))
+    per_char = _bits(subject, tokens, per_token)
+    mean, uniform = float(per_token.mean()), math.log(n_tokens(model))
     trained = _trained_on(subject)
     name = "this model on the whole text" if trained else "this model on the text"
     rows = [(name, interval(mean, *ends), *_others(mean, per_char))]
-    held = None if trained is None else _validated(subject, trained, n)
+    held = None if trained is None else _held_out(subject, trained, n)
     rows += _baselines(subject, tokens, held, uniform)
     words = f"{count(len(tokens))} sequences of {length} tokens, {_origin(subject)}; 95% interval over the sequences"
     body: list[Block] = [
@@ -54,9 +54,9 @@ def _make(subject: Subject) -> Made:
             rows=tuple(rows),
             caption=f"Mean cross-entropy of the next token: {words}. {_whether_new(subject, trained, held)}",
         ),
-        *_by_position(found),
+        *_by_position(per_token),
         *_passage(subject, uniform),
-        *_written(subject),
+        *_samples(subject),
     ]
     if subject.text is None:
         body.insert(
@@ -68,14 +68,14 @@ def _make(subject: Subject) -> Made:
             ),
         )
     whole = f"{subject.text_name} is {interval(mean, *ends)}"
-    where = (
-        f"the validation part of {subject.text_name} is {held.shown}, on the whole of it, most of which it was trained "
-        f"on, {interval(mean, *ends)}"
+    text = (
+        f"the validation part of {subject.text_name} is {held.in_words}, on the whole of it, most of which it was "
+        f"trained on, {interval(mean, *ends)}"
         if held
         else whole
     )
-    finding = f"Its loss on {where} nats per token; a uniform guess would have {number(uniform)}."
-    return Made(body=tuple(body), commands=_commands(subject), findings=(finding,))
+    finding = f"Its loss on {text} nats per token; a uniform guess would have {number(uniform)}."
+    return Content(body=tuple(body), commands=_commands(subject), findings=(finding,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class _HeldOut:
     """The loss on the validation part."""
 
     loss: float
-    shown: str
+    in_words: str
     per_char: float
     sequences: int
 
@@ -101,15 +101,15 @@ def _baselines(subject: Subject, tokens: Tensor, held: Any, uniform: float) -> l
     size = n_tokens(subject.model)
     rows: list[tuple[str, ...]] = []
     if held is not None:
-        rows.append(("this model on the validation part of it", held.shown, *_others(held.loss, held.per_char)))
+        rows.append(("this model on the validation part of it", held.in_words, *_others(held.loss, held.per_char)))
     if subject.text is not None:
         frequencies = _unigram(subject.text.ids, tokens)
         rows.append(("always guessing by the text's token frequencies", number(frequencies), *_others(frequencies, 0)))
     rows.append((f"a uniform guess among {count(size)} tokens", number(uniform), *_others(uniform, 0)))
     stated = subject.checkpoint.best_val_loss if subject.checkpoint else None
     if stated is not None and math.isfinite(stated) and stated < 1e8:
-        where = "best_val_loss in the checkpoint, on the validation part of its own data"
-        rows.append((where, number(stated), *_others(stated, 0)))
+        words = "best_val_loss in the checkpoint, on the validation part of its own data"
+        rows.append((words, number(stated), *_others(stated, 0)))
     return rows
 
 
@@ -125,7 +125,7 @@ def _trained_on(subject: Subject) -> _TrainedOn | None:
     return _TrainedOn(train=train, val=val)
 
 
-def _validated(subject: Subject, trained: _TrainedOn, n: int) -> _HeldOut | None:
+def _held_out(subject: Subject, trained: _TrainedOn, n: int) -> _HeldOut | None:
     """The loss on the last tokens of the text; None where they are no two sequences."""
     text = subject.text
     if text is None or trained.val < 2 * subject.seq_len:
@@ -133,11 +133,11 @@ def _validated(subject: Subject, trained: _TrainedOn, n: int) -> _HeldOut | None
     data = TextData(train=text.ids[:0], val=text.ids[trained.train :], vocabulary=None, name=text.data.name)
     tokens = windows(subject.model, data, seq_len=subject.seq_len, n=n, seed=subject.seed)
     with evaluating(subject.model):
-        found = losses(subject.model, tokens).double().cpu()
-    ends = bootstrap(found.mean(1), seed=subject.seed) or (None, None)
-    mean = float(found.mean())
+        per_token = losses(subject.model, tokens).double().cpu()
+    ends = bootstrap(per_token.mean(1), seed=subject.seed) or (None, None)
+    mean = float(per_token.mean())
     return _HeldOut(
-        loss=mean, shown=interval(mean, *ends), per_char=_bits(subject, tokens, found), sequences=len(tokens)
+        loss=mean, in_words=interval(mean, *ends), per_char=_bits(subject, tokens, per_token), sequences=len(tokens)
     )
 
 
@@ -169,17 +169,19 @@ def _commands(subject: Subject) -> tuple[str, ...]:
 
 
 def _origin(subject: Subject) -> str:
+    """What the sequences were taken from."""
     return f"windows of {subject.text.data.name}" if subject.text else subject.text_name
 
 
 def _others(nats: float, per_char: float) -> tuple[str, str]:
+    """The perplexity, and the bits per character where they are known."""
     return number(math.exp(min(nats, 700)), 2), number(per_char, 2) if per_char else "–"
 
 
-def _bits(subject: Subject, tokens: Tensor, found: Tensor) -> float:
+def _bits(subject: Subject, tokens: Tensor, per_token: Tensor) -> float:
     """Bits per character; 0 without a vocabulary."""
     chars = characters(subject.model, tokens) if subject.has_vocabulary else None
-    return 0.0 if chars is None else float(found.sum() / math.log(2) / chars.double().sum())
+    return 0.0 if chars is None else float(per_token.sum() / math.log(2) / chars.double().sum())
 
 
 def _unigram(ids: np.ndarray, tokens: Tensor) -> float:
@@ -189,16 +191,16 @@ def _unigram(ids: np.ndarray, tokens: Tensor) -> float:
     return float(-logs[tokens[:, 1:].cpu().numpy()].mean())
 
 
-def _by_position(found: Tensor) -> list[Block]:
+def _by_position(per_token: Tensor) -> list[Block]:
     """The loss in four parts of the context."""
-    n = found.shape[1]
+    n = per_token.shape[1]
     if n < 8:
         return []
     parts = [range(i * n // 4, (i + 1) * n // 4) for i in range(4)]
     return [
         Table(
             header=("tokens of context", *(f"{part.start + 1} to {part.stop}" for part in parts)),
-            rows=(("loss, nats per token", *(number(found[:, part.start : part.stop].mean()) for part in parts)),),
+            rows=(("loss, nats per token", *(number(per_token[:, part.start : part.stop].mean()) for part in parts)),),
             caption="The same loss by how many tokens the model has seen before the one that it predicts.",
         )
     ]
@@ -209,11 +211,11 @@ def _passage(subject: Subject, uniform: float) -> list[Block]:
     if len(tokens) < 2:
         return []
     with evaluating(subject.model):
-        own = loss_per_token(subject.model, tokens[None].to(next(subject.model.parameters()).device))[0].tolist()
+        nats = loss_per_token(subject.model, tokens[None].to(next(subject.model.parameters()).device))[0].tolist()
     titles = ["the first token: nothing predicts it"]
-    titles += [f"{number(v)} nats, probability {percent(math.exp(-v), 1)}" for v in own]
-    spans = coloured(
-        subject.strings(tokens), [math.nan, *own], largest=uniform, titles=titles, separator=subject.separator
+    titles += [f"{number(v)} nats, probability {percent(math.exp(-v), 1)}" for v in nats]
+    spans = spans_of(
+        subject.strings(tokens), [math.nan, *nats], largest=uniform, titles=titles, separator=subject.separator
     )
     return [
         Heading(text="Where it is surprised"),
@@ -227,7 +229,7 @@ def _passage(subject: Subject, uniform: float) -> list[Block]:
     ]
 
 
-def _written(subject: Subject) -> list[Block]:
+def _samples(subject: Subject) -> list[Block]:
     """What the model writes, with nanoGPT's defaults."""
     return [
         Heading(text="What it writes"),

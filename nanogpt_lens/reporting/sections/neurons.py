@@ -12,8 +12,8 @@ from torch import Tensor
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.neurons.find import find_neurons
 from nanogpt_lens.neurons.search import search_neurons
-from nanogpt_lens.reporting.blocks import Block, ExcerptLine, NeuronCard, NeuronCards, Paragraph, Span, Table, coloured
-from nanogpt_lens.reporting.section import Made, Recipe
+from nanogpt_lens.reporting.blocks import Block, ExcerptLine, NeuronCard, NeuronCards, Paragraph, Span, Table, spans_of
+from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject, source_of
 from nanogpt_lens.reporting.words import count, interval, number, percent, plural, quoted
 from nanogpt_lens.results import Excerpt, NeuronSearch, SeparatingNeurons
@@ -43,32 +43,31 @@ _DRAWN, _SHIFTS = 2**14, 50  # tokens that the classes are measured on; shifts f
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Chosen:
+class _Listed:
     layer: int
     neuron: int
     why: str
 
 
-def _make(subject: Subject) -> Made:
+def _make(subject: Subject) -> Content:
     model = subject.model
     corpus, size, words = _sample(subject)
     window = min(_WINDOW, int(model.cfg.n_ctx), size)
     room = size // int(model.cfg.n_ctx) * (int(model.cfg.n_ctx) // window)
     k = max(1, min(_EXCERPTS, room))
-    found = search_neurons(model, corpus, k=k, window=window, seed=subject.seed, progress=False)
-    searched = (
-        f"Searched: all {plural(found.values.numel(), 'neuron')} of {plural(found.shape['layer'], 'layer')} on {words}."
-    )
+    search = search_neurons(model, corpus, k=k, window=window, seed=subject.seed, progress=False)
+    neurons, layers = plural(search.values.numel(), "neuron"), plural(search.shape["layer"], "layer")
+    searched = f"Searched: all {neurons} of {layers} on {words}."
     again = subject.report_command("neurons")
-    if not _active(found).any():
-        highest = number(float(found.values.max()))
+    if not _active(search).any():
+        highest = number(float(search.values.max()))
         text = (
             f"{searched} No neuron is ever clearly active: the highest activation of any is {highest}, or it never "
             "changes. None is listed."
         )
-        return Made(body=(Paragraph(text=text),), commands=(again,))
+        return Content(body=(Paragraph(text=text),), commands=(again,))
     separating = _separating(subject, corpus)
-    chosen = list(_chosen(found, separating))
+    chosen = list(_neurons_to_list(search, separating))
     best = "the neurons that best separate a class of characters, and, " if separating else ""
     body: list[Block] = [
         Paragraph(
@@ -83,29 +82,29 @@ def _make(subject: Subject) -> Made:
         body.append(Paragraph(text=_GELU, tone="note"))
     if not chosen:
         body.append(Paragraph(text="No neuron is so, and none is listed.", tone="note"))
-        return Made(body=tuple(body), commands=(again,), findings=_findings(separating))
-    body.append(NeuronCards(cards=tuple(_card(found, one) for one in chosen)))
-    return Made(
+        return Content(body=tuple(body), commands=(again,), findings=_findings(separating))
+    body.append(NeuronCards(cards=tuple(_card(search, one) for one in chosen)))
+    return Content(
         body=tuple(body),
         commands=(again, *_page_command(subject, chosen[0], k, window, size)),
         findings=_findings(separating),
     )
 
 
-def _active(found: NeuronSearch) -> Tensor:
-    """Which neurons [layer, neuron] are ever clearly above zero, and not constant."""
-    return (found.values >= _CLEAR) & (found.variance > _CONSTANT)
+def _active(search: NeuronSearch) -> Tensor:
+    """Which neurons are ever clearly above zero, and not constant."""
+    return (search.values >= _CLEAR) & (search.variance > _CONSTANT)
 
 
-def _page_command(subject: Subject, first: _Chosen, k: int, window: int, size: int) -> list[str]:
+def _page_command(subject: Subject, first: _Listed, k: int, window: int, size: int) -> list[str]:
     """The line that shows the first neuron alone; it searches the whole text."""
     if source_of(subject.raw_text) is None or subject.text is None:
         return []
-    own = ["--k", str(k)]
-    own += [] if window == min(_WINDOW, int(subject.model.cfg.n_ctx)) else ["--window", str(window)]
+    options = ["--k", str(k)]
+    options += [] if window == min(_WINDOW, int(subject.model.cfg.n_ctx)) else ["--window", str(window)]
     remark = "" if size == len(subject.text.ids) else "searches the whole text: numbers differ a little"
     name = f"{first.layer}.{first.neuron}"
-    return [subject.command("neurons page", name, *own, *subject.seed_option(), text=True, remark=remark)]
+    return [subject.command("neurons page", name, *options, *subject.seed_option(), text=True, remark=remark)]
 
 
 def _sample(subject: Subject) -> tuple[Corpus, int, str]:
@@ -122,10 +121,10 @@ def _sample(subject: Subject) -> tuple[Corpus, int, str]:
 
 def _separating(subject: Subject, corpus: Corpus) -> dict[str, SeparatingNeurons]:
     """The classes that the sample holds enough of, and how well neurons separate them."""
-    found: dict[str, SeparatingNeurons] = {}
+    by_class: dict[str, SeparatingNeurons] = {}
     for name in CLASSES if subject.has_vocabulary else ():
         try:
-            found[name] = find_neurons(
+            by_class[name] = find_neurons(
                 subject.model,
                 corpus,
                 name,
@@ -137,28 +136,28 @@ def _separating(subject: Subject, corpus: Corpus) -> dict[str, SeparatingNeurons
             )
         except AnalysisError:  # no such token, or only such tokens
             continue
-    return found
+    return by_class
 
 
-def _chosen(found: NeuronSearch, separating: dict[str, SeparatingNeurons]) -> Iterator[_Chosen]:
-    """Which neurons are listed, each once."""
-    active = _active(found)
+def _neurons_to_list(search: NeuronSearch, separating: dict[str, SeparatingNeurons]) -> Iterator[_Listed]:
+    """The neurons that are listed, each once, and why."""
+    active = _active(search)
     seen: set[tuple[int, int]] = set()
     for name, result in separating.items():
         for layer, neuron in result.best(_OF_CLASS):
             if (layer, neuron) not in seen and active[layer, neuron]:
                 seen.add((layer, neuron))
                 side = "high" if result.sign[layer, neuron] > 0 else "low"
-                yield _Chosen(layer=layer, neuron=neuron, why=f"{side} on {CLASSES[name]}")
-    deviations = (found.values.double() - found.mean.double()) / found.variance.double().sqrt().clamp_min(1e-12)
-    deviations = deviations.masked_fill((found.sparsity < _RARE) | ~active, -torch.inf)
+                yield _Listed(layer=layer, neuron=neuron, why=f"{side} on {CLASSES[name]}")
+    deviations = (search.values.double() - search.mean.double()) / search.variance.double().sqrt().clamp_min(1e-12)
+    deviations = deviations.masked_fill((search.sparsity < _RARE) | ~active, -torch.inf)
     layers = deviations.shape[0]
     each = max(1, _SPARSE // layers)
     for layer in range(0, layers, max(1, math.ceil(layers / _SPARSE))):
         best = [i for i in deviations[layer].argsort(descending=True, stable=True).tolist() if (layer, i) not in seen]
         for neuron in best[:each]:
             if deviations[layer, neuron].isfinite():
-                yield _Chosen(
+                yield _Listed(
                     layer=layer, neuron=neuron, why=f"{number(deviations[layer, neuron], 1)} sd above its mean"
                 )
 
@@ -204,10 +203,10 @@ def _findings(separating: dict[str, SeparatingNeurons]) -> tuple[str, ...]:
     return ()
 
 
-def _card(found: NeuronSearch, chosen: _Chosen) -> NeuronCard:
-    page = found.page(chosen.layer, chosen.neuron)
-    least, most = found.bounds[chosen.layer, chosen.neuron].tolist()
-    counts = found.histogram[chosen.layer, chosen.neuron].double().log1p()
+def _card(search: NeuronSearch, chosen: _Listed) -> NeuronCard:
+    page = search.page(chosen.layer, chosen.neuron)
+    least, most = search.bounds[chosen.layer, chosen.neuron].tolist()
+    counts = search.histogram[chosen.layer, chosen.neuron].double().log1p()
     largest = max([abs(e.value) for e in (*page.highest[:1], *page.lowest[:1])], default=1.0)
     median = page.quantiles.get(0.5, math.nan)
     facts = (
@@ -238,7 +237,7 @@ def _glimpse(excerpt: Excerpt) -> tuple[Span, ...]:
     place = excerpt.position - excerpt.start
     first, last = max(0, place - _BEFORE), place + _AFTER + 1
     tokens = excerpt.tokens[first:last]
-    return coloured(
+    return spans_of(
         tokens, [0.0] * len(tokens), largest=1.0, peak=place - first, separator=excerpt.separator, breaks=False
     )
 
@@ -246,7 +245,7 @@ def _glimpse(excerpt: Excerpt) -> tuple[Span, ...]:
 def _line(excerpt: Excerpt, largest: float) -> ExcerptLine:
     return ExcerptLine(
         value=number(excerpt.value, 2),
-        spans=coloured(
+        spans=spans_of(
             excerpt.tokens,
             excerpt.activations,
             largest=largest,

@@ -14,10 +14,10 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import as_tokens, device_of, evaluating, n_tokens, run, single_token, token_labels
 from nanogpt_lens.patching.paths import path_patching
 from nanogpt_lens.patching.sweeps import activation_patching
-from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Span, Table, Tokens, coloured, drawn
-from nanogpt_lens.reporting.section import DoesNotApply, Made, Recipe
+from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Span, Table, Tokens, picture_of, spans_of
+from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import OwnPair, Subject
-from nanogpt_lens.reporting.words import listed, number, percent, quoted
+from nanogpt_lens.reporting.words import list_of, number, percent, quoted
 from nanogpt_lens.results import PatchingResult
 from nanogpt_lens.running.metrics import Metric, logit_diff
 from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair, find_prompt_pairs
@@ -40,14 +40,14 @@ class _Case:
     wrong: int
 
 
-def _make(subject: Subject) -> Made:
+def _make(subject: Subject) -> Content:
     body: list[Block] = []
     commands: list[str] = []
     findings: list[str] = []
     if subject.pair is not None:
         case = own_case(subject.model, subject.pair)
-        shown, said = _shown(subject, case, "your pair")
-        body += [Heading(text="Your own pair"), *shown]
+        sweeps, said = _sweeps(subject, case, "your pair")
+        body += [Heading(text="Your own pair"), *sweeps]
         commands.append(_command(subject, case))
         findings.append(said)
     try:
@@ -59,18 +59,18 @@ def _make(subject: Subject) -> Made:
             raise
         reason = reason.reason if isinstance(reason, NoPairFoundError) else reason
         body.append(Paragraph(text=f"No automatic pair was found: {reason}.", tone="note"))
-        return Made(body=tuple(body), commands=tuple(commands), findings=tuple(findings))
+        return Content(body=tuple(body), commands=tuple(commands), findings=tuple(findings))
     case = _case_of(subject.model, pairs[0])
-    shown, said = _shown(subject, case, "the automatic pair")
+    sweeps, said = _sweeps(subject, case, "the automatic pair")
     body += [
         Heading(
             text="A pair found in the text" if subject.text is not None else "A pair found in the model's own text"
         ),
         Paragraph(text=f"It was found automatically: {pairs[0].how}."),
-        *shown,
+        *sweeps,
         *_several(subject, pairs),
     ]
-    return Made(
+    return Content(
         body=tuple(body),
         commands=(*commands, _command(subject, case), subject.report_command("patching")),
         findings=(*findings, said)[:1],
@@ -79,16 +79,16 @@ def _make(subject: Subject) -> Made:
 
 def _without_pair(subject: Subject, error: NoPairFoundError) -> str:
     """What was tried, and what a reader can do."""
-    own = (
+    other_pair = (
         "a pair of your own: --clean and --corrupted"
         if subject.has_vocabulary
         else f"a pair of your own as ids: ngl.report({subject.name!r}, clean=[...], corrupted=[...])"
     )
-    return f"No pair of prompts was found: {error.reason}. Give another text, or {own}."
+    return f"No pair of prompts was found: {error.reason}. Give another text, or {other_pair}."
 
 
 def _length(subject: Subject) -> int | None:
-    """Shorter prompts for a short text."""
+    """The length of prompts from a short text; None for the usual one."""
     if subject.text is None or len(subject.text.ids) >= 17 * 4:
         return None
     return max(2, min(len(subject.text.ids) // 4 - 1, int(subject.model.cfg.n_ctx) - 1))
@@ -153,38 +153,39 @@ def own_case(model: Any, pair: OwnPair) -> _Case:
     )
 
 
-def _token(model: Any, given: str | int, name: str) -> int:
-    if isinstance(given, str):
-        return single_token(model, given, name)
-    if not 0 <= given < n_tokens(model):
-        raise AnalysisError(f"{name} is {given}; expected an id from 0 to {n_tokens(model) - 1}")
-    return int(given)
+def _token(model: Any, answer: str | int, name: str) -> int:
+    """The id of an answer."""
+    if isinstance(answer, str):
+        return single_token(model, answer, name)
+    if not 0 <= answer < n_tokens(model):
+        raise AnalysisError(f"{name} is {answer}; expected an id from 0 to {n_tokens(model) - 1}")
+    return int(answer)
 
 
-def _shown(subject: Subject, case: _Case, name: str) -> tuple[list[Block], str]:
+def _sweeps(subject: Subject, case: _Case, name: str) -> tuple[list[Block], str]:
     """All sweeps of one pair, and the finding."""
     model = subject.model
     clean, corrupted = (t.to(device_of(model)) for t in (case.clean, case.corrupted))
 
-    def swept(activation: Any, *axes: str) -> PatchingResult:
+    def sweep(activation: Any, *axes: str) -> PatchingResult:
         return activation_patching(
             model, clean, corrupted, case.metric, activation=activation, axes=axes, seed=subject.seed, progress=False
         )
 
-    stream, heads = swept("resid_pre", "layer", "pos"), swept("z", "layer", "head", "pos")
-    parts = [swept(activation, "layer", "pos") for activation in ("attn_out", "mlp_out")]
-    whole = swept("z", "layer", "head")
+    stream, heads = sweep("resid_pre", "layer", "pos"), sweep("z", "layer", "head", "pos")
+    parts = [sweep(activation, "layer", "pos") for activation in ("attn_out", "mlp_out")]
+    whole = sweep("z", "layer", "head")
     gap = stream.clean - (stream.corrupted or 0.0)
     body: list[Block] = [
         *_prompts(subject, case, stream),
-        drawn(
+        picture_of(
             stream,
             "recovery by patching the residual stream at each layer and position",
             title="Residual stream before each layer",
         ),
-        drawn(parts[0], "recovery by patching each attention output", title="Attention output of each layer"),
-        drawn(parts[1], "recovery by patching each MLP output", title="MLP output of each layer"),
-        drawn(whole, "recovery by patching each head at all positions", title="Each head, at all positions"),
+        picture_of(parts[0], "recovery by patching each attention output", title="Attention output of each layer"),
+        picture_of(parts[1], "recovery by patching each MLP output", title="MLP output of each layer"),
+        picture_of(whole, "recovery by patching each head at all positions", title="Each head, at all positions"),
         _sites(heads, parts),
         *_paths(subject, clean, corrupted, case.metric),
     ]
@@ -201,7 +202,7 @@ def _shown(subject: Subject, case: _Case, name: str) -> tuple[list[Block], str]:
 
 
 def _finding(subject: Subject, case: _Case, stream: PatchingResult, whole: PatchingResult, name: str) -> str:
-    """Where the difference is carried, and by which head."""
+    """A sentence on where the difference is carried, and by which head."""
     best = whole.top(1, by="recovery", order="high").to_dict("records")[0]
     answer, wrong = subject.strings(torch.tensor([case.answer, case.wrong]))
     last = stream.recovery[:, -1] if stream.recovery is not None else torch.zeros(0)
@@ -209,17 +210,17 @@ def _finding(subject: Subject, case: _Case, stream: PatchingResult, whole: Patch
     first = below[-1] + 1 if below else 0  # from here on it stays at or above
     edits = (case.clean != case.corrupted).nonzero().flatten().tolist()
     moved = bool(edits) and edits[-1] < len(case.clean) - 1
-    where = ""
+    carried = ""
     if moved and first < len(last):
         least = percent(float(last[first:].min()))
-        where = f", the residual stream of the last token alone restores {least} or more from layer {first} on"
+        carried = f", the residual stream of the last token alone restores {least} or more from layer {first} on"
     if best["recovery"] < _SOME:
         return (
             f"In {name} ({quoted(answer)} against {quoted(wrong)}) no head alone restores a share of the clean run's "
             "logit difference that can be measured."
         )
     return (
-        f"In {name} ({quoted(answer)} against {quoted(wrong)}){where}{' and' if where else ','} putting back head "
+        f"In {name} ({quoted(answer)} against {quoted(wrong)}){carried}{' and' if carried else ','} putting back head "
         f"{best['layer']}.{best['head']} alone restores {percent(best['recovery'])} of the clean run's logit "
         "difference, the most of all heads."
     )
@@ -234,17 +235,17 @@ def _prompts(subject: Subject, case: _Case, stream: PatchingResult) -> list[Bloc
         titles = [f"position {i}" for i in range(len(tokens))]
         spans += [
             Span(text=name),
-            *coloured(
+            *spans_of(
                 subject.strings(tokens), differs, largest=2.0, titles=titles, separator=subject.separator, breaks=False
             ),
         ]
-    where = [str(i) for i, d in enumerate(differs) if d]
+    places = [str(i) for i, d in enumerate(differs) if d]
     return [
         Tokens(
             spans=tuple(spans),
-            caption=f"They differ at {len(where)} of {len(differs)} positions: {listed(where)}. After the clean prompt "
-            f"{quoted(answer)} is {number(stream.clean, 2)} logits above {quoted(wrong)}, after the corrupted one "
-            f"{number(stream.corrupted, 2)}.",
+            caption=f"They differ at {len(places)} of {len(differs)} positions: {list_of(places)}. After the clean "
+            f"prompt {quoted(answer)} is {number(stream.clean, 2)} logits above {quoted(wrong)}, after the corrupted "
+            f"one {number(stream.corrupted, 2)}.",
         )
     ]
 
@@ -254,10 +255,10 @@ def _sites(heads: PatchingResult, parts: list[PatchingResult]) -> Table:
     rows = []
     for result, kind in ((heads, "head"), (parts[0], "attention output"), (parts[1], "MLP output")):
         for row in result.top(_SITES).to_dict("records"):
-            where = f"{row['layer']:.0f}.{row['head']:.0f}" if "head" in row else f"layer {row['layer']:.0f}"
+            site = f"{row['layer']:.0f}.{row['head']:.0f}" if "head" in row else f"layer {row['layer']:.0f}"
             label = row.get("pos_label")
             at = f"{row['pos']:.0f}" + ("" if label is None else f" {quoted(str(label))}")
-            rows.append((kind, where, at, number(row["value"], 2), percent(row["recovery"])))
+            rows.append((kind, site, at, number(row["value"], 2), percent(row["recovery"])))
     return Table(
         header=("what", "where", "position", "logit difference", "recovery"),
         rows=tuple(rows),
@@ -281,7 +282,7 @@ def _paths(subject: Subject, clean: Tensor, corrupted: Tensor, metric: Metric) -
                 tone="note",
             )
         ]
-    found = path_patching(
+    paths = path_patching(
         subject.model,
         clean,
         corrupted,
@@ -292,8 +293,8 @@ def _paths(subject: Subject, clean: Tensor, corrupted: Tensor, metric: Metric) -
         progress=False,
     )
     return [
-        drawn(
-            found,
+        picture_of(
+            paths,
             "recovery along direct paths to the logits",
             kind="bars",
             k=12,
@@ -310,7 +311,7 @@ def _several(subject: Subject, pairs: tuple[PromptPair, ...]) -> list[Block]:
     device = device_of(subject.model)
     clean, corrupted = (torch.stack([getattr(p, n) for p in pairs]).to(device) for n in ("clean", "corrupted"))
     metric = _difference(subject.model, [p.answer for p in pairs], [p.wrong for p in pairs])
-    found = activation_patching(
+    by_head = activation_patching(
         subject.model,
         clean,
         corrupted,
@@ -334,8 +335,8 @@ def _several(subject: Subject, pairs: tuple[PromptPair, ...]) -> list[Block]:
     ]
     return [
         Heading(text=f"Does it hold for more pairs? {len(pairs)} at once"),
-        drawn(
-            found,
+        picture_of(
+            by_head,
             "recovery by head over several pairs, with intervals",
             kind="bars",
             k=12,

@@ -11,7 +11,7 @@ from conversion.checkpoint import Checkpoint
 from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Listing, Paragraph, Table
 from nanogpt_lens.reporting.section import Section
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import count, number, plural, short_path, shown
+from nanogpt_lens.reporting.words import count, line_of, number, plural, short_path
 
 KEY, TITLE = "summary", "Summary"
 READING = (
@@ -42,17 +42,17 @@ def _body(subject: Subject, sections: Sequence[Section]) -> tuple[Block, ...]:
     )
     checkpoint = subject.checkpoint
     if checkpoint is None:
-        about = [("checkpoints", f"{len(subject.stages)} in {shown(subject.name)}")]
-        return (*said, Facts(pairs=(*about, *_made(subject))))
-    own: list[Block] = [
+        about = [("checkpoints", f"{len(subject.stages)} in {line_of(subject.name)}")]
+        return (*said, Facts(pairs=(*about, *_circumstances(subject))))
+    blocks: list[Block] = [
         Heading(text="The model"),
         Facts(pairs=tuple(_model(checkpoint, subject.n_params))),
         Heading(text="Where it comes from"),
-        Facts(pairs=(*_origin(subject, checkpoint), *_beside(subject, sections), *_made(subject))),
+        Facts(pairs=(*_origin(subject, checkpoint), *_beside(subject, sections), *_circumstances(subject))),
     ]
     run = _run(checkpoint.run_config)
     if run:
-        own.append(
+        blocks.append(
             Table(
                 header=("setting", "value"),
                 rows=run,
@@ -61,7 +61,7 @@ def _body(subject: Subject, sections: Sequence[Section]) -> tuple[Block, ...]:
                 caption="nanoGPT's config, as it is stored in the checkpoint.",
             )
         )
-    return (*said, *own)
+    return (*said, *blocks)
 
 
 def _model(checkpoint: Checkpoint, n_params: int) -> list[tuple[str, str]]:
@@ -87,7 +87,7 @@ def _origin(subject: Subject, checkpoint: Checkpoint) -> list[tuple[str, str]]:
     stated = checkpoint.best_val_loss
     known = stated is not None and stated < 1e8
     return [
-        ("checkpoint", shown(short_path(checkpoint.path) if checkpoint.path else subject.name)),
+        ("checkpoint", line_of(short_path(checkpoint.path) if checkpoint.path else subject.name)),
         ("SHA-256", checkpoint.sha256 or "none, it was made in memory"),
         ("iteration", "not stored" if checkpoint.iter_num is None else count(checkpoint.iter_num)),
         ("stored loss", f"{number(stated, 4)} nats (best_val_loss)" if known else "not stored"),
@@ -99,12 +99,12 @@ def _beside(subject: Subject, sections: Sequence[Section]) -> list[tuple[str, st
     if len(subject.stages) < 2:
         return []
     compared = any(s.key == "checkpoints" and s.status == "done" for s in sections)
-    where = "this one among them" + ("; the last section compares them" if compared else "")
-    return [("checkpoints", f"{len(subject.stages)} in {shown(subject.name)}, {where}")]
+    remark = "this one among them" + ("; the last section compares them" if compared else "")
+    return [("checkpoints", f"{len(subject.stages)} in {line_of(subject.name)}, {remark}")]
 
 
-def _made(subject: Subject) -> list[tuple[str, str]]:
-    text = shown(subject.text_name)
+def _circumstances(subject: Subject) -> list[tuple[str, str]]:
+    text = line_of(subject.text_name)
     if subject.text is not None:
         text += f", {count(len(subject.text.ids))} tokens"
         text += f"; SHA-256 {subject.text.sha256}" if subject.text.sha256 else ""
@@ -123,5 +123,5 @@ def _run(config: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         if isinstance(value, str) and Path(value).is_absolute():
             value = short_path(value)
         if isinstance(value, str | int | float | bool) or value is None:
-            rows.append((shown(name, longest=60), shown(str(value), longest=120)))
+            rows.append((line_of(name, longest=60), line_of(str(value), longest=120)))
     return tuple(rows)

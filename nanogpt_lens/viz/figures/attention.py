@@ -38,7 +38,7 @@ def patterns(
         head: of the layer; without one, of the first.
         example: which text.
         kind: "heads", or "rollout": a Sankey from a position back through all layers to the input tokens.
-        pos: where the rollout ends.
+        pos: the position at which the rollout ends.
         residual: weight of the residual stream, as in `ngl.attention_rollout`.
         links: how many of the strongest links are drawn.
 
@@ -59,9 +59,9 @@ def patterns(
     layers = range(result.shape["layer"]) if layer is None else [index_of(result, "layer", layer)]
     heads = result.shape["head"]
     if len(layers) * heads > _MOST_HEADS:
-        shown = max(1, _MOST_HEADS // heads)
-        notes.append(f"The first {shown} of {len(layers)} layers; others by layer=")
-        layers = layers[:shown]
+        n = max(1, _MOST_HEADS // heads)
+        notes.append(f"The first {n} of {len(layers)} layers; others by layer=")
+        layers = layers[:n]
     maps = []
     for i in layers:
         for j in range(heads):
@@ -106,9 +106,9 @@ def mixed(result: Result, *, layer: int | str | None = None, example: int = 0) -
 
 
 def _large(result: Result, fixed: dict[str, int], *, title: str, unit: str, notes: list[str]) -> Drawing:
-    shown = _map(result, fixed, "", unit, "")
+    picture = _map(result, fixed, "", unit, "")
     return heat_map(
-        shown,
+        picture,
         title=title,
         unit=unit,
         x_title=title_of("src_pos", result),
@@ -119,7 +119,7 @@ def _large(result: Result, fixed: dict[str, int], *, title: str, unit: str, note
 
 
 def _map(result: Result, fixed: dict[str, int], name: str, what: str, before: str) -> Map:
-    values = _selected(result, fixed)
+    values = _matrix(result, fixed)
     return Map(
         z=values,
         x=places(result, "src_pos"),
@@ -130,8 +130,8 @@ def _map(result: Result, fixed: dict[str, int], name: str, what: str, before: st
     )
 
 
-def _selected(result: Result, fixed: dict[str, Any]) -> Tensor:
-    """Values [dest_pos, src_pos]."""
+def _matrix(result: Result, fixed: dict[str, Any]) -> Tensor:
+    """The values at indices of all other axes."""
     axes, values = list(result.axes), result.values
     for axis, i in fixed.items():
         values = values.select(axes.index(axis), i)

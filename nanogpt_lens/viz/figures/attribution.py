@@ -11,7 +11,7 @@ from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import index_of, places, title_of, words
-from nanogpt_lens.viz.figures.lines import ranked
+from nanogpt_lens.viz.figures.lines import bar_chart
 from nanogpt_lens.viz.figures.numbers import Measured
 from nanogpt_lens.viz.tokens import visible
 
@@ -53,14 +53,14 @@ def contributions(
     order = one.abs().argsort(descending=True, stable=True)[: count("k", k)]
     order = order[one[order].argsort(descending=True, stable=True)]
     ids = [None if t is None else int((t if t.dim() == 1 else t[i])[at]) for t in (result.answer, result.wrong)]
-    answer, wrong = (None if token is None else _named(result, token) for token in ids)
+    answer, wrong = (None if token is None else _name_of(result, token) for token in ids)
     notes.append(f"Answer: {answer}" + ("" if wrong is None else f", minus that of {wrong}"))
     rest = float(one.sum() - one[order].sum())
     notes.append(
         f"At position {result.positions[at]}. All {len(one)} components sum to {float(total[at]):.4g}"
         + (f"; those not shown to {rest:.4g}" if len(order) < len(one) else "")
     )
-    return ranked(
+    return bar_chart(
         [names[i] for i in order.tolist()],
         Measured(one[order]),
         title="Direct logit attribution",
@@ -70,8 +70,8 @@ def contributions(
     )
 
 
-def _named(result: LogitAttribution, token: int) -> str:
-    """A token by its text where the result has it, as the label of a position attributed; else by its id."""
+def _name_of(result: LogitAttribution, token: int) -> str:
+    """The name of a token: its text where a position attributed is labelled with it, else its id."""
     labels = result.labels.get("pos", ())
     if result.tokens.dim() == 1 and len(labels) == len(result.positions):
         for position, label in zip(result.positions, labels, strict=True):

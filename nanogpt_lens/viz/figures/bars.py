@@ -10,7 +10,7 @@ from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz.figures.choices import score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.labels import places, words
-from nanogpt_lens.viz.figures.lines import add_bars, bars_axes, bars_height, ranked
+from nanogpt_lens.viz.figures.lines import add_bars, bar_chart, bars_axes, bars_height
 from nanogpt_lens.viz.figures.numbers import Measured
 
 _GAP = 66  # pixels between panels
@@ -28,7 +28,7 @@ def scores(result: Result, *, score: str | None = None) -> Drawing:
     """
     kept = list(range(result.shape["score"])) if score is None else [score_of(result, score)]
     names = places(result, "score")
-    return ranked(
+    return bar_chart(
         [names[i] for i in kept],
         Measured.of(result).at(kept),
         title=words(result.title).capitalize() or "Scores",
@@ -36,7 +36,7 @@ def scores(result: Result, *, score: str | None = None) -> Drawing:
     )
 
 
-def stacked(
+def bar_panels(
     groups: Sequence[tuple[str, Sequence[str], Measured]],
     *,
     title: str,
@@ -60,9 +60,9 @@ def stacked(
         vertical_spacing=_GAP / plot if len(groups) > 1 else 0,
     )
     left, told = 60, False
-    for row, (unit, labels, shown) in enumerate(groups, 1):
-        add_bars(figure, labels, shown, named=named, legend=not told, row=row, col=1)
-        told = told or shown.has_chance
+    for row, (unit, labels, numbers) in enumerate(groups, 1):
+        add_bars(figure, labels, numbers, named=named, legend=not told, row=row, col=1)
+        told = told or numbers.has_chance
         left = max(left, bars_axes(figure, labels, unit=unit, what="", row=row, col=1))
     return Drawing(
         figure=figure,

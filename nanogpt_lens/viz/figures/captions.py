@@ -81,8 +81,8 @@ def short_name(name: str) -> str:
 def _short_lists(text: str) -> str:
     """The text, with only the first two entries of each longer list: "[2, 7, ... (32 in all)]"."""
 
-    def short(found: re.Match[str]) -> str:
-        entries = re.findall(_ATOM, found[1])
+    def short(match: re.Match[str]) -> str:
+        entries = re.findall(_ATOM, match[1])
         return f"[{', '.join(entries[:2])}, ... ({len(entries)} in all)]"
 
     return _LIST.sub(short, text)

@@ -44,10 +44,10 @@ def span(name: str, value: Any, n: int, *, most: int) -> range:
         raise ResultError(f"{name} is {value!r}; expected a pair (start, stop), such as (0, {min(n, most)})")
     if not all(-n <= i <= n for i in pair):
         raise ResultError(f"{name} is {value!r}, but there are {n}; expected a pair (start, stop) such as (0, {n})")
-    found = range(*slice(pair[0], pair[1]).indices(n))
-    if not found:
+    positions = range(*slice(pair[0], pair[1]).indices(n))
+    if not positions:
         raise ResultError(f"there is nothing from {pair[0]} to {pair[1]}; expected places among the {n} of {name}")
-    return found
+    return positions
 
 
 def score_of(result: Result, score: Any) -> int:

@@ -31,8 +31,8 @@ def pairs(result: Result, *, value: Literal["score", "above_chance"] = "score") 
     axes = [result.axes.index(axis) for axis in _ORDER]
     layers, heads = result.shape["layer"], result.shape["head"]
     z = result.values.permute(axes).reshape(layers * heads, layers * heads)
-    given = getattr(result, "chance", None)
-    chance = None if given is None else given.permute(axes).reshape(z.shape)
+    level = getattr(result, "chance", None)
+    chance = None if level is None else level.permute(axes).reshape(z.shape)
     if value == "above_chance" and chance is None:
         raise ResultError("these scores have no chance level; expected value='score'")
     names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]
@@ -41,14 +41,14 @@ def pairs(result: Result, *, value: Literal["score", "above_chance"] = "score") 
         slice(heads, None),
     )  # the last sends, the first receives nothing
     data, said = facts(chance=None if chance is None else chance[senders, receivers])
-    shown = z if value == "score" or chance is None else z - chance
-    shown = shown[senders, receivers]
+    cells = z if value == "score" or chance is None else z - chance
+    cells = cells[senders, receivers]
     word = words(result.heading)
-    low = bounds(shown)[0]
+    low = bounds(cells)[0]
     note = "" if chance is None else f"Chance: {float(chance[torch.isfinite(chance)].mean()):.3g}"
     return heat_map(
         Map(
-            z=shown,
+            z=cells,
             x=names[receivers],
             y=names[senders],
             data=data,

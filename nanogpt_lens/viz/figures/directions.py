@@ -12,12 +12,12 @@ from plotly.subplots import make_subplots
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.effects import PrincipalComponents, SimilarDirections, SteeringEffect
 from nanogpt_lens.viz import style
-from nanogpt_lens.viz.figures.bars import stacked
+from nanogpt_lens.viz.figures.bars import bar_panels
 from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.labels import distinct
-from nanogpt_lens.viz.figures.lines import add_line, ranked
+from nanogpt_lens.viz.figures.lines import add_line, bar_chart
 from nanogpt_lens.viz.figures.numbers import Measured, digits
 from nanogpt_lens.viz.tokens import harmless
 
@@ -76,13 +76,13 @@ def tokens(result: Result, *, k: int = 10) -> Drawing:
     n = len(order)
     kept = order if 2 * count("k", k) >= n else torch.cat([order[:k], order[-k:]])
     labels = result.labels.get("token") or tuple(map(str, range(n)))
-    shown = distinct([quoted(labels[i]) for i in kept.tolist()])
+    names = distinct([quoted(labels[i]) for i in kept.tolist()])
     chance = getattr(result, "chance", None)
     note = [f"The {k} highest and the {k} lowest of {n} tokens"] if len(kept) < n else []
     values = result.values[kept]
     level = None if chance is None else chance[kept] * values.sign()
-    return ranked(
-        shown,
+    return bar_chart(
+        names,
         Measured(values, chance=level),
         title="What the direction adds to logits",
         unit="logit, mean-free",
@@ -121,7 +121,7 @@ def similar(result: SimilarDirections, *, which: str | None = None, k: int = 8) 
             names = distinct([quoted(result.texts[int(name)]) for name in names])
         level = torch.full((len(order),), result.chance_of_largest[kind], dtype=torch.float64) * values[order].sign()
         groups.append((f"cosine with {titles.get(kind, kind)}", names, Measured(values[order], chance=level)))
-    return stacked(
+    return bar_panels(
         groups,
         title="What the direction resembles",
         named="largest_of_random_directions",
@@ -152,27 +152,27 @@ def steering(result: SteeringEffect, *, score: str | None = None) -> Drawing:
     order = sorted(range(len(result.scales)), key=lambda i: result.scales[i])
     x = [result.scales[i] for i in order]
     for n, i in enumerate(chosen):
-        where: dict[str, Any] = {"row": n // columns + 1, "col": n % columns + 1}
-        own = Measured.of(result).at((order, i))
-        if own.chance is not None:
+        panel: dict[str, Any] = {"row": n // columns + 1, "col": n % columns + 1}
+        numbers = Measured.of(result).at((order, i))
+        if numbers.chance is not None:
             ends = (None if t is None else t[order, i] for t in (result.chance_low, result.chance_high))
             add_line(
                 figure,
                 x,
-                Measured(own.chance, *ends),
+                Measured(numbers.chance, *ends),
                 name="random directions",
                 what="scale",
                 legend=n == 0,
                 colour=style.CATEGORIES[6],
                 dash="5px,4px",
-                **where,
+                **panel,
             )
             _rename_band(figure)
-        add_line(figure, x, own, name="this direction", what="scale", legend=n == 0, **where)
+        add_line(figure, x, numbers, name="this direction", what="scale", legend=n == 0, **panel)
         _name_panel(figure, n, labels[i], result.unit_of(labels[i]))
-        figure.update_yaxes(nticks=6, row=where["row"], col=where["col"])
+        figure.update_yaxes(nticks=6, row=panel["row"], col=panel["col"])
         last = n + columns >= len(chosen)
-        figure.update_xaxes(title_text="scale" if last else "", row=where["row"], col=where["col"])
+        figure.update_xaxes(title_text="scale" if last else "", row=panel["row"], col=panel["col"])
     said = interval_of(result, "Bands", over=" intervals")
     notes = (f"{said}; of the random directions from the lowest to the highest",)
     return Drawing(
@@ -206,7 +206,7 @@ def _name_panel(figure: go.Figure, n: int, score: str, unit: str) -> None:
 
 
 def quoted(token: str) -> str:
-    """A token at an axis of its own: a full stop alone would not be seen."""
+    """A token between quotes, as the label of an axis: a full stop alone would not be seen."""
     return f"“{harmless(token, longest=14)}”"
 
 

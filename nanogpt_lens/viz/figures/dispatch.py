@@ -47,7 +47,7 @@ from nanogpt_lens.results import (
 )
 from nanogpt_lens.viz.figures.captions import caption_of
 from nanogpt_lens.viz.figures.choices import count
-from nanogpt_lens.viz.figures.drawing import Drawing, finished
+from nanogpt_lens.viz.figures.drawing import Drawing, figure_of
 
 Draw: TypeAlias = Callable[..., Drawing]
 
@@ -73,7 +73,7 @@ KINDS: dict[type[Result], Draw] = {
     SteeringEffect: directions.steering,
     TunedLens: tuned.lens,
 }
-"""By class; a subclass without an entry is drawn as its base."""
+"""The function of each class; a subclass without an entry is drawn as its base."""
 
 AXES: dict[frozenset[str], Draw] = {
     frozenset(axes): draw
@@ -95,7 +95,7 @@ AXES: dict[frozenset[str], Draw] = {
         (("example", "layer", "neuron", "pos"), neurons.activations),
     ]
 }
-"""Of results without a class of their own, by their axes."""
+"""The function of each set of axes, for results of no special class."""
 
 
 def figure(result: Result, **options: Any) -> go.Figure:
@@ -125,19 +125,15 @@ def figure(result: Result, **options: Any) -> go.Figure:
     _check(result, options)
     drawing = draw(result, **options)
     if not result.made_here:
-        _as_given(drawing.figure)
+        _rename_intervals(drawing.figure)
     caption = caption_of(
         result, notes=drawing.notes, definition=drawing.definition, intervals_told=drawing.intervals_told
     )
-    return finished(drawing, caption, **common)
+    return figure_of(drawing, caption, **common)
 
 
 def _check(result: Result, options: dict[str, Any]) -> None:
-    """Refuse what would otherwise be taken silently: numbers that this kind of figure does not look at.
-
-    Raises:
-        ResultError: a number of bars or links that is none, or an example of a single text.
-    """
+    """Raise ResultError unless `k` and `links` are counts, and `example` is there, which figures may not look at."""
     for name in ("k", "links"):
         if options.get(name) is not None:
             count(name, options[name])
@@ -146,8 +142,8 @@ def _check(result: Result, options: dict[str, Any]) -> None:
         raise ResultError(f"there is no example {example!r}; expected 0: the result is of one text")
 
 
-def _as_given(figure: go.Figure) -> None:
-    """An interval that is not ours is not said to be one of 95%."""
+def _rename_intervals(figure: go.Figure) -> None:
+    """Take "95%" out of the names of intervals, which another program may have made at another level."""
     traces: Any = figure.data
     for trace in traces:
         for name in ("name", "hovertemplate"):
@@ -159,12 +155,13 @@ def _as_given(figure: go.Figure) -> None:
 def options_of(result: Result) -> tuple[str, ...]:
     """The options that the figure of a result takes."""
     parameters = inspect.signature(_drawer(result)).parameters.values()
-    own = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     places = [*result.axes] if any(p.kind is p.VAR_KEYWORD for p in parameters) else []
-    return tuple(dict.fromkeys([*own, *places, *COMMON]))
+    return tuple(dict.fromkeys([*options, *places, *COMMON]))
 
 
 def _drawer(result: Result) -> Draw:
+    """The function that draws such a result."""
     if "step" in result.axes:
         return trajectories.over_steps
     for kind in type(result).__mro__:

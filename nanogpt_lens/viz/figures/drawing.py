@@ -52,12 +52,12 @@ class Drawing:
     legend: bool = False
 
 
-def finished(drawing: Drawing, caption: str, *, title: str | None, width: int | None, height: int | None) -> go.Figure:
+def figure_of(drawing: Drawing, caption: str, *, title: str | None, width: int | None, height: int | None) -> go.Figure:
     """The figure with its frame; without `width` it takes the width of its place."""
     style.template()
     figure, room = drawing.figure, width or style.WIDTH
-    heading = _shown(drawing.title if title is None else title)
-    lines = _title_lines(heading, width, own=title is not None)
+    heading = _visible_lines(drawing.title if title is None else title)
+    lines = _title_lines(heading, width, users=title is not None)
     top = (16 + _TITLE * (lines.count("<br>") + 1) if lines else 6) + drawing.above
     below = drawing.below + _LINE * _wrapped_axes(figure, drawing)
     figure.update_layout(
@@ -67,7 +67,7 @@ def finished(drawing: Drawing, caption: str, *, title: str | None, width: int | 
         margin={"l": drawing.left, "r": drawing.right, "t": top, "b": below},
         height=top + drawing.plot + below,
         width=width,
-        meta={"caption": _shown(caption)},
+        meta={"caption": _visible_lines(caption)},
     )
     return captioned(figure, room, height)
 
@@ -116,7 +116,7 @@ def retitled(figure: go.Figure, width: int) -> go.Figure:
     text = layout.title.text or ""
     heading = text.replace("<br>", " ").replace(JOINER, "")
     lines = _title_lines(heading, width)
-    if text == lines or text not in (_title_lines(heading, layout.width, own=own) for own in (False, True)):
+    if text == lines or text not in (_title_lines(heading, layout.width, users=users) for users in (False, True)):
         return figure
     grown = _TITLE * (lines.count("<br>") - text.count("<br>"))
     figure.update_layout(
@@ -221,9 +221,9 @@ def _caption_height(lines: str | None) -> int:
     return _LINE * ((lines or "").count("<br>") + 1) + 12
 
 
-def _title_lines(heading: str, width: int | None, *, own: bool = False) -> str:
-    """A title in lines; without a width ours fit the report on a phone, the user's `own` have about 44 letters."""
-    return style.fitted(heading, (_OWN_TITLE if own else _PHONE_TITLE) if width is None else width - 20, _TITLE_SIZE)
+def _title_lines(heading: str, width: int | None, *, users: bool = False) -> str:
+    """A title in lines; without a width ours fit the report on a phone, the `users` have about 44 letters."""
+    return style.fitted(heading, (_OWN_TITLE if users else _PHONE_TITLE) if width is None else width - 20, _TITLE_SIZE)
 
 
 def _letters(width: int, each: float) -> int:
@@ -231,6 +231,6 @@ def _letters(width: int, each: float) -> int:
     return max(20, int((width - 20) / each))
 
 
-def _shown(text: str) -> str:
+def _visible_lines(text: str) -> str:
     """Words of ours around labels, every character visible; white space stays."""
     return visible(text.replace(JOINER, ""), spaces=False, longest=6000)

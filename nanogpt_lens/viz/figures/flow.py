@@ -17,11 +17,11 @@ from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import index_of, places, words
-from nanogpt_lens.viz.figures.lines import ranked
+from nanogpt_lens.viz.figures.lines import bar_chart
 from nanogpt_lens.viz.figures.numbers import Measured, digits
 
 Link: TypeAlias = tuple[int, int, float]
-"""From which node to which, and how much."""
+"""The node that it leaves, the node that it reaches, and how much."""
 
 _NODE, _PAD = 21, 9  # pixels of height for each node of the fullest column; between two of them
 
@@ -46,7 +46,7 @@ def flows(
     tokens = places(result, "src_pos")
     if kind == "bars":
         order = result.values.argsort(descending=True, stable=True)[: count("k", k)]
-        return ranked(
+        return bar_chart(
             [tokens[i] for i in order.tolist()],
             Measured(result.values[order]),
             title=result.quantity.capitalize(),
@@ -83,7 +83,7 @@ def flows(
 def through_layers(
     result: AttentionPatterns, example: int | None, pos: int | str, residual: float, links: int
 ) -> Drawing:
-    """From a position back through every layer: shares that split at each layer by attention, averaged over heads.
+    """The way from a position back to the input: shares that split at each layer by attention, averaged over heads.
 
     Raises:
         ResultError: no such position, another `residual`, or layers that are not the model's first ones in a row.
@@ -104,15 +104,15 @@ def through_layers(
     mixed = mixed / mixed.sum(-1, keepdim=True)
     share = torch.zeros(n_pos, dtype=torch.float64)
     share[end] = 1.0
-    found = []
+    flows = []
     for layer in reversed(range(n_layers)):
         moved = share[:, None] * mixed[layer]  # [dest_pos, src_pos]
         for dest, src in moved.nonzero().tolist():
-            found.append((layer * n_pos + src, (layer + 1) * n_pos + dest, float(moved[dest, src])))
+            flows.append((layer * n_pos + src, (layer + 1) * n_pos + dest, float(moved[dest, src])))
         share = moved.sum(0)
     stages = ["input", *(f"after layer {layer}" for layer in range(n_layers))]
     return _sankey(
-        found,
+        flows,
         tokens * (n_layers + 1),
         [i for i in range(n_layers + 1) for _ in range(n_pos)],
         links,
@@ -124,13 +124,14 @@ def through_layers(
 
 
 def _position(result: Result, pos: int | str, n: int) -> int:
+    """The index of the destination."""
     if "dest_pos" in result.axes:
         return index_of(result, "dest_pos", pos)
     return int(pos) % n
 
 
 def _sankey(
-    found: Sequence[Link],
+    every: Sequence[Link],
     names: Sequence[str],
     stage: Sequence[int],
     links: int,
@@ -140,12 +141,12 @@ def _sankey(
     heads: Sequence[str],
 ) -> Drawing:
     """The strongest links; nodes without one are left out."""
-    kept = _strongest(found, stage, count("links", links))
+    kept = _strongest(every, stage, count("links", links))
     nodes = sorted({end for link in kept for end in link[:2]})
     index = {node: i for i, node in enumerate(nodes)}
     x, y, height = _places(nodes, kept, stage)
-    total, shown = (_by_stage(some, stage) for some in (found, kept))
-    part = min((shown[i] / total[i] for i in shown if total[i] > 0), default=1.0)
+    total, carried = (_by_stage(some, stage) for some in (every, kept))
+    part = min((carried[i] / total[i] for i in carried if total[i] > 0), default=1.0)
     figure = go.Figure(
         go.Sankey(
             arrangement="fixed",
@@ -171,23 +172,23 @@ def _sankey(
             textfont={"size": style.SMALL, "color": style.INK},
         )
     )
-    _headed(figure, heads)
-    notes = [f"The {len(kept)} strongest of {sum(v > 0 for *_, v in found)} links; {said}"]
+    _add_headings(figure, heads)
+    notes = [f"The {len(kept)} strongest of {sum(v > 0 for *_, v in every)} links; {said}"]
     if part < 0.9995:
         notes.append(f"They carry {100 * part:.0f}% or more of each step")
     return Drawing(figure=figure, title=title, notes=tuple(notes), plot=height, left=18, right=18, above=24, below=18)
 
 
-def _strongest(found: Sequence[Link], stage: Sequence[int], most: int) -> list[Link]:
-    """At most so many links, from the strongest down, all of them on ways from the first column to the last."""
-    order = sorted((link for link in found if link[2] > 0), key=lambda link: (-link[2], link[1], link[0]))
+def _strongest(links: Sequence[Link], stage: Sequence[int], most: int) -> list[Link]:
+    """The strongest links, at most so many, all of them on ways from the first column to the last."""
+    order = sorted((link for link in links if link[2] > 0), key=lambda link: (-link[2], link[1], link[0]))
     sizes = range(len(order) + 1)
     n = bisect_right(sizes, most, key=lambda size: len(_complete(order[:size], stage))) - 1
     return sorted(_complete(order[:n], stage) or order[:most])
 
 
 def _complete(links: Sequence[Link], stage: Sequence[int]) -> list[Link]:
-    """Without the links that lead from nowhere or to nowhere."""
+    """The links without those that lead from nowhere or to nowhere."""
     last, kept = max(stage), list(links)
     while True:
         into, out = {target for _, target, _ in kept}, {source for source, *_ in kept}
@@ -198,6 +199,7 @@ def _complete(links: Sequence[Link], stage: Sequence[int]) -> list[Link]:
 
 
 def _by_stage(links: Sequence[Link], stage: Sequence[int]) -> dict[int, float]:
+    """The sum of the links that leave each column."""
     sums: dict[int, float] = {}
     for source, _, value in links:
         sums[stage[source]] = sums.get(stage[source], 0.0) + value
@@ -205,7 +207,7 @@ def _by_stage(links: Sequence[Link], stage: Sequence[int]) -> dict[int, float]:
 
 
 def _places(nodes: Sequence[int], links: Sequence[Link], stage: Sequence[int]) -> tuple[list[float], list[float], int]:
-    """Where Plotly has to draw each node so that none covers another, and the height in pixels."""
+    """The x and y at which Plotly has to draw each node so that none covers another, and the height in pixels."""
     size = {
         node: max(sum(v for s, _, v in links if s == node), sum(v for _, t, v in links if t == node)) for node in nodes
     }
@@ -224,7 +226,7 @@ def _places(nodes: Sequence[int], links: Sequence[Link], stage: Sequence[int]) -
             centre[node] = (top + size[node] * scale / 2) / height
             top += size[node] * scale + _PAD
     last = max(columns, default=1) or 1
-    edge = 1e-3  # Plotly takes 0 for "not given"
+    edge = 1e-3  # Plotly takes 0 for nothing
     return (
         [min(1 - edge, max(edge, stage[node] / last)) for node in nodes],
         [min(1 - edge, max(edge, centre[node])) for node in nodes],
@@ -232,8 +234,8 @@ def _places(nodes: Sequence[int], links: Sequence[Link], stage: Sequence[int]) -
     )
 
 
-def _headed(figure: go.Figure, heads: Sequence[str]) -> None:
-    """The name of each column on top of it; short between the first and the last, where there is no room."""
+def _add_headings(figure: go.Figure, heads: Sequence[str]) -> None:
+    """Put the name of each column on top of it, short between the first and the last, where there is no room."""
     last = len(heads) - 1
     for i, head in enumerate(heads):
         short = head if last <= 2 else head.replace("after layer " if 0 < i < last else "after ", "")

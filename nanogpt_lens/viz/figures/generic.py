@@ -10,40 +10,42 @@ from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.grids import grid_of, site_names
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import words
-from nanogpt_lens.viz.figures.lines import largest, ranked
+from nanogpt_lens.viz.figures.lines import bar_chart, largest
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts
 
 
-def anything(result: Result, *, kind: Literal["heatmap", "bars"] | None = None, k: int = 20, **where: Any) -> Drawing:
+def anything(
+    result: Result, *, kind: Literal["heatmap", "bars"] | None = None, k: int = 20, **selection: Any
+) -> Drawing:
     """A heat map of two axes, or bars of the largest values.
 
     Args:
         result: with any axes.
         kind: "heatmap" or "bars"; None for bars where one axis is left.
         k: how many bars.
-        where: an index or a label for any axis.
+        selection: an index or a label for any axis.
 
     Raises:
         ResultError: another kind, or a place that is not there.
     """
-    grid = grid_of(result, where, strength=result.values)
+    grid = grid_of(result, selection, strength=result.values)
     kind = "bars" if kind is None and grid.columns is None else kind or "heatmap"
     one_of("kind", kind, ("heatmap", "bars"))
     unit, title = words(result.quantity, longest=80), words(result.quantity, longest=60).capitalize()
     every = Measured.of(result)
     if kind == "bars" or grid.columns is None:
-        names, chosen, place = site_names(result, where)
+        names, chosen, place = site_names(result, selection)
         flat = every.mapped(lambda tensor: tensor.flatten()[place])
         order = largest(flat.values, count("k", k))
         cut = [f"The {len(order)} with the largest magnitude, of {len(names)}"] if len(order) < len(names) else []
-        shown = flat.at(order)
+        numbers = flat.at(order)
         alone = [words(result.heading, longest=30)] if not result.axes else None
-        return ranked(
-            alone or [names[i] for i in order.tolist()], shown, title=title, unit=unit, what=chosen, notes=cut
+        return bar_chart(
+            alone or [names[i] for i in order.tolist()], numbers, title=title, unit=unit, what=chosen, notes=cut
         )
-    shown = every.mapped(grid.rearranged)
-    data, said = facts(shown.low, shown.high, chance=shown.chance)
-    z = shown.values
+    numbers = every.mapped(grid.rearranged)
+    data, said = facts(numbers.low, numbers.high, chance=numbers.chance)
+    z = numbers.values
     return heat_map(
         Map(z=z, x=grid.x, y=grid.y, data=data, downwards=grid.downwards, hover=f"{grid.hover}: %{{z:.4g}}{said}."),
         title=title,

@@ -47,7 +47,7 @@ class Layout:
     y_title: str = ""
 
     def rearranged(self, values: Tensor) -> Tensor:
-        """A tensor with the result's axes, as [row, column]."""
+        """A tensor with the result's axes, as the table has it."""
         axes = list(self.axes)
         for axis, i in self.fixed.items():
             values = values.select(axes.index(axis), i)
@@ -58,24 +58,24 @@ class Layout:
         return values.reshape(-1, width)[self.kept]
 
 
-def named(result: Result, axes: tuple[str, ...]) -> str:
+def title_of_all(result: Result, axes: tuple[str, ...]) -> str:
     """Several axes as one title: "layer.head"."""
     joint = "." if all(axis in _BESIDE for axis in axes) else ", "
     return joint.join(title_of(axis, result) for axis in axes)
 
 
-def grid_of(result: Result, where: Mapping[str, Any], *, strength: Tensor) -> Layout:
+def grid_of(result: Result, selection: Mapping[str, Any], *, strength: Tensor) -> Layout:
     """The table of a result.
 
     Args:
         result: with any axes.
-        where: indices or labels of axes that the user chose.
+        selection: indices or labels of axes that the user chose.
         strength: of the shape of the values: its magnitude decides what is shown where not all can be.
 
     Raises:
         ResultError: a place that is not there.
     """
-    fixed = {axis: index_of(result, axis, place) for axis, place in where.items() if place is not None}
+    fixed = {axis: index_of(result, axis, place) for axis, place in selection.items() if place is not None}
     notes: list[str] = []
     if fixed:
         notes.append(f"Shown: {spot(result, **fixed)}")
@@ -93,7 +93,7 @@ def grid_of(result: Result, where: Mapping[str, Any], *, strength: Tensor) -> La
         axes = ["dest_pos", "src_pos"]
     columns = next((axis for axis in _COLUMNS if axis in axes), None) if len(axes) > 1 else None
     rows = tuple(axis for axis in axes if axis != columns)
-    labels = _joined(result, rows)
+    labels = _labels(result, rows)
     every = torch.arange(len(labels))
     grid = Layout(
         result.axes,
@@ -106,7 +106,7 @@ def grid_of(result: Result, where: Mapping[str, Any], *, strength: Tensor) -> La
         downwards=rows == ("dest_pos",),
         hover=_hover(result, rows, columns),
         x_title=title_of(columns, result) if columns else "",
-        y_title=named(result, rows),
+        y_title=title_of_all(result, rows),
     )
     if len(labels) > MOST_ROWS and rows != ("dest_pos",):
         size = grid.rearranged(strength).abs().nan_to_num(-1).amax(1)
@@ -116,9 +116,9 @@ def grid_of(result: Result, where: Mapping[str, Any], *, strength: Tensor) -> La
     return replace(grid, notes=tuple(notes))
 
 
-def site_names(result: Result, where: Mapping[str, Any]) -> tuple[list[str], str, Tensor]:
+def site_names(result: Result, selection: Mapping[str, Any]) -> tuple[list[str], str, Tensor]:
     """Every site's name, what such a name is made of, and the sites' places in the flattened values."""
-    fixed = {axis: index_of(result, axis, place) for axis, place in where.items() if place is not None}
+    fixed = {axis: index_of(result, axis, place) for axis, place in selection.items() if place is not None}
     axes = tuple(axis for axis in result.axes if axis not in fixed)
     place = torch.arange(result.values.numel()).view(result.values.shape)
     for axis in sorted(fixed, key=result.axes.index, reverse=True):
@@ -126,11 +126,11 @@ def site_names(result: Result, where: Mapping[str, Any]) -> tuple[list[str], str
     units = tuple(axis for axis in axes if axis in _BESIDE)
     order = (*units, *(axis for axis in axes if axis not in units))
     place = place.permute([axes.index(axis) for axis in order])
-    made_of = [named(result, units), *(title_of(axis, result) for axis in order[len(units) :])]
-    return _joined(result, order), ", ".join(filter(None, made_of)), place.flatten()
+    made_of = [title_of_all(result, units), *(title_of(axis, result) for axis in order[len(units) :])]
+    return _labels(result, order), ", ".join(filter(None, made_of)), place.flatten()
 
 
-def _joined(result: Result, axes: tuple[str, ...]) -> list[str]:
+def _labels(result: Result, axes: tuple[str, ...]) -> list[str]:
     """A label for each combination of places, the last axis fastest."""
     units = [i for i, axis in enumerate(axes) if axis in _BESIDE]
     each = [places(result, axis, longest=10) for axis in axes]
@@ -144,6 +144,7 @@ def _joined(result: Result, axes: tuple[str, ...]) -> list[str]:
 
 
 def _strongest(axes: tuple[str, ...], fixed: Mapping[str, int], strength: Tensor, rest: list[str]) -> dict[str, int]:
+    """The indices of the axes `rest` at which the strongest of all values stands."""
     size, left = strength.abs().nan_to_num(-1), list(axes)
     for axis, i in fixed.items():
         size = size.select(left.index(axis), i)
@@ -156,5 +157,6 @@ def _strongest(axes: tuple[str, ...], fixed: Mapping[str, int], strength: Tensor
 
 
 def _hover(result: Result, rows: tuple[str, ...], columns: str | None) -> str:
+    """The beginning of a hover text: row and column by name."""
     across = "position" if columns == "pos" else title_of(columns or "").split(":")[0]
-    return f"{named(result, rows).split(':')[0].capitalize()} %{{y}}, {across} %{{x}}"
+    return f"{title_of_all(result, rows).split(':')[0].capitalize()} %{{y}}, {across} %{{x}}"

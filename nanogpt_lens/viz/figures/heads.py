@@ -15,7 +15,7 @@ from nanogpt_lens.viz.figures.choices import count, is_signed, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map, heat_maps
 from nanogpt_lens.viz.figures.labels import places, words
-from nanogpt_lens.viz.figures.lines import downwards, ranked
+from nanogpt_lens.viz.figures.lines import bar_chart, downwards
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts, plain
 
 _BARS = 20
@@ -54,15 +54,15 @@ def several(
         return _one(result, score, kind, k)
     one_of("kind", kind, ("heatmap", "bars"))
     if kind == "bars" or k is not None:
-        given = "kind='bars'" if kind == "bars" else f"k={k}"
+        option = "kind='bars'" if kind == "bars" else f"k={k}"
         known = ", ".join(result.labels["score"])
-        raise ResultError(f"{given} was given without score=: bars are of one score; expected score= one of {known}")
+        raise ResultError(f"{option} was given without score=: bars are of one score; expected score= one of {known}")
     names, units = result.labels["score"], result.units
     maps = [_map(result, {"score": i}, name, result.axes) for i, name in enumerate(names)]
     low, high = bounds(result.values)
     mixed = len({units.get(name) for name in names}) > 1 or high > 1.05 or low < -1.05
     return heat_maps(
-        [_marked(shown, numbers=False) for shown in maps],
+        [_with_numbers(picture, large=False) for picture in maps],
         title=words(result.quantity).capitalize(),
         unit="score",
         x_title="head",
@@ -79,13 +79,13 @@ def taxonomy(
     kind: Literal["heatmap", "bars"] = "heatmap",
     k: int | None = None,
 ) -> Drawing:
-    """As `several`; heads that carry the name are framed."""
+    """The figure of `several`, in which heads that carry the name are framed."""
     drawing = replace(several(result, score=score, kind=kind, k=k), intervals_told=True)
     if kind == "bars":
         return drawing
-    shown = range(result.shape["score"]) if score is None else [score_of(result, score)]
+    panels = range(result.shape["score"]) if score is None else [score_of(result, score)]
     layer, head = result.axes.index("layer") - 1, result.axes.index("head") - 1
-    for panel, i in enumerate(shown):
+    for panel, i in enumerate(panels):
         for place in result.carries[i].nonzero().tolist():
             y, x = place[layer], place[head]
             which = str(panel + 1) if panel else ""
@@ -113,19 +113,21 @@ def _one(result: Result, score: str | None, kind: str, k: int | None) -> Drawing
     one_of("kind", kind, ("heatmap", "bars"))
     if kind == "heatmap" and k is not None:
         raise ResultError(f"k={k} was given, but a heat map shows every head; expected kind='bars' as well")
-    where = {} if score is None else {"score": score_of(result, score)}
+    selection = {} if score is None else {"score": score_of(result, score)}
     name, unit = (result.quantity, "") if score is None else (score, result.units.get(score, ""))
-    axes = tuple(axis for axis in result.axes if axis not in where)
-    shown = _marked(_map(result, where, name, axes), numbers=True)
-    low, high = bounds(shown.z)
+    axes = tuple(axis for axis in result.axes if axis not in selection)
+    picture = _with_numbers(_map(result, selection, name, axes), large=True)
+    low, high = bounds(picture.z)
     definition = result.explanation(score)
     title = f"{words(result.heading).capitalize()} of each head" if score is None else f"Head scores: {words(score)}"
     called = words(name) + (f" ({unit})" if unit else "")
     if kind == "bars":
-        return _bars(result, where, axes, _BARS if k is None else k, title=title, unit=called, definition=definition)
+        return _bars(
+            result, selection, axes, _BARS if k is None else k, title=title, unit=called, definition=definition
+        )
     fraction = low >= 0 and high <= 1 and not unit and not is_signed(result, low)
     return heat_map(
-        shown,
+        picture,
         title=title,
         unit=called,
         x_title="head",
@@ -133,19 +135,19 @@ def _one(result: Result, score: str | None, kind: str, k: int | None) -> Drawing
         signed=is_signed(result, low),
         top=1.0 if fraction and high > 0.5 else None,
         definition=definition,
-        notes=_chance_notes(result, where),
+        notes=_chance_notes(result, selection),
     )
 
 
 def _bars(
-    result: Result, where: dict[str, int], axes: tuple[str, ...], k: int, *, title: str, unit: str, definition: str
+    result: Result, selection: dict[str, int], axes: tuple[str, ...], k: int, *, title: str, unit: str, definition: str
 ) -> Drawing:
-    flat = Measured.of(result).mapped(lambda tensor: _oriented(result, tensor, where, axes).flatten())
+    flat = Measured.of(result).mapped(lambda tensor: _layer_by_head(result, tensor, selection, axes).flatten())
     names = [f"{row}.{head}" for row in places(result, "layer") for head in places(result, "head")]
     order = flat.values.abs().nan_to_num(-1).argsort(descending=True, stable=True)[: count("k", k)]
     order = order[downwards(flat.values[order])]
     notes = [f"The {len(order)} heads with the largest magnitude, of {len(names)}"] if len(order) < len(names) else []
-    return ranked(
+    return bar_chart(
         [names[i] for i in order.tolist()],
         flat.at(order),
         title=title,
@@ -156,17 +158,17 @@ def _bars(
     )
 
 
-def _map(result: Result, where: dict[str, int], name: str, axes: tuple[str, ...]) -> Map:
-    kept = tuple(axis for axis in axes if axis not in where)
-    given = {
-        other: _oriented(result, tensor, where, kept)
+def _map(result: Result, selection: dict[str, int], name: str, axes: tuple[str, ...]) -> Map:
+    kept = tuple(axis for axis in axes if axis not in selection)
+    others = {
+        other: _layer_by_head(result, tensor, selection, kept)
         for other in ("low", "high", "chance", "threshold")
         if (tensor := getattr(result, other, None)) is not None
     }
-    data, said = facts(given.pop("low", None), given.pop("high", None), **given)
-    behind = f" {result.units[name]}" if where and name in result.units else ""
+    data, said = facts(others.pop("low", None), others.pop("high", None), **others)
+    behind = f" {result.units[name]}" if selection and name in result.units else ""
     return Map(
-        z=_oriented(result, result.values, where, kept),
+        z=_layer_by_head(result, result.values, selection, kept),
         x=places(result, "head"),
         y=places(result, "layer"),
         data=data,
@@ -175,30 +177,33 @@ def _map(result: Result, where: dict[str, int], name: str, axes: tuple[str, ...]
     )
 
 
-def _marked(shown: Map, *, numbers: bool) -> Map:
-    small = max(shown.z.shape) <= (_CELLS if numbers else 6)
-    largest = float(shown.z.abs().nan_to_num(0).max())
-    return replace(shown, number=(".2f" if largest < 100 and largest >= 0.05 else ".2g") if small else "")
+def _with_numbers(picture: Map, *, large: bool) -> Map:
+    """The map with numbers in its cells, if these are few enough."""
+    small = max(picture.z.shape) <= (_CELLS if large else 6)
+    largest = float(picture.z.abs().nan_to_num(0).max())
+    return replace(picture, number=(".2f" if largest < 100 and largest >= 0.05 else ".2g") if small else "")
 
 
-def _oriented(result: Result, tensor: Tensor, where: dict[str, int], axes: tuple[str, ...]) -> Tensor:
-    """A tensor of the result's axes at indices of some of them, [layer, head]."""
-    picked = _selected(tensor, result, where)
-    kept = tuple(axis for axis in axes if axis not in where)
+def _layer_by_head(result: Result, tensor: Tensor, selection: dict[str, int], axes: tuple[str, ...]) -> Tensor:
+    """A tensor of the result's axes at indices of some of them."""
+    picked = _slice_of(tensor, result, selection)
+    kept = tuple(axis for axis in axes if axis not in selection)
     return picked if kept.index("layer") < kept.index("head") else picked.mT
 
 
-def _chance_notes(result: Result, where: dict[str, int]) -> list[str]:
+def _chance_notes(result: Result, selection: dict[str, int]) -> list[str]:
+    """What the caption says of chance; nothing where it is not known."""
     chance = getattr(result, "chance", None)
     if chance is None:
         return []
-    low, high = bounds(_selected(chance, result, where))
+    low, high = bounds(_slice_of(chance, result, selection))
     if low != low:
         return []
     return [f"Chance: {low:.3g}" if abs(high - low) < 1e-9 else f"Chance: {low:.3g} to {high:.3g}"]
 
 
-def _selected(tensor: Tensor, result: Result, where: dict[str, int]) -> Tensor:
-    for axis in sorted(where, key=result.axes.index, reverse=True):
-        tensor = tensor.select(result.axes.index(axis), where[axis])
+def _slice_of(tensor: Tensor, result: Result, selection: dict[str, int]) -> Tensor:
+    """A tensor of the result's axes at indices of some of them."""
+    for axis in sorted(selection, key=result.axes.index, reverse=True):
+        tensor = tensor.select(result.axes.index(axis), selection[axis])
     return tensor

@@ -25,7 +25,7 @@ _NO_VALUE = "Grey: no value"
 
 @dataclass(frozen=True, kw_only=True)
 class Map:
-    """One heat map: values [row, column], rows from the bottom up unless `downwards`.
+    """One heat map, rows from the bottom up unless `downwards`.
 
     Attributes:
         z: the values.
@@ -47,7 +47,7 @@ class Map:
     name: str = ""
 
     def trace(self, **options: Any) -> go.Heatmap:
-        """As Plotly's."""
+        """The map as Plotly's."""
         few = max(self.z.shape) <= 40
         inside = "%{text}" if self.text is not None else f"%{{z:{self.number}}}" if self.number else None
         return go.Heatmap(
@@ -117,7 +117,7 @@ def name_bar(figure: go.Figure, unit: str, *, lift: int = 39) -> None:
 
 
 def heat_map(
-    shown: Map,
+    picture: Map,
     *,
     title: str,
     unit: str,
@@ -129,20 +129,20 @@ def heat_map(
     definition: str | None = None,
 ) -> Drawing:
     """One heat map, its colour bar named by `unit`; `top` is the largest possible value, if that is the scale's end."""
-    low, high = bounds(shown.z)
+    low, high = bounds(picture.z)
     scale = style.colours(low, high if top is None else top, signed=signed)
-    figure = go.Figure(shown.trace(coloraxis="coloraxis"))
+    figure = go.Figure(picture.trace(coloraxis="coloraxis"))
     figure.update_layout(coloraxis={**scale, "colorbar": bar()}, plot_bgcolor=style.MISSING)
     name_bar(figure, unit)
-    below = axis_below(figure, shown.x, x_title)
-    left = axis_left(figure, shown.y, y_title, downwards=shown.downwards)
-    said = [*notes, *([_NO_VALUE] if missing(shown.z) else [])]
+    below = axis_below(figure, picture.x, x_title)
+    left = axis_left(figure, picture.y, y_title, downwards=picture.downwards)
+    said = [*notes, *([_NO_VALUE] if missing(picture.z) else [])]
     return Drawing(
         figure=figure,
         title=title,
         notes=tuple(said),
         definition=definition,
-        plot=height_of(len(shown.y)),
+        plot=height_of(len(picture.y)),
         above=BAR,
         below=below,
         left=left,
@@ -219,10 +219,10 @@ def heat_maps(
         horizontal_spacing=0.12 if ticks else 0.03,
         vertical_spacing=min(gap / plot, 1 / max(rows - 1, 1) - 1e-6) if rows > 1 else 0,
     )
-    for i, shown in enumerate(maps):
+    for i, picture in enumerate(maps):
         row, column = i // columns + 1, i % columns + 1
-        figure.add_trace(shown.trace(coloraxis=f"coloraxis{i + 1 if signed is None and i else ''}"), row, column)
-        _panel_axes(figure, row, column, shown, ticks, plot, lifted=signed is None)
+        figure.add_trace(picture.trace(coloraxis=f"coloraxis{i + 1 if signed is None and i else ''}"), row, column)
+        _panel_axes(figure, row, column, picture, ticks, plot, lifted=signed is None)
     if ticks:
         figure.update_xaxes(title_text=x_title, row=rows)
         if len(maps) % columns and rows > 1:
@@ -231,7 +231,7 @@ def heat_maps(
         figure.update_yaxes(title_text=y_title, col=1)
     _panel_scales(figure, maps, signed, top, unit)
     figure.update_layout(plot_bgcolor=style.MISSING)
-    said = [*notes, *([_NO_VALUE] if missing(*(shown.z for shown in maps)) else [])]
+    said = [*notes, *([_NO_VALUE] if missing(*(picture.z for picture in maps)) else [])]
     return Drawing(
         figure=figure,
         title=title,
@@ -244,15 +244,17 @@ def heat_maps(
     )
 
 
-def _panel_axes(figure: go.Figure, row: int, column: int, shown: Map, ticks: bool, plot: int, *, lifted: bool) -> None:
-    axis_below(figure, shown.x, "", row=row, col=column)
-    axis_left(figure, shown.y, "", downwards=shown.downwards, row=row, col=column)
+def _panel_axes(
+    figure: go.Figure, row: int, column: int, picture: Map, ticks: bool, plot: int, *, lifted: bool
+) -> None:
+    axis_below(figure, picture.x, "", row=row, col=column)
+    axis_left(figure, picture.y, "", downwards=picture.downwards, row=row, col=column)
     figure.update_xaxes(showticklabels=ticks, ticks="outside" if ticks else "", row=row, col=column, tickangle=0)
     figure.update_yaxes(showticklabels=ticks, ticks="outside" if ticks else "", row=row, col=column)
     trace: Any = figure.data[-1]
     x, y = trace.xaxis, trace.yaxis
     figure.add_annotation(
-        text=words(shown.name),
+        text=words(picture.name),
         xref=f"{x} domain",
         yref=f"{y} domain",
         x=0,
@@ -267,20 +269,20 @@ def _panel_axes(figure: go.Figure, row: int, column: int, shown: Map, ticks: boo
 
 def _panel_scales(figure: go.Figure, maps: Sequence[Map], signed: bool | None, top: float | None, unit: str) -> None:
     if signed is not None:
-        low, high = bounds(*(shown.z for shown in maps))
+        low, high = bounds(*(picture.z for picture in maps))
         scale = style.colours(low, high if top is None else top, signed=signed)
         figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18)})
         name_bar(figure, unit, lift=57)
         return
-    for i, shown in enumerate(maps):
-        low, high = bounds(shown.z)
+    for i, picture in enumerate(maps):
+        low, high = bounds(picture.z)
         trace: Any = figure.data[i]
         layout: Any = figure.layout
         xaxis, yaxis = (
             layout[f"{axis[0]}axis{axis[1:]}"] for axis in (str(trace.xaxis or "x"), str(trace.yaxis or "y"))
         )
         left, right = xaxis.domain
-        own = bar(yref="paper", x=left, len=right - left, y=yaxis.domain[1], ypad=3, thickness=6, nticks=4)
-        own["tickfont"] = {"size": 9}
+        scale_bar = bar(yref="paper", x=left, len=right - left, y=yaxis.domain[1], ypad=3, thickness=6, nticks=4)
+        scale_bar["tickfont"] = {"size": 9}
         scale = style.colours(low, high, signed=low < 0 < high)
-        figure.update_layout({f"coloraxis{i + 1 if i else ''}": {**scale, "colorbar": own}})
+        figure.update_layout({f"coloraxis{i + 1 if i else ''}": {**scale, "colorbar": scale_bar}})

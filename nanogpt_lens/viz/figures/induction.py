@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz import style
-from nanogpt_lens.viz.figures.bars import stacked
+from nanogpt_lens.viz.figures.bars import bar_panels
 from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
@@ -87,16 +87,16 @@ def accuracy(result: Result, *, score: str | None = None) -> Drawing:
     names = [places(result, "score")[i] for i in chosen]
     every = Measured.of(result).at(chosen)
     for j, prompt in enumerate(places(result, "prompt")):
-        own = every.at((slice(None), j))
-        data, said = facts(own.low, own.high, chance=own.chance)
+        numbers = every.at((slice(None), j))
+        data, said = facts(numbers.low, numbers.high, chance=numbers.chance)
         figure.add_trace(
             go.Bar(
                 x=names,
-                y=digits(own.values),
+                y=digits(numbers.values),
                 name=prompt,
                 customdata=data,
                 marker={"color": style.colour_of(j)},
-                error_y=errors(own),
+                error_y=errors(numbers),
                 hovertemplate=f"%{{x}}, {plain(prompt)} prompts: %{{y:.4g}}{said}.<extra></extra>",
             )
         )
@@ -137,4 +137,4 @@ def ablation(result: Result, *, score: str | None = None, show: Literal["all", "
     for i in chosen:
         unit = words(scores[i]) + (f" ({result.unit_of(scores[i])})" if result.unit_of(scores[i]) else "")
         groups.append((unit, [ablated[j] for j in rows], Measured.of(result).at((rows, i))))
-    return stacked(groups, title="Without the induction heads", named="mean_of_controls")
+    return bar_panels(groups, title="Without the induction heads", named="mean_of_controls")

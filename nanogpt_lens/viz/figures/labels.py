@@ -73,10 +73,10 @@ def index_of(result: Result, axis: str, place: Any) -> int:
     return result._index(axis, place) % n
 
 
-def spot(result: Result, **where: Any) -> str:
+def spot(result: Result, **indices: Any) -> str:
     """Some indices in words, each by its own label: "layer 1, head 0"."""
     said = []
-    for axis, i in where.items():
+    for axis, i in indices.items():
         label = places(result, axis)[i]
         said.append(f"{title_of(axis).split(':')[0]} {label}" if axis not in POSITIONS else f"position {label}")
     return ", ".join(said)

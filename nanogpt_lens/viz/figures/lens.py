@@ -77,16 +77,16 @@ def reading(
     grids = {name: _plane(result, name, at if several else None) for name in ("top", *COLOURS)}
     tokens = (result.tokens[at] if several else result.tokens).tolist()
     long = max((len(made) for made in result.strings.values()), default=1) > 2
-    shown = span("pos", pos, len(tokens), most=_COLUMNS // 2 if long else _COLUMNS)
+    columns = span("pos", pos, len(tokens), most=_COLUMNS // 2 if long else _COLUMNS)
     names = numbered([result.string(token) for token in tokens], longest=10)
     places = result.in_depth_order()
     text = [
-        [harmless(result.string(token), longest=6) for token in row] for row in grids["top"][:, list(shown)].tolist()
+        [harmless(result.string(token), longest=6) for token in row] for row in grids["top"][:, list(columns)].tolist()
     ]
-    facts = _stack([grids[name][:, list(shown)] for name in COLOURS])
+    facts = _stack([grids[name][:, list(columns)] for name in COLOURS])
     picture = Map(
-        z=grids[colour][:, list(shown)],
-        x=[names[i] for i in shown],
+        z=grids[colour][:, list(columns)],
+        x=[names[i] for i in columns],
         y=[name for *_, name in places],
         text=text,
         data=facts,
@@ -95,8 +95,8 @@ def reading(
         "has log-probability %{customdata[3]:.3g} nats and rank %{customdata[4]}.",
     )
     notes = ["In the cells the most likely next token"]
-    if len(shown) < len(tokens):
-        notes.append(f"Positions {shown.start} to {shown.stop - 1} of {len(tokens)}")
+    if len(columns) < len(tokens):
+        notes.append(f"Positions {columns.start} to {columns.stop - 1} of {len(tokens)}")
     if several:
         notes.append(f"Example {at} of {result.shape['example']}")
     name = f"{result.method.capitalize()} lens"
@@ -113,7 +113,7 @@ def reading(
 
 
 def _plane(result: LensResult, name: str, example: int | None) -> Tensor:
-    """A quantity [point in the order of depth, pos]."""
+    """A quantity at each point, in the order of depth, and position."""
     tensor: Tensor = {
         "top": result.top_tokens[..., 0],
         "probability": result.top_logprobs[..., 0].double().exp(),
@@ -164,9 +164,9 @@ def convergence(
     chosen = range(result.shape["score"]) if score is None else [score_of(result, score)]
     panels = []
     for i in chosen:
-        name, own = result.labels["score"][i], Measured.of(result).at(i)
-        if bool(own.values.isfinite().any()):
-            panels.append((name, own))
+        name, numbers = result.labels["score"][i], Measured.of(result).at(i)
+        if bool(numbers.values.isfinite().any()):
+            panels.append((name, numbers))
         elif score is not None:
             raise ResultError(f"{name} has no value here; expected a score that was measured, such as 'kl'")
     if not panels:
@@ -224,7 +224,7 @@ def depths_of(result: LensResult | ConvergenceResult | LensScores) -> list[float
 
 
 def along(result: LensResult | ConvergenceResult | LensScores, values: Tensor) -> Tensor:
-    """Values [layer, point] in the order of depth."""
+    """The values in the order of depth."""
     return torch.stack([values[i, j] for i, j, _ in result.in_depth_order()])
 
 
@@ -242,12 +242,12 @@ def _over_depth(
         vertical_spacing=gap / plot if rows > 1 else 0,
     )
     x, names = depths_of(result), [name for *_, name in result.in_depth_order()]
-    for i, (score, own) in enumerate(panels):
+    for i, (score, numbers) in enumerate(panels):
         row, col = i // columns + 1, i % columns + 1
-        shown = own.mapped(lambda tensor: along(result, tensor))
-        add_line(figure, x, shown, name=words(score), what="depth", texts=names, legend=False, row=row, col=col)
-        if shown.chance is not None:
-            add_chance(figure, x, shown.chance, legend=i == 0, row=row, col=col)
+        curve = numbers.mapped(lambda tensor: along(result, tensor))
+        add_line(figure, x, curve, name=words(score), what="depth", texts=names, legend=False, row=row, col=col)
+        if curve.chance is not None:
+            add_chance(figure, x, curve.chance, legend=i == 0, row=row, col=col)
         which = str(i + 1) if i else ""
         figure.add_annotation(
             text=UNITS.get(score, words(score)),
@@ -265,15 +265,15 @@ def _over_depth(
         depth_axis(result, figure, row=row, col=col)
         if row < rows and not (row == rows - 1 and i + columns >= len(panels)):
             figure.update_xaxes(title_text="", row=row, col=col)
-    chance = any(own.has_chance for _, own in panels)
+    chance = any(numbers.has_chance for _, numbers in panels)
     said = list(notes)
-    if any(own.has_interval for _, own in panels):
+    if any(numbers.has_interval for _, numbers in panels):
         said.append(interval_of(result, "Bands", over=" intervals"))
     return Drawing(
         figure=figure,
         title=title,
         notes=tuple(said),
-        intervals_told=any(own.has_interval for _, own in panels),
+        intervals_told=any(numbers.has_interval for _, numbers in panels),
         plot=plot,
         left=46,
         above=24,

@@ -22,7 +22,7 @@ _HIGHEST = 900
 def add_line(
     figure: go.Figure,
     x: Sequence[float],
-    shown: Measured,
+    numbers: Measured,
     *,
     name: str,
     what: str,
@@ -32,14 +32,14 @@ def add_line(
     legend: bool = True,
     markers: bool | None = None,
     texts: Sequence[str] | None = None,
-    **where: Any,
+    **panel: Any,
 ) -> None:
     """A line, and its interval as a band; chance is in the hover text only, see `add_chance`.
 
     Args:
         figure: to add to.
-        x: where the values are.
-        shown: values, interval, chance [x].
+        x: the place of each value.
+        numbers: values, interval, chance [x].
         name: in the legend.
         what: what x is, for the hover text: "step", "position".
         colour, dash: of the line.
@@ -47,17 +47,17 @@ def add_line(
         legend: whether it is in the legend.
         markers: points as well; None where there are few.
         texts: names of the places for the hover text, in place of x.
-        where: row and col of the panel.
+        panel: row and col, where there are several.
     """
-    if shown.low is not None and shown.high is not None:
-        _band(figure, x, shown.low, shown.high, name=name, colour=colour, **where)
-    data, said = facts(shown.low, shown.high, chance=shown.chance)
+    if numbers.low is not None and numbers.high is not None:
+        _band(figure, x, numbers.low, numbers.high, name=name, colour=colour, **panel)
+    data, said = facts(numbers.low, numbers.high, chance=numbers.chance)
     place = "%{text}" if texts is not None else f"{what} %{{x}}"
     few = len(x) <= 40 if markers is None else markers
     figure.add_trace(
         go.Scatter(
             x=np.asarray(x),
-            y=digits(shown.values),
+            y=digits(numbers.values),
             name=name,
             legendgroup=name,
             showlegend=legend,
@@ -68,7 +68,7 @@ def add_line(
             marker={"size": 5, "color": colour},
             hovertemplate=f"{plain(name)}, {place}: %{{y:.4g}}{unit}{said}.<extra></extra>",
         ),
-        **where,
+        **panel,
     )
 
 
@@ -80,7 +80,7 @@ def _band(
     *,
     name: str,
     colour: str,
-    **where: Any,
+    **panel: Any,
 ) -> None:
     """The area between the ends of an interval, one shape for each run of places that have one."""
     there = (low.isfinite() & high.isfinite()).numpy()
@@ -101,7 +101,7 @@ def _band(
                 legendgroup=name,
                 showlegend=False,
             ),
-            **where,
+            **panel,
         )
 
 
@@ -113,9 +113,9 @@ def add_chance(
     name: str = "chance",
     colour: str = style.MUTED,
     legend: bool = True,
-    **where: Any,
+    **panel: Any,
 ) -> None:
-    """A dashed line where chance is."""
+    """A dashed line at the level of chance."""
     figure.add_trace(
         go.Scatter(
             x=np.asarray(x),
@@ -127,16 +127,16 @@ def add_chance(
             line={"color": colour, "width": 1.5, "dash": "5px,4px"},
             hovertemplate=f"{plain(name)}: %{{y:.4g}}.<extra></extra>",
         ),
-        **where,
+        **panel,
     )
 
 
-def errors(shown: Measured, *, colour: str = style.INK) -> dict[str, Any]:
+def errors(numbers: Measured, *, colour: str = style.INK) -> dict[str, Any]:
     """Plotly's error bars from an interval; {} for none."""
-    if shown.low is None or shown.high is None:
+    if numbers.low is None or numbers.high is None:
         return {}
-    middle = digits(shown.values)
-    above, below = digits(shown.high) - middle, middle - digits(shown.low)
+    middle = digits(numbers.values)
+    above, below = digits(numbers.high) - middle, middle - digits(numbers.low)
     return {
         "type": "data",
         "symmetric": False,
@@ -148,9 +148,9 @@ def errors(shown: Measured, *, colour: str = style.INK) -> dict[str, Any]:
     }
 
 
-def ranked(
+def bar_chart(
     labels: Sequence[str],
-    shown: Measured,
+    numbers: Measured,
     *,
     title: str,
     unit: str,
@@ -164,15 +164,15 @@ def ranked(
 
     Args:
         labels: distinct, one for each bar.
-        shown: values, interval, chance [bar].
+        numbers: values, interval, chance [bar].
         title, notes, definition: see `Drawing`.
         unit: title of the x axis.
         what: title of the y axis.
-        others: more facts for the hover text, [bar] each.
+        others: more facts for the hover text.
         named: what chance is called.
     """
     figure = go.Figure()
-    add_bars(figure, labels, shown, others=others, named=named)
+    add_bars(figure, labels, numbers, others=others, named=named)
     left = bars_axes(figure, labels, unit=unit, what=what)
     return Drawing(
         figure=figure,
@@ -181,7 +181,7 @@ def ranked(
         definition=definition,
         plot=bars_height(len(labels)),
         left=left,
-        legend=shown.has_chance,
+        legend=numbers.has_chance,
         below=50,
     )
 
@@ -204,7 +204,7 @@ def bars_height(n: int) -> int:
     return max(80, min(_HIGHEST, _ROW * n + 12))
 
 
-def bars_axes(figure: go.Figure, labels: Sequence[str], *, unit: str, what: str, **where: Any) -> int:
+def bars_axes(figure: go.Figure, labels: Sequence[str], *, unit: str, what: str, **panel: Any) -> int:
     """The axes of horizontal bars; returns the pixels of the left margin."""
     longest = max((style.wide(label, style.SMALL) for label in labels), default=0.0)
     figure.update_yaxes(
@@ -216,45 +216,45 @@ def bars_axes(figure: go.Figure, labels: Sequence[str], *, unit: str, what: str,
         showgrid=False,
         tickmode="array" if len(labels) <= 45 else "auto",
         tickvals=list(labels),
-        **where,
+        **panel,
     )
-    figure.update_xaxes(title_text=unit, zeroline=True, rangemode="tozero", nticks=7, **where)
+    figure.update_xaxes(title_text=unit, zeroline=True, rangemode="tozero", nticks=7, **panel)
     return int(min(longest, 170) + (34 if what else 14))
 
 
 def add_bars(
     figure: go.Figure,
     labels: Sequence[str],
-    shown: Measured,
+    numbers: Measured,
     *,
     others: dict[str, Tensor] | None = None,
     named: str = "chance",
     legend: bool = True,
-    **where: Any,
+    **panel: Any,
 ) -> None:
-    """Horizontal bars into a figure, or into the panel `where`."""
-    data, said = facts(shown.low, shown.high, **{named: shown.chance}, **(others or {}))
-    colours = [style.CATEGORIES[1] if value < 0 else style.CATEGORIES[0] for value in shown.values.tolist()]
+    """Horizontal bars into a figure, or into one of its panels."""
+    data, said = facts(numbers.low, numbers.high, **{named: numbers.chance}, **(others or {}))
+    colours = [style.CATEGORIES[1] if value < 0 else style.CATEGORIES[0] for value in numbers.values.tolist()]
     figure.add_trace(
         go.Bar(
             y=list(labels),
-            x=digits(shown.values),
+            x=digits(numbers.values),
             orientation="h",
             marker={"color": colours},
             customdata=data,
-            error_x=errors(shown),
+            error_x=errors(numbers),
             name="measured",
             showlegend=False,
             hovertemplate=f"%{{y}}: %{{x:.4g}}{said}.<extra></extra>",
         ),
-        **where,
+        **panel,
     )
-    if shown.chance is not None and shown.has_chance:
+    if numbers.chance is not None and numbers.has_chance:
         called = named.replace("_", " ")
         figure.add_trace(
             go.Scatter(
                 y=list(labels),
-                x=digits(shown.chance),
+                x=digits(numbers.chance),
                 mode="markers",
                 name=called,
                 legendgroup=called,
@@ -262,7 +262,7 @@ def add_bars(
                 hovertemplate=f"%{{y}}: {called} %{{x:.4g}}.<extra></extra>",
                 marker={"symbol": "line-ns", "size": 7, "line": {"width": 2.5, "color": style.INK}},
             ),
-            **where,
+            **panel,
         )
 
 
@@ -274,7 +274,7 @@ def histogram(
     name: str,
     colour: str = style.CATEGORIES[0],
     what: str,
-    **where: Any,
+    **panel: Any,
 ) -> None:
     """Bars of counts between edges."""
     figure.add_trace(
@@ -289,7 +289,7 @@ def histogram(
             hovertemplate=f"from %{{customdata[0]:.4g}} to %{{customdata[1]:.4g}}: %{{y:,}} {plain(what)}."
             "<extra></extra>",
         ),
-        **where,
+        **panel,
     )
     figure.update_layout(bargap=0)
 

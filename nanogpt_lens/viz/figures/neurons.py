@@ -156,6 +156,7 @@ def statistics(
 def _matrix(
     result: NeuronStatistics, layer: int | str | None, to: int | str | None
 ) -> tuple[Tensor, float | None, tuple[str, str]]:
+    """The correlations of two layers' neurons, the largest magnitude in the control, and the layers' labels."""
     from nanogpt_lens.core.errors import ResultError
 
     labels = result.labels["layer"]
@@ -171,9 +172,9 @@ def _matrix(
         pairs = ", ".join(f"{x} and {y}" for x, y in result.pairs) or "none"
         raise ResultError(f"layers {a} and {b} were not correlated; expected one of these pairs: {pairs}")
     i = result.pairs.index(known[0])
-    found = result.across[i].double()
+    across = result.across[i].double()
     chance = None if result.chance_across is None else float(result.chance_across[i])
-    return (found if known[0] == pair else found.T), chance, (a, b)
+    return (across if known[0] == pair else across.T), chance, (a, b)
 
 
 def _in_strongest(pairs: Tensor, k: int, within: bool) -> tuple[list[int], list[int]]:
@@ -185,14 +186,19 @@ def _in_strongest(pairs: Tensor, k: int, within: bool) -> tuple[list[int], list[
     for place in size.flatten().argsort(descending=True, stable=True)[: 40 * k].tolist():
         i, j = divmod(place, width)
         ends = [(rows, i), (rows, j)] if within else [(rows, i), (columns, j)]
-        for found, new in ends:
-            if new not in found and len(found) < k:
-                found.append(new)
+        for chosen, new in ends:
+            if new not in chosen and len(chosen) < k:
+                chosen.append(new)
     return sorted(rows), sorted(rows if within else columns)
 
 
 def _distribution(
-    result: NeuronStatistics, pairs: Tensor, chance: float | None, within: bool, called: str, said: list[str]
+    result: NeuronStatistics,
+    pairs: Tensor,
+    chance: float | None,
+    within: bool,
+    called: str,
+    said: list[str],
 ) -> Drawing:
     values = pairs[torch.triu(torch.ones_like(pairs), 1).bool()] if within else pairs.flatten()
     values = values[values.isfinite()].numpy()

@@ -36,7 +36,7 @@ def bounds(*tensors: Tensor | None) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Values with what belongs to them: interval and chance, of the same shape, None where there is none."""
+    """Values with what belongs to them: interval and chance; None where there is none."""
 
     values: Tensor
     low: Tensor | None = None
@@ -69,7 +69,9 @@ class Measured:
 
 
 def facts(
-    low: Tensor | None = None, high: Tensor | None = None, **others: Tensor | None
+    low: Tensor | None = None,
+    high: Tensor | None = None,
+    **others: Tensor | None,
 ) -> tuple[np.ndarray | None, str]:
     """What a hover text adds to a value: its interval, and others by name.
 

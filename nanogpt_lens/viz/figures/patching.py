@@ -18,7 +18,7 @@ from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.grids import Layout, grid_of, site_names
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
-from nanogpt_lens.viz.figures.lines import downwards, ranked
+from nanogpt_lens.viz.figures.lines import bar_chart, downwards
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts
 
 Value = Literal["recovery", "effect", "value", "estimate"]
@@ -45,7 +45,7 @@ def effects(
     value: Value | None = None,
     kind: Literal["heatmap", "bars"] | None = None,
     k: int = 20,
-    **where: Any,
+    **selection: Any,
 ) -> Drawing:
     """The sites that matter: a heat map of two axes, or bars with intervals.
 
@@ -55,42 +55,43 @@ def effects(
             is one, else effect.
         kind: "heatmap" or "bars" (the `k` largest effects, with intervals); None for bars where there is one axis.
         k: how many bars.
-        where: an index or a label for any axis, such as layer=1.
+        selection: an index or a label for any axis, such as layer=1.
 
     Raises:
         ResultError: another word, or a place that is not there.
     """
-    shown = _measured(result, value)
-    grid = grid_of(result, where, strength=result.effect)
+    quantity = _quantity(result, value)
+    grid = grid_of(result, selection, strength=result.effect)
     kind = "bars" if kind is None and grid.columns is None else kind or "heatmap"
     one_of("kind", kind, ("heatmap", "bars"))
-    title = f"{_TITLES[shown.name]} after patching" + (f" {result.patched}" if result.patched else "")
-    notes = _runs(result, shown)
-    told = shown.name == "recovery" and shown.low is not None
+    title = f"{_TITLES[quantity.name]} after patching" + (f" {result.patched}" if result.patched else "")
+    notes = _runs(result, quantity)
+    told = quantity.name == "recovery" and quantity.low is not None
     if kind == "bars" or grid.columns is None:
-        drawing = _bars(result, shown, where, result.effect, k, title=title, notes=notes)
+        drawing = _bars(result, quantity, selection, result.effect, k, title=title, notes=notes)
         return replace(drawing, intervals_told=told or isinstance(result, ScreeningResult))
-    drawing = replace(_heatmap(result, grid, shown, title=title, notes=notes), intervals_told=told)
+    drawing = replace(_heatmap(result, grid, quantity, title=title, notes=notes), intervals_told=told)
     if isinstance(result, ScreeningResult):
-        _verified(drawing.figure, grid.rearranged(result.verified), grid)
+        _add_dots(drawing.figure, grid.rearranged(result.verified), grid)
     return drawing
 
 
 def estimates(
-    result: AttributionResult, *, kind: Literal["heatmap", "bars"] | None = None, k: int = 20, **where: Any
+    result: AttributionResult, *, kind: Literal["heatmap", "bars"] | None = None, k: int = 20, **selection: Any
 ) -> Drawing:
     """Estimates by gradient, see `effects`."""
-    shown = _Value(values=result.values, name="estimate")
-    grid = grid_of(result, where, strength=result.values)
+    quantity = _Value(values=result.values, name="estimate")
+    grid = grid_of(result, selection, strength=result.values)
     kind = "bars" if kind is None and grid.columns is None else kind or "heatmap"
     one_of("kind", kind, ("heatmap", "bars"))
     notes = [f"The metric of the run at which the gradient was taken is {result.base:.4g}"]
     if kind == "bars" or grid.columns is None:
-        return _bars(result, shown, where, result.values, k, title="Attribution patching", notes=notes)
-    return _heatmap(result, grid, shown, title="Attribution patching", notes=notes)
+        return _bars(result, quantity, selection, result.values, k, title="Attribution patching", notes=notes)
+    return _heatmap(result, grid, quantity, title="Attribution patching", notes=notes)
 
 
-def _measured(result: PatchingResult, value: str | None) -> _Value:
+def _quantity(result: PatchingResult, value: str | None) -> _Value:
+    """The values asked for, with their interval."""
     recovery = result.recovery
     usable = recovery is not None and bool(recovery.isfinite().any())
     known = ["effect", "value", *(["recovery"] if usable else [])]
@@ -115,37 +116,38 @@ def _measured(result: PatchingResult, value: str | None) -> _Value:
     return _Value(values=recovery, low=least, high=most, name=name)
 
 
-def _runs(result: PatchingResult, shown: _Value) -> list[str]:
+def _runs(result: PatchingResult, quantity: _Value) -> list[str]:
+    """What the caption says of the runs and of the values."""
     said = f"Metric of the clean run {result.clean:.4g}"
     said += "" if result.corrupted is None else f", of the corrupted run {result.corrupted:.4g}"
     notes = [f"{result.quantity}. {said}"]
-    if shown.name == "recovery":
+    if quantity.name == "recovery":
         notes.append("Recovery: (metric - corrupted) / (clean - corrupted)")
-        if shown.low is not None:
+        if quantity.low is not None:
             notes.append(interval_of(result, over=" over the examples, the gap taken as given"))
     if isinstance(result, ScreeningResult):
         notes.append("A dot marks what was patched exactly; elsewhere the gradient's estimate")
     return notes
 
 
-def _heatmap(result: Result, grid: Layout, shown: _Value, *, title: str, notes: Sequence[str]) -> Drawing:
-    low, high = (None if t is None else grid.rearranged(t) for t in (shown.low, shown.high))
+def _heatmap(result: Result, grid: Layout, quantity: _Value, *, title: str, notes: Sequence[str]) -> Drawing:
+    low, high = (None if t is None else grid.rearranged(t) for t in (quantity.low, quantity.high))
     data, said = facts(low, high)
-    z = grid.rearranged(shown.values)
+    z = grid.rearranged(quantity.values)
     picture = Map(
         z=z,
         x=grid.x,
         y=grid.y,
         data=data,
         downwards=grid.downwards,
-        hover=f"{grid.hover}: {shown.name} %{{z:.4g}}{said}.",
+        hover=f"{grid.hover}: {quantity.name} %{{z:.4g}}{said}.",
         number=".2f" if max(z.shape) <= 10 and float(z.abs().nan_to_num(0).max()) >= 0.05 else "",
     )
-    signed = shown.name != "value" or bounds(z)[0] < 0
+    signed = quantity.name != "value" or bounds(z)[0] < 0
     return heat_map(
         picture,
         title=title,
-        unit=_UNITS[shown.name],
+        unit=_UNITS[quantity.name],
         x_title=grid.x_title,
         y_title=grid.y_title,
         signed=signed,
@@ -153,7 +155,8 @@ def _heatmap(result: Result, grid: Layout, shown: _Value, *, title: str, notes: 
     )
 
 
-def _verified(figure: go.Figure, verified: Tensor, grid: Layout) -> None:
+def _add_dots(figure: go.Figure, verified: Tensor, grid: Layout) -> None:
+    """Put a dot on each site that was patched exactly, where there are others."""
     rows, columns = verified.nonzero(as_tuple=True)
     if verified.all() or verified.numel() > 4000:
         return
@@ -174,22 +177,29 @@ def _verified(figure: go.Figure, verified: Tensor, grid: Layout) -> None:
 
 
 def _bars(
-    result: Result, shown: _Value, where: dict[str, Any], strength: Tensor, k: int, *, title: str, notes: list[str]
+    result: Result,
+    quantity: _Value,
+    selection: dict[str, Any],
+    strength: Tensor,
+    k: int,
+    *,
+    title: str,
+    notes: list[str],
 ) -> Drawing:
-    names, chosen, place = site_names(result, where)
+    names, chosen, place = site_names(result, selection)
     size = strength.flatten()[place].abs().nan_to_num(-1)
     order = size.argsort(descending=True, stable=True)[: count("k", k)]
     everything = len(order) == len(names)
-    flat = Measured(shown.values, shown.low, shown.high).mapped(lambda tensor: tensor.flatten()[place])
+    flat = Measured(quantity.values, quantity.low, quantity.high).mapped(lambda tensor: tensor.flatten()[place])
     order = order.sort().values if everything else order[downwards(flat.values[order])]
     cut = [f"The {len(order)} sites with the largest effect, of {len(names)}"] if not everything else []
     if isinstance(result, ScreeningResult):
         cut.append("Without an interval: estimated by gradient")
-    return ranked(
+    return bar_chart(
         [names[i] for i in order.tolist()],
         flat.at(order),
         title=title,
-        unit=_UNITS[shown.name],
+        unit=_UNITS[quantity.name],
         what=chosen,
         notes=[*cut, *notes],
     )

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from nanogpt_lens.results.sae import SAEEvaluation
-from nanogpt_lens.viz.figures.bars import stacked
+from nanogpt_lens.viz.figures.bars import bar_panels
 from nanogpt_lens.viz.figures.choices import one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.labels import places
@@ -40,7 +40,7 @@ def evaluation(
         if kept:
             names = [places(result, "score")[i] for i in kept]
             groups.append((unit, names, Measured.of(result).at(kept)))
-    return stacked(groups, title="Sparse autoencoder", named="random_directions")
+    return bar_panels(groups, title="Sparse autoencoder", named="random_directions")
 
 
 def _density(result: SAEEvaluation) -> Drawing:

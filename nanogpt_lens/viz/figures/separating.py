@@ -15,7 +15,7 @@ from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.labels import distinct, places
-from nanogpt_lens.viz.figures.lines import bars_axes, bars_height, errors, histogram, log_axis, ranked, upright
+from nanogpt_lens.viz.figures.lines import bar_chart, bars_axes, bars_height, errors, histogram, log_axis, upright
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, digits
 from nanogpt_lens.viz.tokens import harmless
 
@@ -63,7 +63,7 @@ def best(result: SeparatingNeurons, *, kind: Literal["best", "all"] = "best", k:
         )
     )
     if out:
-        figure.add_trace(_where_chosen(labels, first))
+        figure.add_trace(_rings(labels, first))
     figure.add_trace(_chance_line(labels, result.chance))
     left = bars_axes(figure, labels, unit="AUROC (0.5: no separation)", what="neuron")
     least = min(0.5, bounds(measured.values, first, low)[0])
@@ -79,7 +79,7 @@ def best(result: SeparatingNeurons, *, kind: Literal["best", "all"] = "best", k:
     )
 
 
-def _where_chosen(labels: list[str], first: Tensor) -> go.Scatter:
+def _rings(labels: list[str], first: Tensor) -> go.Scatter:
     """Rings at the AUROC on the part on which the neurons were chosen."""
     return go.Scatter(
         y=labels,
@@ -104,6 +104,7 @@ def _chance_line(labels: list[str], chance: float) -> go.Scatter:
 
 
 def _class_of(result: SeparatingNeurons) -> str:
+    """The name of the class, if it is short."""
     return result.predicate if 0 < len(result.predicate) <= 24 else "the class"
 
 
@@ -113,8 +114,8 @@ def _all(result: SeparatingNeurons, note: str) -> Drawing:
     figure = go.Figure()
     histogram(figure, edges, counts, name="neurons", what="neurons")
     top = float(counts.max()) or 1.0
-    for end, shown in ((result.chance, True), (1 - result.chance, False)):
-        upright(figure, end, name="best by chance", top=top, legend=shown)
+    for end, legend in ((result.chance, True), (1 - result.chance, False)):
+        upright(figure, end, name="best by chance", top=top, legend=legend)
     figure.update_xaxes(title_text="AUROC (0.5: no separation)", range=[0, 1])
     figure.update_yaxes(title_text="neurons")
     log_axis(figure, 0.9, top)
@@ -153,7 +154,7 @@ def ablation(
     strong = result.controls_as_strong[chosen]
     others = {"share_of_control_sets_as_strong": strong} if bool(strong.isfinite().any()) else None
     taken = result.labels["ablated"][0][:60]
-    return ranked(
+    return bar_chart(
         labels,
         Measured.of(result).at((0, chosen)),
         title=f"Without {taken}",
@@ -169,7 +170,7 @@ def _hits(result: NeuronAblation, k: int) -> Drawing:
         labels.append(harmless(before[-14:], spaces=False, longest=14) + " → " + harmless(token, longest=8))
     labels = distinct(labels)
     losses = result.hit_losses[:k].double()
-    return ranked(
+    return bar_chart(
         labels,
         Measured(result.hit_values[:k]),
         title="The tokens that are hit hardest",

@@ -29,7 +29,7 @@ def over_steps(
     y: Literal["linear", "log"] = "linear",
     mark: float | tuple[float, float, float] | None = None,
     k: int = 8,
-    **where: Any,
+    **selection: Any,
 ) -> Drawing:
     """A line for each place of the other axes; where there are more than `k`, those that change most have colours.
 
@@ -39,7 +39,7 @@ def over_steps(
         y: scale of the values.
         mark: a step where something changes, or (step, low, high) with its interval.
         k: how many lines have a colour and a name.
-        where: an index or a label for any axis, such as score="induction".
+        selection: an index or a label for any axis, such as score="induction".
 
     Raises:
         ResultError: labels that are no numbers, a mark that is none, another word, or a place that is not there.
@@ -48,9 +48,9 @@ def over_steps(
     one_of("y", y, ("linear", "log"))
     steps = _steps(result)
     at = _on_axis(steps, x)
-    if where.pop("step", None) is not None:
+    if selection.pop("step", None) is not None:
         raise ResultError("step= was given, but the steps are the x axis; expected a place on another axis")
-    fixed = {axis: index_of(result, axis, place) for axis, place in where.items() if place is not None}
+    fixed = {axis: index_of(result, axis, place) for axis, place in selection.items() if place is not None}
     lines, left = _lines(result, fixed)
     figure, names = go.Figure(), _names(result, left)
     spread = torch.stack([_spread(line.values) for line in lines])
@@ -74,7 +74,7 @@ def over_steps(
     notes = [f"Shown: {spot(result, **fixed)}"] if fixed else []
     if len(loud) < len(lines):
         notes.append(f"In colour the {len(loud)} lines that change most, of {len(lines)}")
-    about_mark = _marked(figure, mark, x, steps)
+    about_mark = _draw_mark(figure, mark, x, steps)
     title = f"{words(result.heading, longest=50).capitalize()} over training"
     return Drawing(
         figure=figure,
@@ -101,7 +101,7 @@ def _on_axis(steps: Sequence[int], x: str) -> list[float]:
 
 
 def _lines(result: Result, fixed: dict[str, int]) -> tuple[list[Measured], list[str]]:
-    """For each place of the remaining axes its values [step], with interval and chance; and those axes."""
+    """The values [step] of each place of the remaining axes, with interval and chance; and those axes."""
     left = [axis for axis in result.axes if axis not in (*fixed, "step")]
 
     def rows(tensor: Tensor) -> Tensor:
@@ -116,6 +116,7 @@ def _lines(result: Result, fixed: dict[str, int]) -> tuple[list[Measured], list[
 
 
 def _names(result: Result, left: Sequence[str]) -> list[str]:
+    """The name of each line, by its place on the axes that are left."""
     if not left:
         return [words(result.heading, longest=50)]
     each = [places(result, axis) for axis in left]
@@ -134,11 +135,13 @@ def _names(result: Result, left: Sequence[str]) -> list[str]:
 
 
 def _spread(values: Tensor) -> Tensor:
+    """The difference between the largest and the least value; -1 where there is none."""
     finite = values[values.isfinite()].double()
     return finite.max() - finite.min() if len(finite) else torch.tensor(-1.0, dtype=torch.float64)
 
 
 def _quiet(figure: go.Figure, at: Sequence[float], steps: Sequence[int], values: Tensor, name: str) -> None:
+    """A thin grey line without a name in the legend."""
     add_line(
         figure,
         at,
@@ -156,9 +159,9 @@ def _quiet(figure: go.Figure, at: Sequence[float], steps: Sequence[int], values:
 
 def _draw_chance(figure: go.Figure, at: Sequence[float], levels: Sequence[Tensor | None]) -> None:
     """One line where all have the same chance, else one for each."""
-    given = [level for level in levels if level is not None and bool(level.isfinite().any())]
+    known = [level for level in levels if level is not None and bool(level.isfinite().any())]
     different: list[Tensor] = []
-    for level in given:
+    for level in known:
         if not any(torch.allclose(level, other, equal_nan=True) for other in different):
             different.append(level)
     for i, level in enumerate(different[:8]):
@@ -179,8 +182,8 @@ def _axes(figure: go.Figure, result: Result, steps: Sequence[int], at: Sequence[
         )
 
 
-def _marked(figure: go.Figure, mark: Any, x: str, steps: Sequence[int]) -> list[str]:
-    """The transition as a line, its interval as a band; what the caption says of it."""
+def _draw_mark(figure: go.Figure, mark: Any, x: str, steps: Sequence[int]) -> list[str]:
+    """Draw the transition as a line and its interval as a band; what the caption says of it comes back."""
     if mark is None:
         return []
     numbers = mark if isinstance(mark, tuple | list) else (mark, mark, mark)

@@ -84,7 +84,7 @@ def lens(
     score: str | None = None,
     y: Literal["log", "linear"] = "log",
 ) -> Drawing:
-    """As `scores`, or KL on the text that decides when to stop, by training step.
+    """The figure of `scores`, or KL on the text that decides when to stop, by training step.
 
     Args:
         result: a tuned lens.
