@@ -68,7 +68,7 @@ class Analysis:
     def needs(self) -> tuple[str, ...]:
         """The names of the arguments behind the model that have no default."""
         _, *rest = signature(self.function).parameters.values()
-        return tuple(p.name for p in rest if p.default is Parameter.empty and p.kind is not Parameter.VAR_POSITIONAL)
+        return tuple(p.name for p in rest if p.default is Parameter.empty and p.kind not in _VARIADIC)
 
     def takes(self, source: str) -> bool:
         """Whether the first argument behind the model is a corpus, or a task."""
@@ -103,6 +103,8 @@ class Analysis:
         """The words of the command that prints it: those before the checkpoint, and those behind it."""
         return (self.command.split(), []) if self.command else (["measure"], [self.name])
 
+
+_VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 ANALYSES: dict[str, Analysis] = {}
 """All analyses by name."""
