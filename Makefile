@@ -21,11 +21,11 @@ test: .venv/.dev check  ## lint, types and the suite, TransformerLens 3.9
 test-tl4: .venv-tl4/.dev  ## the suite under TransformerLens 4.3
 	$(PYTEST) $(BIN4)/python -m pytest $(SHARED)
 
-test-slow: .venv/.dev  ## what takes minutes: three notebooks, compiled training
-	$(PYTEST) $(BIN)/python -m pytest -m slow -n 2
+test-slow: .venv/.dev  ## what takes minutes: four notebooks, pictures in a browser, training with torch.compile
+	$(PYTEST) $(BIN)/python -m pytest -m slow $(SHARED)
 
 test-slow-tl4: .venv-tl4/.dev
-	$(PYTEST) $(BIN4)/python -m pytest -m slow -n 2
+	$(PYTEST) $(BIN4)/python -m pytest -m slow $(SHARED)
 
 coverage: .venv/.dev  ## which lines and branches the suite runs; the page is in htmlcov/
 	$(PYTEST) $(BIN)/python -m pytest $(SHARED) --cov --cov-report=term:skip-covered --cov-report=html

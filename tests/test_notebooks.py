@@ -31,7 +31,7 @@ NAMES = [
     "03_logit_lens_analysis",
     "04_novel_findings",
 ]
-TAKES_LONG = {"01_induction_heads", "03_logit_lens_analysis", "04_novel_findings"}
+TAKES_LONG = {"01_induction_heads", "02_attention_patterns", "03_logit_lens_analysis", "04_novel_findings"}
 SECTIONS = ["Question", "Method", "What to expect", "What we found", "What could be wrong"]
 MOST_LINES, MOST_BYTES = 120, 1_000_000
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?%?")

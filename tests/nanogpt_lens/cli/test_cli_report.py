@@ -119,6 +119,7 @@ def test_bad_input_exits_2_and_writes_nothing(run, tmp_path, arguments, message)
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_every_command_of_a_report_runs(run, tmp_path):
     """The lines under the sections, as a reader would copy them."""
     found = report("out", corpus="words.txt", clean="the king", corrupted="the kigg", progress=False)

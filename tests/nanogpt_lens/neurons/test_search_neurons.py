@@ -275,6 +275,7 @@ principal_components(model, corpus(161), "resid_post", layer=1, k=16, **options)
 """
 
 
+@pytest.mark.slow  # torchrun starts two processes, each of which imports everything
 def test_two_processes_are_as_one(model, tmp_path):
     done = two_processes(SCRIPT, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

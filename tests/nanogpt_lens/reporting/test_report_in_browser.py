@@ -11,6 +11,8 @@ from tests.browser import n_colours, pixels, watched
 from tests.hostile import HOSTILE, plain
 from tests.nanogpt_lens.reporting.report_helpers import hostile, small, text
 
+pytestmark = pytest.mark.slow  # a browser that draws takes minutes
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -18,6 +18,8 @@ from tests.browser import n_colours, pixels, watched
 from tests.hostile import HOSTILE, plain
 from tests.nanogpt_lens.neurons.neuron_helpers import lens_model, play
 
+pytestmark = pytest.mark.slow  # a browser that draws takes minutes
+
 TEXT = "ROMEO:\nBut"
 
 

@@ -7,6 +7,8 @@ import pytest
 from tests.browser import n_colours, pixels, watched
 from tests.nanogpt_lens.neurons.neuron_helpers import lens_model
 
+pytestmark = pytest.mark.slow  # a browser that draws takes minutes
+
 nbformat = pytest.importorskip("nbformat")
 BEGIN = """import nanogpt_lens as ngl, torch
 model = ngl.load({folder!r}, dtype=torch.float64)"""
