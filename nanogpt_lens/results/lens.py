@@ -211,7 +211,7 @@ class TunedLens(LensScores):
     Its `values` are what it reaches on held-out text, see `LensScores`.
 
     Attributes:
-        matrices, biases: of each translator.
+        matrices, biases: of each translator; their shapes are checked in a sentence of this class.
         translated: the depth of each translator, ascending; the model's output has none.
         n_layers: of the model.
         home: the identity of the model that it was trained for.
@@ -222,8 +222,8 @@ class TunedLens(LensScores):
         trace: of the text that it was trained on and stopped by, see `nanogpt_lens.text.seen`.
     """
 
-    matrices: Float[Tensor, "translator d_model d_model"]
-    biases: Float[Tensor, "translator d_model"]
+    matrices: Float[Tensor, " ..."]
+    biases: Float[Tensor, " ..."]
     translated: tuple[int, ...]
     n_layers: int
     home: str
