@@ -340,7 +340,7 @@ class Scores(Result):
     chance: Shaped[Tensor, "*axes"] | None = None
     low: Shaped[Tensor, "*axes"] | None = None
     high: Shaped[Tensor, "*axes"] | None = None
-    per_example: Shaped[Tensor, "*axes example"] | None = None
+    per_example: Shaped[Tensor, " ..."] | None = None
 
     def score(self, name: str) -> Shaped[Tensor, " ..."]:
         """The values of one of several scores, by name, such as `scores.score("induction")` [layer, head]."""
