@@ -17,6 +17,7 @@ from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any, Literal, TypeAlias, get_args
 
+from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 
 LooksAt: TypeAlias = Literal["weights", "random tokens", "corpus", "text", "prompts", "task", "direction"]
@@ -140,8 +141,7 @@ def register(
         AnalysisError: the name is taken, or it is no function of a model.
     """
     called = name or getattr(function, "__name__", "")
-    if looks_at not in get_args(LooksAt):
-        raise AnalysisError(f"looks_at is {looks_at!r}; expected one of {', '.join(get_args(LooksAt))}")
+    check_choice(LooksAt, looks_at=looks_at)
     if not called.isidentifier() or not callable(function) or not signature(function).parameters:
         raise AnalysisError(f"{function!r} cannot be registered as {called!r}; expected a named function of a model")
     if called in ANALYSES:

@@ -94,7 +94,7 @@ def _source(analysis: Analysis, text: Path | None, prompt: str | None, task: Pat
 def _print(result: Any, count: int) -> None:
     typer.echo(f"{result.quantity}: {result.explanation()}")
     frame = result.top(count)
-    columns = [f"{axis}_label" if f"{axis}_label" in frame else axis for axis in result.axes]
+    columns = result.place_columns(frame)
     extra = [name for name in ("low", "high", "chance") if name in frame]
     rows = [
         [*(str(row[c]) for c in columns), *(number(row[c], 4) for c in ("value", *extra))]

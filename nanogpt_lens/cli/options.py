@@ -13,6 +13,7 @@ import typer
 
 from conversion.backends import BackendChoice
 from conversion.config import ActFn
+from nanogpt_lens.model.reading import Reading
 
 PathArgument = Annotated[str, typer.Argument(help="nanoGPT's out_dir, a ckpt.pt, or the name of a shipped checkpoint")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
@@ -54,8 +55,6 @@ def with_reading(command: Callable[..., None], *, backend: bool = True) -> Calla
 
     def run(**arguments: Any) -> None:
         with errors():
-            from nanogpt_lens.model.reading import Reading
-
             words = {name: arguments.pop(name) for name in options}
             words["ignore_model_args"] = words.pop("ignore_model_arg") or ()
             command(**arguments, reading=Reading(**words))

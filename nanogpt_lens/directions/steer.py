@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import bootstrap
 from nanogpt_lens.directions.find import as_direction
@@ -234,8 +235,7 @@ def _vector(model: Hooked, direction: Tensor | Sequence[float], scale: float) ->
 
 def _hook_name(model: Hooked, layer: int, activation: str) -> str:
     """The name of the hook point; AnalysisError unless the layer is one, and the activation one of `Stream`."""
-    if activation not in get_args(Stream):
-        raise AnalysisError(f"activation is {activation!r}; expected one of {', '.join(get_args(Stream))}")
+    check_choice(Stream, activation=activation)
     return f"blocks.{checked_layers(model, [layer])[0]}.hook_{activation}"
 
 

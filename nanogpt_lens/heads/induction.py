@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import sampled
 from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, n_tokens, provenance, run
@@ -84,8 +85,7 @@ def prefix_matching(
         AnalysisError: the convention is unknown, the copies do not fit the context, or the corpus does not
             fit the model; see `random_tokens`.
     """
-    if convention not in get_args(Convention):
-        raise AnalysisError(f"convention is {convention!r}; expected one of {', '.join(get_args(Convention))}")
+    check_choice(Convention, convention=convention)
     check_whole(1, n=n)
     length, copies = _layout(model, seq_len, convention, seed)
     if corpus is None:

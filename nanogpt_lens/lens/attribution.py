@@ -9,12 +9,13 @@ components' parts, plus the bias of the LayerNorm and of the unembedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, evaluating, provenance, run, token_labels
 from nanogpt_lens.model.identity import affine
@@ -64,8 +65,7 @@ def direct_logit_attribution(
 
     Source: Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Wang et al. 2022 (IOI).
     """
-    if components not in get_args(Components):
-        raise AnalysisError(f"components is {components!r}; expected one of {', '.join(get_args(Components))}")
+    check_choice(Components, components=components)
     tokens = as_tokens(model, text)
     n_pos = tokens.shape[1] - (answer is None)
     if not n_pos:

@@ -216,6 +216,10 @@ class Result:
         rows = json.loads(self.to_dataframe().to_json(None, orient="records", double_precision=15) or "[]")
         return {"kind": type(self).__name__, **plain, "rows": rows}
 
+    def place_columns(self, frame: pd.DataFrame) -> list[str]:
+        """The columns of `to_dataframe` or `top` that name a place: labels where an axis has them, else indices."""
+        return [f"{axis}_label" if f"{axis}_label" in frame else axis for axis in self.axes]
+
     def plot(self, **options: Any) -> Figure:
         """A Plotly figure of this result; options are those of its function in `viz.figures`.
 

@@ -10,7 +10,7 @@ weights, the user's hooks, half precision), the run goes through the hook points
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Int
@@ -19,6 +19,7 @@ from torch import Tensor
 from conversion.errors import ConversionError
 from conversion.native import GPT, hook_names
 from conversion.transformerlens_to_nanogpt import to_nanogpt
+from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Edit, Hooked, device_of, has_hooks, run
 from nanogpt_lens.text.prompts import random_tokens
@@ -53,8 +54,7 @@ class Reader:
     """
 
     def __init__(self, model: Hooked, names: Sequence[str], *, engine: Engine = "auto") -> None:
-        if engine not in get_args(Engine):
-            raise AnalysisError(f"engine is {engine!r}; expected one of {', '.join(get_args(Engine))}")
+        check_choice(Engine, engine=engine)
         for name in names:
             if name not in model.hook_dict:
                 raise AnalysisError(

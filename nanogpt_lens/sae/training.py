@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ from torch import Tensor
 from conversion.atomic import new_folder
 from conversion.backends import transformer_lens_version
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Hooked, device_of, evaluating, provenance
@@ -112,8 +113,7 @@ def train_sae(
         raise AnalysisError(f"tokens is {tokens}; expected at least batch_size={batch_size}, one training step")
     if k > d_sae:
         raise AnalysisError(f"k is {k}; expected at most d_sae={d_sae}, the number of features")
-    if normalize not in get_args(Normalize):
-        raise AnalysisError(f"normalize is {normalize!r}; expected one of {', '.join(get_args(Normalize))}")
+    check_choice(Normalize, normalize=normalize)
     if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < 1:
         raise AnalysisError(f"lr is {lr!r}; expected a learning rate between 0 and 1, such as 0.004")
     sequences = open_corpus(model, corpus, part="train").sequences(seq_len=seq_len, least=2)

@@ -59,7 +59,7 @@ def _source(analysis: Analysis, subject: Subject) -> tuple[Any, ...]:
 
 def _table(result: Result) -> Table:
     frame = result.top(_ROWS)
-    columns = [f"{axis}_label" if f"{axis}_label" in frame else axis for axis in result.axes]
+    columns = result.place_columns(frame)
     rows = [(*(str(row[c]) for c in columns), number(float(row["value"]))) for row in frame.to_dict("records")]
     return Table(
         header=(*(axis.replace("_", " ") for axis in result.axes), result.quantity),
