@@ -59,7 +59,7 @@ def mean_of(kind: Kind, activation: Float[Tensor, "example ..."]) -> Float[Tenso
 
 
 def mean_activations(
-    model: Hooked, sequences: Iterable[Int[Tensor, "example pos"]], names: Mapping[str, Kind]
+    model: Hooked, sequences: Iterable[Int[Tensor, "_ _"]], names: Mapping[str, Kind]
 ) -> dict[str, Float[Tensor, " ..."]]:
     """By hook point the mean activation over all of `sequences`, in the model as it is."""
     means = {name: RunningMean(kind.mean_dims) for name, kind in names.items()}

@@ -173,7 +173,7 @@ def _windows(sequences: Sequences, n: int, seed: int) -> Int[Tensor, "example po
 
 
 def _first_pass(
-    model: Hooked, name: str, sae: Any, chunks: Sequence[Int[Tensor, "example pos"]]
+    model: Hooked, name: str, sae: Any, chunks: Sequence[Int[Tensor, "_ pos"]]
 ) -> tuple[Float[Tensor, " d_in"], float]:
     """The mean activation in float64, and the active features per token."""
     reader = Reader(model, [name])

@@ -40,7 +40,7 @@ def trace_of(ids: TokenIds) -> Int[Tensor, " hash"]:
     return torch.from_numpy(kept)
 
 
-def joined_traces(traces: Iterable[Int[Tensor, " hash"]]) -> Int[Tensor, " joined"]:
+def joined_traces(traces: Iterable[Int[Tensor, " _"]]) -> Int[Tensor, " joined"]:
     """The trace of several texts together."""
     return torch.cat(list(traces)).unique()[:_SIZE]
 
