@@ -25,14 +25,16 @@ GOLDEN = Path(__file__).parent / "golden"
 CASES = ("bias", "no_bias", "compiled", "old_mask_buffers")
 
 
+FIGURES = ("nanogpt_lens/viz/test_figures", "nanogpt_lens/viz/test_prose_is_for_people.py")
+"""Files that draw the same results."""
 LONGEST = (
-    "nanogpt_lens/viz/test_figures",
+    FIGURES[0],
     "nanogpt_lens/reporting/test_report.py",
-    "test_notebooks.py",
     "test_readme.py",
-    "nanogpt_lens/cli/test_cli_report.py",
+    "nanogpt_lens/runs/test_change_points.py",
+    "conversion/test_equivalence.py",
+    "nanogpt_lens/viz/test_export.py",
     "nanogpt_lens/cli/test_cli.py",
-    "test_packaging.py",
 )
 """Groups of tests that begin first: a long one that began last would leave the other process without work."""
 
@@ -40,9 +42,10 @@ LONGEST = (
 def _group(item: pytest.Item) -> str:
     """The tests that one process runs, for they share what is expensive: a file; the files of figures together."""
     name = item.path.relative_to(Path(__file__).parent).as_posix()
-    return LONGEST[0] if name.startswith(LONGEST[0]) else name
+    return FIGURES[0] if name.startswith(FIGURES) else name
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests, the longest group first; skip, with a reason, what this TransformerLens cannot do."""
     items.sort(key=lambda item: LONGEST.index(_group(item)) if _group(item) in LONGEST else len(LONGEST))
@@ -56,6 +59,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs TransformerLens 4"))
         if item.get_closest_marker("sae") and (backend != "hooked" or find_spec("sae_lens") is None):
             item.add_marker(pytest.mark.skip(reason="needs SAELens and TransformerLens 3.9"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Raise UsageError where pytest-xdist did not see the groups: every process would make what tests share."""
+    grouped = hasattr(session.config, "workerinput") and session.config.getoption("loadgroup", False)
+    if grouped and session.items and "@" not in session.items[0].nodeid:
+        raise pytest.UsageError("pytest-xdist sees no groups of tests; expected pytest 9.1, see constraints.txt")
 
 
 @dataclass

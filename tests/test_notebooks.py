@@ -31,7 +31,6 @@ NAMES = [
     "03_logit_lens_analysis",
     "04_novel_findings",
 ]
-TAKES_LONG = {"01_induction_heads", "02_attention_patterns", "03_logit_lens_analysis", "04_novel_findings"}
 SECTIONS = ["Question", "Method", "What to expect", "What we found", "What could be wrong"]
 MOST_LINES, MOST_BYTES = 120, 1_000_000
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?%?")
@@ -98,9 +97,8 @@ def leaves(data):
     return sum(leaves(v) if isinstance(v, dict | list) else len(str(v)) > 0 for v in values)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in TAKES_LONG else name for name in NAMES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_it_runs_and_its_pictures_show_something(name):
     notebook = notebooks.read(name)
     committed = printed(notebook)

@@ -38,6 +38,7 @@ def test_the_wheel_has_what_it_must(wheel):
     assert not [n for n in names if n.startswith(("tests", "benchmarks", "checkpoints"))]
 
 
+@pytest.mark.slow
 def test_a_plain_install_knows_the_shipped_checkpoint(wheel, tmp_path):
     pip = [
         sys.executable,

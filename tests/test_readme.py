@@ -51,7 +51,7 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [ANALYSES, LENSES, PICTURES, DYNAMICS, ARCHITECTURE],
+    [ANALYSES, LENSES, pytest.param(PICTURES, marks=pytest.mark.slow), DYNAMICS, ARCHITECTURE],
     ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS", "ARCHITECTURE"],
 )
 def test_the_snippets_run(tmp_path, monkeypatch, text):
@@ -62,6 +62,7 @@ def test_the_snippets_run(tmp_path, monkeypatch, text):
     exec(compile(python_of(text), "the document's Python", "exec"), {"__name__": "__main__"})
 
 
+@pytest.mark.slow
 def test_the_commands_run(tmp_path, monkeypatch):
     """Every `$ nanogpt-lens` line; training is cut to a few iterations, samples to a few sequences.
 

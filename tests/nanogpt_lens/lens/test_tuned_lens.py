@@ -314,6 +314,7 @@ if is_first():
 """
 
 
+@pytest.mark.slow  # two processes import everything
 def test_two_processes_give_the_lens_of_one(tmp_path):
     """70 tokens are 7 sequences: the shares are unequal."""
     done = run_in_two_processes(SCRIPT, tmp_path)

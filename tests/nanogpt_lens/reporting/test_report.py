@@ -251,6 +251,7 @@ def test_the_page_is_sound_and_small(shipped, page):
     assert not [e for e in page.all() for name in e.attributes if name.startswith("on")]
 
 
+@pytest.mark.slow
 def test_the_same_input_gives_the_same_bytes_wherever_it_is(tmp_path):
     pages = []
     for place in ("here", "there"):

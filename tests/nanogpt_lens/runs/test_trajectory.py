@@ -571,6 +571,7 @@ for measure, options in (
 """
 
 
+@pytest.mark.slow  # two processes import everything
 def test_two_processes_are_as_one(tmp_path):
     run = make_run(tmp_path / "run")
     (tmp_path / "text.txt").write_text(TEXT)

@@ -177,7 +177,8 @@ def replace_train(data, row):
     return TextData(train=row.numpy(), val=data.val, vocabulary=data.vocabulary, name="one")
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_compiled_training_writes_the_same_names(data, tmp_path, monkeypatch, backend):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     config = replace(TINY, compile=True, max_iters=2, dropout=0.0)

@@ -118,6 +118,7 @@ def test_a_failed_drawing_leaves_the_old_file(real_browser, tmp_path, monkeypatc
 
 
 @browser
+@pytest.mark.slow
 def test_one_browser_is_started_once_and_ended(tmp_path, monkeypatch):
     chromium()
     if export._open is not None:  # the module's: this test wants its own
