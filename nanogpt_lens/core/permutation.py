@@ -85,6 +85,16 @@ def smallest_p(n: int, *, n_flips: int = FLIPS, alternative: Alternative = "two-
     return 1 / (flips if flips <= n_flips + 1 else n_flips + 1)
 
 
+def p_in_words(*, places: int, n: int) -> str:
+    """How a p of `n` examples is corrected, and how small it can be, in a sentence."""
+    different = _n_different(n, "two-sided")
+    flips = f"all {different:,} different flips" if different <= FLIPS + 1 else f"{FLIPS:,} random flips"
+    return (
+        f"p_corrected: for all {places:,} places that were looked at, by the largest t of any under {flips} of the "
+        f"signs of {n:,} examples; at least {smallest_p(n):.2g}"
+    )
+
+
 def _n_different(n: int, alternative: Alternative) -> int:
     """How many flips are different; two-sided, a flip is the same as its opposite."""
     return 2 ** (n - 1 if alternative == "two-sided" else n)

@@ -394,7 +394,5 @@ class _TuningRun:
         }
         blank = torch.zeros(1, len(places.layers), len(places.points))
         unmeasured = TunedLens(**common, values=blank, labels=places.labels)
-        scores = scores_beside_logit_lens(
-            self.model, self.test_part, places, unmeasured, seed=options.seed, progress=False
-        )
+        scores = scores_beside_logit_lens(self.model, self.test_part, places, unmeasured, progress=False)
         return TunedLens(**common, **scores)

@@ -20,7 +20,8 @@ from torch import Tensor
 from nanogpt_lens.core.errors import AnalysisError, ResultError
 from nanogpt_lens.model.access import Hooked
 from nanogpt_lens.model.identity import identity
-from nanogpt_lens.results.base import Result, Scores
+from nanogpt_lens.results.base import Result
+from nanogpt_lens.results.scores import Scores
 
 if TYPE_CHECKING:
     import pandas as pd
