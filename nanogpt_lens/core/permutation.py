@@ -88,10 +88,10 @@ def smallest_p(n: int, *, n_flips: int = FLIPS, alternative: Alternative = "two-
 def p_in_words(*, places: int, n: int) -> str:
     """How a p of `n` examples is corrected, and how small it can be, in a sentence."""
     different = _n_different(n, "two-sided")
-    flips = f"all {different:,} different flips" if different <= FLIPS + 1 else f"{FLIPS:,} random flips"
+    flips = f"the {different:,} different" if different <= FLIPS + 1 else f"{FLIPS:,} random"
     return (
-        f"p_corrected: for all {places:,} places that were looked at, by the largest t of any under {flips} of the "
-        f"signs of {n:,} examples; at least {smallest_p(n):.2g}"
+        f"p_corrected is corrected for the {places:,} places that were looked at: the share of {flips} flips of the "
+        f"signs of {n:,} examples whose largest t of any place is at least the place's own; {smallest_p(n):.2g} or more"
     )
 
 

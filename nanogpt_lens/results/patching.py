@@ -85,6 +85,9 @@ class PatchingResult(Tested, Result):
         frame["effect"] = self.effect.double().flatten().numpy()
         if self.recovery is not None:
             frame["recovery"] = self.recovery.double().flatten().numpy()
+        for name in ("p_corrected", "few_examples"):  # what is said of the others stands behind them
+            if name in frame:
+                frame[name] = frame.pop(name)
         return frame
 
 
