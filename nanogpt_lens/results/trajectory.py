@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nanogpt_lens.core.errors import ResultError
-from nanogpt_lens.results.base import Scores
+from nanogpt_lens.results.scores import Scores
 
 if TYPE_CHECKING:
     import pandas as pd
