@@ -44,6 +44,7 @@ benchmark: .venv/.dev  ## the numbers of docs/BENCHMARKS.md
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/encoding.py
 	$(BIN)/python benchmarks/patching.py
+	$(BIN)/python benchmarks/circuits.py
 	$(BIN)/python benchmarks/neurons.py
 	$(BIN)/python benchmarks/trajectory.py
 	$(BIN)/python benchmarks/widgets.py  # needs Chromium

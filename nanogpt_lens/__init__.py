@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conversion.checkpoint import read_checkpoint, save_checkpoint
     from conversion.transformerlens_to_nanogpt import to_nanogpt
+    from nanogpt_lens.circuits.edges import edge_effects
+    from nanogpt_lens.circuits.estimates import edge_attribution
+    from nanogpt_lens.circuits.running import run_circuit
     from nanogpt_lens.compare.heads import match_heads
     from nanogpt_lens.core.errors import AnalysisError, NanoGPTLensError
     from nanogpt_lens.directions.find import direction_similarity, principal_components, project_direction
@@ -73,6 +76,9 @@ if TYPE_CHECKING:
 _NAMES: dict[str, tuple[str, ...]] = {
     "conversion.checkpoint": ("read_checkpoint", "save_checkpoint"),
     "conversion.transformerlens_to_nanogpt": ("to_nanogpt",),
+    "nanogpt_lens.circuits.edges": ("edge_effects",),
+    "nanogpt_lens.circuits.estimates": ("edge_attribution",),
+    "nanogpt_lens.circuits.running": ("run_circuit",),
     "nanogpt_lens.compare.heads": ("match_heads",),
     "nanogpt_lens.core.errors": ("AnalysisError", "NanoGPTLensError"),
     "nanogpt_lens.directions.find": ("direction_similarity", "principal_components", "project_direction"),

@@ -40,7 +40,8 @@ def test_a_row_is_true(name):
         if analysis.looks_at == source:
             assert parameters[1] == source
     if analysis.looks_at == "prompts":
-        assert parameters[1:4] == ["clean", "corrupted", "metric"]
+        start = parameters.index("clean")  # behind the edges of run_circuit
+        assert parameters[start : start + 3] == ["clean", "corrupted", "metric"]
     if analysis.looks_at in ("weights", "random tokens"):
         assert not analysis.needs()
 

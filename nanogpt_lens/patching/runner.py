@@ -7,7 +7,8 @@ what is kept of a site is the metric alone, so the memory does not grow with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from copy import copy
 from typing import Literal, TypeAlias
 
 import torch
@@ -64,6 +65,12 @@ class PatchRunner:
         if self.fast:
             return "continuation of the base run"
         return "hook points, one site per run" if self.observed else "hook points, sites on the batch axis"
+
+    def patched_with(self, source: Mapping[int, Float[Tensor, "example ..."]]) -> PatchRunner:
+        """The same base run with something else patched in, by layer."""
+        again = copy(self)
+        again.source, again.first = dict(source), self.first.patched_with(source)
+        return again
 
     def values(self, sites: Sites, *, progress: bool = False) -> Float[Tensor, "site example"]:
         """The metric of every patched run; for a bare callable one value for all examples."""

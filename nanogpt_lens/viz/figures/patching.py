@@ -16,6 +16,7 @@ from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.edges import by_sender_and_receiver, has_edges
 from nanogpt_lens.viz.figures.grids import Layout, grid_of, site_names
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.lines import bar_chart, downwards
@@ -52,19 +53,23 @@ def effects(
     Args:
         result: of activation or path patching, any axes.
         value: "recovery", "effect", "value" (the metric), or "estimate" of a screening; None for recovery where there
-            is one, else effect.
-        kind: "heatmap" or "bars" (the `k` largest effects, with intervals); None for bars where there is one axis.
+            is one, else effect, and for edges effect.
+        kind: "heatmap" or "bars" (the `k` largest effects, with intervals); None for bars where there is one axis,
+            but of edges a map of senders and receivers.
         k: how many bars.
         selection: an index or a label for any axis, such as layer=1.
 
     Raises:
         ResultError: another word, or a place that is not there.
     """
-    quantity = _quantity(result, value)
+    if has_edges(result) and kind in (None, "heatmap"):
+        result, value, kind = by_sender_and_receiver(result), value or "effect", "heatmap"
+    quantity = _quantity(result, value or ("effect" if result.patched == "edges" else None))
     grid = grid_of(result, selection, strength=result.effect)
     kind = "bars" if kind is None and grid.columns is None else kind or "heatmap"
     one_of("kind", kind, ("heatmap", "bars"))
     title = f"{_TITLES[quantity.name]} after patching" + (f" {result.patched}" if result.patched else "")
+    title = f"{_TITLES[quantity.name]} of every edge" if result.patched == "edges" else title
     notes = _runs(result, quantity)
     told = quantity.name == "recovery" and quantity.low is not None
     if kind == "bars" or grid.columns is None:
@@ -80,6 +85,8 @@ def estimates(
     result: AttributionResult, *, kind: Literal["heatmap", "bars"] | None = None, k: int = 20, **selection: Any
 ) -> Drawing:
     """Estimates by gradient, see `effects`."""
+    if has_edges(result) and kind in (None, "heatmap"):
+        result, kind = by_sender_and_receiver(result), "heatmap"
     quantity = _Value(values=result.values, name="estimate")
     grid = grid_of(result, selection, strength=result.values)
     kind = "bars" if kind is None and grid.columns is None else kind or "heatmap"

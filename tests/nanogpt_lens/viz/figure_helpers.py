@@ -120,6 +120,14 @@ RESULTS: dict[str, Callable[[], Result]] = {
     ),
     "attribution_patching": lambda: _one(ngl.attribution_patching, **Z),
     "screen_and_verify": lambda: _two(ngl.screen_and_verify, k=5, **Z),
+    "edge_effects": lambda: _two(ngl.edge_effects, **QUIET),
+    "edge_effects, positions": lambda: _one(
+        ngl.edge_effects, edges=["0.1->1.0", "mlp2->logits"], positions="each", **QUIET
+    ),
+    "edge_attribution": lambda: _two(ngl.edge_attribution, **QUIET),
+    "run_circuit": lambda: ngl.run_circuit(
+        model(), [["embed->mlp0", "mlp0->logits"], ["embed->logits"]], CLEAN, CORRUPTED, metric(), **QUIET
+    ),
     "logit_lens": lambda: ngl.logit_lens(model(), TEXT),
     "logit_lens, two texts": lambda: ngl.logit_lens(model(), [TEXT[:9], TEXT[9:18]]),
     "measure_convergence": lambda: ngl.measure_convergence(model(), corpus(), n=8, **QUIET),
