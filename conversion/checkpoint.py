@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from conversion.archives import is_stored
@@ -65,7 +66,7 @@ class Checkpoint:
     """
 
     config: NanoGPTConfig
-    state_dict: dict[str, Tensor] = field(repr=False)
+    state_dict: dict[str, Float[Tensor, " ..."]] = field(repr=False)
     vocabulary: Vocabulary | None = None
     path: Path | None = None
     iter_num: int | None = None

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -19,13 +20,18 @@ from conversion.checkpoint import Checkpoint
 from conversion.edits import KINDS, edit_for
 from conversion.judge import Judge
 from conversion.layout import from_hooked_layout
-from conversion.native import hook_names
+from conversion.native import Edit, hook_names
 from conversion.reference import ModelPyReference, NativeReference, Reference
 from conversion.report import Comparison
 from conversion.transformerlens_to_nanogpt import hooked_layout_of
 
 _PRESERVED = ("hook_q", "hook_k", "hook_attn_scores", "hook_pattern", "mlp.hook_pre", "mlp.hook_post", "hook_scale")
 _EDITABLE_PROCESSED = ("hook_q", "hook_k", "hook_attn_scores", "mlp.hook_pre", "mlp.hook_post")
+
+Greedy: TypeAlias = tuple[
+    list[Int[Tensor, "example pos"]], Float[Tensor, "example pos d_vocab"], Float[Tensor, "example step d_vocab"]
+]
+"""Windows of a greedy text, the logits of the first, and the last position's logits of the others."""
 
 
 class Bench:
@@ -37,7 +43,7 @@ class Bench:
         self.checkpoint, self.model_py, self.seed, self.device = checkpoint, model_py, seed, device
         self.names = hook_names(checkpoint.config.n_layer)
         self._references: dict[torch.dtype, Reference] = {}
-        self._exact: dict[str, Tensor] | None = None
+        self._exact: dict[str, Float[Tensor, "example ..."]] | None = None
         generator = torch.Generator().manual_seed(seed)
         context, vocabulary = checkpoint.config.block_size, checkpoint.config.vocab_size
 
@@ -48,7 +54,7 @@ class Bench:
         self.cheap = checkpoint.n_params * context < 5e9
         self.short = tokens(2, min(context, 24)) if self.cheap else tokens(1, min(context, 12))
         self.prompt = tokens(2, min(5, context)) if self.cheap else tokens(1, context)
-        self._greedy: dict[torch.dtype, tuple[list[Tensor], Tensor, Tensor]] = {}
+        self._greedy: dict[torch.dtype, Greedy] = {}
 
     def reference(self, dtype: torch.dtype) -> Reference:
         """The native model in a precision."""
@@ -59,20 +65,16 @@ class Bench:
                 self._references[dtype] = ModelPyReference(self.model_py, self.checkpoint, dtype, self.device)
         return self._references[dtype]
 
-    def activations(self, dtype: torch.dtype) -> dict[str, Tensor]:
+    def activations(self, dtype: torch.dtype) -> dict[str, Float[Tensor, "example ..."]]:
         """Every native activation that can be read, and the logits as "logits"."""
         reference = self.reference(dtype)
-        activations: dict[str, Tensor] = {}
+        activations: dict[str, Float[Tensor, "example ..."]] = {}
         readers = {name: _keep(activations, name) for name in self.names if reference.reads(name)}
         with torch.no_grad():
             activations["logits"] = reference.logits(self.tokens, readers)
         return activations
 
-    def greedy(
-        self, dtype: torch.dtype
-    ) -> tuple[
-        list[Int[Tensor, "example pos"]], Float[Tensor, "example pos d_vocab"], Float[Tensor, "example step d_vocab"]
-    ]:
+    def greedy(self, dtype: torch.dtype) -> Greedy:
         """The native model's greedy text.
 
         Returns:
@@ -92,7 +94,7 @@ class Bench:
             self._greedy[dtype] = windows, first, torch.cat(last[1:], dim=1)
         return self._greedy[dtype]
 
-    def exact(self, name: str) -> Tensor:
+    def exact(self, name: str) -> Float[Tensor, "example ..."]:
         """A native activation in float64."""
         if self._exact is None:
             self._exact = self.activations(torch.float64)
@@ -109,7 +111,7 @@ class Bench:
 def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
     """Compare logits (or log-probabilities), loss, and Kullback-Leibler divergence in nats."""
     native = bench.reference(judge.dtype)
-    targets = bench.targets.flatten()
+    targets = rearrange(bench.targets, "example pos -> (example pos)")
     with torch.no_grad():
         expected, got = native.logits(bench.tokens), model(bench.tokens, return_type="logits")
         true = bench.exact("logits")
@@ -117,7 +119,7 @@ def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
         yield judge("output", name, judge.visible(got), judge.visible(expected), lambda: judge.visible(true))
 
         def loss(logits: Float[Tensor, "example pos d_vocab"]) -> Float[Tensor, ""]:
-            return F.cross_entropy(logits.flatten(0, 1), targets)
+            return F.cross_entropy(rearrange(logits, "example pos d_vocab -> (example pos) d_vocab"), targets)
 
         if got.shape == expected.shape:
             yield judge("output", "loss", loss(got), loss(expected), lambda: loss(true))
@@ -178,7 +180,8 @@ def compare_gradients(bench: Bench, model: Any, judge: Judge) -> Iterator[Compar
         for weight in frozen:
             weight.requires_grad_(True)
         try:
-            loss = F.cross_entropy(model(tokens, return_type="logits").flatten(0, 1), targets.flatten())
+            logits = rearrange(model(tokens, return_type="logits"), "example pos d_vocab -> (example pos) d_vocab")
+            loss = F.cross_entropy(logits, rearrange(targets, "example pos -> (example pos)"))
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         finally:
             for weight in frozen:
@@ -246,7 +249,9 @@ def compare_edits(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison
                 yield judge("edit", f"{kind} at {name}", judge.visible(got), expected, true)
 
 
-def _keep(activations: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
+def _keep(
+    activations: dict[str, Float[Tensor, "example ..."]], name: str
+) -> Callable[[Float[Tensor, "example ..."]], None]:
     """A function that copies the activation that it gets into `activations`."""
 
     def keep(value: Tensor) -> None:
@@ -255,6 +260,6 @@ def _keep(activations: dict[str, Tensor], name: str) -> Callable[[Tensor], None]
     return keep
 
 
-def _as_hook(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Tensor | None]:
+def _as_hook(function: Edit) -> Callable[..., Float[Tensor, "example ..."] | None]:
     """A function of an activation as TransformerLens calls hooks."""
     return lambda value, hook: function(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from conversion.report import Comparison, Kind, Mode
@@ -36,9 +36,9 @@ class Judge:
         self,
         kind: Kind,
         name: str,
-        got: Tensor | None,
-        expected: Tensor,
-        exact: Callable[[], Tensor] | None = None,
+        got: Shaped[Tensor, " ..."] | None,
+        expected: Shaped[Tensor, " ..."],
+        exact: Callable[[], Shaped[Tensor, " ..."]] | None = None,
         scale: float | None = None,
     ) -> Comparison:
         """Compare two tensors.
@@ -64,7 +64,9 @@ class Judge:
         passed = max_rel <= tolerance and (self.dtype != torch.float64 or max_abs <= tolerance * max(1.0, size))
         return self._comparison(kind, name, max_abs, max_rel, tolerance, passed)
 
-    def identical(self, kind: Kind, name: str, got: Tensor | None, expected: Tensor) -> Comparison:
+    def identical(
+        self, kind: Kind, name: str, got: Shaped[Tensor, " ..."] | None, expected: Shaped[Tensor, " ..."]
+    ) -> Comparison:
         """Compare two tensors of which not one bit may differ."""
         if got is None or got.shape != expected.shape:
             return self(kind, name, got, expected)

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from conversion.config import NanoGPTConfig
 
-HookedState = dict[str, Tensor]
+HookedState = dict[str, Float[Tensor, " ..."]]
 """Tensors under TransformerLens' property names: `embed.W_E`, `blocks.0.attn.W_Q`, ..."""
 
 
 def to_hooked_layout(
-    state_dict: MutableMapping[str, Tensor], config: NanoGPTConfig, *, consume: bool = False
+    state_dict: MutableMapping[str, Float[Tensor, " ..."]], config: NanoGPTConfig, *, consume: bool = False
 ) -> HookedState:
     """The tensors of a TransformerLens model, made from nanoGPT's.
 
@@ -76,7 +76,9 @@ def to_hooked_layout(
     return hooked
 
 
-def from_hooked_layout(hooked: Mapping[str, Tensor], config: NanoGPTConfig) -> dict[str, Tensor]:
+def from_hooked_layout(
+    hooked: Mapping[str, Float[Tensor, " ..."]], config: NanoGPTConfig
+) -> dict[str, Float[Tensor, " ..."]]:
     """NanoGPT's tensors, made from those of a TransformerLens model; the inverse of `to_hooked_layout`.
 
     `lm_head.weight` is separate from the embedding. The map is linear, so that it takes gradients as well as weights.
@@ -92,7 +94,9 @@ def from_hooked_layout(hooked: Mapping[str, Tensor], config: NanoGPTConfig) -> d
             state[f"{native}.ln_{ln}.bias"] = hooked[f"{block}.ln{ln}.b"]
         qkv = [rearrange(hooked[f"{block}.attn.W_{n}"], "head d_model d_head -> (head d_head) d_model") for n in "QKV"]
         state[f"{native}.attn.c_attn.weight"] = torch.cat(qkv)
-        state[f"{native}.attn.c_attn.bias"] = torch.cat([hooked[f"{block}.attn.b_{n}"].flatten() for n in "QKV"])
+        state[f"{native}.attn.c_attn.bias"] = torch.cat(
+            [rearrange(hooked[f"{block}.attn.b_{n}"], "head d_head -> (head d_head)") for n in "QKV"]
+        )
         w_o = hooked[f"{block}.attn.W_O"]
         state[f"{native}.attn.c_proj.weight"] = rearrange(w_o, "head d_head d_model -> d_model (head d_head)")
         state[f"{native}.attn.c_proj.bias"] = hooked[f"{block}.attn.b_O"]
@@ -110,7 +114,7 @@ def _copied(tensor: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def to_bridge_layout(state: HookedState, cfg: Any) -> Iterator[tuple[str, Tensor]]:
+def to_bridge_layout(state: HookedState, cfg: Any) -> Iterator[tuple[str, Float[Tensor, " ..."]]]:
     """Each tensor under the name and in the shape that the bridge of TransformerLens 4 has for it; empties `state`."""
     from transformer_lens.utilities.tl_checkpoint_conversion import (  # pyright: ignore[reportMissingImports]
         convert_tl_checkpoint,

@@ -30,7 +30,7 @@ def mend(bridge: Any) -> None:
 class MidHook(HookPoint):
     """`ln2.hook_in`, also known as `hook_resid_mid`, which the block calls, so that `ln2` passes it over."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "example pos d_model"]) -> Float[Tensor, "example pos d_model"]:
         return x if self.__dict__.pop("called", False) else super().__call__(x)
 
 

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from conversion.backends import resolve_backend
@@ -140,7 +141,7 @@ def _assign(bridge: Any, state: HookedState) -> None:
 
     Upstream's `load_state_dict` would need a second copy of the weights.
     """
-    targets: dict[str, Tensor] = bridge.state_dict(keep_vars=True)
+    targets: dict[str, Shaped[Tensor, " ..."]] = bridge.state_dict(keep_vars=True)
     for name, tensor in to_bridge_layout(state, bridge.cfg):
         target = targets.pop(name)
         assert target.shape == tensor.shape, f"{name}: {list(tensor.shape)} for {list(target.shape)}"

@@ -10,6 +10,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from conversion.backends import resolve_backend
@@ -118,7 +119,7 @@ def is_processed(model: Any) -> bool:
     return model.cfg.normalization_type == "LNPre" or bool(model.cfg.layer_norm_folding)
 
 
-def _filled_buffer(name: str, buffer: Tensor, device: str | torch.device) -> Tensor:
+def _filled_buffer(name: str, buffer: Shaped[Tensor, "*axes"], device: str | torch.device) -> Shaped[Tensor, "*axes"]:
     """The content of a buffer of TransformerLens' attention: the causal mask, or a scalar of minus infinity."""
     if name.endswith(".attn.mask"):
         return torch.ones(buffer.shape, dtype=torch.bool, device=device).tril()

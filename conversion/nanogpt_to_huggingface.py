@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from conversion.atomic import new_folder
@@ -129,9 +130,9 @@ def from_huggingface(
     )
 
 
-def _to_gpt2(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
+def _to_gpt2(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Float[Tensor, " ..."]]:
     """Copies of a checkpoint's tensors in Hugging Face's layout, with zeros for absent biases."""
-    state: dict[str, Tensor] = {}
+    state: dict[str, Float[Tensor, " ..."]] = {}
     for name, tensor in checkpoint.state_dict.items():
         if checkpoint.config.tied and name == "lm_head.weight":
             continue
@@ -145,9 +146,9 @@ def _to_gpt2(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
     return state
 
 
-def _from_gpt2(model: GPT2LMHeadModel) -> dict[str, Tensor]:
+def _from_gpt2(model: GPT2LMHeadModel) -> dict[str, Float[Tensor, " ..."]]:
     """Copies of a Hugging Face model's tensors in nanoGPT's layout."""
-    state: dict[str, Tensor] = {}
+    state: dict[str, Float[Tensor, " ..."]] = {}
     for name, tensor in model.state_dict().items():
         oriented = tensor.T if name.endswith(_CONV1D) else tensor
         state[name] = oriented.detach().cpu().clone(memory_format=torch.contiguous_format)

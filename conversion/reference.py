@@ -47,17 +47,20 @@ class Reference(Protocol):
         """Whether the activation of this hook can be replaced."""
         ...
 
-    def gradients(self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]) -> dict[str, Tensor]:
+    def gradients(
+        self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]
+    ) -> dict[str, Float[Tensor, " ..."]]:
         """The gradient of the mean cross-entropy with respect to every weight, by nanoGPT's names."""
         ...
 
 
 def gradients_of(
     module: nn.Module, logits: Float[Tensor, "example pos d_vocab"], targets: Int[Tensor, "example pos"]
-) -> dict[str, Tensor]:
+) -> dict[str, Float[Tensor, " ..."]]:
     """The gradients of the mean cross-entropy by nanoGPT's names; a tied weight counts once, as the embedding."""
     named = dict(module.named_parameters())
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    rows = rearrange(logits, "example pos d_vocab -> (example pos) d_vocab")
+    loss = F.cross_entropy(rows, rearrange(targets, "example pos -> (example pos)"))
     gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
     if "transformer.wte.weight" not in gradients:
         gradients["transformer.wte.weight"] = gradients.pop("lm_head.weight")
@@ -86,7 +89,9 @@ class NativeReference:
         """See `Reference`."""
         return True
 
-    def gradients(self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]) -> dict[str, Tensor]:
+    def gradients(
+        self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]
+    ) -> dict[str, Float[Tensor, " ..."]]:
         """See `Reference`."""
         return gradients_of(self.model, self.model(tokens), targets)
 
@@ -133,7 +138,9 @@ class ModelPyReference:
         """See `Reference`."""
         return self.reads(name) and not name.endswith("hook_resid_mid")
 
-    def gradients(self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]) -> dict[str, Tensor]:
+    def gradients(
+        self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]
+    ) -> dict[str, Float[Tensor, " ..."]]:
         """See `Reference`."""
         return gradients_of(self.model, self.logits(tokens), targets)
 
@@ -205,7 +212,11 @@ class ModelPyReference:
                 handle.remove()
 
 
-def _with_examples(change: Callable[[Tensor], Tensor], batch: list[int], x: Tensor) -> Tensor:
+def _with_examples(
+    change: Callable[[Float[Tensor, "example pos d_model"]], Float[Tensor, "example pos d_model"]],
+    batch: list[int],
+    x: Float[Tensor, "*_ pos d_model"],
+) -> Float[Tensor, "example pos d_model"]:
     return change(x.expand(batch[0], -1, -1) if x.dim() == 2 else x)
 
 
@@ -217,7 +228,7 @@ def _on_output(change: Callable[[Tensor], Tensor], module: nn.Module, args: Any,
     return change(output)
 
 
-def _edited(edit: Edit, x: Tensor) -> Tensor:
+def _edited(edit: Edit, x: Float[Tensor, "example ..."]) -> Float[Tensor, "example ..."]:
     """What an edit makes of an activation."""
     changed = edit(x)
     return x if changed is None else changed

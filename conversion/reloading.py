@@ -11,6 +11,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
@@ -93,7 +94,7 @@ def _described(vocabulary: Vocabulary | None) -> str:
     return f"{vocabulary.size} tokens ({vocabulary.kind}) of {vocabulary.source or 'no file'}"
 
 
-def _check_parameters(targets: dict[str, Tensor], state: HookedState) -> None:
+def _check_parameters(targets: dict[str, Shaped[Tensor, " ..."]], state: HookedState) -> None:
     """Raise CheckpointError unless a model's parameters are exactly the converted ones, in names and shapes."""
     problems = [f"it has {name}, which a checkpoint does not fill" for name in targets if name not in state]
     problems += [f"it has no {name} of its own" for name in state if name not in targets]

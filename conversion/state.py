@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from conversion.config import ActFn, NanoGPTConfig
@@ -29,7 +30,7 @@ def canonical_state(
     *,
     act_fn: ActFn = "gelu",
     ignore: Iterable[str] = (),
-) -> tuple[NanoGPTConfig, dict[str, Tensor], tuple[str, ...]]:
+) -> tuple[NanoGPTConfig, dict[str, Float[Tensor, " ..."]], tuple[str, ...]]:
     """Check a checkpoint's tensors against its `model_args`, and copy them under nanoGPT's names.
 
     Returns:
@@ -89,9 +90,9 @@ def looks_like(names: Iterable[Any]) -> str:
     return ""
 
 
-def _unwrapped(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
+def _unwrapped(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Shaped[Tensor, " ..."]]:
     """The tensors under names without the prefixes of wrappers."""
-    state: dict[str, Tensor] = {}
+    state: dict[str, Shaped[Tensor, " ..."]] = {}
     stripped: set[str] = set()
     for key, value in raw.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
@@ -107,7 +108,9 @@ def _unwrapped(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
     return state
 
 
-def _without_masks(state: dict[str, Tensor], block_size: Any, notes: list[str]) -> dict[str, Tensor]:
+def _without_masks(
+    state: dict[str, Shaped[Tensor, " ..."]], block_size: Any, notes: list[str]
+) -> dict[str, Shaped[Tensor, " ..."]]:
     """The tensors without the buffers of old causal masks; CheckpointError if a mask is not causal."""
     masks = [key for key in state if _MASK.fullmatch(key)]
     for key in masks:
@@ -129,7 +132,7 @@ def _without_masks(state: dict[str, Tensor], block_size: Any, notes: list[str]) 
     return {key: value for key, value in state.items() if key not in masks}
 
 
-def _check_keys(state: Mapping[str, Tensor], config: NanoGPTConfig, has_bias: bool) -> None:
+def _check_keys(state: Mapping[str, Shaped[Tensor, " ..."]], config: NanoGPTConfig, has_bias: bool) -> None:
     """Raise CheckpointError unless the tensors have exactly the names and shapes of the architecture."""
     if config.n_layer > len(state):  # before a table of a million layers is made
         raise CheckpointError(f"model_args['n_layer'] is {config.n_layer}, but the model has only {len(state)} tensors")
@@ -156,7 +159,7 @@ def _check_keys(state: Mapping[str, Tensor], config: NanoGPTConfig, has_bias: bo
         raise CheckpointError("the tensors do not fit model_args: " + "; ".join(problems) + _hint(state))
 
 
-def _hint(state: Mapping[str, Tensor]) -> str:
+def _hint(state: Mapping[str, Shaped[Tensor, " ..."]]) -> str:
     """The end of a message about tensors that do not fit: what they may be instead."""
     weight = state.get("transformer.h.0.attn.c_attn.weight")
     if weight is not None and weight.dim() == 2 and weight.shape[1] == 3 * weight.shape[0]:
@@ -167,7 +170,7 @@ def _hint(state: Mapping[str, Tensor]) -> str:
     return f"; {hint}" if hint else ""
 
 
-def _check_values(state: Mapping[str, Tensor]) -> None:
+def _check_values(state: Mapping[str, Shaped[Tensor, " ..."]]) -> None:
     """Raise CheckpointError unless all tensors are plain and hold finite floats."""
     for key, tensor in state.items():
         strided = tensor.layout == torch.strided and tensor.device.type != "meta"
@@ -185,7 +188,7 @@ def _check_values(state: Mapping[str, Tensor]) -> None:
             )
 
 
-def _is_tied(state: Mapping[str, Tensor]) -> bool:
+def _is_tied(state: Mapping[str, Shaped[Tensor, " ..."]]) -> bool:
     """Whether the head equals the token embedding."""
     embedding, head = state[_EMBEDDING], state[_HEAD]
     same = embedding.data_ptr() == head.data_ptr() and embedding.stride() == head.stride()

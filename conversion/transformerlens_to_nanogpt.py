@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
@@ -66,7 +67,9 @@ def to_nanogpt(model: Any) -> Checkpoint:
     )
 
 
-def hooked_layout_of(model: Any, of: Callable[[Tensor], Tensor] = Tensor.detach) -> HookedState:
+def hooked_layout_of(
+    model: Any, of: Callable[[Float[Tensor, " ..."]], Float[Tensor, " ..."]] = Tensor.detach
+) -> HookedState:
     """The model's weights under TransformerLens' property names.
 
     Args:
@@ -82,7 +85,7 @@ def hooked_layout_of(model: Any, of: Callable[[Tensor], Tensor] = Tensor.detach)
     return {name: of(weight) for name, weight in model.named_parameters()}
 
 
-def _from_bridge_layout(named: dict[str, Tensor], n_heads: int) -> HookedState:
+def _from_bridge_layout(named: dict[str, Float[Tensor, " ..."]], n_heads: int) -> HookedState:
     """The inverse of TransformerLens 4's `convert_tl_checkpoint`."""
     hooked: HookedState = {}
     for name, tensor in named.items():

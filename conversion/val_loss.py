@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Integer
 
 from conversion.checkpoint import Checkpoint
@@ -118,8 +119,11 @@ def _window_losses(
                 device
             )
             logits = model(windows[:, :-1], return_type="logits").float()
-            loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten(), reduction="none")
-            losses.append(loss.view(len(chunk), context).mean(-1).cpu().numpy())
+            rows = rearrange(logits, "example pos d_vocab -> (example pos) d_vocab")
+            targets = rearrange(windows[:, 1:], "example pos -> (example pos)")
+            loss = F.cross_entropy(rows, targets, reduction="none")
+            per_token = rearrange(loss, "(example pos) -> example pos", pos=context)
+            losses.append(per_token.mean(-1).cpu().numpy())
     return np.concatenate(losses)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -74,7 +75,7 @@ def share(
     return range(n * rank // size, n * (rank + 1) // size)
 
 
-def gathered(value: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def gathered(value: Mapping[str, Shaped[Tensor, " ..."]]) -> list[dict[str, Shaped[Tensor, " ..."]]]:
     """Every process' tensors, in the order of the ranks, on the CPU; the same list in each process."""
     tensors = {name: tensor.detach().cpu() for name, tensor in value.items()}
     size = world()[1]
@@ -85,7 +86,7 @@ def gathered(value: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
     return of_all
 
 
-def sum_in_place(tensors: Sequence[Tensor]) -> None:
+def sum_in_place(tensors: Sequence[Shaped[Tensor, " ..."]]) -> None:
     """Replace each tensor by its sum over all processes."""
     if world()[1] == 1 or not tensors:
         return

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -78,7 +79,7 @@ class Unfinished(UnfinishedRun):
     def __init__(self, folder: str | Path, name: str, described: Mapping[str, Any]) -> None:
         super().__init__(folder, f"{name}.safetensors", described)
 
-    def read(self) -> tuple[dict[str, Tensor], str] | None:
+    def read(self) -> tuple[dict[str, Shaped[Tensor, " ..."]], str] | None:
         """The tensors and the words that were saved; None if nothing was.
 
         Raises:
@@ -95,7 +96,7 @@ class Unfinished(UnfinishedRun):
         self.check_key(about.get("key"))
         return tensors, about.get("words", "")
 
-    def keep(self, state: Callable[[], Mapping[str, Tensor]], words: str = "") -> None:
+    def keep(self, state: Callable[[], Mapping[str, Shaped[Tensor, " ..."]]], words: str = "") -> None:
         """Save the state if that is due; a killed run leaves the old file or the new one."""
         if not self.is_due():
             return

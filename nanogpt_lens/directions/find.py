@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import NormalDist
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -260,13 +261,14 @@ def _place(activation: str, layer: int | None) -> tuple[int, str]:
     return layer, name
 
 
-def _vectors(model: Hooked) -> dict[str, Tensor]:
-    """The centred vectors [vector, d_model] of each kind, LayerNorm weights folded in."""
+def _vectors(model: Hooked) -> dict[str, Float[Tensor, "_ d_model"]]:
+    """The centred vectors of each kind, LayerNorm weights folded in."""
     gains = torch.stack([norm_weight(model, block.ln2) for block in model.blocks])[:, :, None]
-    read = (model.W_in.detach().double() * gains).transpose(1, 2).flatten(0, 1)
+    read = rearrange(model.W_in.detach().double() * gains, "layer d_model neuron -> (layer neuron) d_model")
+    written = rearrange(model.W_out.detach().double(), "layer neuron d_model -> (layer neuron) d_model")
     return {
         "input": centred(read, -1),
-        "output": centred(model.W_out.detach().double().flatten(0, 1), -1),
+        "output": centred(written, -1),
         "embedding": embedding(model),
         "unembedding": unembedding(model).T,
     }

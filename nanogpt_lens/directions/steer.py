@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -213,7 +214,8 @@ def _scores_under(
                 bar.update(len(tokens))
             bar.update(len(tokens))
             parts.append(torch.stack(scores).double().cpu())
-    return torch.cat(parts, -1).unflatten(0, (len(grid), -1))
+    scores_of_all = "(direction scale) score example -> direction scale score example"
+    return rearrange(torch.cat(parts, -1), scores_of_all, direction=len(grid))
 
 
 def _random_directions(vector: Float[Tensor, " d_model"], n: int, seed: int) -> list[Float[Tensor, " d_model"]]:

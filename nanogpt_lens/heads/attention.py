@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -132,13 +133,19 @@ def attention_statistics(
 
 
 def statistics_of(
-    model: Hooked, tokens: Tensor, *, origin: str, corpus: str | None = None, batch_size: int = 8, seed: int = 0
+    model: Hooked,
+    tokens: Int[Tensor, "example pos"],
+    *,
+    origin: str,
+    corpus: str | None = None,
+    batch_size: int = 8,
+    seed: int = 0,
 ) -> Scores:
     """The `attention_statistics` of these sequences, with values [score, layer, head].
 
     Args:
         model: the model.
-        tokens: ids [example, pos], at least two of each.
+        tokens: ids of two and more sequences of two and more tokens.
         origin: where the tokens come from, in words.
         corpus: the name of the text that the tokens are from; None if they are from no text.
         batch_size: the sequences in one run of the model.
@@ -266,12 +273,12 @@ def _sums_and_grams(
 ) -> tuple[Float[Tensor, "sum layer head example"], Float[Tensor, "layer head example example"]]:
     """The fields `sums` and `grams` of `_AttentionSums` for some layers."""
     n, n_pos = tokens.shape
-    sums: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    kept: dict[int, Tensor] = {}
+    sums: dict[int, list[Float[Tensor, "sum example head"]]] = {layer: [] for layer in layers}
+    kept: dict[int, Float[Tensor, "example head place"]] = {}
     rows, columns = torch.tril_indices(n_pos, n_pos, device=tokens.device)
 
-    def reduce(layer: int, first: int, batch: Tensor) -> Edit:
-        def edit(pattern: Tensor) -> None:
+    def adding(layer: int, first: int, batch: Int[Tensor, "example pos"]) -> Edit:
+        def edit(pattern: Float[Tensor, "example head pos pos"]) -> None:
             _check_softmax(pattern, layer)
             pattern = _wide(pattern)
             sums[layer].append(_sums_over_queries(pattern, batch)[0].cpu())
@@ -284,10 +291,11 @@ def _sums_and_grams(
 
     for first in range(0, n, batch_size):
         batch = tokens[first : first + batch_size]
-        run(model, batch, {pattern_hook(layer): reduce(layer, first, batch) for layer in layers})
-    all_sums = torch.stack([torch.cat(sums[layer], dim=1).transpose(1, 2) for layer in layers], dim=1)
-    grams = [torch.einsum("ihp,jhp->hij", kept[layer], kept[layer]).double().cpu() for layer in layers]
-    return all_sums, torch.stack(grams)
+        run(model, batch, {pattern_hook(layer): adding(layer, first, batch) for layer in layers})
+    all_sums = torch.stack([torch.cat(sums[layer], dim=1) for layer in layers], dim=1)
+    pairs = "example head place, other head place -> head example other"
+    grams = [einsum(kept[layer], kept[layer], pairs).double().cpu() for layer in layers]
+    return rearrange(all_sums, "sum layer example head -> sum layer head example"), torch.stack(grams)
 
 
 def _sums_over_queries(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias, get_args
 
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -122,18 +123,20 @@ def _logit_scores(
     unembed = unembedding(model)
     norms = weights.v.norm(dim=(-2, -1)) * weights.o.norm(dim=(-2, -1)) * unembed.norm(dim=0).max()
     tiny = rounding(model) * model.cfg.d_model**0.5 * norms  # [layer, head]; a normalised stream has this length
-    pieces: list[Tensor] = []
+    pieces: list[Float[Tensor, "score layer head _"]] = []
     for rows in batches(model, tokens):
         read = unembed[:, tokens[rows]]  # [d_model, example, token of the sequence]
-        kept: dict[str, Tensor] = {}
+        kept: dict[str, Float[Tensor, "example ..."]] = {}
         run(model, tokens[rows], {name: _keep(kept, name) for name in _names(model)})
         layers = []
+        through_head = "example key d_read, head d_read d_head, head d_head d_model -> example key head d_model"
+        onto_tokens = "example key head d_model, d_model example token -> head example key token"
         for layer in range(model.cfg.n_layers):
             stream = kept[f"blocks.{layer}.ln1.hook_normalized"].double()
-            written = torch.einsum("bjm,hmd,hdn->bjhn", stream, weights.v[layer], weights.o[layer])
-            logits = torch.einsum("bjhn,nbk->hbjk", written, read)
+            written = einsum(stream, weights.v[layer], weights.o[layer], through_head)
+            logits = einsum(written, read, onto_tokens)
             attended, random = _scores_of_keys(logits, tiny[layer])
-            received = kept[f"blocks.{layer}.attn.hook_pattern"].transpose(0, 1)  # [head, example, attended token]
+            received = rearrange(kept[f"blocks.{layer}.attn.hook_pattern"], "example head key -> head example key")
             layers.append(torch.stack([(received * attended).sum(-1), (received * random).sum(-1)]))
         pieces.append(torch.stack(layers, 1))
     scores, chance = torch.cat(pieces, -1)
@@ -146,10 +149,10 @@ def _names(model: Hooked) -> list[str]:
     return [f"blocks.{layer}.{hook}" for layer in range(model.cfg.n_layers) for hook in hooks]
 
 
-def _keep(kept: dict[str, Tensor], name: str) -> Edit:
+def _keep(kept: dict[str, Float[Tensor, "example ..."]], name: str) -> Edit:
     """An edit that keeps the stream; of a pattern only its mean over queries, [example, head, key]."""
 
-    def edit(value: Tensor) -> None:
+    def edit(value: Float[Tensor, "example ..."]) -> None:
         kept[name] = value.double().mean(2) if name.endswith("pattern") else value.clone()
 
     return edit

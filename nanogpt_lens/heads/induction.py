@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
+from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -92,7 +93,8 @@ def prefix_matching(
         tokens = repeated_tokens(model, seq_len=length, n=n, copies=copies, repeats=repeats, seed=seed)
         source = {"repeats": repeats}
     else:
-        tokens = windows(model, corpus, seq_len=length, n=n, seed=seed).repeat(1, copies)
+        once = windows(model, corpus, seq_len=length, n=n, seed=seed)
+        tokens = repeat(once, "example pos -> example (copy pos)", copy=copies)
         source = {"corpus": name_of(corpus)}
     first = length - 1 if convention == "transformer_lens" else length
     matches = follows if convention == "olsson" else _stripe(length)
@@ -135,7 +137,7 @@ def _layout(model: Hooked, seq_len: int | None, convention: Convention, seed: in
     return length, min(most, n_ctx // length)
 
 
-def _stripe(length: int) -> Callable[[Tensor], Tensor]:
+def _stripe(length: int) -> Callable[[Int[Tensor, "example pos"]], Bool[Tensor, "_ pos pos"]]:
     """The function from tokens to their matching keys: for each query the key after the one a copy earlier."""
 
     def matches(tokens: Int[Tensor, "example pos"]) -> Bool[Tensor, "1 pos pos"]:
@@ -153,16 +155,23 @@ def follows(tokens: Int[Tensor, "example pos"]) -> Bool[Tensor, "example pos pos
 
 
 def _attention_to_matches(
-    model: Hooked, tokens: Int[Tensor, "example pos"], matches: Callable[[Tensor], Tensor], first: int
+    model: Hooked,
+    tokens: Int[Tensor, "example pos"],
+    matches: Callable[[Int[Tensor, "example pos"]], Bool[Tensor, "_ pos pos"]],
+    first: int,
 ) -> Float[Tensor, "layer head example"]:
     """The attention to matching keys, the mean over queries from `first` on."""
     pieces = []
     for rows in batches(model, tokens):
         target = matches(tokens[rows])[:, None, first:]
-        received: dict[int, Tensor] = {}
+        received: dict[int, Float[Tensor, "head example"]] = {}
 
-        def keep(layer: int, target: Tensor = target, received: dict[int, Tensor] = received) -> Edit:
-            def edit(pattern: Tensor) -> None:
+        def keep(
+            layer: int,
+            target: Bool[Tensor, "_ 1 query key"] = target,
+            received: dict[int, Float[Tensor, "head example"]] = received,
+        ) -> Edit:
+            def edit(pattern: Float[Tensor, "example head pos pos"]) -> None:
                 wide = pattern if pattern.dtype == torch.float64 else pattern.float()
                 received[layer] = (wide[:, :, first:] * target).sum(-1).mean(-1).T
 

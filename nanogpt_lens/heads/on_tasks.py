@@ -6,10 +6,9 @@ at which positions nothing but an earlier occurrence tells what comes next (see 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
+from einops import einsum, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -106,7 +105,10 @@ def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> 
             pieces.append(torch.stack([right.double(), loss, (-loss).exp()]).cpu())
     scores = torch.cat(pieces, 1)  # [score, example, pos]
     kinds = torch.stack([mask[:, :-1] for mask in _kinds(sequences)])  # [position, example, pos]
-    each = ratio_per_example(torch.einsum("sep,kep->ske", scores, kinds.double()), kinds.sum(-1).double())
+    each = ratio_per_example(
+        einsum(scores, kinds.double(), "score example pos, position example pos -> score position example"),
+        kinds.sum(-1).double(),
+    )
     return Scores(
         **mean_fields(each),
         axes=("score", "position"),
@@ -159,7 +161,7 @@ def task_heads(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Scor
         tested="chance",
         chance_per_example=ratio_per_example(uniform, counts)[:, None, None],
         sample=Sample(corpus=task.name, n=len(tokens), seed=seed),
-        chance=chance[:, None, None].expand(each.shape[:-1]).clone(),
+        chance=repeat(chance, "score -> score layer head", layer=each.shape[1], head=each.shape[2]).clone(),
         provenance=provenance(model, task=task.name, task_sha256=task.sha256, n=len(tokens), seed=seed),
     )
 
@@ -176,16 +178,20 @@ def _attention_sums(
     """The sums over queries of the attention that counts, and the same sums for uniform attention."""
     seq_len, layers = tokens.shape[1], range(model.cfg.n_layers)
     uniform = 1 / torch.arange(1, seq_len + 1, dtype=torch.float64, device=tokens.device)
-    pieces: list[Tensor] = []
-    even: list[Tensor] = []
+    pieces: list[Float[Tensor, "score layer head _"]] = []
+    even: list[Float[Tensor, "score _"]] = []
     for rows in batches(model, tokens):
         before = torch.eye(seq_len, device=tokens.device, dtype=torch.float64).roll(-1, dims=1).tril(-1)
         matches = follows(tokens[rows]) & required[rows][:, :, None]
         targets = torch.stack([before.expand(matches.shape), matches.double()])  # [score, example, query, key]
-        received: dict[int, Tensor] = {}
+        received: dict[int, Float[Tensor, "score head example"]] = {}
 
-        def keep(layer: int, targets: Tensor = targets, received: dict[int, Tensor] = received) -> Edit:
-            def edit(pattern: Tensor) -> Any:
+        def keep(
+            layer: int,
+            targets: Float[Tensor, "score example query key"] = targets,
+            received: dict[int, Float[Tensor, "score head example"]] = received,
+        ) -> Edit:
+            def edit(pattern: Float[Tensor, "example head query key"]) -> None:
                 received[layer] = torch.einsum("ehqk,seqk->she", pattern.double(), targets).cpu()
 
             return edit

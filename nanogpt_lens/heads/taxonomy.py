@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -246,7 +247,8 @@ def _column(scores: Scores, name: str | None = None) -> Float[Tensor, "row layer
     """The rows of one score: its value, chance, low and high, then the value of each sequence."""
     four = [_double(t)[..., None] for t in (scores.values, scores.chance, scores.low, scores.high)]
     tensors = torch.cat([*four, _double(scores.per_example)], dim=-1)
-    return (tensors if name is None else tensors[scores.labels["score"].index(name)]).movedim(-1, 0)
+    column = tensors if name is None else tensors[scores.labels["score"].index(name)]
+    return rearrange(column, "layer head row -> row layer head")
 
 
 def _double(tensor: Float[Tensor, "*axes"] | None) -> Float[Tensor, "*axes"]:
@@ -312,13 +314,15 @@ def _raise_of_logits(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float
     measured before the final LayerNorm's scale, and 0 where a sequence is one token over and over.
     """
     weights, unembed = head_weights(model), unembedding(model)
-    pieces: list[Tensor] = []
+    pieces: list[Float[Tensor, "layer head _"]] = []
     for rows in batches(model, tokens):
         ids = tokens[rows]
-        kept: dict[str, Tensor] = {}
+        kept: dict[str, Float[Tensor, "example ..."]] = {}
 
-        def keep(name: str, kept: dict[str, Tensor] = kept) -> Edit:
-            def edit(value: Tensor) -> None:  # of a pattern the mean over queries, [example, head, key]
+        def keep(name: str, kept: dict[str, Float[Tensor, "example ..."]] = kept) -> Edit:
+            def edit(
+                value: Float[Tensor, "example ..."],
+            ) -> None:  # of a pattern the mean over queries, [example, head, key]
                 kept[name] = value.double().mean(2) if name.endswith("pattern") else value.double()
 
             return edit
@@ -327,10 +331,12 @@ def _raise_of_logits(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float
         run(model, ids, {name: keep(name) for pair in names for name in pair})
         other = ids[:, :, None] != ids[:, None, :]  # [example, key, token of the sequence]
         layers = []
+        through_head = "example key d_read, head d_read d_head, head d_head d_model -> head example key d_model"
+        onto_tokens = "head example key d_model, d_model example token -> head example key token"
         for layer, (stream, pattern) in enumerate(names):
-            written = torch.einsum("bjm,hmd,hdn->hbjn", kept[stream], weights.v[layer], weights.o[layer])
-            logits = torch.einsum("hbjn,nbk->hbjk", written, unembed[:, ids])
-            attention = kept[pattern].transpose(0, 1)  # [head, example, key]
+            written = einsum(kept[stream], weights.v[layer], weights.o[layer], through_head)
+            logits = einsum(written, unembed[:, ids], onto_tokens)
+            attention = rearrange(kept[pattern], "example head key -> head example key")
             among = attention[:, :, None, :] * other
             usual = (logits * among).sum(-1) / among.sum(-1)
             gain = (logits.diagonal(dim1=-2, dim2=-1) - usual) * attention

@@ -40,7 +40,7 @@ class SourceValues:
 
     other: Mapping[str, Float[Tensor, "example ..."]] = field(default_factory=dict)
     mean: Mapping[str, Float[Tensor, " ..."]] = field(default_factory=dict)
-    reference: Mapping[str, Float[Tensor, "example ..."]] = field(default_factory=dict)
+    reference: Mapping[str, Float[Tensor, "reference ..."]] = field(default_factory=dict)
     same_run: bool = False
     seed: int = 0
 
@@ -162,7 +162,7 @@ def _in_order(edits: Sequence[Edit]) -> Edit:
     if len(edits) == 1:
         return edits[0]
 
-    def edit(value: Tensor) -> Tensor:
+    def edit(value: Float[Tensor, "example ..."]) -> Float[Tensor, "example ..."]:
         for one in edits:
             new = one(value)
             value = value if new is None else new
@@ -174,7 +174,7 @@ def _in_order(edits: Sequence[Edit]) -> Edit:
 def _edit(one: Intervention, kind: Kind, name: str, values: SourceValues) -> Edit:
     """The edit of a hook point that makes one intervention there."""
 
-    def edit(value: Tensor) -> Tensor:
+    def edit(value: Float[Tensor, "example ..."]) -> Float[Tensor, "example ..."]:
         index = place_index(one, kind, value.shape)
         changed = value.clone()
         if one.source == "zero":

@@ -35,7 +35,7 @@ class RunningMean:
 
     def __init__(self, dims: tuple[int, ...] = (0, 1)) -> None:
         self.dims = dims
-        self._total: Tensor | None = None
+        self._total: Float[Tensor, " ..."] | None = None
         self._count = 0
 
     def add(self, activation: Float[Tensor, " ..."]) -> None:

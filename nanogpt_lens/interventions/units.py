@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -119,7 +120,7 @@ class Units:
         if self.hook.startswith("mlp."):
             out = self.model.W_out[self.layers[i]]
         elif self.activation == "z":
-            out = self.model.W_O[self.layers[i]].flatten(0, 1)
+            out = rearrange(self.model.W_O[self.layers[i]], "head d_head d_model -> (head d_head) d_model")
         else:
             out = torch.eye(self.model.cfg.d_model, device=next(block.parameters()).device)
         out = out.detach().double()
@@ -138,7 +139,7 @@ class Units:
         """
         chosen = list(units)
 
-        def edit(activation: Tensor) -> Tensor:
+        def edit(activation: Float[Tensor, "example pos ..."]) -> Float[Tensor, "example pos ..."]:
             flat = activation.flatten(2).clone()
             if self.sae is None:
                 flat[..., chosen] = torch.as_tensor(value, dtype=flat.dtype, device=flat.device)

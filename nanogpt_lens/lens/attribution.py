@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from einops import einsum, rearrange
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.choices import check_choice
@@ -85,7 +86,7 @@ def direct_logit_attribution(
     _check_sum(model, values, total)
     single = len(tokens) == 1
 
-    def without_example(tensor: Tensor, dim: int = 0) -> Tensor:
+    def without_example(tensor: Shaped[Tensor, " ..."], dim: int = 0) -> Shaped[Tensor, " ..."]:
         """The tensor without its axis "example" if there is one text."""
         return tensor.squeeze(dim) if single else tensor
 
@@ -124,8 +125,8 @@ class _Split:
         wrong: Int[Tensor, "example pos"] | None,
     ) -> None:
         self.model, self.components, self.reads, self.answer, self.wrong = model, components, list(reads), answer, wrong
-        self.parts: dict[str, Tensor] = {}
-        self.scale: Tensor | None = None
+        self.parts: dict[str, Float[Tensor, "_ example pos"]] = {}
+        self.scale: Float[Tensor, "example pos"] | None = None
         weight, bias = (part.double() for part in affine(model.ln_final, model))
         unembed, b_unembed = model.W_U.detach(), model.b_U.detach().double()
         chosen = unembed.T[answer].double()  # [example, pos, d_model]
@@ -182,13 +183,13 @@ class _Split:
                 edits[f"blocks.{i}.hook_mlp_out"] = self._whole(f"mlp{i}")
         return edits
 
-    def _keep_scale(self, value: Tensor) -> None:
+    def _keep_scale(self, value: Float[Tensor, "example token 1"]) -> None:
         self.scale = value[:, self.reads, 0].double()
 
     def _whole(self, name: str) -> Edit:
         """An edit that keeps what an activation of the residual stream contributes as a whole."""
 
-        def edit(value: Tensor) -> None:
+        def edit(value: Float[Tensor, "... token d_model"]) -> None:
             written = value.expand(len(self.answer), -1, -1)[:, self.reads].double()
             self.parts[name] = (written * self.direction).sum(-1)[None]
 
@@ -197,11 +198,13 @@ class _Split:
     def _heads(self, i: int) -> Edit:
         """An edit that keeps what each head of layer `i` contributes, and their bias."""
 
-        def edit(value: Tensor) -> None:
+        def edit(value: Float[Tensor, "example token head d_head"]) -> None:
             weights, bias = (p.detach().double() for p in (self.model.W_O[i], self.model.b_O[i]))
-            z = value[:, self.reads].double()  # [example, pos, head, d_head]
-            onto = torch.einsum("epd,hkd->ephk", self.direction, weights)
-            heads = (z * onto).sum(-1).movedim(-1, 0)
+            z = value[:, self.reads].double()
+            onto = einsum(
+                self.direction, weights, "example pos d_model, head d_head d_model -> example pos head d_head"
+            )
+            heads = rearrange((z * onto).sum(-1), "example pos head -> head example pos")
             self.parts[f"attn{i}"] = torch.cat([heads, (self.direction @ bias)[None]])
 
         return edit
@@ -209,10 +212,11 @@ class _Split:
     def _neurons(self, i: int) -> Edit:
         """An edit that keeps what each neuron of layer `i` contributes, and their bias."""
 
-        def edit(value: Tensor) -> None:
+        def edit(value: Float[Tensor, "example token neuron"]) -> None:
             weights, bias = (p.detach().double() for p in (self.model.W_out[i], self.model.b_out[i]))
             neurons = value[:, self.reads].double() * (self.direction @ weights.T)
-            self.parts[f"mlp{i}"] = torch.cat([neurons.movedim(-1, 0), (self.direction @ bias)[None]])
+            neurons = rearrange(neurons, "example pos neuron -> neuron example pos")
+            self.parts[f"mlp{i}"] = torch.cat([neurons, (self.direction @ bias)[None]])
 
         return edit
 

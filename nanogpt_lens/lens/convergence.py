@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from einops import repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -101,9 +102,12 @@ def measure_convergence(
             own_text=corpus is None,
             lens=lens.home if lens else None,
         ),
-        chance=_scores_of_constant(reading, tokens, chars)[:, None, None]
-        .expand(len(SCORES), *per_sequence.shape[1:3])
-        .clone(),
+        chance=repeat(
+            _scores_of_constant(reading, tokens, chars),
+            "score -> score layer point",
+            layer=per_sequence.shape[1],
+            point=per_sequence.shape[2],
+        ).clone(),
         **interval_fields(per_sequence),
         depth=depth,
         tokens=tokens,

@@ -77,8 +77,8 @@ def hook_of(depth: int, n_layers: int) -> str:
 
 def residuals(
     model: Hooked, tokens: Int[Tensor, "example pos"], depths: Sequence[int]
-) -> tuple[dict[int, Tensor], Float[Tensor, "example pos d_vocab"]]:
-    """The residual stream [example, pos, d_model] at each depth, and the logits, of one run."""
+) -> tuple[dict[int, Float[Tensor, "example pos d_model"]], Float[Tensor, "example pos d_vocab"]]:
+    """The residual stream at each depth, and the logits, of one run."""
     names = {depth: hook_of(depth, int(model.cfg.n_layers)) for depth in depths}
     kept = record(model, tokens, names.values())
     return {depth: kept[name] for depth, name in names.items()}, kept["logits"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -70,7 +70,7 @@ def read(
 
     No more than one batch of residual streams and one chunk of logits is held besides what is returned.
     """
-    parts: list[dict[str, Tensor]] = []
+    parts: list[dict[str, Shaped[Tensor, " ..."]]] = []
     mean = torch.zeros(int(model.cfg.d_vocab), dtype=torch.float64)
     with evaluating(model):
         for rows in tqdm(list(batches(model, tokens)), desc="lens", delay=1, disable=not progress, unit="batch"):
@@ -98,14 +98,14 @@ def _following(tokens: Int[Tensor, "example pos"]) -> Int[Tensor, " row"]:
 
 def _chunk(
     model: Hooked,
-    streams: Mapping[int, Tensor],
+    streams: Mapping[int, Float[Tensor, "example pos d_model"]],
     logits: Float[Tensor, "row d_vocab"],
     following: Int[Tensor, " row"],
     chunk: slice,
     lens: TunedLens | None,
     k: int,
     mean: Float[Tensor, " d_vocab"],
-) -> dict[str, Tensor]:
+) -> dict[str, Shaped[Tensor, " ..."]]:
     """The statistics [depth, row, ...] of some rows, and the model's own [row]; its distribution is added to `mean`."""
     final = log_probs(logits[chunk])
     mean += final.exp().double().sum(0).cpu()
@@ -125,7 +125,7 @@ def _statistics(
     final: Float[Tensor, "row d_vocab"],
     following: Int[Tensor, " row"],
     k: int,
-) -> dict[str, Tensor]:
+) -> dict[str, Shaped[Tensor, "row ..."]]:
     """The statistics of a lens' logits; `final` are the model's own log-probabilities.
 
     The fields are those of `LensReading`; `following` is -1 where nothing follows.

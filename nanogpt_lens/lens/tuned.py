@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -228,7 +228,7 @@ class _TuningRun:
         self.best = {name: value.detach().clone() for name, value in self._weights().items()}
         self.best_kl = torch.full(shape[:1], torch.inf, dtype=torch.float64)
         self.best_steps = torch.zeros(shape[0], dtype=torch.int64)
-        self.curve: list[Tensor] = []
+        self.curve: list[Float[Tensor, " translator"]] = []
         self.curve_steps: list[int] = []
         self.step = 0
 
@@ -277,7 +277,7 @@ class _TuningRun:
 
     def _gradients(
         self, tokens: Int[Tensor, "example pos"], n: int
-    ) -> tuple[Float[Tensor, " translator"], list[Tensor]]:
+    ) -> tuple[Float[Tensor, " translator"], list[Float[Tensor, "translator ..."]]]:
         """The sum of KL over these tokens, divided by `n`, and its gradients by matrices and biases."""
         weights = [self.matrices, self.biases]
         total, gradients = self.biases.new_zeros(len(self.translated)), [torch.zeros_like(w) for w in weights]
@@ -332,11 +332,11 @@ class _TuningRun:
                 + ("" if self.step else ", or check the model, whose own activations are not finite")
             )
 
-    def _weights(self) -> dict[str, Tensor]:
+    def _weights(self) -> dict[str, Float[Tensor, "translator ..."]]:
         """The translators' weights, by name."""
         return {"matrices": self.matrices, "biases": self.biases}
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Shaped[Tensor, " ..."]]:
         """All that the rest of the run depends on, as tensors."""
         moments = {
             f"{kind}.{name}": self.optimizer.state[weight][kind]
@@ -354,7 +354,7 @@ class _TuningRun:
             "done": torch.tensor(self.step),
         }
 
-    def hold(self, state: Mapping[str, Tensor]) -> None:
+    def hold(self, state: Mapping[str, Shaped[Tensor, " ..."]]) -> None:
         """Take over a saved state, so that the run goes on from there."""
         for name, weight in self._weights().items():
             weight.data.copy_(state[name])

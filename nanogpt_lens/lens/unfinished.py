@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.distributed import gathered, is_first
@@ -29,7 +30,7 @@ class UnfinishedLens:
     def __init__(self, folder: str | Path, description: Mapping[str, Any], parts: Sequence[str]) -> None:
         self.file = Unfinished(folder, "unfinished-lens", {**description, "corpus": list(parts)})
 
-    def restore(self) -> dict[str, Tensor] | None:
+    def restore(self) -> dict[str, Shaped[Tensor, " ..."]] | None:
         """The saved state, the same in every process; None if there is none.
 
         Raises:
@@ -48,7 +49,7 @@ class UnfinishedLens:
             raise AnalysisError(message)
         return state or None
 
-    def keep(self, state: Callable[[], Mapping[str, Tensor]]) -> None:
+    def keep(self, state: Callable[[], Mapping[str, Shaped[Tensor, " ..."]]]) -> None:
         """Save the state if the last time is long enough ago."""
         if is_first():
             self.file.keep(state)

@@ -176,9 +176,9 @@ def _hook(edit: Edit) -> Callable[..., Tensor | None]:
     return hook
 
 
-def record(model: Hooked, inputs: Int[Tensor, "example pos"], names: Iterable[str]) -> dict[str, Tensor]:
+def record(model: Hooked, inputs: Int[Tensor, "example pos"], names: Iterable[str]) -> dict[str, Float[Tensor, " ..."]]:
     """Copies of the activations at `names` in one run, without gradients, and the run's logits as "logits"."""
-    activations: dict[str, Tensor] = {}
+    activations: dict[str, Float[Tensor, " ..."]] = {}
 
     def keep(name: str) -> Edit:
         def edit(value: Tensor) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from nanogpt_lens.model.access import Hooked
@@ -22,13 +23,13 @@ def weights_hash(model: Hooked) -> str:
     return digest.hexdigest()
 
 
-def tensor_bytes(tensor: Tensor) -> bytes:
+def tensor_bytes(tensor: Shaped[Tensor, " ..."]) -> bytes:
     """The bytes of a tensor's entries, as they are in memory."""
     flat = tensor.detach().cpu().contiguous().flatten()
     return flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
 
 
-def tensor_hash(tensor: Tensor) -> str:
+def tensor_hash(tensor: Shaped[Tensor, " ..."]) -> str:
     """SHA-256 of a tensor's entries."""
     return hashlib.sha256(tensor_bytes(tensor)).hexdigest()
 

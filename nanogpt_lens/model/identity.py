@@ -69,7 +69,7 @@ def _add_norm(digest: Any, name: str, norm: Any, model: Hooked) -> None:
         _add(digest, f"{name}.{part}", tensor)
 
 
-def _add(digest: Any, name: str, tensor: Tensor) -> None:
+def _add(digest: Any, name: str, tensor: Float[Tensor, " ..."]) -> None:
     content = tensor.detach().float().cpu() + 0.0  # no negative zeros
     digest.update(f"{name} {list(content.shape)}".encode())
     digest.update(content.contiguous().numpy().tobytes())

@@ -6,7 +6,7 @@ import math
 from typing import Any, overload
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from conversion.vocabulary import Vocabulary
@@ -26,7 +26,7 @@ def generate(
 @overload
 def generate(
     model: Any,
-    prompt: Tensor,
+    prompt: Int[Tensor, "*example pos"],
     *,
     max_new_tokens: int = ...,
     temperature: float = ...,
@@ -111,7 +111,7 @@ def _encoded(model: Any, prompt: str) -> Int[Tensor, " pos"]:
     return torch.tensor(model.tokenizer.encode(prompt), dtype=torch.long)
 
 
-def _as_batch(ids: Tensor, d_vocab: int) -> Int[Tensor, "example pos"]:
+def _as_batch(ids: Shaped[Tensor, " ..."], d_vocab: int) -> Int[Tensor, "example pos"]:
     """Ids of one prompt or of several as a batch; AnalysisError unless they are ids that the model has."""
     tokens = ids[None] if ids.dim() == 1 else ids
     if tokens.dim() != 2 or not tokens.numel():

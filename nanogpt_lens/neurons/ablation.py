@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -290,7 +291,7 @@ def _hits(
 ) -> dict[str, Any]:
     """The result's fields that say whose loss rises most."""
     rise = after - base
-    best = rise.flatten().topk(min(k, rise.numel()))
+    best = rearrange(rise, "example pos -> (example pos)").topk(min(k, rise.numel()))
     texts, positions = [], []
     for flat in best.indices.tolist():
         row, pos = divmod(flat, rise.shape[1])

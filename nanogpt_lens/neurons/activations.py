@@ -91,7 +91,7 @@ def unit_indices(units: Units, neurons: Sequence[int] | int | None) -> list[int]
 def _edit_that_keeps(
     kept: dict[int, Float[Tensor, "example unit pos"]], i: int, units: Units, chosen: Sequence[int]
 ) -> Edit:
-    def keep(activation: Tensor) -> None:
+    def keep(activation: Float[Tensor, "example pos ..."]) -> None:
         kept[i] = units.values(i, activation)[..., chosen].detach().transpose(1, 2).clone()
 
     return keep

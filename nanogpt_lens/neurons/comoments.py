@@ -39,11 +39,11 @@ class Comoments(Keeper):
         self.pairs, self.control, self.seed = tuple(pairs), control, seed
         self._units = None if units is None else list(units)
         self._n: dict[int, float] = {}
-        self._shift: dict[int, Tensor] = {}
-        self._sum: dict[int, Tensor] = {}
-        self._products: dict[tuple[int, int], Tensor] = {}
-        self._shifted: dict[tuple[int, int], Tensor] = {}
-        self._batch: dict[int, Tensor] = {}  # what later hook points of the same batch need
+        self._shift: dict[int, Float[Tensor, " unit"]] = {}
+        self._sum: dict[int, Float[Tensor, " unit"]] = {}
+        self._products: dict[tuple[int, int], Float[Tensor, "unit other_unit"]] = {}
+        self._shifted: dict[tuple[int, int], Float[Tensor, "unit other_unit"]] = {}
+        self._batch: dict[int, Float[Tensor, "token unit"]] = {}  # what later hook points of the same batch need
 
     def add(self, i: int, values: Float[Tensor, "example pos unit"], batch: Batch) -> None:
         """Take in the activation of the i-th hook point."""
@@ -151,7 +151,7 @@ class Comoments(Keeper):
 
 
 def _accumulate(
-    held: dict[tuple[int, int], Tensor], pair: tuple[int, int], products: Float[Tensor, "unit other_unit"]
+    held: dict[tuple[int, int], Float[Tensor, "_ _"]], pair: tuple[int, int], products: Float[Tensor, "unit other_unit"]
 ) -> None:
     """Add products to those held of a pair, in float64."""
     if pair in held:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
@@ -167,6 +168,7 @@ def _parts(mask: Bool[np.ndarray, "example pos"], on: On, held_out: float, calle
             f"{len(mask)} sequences of {seq_len} tokens cannot be divided with held_out={held_out}; give a longer "
             "corpus, give a smaller seq_len or held_out=0"
         )
+    flat = "example pos -> (example pos)"
     everywhere = np.arange(mask.size).reshape(mask.shape)[:, : labels.shape[1]]
     parts = []
     for name, rows in (("first", slice(0, first)), ("held-out", slice(first, None))):
@@ -180,7 +182,11 @@ def _parts(mask: Bool[np.ndarray, "example pos"], on: On, held_out: float, calle
                 "give a longer corpus, a larger sample, or held_out=0"
             )
         which = np.broadcast_to(np.arange(len(in_class))[:, None], in_class.shape)
-        parts.append(_Part(places=everywhere[rows].reshape(-1), labels=in_class.reshape(-1), rows=which.reshape(-1)))
+        parts.append(
+            _Part(
+                places=rearrange(everywhere[rows], flat), labels=rearrange(in_class, flat), rows=rearrange(which, flat)
+            )
+        )
     return parts
 
 

@@ -23,9 +23,9 @@ class Moments(Keeper):
     def __init__(self, *, sites: int) -> None:
         self.sites = sites
         self._n = torch.zeros(sites, dtype=torch.float64)
-        self._mean: list[Tensor] = []
-        self._m2: list[Tensor] = []
-        self._positive: list[Tensor] = []
+        self._mean: list[Float[Tensor, " unit"]] = []
+        self._m2: list[Float[Tensor, " unit"]] = []
+        self._positive: list[Float[Tensor, " unit"]] = []
 
     def add(self, i: int, values: Float[Tensor, "example pos unit"], batch: Batch) -> None:
         """Take in the activation of the i-th hook point."""
@@ -110,7 +110,7 @@ class ActivationSample(Keeper):
         self.sites = sites
         drawn = range(n_tokens) if n_tokens <= size else sorted(random.Random(seed).sample(range(n_tokens), size))
         self.indices = torch.tensor(drawn)
-        self._rows: list[Tensor] = []  # [token of the sample, unit]; one preallocated buffer for each site
+        self._rows: list[Float[Tensor, "token unit"]] = []  # one preallocated buffer for each site
         self._filled = [0] * sites
         self._from = [0] * sites
 

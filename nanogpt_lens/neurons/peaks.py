@@ -43,9 +43,9 @@ class TopWindows(Keeper):
 
     def __init__(self, *, sites: int, k: int, window: int, lowest: bool = False, where: Where = "max") -> None:
         self.sites, self.k, self.window, self.lowest, self.where = sites, k, window, lowest, where
-        self._score: list[Tensor] = []  # [unit, k], -inf where there is none; negated for `lowest`
-        self._start: list[Tensor] = []
-        self._activations: list[Tensor] = []
+        self._score: list[Float[Tensor, "unit k"]] = []  # -inf where there is none; negated for `lowest`
+        self._start: list[Int[Tensor, "unit k"]] = []
+        self._activations: list[Float[Tensor, "unit k window"]] = []
 
     def add(self, i: int, values: Float[Tensor, "example pos unit"], batch: Batch) -> None:
         """Take in the activation of the i-th hook point."""
@@ -99,7 +99,7 @@ class TopWindows(Keeper):
         """
         starts = self._starts(rows.shape[1], rows.device)
         alive = torch.arange(len(rows), device=rows.device)
-        peaks: list[tuple[Tensor, Tensor, Tensor]] = []
+        peaks: list[tuple[Int[Tensor, " _"], Int[Tensor, " _"], Float[Tensor, " _"]]] = []
         while len(alive):
             place = rows.argmax(1)  # the first of equal ones
             score = rows.gather(1, place[:, None])[:, 0]

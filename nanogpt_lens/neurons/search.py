@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
@@ -180,7 +181,9 @@ def _check_excerpts(sequences: Sequences, k: int, window: int, where: Where) -> 
         )
 
 
-def _excerpt_fields(which: str, best: TopWindows, sequences: Sequences) -> dict[str, Tensor]:
+def _excerpt_fields(
+    which: str, best: TopWindows, sequences: Sequences
+) -> dict[str, Shaped[Tensor, "layer neuron k ..."]]:
     """The result's fields of the "top" or the "low" excerpts."""
     return {
         f"{which}_values": best.value,
@@ -191,7 +194,7 @@ def _excerpt_fields(which: str, best: TopWindows, sequences: Sequences) -> dict[
     }
 
 
-def _summaries(drawn: ActivationSample, sites: int) -> dict[str, Tensor]:
+def _summaries(drawn: ActivationSample, sites: int) -> dict[str, Shaped[Tensor, "layer neuron _"]]:
     """Quantiles, histogram and bounds of the sample."""
     quantiles, histograms, bounds = [], [], []
     for i in range(sites):
@@ -215,11 +218,11 @@ def _summaries(drawn: ActivationSample, sites: int) -> dict[str, Tensor]:
     }
 
 
-def _promoted_tokens(model: Hooked, units: Units) -> dict[str, Tensor]:
+def _promoted_tokens(model: Hooked, units: Units) -> dict[str, Shaped[Tensor, "layer neuron token"]]:
     """The tokens whose logits each unit's output direction raises and lowers most."""
     readout = unembedding(model)
     n_shown = min(_TOKENS_SHOWN, n_tokens(model))
-    parts: dict[str, list[Tensor]] = {}
+    parts: dict[str, list[Shaped[Tensor, "neuron token"]]] = {}
     for i in range(len(units.layers)):
         logits = [(part @ readout) for part in units.directions(i).split(1024)]
         for name, largest in (("promoted", True), ("suppressed", False)):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -170,7 +171,7 @@ def _effects(setup: SweepSetup, gradients: dict[int, Float[Tensor, "example ..."
     summed = [d for d in range(change.dim()) if d >= len(present) or present[d] not in order]
     kept = [name for name in present if name in order]
     total = change.sum(summed) if summed else change
-    return total.permute([kept.index(axis) for axis in order])
+    return rearrange(total, f"{' '.join(kept)} -> {' '.join(order)}")
 
 
 def _gradients_at_base(setup: SweepSetup) -> dict[int, Float[Tensor, "example ..."]]:

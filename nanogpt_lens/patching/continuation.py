@@ -50,7 +50,7 @@ class Continuation:
         self.end = self.reads[-1] + 1
         self.n_examples = base["logits"].shape[0]
         self.base_logits = base["logits"][:, self.reads]
-        self._qkv: dict[int, tuple[Tensor, Tensor]] = {}
+        self._qkv: dict[int, tuple[Float[Tensor, "d_model part"], Float[Tensor, " part"]]] = {}
 
     @cached_property
     def is_exact(self) -> bool:

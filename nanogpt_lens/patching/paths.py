@@ -244,7 +244,7 @@ class _PathPatcher:
         if first < 0:
             source = self.source["hook_embed"]
             edits["hook_embed"] = lambda value: chunk.mixed(source, value)
-        noted: dict[str, Tensor] = {}
+        noted: dict[str, Float[Tensor, "row pos ..."]] = {}
         for name in {self._hook(node) for node in receivers if node.layer >= max(first, 0)}:
             edits[name] = _edit_that_notes(noted, name)
         self._run(chunk, edits, first)
@@ -329,7 +329,7 @@ def _reaches(sender: Node, receiver: Node) -> bool:
     return sender.layer < receiver.layer or same
 
 
-def _edit_that_notes(noted: dict[str, Tensor], name: str) -> Edit:
+def _edit_that_notes(noted: dict[str, Float[Tensor, "row pos ..."]], name: str) -> Edit:
     def edit(value: Tensor) -> None:
         noted[name] = value.clone()
 

@@ -257,7 +257,7 @@ class Graph:
         self, model: Hooked, tokens: Int[Tensor, "example pos"], names: Iterable[str]
     ) -> dict[str, Float[Tensor, "example ..."]]:
         """What `access.record` returns; the graph is kept."""
-        kept: dict[str, Tensor] = {}
+        kept: dict[str, Float[Tensor, "example ..."]] = {}
 
         def keep(name: str) -> Edit:
             def edit(value: Tensor) -> Tensor | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int, Integer
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
@@ -42,8 +43,8 @@ class Text:
     sha256: str | None = None
 
     @property
-    def ids(self) -> np.ndarray:
-        """Ids [tokens]."""
+    def ids(self) -> Integer[np.ndarray, " token"]:
+        """The ids of all tokens."""
         return self.data.val
 
 
@@ -143,7 +144,7 @@ class Subject:
         known = {place for base in places for place in (base, base.resolve(), *base.resolve().parents)}
         return tuple(sorted(known))
 
-    def strings(self, tokens: Tensor) -> tuple[str, ...]:
+    def strings(self, tokens: Int[Tensor, " pos"]) -> tuple[str, ...]:
         """The text of each of the ids."""
         return token_labels(self.model, tokens)
 
@@ -152,7 +153,7 @@ class Subject:
         """Between tokens: nothing between text, a space between numbers."""
         return "" if self.has_vocabulary else " "
 
-    def passage(self, seq_len: int, *, number: int = 0) -> Tensor:
+    def passage(self, seq_len: int, *, number: int = 0) -> Int[Tensor, " pos"]:
         """A passage of the text, of at most `seq_len` tokens: from the beginning of a paragraph where there is one.
 
         `number` gives another one.
@@ -166,7 +167,7 @@ class Subject:
         start = starts[int(torch.randint(len(starts), (1,), generator=generator))]
         return torch.from_numpy(ids[start : start + seq_len].copy())
 
-    def _beginnings(self, ids: np.ndarray, seq_len: int) -> Sequence[int]:
+    def _beginnings(self, ids: Int[np.ndarray, " token"], seq_len: int) -> Sequence[int]:
         """The places at which a passage may begin: behind an empty line, behind a line break, or anywhere."""
         last = max(0, len(ids) - seq_len)
         vocabulary = self.strings(torch.arange(n_tokens(self.model))) if self.has_vocabulary else ()

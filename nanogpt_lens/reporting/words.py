@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Shaped
 from torch import Tensor
 
 from nanogpt_lens.viz.tokens import visible
@@ -33,7 +34,7 @@ def interval(value: Any, low: Any, high: Any, digits: int = 3) -> str:
     return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
 
 
-def at(tensor: Tensor | None, *place: int) -> float | None:
+def at(tensor: Shaped[Tensor, " ..."] | None, *place: int) -> float | None:
     """One number of a tensor that need not be there."""
     return None if tensor is None else float(tensor[place])
 

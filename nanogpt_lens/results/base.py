@@ -162,7 +162,7 @@ class Result:
 
     def tensors(self) -> dict[str, Shaped[Tensor, " ..."]]:
         """Every tensor by the name of its attribute; those of a mapping by "attribute/key"."""
-        every: dict[str, Tensor] = {}
+        every: dict[str, Shaped[Tensor, " ..."]] = {}
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Tensor):

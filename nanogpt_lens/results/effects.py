@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
@@ -282,7 +283,9 @@ class SimilarDirections(Scores):
             raise ResultError(f"there is no kind {name!r}; expected one of {', '.join(self.chance_of_largest)}")
         places = [i for i, label in enumerate(self.labels["vector"]) if label.startswith(f"{name} ")]
         cosines = self.values[places]
-        return cosines if name.endswith("embedding") else cosines.view(self.layers, -1)
+        if name.endswith("embedding"):
+            return cosines
+        return rearrange(cosines, "(layer neuron) -> layer neuron", layer=self.layers)
 
     def to_dataframe(self) -> pd.DataFrame:
         """The rows of `Result.to_dataframe`, with the tokens' text and the level of the kind's largest cosine."""

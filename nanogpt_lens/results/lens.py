@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from einops import rearrange
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError, ResultError
@@ -94,8 +95,8 @@ class LensResult(_OnPoints):
         """The text of a token."""
         return self.strings.get(str(int(token)), str(int(token)))
 
-    def top_strings(self) -> np.ndarray:
-        """`top_tokens` as text: an array of strings [..., k]."""
+    def top_strings(self) -> Shaped[np.ndarray, "*axes k"]:
+        """`top_tokens` as text: an array of strings."""
         flat = [self.string(token) for token in self.top_tokens.flatten().tolist()]
         return np.array(flat, dtype=object).reshape(self.top_tokens.shape)
 
@@ -114,7 +115,7 @@ class LensResult(_OnPoints):
 
     def _summary(self) -> list[str]:
         table = self.table().iloc[:, -8:]
-        kl = self.kl.flatten(2).mean(-1)
+        kl = rearrange(self.kl, "layer point ... -> layer point (...)").mean(-1)
         table.insert(0, "mean KL", [round(float(kl[i, j]), 3) for i, j, _ in self.in_depth_order()])
         return ["most likely next token at the last positions", *table.to_string().splitlines()]
 
@@ -387,7 +388,8 @@ class LogitAttribution(Result):
         if not heads:
             raise AnalysisError("the components are layers, without heads; expected components='heads' or 'neurons'")
         n_layers, n_heads = (1 + max(int(label.split(".")[part]) for label in heads) for part in (0, 1))
-        return self.values[list(heads.values())].unflatten(0, (n_layers, n_heads))
+        values = self.values[list(heads.values())]
+        return rearrange(values, "(layer head) ... -> layer head ...", layer=n_layers, head=n_heads)
 
     def _summary(self) -> list[str]:
         total = f"in all {float(self.total.mean()):.4f}" + (" on average" if self.total.numel() > 1 else "")

@@ -49,7 +49,7 @@ class Metric(ABC):
     ) -> Float[Tensor, "*axes example"]:
         """A value for each example, from the logits at the positions `reads` alone."""
 
-    def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
+    def resolved(self, model: Hooked, tokens: Int[Tensor, "example pos"]) -> Metric:
         """The same metric with ids in place of strings, checked against the model and the clean tokens."""
         return self
 
@@ -93,7 +93,7 @@ class LogitDiff(Metric):
         """What is computed, in words."""
         return f"logit({_in_words(self.answer)}) - logit({_in_words(self.wrong)}) at position {_in_words(self.pos)}"
 
-    def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
+    def resolved(self, model: Hooked, tokens: Int[Tensor, "example pos"]) -> Metric:
         """The same metric with ids in place of strings."""
         ids = {name: _ids(getattr(self, name), name, model, tokens) for name in ("answer", "wrong")}
         return replace(self, **ids)
@@ -116,7 +116,7 @@ class AnswerLogprob(Metric):
         """What is computed, in words."""
         return f"log-probability of {_in_words(self.answer)} at position {_in_words(self.pos)}, in nats"
 
-    def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
+    def resolved(self, model: Hooked, tokens: Int[Tensor, "example pos"]) -> Metric:
         """The same metric with an id in place of a string."""
         return replace(self, answer=_ids(self.answer, "answer", model, tokens))
 
@@ -138,7 +138,7 @@ class KL(Metric):
         """What is computed, in words."""
         return f"KL(clean || patched) at position {_in_words(self.pos)}, in nats"
 
-    def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
+    def resolved(self, model: Hooked, tokens: Int[Tensor, "example pos"]) -> Metric:
         """The same metric; AnalysisError unless its clean logits fit the tokens."""
         expected = [*tokens.shape, model.cfg.d_vocab]
         if not isinstance(self.clean_logits, Tensor) or self.clean_logits.isnan().any():
@@ -168,7 +168,7 @@ class Loss(Metric):
         positions = "all positions" if self.pos is None else f"position {_in_words(self.pos)}"
         return f"cross-entropy of the next token at {positions}, in nats per token"
 
-    def resolved(self, model: Hooked, tokens: Tensor) -> Metric:
+    def resolved(self, model: Hooked, tokens: Int[Tensor, "example pos"]) -> Metric:
         """The same metric, with the clean tokens if it has none of its own."""
         targets = tokens if self.tokens is None else as_tokens(model, self.tokens, name="the text of loss(...)")
         if targets.shape != tokens.shape:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.errors import ConversionError
@@ -115,9 +115,11 @@ class Reader:
         return native if close else None
 
     @staticmethod
-    def _activations(run_once: Callable[[Tensor, See], None], tokens: Int[Tensor, "example pos"]) -> list[Tensor]:
+    def _activations(
+        run_once: Callable[[Int[Tensor, "example pos"], See], None], tokens: Int[Tensor, "example pos"]
+    ) -> list[Float[Tensor, "example ..."]]:
         """Copies of the activations that one run shows."""
-        activations: list[Tensor] = []
+        activations: list[Float[Tensor, "example ..."]] = []
         run_once(tokens, lambda i, value: activations.append(value.clone()))
         return activations
 

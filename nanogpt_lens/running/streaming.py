@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -27,7 +27,7 @@ from nanogpt_lens.text.sequences import Batch, Sequences
 
 _log = logging.getLogger(__name__)
 
-State = Mapping[str, Tensor]
+State = Mapping[str, Shaped[Tensor, " ..."]]
 """What a keeper holds, tensors by name."""
 
 
@@ -53,7 +53,9 @@ def stream(
     names: Sequence[str],
     keepers: Sequence[Keeper],
     *,
-    values: Callable[[int, Tensor], Tensor] = lambda i, value: value.flatten(2),
+    values: Callable[[int, Float[Tensor, "example pos ..."]], Float[Tensor, "example pos unit"]] = lambda i, value: (
+        value.flatten(2)
+    ),
     engine: Engine = "auto",
     resume: str | Path | None = None,
     describes: Mapping[str, Any] | None = None,
@@ -67,7 +69,7 @@ def stream(
         sequences: the corpus.
         names: the hook points, in the order of the computation.
         keepers: empty ones.
-        values: a function from the number of a hook point and its activation to the values [example, pos, unit].
+        values: a function from the number of a hook point and its activation to the values of its units.
         engine: how activations are computed, see `Engine`.
         resume: a folder for the state of an unfinished run, saved every ten seconds and deleted at the end.
         describes: the options that the keepers were made with; a state of other options is refused.
@@ -122,7 +124,7 @@ def _saved_state(
     return Unfinished(folder, f"unfinished-{rank}-of-{size}", description)
 
 
-def _state(keepers: Sequence[Keeper]) -> dict[str, Tensor]:
+def _state(keepers: Sequence[Keeper]) -> dict[str, Shaped[Tensor, " ..."]]:
     """What all keepers hold, each under its number."""
     return {f"{i}/{name}": tensor for i, keeper in enumerate(keepers) for name, tensor in keeper.state().items()}
 

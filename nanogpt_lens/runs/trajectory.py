@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -184,9 +184,9 @@ def _values_of_stages(
     kept: Unfinished | None,
     *,
     progress: bool,
-) -> tuple[list[dict[str, Tensor]], dict[str, Any]]:
+) -> tuple[list[dict[str, Shaped[Tensor, " ..."]]], dict[str, Any]]:
     """The tensors of each stage, by name; and the axes, labels and words that all have in common."""
-    stage_tensors: list[dict[str, Tensor]] = []
+    stage_tensors: list[dict[str, Shaped[Tensor, " ..."]]] = []
     about: dict[str, Any] = {}
     before = kept.read() if kept is not None else None
     if before is not None:
@@ -216,7 +216,7 @@ def _check_same(one: Mapping[str, Any], about: Mapping[str, Any], name: str, pla
     )
 
 
-def _as_tensors(value: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _as_tensors(value: Any, name: str) -> tuple[dict[str, Shaped[Tensor, " ..."]], dict[str, Any]]:
     """The value of a measure as tensors by name; and its axes, labels and words."""
     if not isinstance(value, Result):
         try:
@@ -239,29 +239,29 @@ def _as_tensors(value: Any, name: str) -> tuple[dict[str, Tensor], dict[str, Any
     }
 
 
-def _flat(stage_tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def _flat(stage_tensors: Sequence[Mapping[str, Shaped[Tensor, " ..."]]]) -> dict[str, Shaped[Tensor, " ..."]]:
     """The tensors of all stages in one dictionary, as "0.values"."""
     return {f"{i}.{name}": tensor for i, tensors in enumerate(stage_tensors) for name, tensor in tensors.items()}
 
 
-def _split(flat: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def _split(flat: Mapping[str, Shaped[Tensor, " ..."]]) -> list[dict[str, Shaped[Tensor, " ..."]]]:
     """The tensors of each stage, from what `_flat` makes of them."""
-    tensors_of: dict[int, dict[str, Tensor]] = {}
+    tensors_of: dict[int, dict[str, Shaped[Tensor, " ..."]]] = {}
     for key, tensor in flat.items():
         i, _, name = key.partition(".")
         tensors_of.setdefault(int(i), {})[name] = tensor
     return [tensors_of[i] for i in sorted(tensors_of)]
 
 
-def _columns(stage_tensors: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The columns [step, ...] that all steps have in one shape."""
+def _columns(stage_tensors: Sequence[Mapping[str, Shaped[Tensor, " ..."]]]) -> dict[str, Shaped[Tensor, "step ..."]]:
+    """The columns that all steps have in one shape."""
     shared = [name for name in stage_tensors[0] if all(name in tensors for tensors in stage_tensors)]
     shapes = {name: {tensors[name].shape for tensors in stage_tensors} for name in shared}
     return {name: torch.stack([t[name] for t in stage_tensors]) for name in shared if len(shapes[name]) == 1}
 
 
 def _result(
-    every: Sequence[Mapping[str, Tensor]],
+    every: Sequence[Mapping[str, Shaped[Tensor, "_ ..."]]],
     about: Mapping[str, Any],
     stages: Sequence[Stage],
     name: str,

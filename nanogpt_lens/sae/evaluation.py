@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -119,7 +120,8 @@ def evaluate_sae(
         bar = tqdm(chunks, desc="autoencoder", delay=1, disable=not progress, unit="batch")
         parts = [_sums(model, units, {"sae": sae, "control": control}, mean, chunk) for chunk in bar]
     sums = {key: torch.cat([part[key] for part in parts], -1) for key in parts[0]}
-    fired = {who: sums.pop(f"{who}/fired").view(len(parts), -1).sum(0) for who in ("sae", "control")}
+    over_parts = "(part feature) -> part feature"
+    fired = {who: rearrange(sums.pop(f"{who}/fired"), over_parts, part=len(parts)).sum(0) for who in ("sae", "control")}
     values, low, high = _scores(sums, "sae", fired["sae"])
     chance, _, _ = _scores(sums, "control", fired["control"])
     seen_share = text.share_seen(_trace(sae))

@@ -313,7 +313,7 @@ def _activations(
     generator = torch.Generator().manual_seed(seed)
     with evaluating(model):
         reader = Reader(model, units.names)
-    piece: list[Tensor] = []
+    piece: list[Float[Tensor, "_ d_in"]] = []
     while True:
         for i in torch.randperm(sequences.n_batches, generator=generator).tolist():
             batch = sequences.batch(i)

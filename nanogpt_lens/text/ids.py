@@ -87,7 +87,9 @@ def _reader(file: IO[bytes], dtype: np.dtype[Any]) -> Callable[[int, int], Integ
     return read
 
 
-def check_ids(d_vocab: int, ids: Tensor | np.ndarray, name: str = "the corpus") -> None:
+def check_ids(
+    d_vocab: int, ids: Integer[Tensor, " ..."] | Integer[np.ndarray, " ..."], name: str = "the corpus"
+) -> None:
     """Raise AnalysisError where an id is negative or beyond a model's vocabulary."""
     array = np.asarray(ids)
     low, high = int(array.min(initial=0)), int(array.max(initial=0))

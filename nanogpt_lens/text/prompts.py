@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Int
 from torch import Tensor
 
@@ -75,7 +76,8 @@ def repeated_tokens(
             f"{model.cfg.n_ctx}, the model's context: give seq_len={model.cfg.n_ctx // copies} or less"
         )
     generator = torch.Generator().manual_seed(seed)
-    return random_tokens(model, n, seq_len, repeats=repeats, generator=generator).repeat(1, copies)
+    once = random_tokens(model, n, seq_len, repeats=repeats, generator=generator)
+    return repeat(once, "example pos -> example (copy pos)", copy=copies)
 
 
 def induction_pairs(model: Hooked, *, seq_len: int | None = None, n: int = 32, seed: int = 0) -> Pair:
@@ -107,7 +109,7 @@ def induction_pairs(model: Hooked, *, seq_len: int | None = None, n: int = 32, s
     fill = torch.rand(n, size, generator=generator)
     fill.scatter_(1, special, -1.0)
     distinct = fill.argsort(dim=1, descending=True)[:, : size - 3]
-    middle = distinct.repeat(1, -(-seq_len // (size - 3)))[:, : seq_len - 3]
+    middle = repeat(distinct, "example pos -> example (copy pos)", copy=-(-seq_len // (size - 3)))[:, : seq_len - 3]
     at = torch.randint(seq_len - 3, (n, 1), generator=generator)  # of the first A; B follows; A ends the prompt
     clean = torch.empty(n, seq_len, dtype=torch.long)
     clean.scatter_(1, _others(at, seq_len), middle)
@@ -123,5 +125,5 @@ def induction_pairs(model: Hooked, *, seq_len: int | None = None, n: int = 32, s
 
 def _others(at: Int[Tensor, "example 1"], seq_len: int) -> Int[Tensor, "example place"]:
     """The places of each prompt that are neither `at`, `at + 1`, nor the last."""
-    places = torch.arange(seq_len - 1).expand(len(at), -1)
-    return places[(places != at) & (places != at + 1)].view(len(at), seq_len - 3)
+    places = repeat(torch.arange(seq_len - 1), "place -> example place", example=len(at))
+    return rearrange(places[(places != at) & (places != at + 1)], "(example place) -> example place", example=len(at))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
 from nanogpt_lens.core.errors import DataError
 from nanogpt_lens.text.task import Task, TaskSequences
@@ -30,7 +30,7 @@ class TriggerBigrams(Task):
     trigger too, even its own, which locks a sequence into a loop that needs no induction.
     """
 
-    counts: np.ndarray
+    counts: Integer[np.ndarray, "character character"]
     n_triggers: int = 5
 
     kind: ClassVar[str] = "trigger_bigrams"

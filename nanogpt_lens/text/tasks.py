@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 
 from conversion.errors import CheckpointError, NanoGPTLensError
 from conversion.vocabulary import CharVocabulary
@@ -54,12 +55,12 @@ def trigger_bigrams(corpus: TextData | str | Path, *, n_triggers: int = 5) -> Tr
     vocabulary = _characters(data)
     size = vocabulary.size
     ids = np.asarray(data.train).astype(np.int64)
-    counts = np.bincount(ids[:-1] * size + ids[1:], minlength=size * size).reshape(size, size)
+    counts = np.bincount(ids[:-1] * size + ids[1:], minlength=size * size)
     return TriggerBigrams(
         vocabulary=vocabulary,
         name=f"trigger bigrams of {data.name}",
         text_sha256=data.sha256,
-        counts=counts,
+        counts=rearrange(counts, "(character next_one) -> character next_one", character=size),
         n_triggers=n_triggers,
     )
 

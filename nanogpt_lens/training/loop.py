@@ -96,7 +96,9 @@ class Trainer:
         if kind == "cuda" and config.dtype != "float32":
             dtype = getattr(torch, config.dtype)
             self._autocast = lambda: torch.autocast(kind, dtype=dtype)
-        self._loss: Callable[[Tensor, Tensor], Tensor] = torch.compile(model.loss) if config.compile else model.loss
+        self._loss: Callable[[Int[Tensor, "example pos"], Int[Tensor, "example pos"]], Float[Tensor, ""]] = (
+            torch.compile(model.loss) if config.compile else model.loss
+        )
 
     def step(self, iteration: int) -> Float[Tensor, ""]:
         """Make one update, and return the mean loss of its batches before it, detached, on the device."""

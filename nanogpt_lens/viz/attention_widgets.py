@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -78,7 +79,7 @@ def attention_pattern(
     return _widget("AttentionPattern", patterns, chosen, engine, max_value, example)
 
 
-def _matrices(patterns: Result, layer: Any, head: Any, example: int) -> dict[str, Tensor]:
+def _matrices(patterns: Result, layer: Any, head: Any, example: int) -> dict[str, Float[Tensor, "dest_pos src_pos"]]:
     """The attention of each head or layer chosen, by name."""
     if patterns.axes[-2:] != ("dest_pos", "src_pos"):
         raise ResultError(
@@ -102,7 +103,7 @@ def _matrices(patterns: Result, layer: Any, head: Any, example: int) -> dict[str
 def _widget(
     component: str,
     patterns: Result,
-    chosen: dict[str, Tensor],
+    chosen: dict[str, Float[Tensor, "dest_pos src_pos"]],
     engine: Engine,
     max_value: float,
     example: int,
@@ -155,7 +156,9 @@ def _tokens(patterns: Result, size: int, example: int) -> list[str]:
     return [str(i) for i in range(size)]
 
 
-def _canvas_props(every: Tensor, names: list[str], tokens: list[str], causal: bool, max_value: float) -> dict[str, Any]:
+def _canvas_props(
+    every: Float[Tensor, "head dest_pos src_pos"], names: list[str], tokens: list[str], causal: bool, max_value: float
+) -> dict[str, Any]:
     """What the canvas draws: bytes of the lower triangle, row after row, head after head.
 
     Without a causal mask they are those of all cells.
@@ -177,7 +180,9 @@ def _canvas_props(every: Tensor, names: list[str], tokens: list[str], causal: bo
     }
 
 
-def _static(shades: np.ndarray, names: list[str], tokens: list[str], causal: bool) -> str:
+def _static(
+    shades: UInt8[np.ndarray, "head dest_pos src_pos"], names: list[str], tokens: list[str], causal: bool
+) -> str:
     """HTML that needs no script: every head as a picture with its name, and the text."""
     width = 110 if len(names) > 1 else 360
     pictures = "".join(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jaxtyping import Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -46,7 +47,7 @@ def own_numbers(result: Result, axis: str) -> list[int]:
     return [int(label) for label in result.labels.get(axis, range(result.shape[axis]))]
 
 
-def finite(tensor: Tensor, what: str) -> Tensor:
+def finite(tensor: Shaped[Tensor, "*axes"], what: str) -> Shaped[Tensor, "*axes"]:
     """The tensor, if it holds numbers that can be shown.
 
     Raises:
@@ -59,7 +60,7 @@ def finite(tensor: Tensor, what: str) -> Tensor:
     return tensor
 
 
-def one_example(result: Result, tensor: Tensor, example: int) -> Tensor:
+def one_example(result: Result, tensor: Shaped[Tensor, "*axes"], example: int) -> Shaped[Tensor, " ..."]:
     """The part of a tensor (of the axes of `values`, or beginning with them) that is one example's.
 
     Raises:

@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 POSITIVE = (
@@ -54,8 +55,8 @@ MASKED = (200, 200, 200)
 """CircuitsVis' grey of what a causal mask hides."""
 
 
-def ramp(anchors: tuple[tuple[int, int, int], ...], steps: int = 256) -> np.ndarray:
-    """Colours [step, 3] from 0 to 255, linear between the anchors."""
+def ramp(anchors: tuple[tuple[int, int, int], ...], steps: int = 256) -> UInt8[np.ndarray, "step 3"]:
+    """Red, green and blue from 0 to 255, linear between the anchors."""
     places = np.linspace(0, len(anchors) - 1, steps)
     table = np.array(anchors, dtype=float)
     return np.stack([np.interp(places, range(len(anchors)), table[:, c]) for c in range(3)], 1).round().astype(np.uint8)
@@ -76,13 +77,13 @@ def css_colours(values: list[float], low: float, high: float) -> list[tuple[str,
     return colours
 
 
-def as_bytes(values: Tensor, largest: float) -> np.ndarray:
+def as_bytes(values: Float[Tensor, "*axes"], largest: float) -> UInt8[np.ndarray, "*axes"]:
     """Values from 0 to `largest` as bytes; the error is at most largest / 510."""
     return (values.double().clamp(0, largest) / largest * 255).round().to(dtype=torch.uint8).numpy()
 
 
-def heat_map(values: np.ndarray, *, causal: bool) -> str:
-    """A PNG of bytes [dest_pos, src_pos] as a data address, a pixel for each; without any imaging library."""
+def heat_map(values: UInt8[np.ndarray, "dest_pos src_pos"], *, causal: bool) -> str:
+    """A PNG of bytes as a data address, a pixel for each; without any imaging library."""
     palette = np.concatenate([ramp(POSITIVE, 255), np.array([MASKED], np.uint8)])
     shades = np.minimum(values, 254)
     if causal:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -36,9 +38,10 @@ def text_neuron_activations(
     tokens = list(activations.labels["pos"])
     bound = max(float(values.abs().max()), 1e-7)
     scale = [[_numbers([v] * len(neurons)) for _ in layers] for v in (-bound, 0.0, bound)]
+    along_text = rearrange(values, "layer neuron pos -> pos layer neuron").tolist()
     props = {
         "tokens": [[_text(token) for token in tokens], legend(bound)],
-        "activations": [[[_numbers(row) for row in rows] for rows in values.permute(2, 0, 1).tolist()], scale],
+        "activations": [[[_numbers(row) for row in rows] for rows in along_text], scale],
         "firstDimensionName": "Layer",
         "secondDimensionName": "Neuron",
         "firstDimensionLabels": [str(i) for i in layers],
@@ -169,14 +172,15 @@ def _lines(tokens: Sequence[str]) -> dict[str, tuple[int, int]]:
     return {f"line {i + 1}": (a, b) for i, (a, b) in enumerate(pairwise(cuts))}
 
 
-def _extremes(values: Tensor, k: int) -> dict[str, list]:
+def _extremes(values: Float[Tensor, "layer neuron pos"], k: int) -> dict[str, list]:
     """The k highest and lowest values and their positions, each [layer, k, neuron]."""
     high, low = values.topk(k, dim=-1), values.topk(k, dim=-1, largest=False)
     numbers = {"topkVals": high.values, "bottomkVals": low.values.flip(-1)}
     indices = {"topkIdxs": high.indices, "bottomkIdxs": low.indices.flip(-1)}
+    table = "layer neuron k -> layer k neuron"
     return {
-        **{n: [[_numbers(row) for row in rows] for rows in t.transpose(1, 2).tolist()] for n, t in numbers.items()},
-        **{n: t.transpose(1, 2).tolist() for n, t in indices.items()},
+        **{n: [[_numbers(row) for row in rows] for rows in rearrange(t, table).tolist()] for n, t in numbers.items()},
+        **{n: rearrange(t, table).tolist() for n, t in indices.items()},
     }
 
 
@@ -185,7 +189,7 @@ def salient_neurons(search: NeuronSearch, n: int) -> list[tuple[int, int]]:
     spread = search.variance.double().sqrt()
     z = ((search.values.double() - search.mean.double()) / spread).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
     layers, width = search.labels["layer"], search.shape["neuron"]
-    best = z.flatten().argsort(descending=True, stable=True)[:n].tolist()
+    best = rearrange(z, "layer neuron -> (layer neuron)").argsort(descending=True, stable=True)[:n].tolist()
     return [(int(layers[i // width]), i % width) for i in best]
 
 
@@ -197,7 +201,7 @@ def static_excerpts(excerpts: Sequence[Excerpt]) -> str:
 
 def _activations(
     activations: Result, layer: Sequence[int] | int | None, neuron: Sequence[int] | int | None
-) -> tuple[list[int], list[int], Tensor]:
+) -> tuple[list[int], list[int], Float[Tensor, "layer neuron pos"]]:
     """The numbers of the layers and neurons chosen, and their activations."""
     values = one_example(activations, activations.values, 0)
     if "pos" not in activations.labels:
@@ -216,7 +220,7 @@ def _activations(
     return numbers[0], numbers[1], values
 
 
-def _tokens_with_values(tokens: list[str], places: Tensor, values: Tensor) -> str:
+def _tokens_with_values(tokens: list[str], places: Int[Tensor, " k"], values: Float[Tensor, " k"]) -> str:
     """The first five places, each with its token and value, as HTML."""
     pairs = zip(places[:5].tolist(), values[:5].tolist(), strict=True)
     return html.escape(", ".join(f"{i} {harmless(tokens[i])} {v:.3g}" for i, v in pairs))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -61,12 +62,14 @@ def colored_tokens(
     )
 
 
-def colored_tokens_multi(tokens: Sequence[str], values: Tensor, labels: Sequence[str], *, caption: str = "") -> Widget:
+def colored_tokens_multi(
+    tokens: Sequence[str], values: Float[Tensor, "token label"], labels: Sequence[str], *, caption: str = ""
+) -> Widget:
     """A text with several values for each token, one of which colours it.
 
     Args:
         tokens: the text.
-        values: [token, label].
+        values: of each token, one for each label.
         labels: what each is.
         caption: what the values are.
 

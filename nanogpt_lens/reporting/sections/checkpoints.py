@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
+from jaxtyping import Int
 from torch import Tensor
 
 from conversion.checkpoint import CHECKPOINT_NAME
@@ -151,7 +153,7 @@ def _in_order(subject: Subject) -> list[Path]:
     return sorted(subject.stages, key=key)
 
 
-def _own_text(subject: Subject, files: list[Path]) -> Tensor | None:
+def _own_text(subject: Subject, files: list[Path]) -> Int[Tensor, "example pos"] | None:
     """Text of the last checkpoint that can be read, which all are measured on."""
     for file in reversed(files):
         try:
@@ -162,7 +164,7 @@ def _own_text(subject: Subject, files: list[Path]) -> Tensor | None:
     return None
 
 
-def _summary_of(subject: Subject, file: Path, drawn_text: Tensor | None) -> _Summary:
+def _summary_of(subject: Subject, file: Path, drawn_text: Int[Tensor, "example pos"] | None) -> _Summary:
     """The numbers of one checkpoint, of which nothing else stays in memory."""
     name = str(file.relative_to(Path(subject.path).expanduser()))
     try:
@@ -194,7 +196,7 @@ def _digest(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _on_text(subject: Subject, model: Any, drawn_text: Tensor | None) -> dict[str, Any]:
+def _on_text(subject: Subject, model: Any, drawn_text: Int[Tensor, "example pos"] | None) -> dict[str, Any]:
     """The loss and the scores of the heads on the text."""
     text = text_of(model, subject.raw_text)
     length = min(int(model.cfg.n_ctx), _LENGTH)
@@ -285,7 +287,7 @@ def _best(heads: Scores | None, name: str) -> tuple[float, int, int]:
     """The highest score of a kind, and its layer and head."""
     assert heads is not None
     values = heads.score(name)
-    place = int(values.flatten().nan_to_num(-math.inf).argmax())
+    place = int(rearrange(values, "layer head -> (layer head)").nan_to_num(-math.inf).argmax())
     layer, head = divmod(place, values.shape[1])
     return float(values[layer, head]), layer, head
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from nanogpt_lens.lens.attribution import direct_logit_attribution
@@ -77,7 +78,9 @@ def _finding(convergence: ConvergenceResult) -> str:
     )
 
 
-def _prediction(model: object, tokens: Tensor, lens: LensResult) -> tuple[Tensor, int, int]:
+def _prediction(
+    model: object, tokens: Int[Tensor, " pos"], lens: LensResult
+) -> tuple[Int[Tensor, " prompt_pos"], int, int]:
     """The surest right prediction of a passage behind its first tokens: the prompt, the answer, the runner-up."""
     final = lens.values[-1, -1, :-1].double()  # log-probability of the true next token, at the output
     right = lens.rank[-1, -1, :-1] == 0
@@ -91,7 +94,7 @@ def _prediction(model: object, tokens: Tensor, lens: LensResult) -> tuple[Tensor
     return tokens[: place + 1], answer, top[0] if top else (answer + 1) % size
 
 
-def _question(subject: Subject, prompt: Tensor, answer: int, wrong: int, lens: LensResult) -> str:
+def _question(subject: Subject, prompt: Int[Tensor, " pos"], answer: int, wrong: int, lens: LensResult) -> str:
     place = len(prompt) - 1
     probability = math.exp(float(lens.values[-1, -1, place]))
     text = quoted_text(subject, prompt)
@@ -103,7 +106,7 @@ def _question(subject: Subject, prompt: Tensor, answer: int, wrong: int, lens: L
     )
 
 
-def quoted_text(subject: Subject, tokens: Tensor) -> str:
+def quoted_text(subject: Subject, tokens: Int[Tensor, " pos"]) -> str:
     """Several tokens between quotes, every character visible."""
     return quoted(subject.separator.join(subject.strings(tokens)), longest=400)
 
@@ -167,7 +170,7 @@ def _attribution_table(attribution: LogitAttribution) -> Table:
     )
 
 
-def _commands(subject: Subject, prompt: Tensor, answer: int, wrong: int) -> tuple[str, ...]:
+def _commands(subject: Subject, prompt: Int[Tensor, " pos"], answer: int, wrong: int) -> tuple[str, ...]:
     again = subject.report_command("lens")
     if not subject.has_vocabulary:
         return (again,)

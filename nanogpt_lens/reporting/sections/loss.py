@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from nanogpt_lens.core.intervals import t_interval
@@ -96,7 +97,9 @@ class _HeldOut:
     sequences: int
 
 
-def _baselines(subject: Subject, tokens: Tensor, held: Any, uniform: float) -> list[tuple[str, ...]]:
+def _baselines(
+    subject: Subject, tokens: Int[Tensor, "example pos"], held: Any, uniform: float
+) -> list[tuple[str, ...]]:
     """The rows below the model's own: on held-out text, simpler predictors, and what the checkpoint states."""
     size = n_tokens(subject.model)
     rows: list[tuple[str, ...]] = []
@@ -178,20 +181,20 @@ def _others(nats: float, per_char: float) -> tuple[str, str]:
     return number(math.exp(min(nats, 700)), 2), number(per_char, 2) if per_char else "–"
 
 
-def _bits(subject: Subject, tokens: Tensor, per_token: Tensor) -> float:
+def _bits(subject: Subject, tokens: Int[Tensor, "example pos"], per_token: Float[Tensor, "example pos-1"]) -> float:
     """Bits per character; 0 without a vocabulary."""
     chars = characters(subject.model, tokens) if subject.has_vocabulary else None
     return 0.0 if chars is None else float(per_token.sum() / math.log(2) / chars.double().sum())
 
 
-def _unigram(ids: np.ndarray, tokens: Tensor) -> float:
+def _unigram(ids: Integer[np.ndarray, " token"], tokens: Int[Tensor, "example pos"]) -> float:
     """The loss of the text's own frequencies on what the model was measured on."""
     counts = np.bincount(np.asarray(ids[: 2**22]).astype(np.int64), minlength=int(tokens.max()) + 1).astype(float)
     logs = np.log(np.maximum(counts, 1) / counts.sum())
     return float(-logs[tokens[:, 1:].cpu().numpy()].mean())
 
 
-def _by_position(per_token: Tensor) -> list[Block]:
+def _by_position(per_token: Float[Tensor, "example target"]) -> list[Block]:
     """The loss in four parts of the context."""
     n = per_token.shape[1]
     if n < 8:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -91,7 +92,7 @@ def _make(subject: Subject) -> Content:
     )
 
 
-def _active(search: NeuronSearch) -> Tensor:
+def _active(search: NeuronSearch) -> Bool[Tensor, "layer neuron"]:
     """Which neurons are ever clearly above zero, and not constant."""
     return (search.values >= _CLEAR) & (search.variance > _CONSTANT)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from conversion.errors import NanoGPTLensError
@@ -33,8 +34,8 @@ _MOST = 0.5  # of recovery: the information has arrived
 class _Case:
     """Two prompts and what is asked of them."""
 
-    clean: Tensor
-    corrupted: Tensor
+    clean: Int[Tensor, " pos"]
+    corrupted: Int[Tensor, " pos"]
     metric: Metric
     answer: int
     wrong: int
@@ -269,7 +270,7 @@ def _sites(heads: PatchingResult, parts: list[PatchingResult]) -> Table:
     )
 
 
-def _paths(subject: Subject, clean: Tensor, corrupted: Tensor, metric: Metric) -> list[Block]:
+def _paths(subject: Subject, clean: Int[Tensor, " pos"], corrupted: Int[Tensor, " pos"], metric: Metric) -> list[Block]:
     """Direct paths from every head and MLP to the logits, where there are few."""
     cfg = subject.model.cfg
     nodes = [f"{layer}.{head}" for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]

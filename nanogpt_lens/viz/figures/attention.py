@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.results.base import Result
@@ -130,10 +132,10 @@ def _map(result: Result, fixed: dict[str, int], name: str, what: str, before: st
     )
 
 
-def _matrix(result: Result, fixed: dict[str, Any]) -> Tensor:
+def _matrix(result: Result, fixed: dict[str, Any]) -> Float[Tensor, "dest_pos src_pos"]:
     """The values at indices of all other axes."""
     axes, values = list(result.axes), result.values
     for axis, i in fixed.items():
         values = values.select(axes.index(axis), i)
         axes.remove(axis)
-    return values if axes == ["dest_pos", "src_pos"] else values.mT
+    return rearrange(values, f"{' '.join(axes)} -> dest_pos src_pos")

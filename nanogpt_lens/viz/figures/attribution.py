@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from nanogpt_lens.results.lens import LogitAttribution
 from nanogpt_lens.viz.figures.choices import count, one_of
@@ -80,7 +81,7 @@ def _name_of(result: LogitAttribution, token: int) -> str:
     return f"token id {token}"
 
 
-def _heatmap(result: LogitAttribution, values: torch.Tensor, unit: str, notes: list[str]) -> Drawing:
+def _heatmap(result: LogitAttribution, values: Float[Tensor, "component pos"], unit: str, notes: list[str]) -> Drawing:
     names, columns = places(result, "component"), places(result, "pos")
     if "pos" not in result.labels:
         columns = [str(position) for position in result.positions]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from einops import rearrange
 
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
@@ -13,8 +14,6 @@ from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import words
 from nanogpt_lens.viz.figures.numbers import bounds, facts, plain
-
-_ORDER = ("sender_layer", "sender_head", "layer", "head")
 
 
 def pairs(result: Result, *, value: Literal["score", "above_chance"] = "score") -> Drawing:
@@ -28,11 +27,11 @@ def pairs(result: Result, *, value: Literal["score", "above_chance"] = "score") 
         ResultError: another word, or no chance to compare with.
     """
     one_of("value", value, ("score", "above_chance"))
-    axes = [result.axes.index(axis) for axis in _ORDER]
+    order = f"{' '.join(result.axes)} -> (sender_layer sender_head) (layer head)"
     layers, heads = result.shape["layer"], result.shape["head"]
-    z = result.values.permute(axes).reshape(layers * heads, layers * heads)
+    z = rearrange(result.values, order)
     level = getattr(result, "chance", None)
-    chance = None if level is None else level.permute(axes).reshape(z.shape)
+    chance = None if level is None else rearrange(level, order)
     if value == "above_chance" and chance is None:
         raise ResultError("these scores have no chance level; expected value='score'")
     names = [f"{layer}.{head}" for layer in range(layers) for head in range(heads)]

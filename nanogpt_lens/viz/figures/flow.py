@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 import plotly.graph_objects as go
 import torch
+from einops import rearrange
 
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
@@ -96,7 +97,7 @@ def through_layers(
         )
     axes = [axis for axis in result.axes if axis != "example"]
     values = result.values if example is None else result.values.select(result.axes.index("example"), example)
-    each = values.permute([axes.index(axis) for axis in ("layer", "head", "dest_pos", "src_pos")]).double().mean(1)
+    each = rearrange(values, f"{' '.join(axes)} -> layer head dest_pos src_pos").double().mean(1)
     n_layers, n_pos = each.shape[:2]
     end = _position(result, pos, n_pos)
     tokens = places(result, "src_pos") if "src_pos" in result.labels else [str(i) for i in range(n_pos)]

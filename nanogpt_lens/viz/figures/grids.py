@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import torch
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.results.base import Result
@@ -39,14 +40,14 @@ class Layout:
     columns: str | None
     x: list[str]
     y: list[str]
-    kept: Tensor
+    kept: Int[Tensor, " row"]
     notes: tuple[str, ...] = ()
     downwards: bool = False
     hover: str = "%{y}, %{x}"
     x_title: str = ""
     y_title: str = ""
 
-    def rearranged(self, values: Tensor) -> Tensor:
+    def rearranged(self, values: Shaped[Tensor, "*axes"]) -> Shaped[Tensor, "row column"]:
         """A tensor with the result's axes, as the table has it."""
         axes = list(self.axes)
         for axis, i in self.fixed.items():
@@ -64,13 +65,13 @@ def title_of_all(result: Result, axes: tuple[str, ...]) -> str:
     return joint.join(title_of(axis, result) for axis in axes)
 
 
-def grid_of(result: Result, selection: Mapping[str, Any], *, strength: Tensor) -> Layout:
+def grid_of(result: Result, selection: Mapping[str, Any], *, strength: Shaped[Tensor, "*axes"]) -> Layout:
     """The table of a result.
 
     Args:
         result: with any axes.
         selection: indices or labels of axes that the user chose.
-        strength: of the shape of the values: its magnitude decides what is shown where not all can be.
+        strength: its magnitude decides what is shown where not all can be.
 
     Raises:
         ResultError: a place that is not there.
@@ -116,7 +117,7 @@ def grid_of(result: Result, selection: Mapping[str, Any], *, strength: Tensor) -
     return replace(grid, notes=tuple(notes))
 
 
-def site_names(result: Result, selection: Mapping[str, Any]) -> tuple[list[str], str, Tensor]:
+def site_names(result: Result, selection: Mapping[str, Any]) -> tuple[list[str], str, Int[Tensor, " site"]]:
     """Every site's name, what such a name is made of, and the sites' places in the flattened values."""
     fixed = {axis: index_of(result, axis, place) for axis, place in selection.items() if place is not None}
     axes = tuple(axis for axis in result.axes if axis not in fixed)
@@ -143,7 +144,9 @@ def _labels(result: Result, axes: tuple[str, ...]) -> list[str]:
     return distinct(labels)
 
 
-def _strongest(axes: tuple[str, ...], fixed: Mapping[str, int], strength: Tensor, rest: list[str]) -> dict[str, int]:
+def _strongest(
+    axes: tuple[str, ...], fixed: Mapping[str, int], strength: Shaped[Tensor, "*axes"], rest: list[str]
+) -> dict[str, int]:
     """The indices of the axes `rest` at which the strongest of all values stands."""
     size, left = strength.abs().nan_to_num(-1), list(axes)
     for axis, i in fixed.items():

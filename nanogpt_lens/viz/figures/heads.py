@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from einops import rearrange
+from jaxtyping import Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -184,11 +186,12 @@ def _with_numbers(picture: Map, *, large: bool) -> Map:
     return replace(picture, number=(".2f" if largest < 100 and largest >= 0.05 else ".2g") if small else "")
 
 
-def _layer_by_head(result: Result, tensor: Tensor, selection: dict[str, int], axes: tuple[str, ...]) -> Tensor:
+def _layer_by_head(
+    result: Result, tensor: Shaped[Tensor, "*axes"], selection: dict[str, int], axes: tuple[str, ...]
+) -> Shaped[Tensor, "layer head"]:
     """A tensor of the result's axes at indices of some of them."""
-    picked = _slice_of(tensor, result, selection)
-    kept = tuple(axis for axis in axes if axis not in selection)
-    return picked if kept.index("layer") < kept.index("head") else picked.mT
+    kept = " ".join(axis for axis in axes if axis not in selection)
+    return rearrange(_slice_of(tensor, result, selection), f"{kept} -> layer head")
 
 
 def _chance_notes(result: Result, selection: dict[str, int]) -> list[str]:
@@ -202,7 +205,7 @@ def _chance_notes(result: Result, selection: dict[str, int]) -> list[str]:
     return [f"Chance: {low:.3g}" if abs(high - low) < 1e-9 else f"Chance: {low:.3g} to {high:.3g}"]
 
 
-def _slice_of(tensor: Tensor, result: Result, selection: dict[str, int]) -> Tensor:
+def _slice_of(tensor: Shaped[Tensor, "*axes"], result: Result, selection: dict[str, int]) -> Shaped[Tensor, " ..."]:
     """A tensor of the result's axes at indices of some of them."""
     for axis in sorted(selection, key=result.axes.index, reverse=True):
         tensor = tensor.select(result.axes.index(axis), selection[axis])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float32, Shaped
 from plotly.subplots import make_subplots
 from torch import Tensor
 
@@ -31,16 +32,16 @@ class Map:
         z: the values.
         x, y: distinct labels.
         hover: a template for the hover text.
-        data: custom data [row, column, fact] for it.
+        data: custom data for it.
         text: [row][column], what stands in the cells; None for nothing.
         number: a format for the values in the cells, such as ".2f".
     """
 
-    z: Tensor
+    z: Shaped[Tensor, "row column"]
     x: Sequence[str]
     y: Sequence[str]
     hover: str
-    data: np.ndarray | None = None
+    data: Float32[np.ndarray, "row column fact"] | None = None
     text: Sequence[Sequence[str]] | None = None
     number: str = ""
     downwards: bool = False

@@ -6,8 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import plotly.graph_objects as go
 import torch
+from einops import rearrange
+from jaxtyping import Float, Float32, Shaped
 from plotly.subplots import make_subplots
 from torch import Tensor
 
@@ -112,9 +115,9 @@ def reading(
     )
 
 
-def _plane(result: LensResult, name: str, example: int | None) -> Tensor:
+def _plane(result: LensResult, name: str, example: int | None) -> Shaped[Tensor, "depth pos"]:
     """A quantity at each point, in the order of depth, and position."""
-    tensor: Tensor = {
+    tensor: Shaped[Tensor, "layer point *text"] = {
         "top": result.top_tokens[..., 0],
         "probability": result.top_logprobs[..., 0].double().exp(),
         "kl": result.kl,
@@ -126,15 +129,16 @@ def _plane(result: LensResult, name: str, example: int | None) -> Tensor:
     return torch.stack([tensor[i, j] for i, j, _ in result.in_depth_order()])
 
 
-def _stack(planes: Sequence[Tensor]) -> Any:
+def _stack(planes: Sequence[Shaped[Tensor, "depth pos"]]) -> Float32[np.ndarray, "depth pos fact"]:
     return digits(torch.stack([plane.double() for plane in planes], -1))
 
 
 def _curves(result: LensResult, score: str | None) -> Drawing:
+    of_all_texts = "layer point ... -> layer point (...)"
     means = {
-        "kl": result.kl.double().flatten(2).mean(-1),
-        "entropy": result.entropy.double().flatten(2).mean(-1),
-        "logprob": result.values.double().flatten(2).nanmean(-1),
+        "kl": rearrange(result.kl.double(), of_all_texts).mean(-1),
+        "entropy": rearrange(result.entropy.double(), of_all_texts).mean(-1),
+        "logprob": rearrange(result.values.double(), of_all_texts).nanmean(-1),
         "bits_per_char": result.bits_per_char,
     }
     known = [name for name, values in means.items() if values is not None and bool(values.isfinite().any())]
@@ -223,7 +227,9 @@ def depths_of(result: LensResult | ConvergenceResult | LensScores) -> list[float
     return [depths[i][j] / 2 for i, j, _ in result.in_depth_order()]
 
 
-def along(result: LensResult | ConvergenceResult | LensScores, values: Tensor) -> Tensor:
+def along(
+    result: LensResult | ConvergenceResult | LensScores, values: Float[Tensor, "layer point"]
+) -> Float[Tensor, " depth"]:
     """The values in the order of depth."""
     return torch.stack([values[i, j] for i, j, _ in result.in_depth_order()])
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.viz import style
@@ -75,8 +76,8 @@ def add_line(
 def _band(
     figure: go.Figure,
     x: Sequence[float],
-    low: Tensor,
-    high: Tensor,
+    low: Float[Tensor, " x"],
+    high: Float[Tensor, " x"],
     *,
     name: str,
     colour: str,
@@ -108,7 +109,7 @@ def _band(
 def add_chance(
     figure: go.Figure,
     x: Sequence[float],
-    values: Tensor,
+    values: Float[Tensor, " x"],
     *,
     name: str = "chance",
     colour: str = style.MUTED,
@@ -155,7 +156,7 @@ def bar_chart(
     title: str,
     unit: str,
     what: str = "",
-    others: dict[str, Tensor] | None = None,
+    others: dict[str, Float[Tensor, " bar"]] | None = None,
     notes: Sequence[str] = (),
     definition: str | None = None,
     named: str = "chance",
@@ -186,7 +187,7 @@ def bar_chart(
     )
 
 
-def largest(values: Tensor, k: int) -> Tensor:
+def largest(values: Shaped[Tensor, " place"], k: int) -> Int[Tensor, " largest"]:
     """Places of the `k` values of largest magnitude, the highest first; where there are no more, in their own order."""
     if len(values) <= k:
         return torch.arange(len(values))
@@ -194,7 +195,7 @@ def largest(values: Tensor, k: int) -> Tensor:
     return order[downwards(values[order])]
 
 
-def downwards(values: Tensor) -> Tensor:
+def downwards(values: Shaped[Tensor, " place"]) -> Int[Tensor, " place"]:
     """Places of the values, the highest first and nan last."""
     return values.double().nan_to_num(-torch.inf, torch.inf, -torch.inf).argsort(descending=True, stable=True)
 
@@ -227,7 +228,7 @@ def add_bars(
     labels: Sequence[str],
     numbers: Measured,
     *,
-    others: dict[str, Tensor] | None = None,
+    others: dict[str, Float[Tensor, " bar"]] | None = None,
     named: str = "chance",
     legend: bool = True,
     **panel: Any,
@@ -268,8 +269,8 @@ def add_bars(
 
 def histogram(
     figure: go.Figure,
-    edges: np.ndarray,
-    counts: np.ndarray,
+    edges: Float[np.ndarray, " edge"],
+    counts: Shaped[np.ndarray, " bin"],
     *,
     name: str,
     colour: str = style.CATEGORIES[0],

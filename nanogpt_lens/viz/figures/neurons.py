@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 import torch
+from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.results.base import Result
@@ -155,7 +157,7 @@ def statistics(
 
 def _matrix(
     result: NeuronStatistics, layer: int | str | None, to: int | str | None
-) -> tuple[Tensor, float | None, tuple[str, str]]:
+) -> tuple[Float[Tensor, "neuron neuron"], float | None, tuple[str, str]]:
     """The correlations of two layers' neurons, the largest magnitude in the control, and the layers' labels."""
     from nanogpt_lens.core.errors import ResultError
 
@@ -177,7 +179,7 @@ def _matrix(
     return (across if known[0] == pair else across.T), chance, (a, b)
 
 
-def _in_strongest(pairs: Tensor, k: int, within: bool) -> tuple[list[int], list[int]]:
+def _in_strongest(pairs: Float[Tensor, "neuron neuron"], k: int, within: bool) -> tuple[list[int], list[int]]:
     """The neurons that take part in the strongest pairs, in their own order."""
     size = pairs.abs().nan_to_num(-1)
     rows: list[int] = []
@@ -194,7 +196,7 @@ def _in_strongest(pairs: Tensor, k: int, within: bool) -> tuple[list[int], list[
 
 def _distribution(
     result: NeuronStatistics,
-    pairs: Tensor,
+    pairs: Float[Tensor, "neuron neuron"],
     chance: float | None,
     within: bool,
     called: str,
@@ -239,7 +241,7 @@ def activations(
         values = values.select(result.axes.index("example"), i)
         notes.append(f"Example {i} of {result.shape['example']}")
     axes = [axis for axis in result.axes if axis != "example"]
-    values = values.permute([axes.index(axis) for axis in ("layer", "neuron", "pos")])
+    values = rearrange(values, f"{' '.join(axes)} -> layer neuron pos")
     layers, numbers = places(result, "layer"), places(result, "neuron")
     chosen = list(range(len(layers))) if layer is None else [index_of(result, "layer", layer)]
     width = values.shape[1]
@@ -252,7 +254,7 @@ def activations(
         if len(rows) < len(size):
             notes.append(f"The {len(rows)} neurons with the largest activation, of {len(size):,}")
     picture = Map(
-        z=values.flatten(0, 1)[rows],
+        z=rearrange(values, "layer neuron pos -> (layer neuron) pos")[rows],
         x=places(result, "pos"),
         hover="Neuron %{y}, position %{x}: activation %{z:.4g}.",
         y=[f"{layers[i // width]}.{numbers[i % width]}" for i in rows],

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from nanogpt_lens.results.base import Result
@@ -16,7 +17,7 @@ DIGITS = 5
 """Significant digits of every number in a figure."""
 
 
-def digits(values: Any) -> np.ndarray:
+def digits(values: Any) -> Float32[np.ndarray, " ..."]:
     """Float32, rounded to `DIGITS` significant digits; nan and infinity stay."""
     wide = np.asarray(values.detach().double().numpy() if isinstance(values, Tensor) else values, dtype=np.float64)
     with np.errstate(all="ignore"):
@@ -26,7 +27,7 @@ def digits(values: Any) -> np.ndarray:
     return rounded.astype(np.float32)
 
 
-def bounds(*tensors: Tensor | None) -> tuple[float, float]:
+def bounds(*tensors: Shaped[Tensor, " ..."] | None) -> tuple[float, float]:
     """The least and the largest finite value; nan for none."""
     flat = [t.double().flatten() for t in tensors if t is not None]
     every = torch.cat(flat) if flat else torch.zeros(0, dtype=torch.float64)
@@ -38,17 +39,17 @@ def bounds(*tensors: Tensor | None) -> tuple[float, float]:
 class Measured:
     """Values with what belongs to them: interval and chance; None where there is none."""
 
-    values: Tensor
-    low: Tensor | None = None
-    high: Tensor | None = None
-    chance: Tensor | None = None
+    values: Shaped[Tensor, "*axes"]
+    low: Float[Tensor, "*axes"] | None = None
+    high: Float[Tensor, "*axes"] | None = None
+    chance: Float[Tensor, "*axes"] | None = None
 
     @classmethod
     def of(cls, result: Result) -> Measured:
         """All of a result."""
         return cls(result.values, *(getattr(result, name, None) for name in ("low", "high", "chance")))
 
-    def mapped(self, change: Callable[[Tensor], Tensor]) -> Measured:
+    def mapped(self, change: Callable[[Shaped[Tensor, " ..."]], Shaped[Tensor, " ..."]]) -> Measured:
         """The same change of each of them, such as the choice of some places."""
         others = (None if t is None else change(t) for t in (self.low, self.high, self.chance))
         return Measured(change(self.values), *others)
@@ -69,16 +70,16 @@ class Measured:
 
 
 def facts(
-    low: Tensor | None = None,
-    high: Tensor | None = None,
-    **others: Tensor | None,
-) -> tuple[np.ndarray | None, str]:
+    low: Float[Tensor, "*axes"] | None = None,
+    high: Float[Tensor, "*axes"] | None = None,
+    **others: Shaped[Tensor, "*axes"] | None,
+) -> tuple[Float32[np.ndarray, "*axes fact"] | None, str]:
     """What a hover text adds to a value: its interval, and others by name.
 
     Returns:
-        custom data [..., fact], None for none; and the text that reads it, to be put behind the value.
+        custom data, None for none; and the text that reads it, to be put behind the value.
     """
-    columns: list[Tensor] = []
+    columns: list[Shaped[Tensor, "*axes"]] = []
     said: list[str] = []
     if low is not None and high is not None:
         said.append(" (95% interval %{customdata[0]:.4g} to %{customdata[1]:.4g})")
@@ -97,6 +98,6 @@ def plain(text: str) -> str:
     return text.replace("%{", "%\u2060{")
 
 
-def missing(*tensors: Tensor) -> bool:
+def missing(*tensors: Shaped[Tensor, " ..."]) -> bool:
     """Whether a value is nan."""
     return any(bool(tensor.isnan().any()) for tensor in tensors)

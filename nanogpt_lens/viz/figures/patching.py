@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import plotly.graph_objects as go
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -162,7 +163,7 @@ def _heatmap(result: Result, grid: Layout, quantity: _Value, *, title: str, note
     )
 
 
-def _add_dots(figure: go.Figure, verified: Tensor, grid: Layout) -> None:
+def _add_dots(figure: go.Figure, verified: Bool[Tensor, "row column"], grid: Layout) -> None:
     """Put a dot on each site that was patched exactly, where there are others."""
     rows, columns = verified.nonzero(as_tuple=True)
     if verified.all() or verified.numel() > 4000:
@@ -187,7 +188,7 @@ def _bars(
     result: Result,
     quantity: _Value,
     selection: dict[str, Any],
-    strength: Tensor,
+    strength: Float[Tensor, "*axes"],
     k: int,
     *,
     title: str,

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.results.effects import NeuronAblation, SeparatingNeurons
@@ -79,7 +80,7 @@ def best(result: SeparatingNeurons, *, kind: Literal["best", "all"] = "best", k:
     )
 
 
-def _rings(labels: list[str], first: Tensor) -> go.Scatter:
+def _rings(labels: list[str], first: Float[Tensor, " neuron"]) -> go.Scatter:
     """Rings at the AUROC on the part on which the neurons were chosen."""
     return go.Scatter(
         y=labels,

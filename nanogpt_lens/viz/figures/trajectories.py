@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -104,7 +105,7 @@ def _lines(result: Result, fixed: dict[str, int]) -> tuple[list[Measured], list[
     """The values [step] of each place of the remaining axes, with interval and chance; and those axes."""
     left = [axis for axis in result.axes if axis not in (*fixed, "step")]
 
-    def rows(tensor: Tensor) -> Tensor:
+    def rows(tensor: Shaped[Tensor, "*axes"]) -> Shaped[Tensor, "line step"]:
         axes = list(result.axes)
         for axis, i in fixed.items():
             tensor = tensor.select(axes.index(axis), i)
@@ -134,13 +135,15 @@ def _names(result: Result, left: Sequence[str]) -> list[str]:
     return names
 
 
-def _spread(values: Tensor) -> Tensor:
+def _spread(values: Shaped[Tensor, " step"]) -> Float[Tensor, ""]:
     """The difference between the largest and the least value; -1 where there is none."""
     finite = values[values.isfinite()].double()
     return finite.max() - finite.min() if len(finite) else torch.tensor(-1.0, dtype=torch.float64)
 
 
-def _quiet(figure: go.Figure, at: Sequence[float], steps: Sequence[int], values: Tensor, name: str) -> None:
+def _quiet(
+    figure: go.Figure, at: Sequence[float], steps: Sequence[int], values: Shaped[Tensor, " step"], name: str
+) -> None:
     """A thin grey line without a name in the legend."""
     add_line(
         figure,
@@ -157,10 +160,10 @@ def _quiet(figure: go.Figure, at: Sequence[float], steps: Sequence[int], values:
     line.line.width = 1
 
 
-def _draw_chance(figure: go.Figure, at: Sequence[float], levels: Sequence[Tensor | None]) -> None:
+def _draw_chance(figure: go.Figure, at: Sequence[float], levels: Sequence[Float[Tensor, " step"] | None]) -> None:
     """One line where all have the same chance, else one for each."""
     known = [level for level in levels if level is not None and bool(level.isfinite().any())]
-    different: list[Tensor] = []
+    different: list[Float[Tensor, " step"]] = []
     for level in known:
         if not any(torch.allclose(level, other, equal_nan=True) for other in different):
             different.append(level)
