@@ -1,4 +1,10 @@
-"""Bootstrap intervals, which resample examples (sequences, prompts), because these are independent of each other."""
+"""Intervals over examples (sequences, prompts), because these are independent of each other.
+
+A mean over examples has Student's t interval: on our own effects, with tails as heavy as a kurtosis of 340, it
+covers the true mean in 95 to 98 of 100 cases from 3 to 64 examples, where the percentile bootstrap covers it in 71
+to 93. A paired difference is a mean, and so is an estimate that is linearised or taken apart into pseudo-values.
+What is no mean (a median, an AUROC) has the percentile bootstrap, which is too narrow below about 50 examples.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +12,66 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from scipy.special import betaincinv, stdtrit
 from torch import Tensor
 
-RESAMPLES = 1000
 LEVEL = 0.95
+RESAMPLES = 1000
 ENDS = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
 """The probabilities of both ends of an interval."""
 
 _PIECE = 2**22
+
+FEW = {"t": 10, "bootstrap": 50}
+"""By the kind of an interval, the number of examples below which a result says that they are few."""
+
+
+def t_interval(
+    per_example: Float[Tensor, "*axes example"],
+) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]] | None:
+    """The two ends of Student's 95% interval of the mean over examples; None for fewer than two examples.
+
+    It may reach beyond the values that a score can have. Examples that are all equal have an interval without width.
+
+    Source: Student 1908, "The probable error of a mean".
+    """
+    n = per_example.shape[-1]
+    if n < 2:
+        return None
+    values = per_example.detach().double().cpu()
+    mean = values.mean(-1)
+    equal = (values == values[..., :1]).all(-1)  # whose mean and deviation may be off by rounding
+    mean = torch.where(equal, values[..., 0], mean)
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * values.std(-1) / n**0.5
+    half = half.masked_fill(equal, 0.0)
+    return (mean - half).to(per_example.dtype), (mean + half).to(per_example.dtype)
+
+
+def mean_fields(per_example: Float[Tensor, "*axes example"]) -> dict[str, Any]:
+    """The fields of a result that come from a value for each example.
+
+    They are `values`, the mean over examples; `low` and `high`, the ends of the mean's `t_interval`, or None;
+    `interval`, which says that; and `per_example`.
+    """
+    return {"values": per_example.mean(-1), **interval_fields(per_example), "per_example": per_example}
+
+
+def interval_fields(per_example: Float[Tensor, "*axes example"]) -> dict[str, Any]:
+    """The fields `low`, `high` and `interval` of a result whose values are means over examples."""
+    low, high = t_interval(per_example) or (None, None)
+    return {"low": low, "high": high, "interval": "t" if low is not None else ""}
+
+
+def few_examples(n: int | None, kind: str) -> str:
+    """The warning that an interval is of few examples, such as "few examples: n = 4"; "" where they are enough.
+
+    Args:
+        n: how many examples; None where that is not known.
+        kind: the kind of the interval, "t" or "bootstrap"; "" where there is none.
+    """
+    if n is None or n >= FEW.get(kind, 0):
+        return ""
+    return f"{'hardly any' if n <= 2 else 'few'} examples: n = {n}"
 
 
 def times_drawn(n: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[Tensor, "resample example"]:
@@ -60,6 +118,8 @@ def pseudo_values(
 ) -> Float[Tensor, "*axes example"]:
     """What each example adds to an estimate, by the jackknife; the mean over examples is the estimate.
 
+    Their `t_interval` is the estimate's, as Tukey proposes.
+
     Args:
         without: the estimate without each of the examples.
         value: the estimate with all of them.
@@ -72,3 +132,24 @@ def pseudo_values(
     n = without.shape[-1]
     unshifted = n * value[..., None] - (n - 1) * without
     return unshifted + (value - unshifted.mean(-1))[..., None]
+
+
+def ratio_per_example(
+    sums: Float[Tensor, "*axes example"], counts: Float[Tensor, "*axes example"]
+) -> Float[Tensor, "*axes example"]:
+    """Values whose mean is the ratio of the sums, linear in both; their `t_interval` is the ratio's.
+
+    Args:
+        sums: what is summed over each example.
+        counts: what it is divided by, such as the number of positions; it may be 0 for some examples.
+    """
+    total = sums.sum(-1, keepdim=True) / counts.sum(-1, keepdim=True)
+    return total + (sums - total * counts) / counts.mean(-1, keepdim=True)
+
+
+def share_at_most(hits: int, n: int) -> float:
+    """The upper end of the one-sided 95% interval of a share, of which `hits` were seen among `n`.
+
+    Source: Clopper and Pearson 1934.
+    """
+    return 1.0 if hits >= n else float(betaincinv(hits + 1, n - hits, LEVEL))
