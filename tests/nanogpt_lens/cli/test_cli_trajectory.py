@@ -63,7 +63,8 @@ def test_a_table_of_what_changes_most(stages, text):
         numbers = [f"{value:.3f}" for value in expected.values[:, layer, head].tolist()]
         assert line.split()[:10] == [str(layer), str(head), *numbers]
     assert lines[-1] == (
-        "8 checkpoints; columns are iterations; 1 other places change less or were not asked for: --rows, --at, --csv"
+        "8 checkpoints; columns are iterations; p of a change at most 0.05, corrected for 4 curves; 1 other places "
+        "change less or were not asked for: --rows, --at, --csv"
     )
 
 
