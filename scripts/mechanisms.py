@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import ratio_per_example, t_interval
 from nanogpt_lens.heads.attention import pattern_hook
 from nanogpt_lens.heads.induction import follows
-from nanogpt_lens.heads.on_tasks import ratio_per_example, task_generator, task_sequences
+from nanogpt_lens.heads.on_tasks import task_generator, task_sequences
 from nanogpt_lens.model.access import evaluating, run
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.tasks import Task, TriggerBigrams
@@ -25,7 +25,7 @@ def shuffled_context(model: Any, task: Task, *, n: int = 256, seed: int = 0, pla
 
     Returns:
         "intact" and "shuffled", shares of right predictions; "lost", their difference, with "lost_low" and
-        "lost_high", a 95% bootstrap interval over the sequences; "agreement", the share of positions where both
+        "lost_high", a 95% interval over the sequences; "agreement", the share of positions where both
         contexts give the same prediction.
     """
     drawn = task_sequences(model, task, n=n, seed=seed)
@@ -42,7 +42,7 @@ def shuffled_context(model: Any, task: Task, *, n: int = 256, seed: int = 0, pla
         counts[row] = len(at)
     each = ratio_per_example(torch.from_numpy(hits), torch.from_numpy(counts))
     lost = each[0] - each[1]
-    ends = bootstrap(lost, seed=seed)
+    ends = t_interval(lost)
     assert ends is not None
     intact, shuffled, agreement = each.mean(-1).tolist()
     numbers = {

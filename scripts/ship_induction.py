@@ -257,7 +257,7 @@ folders, and everything in them, come from
 {head}
 {rows}
 
-Means over 512 new sequences with 95% bootstrap intervals; scores are the highest of any head: attention to the position
+Means over 512 new sequences, 95% intervals (Student's t); scores are the highest of any head: attention to the position
 before on the task's own sequences, and prefix matching on repeated random permutations, far from what was trained on.
 {table}
 PyTorch {config["environment"]["torch"]}, one thread; another PyTorch, processor or number of threads gives other last

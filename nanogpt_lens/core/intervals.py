@@ -20,8 +20,6 @@ RESAMPLES = 1000
 ENDS = torch.tensor([(1 - LEVEL) / 2, (1 + LEVEL) / 2], dtype=torch.float64)
 """The probabilities of both ends of an interval."""
 
-_PIECE = 2**22
-
 FEW = {"t": 10, "bootstrap": 50}
 """By the kind of an interval, the number of examples below which a result says that they are few."""
 
@@ -80,39 +78,6 @@ def times_drawn(n: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Float[T
     return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(drawn.shape).double())
 
 
-def bootstrap(
-    per_example: Float[Tensor, "*axes example"], *, seed: int = 0, resamples: int = RESAMPLES
-) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]] | None:
-    """The two ends of the 95% percentile interval of the mean over examples; None for fewer than two examples.
-
-    Args:
-        per_example: a value for each example.
-        seed: the seed of the resampling.
-        resamples: the number of resamples.
-
-    Source: Efron 1979; percentile method.
-    """
-    n = per_example.shape[-1]
-    if n < 2:
-        return None
-    weights = times_drawn(n, seed=seed, resamples=resamples) / n
-    flat = per_example.detach().double().cpu().reshape(-1, n)
-    step = max(1, _PIECE // resamples)
-    ends = [torch.quantile(flat[i : i + step] @ weights.T, ENDS, dim=1) for i in range(0, len(flat), step)]
-    low, high = torch.cat(ends, dim=1).reshape(2, *per_example.shape[:-1]).to(per_example.dtype)
-    return low, high
-
-
-def sampled(per_example: Float[Tensor, "*axes example"], *, seed: int = 0) -> dict[str, Any]:
-    """The fields of a result that come from a value for each example.
-
-    They are `values`, the mean over examples; `low` and `high`, the ends of the mean's `bootstrap` interval, or
-    None; and `per_example`.
-    """
-    low, high = bootstrap(per_example, seed=seed) or (None, None)
-    return {"values": per_example.mean(-1), "low": low, "high": high, "per_example": per_example}
-
-
 def pseudo_values(
     without: Float[Tensor, "*axes example"], value: Float[Tensor, "*axes"]
 ) -> Float[Tensor, "*axes example"]:
@@ -135,16 +100,21 @@ def pseudo_values(
 
 
 def ratio_per_example(
-    sums: Float[Tensor, "*axes example"], counts: Float[Tensor, "*axes example"]
+    sums: Float[Tensor, "*axes example"], counts: Float[Tensor, "... example"]
 ) -> Float[Tensor, "*axes example"]:
-    """Values whose mean is the ratio of the sums, linear in both; their `t_interval` is the ratio's.
+    """A ratio of totals as a mean over examples: the ratio, and each example's deviation from it, linearised.
 
     Args:
-        sums: what is summed over each example.
-        counts: what it is divided by, such as the number of positions; it may be 0 for some examples.
+        sums: the sum of each example.
+        counts: the number of terms in each sum; it is broadcast.
+
+    Returns:
+        Values whose mean is sums.sum() / counts.sum(), and whose spread gives its standard error to first
+        order; nan where nothing was counted.
     """
-    total = sums.sum(-1, keepdim=True) / counts.sum(-1, keepdim=True)
-    return total + (sums - total * counts) / counts.mean(-1, keepdim=True)
+    total = counts.sum(-1, keepdim=True).expand(*sums.shape[:-1], 1)
+    ratio = sums.sum(-1, keepdim=True) / total
+    return ratio + (sums - ratio * counts) / (total / counts.shape[-1])
 
 
 def share_at_most(hits: int, n: int) -> float:

@@ -85,6 +85,16 @@ def smallest_p(n: int, *, n_flips: int = FLIPS, alternative: Alternative = "two-
     return 1 / (flips if flips <= n_flips + 1 else n_flips + 1)
 
 
+def p_in_words(*, places: int, n: int) -> str:
+    """How a p of `n` examples is corrected, and how small it can be, in a sentence."""
+    different = _n_different(n, "two-sided")
+    flips = f"the {different:,} different" if different <= FLIPS + 1 else f"{FLIPS:,} random"
+    return (
+        f"p_corrected is corrected for the {places:,} places that were looked at: the share of {flips} flips of the "
+        f"signs of {n:,} examples whose largest t of any place is at least the place's own; {smallest_p(n):.2g} or more"
+    )
+
+
 def _n_different(n: int, alternative: Alternative) -> int:
     """How many flips are different; two-sided, a flip is the same as its opposite."""
     return 2 ** (n - 1 if alternative == "two-sided" else n)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import interval_fields
 from nanogpt_lens.directions.find import as_direction
 from nanogpt_lens.interventions.applying import SourceValues, apply, edits_of
 from nanogpt_lens.interventions.intervention import Intervention
@@ -123,7 +123,7 @@ def steering_effect(
     Returns:
         Values [scale, score]. `score` is "loss" (nats per token), "loss rise", "kl" (KL(unsteered || steered) in nats)
         and for each of `tokens` "p(...)", its mean probability, and "p(...) change"; means over all positions
-        (losses: all that have a next token). Intervals are bootstrapped over the sequences; `chance` is the mean
+        (losses: all that have a next token). Intervals are over the sequences; `chance` is the mean
         over the random directions, see `SteeringEffect` for all of them.
 
     Raises:
@@ -143,14 +143,12 @@ def steering_effect(
     grid = [[_addition(activation, layer, one, scale) for scale in factors] for one in directions]
     per_sequence = _scores_under(model, text, grid, ids, progress)
     means = per_sequence.mean(-1)
-    interval = bootstrap(per_sequence[0], seed=seed)
     texts = [repr(label) for label in token_labels(model, torch.tensor(ids, dtype=torch.long))]
     scores = ["loss", "loss rise", "kl", *(s for t in texts for s in (f"p({t})", f"p({t}) change"))]
     others = means[1:]
     return SteeringEffect(
         values=means[0],
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
+        **interval_fields(per_sequence[0]),
         chance=others.mean(0) if controls else None,
         chance_low=others.amin(0) if controls else None,
         chance_high=others.amax(0) if controls else None,

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import Ablation, Source, check_choice
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.heads.induction import prefix_matching, repeated_and_unrepeated
 from nanogpt_lens.interventions.applying import SourceValues, edits_of
 from nanogpt_lens.interventions.controls import control_sets
@@ -123,7 +123,7 @@ def ablate_induction_heads(
     values = _with_column(scores.mean(-1), torch.nan)
     if others:
         values[1, -1] = (values[2:, 3] >= values[1, 3]).double().mean()
-    interval = bootstrap(scores, seed=seed)
+    interval = t_interval(scores)
     low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
     length = both[0].shape[1] // 2
     origin = "random ids" if corpus is None else name_of(corpus)
@@ -140,6 +140,7 @@ def ablate_induction_heads(
         chance=values[2:].mean(0).expand_as(values).clone() if others else None,
         low=low,
         high=high,
+        interval="t",
         sample=Sample(corpus=None if corpus is None else origin, n=len(both[0]), seq_len=length, seed=seed),
         provenance=provenance(
             model,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import ENDS, RESAMPLES, pseudo_values, times_drawn
+from nanogpt_lens.core.intervals import interval_fields, pseudo_values, ratio_per_example
 from nanogpt_lens.model.access import (
     Edit,
     Hooked,
@@ -113,11 +113,11 @@ def attention_statistics(
         seq_len: the tokens of a sequence; None for the context, at most 128.
         n: the largest number of sequences.
         batch_size: the sequences in one run of the model.
-        seed: the seed of the choice of sequences and of the bootstrap.
+        seed: the seed of the choice of sequences, and of the flips that `p` is made of.
 
     Returns:
         Values [score, layer, head], with `chance` under uniform causal attention on the same
-        tokens, and 95% bootstrap intervals over the sequences.
+        tokens, and 95% intervals over the sequences (of `positional` and `duplicate_token`, by pseudo-values).
 
     Raises:
         AnalysisError: there are fewer than two sequences or two tokens, or the corpus does not fit the model.
@@ -142,7 +142,7 @@ def statistics_of(
         origin: where the tokens come from, in words.
         corpus: the name of the text that the tokens are from; None if they are from no text.
         batch_size: the sequences in one run of the model.
-        seed: the seed of the bootstrap.
+        seed: the seed of the flips that `p` is made of.
 
     Raises:
         AnalysisError: there are fewer than two sequences or two tokens, or `batch_size` is below 1.
@@ -157,10 +157,8 @@ def statistics_of(
     check_whole(seed=seed)
     attention = _attention_sums(model, tokens, batch_size)
     n = len(tokens)
-    everything = torch.ones(1, n, dtype=torch.float64)
-    low, high = torch.nanquantile(attention.estimates(times_drawn(n, seed=seed)), ENDS, dim=-1)
-    values = attention.estimates(everything)[..., 0]
-    without = attention.estimates(torch.ones(n, n, dtype=torch.float64) - torch.eye(n, dtype=torch.float64))
+    values, per_example = attention.statistics()
+    chance = attention.chance_per_example()
     return Scores(
         values=values,
         axes=("score", "layer", "head"),
@@ -171,13 +169,12 @@ def statistics_of(
         units=_UNITS,
         scores=STATISTICS,
         sample=Sample(corpus=corpus, n=n, seq_len=tokens.shape[1], seed=seed),
-        provenance=provenance(
-            model, text=origin, n=n, seq_len=tokens.shape[1], batch_size=batch_size, seed=seed, resamples=RESAMPLES
-        ),
-        chance=attention.chance()[..., None, None].expand(values.shape).clone(),
-        low=low,
-        high=high,
-        per_example=pseudo_values(without, values),
+        provenance=provenance(model, text=origin, n=n, seq_len=tokens.shape[1], batch_size=batch_size, seed=seed),
+        chance=chance.mean(-1)[..., None, None].expand(values.shape).clone(),
+        chance_per_example=chance[:, None, None],
+        **interval_fields(per_example),
+        per_example=per_example,
+        tested="chance",
     )
 
 
@@ -196,7 +193,7 @@ def uniform_attention(
 
 @dataclass(frozen=True, kw_only=True)
 class _AttentionSums:
-    """Sums of each sequence, from which any resample of the sequences can be scored.
+    """Sums of each sequence, from which the sequences are scored.
 
     Attributes:
         sums: each statistic but the last, summed over the queries.
@@ -212,26 +209,30 @@ class _AttentionSums:
     grams: Float[Tensor, "layer head example example"]
     floor: float
 
-    def estimates(self, weights: Float[Tensor, "resample example"]) -> Float[Tensor, "score layer head resample"]:
-        """All statistics of resamples; `weights` says how often each sequence is in a resample."""
-        means = self.sums @ weights.T / (self.counts @ weights.T)[:, None, None]
-        shared = torch.stack([self._shared(gram, weights) for gram in self.grams])
-        return torch.cat([means, shared[None]])
+    def statistics(self) -> tuple[Float[Tensor, "score layer head"], Float[Tensor, "score layer head example"]]:
+        """All statistics, and what each sequence adds to them, which of two sequences is not known of the last."""
+        means = ratio_per_example(self.sums, self.counts[:, None, None])
+        n = self.counts.shape[-1]
+        everything, one = torch.ones(1, n, dtype=torch.float64), torch.eye(n, dtype=torch.float64)
+        shared = torch.stack([self._shared(gram, everything)[..., 0] for gram in self.grams])
+        without = torch.stack([self._shared(gram, everything - one) for gram in self.grams])
+        values = torch.cat([means.mean(-1), shared[None]])
+        return values, torch.cat([means, pseudo_values(without, shared)[None]])
 
     def _shared(
-        self, gram: Float[Tensor, "head example example"], weights: Float[Tensor, "resample example"]
-    ) -> Float[Tensor, "head resample"]:
-        """The statistic `positional`; a sequence drawn twice makes no pair with itself."""
-        n, squares = weights.sum(-1), gram.diagonal(dim1=-2, dim2=-1)
-        between = ((weights @ gram) * weights).sum(-1) - squares @ weights.square().T
-        between = between / (n**2 - weights.square().sum(-1))
-        energy = squares @ weights.T / n
+        self, gram: Float[Tensor, "head example example"], chosen: Float[Tensor, "choice example"]
+    ) -> Float[Tensor, "head choice"]:
+        """The statistic `positional` of some of the sequences; `chosen` is 1 for these and 0 for the others."""
+        n, squares = chosen.sum(-1), gram.diagonal(dim1=-2, dim2=-1)
+        between = ((chosen @ gram) * chosen).sum(-1) - squares @ chosen.T
+        between = between / (n**2 - n)
+        energy = squares @ chosen.T / n
         return torch.where(energy > self.floor, between / energy, 0.0)
 
-    def chance(self) -> Float[Tensor, " score"]:
-        """All statistics of uniform attention."""
-        means = self.uniform.sum(-1) / self.counts.sum(-1)
-        return torch.cat([means, means.new_zeros(1)])  # no deviation from uniform at all
+    def chance_per_example(self) -> Float[Tensor, "score example"]:
+        """What each sequence adds to the statistics of uniform attention, whose deviation from itself is 0."""
+        each = ratio_per_example(self.uniform, self.counts)
+        return torch.cat([each, torch.zeros_like(each[:1])])
 
 
 def _attention_sums(model: Hooked, tokens: Int[Tensor, "example pos"], batch_size: int) -> _AttentionSums:

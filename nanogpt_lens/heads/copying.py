@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import mean_fields
 from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, n_tokens, provenance, run
 from nanogpt_lens.model.weights import embedding, head_weights, rounding, unembedding
 from nanogpt_lens.results import Sample, Scores
@@ -86,16 +86,15 @@ def copying_score(
     tokens = random_tokens(model, n, length, repeats="forbid", generator=torch.Generator().manual_seed(seed))
     with evaluating(model):
         scores, chance = _logit_scores(model, tokens)
-    interval = bootstrap(scores, seed=seed)
     return Scores(
-        values=scores.mean(-1),
+        **mean_fields(scores),
         axes=("layer", "head"),
         quantity="copying score, -1 to 1",
         definition="4a / (a + T) - 1, a: raise of the attended token's logit, T: of all tokens' in the sequence, "
         "weighted by attention (Olsson et al. 2022); chance: a random token of the sequence for the attended one",
         chance=chance.mean(-1),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
+        chance_per_example=chance,
+        tested="chance",
         title="copying score",
         signed=True,
         sample=Sample(n=n, seq_len=length, seed=seed),

@@ -17,7 +17,7 @@ from torch import Tensor
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import sampled
+from nanogpt_lens.core.intervals import mean_fields
 from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, n_tokens, provenance, run
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches, losses
@@ -101,7 +101,7 @@ def prefix_matching(
     target = matches(tokens)[:, first:].double()
     uniform = 1 / torch.arange(first + 1, tokens.shape[1] + 1, dtype=torch.float64, device=tokens.device)
     chance = (target.sum(-1) * uniform).mean()
-    columns = sampled(scores, seed=seed)
+    columns = mean_fields(scores)
     return Scores(
         **columns,
         axes=("layer", "head"),
@@ -111,6 +111,7 @@ def prefix_matching(
         "chance: uniform causal attention",
         chance=torch.full_like(columns["values"], chance.item()),
         title="prefix matching",
+        tested="chance",
         unit="attention",
         sample=Sample(corpus=source.get("corpus"), n=len(tokens), seq_len=length, seed=seed),
         provenance=provenance(
@@ -240,7 +241,7 @@ def repeated_sequence_loss(
     shuffled = torch.cat([repeated.gather(1, order), repeated[:, length:]], 1)
     with evaluating(model):  # [condition, pos, example]
         loss = torch.stack([losses(model, tokens).double().T for tokens in (repeated, shuffled, unrepeated)])
-    columns = sampled(loss, seed=seed)
+    columns = mean_fields(loss)
     source = "uniform random ids" if corpus is None else name_of(corpus)
     return Scores(
         **columns,
@@ -293,7 +294,7 @@ def induction_accuracy(model: Hooked, *, seq_len: int | None = None, n: int = 25
     scores = torch.stack(columns, 1)  # [score, prompt, example]
     length = pair.clean.shape[1]
     return Scores(
-        **sampled(scores, seed=seed),
+        **mean_fields(scores),
         axes=("score", "prompt"),
         labels={"score": ("accuracy", "probability"), "prompt": ("clean", "corrupted")},
         quantity="prediction of [B], from 0 to 1",

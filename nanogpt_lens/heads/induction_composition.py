@@ -37,7 +37,7 @@ def induction_composition(
             to the previous token on windows as long as the context, at most 128 tokens. None for random
             repeated tokens, for both.
         n: the number of sequences, at least 2; of a corpus, the largest number.
-        seed: the seed of the tokens, of the bootstrap and of the random heads.
+        seed: the seed of the tokens and of the random heads.
 
     Returns:
         "k_composition", "previous_token" (of the sender) and "prefix_matching" (of the receiver) on the axis

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import sampled
+from nanogpt_lens.core.intervals import mean_fields, ratio_per_example
 from nanogpt_lens.heads.attention import pattern_hook
 from nanogpt_lens.heads.induction import follows
 from nanogpt_lens.model.access import (
@@ -108,7 +108,7 @@ def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> 
     kinds = torch.stack([mask[:, :-1] for mask in _kinds(sequences)])  # [position, example, pos]
     each = ratio_per_example(torch.einsum("sep,kep->ske", scores, kinds.double()), kinds.sum(-1).double())
     return Scores(
-        **sampled(each, seed=seed),
+        **mean_fields(each),
         axes=("score", "position"),
         labels={"score": ("accuracy", "loss", "probability"), "position": POSITIONS},
         quantity="accuracy, loss in nats, probability",
@@ -148,7 +148,7 @@ def task_heads(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Scor
     each = ratio_per_example(sums, counts[:, None, None])
     chance = uniform.sum(-1) / counts.sum(-1)
     return Scores(
-        **sampled(each, seed=seed),
+        **mean_fields(each),
         axes=("score", "layer", "head"),
         labels={"score": tuple(HEAD_SCORES)},
         quantity="attention, from 0 to 1",
@@ -156,28 +156,12 @@ def task_heads(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Scor
         title="attention",
         unit="attention",
         scores=HEAD_SCORES,
+        tested="chance",
+        chance_per_example=ratio_per_example(uniform, counts)[:, None, None],
         sample=Sample(corpus=task.name, n=len(tokens), seed=seed),
         chance=chance[:, None, None].expand(each.shape[:-1]).clone(),
         provenance=provenance(model, task=task.name, task_sha256=task.sha256, n=len(tokens), seed=seed),
     )
-
-
-def ratio_per_example(
-    sums: Float[Tensor, "*axes example"], counts: Float[Tensor, "... example"]
-) -> Float[Tensor, "*axes example"]:
-    """A ratio of totals as a mean over examples: the ratio, and each example's deviation from it, linearised.
-
-    Args:
-        sums: the sum of each example.
-        counts: the number of terms in each sum; it is broadcast.
-
-    Returns:
-        Values whose mean is sums.sum() / counts.sum(), and whose spread gives its standard error to first
-        order; nan where nothing was counted.
-    """
-    total = counts.sum(-1, keepdim=True).expand(*sums.shape[:-1], 1)
-    ratio = sums.sum(-1, keepdim=True) / total
-    return ratio + (sums - ratio * counts) / (total / counts.shape[-1])
 
 
 def _kinds(sequences: TaskSequences) -> list[Bool[Tensor, "example pos"]]:

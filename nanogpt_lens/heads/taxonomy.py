@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.heads.attention import attention_patterns, pattern_hook, statistics_of
 from nanogpt_lens.heads.copying import copying_score
 from nanogpt_lens.heads.induction import prefix_matching, repeated_and_unrepeated
@@ -75,11 +75,11 @@ def score_heads(
             that repeats itself says little: give a corpus.
         seq_len: the tokens of a sequence of text; None for the context, at most 128.
         n: the largest number of sequences of each kind.
-        seed: the seed of all sequences and of the bootstrap.
+        seed: the seed of all sequences, and of the flips that `p` is made of.
 
     Returns:
         Scores [score, layer, head], with `chance` under uniform causal attention on the same
-        tokens, and 95% bootstrap intervals over the sequences.
+        tokens, and 95% intervals over the sequences.
 
     Raises:
         AnalysisError: the context has fewer than 4 tokens; or see `attention_statistics`.
@@ -152,7 +152,10 @@ def head_taxonomy(
         chance=scores.chance,
         low=scores.low,
         high=scores.high,
+        interval=scores.interval,
         per_example=scores.per_example,
+        tested=scores.tested,
+        untested=scores.untested,
         threshold=threshold,
         carries=(scores.values > threshold) & (low > threshold),
     )
@@ -232,6 +235,9 @@ def _scores(model: Hooked, data: _Data) -> Scores:
         chance=chance,
         low=low,
         high=high,
+        interval="t",
+        tested="chance",
+        untested=("copying", "anti_copying"),
         per_example=torch.stack(each, dim=-1) if kept else None,
     )
 
@@ -284,17 +290,17 @@ def _floors(model: Hooked, scores: Scores, data: _Data) -> Float[Tensor, "score 
     by_chance = _rotated_copying(model, scores.score("copying"), data.seed)
     with evaluating(model):
         raise_of_logits = torch.cat([_raise_of_logits(model, data.text), _raise_of_logits(model, data.noise)], -1)
-    low, high = _interval(raise_of_logits, data.seed)
+    low, high = _interval(raise_of_logits)
     floors["copying"] = torch.where(low > 0, by_chance, math.inf)
     floors["anti_copying"] = torch.where(high < 0, by_chance, math.inf)
     return torch.stack([floors[name] for name in SCORES])
 
 
 def _interval(
-    per_example: Float[Tensor, "layer head example"], seed: int
+    per_example: Float[Tensor, "layer head example"],
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
-    """Both ends of the 95% bootstrap interval of the mean, in float64."""
-    ends = bootstrap(per_example, seed=seed)
+    """Both ends of the 95% interval of the mean, in float64."""
+    ends = t_interval(per_example)
     return _double(ends[0] if ends else None), _double(ends[1] if ends else None)
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import interval_fields, t_interval
 from nanogpt_lens.lens.points import LensPoints, Point, check_lens, grid
 from nanogpt_lens.lens.reading import LensReading, characters, read, sequences
 from nanogpt_lens.model.access import Hooked, provenance
@@ -57,7 +57,7 @@ def measure_convergence(
         Scores [score, layer, point]: "kl", KL(final || lens) in nats; "entropy" in nats; "loss" of the next
         token in nats; "bits_per_char" (nan without a vocabulary); "agreement", the share of positions whose
         top token is the final one; "converged", the share of positions for which that holds here and at all later
-        points asked for; with 95% bootstrap intervals over the sequences. `chance` is the constant prediction:
+        points asked for; with 95% intervals over the sequences. `chance` is the constant prediction:
         the model's own distribution, averaged over all these positions. `depth` [example, pos] is the depth, in
         layers, at which the final top token settles.
 
@@ -76,7 +76,7 @@ def measure_convergence(
     chars = characters(model, tokens)
     per_sequence = _per_sequence(reading, places, chars)
     depth = reading.settling_depth(places.depths, places.n_layers)
-    interval, settled = bootstrap(per_sequence, seed=seed), bootstrap(depth.mean(1), seed=seed)
+    settled = t_interval(depth.double().mean(1))
     return ConvergenceResult(
         values=per_sequence.mean(-1),
         axes=("score", "layer", "point"),
@@ -104,8 +104,7 @@ def measure_convergence(
         chance=_scores_of_constant(reading, tokens, chars)[:, None, None]
         .expand(len(SCORES), *per_sequence.shape[1:3])
         .clone(),
-        low=interval[0] if interval else None,
-        high=interval[1] if interval else None,
+        **interval_fields(per_sequence),
         depth=depth,
         tokens=tokens,
         n_layers=places.n_layers,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import interval_fields
 from nanogpt_lens.lens.points import LensPoints, Point, check_lens, grid
 from nanogpt_lens.lens.reading import read, sequences
 from nanogpt_lens.model.access import Hooked, provenance
@@ -49,7 +49,7 @@ def evaluate_lens(
     Returns:
         Scores [score, layer, point] in nats: "tuned", "logit", "gain" (logit minus tuned, each sequence
         against itself); for a transferred lens also "home", the KL that it had on the held-out text of its own
-        model, and "loss_of_fit", tuned minus home, on different text; 95% bootstrap intervals over the sequences,
+        model, and "loss_of_fit", tuned minus home, on different text; 95% intervals over the sequences,
         that of "loss_of_fit" by adding both squared half-widths.
 
     Raises:
@@ -69,7 +69,7 @@ def evaluate_lens(
     check_lens(model, lens, places.depths)
     tokens = sequences(model, corpus, n=n, seq_len=seq_len, seed=seed)
     seen_share = open_corpus(model, corpus).share_seen(lens.trace)
-    scores = scores_beside_logit_lens(model, tokens, places, lens, seed=seed, progress=progress)
+    scores = scores_beside_logit_lens(model, tokens, places, lens, progress=progress)
     if lens.transferred:
         scores = _with_home(scores, lens, places)
     return LensScores(
@@ -88,17 +88,15 @@ def evaluate_lens(
 
 
 def scores_beside_logit_lens(
-    model: Hooked, tokens: Int[Tensor, "example pos"], places: LensPoints, lens: TunedLens, *, seed: int, progress: bool
+    model: Hooked, tokens: Int[Tensor, "example pos"], places: LensPoints, lens: TunedLens, *, progress: bool
 ) -> dict[str, Any]:
     """Values, low, high [score, layer, point] and labels of the scores "tuned", "logit" and "gain"."""
     tuned = read(model, tokens, places.depths, lens=lens, progress=progress).kl.double().mean(-1)
     logit = read(model, tokens, places.depths, progress=progress).kl.double().mean(-1)
     per_sequence = torch.stack([places.on_grid(score) for score in (tuned, logit, logit - tuned)])
-    interval = bootstrap(per_sequence, seed=seed)
     return {
         "values": per_sequence.mean(-1),
-        "low": interval[0] if interval else None,
-        "high": interval[1] if interval else None,
+        **interval_fields(per_sequence),
         "labels": {"score": ("tuned", "logit", "gain"), **places.labels},
     }
 
@@ -120,6 +118,7 @@ def _with_home(scores: dict[str, Any], lens: TunedLens, places: LensPoints) -> d
         "labels": {**scores["labels"], "score": (*scores["labels"]["score"], "home", "loss_of_fit")},
         "low": None,
         "high": None,
+        "interval": scores["interval"],
     }
     ends = scores["low"], scores["high"], lens.low, lens.high
     if all(end is not None for end in ends):

@@ -131,7 +131,7 @@ def train_tuned_lens(
 
     Returns:
         The lens; its values [score, layer, point] are KL(final || lens) in nats on the test part, "tuned", "logit"
-        and "gain", with 95% bootstrap intervals over its sequences.
+        and "gain", with 95% intervals over its sequences.
 
     Raises:
         AnalysisError: an option is out of its range, there is no such point or layer, the only point is the
@@ -394,7 +394,5 @@ class _TuningRun:
         }
         blank = torch.zeros(1, len(places.layers), len(places.points))
         unmeasured = TunedLens(**common, values=blank, labels=places.labels)
-        scores = scores_beside_logit_lens(
-            self.model, self.test_part, places, unmeasured, seed=options.seed, progress=False
-        )
+        scores = scores_beside_logit_lens(self.model, self.test_part, places, unmeasured, progress=False)
         return TunedLens(**common, **scores)

@@ -9,7 +9,7 @@ import torch
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import sampled
+from nanogpt_lens.core.intervals import mean_fields
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, n_tokens, provenance
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import losses
@@ -67,7 +67,7 @@ def in_context_learning_score(
     per_window = torch.stack([after - before, after, before])
     guess = math.log(n_tokens(model))
     return Scores(
-        **sampled(per_window, seed=seed),
+        **mean_fields(per_window),
         axes=("score",),
         labels={"score": ("in_context_learning", "late_loss", "early_loss")},
         quantity="loss, nats per token",
@@ -109,7 +109,7 @@ def text_loss(
     with evaluating(model):
         each = losses(model, tokens).double().mean(1).cpu()
     return Scores(
-        **sampled(each, seed=seed),
+        **mean_fields(each),
         axes=(),
         quantity="loss, nats per token",
         definition=f"cross-entropy of the next token, mean over {len(tokens)} windows of {size} tokens of {text.name}; "

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import pseudo_values, sampled
+from nanogpt_lens.core.intervals import mean_fields, pseudo_values
 from nanogpt_lens.model.access import Hooked, check_model, device_of, evaluating, provenance
 from nanogpt_lens.model.sampling import choose_token
 from nanogpt_lens.results import Sample, Scores
@@ -97,7 +97,7 @@ def text_quality(
     ]
     per_piece = torch.stack([_scores(source, frozenset(train)) for source in (written, *real)], dim=1)
     return Scores(
-        **sampled(per_piece, seed=seed),
+        **mean_fields(per_piece),
         axes=("score", "source"),
         labels={"score": (*(f"distinct_{n}" for n in LENGTHS), "dictionary_words"), "source": SOURCES},
         quantity="share of n-grams or words",

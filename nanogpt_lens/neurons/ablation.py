@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import NeuronSource, On, check_choice
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import ENDS, times_drawn
+from nanogpt_lens.core.intervals import mean_fields, ratio_per_example
 from nanogpt_lens.interventions.controls import control_sets
 from nanogpt_lens.interventions.grammar import layer_and_index
 from nanogpt_lens.interventions.sources import RunningMean
@@ -87,7 +87,7 @@ def ablate_neurons(
     Returns:
         values [ablated, score], nats per token. `ablated` is the neurons ("0.17+2.3"), each alone where asked for,
         then the control sets. `score` is "loss", "rise", and for each of "token" and "next": "rise on ...", "rise off
-        ..." (at all other positions), "difference ..." (on minus off). Intervals are bootstrapped over the
+        ..." (at all other positions), "difference ..." (on minus off). Intervals are over the
         sequences; `chance` is the mean over the control sets.
 
     Raises:
@@ -110,14 +110,13 @@ def ablate_neurons(
     sums = torch.zeros(len(sets), len(groups), len(tokens), dtype=torch.float64)
     with evaluating(model):
         base, after = _losses(model, tokens.to(device_of(model)), units, sets, source, groups, sums, progress)
-    names, (values, low, high) = _scores(sums, groups, base.sum(1), seed)
+    names, per_example = _scores(sums, groups, base.sum(1))
+    values = per_example.mean(-1)
     seen_share = text.share_seen(None if chosen_by is None else chosen_by.trace)
     controls_from = len(sets) - len(drawn)
     stronger = (values[controls_from:] >= values[0]).double().mean(0)
     return NeuronAblation(
-        values=values,
-        low=low,
-        high=high,
+        **mean_fields(per_example),
         chance=values[controls_from:].mean(0).expand_as(values).clone() if drawn else None,
         controls_as_strong=stronger if drawn else torch.full_like(values[0], torch.nan),
         axes=("ablated", "score"),
@@ -266,34 +265,19 @@ def _scores(
     sums: Float[Tensor, "set group example"],
     groups: Sequence[Bool[Tensor, "example target"]],
     base: Float[Tensor, " example"],
-    seed: int,
-) -> tuple[
-    tuple[str, ...],
-    tuple[Float[Tensor, "set score"], Float[Tensor, "set score"] | None, Float[Tensor, "set score"] | None],
-]:
-    """The names of the scores; and the scores with both ends of their intervals.
+) -> tuple[tuple[str, ...], Float[Tensor, "set score example"]]:
+    """The names of the scores; and what each sequence adds to them, linearised.
 
     `base` is the sum of each sequence's losses with all neurons.
     """
     counts = torch.stack([mask.sum(1) for mask in groups]).double()  # [group, example]
-    n = counts.shape[1]
+    rises = ratio_per_example(sums, counts)
     names = ["loss", "rise"]
-    for on in _POSITIONS if len(groups) > 1 else ():
+    columns = [ratio_per_example(base, counts[0]) + rises[:, 0], rises[:, 0]]
+    for i, on in zip(range(1, len(groups), 2), _POSITIONS, strict=False):
         names += [f"rise on {on}", f"rise off {on}", f"difference {on}"]
-
-    def weighted(weights: Float[Tensor, "resample example"]) -> Float[Tensor, "set score resample"]:
-        """The scores, from how often each sequence counts."""
-        rises = (sums @ weights.T) / (counts @ weights.T)
-        columns = [base @ weights.T / (counts[0] @ weights.T) + rises[:, 0], rises[:, 0]]
-        for i in range(1, len(groups), 2):
-            columns += [rises[:, i], rises[:, i + 1], rises[:, i] - rises[:, i + 1]]
-        return torch.stack(columns, 1)
-
-    values = weighted(torch.ones(1, n, dtype=torch.float64))[..., 0]
-    if n < 2:
-        return tuple(names), (values, None, None)
-    low, high = weighted(times_drawn(n, seed=seed)).nanquantile(ENDS, dim=-1)  # a resample may miss the class
-    return tuple(names), (values, low, high)
+        columns += [rises[:, i], rises[:, i + 1], rises[:, i] - rises[:, i + 1]]
+    return tuple(names), torch.stack(columns, 1)
 
 
 def _hits(

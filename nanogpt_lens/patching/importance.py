@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nanogpt_lens.core.choices import Ablation, check_choice
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import sampled
+from nanogpt_lens.core.intervals import mean_fields
 from nanogpt_lens.model.access import Hooked, evaluating, loss_per_token, provenance
 from nanogpt_lens.patching.attribution import attribution_patching
 from nanogpt_lens.patching.sweeps import activation_patching
@@ -54,7 +54,7 @@ def head_importance(
         progress: show a bar.
 
     Returns:
-        scores [layer, head] in nats per token, with a bootstrap interval over the sequences; positive
+        scores [layer, head] in nats per token, with an interval over the sequences; positive
         where the head helps.
 
     Raises:
@@ -73,7 +73,7 @@ def head_importance(
         batches[-2:] = [torch.cat(batches[-2:])]
     rises = torch.cat([_rises(model, batch, source, method, seed, progress) for batch in batches], dim=-1)
     return Scores(
-        **sampled(rises, seed=seed),
+        **mean_fields(rises),
         axes=("layer", "head"),
         quantity="rise of the loss, in nats per token",
         definition=(
@@ -85,6 +85,7 @@ def head_importance(
         title="rise of the loss",
         unit="nats per token",
         signed=True,
+        tested="zero",
         sample=Sample(own_text=corpus is None, n=len(tokens), seq_len=size, seed=seed),
         provenance=provenance(
             model,

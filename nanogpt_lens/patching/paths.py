@@ -63,7 +63,7 @@ def path_patching(
         receiver_positions: where the receivers' inputs are patched; None for all.
         freeze_mlps: also freeze the MLPs between senders and receivers, so that only the very
             direct paths remain; the IOI paper does not.
-        seed: the seed of the bootstrap.
+        seed: the seed of the flips that `p` is made of.
         memory: the bytes for the patched runs of a chunk.
         progress: show a bar.
 
@@ -116,7 +116,9 @@ def path_patching(
         corrupted=values[1] if direction == "denoise" else values[0],
         direction=direction,
         per_example=per_example if bound.per_example else None,
-        **intervals(bound, patcher.base["logits"], per_example, seed),
+        base_per_example=bound.of_run(patcher.base["logits"]) if bound.per_example else None,
+        interval="t",
+        **intervals(bound, patcher.base["logits"], per_example),
     )
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.interventions.sites import Kind, kind_of, sweep_axes
 from nanogpt_lens.interventions.sources import SOURCES, source_activations
 from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, can_start, provenance, record, run, token_labels
@@ -142,13 +142,11 @@ def intervals(
     metric: BoundMetric,
     base_logits: Float[Tensor, "example pos d_vocab"],
     per_example: Float[Tensor, "*sites value"],
-    seed: int,
 ) -> dict[str, Any]:
-    """Bootstrap intervals of the metric and of its paired change, from each example's value; by field name."""
+    """The intervals of the metric and of its paired change, from each example's value; by field name."""
     if not metric.per_example:
         return {}
-    value = bootstrap(per_example, seed=seed)
-    change = bootstrap(per_example - metric.of_run(base_logits), seed=seed)
+    value, change = t_interval(per_example), t_interval(per_example - metric.of_run(base_logits))
     if value is None or change is None:
         return {}
     return {"low": value[0], "high": value[1], "effect_low": change[0], "effect_high": change[1]}

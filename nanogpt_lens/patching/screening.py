@@ -85,7 +85,7 @@ def screen_and_verify(
     trust = trust_of(guess, index, exact.mean(-1).cpu() - base, n_first=len(chosen), k=k)
     values = (base + guess).index_put((index,), exact.mean(-1).cpu()).view(shape)
     unknown = torch.full_like(guess, torch.nan)
-    ends = intervals(runs.metric, runs.base["logits"], exact, seed).items()
+    ends = intervals(runs.metric, runs.base["logits"], exact).items()
     return ScreeningResult(
         values=values,
         axes=setup.axes,
@@ -93,11 +93,12 @@ def screen_and_verify(
         quantity=f"{runs.metric.definition} after patching {setup.kind.name}",
         definition=_definition(len(chosen), len(drawn), sites.n, setup.describe()),
         patched=setup.kind.name,
-        sample=Sample(seed=setup.seed),
+        sample=Sample(n=len(runs.tokens), seed=setup.seed),
         provenance=setup.provenance(model, k=k, verify=first, sample=sample, engine=runner.engine),
         clean=clean_value,
         corrupted=corrupted_value,
         direction=runs.direction,
+        interval="t",
         **{name: unknown.index_put((index,), end).view(shape) for name, end in ends},
         estimate=guess.view(shape),
         verified=_mask(index, sites.n).view(shape),

@@ -53,7 +53,7 @@ def activation_patching(
             "mean" (over the reference's examples and positions; of a pattern over examples alone), or
             "resample" (another reference example's activation, drawn once for each example).
         reference: texts of the same length, for "mean" and "resample"; None for the patched run's own.
-        seed: the seed of "resample" and of the bootstrap.
+        seed: the seed of "resample", and of the flips that `p` is made of.
         engine: "auto" takes shortcuts where a check on the base run proves them exact; "hooks" makes
             every run through hook points. The values are the same but for rounding.
         memory: the bytes for the patched runs of a chunk, beside the activations of the two plain runs
@@ -100,5 +100,7 @@ def activation_patching(
         corrupted=corrupted_value,
         direction=runs.direction,
         per_example=kept,
-        **intervals(runs.metric, runs.base["logits"], per_example, seed),
+        base_per_example=None if kept is None else runner.base_value,
+        interval="t",
+        **intervals(runs.metric, runs.base["logits"], per_example),
     )

@@ -6,7 +6,7 @@ ever unpickled), read as a data frame, and asked for its largest entries.
 
 from __future__ import annotations
 
-from nanogpt_lens.results.base import Result, Scores, load_result
+from nanogpt_lens.results.base import Result, load_result
 from nanogpt_lens.results.effects import (
     NeuronAblation,
     NeuronStatistics,
@@ -28,6 +28,7 @@ from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
 from nanogpt_lens.results.sae import SAEEvaluation
 from nanogpt_lens.results.sample import Sample
+from nanogpt_lens.results.scores import Scores
 from nanogpt_lens.results.trajectory import ChangePoint, Trajectory
 
 __all__ = [

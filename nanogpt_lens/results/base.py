@@ -18,8 +18,10 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
+from nanogpt_lens.core.intervals import few_examples
 from nanogpt_lens.results.files import as_json, read_result, write_result
 from nanogpt_lens.results.sample import Sample
+from nanogpt_lens.results.tested import Tested
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +53,8 @@ class Result:
         signed: whether values below and above 0 mean opposite things, so that 0 is the middle of a colour scale.
         scores: the sentence that explains each score of the axis "score", where `definition` does not.
         sample: what was measured on; None where nothing was drawn.
+        interval: what the 95% intervals are: "t", Student's of a mean over examples; "bootstrap", percentiles; "" where
+            there are none, or an earlier version made them.
     """
 
     values: Shaped[Tensor, "*axes"]
@@ -65,6 +69,7 @@ class Result:
     signed: bool = False
     scores: Mapping[str, str] = field(default_factory=dict)
     sample: Sample | None = None
+    interval: str = ""
 
     _leading: ClassVar[Mapping[str, str]] = {}
     """The label of an axis that `top()` takes where nothing is said, for results with several kinds of values."""
@@ -113,8 +118,19 @@ class Result:
 
     @property
     def made_here(self) -> bool:
-        """Whether an analysis of this package made the result, so that its intervals are 95% bootstrap intervals."""
+        """Whether an analysis of this package made the result, so that its intervals are 95% intervals."""
         return "nanogpt_lens" in self.provenance
+
+    @property
+    def n_examples(self) -> int | None:
+        """How many sequences or prompts the values are means over; None where the result does not say."""
+        each = getattr(self, "per_example", None)
+        return int(each.shape[-1]) if isinstance(each, Tensor) else self.sample.n if self.sample is not None else None
+
+    @property
+    def few_examples(self) -> str:
+        """The warning that intervals are of few examples, such as "few examples: n = 4"; "" where they are not."""
+        return few_examples(self.n_examples, self.interval) if getattr(self, "low", None) is not None else ""
 
     @property
     def seq_len(self) -> int:
@@ -138,7 +154,7 @@ class Result:
 
     def meaning(self) -> dict[str, Any]:
         """What the result says of its values, for another result of the same kind of values."""
-        names = ("quantity", "definition", "title", "unit", "units", "signed", "scores", "sample")
+        names = ("quantity", "definition", "title", "unit", "units", "signed", "scores", "sample", "interval")
         return {name: getattr(self, name) for name in names}
 
     def tensors(self) -> dict[str, Shaped[Tensor, " ..."]]:
@@ -151,6 +167,15 @@ class Result:
             elif _is_of_tensors(value):
                 every |= {f"{f.name}/{key}": tensor for key, tensor in value.items()}
         return every
+
+    def derived(self) -> dict[str, Shaped[Tensor, " ..."]]:
+        """Columns of `to_dataframe` that are no fields, but made of them when they are asked for."""
+        return {}
+
+    @property
+    def p_definition(self) -> str:
+        """How the column "p_corrected" is corrected, in words; "" where there is none."""
+        return ""
 
     def at(self, **places: int | str) -> Shaped[Tensor, " ..."]:
         """The values at indices (or labels) of some axes, the other axes left.
@@ -165,7 +190,10 @@ class Result:
         return self.values[tuple(index)]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per value: a column for every axis, its label where it has one, and every tensor of that shape."""
+        """One row per value: a column for every axis, its label where it has one, and every tensor of that shape.
+
+        Where intervals are of few examples, their number is the column "few_examples".
+        """
         import pandas as pd
 
         columns: dict[str, Any] = {}
@@ -174,10 +202,12 @@ class Result:
             columns[axis] = places.flatten().numpy()
             if axis in self.labels:
                 columns[f"{axis}_label"] = [self.labels[axis][i] for i in columns[axis]]
-        for name, tensor in self.tensors().items():
+        for name, tensor in (self.tensors() | self.derived()).items():
             if tensor.shape == self.values.shape:
                 plain = tensor if tensor.dtype == torch.bool else tensor.double()
                 columns["value" if name == "values" else name] = plain.flatten().numpy()
+        if self.few_examples:
+            columns["few_examples"] = self.n_examples
         return pd.DataFrame(columns)
 
     def top(self, k: int = 10, *, by: str | None = None, order: Literal["abs", "high", "low"] = "abs") -> pd.DataFrame:
@@ -195,6 +225,7 @@ class Result:
         for axis, label in self._leading.items():  # what is compared must be of one kind
             if by is None and label in self.labels.get(axis, ()):
                 frame = frame.loc[frame[f"{axis}_label"] == label]
+        by = "p_corrected" if by == "p" and "p_corrected" in frame else by
         by = by or ("effect" if "effect" in frame else "value")
         if k < 0 or order not in ("abs", "high", "low"):
             raise ResultError(f"k={k}, order={order!r}; expected k >= 0, and abs, high or low")
@@ -213,8 +244,9 @@ class Result:
         """
         left_out = {"values", *self.tensors(), *self._long}
         plain = {f.name: as_json(getattr(self, f.name)) for f in fields(self) if f.name not in left_out}
+        said = {name: words for name in ("few_examples", "p_definition") if (words := getattr(self, name))}
         rows = json.loads(self.to_dataframe().to_json(None, orient="records", double_precision=15) or "[]")
-        return {"kind": type(self).__name__, **plain, "rows": rows}
+        return {"kind": type(self).__name__, **plain, **said, "rows": rows}
 
     def place_columns(self, frame: pd.DataFrame) -> list[str]:
         """The columns of `to_dataframe` or `top` that name a place: labels where an axis has them, else indices."""
@@ -250,7 +282,7 @@ class Result:
         """
         attributes = {name.split("/")[0] for name in self.tensors()}
         plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in attributes}
-        return write_result(Path(folder), type(self).__name__, plain, self.tensors())
+        return write_result(Path(folder), type(self).__name__, plain, self.tensors() | self.derived())
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -268,6 +300,7 @@ class Result:
         if saved_kind is None or not issubclass(saved_kind, cls):
             raise ResultError(f"{folder} holds a {kind}; expected {cls.__name__}: load it with ngl.load_result")
         known = {f.name for f in fields(saved_kind)}
+        p = tensors.pop("p_corrected", None) if issubclass(saved_kind, Tested) else None
         if unknown := sorted((plain.keys() | tensors.keys()) - known):
             raise ResultError(
                 f"{folder} has {', '.join(unknown)}, which a {kind} does not have; written by a newer one?"
@@ -277,14 +310,18 @@ class Result:
         try:
             if plain.get("sample") is not None:
                 plain["sample"] = Sample(**plain["sample"])
-            return saved_kind(**plain, **tensors)  # type: ignore[return-value]
+            result = saved_kind(**plain, **tensors)
         except TypeError as error:
             raise ResultError(f"{folder} is not a complete {kind} ({error}); make it again") from None
+        if p is not None:
+            result.__dict__["p"] = p  # as it was; not made again
+        return result  # type: ignore[return-value]
 
     def __repr__(self) -> str:
         shape = ", ".join(f"{axis} {n}" for axis, n in self.shape.items())
         lines = [f"{type(self).__name__} [{shape}]: {self.quantity}", shorten(self.explanation(), 300)]
-        return "\n".join([*lines, *self._summary()])
+        said = [words for words in (self.few_examples, self.p_definition) if words]
+        return "\n".join([*lines, *self._summary(), *said])
 
     def _summary(self) -> list[str]:
         """The most important numbers, as lines of text."""
@@ -327,25 +364,3 @@ def load_result(folder: str | Path) -> Result:
         ResultError: nothing there, or damaged.
     """
     return Result.load(folder)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Scores(Result):
-    """Measured scores, with what chance would give.
-
-    Attributes:
-        chance: the value under uniform attention, or of the control that `definition` names; None where there is
-            no such thing.
-        low, high: 95% bootstrap interval over the sequences; None where nothing was sampled.
-        per_example: the value of each sequence, whose mean is `values`; jackknife pseudo-values of a score that is
-            no mean over sequences. None where they were not kept.
-    """
-
-    chance: Shaped[Tensor, "*axes"] | None = None
-    low: Shaped[Tensor, "*axes"] | None = None
-    high: Shaped[Tensor, "*axes"] | None = None
-    per_example: Shaped[Tensor, " ..."] | None = None
-
-    def score(self, name: str) -> Shaped[Tensor, " ..."]:
-        """The values of one of several scores, by name, such as `scores.score("induction")` [layer, head]."""
-        return self.at(score=name)

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
-from nanogpt_lens.results.base import Result, Scores
+from nanogpt_lens.results.base import Result
+from nanogpt_lens.results.scores import Scores
 
 if TYPE_CHECKING:
     import pandas as pd

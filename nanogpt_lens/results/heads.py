@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nanogpt_lens.results.base import Result, Scores
+from nanogpt_lens.results.base import Result
+from nanogpt_lens.results.scores import Scores
 
 if TYPE_CHECKING:
     import pandas as pd

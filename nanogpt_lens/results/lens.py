@@ -20,7 +20,8 @@ from torch import Tensor
 from nanogpt_lens.core.errors import AnalysisError, ResultError
 from nanogpt_lens.model.access import Hooked
 from nanogpt_lens.model.identity import identity
-from nanogpt_lens.results.base import Result, Scores
+from nanogpt_lens.results.base import Result
+from nanogpt_lens.results.scores import Scores
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +126,7 @@ class ConvergenceResult(_OnPoints, Scores):
     Attributes:
         depth: in layers: the first measured point from which on the final top token is on top;
             the number of layers where it is so at the output alone.
-        depth_low, depth_high: 95% bootstrap interval of the mean depth, over the sequences; None for one.
+        depth_low, depth_high: 95% interval of the mean depth, over the sequences; None for one.
         tokens: the ids.
         n_layers: of the model.
         method: which lens.

@@ -11,13 +11,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nanogpt_lens.results.base import Result
+from nanogpt_lens.results.tested import Tested, rounding_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PatchingResult(Result):
+class PatchingResult(Tested, Result):
     """The metric after each patch.
 
     Attributes:
@@ -26,11 +27,12 @@ class PatchingResult(Result):
         direction: "denoise" patches into the corrupted run, "noise" into the clean one.
         patched: the activation that is patched, or "paths"; "" where the result does not say.
         per_example: the metric of each example; None for a metric that is a bare callable.
-        low, high: 95% bootstrap interval of `values` over the examples; None for fewer than two.
+        base_per_example: the metric of each example in the run that was patched; None where it was not kept.
+        low, high: 95% interval of `values` over the examples; None for fewer than two.
         recovery: (values - corrupted) / (clean - corrupted): 1 is the clean run, 0 the corrupted
             one; None without a corrupted run, nan where both runs have the same metric.
         effect: values minus the metric of the run that was patched.
-        effect_low, effect_high: 95% bootstrap interval of `effect`, each example against itself.
+        effect_low, effect_high: 95% interval of `effect`, each example against itself.
     """
 
     clean: float
@@ -38,6 +40,7 @@ class PatchingResult(Result):
     direction: str
     patched: str = ""
     per_example: Float[Tensor, "*axes example"] | None = None
+    base_per_example: Float[Tensor, " example"] | None = None
     low: Float[Tensor, "*axes"] | None = None
     high: Float[Tensor, "*axes"] | None = None
     effect_low: Float[Tensor, "*axes"] | None = None
@@ -47,8 +50,16 @@ class PatchingResult(Result):
         runs = f"clean {self.clean:.4f}" + ("" if self.corrupted is None else f", corrupted {self.corrupted:.4f}")
         columns = [*self.axes, *(f"{axis}_label" for axis in self.axes if axis in self.labels)]
         frame = self.top(5)
-        kept = [c for c in frame if c in (*columns, "value", "effect", "recovery")]
+        kept = [c for c in frame if c in (*columns, "value", "effect", "recovery", "p_corrected")]
         return [runs, *frame[kept].round(4).to_string(index=False).splitlines()]
+
+    def differences(self) -> tuple[Float[Tensor, "*axes example"], float] | None:
+        """Each example's effect, see `Tested`."""
+        if self.per_example is None or self.base_per_example is None:
+            return None
+        exact = self.per_example.dtype == torch.float64
+        size = rounding_of(self.per_example, self.base_per_example, exact=exact)
+        return self.per_example - self.base_per_example, size
 
     @property
     def base(self) -> float:
@@ -74,11 +85,14 @@ class PatchingResult(Result):
         frame["effect"] = self.effect.double().flatten().numpy()
         if self.recovery is not None:
             frame["recovery"] = self.recovery.double().flatten().numpy()
+        for name in ("p_corrected", "few_examples"):  # what is said of the others stands behind them
+            if name in frame:
+                frame[name] = frame.pop(name)
         return frame
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AttributionResult(Result):
+class AttributionResult(Tested, Result):
     """Estimates by gradient of what patching would change: values near `PatchingResult.effect`.
 
     Attributes:
@@ -92,6 +106,10 @@ class AttributionResult(Result):
     patched: str = ""
     target: float | None = None
     per_example: Float[Tensor, "*axes example"] | None = None
+
+    def differences(self) -> tuple[Float[Tensor, "*axes example"], float] | None:
+        """Each example's estimate, see `Tested`."""
+        return None if self.per_example is None else (self.per_example, 0.0)
 
     @property
     def effect(self) -> Float[Tensor, "*axes"]:

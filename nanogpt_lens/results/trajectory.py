@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
-from nanogpt_lens.results.base import Scores
+from nanogpt_lens.results.scores import Scores
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import ratio_per_example, t_interval
 from nanogpt_lens.interventions.applying import SourceValues, edits_of
 from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.sites import kind_of
@@ -83,11 +83,11 @@ def evaluate_sae(
         sae: any autoencoder of SAELens that reads one activation of the model.
         n: the largest number of windows, one drawn from each of equal stretches of the corpus.
         seq_len: the tokens of a window; None for the model's context.
-        seed: the seed of the draw, the control and the bootstrap.
+        seed: the seed of the draw and the control.
         progress: show a bar.
 
     Returns:
-        Values [score], named by `SCORES`: `result.score("explained_variance")`. `low` and `high` are 95% bootstrap
+        Values [score], named by `SCORES`: `result.score("explained_variance")`. `low` and `high` are 95%
         intervals over the windows (of ratios, by their linearisation; nan for `dead`), given this model and
         autoencoder. `chance` is the control: as many random directions, as many of them active, about the same
         mean, and one factor for all activations fitted on the first windows. `frequency` is how often each feature
@@ -120,14 +120,15 @@ def evaluate_sae(
         parts = [_sums(model, units, {"sae": sae, "control": control}, mean, chunk) for chunk in bar]
     sums = {key: torch.cat([part[key] for part in parts], -1) for key in parts[0]}
     fired = {who: sums.pop(f"{who}/fired").view(len(parts), -1).sum(0) for who in ("sae", "control")}
-    values, low, high = _scores(sums, "sae", fired["sae"], seed=seed)
-    chance, _, _ = _scores(sums, "control", fired["control"], seed=seed)
+    values, low, high = _scores(sums, "sae", fired["sae"])
+    chance, _, _ = _scores(sums, "control", fired["control"])
     seen_share = text.share_seen(_trace(sae))
     drawn: dict[str, Any] = {"n": len(tokens), "seq_len": tokens.shape[1], "seed": seed}
     return SAEEvaluation(
         values=values,
         low=low,
         high=high,
+        interval="t",
         chance=chance,
         frequency=fired["sae"] / tokens.numel(),
         n_tokens=tokens.numel(),
@@ -250,30 +251,27 @@ def _sums(
 
 
 def _scores(
-    sums: Mapping[str, Float[Tensor, " example"]], who: str, fired: Float[Tensor, " feature"], *, seed: int
+    sums: Mapping[str, Float[Tensor, " example"]], who: str, fired: Float[Tensor, " feature"]
 ) -> tuple[Float[Tensor, " score"], Float[Tensor, " score"], Float[Tensor, " score"]]:
     """The scores and both ends of their intervals, from the sums of each window."""
     loss = sums[f"{who}/loss"]
     per_window = [
         sums[f"{who}/l0"],
-        1 - _ratio(sums[f"{who}/error"], sums["variance"]),
+        1 - ratio_per_example(sums[f"{who}/error"], sums["variance"]),
         sums[f"{who}/cosine"],
         sums["loss_clean"],
         loss,
         sums["loss_zero"],
         sums["loss_mean"],
-        *(_ratio(ablated - loss, ablated - sums["loss_clean"]) for ablated in (sums["loss_zero"], sums["loss_mean"])),
+        *(
+            ratio_per_example(ablated - loss, ablated - sums["loss_clean"])
+            for ablated in (sums["loss_zero"], sums["loss_mean"])
+        ),
     ]
     rows = torch.stack(per_window)
-    interval = bootstrap(rows, seed=seed)
+    interval = t_interval(rows)
     assert interval is not None  # there are at least two windows
     none = torch.full((1,), torch.nan, dtype=rows.dtype)
     dead = (fired == 0).double().mean()[None]
     low, high = (torch.cat([end, none]) for end in interval)
     return torch.cat([rows.mean(-1), dead]), low, high
-
-
-def _ratio(above: Float[Tensor, " example"], below: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
-    """Values whose mean is the ratio of the sums, linear in both: what a bootstrap of the ratio needs."""
-    ratio = above.sum() / below.sum()
-    return ratio + (above - ratio * below) / below.mean()

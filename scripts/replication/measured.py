@@ -9,8 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from nanogpt_lens.core.intervals import ENDS, bootstrap, times_drawn
-from nanogpt_lens.heads.on_tasks import ratio_per_example
+from nanogpt_lens.core.intervals import ENDS, ratio_per_example, t_interval, times_drawn
 from nanogpt_lens.results import Scores
 
 Numbers: TypeAlias = dict[str, Any]
@@ -24,8 +23,8 @@ def rounded(value: float | Tensor, digits: int = 4) -> float | None:
 
 
 def mean(per_example: Tensor, *, seed: int) -> Numbers:
-    """The mean of values [example], with a bootstrap interval over the examples."""
-    ends = bootstrap(per_example.double(), seed=seed)
+    """The mean of values [example], with Student's interval over the examples; `seed` is noted."""
+    ends = t_interval(per_example.double())
     low, high = ends if ends is not None else (torch.tensor(math.nan),) * 2
     return {
         "value": rounded(per_example.double().mean()),

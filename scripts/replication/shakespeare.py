@@ -104,12 +104,12 @@ def _numbers(scores: Scores, place: tuple[int, ...]) -> dict[str, float]:
 
 def _gain(repeated: Scores) -> dict[str, float]:
     """Loss of the second half after other tokens minus after themselves, in nats, with its interval."""
-    from nanogpt_lens.core.intervals import bootstrap
+    from nanogpt_lens.core.intervals import t_interval
 
     assert repeated.per_example is not None
     half = repeated.shape["pos"] // 2 + 1
     i, j = (repeated.labels["condition"].index(name) for name in ("unrepeated", "repeated"))
     each = (repeated.per_example[i, half:] - repeated.per_example[j, half:]).mean(0)
-    ends = bootstrap(each)
+    ends = t_interval(each)
     assert ends is not None
     return {name: round(float(v), 4) for name, v in zip(("values", "low", "high"), (each.mean(), *ends), strict=True)}

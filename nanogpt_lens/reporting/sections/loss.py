@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.lens.reading import characters
 from nanogpt_lens.model.access import evaluating, loss_per_token, n_tokens
 from nanogpt_lens.model.sampling import generate
@@ -39,7 +39,7 @@ def _make(subject: Subject) -> Content:
     with evaluating(model):
         per_token = losses(model, tokens).double().cpu()
     per_sequence = per_token.mean(1)
-    ends = bootstrap(per_sequence, seed=subject.seed) or (None, None)
+    ends = t_interval(per_sequence) or (None, None)
     per_char = _bits(subject, tokens, per_token)
     mean, uniform = float(per_token.mean()), math.log(n_tokens(model))
     trained = _trained_on(subject)
@@ -134,7 +134,7 @@ def _held_out(subject: Subject, trained: _TrainedOn, n: int) -> _HeldOut | None:
     tokens = windows(subject.model, data, seq_len=subject.seq_len, n=n, seed=subject.seed)
     with evaluating(subject.model):
         per_token = losses(subject.model, tokens).double().cpu()
-    ends = bootstrap(per_token.mean(1), seed=subject.seed) or (None, None)
+    ends = t_interval(per_token.mean(1)) or (None, None)
     mean = float(per_token.mean())
     return _HeldOut(
         loss=mean, in_words=interval(mean, *ends), per_char=_bits(subject, tokens, per_token), sequences=len(tokens)

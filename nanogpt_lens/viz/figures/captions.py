@@ -29,19 +29,25 @@ def caption_of(
     has_intervals = getattr(result, "low", None) is not None and getattr(result, "high", None) is not None
     if has_intervals and not intervals_told:
         parts.append(interval_of(result))
+    parts.append(result.few_examples)
     parts += [sample_of(result), origin_of(result)]
     return _short_lists(_without_folders(result, " ".join(_sentence(part) for part in parts if part)))
 
 
-def interval_of(result: Result, called: str = "Intervals", *, over: str = "") -> str:
-    """What `low` and `high` are; only of our own results is it known.
+def interval_of(result: Result, called: str = "Intervals") -> str:
+    """What `low` and `high` are, such as "Bands: 95% interval (Student's t over 64 examples)".
+
+    What is known of our own results only.
 
     Args:
         result: with an interval.
         called: how it is drawn: "Bands", "Bars".
-        over: what was drawn again, such as " intervals over the sequences".
     """
-    return f"{called}: 95% bootstrap{over}" if result.made_here else f"{called}: low to high as given"
+    if not result.made_here:
+        return f"{called}: low to high as given"
+    kind = "Student's t" if result.interval == "t" else "bootstrap"  # an earlier version's are bootstraps
+    over = "" if result.n_examples is None else f" over {result.n_examples:,} examples"
+    return f"{called}: 95% interval ({kind}{over})"
 
 
 def sample_of(result: Result) -> str:

@@ -173,7 +173,7 @@ def steering(result: SteeringEffect, *, score: str | None = None) -> Drawing:
         figure.update_yaxes(nticks=6, row=panel["row"], col=panel["col"])
         last = n + columns >= len(chosen)
         figure.update_xaxes(title_text="scale" if last else "", row=panel["row"], col=panel["col"])
-    said = interval_of(result, "Bands", over=" intervals")
+    said = interval_of(result, "Bands")
     notes = (f"{said}; of the random directions from the lowest to the highest",)
     return Drawing(
         figure=figure,

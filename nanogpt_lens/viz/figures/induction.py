@@ -67,7 +67,7 @@ def losses(result: Result, *, condition: str | None = None) -> Drawing:
         title="Loss by position on repeated text",
         plot=290,
         legend=True,
-        notes=(interval_of(result, "Bands", over=" intervals over the sequences"),) if every.has_interval else (),
+        notes=(interval_of(result, "Bands"),) if every.has_interval else (),
         intervals_told=every.has_interval,
     )
 

@@ -268,7 +268,7 @@ def _over_depth(
     chance = any(numbers.has_chance for _, numbers in panels)
     said = list(notes)
     if any(numbers.has_interval for _, numbers in panels):
-        said.append(interval_of(result, "Bands", over=" intervals"))
+        said.append(interval_of(result, "Bands"))
     return Drawing(
         figure=figure,
         title=title,

@@ -124,7 +124,7 @@ def _runs(result: PatchingResult, quantity: _Value) -> list[str]:
     if quantity.name == "recovery":
         notes.append("Recovery: (metric - corrupted) / (clean - corrupted)")
         if quantity.low is not None:
-            notes.append(interval_of(result, over=" over the examples, the gap taken as given"))
+            notes.append(f"{interval_of(result)}, the gap taken as given")
     if isinstance(result, ScreeningResult):
         notes.append("A dot marks what was patched exactly; elsewhere the gradient's estimate")
     return notes

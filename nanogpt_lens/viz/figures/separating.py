@@ -73,7 +73,7 @@ def best(result: SeparatingNeurons, *, kind: Literal["best", "all"] = "best", k:
         title=f"Neurons that separate {_class_of(result)}",
         plot=bars_height(len(labels)),
         left=left,
-        notes=(note, interval_of(result, "Bars", over=" intervals")),
+        notes=(note, interval_of(result, "Bars")),
         intervals_told=True,
         legend=True,
     )

@@ -64,7 +64,7 @@ def scores(result: LensScores, *, score: str | None = None, y: Literal["log", "l
     figure.update_yaxes(title_text=what, rangemode="tozero" if y == "linear" else "normal")
     if y == "log":
         log_axis(figure, *bounds(every[every > 0]))
-    notes = [interval_of(result, "Bands", over=" intervals over the sequences")] if result.low is not None else []
+    notes = [interval_of(result, "Bands")] if result.low is not None else []
     if y == "log":
         notes.append("At the output both are 0, which a logarithmic axis does not have")
     return Drawing(

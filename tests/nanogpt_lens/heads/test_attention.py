@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from importlib.metadata import version
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -178,9 +180,10 @@ class TestStatistics:
         tokens = corpus[:50].view(5, 10)
         found = statistics_of(model, tokens, origin="test", seed=4)
         patterns = attention_patterns(model, tokens).values[:, 1, 0]
-        drawn = torch.randint(5, (1000, 5), generator=torch.Generator().manual_seed(4))
-        values = [positional_by_hand(patterns, row) for row in drawn.tolist() if len(set(row)) > 1]
-        ends = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+        whole = positional_by_hand(patterns, range(5))
+        without = [positional_by_hand(patterns, [j for j in range(5) if j != i]) for i in range(5)]
+        pseudo = np.array([5 * whole - 4 * float(one) for one in without])
+        ends = scipy.stats.t.interval(0.95, 4, float(whole), scipy.stats.sem(pseudo))
         at = {"score": "positional", "layer": 1, "head": 0}
         i = list(STATISTICS).index("positional")
         assert float(found.low[i, 1, 0]) == pytest.approx(float(ends[0]), abs=1e-10)

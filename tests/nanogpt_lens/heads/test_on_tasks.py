@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.heads.on_tasks import (
     HEAD_SCORES,
     POSITIONS,
@@ -226,7 +226,7 @@ def test_the_spread_is_that_of_a_bootstrap_of_the_ratio(ratios):
     again = sums.numpy()[:, drawn].sum(-1) / counts.numpy()[drawn].sum(-1)  # [ratio, resample]
     error = ratio_per_example(sums, counts).std(-1) / 40**0.5
     assert error.tolist() == pytest.approx(again.std(-1).tolist(), rel=0.06)
-    low, high = bootstrap(ratio_per_example(sums, counts)) or (None, None)
+    low, high = t_interval(ratio_per_example(sums, counts)) or (None, None)
     for i in range(2):
         width = float(high[i] - low[i])
         assert [float(low[i]), float(high[i])] == pytest.approx(np.quantile(again[i], [0.025, 0.975]), abs=0.1 * width)
@@ -234,7 +234,7 @@ def test_the_spread_is_that_of_a_bootstrap_of_the_ratio(ratios):
 
 def test_intervals_are_over_sequences(model):
     found = task_accuracy(model, task(), n=30, seed=4)
-    low, high = bootstrap(found.per_example, seed=4) or (None, None)
+    low, high = t_interval(found.per_example) or (None, None)
     assert torch.equal(found.low, low)
     assert torch.equal(found.high, high)
     single = task_heads(model, task(), n=1)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models
 import nanogpt_lens as ngl
 from conversion.checkpoint import read_checkpoint
 from conversion.vocabulary import CharVocabulary
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.losses.words import distinct, text_quality, words_of
 from nanogpt_lens.text.datasets import TextData, read_data, shakespeare
 from tests.conftest import convert
@@ -153,14 +153,14 @@ def test_a_model_that_repeats_itself_is_not_varied(model, plays):
         assert dull.score(f"distinct_{n}")[SAMPLED] < 0.9 < varied.score(f"distinct_{n}")[SAMPLED]
 
 
-def test_intervals_hold_the_values_and_are_the_bootstraps(model, plays):
+def test_intervals_hold_the_values_and_are_those_of_the_pieces(model, plays):
     found = text_quality(model, plays, seed=5, **SMALL)
     assert found.per_example is not None
     assert found.low is not None
     assert found.high is not None
     assert found.per_example.shape == (4, 3, PIECES)
     assert torch.allclose(found.per_example.mean(-1), found.values, atol=1e-12)
-    ends = bootstrap(found.per_example, seed=5)
+    ends = t_interval(found.per_example)
     assert ends is not None
     assert torch.equal(found.low, ends[0])
     assert torch.equal(found.high, ends[1])
@@ -177,10 +177,10 @@ def test_the_jackknifes_interval_is_as_wide_as_the_scatter_of_new_texts():
     generator = np.random.default_rng(0)
     chances = 1 / np.arange(1, 3001)
     values, widths = [], []
-    for seed in range(60):
+    for _ in range(60):
         drawn = generator.choice(3000, (16, 50), p=chances / chances.sum())
         per_piece = _scores([[str(w) for w in row] for row in drawn], frozenset())[:1]
-        ends = bootstrap(per_piece, seed=seed)
+        ends = t_interval(per_piece)
         assert ends is not None
         values.append(float(per_piece.mean()))
         widths.append(float(ends[1] - ends[0]))

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nanogpt_lens as ngl
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.interventions.sites import KINDS
 from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.patching.continuation import Continuation
@@ -191,7 +191,7 @@ def test_recovery_interval_and_examples_by_hand():
     assert (result.values <= result.high + 1e-9).all()
     assert (result.high > result.low).any()
     base = torch.stack([METRIC.per_example(hooked(corrupted).detach())])
-    paired = bootstrap(result.per_example - base)
+    paired = t_interval(result.per_example - base)
     assert torch.allclose(result.effect_low, paired[0])
     assert torch.allclose(result.effect_high, paired[1])
     single = ngl.activation_patching(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
-from nanogpt_lens.core.intervals import bootstrap
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.model.access import has_hooks
 from tests.handmade import handmade_model
 from tests.nanogpt_lens.patching.patching_helpers import N_POS, checkpoint, model, native, native_run, texts
@@ -296,7 +296,7 @@ def test_effects_have_paired_intervals():
     clean, corrupted = texts()
     result = ngl.path_patching(model(), clean, corrupted, METRIC, senders="heads", receivers="logits", progress=False)
     base = METRIC.per_example(native_run(corrupted, [])["logits"])
-    low, high = bootstrap(result.per_example - base)
+    low, high = t_interval(result.per_example - base)
     assert torch.allclose(result.effect_low, low)
     assert torch.allclose(result.effect_high, high)
 

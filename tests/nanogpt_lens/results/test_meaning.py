@@ -82,7 +82,7 @@ def test_to_json_is_json_with_all_fields_and_a_row_per_value():
         {"score": 1, "score_label": "b", "head": 0, "value": 1.5, "low": 0.5},
         {"score": 1, "score_label": "b", "head": 1, "value": None, "low": None},
     ]
-    nothing = {"chance": None, "high": None}
+    nothing = {"chance": None, "high": None, "chance_per_example": None, "interval": "", "tested": "", "untested": []}
     sample = {"corpus": "input.txt", "own_text": False, "n": 4, "seq_len": 8, "n_tokens": None, "seed": 3}
     assert plain == {
         "kind": "Scores",

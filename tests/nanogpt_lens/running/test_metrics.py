@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
-from nanogpt_lens.core.intervals import bootstrap
 from nanogpt_lens.running.metrics import bind
 from tests.nanogpt_lens.patching.patching_helpers import model, texts
 
@@ -100,18 +99,3 @@ def test_strings_become_ids():
 def test_what_does_not_fit_is_named(metric, words):
     with pytest.raises(ngl.AnalysisError, match=words):
         bind(metric, model(), texts()[0])
-
-
-def test_the_bootstrap_covers_the_mean_as_often_as_it_says():
-    """Of 400 samples of 40 from a skewed distribution of mean 1, the 95% interval holds 1 in 90 to 98%."""
-    samples = torch.empty(400, 40, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(0))
-    low, high = bootstrap(samples, seed=1)
-    covered = ((low <= 1) & (high >= 1)).double().mean()
-    assert 0.90 < covered < 0.98
-    assert bootstrap(samples[:, :1]) is None
-    again = bootstrap(samples[:3], seed=1)
-    assert torch.allclose(again[0], low[:3])
-    normal = torch.randn(2000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    ends = bootstrap(normal)
-    width = 2 * 1.96 * normal.std() / math.sqrt(2000)
-    assert float(ends[1] - ends[0]) == pytest.approx(float(width), rel=0.1)

@@ -14,8 +14,13 @@ from nanogpt_lens.catalogue import ANALYSES
 from nanogpt_lens.core import unfinished
 from nanogpt_lens.core.distributed import alone, world
 from nanogpt_lens.core.errors import AnalysisError, DataError, ResultError
-from nanogpt_lens.core.intervals import bootstrap, pseudo_values
-from nanogpt_lens.heads.attention import STATISTICS, attention_patterns, attention_statistics, statistics_of
+from nanogpt_lens.core.intervals import pseudo_values, t_interval
+from nanogpt_lens.heads.attention import (
+    STATISTICS,
+    _AttentionSums,
+    attention_patterns,
+    statistics_of,
+)
 from nanogpt_lens.heads.induction import prefix_matching
 from nanogpt_lens.heads.on_tasks import task_sequences
 from nanogpt_lens.losses.on_text import text_loss
@@ -355,22 +360,7 @@ def test_sequences_have_the_values_as_their_mean_and_the_interval_as_its_spread(
     found = measured(run, name, **source_of(name), **(options_of(name) | ({"n": 12} if options_of(name) else {})))
     assert found.per_example is not None
     torch.testing.assert_close(found.per_example.mean(-1), found.values, rtol=1e-6, atol=1e-9, equal_nan=True)
-    low, high = bootstrap(found.per_example, seed=0) or (None, None)
-    if name == "score_heads":  # ratios and positional are resampled as such, and the jackknife is close to that
-        places = [found.labels["score"].index(score) for score in ("previous_token", "induction", "sink", "copying")]
-        low, high, found = (
-            low[:, places],
-            high[:, places],
-            replace(
-                found,
-                values=found.values[:, places],
-                low=found.low[:, places],
-                high=found.high[:, places],
-                labels={"step": found.labels["step"]},
-                chance=None,
-                per_example=None,
-            ),
-        )
+    low, high = t_interval(found.per_example)
     torch.testing.assert_close(low, found.low, rtol=1e-6, atol=1e-9, equal_nan=True)
     torch.testing.assert_close(high, found.high, rtol=1e-6, atol=1e-9, equal_nan=True)
 
@@ -404,20 +394,27 @@ def test_statistics_leave_one_sequence_out(run, n):
     without = torch.stack([statistics_of(model, tokens[rows], origin="random").values for rows in others], -1)
     expected = n * found.values[..., None] - (n - 1) * without
     expected += (found.values - expected.mean(-1))[..., None]
-    torch.testing.assert_close(found.per_example, expected, rtol=1e-9, atol=1e-9)
+    of_means = [i for i, name in enumerate(STATISTICS) if name != "duplicate_token"]  # which is a ratio, linearised
+    torch.testing.assert_close(found.per_example[of_means], expected[of_means], rtol=1e-9, atol=1e-9)
     patterns = attention_patterns(model, tokens).values
     by_hand = torch.stack([positional(patterns[rows]) for rows in others], -1)
     torch.testing.assert_close(without[list(STATISTICS).index("positional")], by_hand, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.score("positional"), positional(patterns), rtol=1e-9, atol=1e-9)
 
 
-def test_jackknife_intervals_are_near_those_of_the_bootstrap(run):
-    found = attention_statistics(load(run / FILES[1], dtype=torch.float64), TEXT, seq_len=16, n=60)
-    low, high = bootstrap(found.per_example) or (None, None)
-    for name in ("positional", "duplicate_token"):
-        i = found.labels["score"].index(name)
-        width = found.high[i] - found.low[i]
-        torch.testing.assert_close((high[i] - low[i]) / width, torch.ones_like(width), rtol=0, atol=0.25)
+def test_the_interval_of_positional_covers_it():
+    """Heads whose deviations from uniform attention are a common one and noise, on 12 sequences each."""
+    generator = torch.Generator().manual_seed(0)
+    common = torch.randn(30, generator=generator, dtype=torch.float64)
+    noise = torch.randn(2000, 12, 30, generator=generator, dtype=torch.float64)  # [head, example, place]
+    deviations = common + noise * (0.5 + torch.rand(2000, 12, 1, generator=generator, dtype=torch.float64))
+    grams = (deviations @ deviations.mT)[None]
+    none = torch.zeros(1, 1, 2000, 12, dtype=torch.float64)
+    counts = torch.ones(1, 12, dtype=torch.float64)
+    sums = _AttentionSums(sums=none, uniform=counts, counts=counts, grams=grams, floor=0.0)
+    low, high = t_interval(sums.statistics()[1][-1, 0])
+    truth = common.square().sum() / (common.square().sum() + 30 * (1 + 1 / 12))  # E(0.5 + u)**2
+    assert float(((low <= truth) & (truth <= high)).double().mean()) >= 0.93
 
 
 # --- resuming -------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_lists_of_many_examples_are_short():
 
 def test_an_interval_that_is_not_ours_is_as_given():
     ours = result("head_importance")
-    assert "Intervals: 95% bootstrap." in caption(ours)
+    assert "Intervals: 95% interval (Student's t over " in caption(ours)
     theirs = Scores(
         values=ours.values, low=ours.low, high=ours.high, axes=ours.axes, quantity=ours.quantity, definition="mine"
     )
