@@ -20,6 +20,7 @@ from nanogpt_lens.results.heads import (
     HeadMatches,
     HeadTaxonomy,
     InductionCircuit,
+    InductionHeads,
     MixedAttention,
 )
 from nanogpt_lens.results.intervening import InterventionResult
@@ -40,6 +41,7 @@ __all__ = [
     "HeadMatches",
     "HeadTaxonomy",
     "InductionCircuit",
+    "InductionHeads",
     "InterventionResult",
     "LensResult",
     "LensScores",

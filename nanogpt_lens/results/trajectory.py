@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
@@ -23,10 +23,14 @@ class Trajectory(Scores):
     Attributes:
         measure: its name.
         files: the checkpoint of each step.
+        threshold, sure_low: of measures that name heads, such as `find_induction_heads` and `head_taxonomy`: what the
+            lower end of the interval has to exceed at each step, and that end; None for other measures.
     """
 
     measure: str = ""
     files: tuple[str, ...] = ()
+    threshold: Float[Tensor, "*axes"] | None = None
+    sure_low: Float[Tensor, "*axes"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,6 +61,11 @@ class Trajectory(Scores):
             high=None if self.high is None else self.high[i],
             per_example=None if self.per_example is None else self.per_example[i],
         )
+
+    @property
+    def carries(self) -> Bool[Tensor, "*axes"] | None:
+        """By the rule of the measure itself, whether each head has the name at each step; None where it has no rule."""
+        return None if self.threshold is None or self.sure_low is None else self.sure_low > self.threshold
 
     def changes(self, k: int = 8) -> pd.DataFrame:
         """The places that change most: a column for each other axis, and the values at every step.
