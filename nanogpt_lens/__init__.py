@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.heads.flow import attention_flow, attention_rollout
     from nanogpt_lens.heads.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
     from nanogpt_lens.heads.induction_composition import induction_composition
+    from nanogpt_lens.heads.induction_rule import find_induction_heads
     from nanogpt_lens.heads.on_tasks import task_accuracy, task_heads
     from nanogpt_lens.heads.taxonomy import head_taxonomy, score_heads
     from nanogpt_lens.interventions.applying import apply
@@ -90,6 +91,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.heads.flow": ("attention_flow", "attention_rollout"),
     "nanogpt_lens.heads.induction": ("induction_accuracy", "prefix_matching", "repeated_sequence_loss"),
     "nanogpt_lens.heads.induction_composition": ("induction_composition",),
+    "nanogpt_lens.heads.induction_rule": ("find_induction_heads",),
     "nanogpt_lens.heads.on_tasks": ("task_accuracy", "task_heads"),
     "nanogpt_lens.heads.taxonomy": ("head_taxonomy", "score_heads"),
     "nanogpt_lens.interventions.applying": ("apply",),

@@ -175,6 +175,7 @@ def _row(name: str, module: str, looks_at: LooksAt, about: str, command: str = "
 _row("score_heads", "heads.taxonomy", "corpus", "the eight scores of every head")
 _row("head_taxonomy", "heads.taxonomy", "corpus", "the names that heads earn by their scores", "heads")
 _row("prefix_matching", "heads.induction", "random tokens", "induction score on repeated random tokens", "induction")
+_row("find_induction_heads", "heads.induction_rule", "random tokens", "which heads are induction heads, by one rule")
 _row("induction_accuracy", "heads.induction", "random tokens", "accuracy on [A][B]...[A] prompts", "induction")
 _row("repeated_sequence_loss", "heads.induction", "random tokens", "loss by position on repeated tokens", "induction")
 _row("induction_composition", "heads.induction_composition", "random tokens", "K-composition of the induction circuit")

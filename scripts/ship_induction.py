@@ -52,6 +52,7 @@ def settings(layers: int, seed: int) -> TrainConfig:
         min_lr=1e-3,
         eval_interval=100,
         eval_iters=20,
+        log_interval=10,
         always_save_checkpoint=True,
         seed=seed,
     )

@@ -39,7 +39,7 @@ from nanogpt_lens.training.train import train
 
 NAME, PLAYS_CHARACTERS = "shakespeare_char", 100_000
 COMMAND = "python scripts/ship_shakespeare_char.py tinyshakespeare.txt out-shakespeare checkpoints/shakespeare_char"
-CONFIG, SEEDS = TrainConfig(), (1337, 1338, 1339)
+CONFIG, SEEDS = TrainConfig(eval_iters=200, log_interval=10), (1337, 1338, 1339)
 STAGES = (0, 10, 25, 50, 100, 175, 300, 500, 800, 1200, 2000)
 BITS, MOST_BYTES, LAST_DIGITS = 5, 17_000_000, 1e-4
 TEMPERATURES = (1.0, 0.8)
@@ -227,12 +227,14 @@ $ {command}
 trains what is missing, which is for each seed
 
 ```console
-$ nanogpt-lens train --data tinyshakespeare.txt --seed {seed} --stages {stages} -o out-shakespeare/{seed}
+$ nanogpt-lens train --data tinyshakespeare.txt --eval-iters 200 --log-interval 10 --seed {seed} --stages {stages} \\
+    -o out-shakespeare/{seed}
 ```
 
-None of the other settings differs from the defaults. `ckpt.pt` is seed {seed} in float32, and `ckpt_*.pt` are its
-stages; `seed_*/ckpt.pt` are the others. `config.json` has all settings and numbers, `metrics.jsonl` the course of each
-run. The text is not included; it is nanoGPT's `data/shakespeare_char/input.txt` of {characters:,} characters.
+None of the other settings differs from the defaults, nanoGPT's README's. `ckpt.pt` is seed {seed} in float32, and
+`ckpt_*.pt` are its stages; `seed_*/ckpt.pt` are the others. `config.json` has all settings and numbers,
+`metrics.jsonl` the course of each run. The text is not included; it is nanoGPT's
+`data/shakespeare_char/input.txt` of {characters:,} characters.
 
 The same command on the same machine gives the same weights to the bit (`ckpt.pt`: PyTorch {torch}, {threads} threads,
 {machine}); another PyTorch, processor or number of threads gives other last digits, and so a model as good but not the

@@ -82,7 +82,8 @@ def measured(folder: Path) -> dict[str, Any]:
         ],
         "head": f"{layer}.{head}",
         "formed": found.formed,
-        "half": None if not found.formed else [round(v, 1) for v in found.mark or ()],
+        "half": [round(float(t[1]), 1) for t in (found.values, found.low, found.high) if t is not None and found.formed]
+        or None,
         "reason": found.reason,
         "shuffled": shuffled_context(model, read_task(folder), n=128),
     }

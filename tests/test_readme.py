@@ -117,7 +117,7 @@ def test_the_tables_name_public_functions():
 
 
 def test_the_thresholds_are_those_of_the_code():
-    from nanogpt_lens.heads.taxonomy import THRESHOLDS
+    from nanogpt_lens.heads.naming import THRESHOLDS
 
     rows = [line for line in ANALYSES.splitlines() if line.startswith("| `") and line.count("|") == 5]
     found = {name: float(row.split("|")[4]) for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}

@@ -80,12 +80,14 @@ def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
                 f"{score} *" if name in labels else f"{score}  " for name, score in zip(names, scores, strict=True)
             ]
             rise = [] if importance is None else [number(importance.values[layer, head], 4)]
-            rows.append([f"{layer}.{head}", *marked, *rise, ", ".join(labels)])
+            rows.append([f"{layer}.{head}", *marked, *rise, ", ".join(labels) or "none"])
     chance = [f"{number(c)}  " for c in taxonomy.chance.mean((1, 2))] if taxonomy.chance is not None else []
     rise = [] if importance is None else ["loss rise"]
     rows.append(["chance", *chance, *([""] * len(rise)), ""])
     print_table(["head", *(f"{name.replace('_', ' ')}  " for name in names), *rise, "what it is"], rows)
-    typer.echo("* the score's whole 95% interval is above the label's threshold; chance is uniform attention")
+    typer.echo("* surely, for all heads together, above the label's threshold; chance is uniform attention")
+    for name, layer, head, words in taxonomy.unnamed():
+        typer.echo(f"{layer}.{head} is not called {name.replace('_', ' ')}: {words}")
     if importance is not None:
         typer.echo(f"loss rise: {importance.quantity} ({importance.definition})")
 
@@ -101,12 +103,13 @@ def induction(
     output: OutputOption = None,
 ) -> None:
     """Measure induction: heads, losses on repeated sequences, [A][B]...[A] prompts, and what ablation takes away."""
-    from nanogpt_lens.heads.ablation import THRESHOLD, ablate_induction_heads
+    from nanogpt_lens.heads.ablation import ablate_induction_heads
     from nanogpt_lens.heads.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
     from nanogpt_lens.heads.induction_composition import induction_composition
+    from nanogpt_lens.heads.induction_rule import find_induction_heads
     from nanogpt_lens.losses.on_text import in_context_learning_score
 
-    matching = prefix_matching(model, seq_len=seq_len, n=n, seed=seed)
+    matching = find_induction_heads(model, seq_len=seq_len, n=n, seed=seed)
     results: dict[str, Result] = {
         "prefix_matching": matching,
         "accuracy": induction_accuracy(model, n=max(n, 128), seed=seed),
@@ -118,25 +121,27 @@ def induction(
     if text is not None:
         results["text_prefix_matching"] = prefix_matching(model, text, seq_len=seq_len, n=n, seed=seed)
         results["repeated_text_loss"] = repeated_sequence_loss(model, text, seq_len=seq_len, n=n, seed=seed)
-    if bool((matching.values > THRESHOLD).any()):
-        bar = shows_bar(as_json, as_csv)
-        results["ablation"] = ablate_induction_heads(model, seq_len=seq_len, n=n, seed=seed, progress=bar)
+    if found := matching.heads():
+        bar = shows_bar(as_json, as_csv)  # of the heads on other sequences than those that they were found on
+        options: dict[str, Any] = {"seq_len": seq_len, "n": n, "seed": seed + 1, "progress": bar}
+        results["ablation"] = ablate_induction_heads(model, sorted(found), **options)
     if output is not None:
         for name, result in results.items():
             save_result(result, output / name)
     if print_for_programs(results, as_json, as_csv):
         return
-    for line in _induction_lines(results, THRESHOLD):
+    for line in _induction_lines(results):
         typer.echo(line)
 
 
-def _induction_lines(results: dict[str, Result], threshold: float) -> list[str]:
+def _induction_lines(results: dict[str, Result]) -> list[str]:
     by_name: dict[str, Any] = results
     matching, accuracy, learning = by_name["prefix_matching"], by_name["accuracy"], by_name["in_context_learning"]
     best = matching.top(5, order="high")
     chance = float(matching.chance.flatten()[0])
     lines = [f"prefix matching, chance {chance:.3f} ({matching.definition}):"]
     lines += [f"  head {r.layer:.0f}.{r.head:.0f}  {interval(r.value, r.low, r.high)}" for r in best.itertuples()]
+    lines.append(matching.verdict)
     if "text_prefix_matching" in by_name:
         top = next(by_name["text_prefix_matching"].top(1, order="high").itertuples())
         lines.append(
@@ -154,18 +159,23 @@ def _induction_lines(results: dict[str, Result], threshold: float) -> list[str]:
     if "composition" in by_name:
         lines.append(_composition_line(by_name["composition"]))
     if "ablation" not in by_name:
-        return [*lines, f"no head has prefix matching above {threshold}: nothing to ablate"]
+        return [*lines, "nothing to ablate"]
     return [*lines, _ablation_line(by_name["ablation"])]
 
 
 def _ablation_line(ablation: Any) -> str:
-    gain, lost, strong = (ablation.labels["score"].index(name) for name in ("gain", "gain_lost", "controls_as_strong"))
-    before, after = ablation.values[:2, gain]
-    control = ablation.chance[1, lost] if ablation.chance is not None else math.nan
+    at = ablation.labels["score"].index
+    before, after = ablation.values[:2, at("gain")]
+    control = ablation.chance[1, at("gain_lost")] if ablation.chance is not None else math.nan
+    beyond, strong = at("beyond_controls"), ablation.values[1, at("controls_as_strong")]
+    more = interval(ablation.values[1, beyond], ablation.low[1, beyond], ablation.high[1, beyond])
+    names = [label.removeprefix("control ") for label in ablation.labels["ablated"][2:]]
+    named = ", ".join(names[:4]) + (f", ... ({len(names)} in all)" if len(names) > 4 else "")
+    where = "the same layers" if ablation.provenance["arguments"]["same_layers"] else "any layers"
     return (
-        f"ablation of {ablation.labels['ablated'][1]}: induction gain {before:.3f} -> {after:.3f} nats; as many other "
-        f"heads lose {control:.3f} on average, and {ablation.values[1, strong]:.0%} of {len(ablation.values) - 2} such "
-        "sets as much"
+        f"ablation of {ablation.labels['ablated'][1]}, on other sequences: induction gain {before:.3f} -> {after:.3f} "
+        f"nats; as many other heads of {where} ({named}) lose {control:.3f} on average, {more} less; p of as much by "
+        f"such a set {strong:.2f}"
     )
 
 

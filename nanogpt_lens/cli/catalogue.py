@@ -9,7 +9,15 @@ import typer
 
 from nanogpt_lens.catalogue import ANALYSES, Analysis, find, options_from_words
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, RowsOption, TextOption
-from nanogpt_lens.cli.output import number, on_model, print_for_programs, print_table, save_result, shows_bar
+from nanogpt_lens.cli.output import (
+    number,
+    on_model,
+    print_for_programs,
+    print_table,
+    print_warning,
+    save_result,
+    shows_bar,
+)
 from nanogpt_lens.core.errors import AnalysisError
 
 
@@ -93,6 +101,7 @@ def _source(analysis: Analysis, text: Path | None, prompt: str | None, task: Pat
 
 def _print(result: Any, count: int) -> None:
     typer.echo(f"{result.quantity}: {result.explanation()}")
+    print_warning(result)
     frame = result.top(count)
     columns = result.place_columns(frame)
     extra = [name for name in ("low", "high", "chance") if name in frame]

@@ -16,7 +16,16 @@ from nanogpt_lens.cli.options import (
     SequencesOption,
     TextOption,
 )
-from nanogpt_lens.cli.output import interval, number, on_model, print_for_programs, print_table, save_result, shows_bar
+from nanogpt_lens.cli.output import (
+    interval,
+    number,
+    on_model,
+    print_for_programs,
+    print_table,
+    print_warning,
+    save_result,
+    shows_bar,
+)
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import Result
@@ -83,6 +92,7 @@ def lens(
 
 def _print_lens(result: LensResult) -> None:
     typer.echo(f"most likely next token at each point ({result.definition}):")
+    print_warning(result)
     table = result.table()
     columns = list(table.columns)[-_COLUMNS:]
     places = result.in_depth_order()
@@ -110,6 +120,7 @@ def _print_attribution(result: LogitAttribution) -> None:
 
 def _print_convergence(result: ConvergenceResult) -> None:
     typer.echo(result.definition)
+    print_warning(result)
     kept = [k for k, name in enumerate(result.labels["score"]) if not bool(result.values[k].isnan().all())]
     names = [result.labels["score"][k] for k in kept]
     rows = []

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, ResumeOption, RowsOption, SeedOption
-from nanogpt_lens.cli.output import interval, number, on_model, print_for_programs, print_table, save_result, shows_bar
+from nanogpt_lens.cli.output import (
+    interval,
+    number,
+    on_model,
+    print_for_programs,
+    print_table,
+    print_warning,
+    save_result,
+    shows_bar,
+)
 from nanogpt_lens.core.choices import NeuronSource, On
 
 if TYPE_CHECKING:
@@ -162,6 +171,7 @@ def find(
     if print_for_programs({"separation": result}, as_json, as_csv):
         return
     typer.echo(f"{result.quantity}: {result.definition}")
+    print_warning(result)
     least = 1 / (1 + len(result.null))  # no p can be smaller
     rows = [
         [
@@ -217,6 +227,7 @@ def ablate(
     if print_for_programs({"ablation": result}, as_json, as_csv):
         return
     typer.echo(result.definition)
+    print_warning(result)
     rows = [
         [
             str(row["score"]),

@@ -89,6 +89,12 @@ def save_result(result: Result, folder: Path | None) -> None:
         typer.echo(f"result saved in {folder}", err=True)
 
 
+def print_warning(result: Result) -> None:
+    """Print that a result is in sample, where it is."""
+    if result.sample is not None and result.in_sample:
+        typer.echo(result.sample.in_sample_words)
+
+
 def print_for_programs(results: dict[str, Result], as_json: bool, as_csv: bool) -> bool:
     """Print results as JSON or CSV where that was asked for, and say whether it was."""
     if as_json:

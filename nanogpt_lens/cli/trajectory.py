@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,19 +126,30 @@ def _rows(result: Trajectory, places: dict[str, Any], count: int) -> list[dict[s
     return [every[i] for i in order if spread[i] >= 0][:count]
 
 
-def _change(result: Trajectory, row: dict[str, int], least: float) -> ChangePoint | None:
-    """The change point of the curve of a place; None where there are too few steps to tell."""
+def _change(result: Trajectory, row: dict[str, int], places: dict[str, Any], least: float) -> ChangePoint | None:
+    """The change point of the curve of a place; None where there are too few steps to tell.
+
+    It is corrected for all curves that were looked at, those of the axes without a place of the user's; and its
+    direction is chosen after looking, which takes half of the level.
+    """
     from nanogpt_lens.runs.change_points import LEAST_STEPS, find_change_point
 
     if len(result.steps) < LEAST_STEPS:
         return None
     curve = result.values[(slice(None), *row.values())]
     place: dict[str, Any] = {axis: result.labels[axis][i] if axis in result.labels else i for axis, i in row.items()}
-    return find_change_point(result, least=least, direction="fall" if bool(curve[-1] < curve[0]) else "rise", **place)
+    return find_change_point(
+        result,
+        least=least,
+        direction="fall" if bool(curve[-1] < curve[0]) else "rise",
+        level=0.025,
+        looked_at=[axis for axis in row if axis not in places],
+        **place,
+    )
 
 
-def _verdict(result: Trajectory, row: dict[str, int], least: float) -> str:
-    change = _change(result, row, least)
+def _verdict(result: Trajectory, row: dict[str, int], places: dict[str, Any], least: float) -> str:
+    change = _change(result, row, places, least)
     if change is None:
         return "too few steps to tell"
     return change.verdict.replace("formed", "half-way down") if change.final < change.baseline else change.verdict
@@ -151,11 +163,13 @@ def _print(result: Trajectory, places: dict[str, Any], count: int, least: float)
     for row in rows:
         curve = result.values[(slice(None), *row.values())]
         names = [result.labels[a][i] if a in result.labels else str(i) for a, i in row.items()]
-        table.append([*names, *(number(curve[i], 3) for i in columns), _verdict(result, row, least)])
+        table.append([*names, *(number(curve[i], 3) for i in columns), _verdict(result, row, places, least)])
     print_table([*result.axes[1:], *(f"{steps[i]:,}" for i in columns), f"change of at least {least:g}"], table)
     rest = result.values[0].numel() - len(rows)
     more = f"; {rest} other places change less or were not asked for: --rows, --at, --csv" if rest else ""
-    typer.echo(f"{len(steps)} checkpoints; columns are iterations{more}")
+    looked_at = math.prod(result.shape[axis] for axis in result.axes[1:] if axis not in places)
+    corrected = f"; p of a change at most 0.05, corrected for {looked_at} curves" if looked_at > 1 else ""
+    typer.echo(f"{len(steps)} checkpoints; columns are iterations{corrected}{more}")
 
 
 def _check_picture(plot: Path) -> None:
@@ -170,7 +184,7 @@ def _draw(result: Trajectory, plot: Path, places: dict[str, Any], least: float) 
     from nanogpt_lens.viz.export import to_png, to_svg
 
     rows = _rows(result, places, 1)
-    change = _change(result, rows[0], least) if rows else None
+    change = _change(result, rows[0], places, least) if rows else None
     figure = result.plot(mark=change.mark if change is not None else None, **places)
     if plot.suffix == ".html":
         write_text(plot, figure.to_html(include_plotlyjs=True))

@@ -1,7 +1,11 @@
 """The ablation of suspected induction heads, beside that of as many others: do they cause the induction?
 
 The induction gain is how much lower the loss on the second copy of a random sequence is than on the same
-tokens after another sequence. It disappears without the heads that cause it, and stays without random others.
+tokens after another sequence. It disappears without the heads that cause it, and stays without others.
+
+Heads that are chosen by the sequences that they are then ablated on look more important than they are: they are
+chosen on other sequences. Others of the same layer are the fair comparison: what a layer writes, and who can still
+read it, differs between layers.
 """
 
 from __future__ import annotations
@@ -18,9 +22,10 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import Ablation, Source, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import t_interval
-from nanogpt_lens.heads.induction import prefix_matching, repeated_and_unrepeated
+from nanogpt_lens.heads.induction import repeated_and_unrepeated
+from nanogpt_lens.heads.induction_rule import find_induction_heads
 from nanogpt_lens.interventions.applying import SourceValues, edits_of
-from nanogpt_lens.interventions.controls import control_sets
+from nanogpt_lens.interventions.controls import control_sets, sets_of_the_same_layers
 from nanogpt_lens.interventions.grammar import layer_and_index
 from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.sites import KINDS
@@ -28,27 +33,28 @@ from nanogpt_lens.interventions.sources import mean_activations
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, loss_per_token, provenance, record
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.corpus import Corpus, name_of
+from nanogpt_lens.text.corpus import Corpus, name_of, windows
 
 Head: TypeAlias = tuple[int, int]
 """A layer and the number of a head in it."""
 
 Z = KINDS["z"]
 
-THRESHOLD = 0.4
-"""The prefix matching above which a head is suspected, as in ARENA's exercises."""
+_OTHER_SEED = 2**31
+"""What is added to the seed of the random tokens on which heads are chosen; of a seed 32 bits count."""
 
-_SCORES = ("repeated_loss", "unrepeated_loss", "gain", "gain_lost", "controls_as_strong")
+_SCORES = ("repeated_loss", "unrepeated_loss", "gain", "gain_lost", "beyond_controls", "controls_as_strong")
 _REPLACEMENTS = {
     "zero": "zero",
     "mean": "its mean over all positions of all these sequences",
     "resample": "that on another, unrepeated sequence",
 }
+_FROM = {True: "as many heads of the same layers", False: "as many heads of any layers"}
 _MEANING: dict[str, Any] = {
-    "quantity": "loss, nats per token (controls_as_strong: a fraction)",
+    "quantity": "loss, nats per token (controls_as_strong: a share)",
     "title": "loss",
     "unit": "nats per token",
-    "units": {"controls_as_strong": "fraction"},
+    "units": {"controls_as_strong": "share"},
 }
 
 
@@ -59,6 +65,7 @@ def ablate_induction_heads(
     corpus: Corpus | None = None,
     source: Ablation = "zero",
     controls: int = 20,
+    same_layers: bool = True,
     seq_len: int | None = None,
     n: int = 32,
     seed: int = 0,
@@ -81,12 +88,15 @@ def ablate_induction_heads(
 
     Args:
         model: the model.
-        heads: (layer, head) pairs, or "0.1" or "L0H1", all of them taken out together; None for those with
-            `prefix_matching` above 0.4 on sequences of this length and kind.
+        heads: (layer, head) pairs, or "0.1" or "L0H1", all of them taken out together; None for those of
+            `find_induction_heads` on other sequences of this length and kind: as many other random ones, or one half
+            of the windows of the corpus, of which the other half is then what is measured on.
         corpus: the sequences are windows of it, held-out text, see `Corpus`; None for random tokens.
         source: what takes the place of z, see above.
         controls: the number of sets of as many other heads, drawn without repetition; all such sets where
             there are no more. 0 for none.
+        same_layers: a control set has as many heads of each layer as are ablated there, where each layer has so many
+            others; False, and where it has not, for sets of any other heads. The result's definition says which.
         seq_len: the tokens of one copy; None for as many as context and vocabulary allow, at most 50.
         n: the number of sequences (of a corpus, the largest number): at least 2, for "resample" 4.
         seed: the seed of the tokens and of the control sets.
@@ -95,22 +105,26 @@ def ablate_induction_heads(
     Returns:
         Values [ablated, score]. `ablated` is "nothing", the heads ("1.0+1.2"), then each control
         set ("control 0.3+1.1"). `score` is "repeated_loss", "unrepeated_loss", "gain" (unrepeated minus
-        repeated, in nats per token), "gain_lost" (gain with all heads minus gain without these), and
-        "controls_as_strong": the fraction of control sets that lose at least as much gain as the heads
-        do, nan in other rows. Intervals are over the sequences; `chance` is the mean over the control sets.
+        repeated, in nats per token), "gain_lost" (gain with all heads minus gain without these),
+        "beyond_controls" (the gain lost without the heads minus the mean over the control sets, each sequence against
+        itself), and "controls_as_strong": (b + 1) / (B + 1), b of the B control sets losing at least as much gain as
+        the heads do. The last two are nan in other rows. Intervals are over the sequences, for these control sets;
+        `chance` is the mean over the control sets; `per_example` has each sequence's values.
 
     Raises:
-        AnalysisError: the model has no such heads, none above the threshold, or too few others; or `source`
-            is unknown.
+        AnalysisError: the model has no such heads, no induction head, or too few others; or `source` is unknown.
     """
     check_choice(Ablation, source=source)
     check_model(model)
     check_whole(seed=seed, controls=controls)
     options = {"seq_len": seq_len, "n": n, "seed": seed}
-    chosen = _suspects(prefix_matching(model, corpus, **options)) if heads is None else _pairs(model, heads)
-    others = control_sets(chosen, range(model.cfg.n_layers), model.cfg.n_heads, n=controls, seed=seed)
-    sets: list[Sequence[Head]] = [(), chosen, *others]
-    both = repeated_and_unrepeated(model, corpus, **options)
+    if heads is None:
+        chosen, rows = _induction_heads(model, corpus, **options)
+    else:
+        chosen, rows = _pairs(model, heads), corpus
+    sets_of_controls, alike = _controls(model, chosen, controls, seed, same_layers=same_layers)
+    sets: list[Sequence[Head]] = [(), chosen, *sets_of_controls]
+    both = repeated_and_unrepeated(model, rows, **options)
     if source == "resample" and len(both[0]) < 4:
         raise AnalysisError(
             f"there are {len(both[0])} sequences; expected at least 4, so that one can be resampled from other "
@@ -118,11 +132,8 @@ def ablate_induction_heads(
         )
     with evaluating(model):
         repeated, unrepeated = _second_half_losses(model, both, sets, source, progress)
-    gain = unrepeated - repeated
-    scores = torch.stack([repeated, unrepeated, gain, gain[:1] - gain], 1)  # [ablated, score, example]
-    values = _with_column(scores.mean(-1), torch.nan)
-    if others:
-        values[1, -1] = (values[2:, 3] >= values[1, 3]).double().mean()
+    scores, strong = _scores(repeated, unrepeated)
+    values = torch.cat([scores.mean(-1), strong[:, None]], 1)
     interval = t_interval(scores)
     low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
     length = both[0].shape[1] // 2
@@ -131,23 +142,27 @@ def ablate_induction_heads(
         values=values,
         axes=("ablated", "score"),
         labels={
-            "ablated": ("nothing", _name(chosen), *(f"control {_name(control)}" for control in others)),
+            "ablated": ("nothing", _name(chosen), *(f"control {_name(control)}" for control in sets_of_controls)),
             "score": _SCORES,
         },
         **_MEANING,
         definition=f"{length} tokens of {origin} after themselves or after others, but for their first; z replaced by "
-        f"{_REPLACEMENTS[source]}; chance: mean over the control sets",
-        chance=values[2:].mean(0).expand_as(values).clone() if others else None,
+        f"{_REPLACEMENTS[source]}"
+        + ("; heads chosen on other sequences" if heads is None else "")
+        + (f"; chance: mean over the control sets, {_FROM[alike]}" if sets_of_controls else ""),
+        chance=values[2:].mean(0).expand_as(values).clone() if sets_of_controls else None,
         low=low,
         high=high,
         interval="t",
+        per_example=torch.cat([scores, torch.full_like(scores[:, :1], torch.nan)], 1),
         sample=Sample(corpus=None if corpus is None else origin, n=len(both[0]), seq_len=length, seed=seed),
         provenance=provenance(
             model,
             heads=chosen,
             corpus=origin,
             source=source,
-            controls=len(others),
+            controls=len(sets_of_controls),
+            same_layers=alike,
             seq_len=length,
             n=len(both[0]),
             seed=seed,
@@ -155,17 +170,59 @@ def ablate_induction_heads(
     )
 
 
-def _suspects(matching: Scores) -> list[Head]:
-    """The heads with prefix matching above the threshold; AnalysisError if there are none."""
-    scores = matching.values
-    suspects = [(layer, head) for layer, head in (scores > THRESHOLD).nonzero().tolist()]
-    if not suspects:
-        best = divmod(int(scores.argmax()), scores.shape[1])
-        raise AnalysisError(
-            f"no head has prefix matching above {THRESHOLD}; the highest is {scores.max():.3f}, of head "
-            f"{_name([best])}: there is no induction head to ablate, or name some with heads=[{best}]"
-        )
-    return suspects
+def _induction_heads(
+    model: Hooked, corpus: Corpus | None, *, seq_len: int | None, n: int, seed: int
+) -> tuple[list[Head], Corpus | None]:
+    """The induction heads, and the corpus to measure on, which has none of the sequences that they were chosen on.
+
+    Raises:
+        AnalysisError: there is no induction head, or there are fewer than four windows.
+    """
+    rows = corpus
+    if corpus is None:
+        found = find_induction_heads(model, seq_len=seq_len, n=n, seed=(seed + _OTHER_SEED) % 2**63)
+    else:
+        length = repeated_and_unrepeated(model, seq_len=seq_len, n=2, seed=seed)[0].shape[1] // 2
+        both = windows(model, corpus, seq_len=length, n=2 * n, seed=seed)
+        if len(both) < 4:
+            raise AnalysisError(
+                f"there are {len(both)} windows of {length} tokens; expected at least 4, two to choose heads on and "
+                "two to measure on: give a longer corpus, a smaller seq_len, or the heads"
+            )
+        found = find_induction_heads(model, both[::2], seq_len=length, n=n, seed=seed)
+        rows = both[1::2]
+    if not found.heads():
+        best = divmod(int(found.values.argmax()), found.shape["head"])
+        raise AnalysisError(f"{found.verdict}: there is nothing to ablate, or name some with heads=[{best}]")
+    return sorted(found.heads()), rows
+
+
+def _controls(
+    model: Hooked, chosen: Sequence[Head], n: int, seed: int, *, same_layers: bool
+) -> tuple[list[tuple[Head, ...]], bool]:
+    """The control sets, and whether they are of the same layers as the heads.
+
+    Raises:
+        AnalysisError: there are too few others in all layers.
+    """
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    if same_layers and (sets := sets_of_the_same_layers(chosen, n_heads, n=n, seed=seed)):
+        return sets, True
+    return control_sets(chosen, range(n_layers), n_heads, n=n, seed=seed), False
+
+
+def _scores(
+    repeated: Float[Tensor, "ablated example"], unrepeated: Float[Tensor, "ablated example"]
+) -> tuple[Float[Tensor, "ablated score example"], Float[Tensor, " ablated"]]:
+    """Every sequence's scores but the last; and the last, the share of control sets that are as strong."""
+    gain = unrepeated - repeated
+    lost = gain[:1] - gain
+    beyond, strong = torch.full_like(lost, torch.nan), torch.full_like(lost[:, 0], torch.nan)
+    if len(lost) > 2:
+        beyond[1] = lost[1] - lost[2:].mean(0)
+        means = lost.mean(1)
+        strong[1] = (1 + int((means[2:] >= means[1]).sum())) / (1 + len(means) - 2)
+    return torch.stack([repeated, unrepeated, gain, lost, beyond], 1), strong
 
 
 def _pairs(model: Hooked, heads: Any) -> list[Head]:

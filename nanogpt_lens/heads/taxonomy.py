@@ -8,24 +8,22 @@ makes no difference, and text may be too uniform to show one. A head may earn se
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import t_interval
-from nanogpt_lens.heads.attention import attention_patterns, pattern_hook, statistics_of
+from nanogpt_lens.core.simultaneous import sure_low
+from nanogpt_lens.heads.attention import statistics_of
 from nanogpt_lens.heads.copying import copying_score
-from nanogpt_lens.heads.induction import prefix_matching, repeated_and_unrepeated
-from nanogpt_lens.model.access import Edit, Hooked, evaluating, provenance, run
-from nanogpt_lens.model.weights import embedding, head_weights, unembedding
+from nanogpt_lens.heads.induction import prefix_matching
+from nanogpt_lens.heads.naming import REASONS, THRESHOLDS, asked_thresholds, thresholds_of
+from nanogpt_lens.model.access import Hooked, provenance
+from nanogpt_lens.model.weights import head_weights
 from nanogpt_lens.results import HeadTaxonomy, Sample, Scores
-from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, name_of, text_sample
 from nanogpt_lens.text.prompts import random_tokens, repeated_tokens
 
@@ -43,22 +41,7 @@ SCORES: dict[str, str] = {
 }
 """The name and definition of every score."""
 
-THRESHOLDS: dict[str, float] = {
-    "previous_token": 0.4,
-    "duplicate_token": 0.4,
-    "induction": 0.4,
-    "positional": 0.5,
-    "sink": 0.4,
-    "copying": 0.5,
-    "anti_copying": 0.5,
-    "broad": 0.85,
-}
-"""The value that a score has to exceed, see `head_taxonomy`."""
-
-_MARGIN = 0.1  # how far attention must be above what needs no explanation
 _WRITES = 0.01  # a head whose W_V W_O has less than this share of the largest norm writes next to nothing
-_ALIGNED = 0.99  # the quantile of the copying scores of randomly rotated heads
-_ROTATED = 1000  # the number of randomly rotated heads, about
 
 
 def score_heads(
@@ -91,7 +74,8 @@ def score_heads(
     Mathematical Framework for Transformer Circuits" (copying); Xiao et al. 2023, "Efficient Streaming
     Language Models with Attention Sinks" (sink).
     """
-    return _scores(model, _data(model, corpus, seq_len, n, seed))
+    data = _data(model, corpus, seq_len, n, seed)
+    return _scores(model, data, _columns(model, data))
 
 
 def head_taxonomy(
@@ -103,14 +87,20 @@ def head_taxonomy(
     n: int = 64,
     seed: int = 0,
 ) -> HeadTaxonomy:
-    """The names of every head: those whose score, and the whole interval of it, exceed a threshold.
+    """The names of every head: those whose score surely exceeds a threshold.
+
+    "Surely": the lower end of the score's interval over the sequences is above it, an end that holds for all heads of
+    the model together (`sure_low`), because a head with a name is the best of all that were looked at. For `induction`
+    that is the one rule of `find_induction_heads`.
 
     The thresholds, and their sources:
 
     - previous_token, sink, induction: 0.4, as ARENA's head detectors have it; duplicate_token alike.
     - positional: 0.5. Most of what the head does other than attend uniformly ignores content.
     - copying, anti_copying: 0.5, three quarters of the eigenvalues' weight on one side, if they are real.
-    - broad: 0.85, from glassbox' "uniform"; of 64 keys, the entropy of attending to 34.
+    - broad: 0.85, from glassbox' "uniform"; of 64 keys, the entropy of attending to 34. Where more than half of the
+      heads attend so, uniform attention is the default, as in a model that has hardly been trained: then the
+      threshold is infinite, and a head that does nothing else has no name.
 
     A default is raised for the heads or models for which it would not mean anything: attention must
     exceed uniform attention by 0.1 (in short contexts, position 0 gets much by chance), `induction` and
@@ -128,20 +118,26 @@ def head_taxonomy(
         corpus, seq_len, n, seed: as for `score_heads`.
 
     Returns:
-        The scores of `score_heads`, with `threshold` and `carries`; ask `.of(layer, head)` or
-        `.heads("induction")`.
+        The scores of `score_heads`, with `threshold` and `carries`; ask `.of(layer, head)`, `.heads("induction")`, or
+        `.reasons(layer, head)` for the thresholds of its names, and why a high score earned none.
 
     Raises:
         AnalysisError: a threshold has an unknown name, or is not a number; see `score_heads`.
     """
-    chosen = _thresholds(thresholds)
+    chosen = asked_thresholds(thresholds)
     data = _data(model, corpus, seq_len, n, seed)
-    scores = _scores(model, data)
-    defaults = torch.tensor([THRESHOLDS[name] for name in SCORES], dtype=torch.float64)[:, None, None]
-    threshold = torch.maximum(defaults, _floors(model, scores, data))
-    for name, number in chosen.items():
-        threshold[list(SCORES).index(name)] = number
-    low = _double(scores.low)
+    columns = _columns(model, data)
+    scores, low = _scores(model, data, columns), torch.stack([columns[name][4] for name in SCORES])
+    thresholds_and_reasons = thresholds_of(
+        model,
+        scores,
+        low,
+        matching=data.induction,
+        tokens=(data.text, data.noise),
+        n=data.n,
+        seed=seed,
+        asked=chosen,
+    )
     return HeadTaxonomy(
         values=scores.values,
         axes=scores.axes,
@@ -149,7 +145,8 @@ def head_taxonomy(
         quantity="head scores and names",
         scores=scores.scores,
         sample=scores.sample,
-        definition=f"{scores.definition}; a head has a name if the score's 95% interval is above the threshold",
+        definition=f"{scores.definition}; a head has a name if the score is surely, for all heads together, above the "
+        "threshold",
         provenance=provenance(model, **{**scores.provenance["arguments"], "thresholds": chosen}),
         chance=scores.chance,
         low=scores.low,
@@ -158,8 +155,12 @@ def head_taxonomy(
         per_example=scores.per_example,
         tested=scores.tested,
         untested=scores.untested,
-        threshold=threshold,
-        carries=(scores.values > threshold) & (low > threshold),
+        threshold=thresholds_and_reasons.values,
+        sure_low=low,
+        carries=low > thresholds_and_reasons.values,
+        reason=thresholds_and_reasons.reason,
+        reason_words=REASONS,
+        least=THRESHOLDS,
     )
 
 
@@ -200,18 +201,17 @@ def _data(model: Hooked, corpus: Corpus | None, seq_len: int | None, n: int, see
     )
 
 
-def _scores(model: Hooked, data: _Data) -> Scores:
-    """The result of `score_heads`."""
+def _columns(model: Hooked, data: _Data) -> dict[str, Float[Tensor, "_ layer head"]]:
+    """The rows of every score, see `_column`."""
     n, seed = data.n, data.seed
-    seq_len = data.induction.seq_len
-    repeated = repeated_tokens(model, seq_len=seq_len, n=n, seed=seed)
+    repeated = repeated_tokens(model, seq_len=data.induction.seq_len, n=n, seed=seed)
     on_text = statistics_of(model, data.text, origin=data.origin, seed=seed)
     on_noise = statistics_of(model, data.noise, origin="random tokens", seed=seed)
     on_repeated = statistics_of(model, repeated, origin="random repeated tokens", seed=seed)
     copying = _copying_scores(model)
     none = torch.zeros_like(copying)
-    weights = torch.stack([copying, none, copying, copying, *copying.expand(n, *copying.shape)])
-    columns = {
+    weights = torch.stack([copying, none, copying, copying, copying, *copying.expand(n, *copying.shape)])
+    return {
         "previous_token": _column(on_text, "previous_token"),
         "duplicate_token": _column(on_repeated, "duplicate_token"),
         "induction": _column(data.induction),
@@ -221,8 +221,14 @@ def _scores(model: Hooked, data: _Data) -> Scores:
         "anti_copying": none - weights,
         "broad": _lower(_column(on_text, "normalized_entropy"), _column(on_noise, "normalized_entropy")),
     }
+
+
+def _scores(model: Hooked, data: _Data, columns: Mapping[str, Float[Tensor, "_ layer head"]]) -> Scores:
+    """The result of `score_heads`."""
+    n, seed = data.n, data.seed
     kept = len({len(column) for column in columns.values()}) == 1  # as many sequences of text as of random tokens
-    values, chance, low, high, *each = torch.stack([columns[name][: None if kept else 4] for name in SCORES], dim=1)
+    rows = torch.stack([columns[name][: None if kept else 5] for name in SCORES], dim=1)
+    values, chance, low, high, _, *each = rows
     return Scores(
         values=values,
         axes=("score", "layer", "head"),
@@ -232,7 +238,7 @@ def _scores(model: Hooked, data: _Data) -> Scores:
         scores=SCORES,
         sample=Sample(corpus=data.corpus, own_text=data.corpus is None, n=n, seq_len=data.text.shape[1], seed=seed),
         provenance=provenance(
-            model, text=data.origin, seq_len=data.text.shape[1], random_seq_len=seq_len, n=n, seed=seed
+            model, text=data.origin, seq_len=data.text.shape[1], random_seq_len=data.induction.seq_len, n=n, seed=seed
         ),
         chance=chance,
         low=low,
@@ -245,9 +251,11 @@ def _scores(model: Hooked, data: _Data) -> Scores:
 
 
 def _column(scores: Scores, name: str | None = None) -> Float[Tensor, "row layer head"]:
-    """The rows of one score: its value, chance, low and high, then the value of each sequence."""
-    four = [_double(t)[..., None] for t in (scores.values, scores.chance, scores.low, scores.high)]
-    tensors = torch.cat([*four, _double(scores.per_example)], dim=-1)
+    """The rows of one score: its value, chance, low, high and `sure_low`, then the value of each sequence."""
+    each = _double(scores.per_example)
+    low = sure_low(each, looked_at=each.shape[-3] * each.shape[-2])
+    five = [_double(t)[..., None] for t in (scores.values, scores.chance, scores.low, scores.high, low)]
+    tensors = torch.cat([*five, each], dim=-1)
     column = tensors if name is None else tensors[scores.labels["score"].index(name)]
     return rearrange(column, "layer head row -> row layer head")
 
@@ -263,7 +271,7 @@ def _lower(
 ) -> Float[Tensor, "lower_row layer head"]:
     """Head by head the column with the lower value; without the sequences' rows if their numbers differ."""
     if len(one) != len(other):
-        one, other = one[:4], other[:4]
+        one, other = one[:5], other[:5]
     return torch.where(one[:1] <= other[:1], one, other)
 
 
@@ -278,105 +286,3 @@ def _copying_scores(model: Hooked) -> Float[Tensor, "layer head"]:
     """The copying scores, on the CPU; 0 for heads that write next to nothing."""
     values = copying_score(model, method="eigenvalues").values.double()
     return values.where(_writes(model).cpu(), 0.0)
-
-
-def _floors(model: Hooked, scores: Scores, data: _Data) -> Float[Tensor, "score layer head"]:
-    """The values that the scores could have without the reason that their name gives."""
-    floors = dict(zip(SCORES, _double(scores.chance) + _MARGIN, strict=True))
-    floors["broad"] = torch.zeros_like(floors["broad"])  # here chance is what the name says
-    seq_len = data.induction.seq_len
-    _, unrepeated = repeated_and_unrepeated(model, seq_len=seq_len, n=min(data.n, 16), seed=data.seed)
-    patterns = attention_patterns(model, unrepeated).values  # [example, layer, head, dest_pos, src_pos]
-    for name, back in (("induction", seq_len - 1), ("duplicate_token", seq_len)):
-        stripe = patterns.diagonal(offset=-back, dim1=-2, dim2=-1)[..., seq_len - back :]  # second-half queries
-        floors[name] = torch.maximum(floors[name], stripe.double().mean(dim=(0, -1)) + _MARGIN)
-    by_chance = _rotated_copying(model, scores.score("copying"), data.seed)
-    with evaluating(model):
-        raise_of_logits = torch.cat([_raise_of_logits(model, data.text), _raise_of_logits(model, data.noise)], -1)
-    low, high = _interval(raise_of_logits)
-    floors["copying"] = torch.where(low > 0, by_chance, math.inf)
-    floors["anti_copying"] = torch.where(high < 0, by_chance, math.inf)
-    return torch.stack([floors[name] for name in SCORES])
-
-
-def _interval(
-    per_example: Float[Tensor, "layer head example"],
-) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
-    """Both ends of the 95% interval of the mean, in float64."""
-    ends = t_interval(per_example)
-    return _double(ends[0] if ends else None), _double(ends[1] if ends else None)
-
-
-def _raise_of_logits(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "layer head example"]:
-    """How much each head raises the logits of the tokens that it attends to, by the direct path.
-
-    What the head writes from key j is mapped to logits. The raise is the logit of j's token minus the mean
-    logit of the other tokens that the head attends to; it counts as much as the attention that j gets. It is
-    measured before the final LayerNorm's scale, and 0 where a sequence is one token over and over.
-    """
-    weights, unembed = head_weights(model), unembedding(model)
-    pieces: list[Float[Tensor, "layer head _"]] = []
-    for rows in batches(model, tokens):
-        ids = tokens[rows]
-        kept: dict[str, Float[Tensor, "example ..."]] = {}
-
-        def keep(name: str, kept: dict[str, Float[Tensor, "example ..."]] = kept) -> Edit:
-            def edit(
-                value: Float[Tensor, "example ..."],
-            ) -> None:  # of a pattern the mean over queries, [example, head, key]
-                kept[name] = value.double().mean(2) if name.endswith("pattern") else value.double()
-
-            return edit
-
-        names = [(f"blocks.{layer}.ln1.hook_normalized", pattern_hook(layer)) for layer in range(model.cfg.n_layers)]
-        run(model, ids, {name: keep(name) for pair in names for name in pair})
-        other = ids[:, :, None] != ids[:, None, :]  # [example, key, token of the sequence]
-        layers = []
-        through_head = "example key d_read, head d_read d_head, head d_head d_model -> head example key d_model"
-        onto_tokens = "head example key d_model, d_model example token -> head example key token"
-        for layer, (stream, pattern) in enumerate(names):
-            written = einsum(kept[stream], weights.v[layer], weights.o[layer], through_head)
-            logits = einsum(written, unembed[:, ids], onto_tokens)
-            attention = rearrange(kept[pattern], "example head key -> head example key")
-            among = attention[:, :, None, :] * other
-            usual = (logits * among).sum(-1) / among.sum(-1)
-            gain = (logits.diagonal(dim1=-2, dim2=-1) - usual) * attention
-            layers.append(gain.where(among.sum(-1) > 0, 0.0).sum(-1))
-        pieces.append(torch.stack(layers))
-    return torch.cat(pieces, -1)
-
-
-def _rotated_copying(model: Hooked, copying: Float[Tensor, "layer head"], seed: int) -> float:
-    """A high quantile of the copying scores of the heads with W_V R W_O, R a random rotation.
-
-    R and -R give opposite scores, so that the same quantile is one of anti-copying.
-    """
-    weights = head_weights(model)
-    some = copying.to(weights.o.device) != 0
-    if not some.any():
-        return 0.0
-    read = (unembedding(model) @ embedding(model)) @ weights.v[some]
-    write = weights.o[some]  # [head, d_head, d_model]
-    generator = torch.Generator().manual_seed(seed)
-    scores_of_rotations = []
-    for _ in range(math.ceil(_ROTATED / len(write))):
-        noise = torch.randn(write.shape[0], write.shape[1], write.shape[1], dtype=torch.float64, generator=generator)
-        rotation = torch.linalg.qr(noise)[0].to(write.device)
-        eigenvalues = torch.linalg.eigvals(rotation @ write @ read)
-        scores_of_rotations.append(eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1))
-    scores = torch.cat(scores_of_rotations)
-    return float(torch.cat([scores, -scores]).quantile(_ALIGNED))
-
-
-def _thresholds(thresholds: Any) -> dict[str, float]:
-    """The thresholds that the user gives, as numbers; AnalysisError unless each is one, and of a known score."""
-    if thresholds is None:
-        return {}
-    if not isinstance(thresholds, Mapping):
-        raise AnalysisError(f"thresholds is {thresholds!r}; expected a mapping such as {{'induction': 0.3}}")
-    for name, number in thresholds.items():
-        if name not in SCORES:
-            raise AnalysisError(f"there is no score {name!r} to have a threshold; expected {', '.join(SCORES)}")
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise AnalysisError(f"the threshold of {name} is {number!r}; expected a number such as {THRESHOLDS[name]}")
-    return {name: float(number) for name, number in thresholds.items()}

@@ -63,6 +63,34 @@ def control_sets(
     return list(different)
 
 
+def sets_of_the_same_layers(chosen: Sequence[Numbered], width: int, *, n: int, seed: int) -> list[tuple[Numbered, ...]]:
+    """At most `n` different sets of others, each with as many of each layer as are chosen there; none where too few.
+
+    All such sets where there are no more than `n`; else some that are drawn.
+
+    Args:
+        chosen: the heads or neurons that are studied.
+        width: the number of heads or neurons of a layer.
+        n: the number of sets.
+        seed: the seed of the draw.
+    """
+    layers = sorted({layer for layer, _ in chosen})
+    others = [[(layer, i) for i in range(width) if (layer, i) not in chosen] for layer in layers]
+    counts = [sum(at == layer for at, _ in chosen) for layer in layers]
+    of_layers = list(zip(others, counts, strict=True))
+    if math.prod(math.comb(len(of_layer), count) for of_layer, count in of_layers) <= n:
+        parts = itertools.product(*(itertools.combinations(of_layer, count) for of_layer, count in of_layers))
+        return [tuple(itertools.chain(*part)) for part in parts]
+    generator, different = torch.Generator().manual_seed(seed), dict[tuple[Numbered, ...], None]()
+    while len(different) < n:
+        picked: list[Numbered] = []
+        for of_layer, count in of_layers:
+            order = torch.randperm(len(of_layer), generator=generator)[:count].sort().values
+            picked += [of_layer[i] for i in order.tolist()]
+        different[tuple(picked)] = None
+    return list(different)
+
+
 def _of_layer(
     chosen: Sequence[Numbered], layer: int, width: int, generator: torch.Generator, unit: str
 ) -> list[Numbered]:

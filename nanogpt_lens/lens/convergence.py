@@ -13,7 +13,7 @@ from torch import Tensor
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.intervals import interval_fields, t_interval
 from nanogpt_lens.lens.points import LensPoints, Point, check_lens, grid
-from nanogpt_lens.lens.reading import LensReading, characters, read, sequences
+from nanogpt_lens.lens.reading import LensReading, characters, read, seen_fields, sequences
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import POINTS, ConvergenceResult, TunedLens
 from nanogpt_lens.results.sample import Sample
@@ -51,7 +51,8 @@ def measure_convergence(
         n: the largest number of sequences.
         seq_len: the tokens of a sequence, at least 2; None for the context.
         seed: the seed of the choice of sequences.
-        lens: a tuned lens of this model; None for the logit lens.
+        lens: a tuned lens of this model; None for the logit lens. Where it was trained on this text, the result warns
+            (`in_sample`).
         progress: show a bar.
 
     Returns:
@@ -91,7 +92,13 @@ def measure_convergence(
         title="convergence",
         method="tuned" if lens else "logit",
         units=UNITS,
-        sample=Sample(own_text=corpus is None, n=len(tokens), seq_len=tokens.shape[1], seed=seed),
+        sample=Sample(
+            own_text=corpus is None,
+            n=len(tokens),
+            seq_len=tokens.shape[1],
+            seed=seed,
+            **seen_fields(model, tokens if corpus is None else corpus, lens),
+        ),
         provenance=provenance(
             model,
             points=places.points,

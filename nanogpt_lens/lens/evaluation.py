@@ -18,7 +18,6 @@ from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.results.lens import LensScores, TunedLens
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.text.corpus import Corpus, open_corpus
-from nanogpt_lens.text.seen import seen_words
 
 
 def evaluate_lens(
@@ -38,7 +37,7 @@ def evaluate_lens(
     Args:
         model: the model that the lens is for, or the one that it was loaded for with `transfer=True`.
         corpus: text that the lens was not trained on: a text, a file, or token ids. The result says
-            (`seen_share`, and its definition) how much of it the lens has seen.
+            (`seen_share`) how much of it the lens has seen, and warns where it has (`in_sample`).
         lens: the tuned lens.
         points, layers: as in `logit_lens`; None for those that the lens was trained with.
         n: the largest number of sequences.
@@ -74,15 +73,14 @@ def evaluate_lens(
         scores = _with_home(scores, lens, places)
     return LensScores(
         **scores,
-        seen_share=seen_share,
         axes=("score", "layer", "point"),
         quantity="KL(final || lens), in nats",
         definition=(
             f"the tuned lens{', trained for another model,' if lens.transferred else ''} beside the logit lens on "
-            f"{len(tokens)} sequences of {tokens.shape[1]} tokens{seen_words(seen_share, 'the lens')}"
+            f"{len(tokens)} sequences of {tokens.shape[1]} tokens"
         ),
         title="KL(final || lens)",
-        sample=Sample(n=len(tokens), seq_len=tokens.shape[1], seed=seed),
+        sample=Sample(n=len(tokens), seq_len=tokens.shape[1], seed=seed, seen_share=seen_share, seen_by="the lens"),
         provenance=provenance(model, n=len(tokens), seq_len=tokens.shape[1], seed=seed, lens=lens.home),
     )
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.lens.points import LensPoints, Point, check_lens, grid
-from nanogpt_lens.lens.reading import LensReading, characters, read, strings
+from nanogpt_lens.lens.reading import LensReading, characters, read, seen_fields, strings
 from nanogpt_lens.model.access import Hooked, Text, as_tokens, provenance, token_labels
 from nanogpt_lens.results.lens import POINTS, LensResult, TunedLens
+from nanogpt_lens.results.sample import Sample
 
 
 def logit_lens(
@@ -39,7 +40,8 @@ def logit_lens(
         points: some of "resid_pre", "resid_mid", "resid_post", in any order; the result has the computation's.
         layers: some layers; None for all.
         k: the number of the most likely tokens that are kept.
-        lens: a tuned lens of this model; None for the logit lens.
+        lens: a tuned lens of this model; None for the logit lens. Where it was trained on this text, the result warns
+            (`in_sample`).
 
     Returns:
         The log-probability of the token that follows, in nats, [layer, point, pos] (of several texts
@@ -73,6 +75,7 @@ def logit_lens(
         ),
         title="log-probability of the next token",
         method="tuned" if lens else "logit",
+        sample=Sample(**seen_fields(model, tokens, lens)) if lens else None,
         provenance=provenance(model, points=places.points, layers=places.layers, k=k, lens=lens.home if lens else None),
         **_fields(reading, places, single),
         tokens=tokens[0] if single else tokens,

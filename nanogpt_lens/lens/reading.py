@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -15,7 +16,7 @@ from nanogpt_lens.lens.points import readout, residuals
 from nanogpt_lens.model.access import Hooked, evaluating, kl, log_probs, n_tokens, token_labels
 from nanogpt_lens.results.lens import TunedLens
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.corpus import Corpus, windows
+from nanogpt_lens.text.corpus import Corpus, open_corpus, windows
 
 _NUMBERS = 2**22
 """About how many logits a chunk has."""
@@ -172,6 +173,13 @@ def sequences(
     check_whole(2, seq_len=size)
     check_whole(1, n=n)
     return windows(model, corpus, seq_len=size, n=n, seed=seed)
+
+
+def seen_fields(model: Hooked, corpus: Corpus, lens: TunedLens | None) -> dict[str, Any]:
+    """The fields of `Sample` that say how much of a text a tuned lens was trained on; none for the logit lens."""
+    if lens is None:
+        return {}
+    return {"seen_share": open_corpus(model, corpus).share_seen(lens.trace), "seen_by": "the lens"}
 
 
 def _row_chunks(model: Hooked, rows: int) -> Iterator[slice]:

@@ -31,7 +31,6 @@ from nanogpt_lens.results.neurons import NeuronSearch
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, open_corpus
-from nanogpt_lens.text.seen import seen_words
 from nanogpt_lens.text.sequences import Sequences
 
 Neuron: TypeAlias = tuple[int, int]
@@ -72,8 +71,8 @@ def ablate_neurons(
         corpus: see `nanogpt_lens.search_neurons`.
         neurons: (layer, neuron) pairs, or "0.17" or "L0N17".
         source: what takes the neurons' place, "zero" or "mean".
-        chosen_by: the result that the neurons were chosen from; `seen_share` and the definition then say how much of
-            the corpus is text that they were chosen on.
+        chosen_by: the result that the neurons were chosen from; `seen_share` then says how much of the corpus is text
+            that they were chosen on, and `in_sample` whether it is any.
         predicate: a class of tokens, see `nanogpt_lens.neurons.predicates`.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         each: also take out each neuron alone.
@@ -123,13 +122,18 @@ def ablate_neurons(
         axes=("ablated", "score"),
         labels={"ablated": tuple(_names(sets, len(alone))), "score": names},
         quantity="loss, nats per token",
-        definition=_definition(units, source, tokens, sequences, called)
-        + seen_words(seen_share, "the choice of neurons"),
-        seen_share=seen_share,
+        definition=_definition(units, source, tokens, sequences, called),
         **_hits(model, tokens, at, base, after, k),
         n_class=tuple(int(mask.sum()) for mask in groups[1::2]),
         title="loss",
-        sample=Sample(corpus=sequences.name, n=len(tokens), seq_len=tokens.shape[1], seed=seed),
+        sample=Sample(
+            corpus=sequences.name,
+            n=len(tokens),
+            seq_len=tokens.shape[1],
+            seed=seed,
+            seen_share=seen_share,
+            seen_by="the choice of neurons",
+        ),
         provenance=provenance(
             model,
             corpus=sequences.name,

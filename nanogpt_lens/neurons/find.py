@@ -32,7 +32,6 @@ from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
 from nanogpt_lens.text.corpus import Corpus, open_corpus
-from nanogpt_lens.text.seen import trace_of
 from nanogpt_lens.text.sequences import Sequences
 
 _HELD = 2**27
@@ -136,11 +135,15 @@ def find_neurons(
         f"ranks; chance: largest separation of any {units.kind} under {permutations} circular shifts of the class; "
         "interval: over pieces of text, which are sequences, or some that a clump of the class goes through "
         "(Obuchowski 1997)",
-        trace=trace_of(whole.ids),
+        trace=open_corpus(model, tokens[: len(tokens) - round(held_out * len(tokens))]).trace(),
         n_tokens=(len(parts[0].labels), len(parts[1].labels) if len(parts) > 1 else 0),
         n_class=(int(parts[0].labels.sum()), int(parts[1].labels.sum()) if len(parts) > 1 else 0),
         predicate=called,
-        sample=Sample(corpus=whole.name, seed=seed),
+        sample=Sample(
+            corpus=whole.name,
+            seed=seed,
+            **({} if held_out else {"seen_share": 1.0, "seen_by": f"the choice of the best {units.kind}s"}),
+        ),
         provenance=provenance(
             model,
             corpus=whole.name,

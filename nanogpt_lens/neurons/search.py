@@ -28,7 +28,6 @@ from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
 from nanogpt_lens.text.corpus import Corpus, open_corpus
-from nanogpt_lens.text.seen import trace_of
 from nanogpt_lens.text.sequences import Sequences
 
 PROBABILITIES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
@@ -129,7 +128,7 @@ def search_neurons(
         variance=moments.variance,
         sparsity=moments.sparsity,
         n_tokens=moments.n,
-        trace=trace_of(sequences.ids),
+        trace=sequences.trace(),
         sample_size=size,
         sample=Sample(corpus=sequences.name, n_tokens=moments.n, seed=seed),
         provenance=provenance(

@@ -21,6 +21,7 @@ from nanogpt_lens.results.heads import (
     HeadMatches,
     HeadTaxonomy,
     InductionCircuit,
+    InductionHeads,
     MixedAttention,
 )
 from nanogpt_lens.results.intervening import InterventionResult
@@ -42,6 +43,7 @@ __all__ = [
     "HeadMatches",
     "HeadTaxonomy",
     "InductionCircuit",
+    "InductionHeads",
     "InterventionResult",
     "LensResult",
     "LensScores",

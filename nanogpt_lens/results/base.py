@@ -146,6 +146,20 @@ class Result:
             raise ResultError(f"this {type(self).__name__} does not say how long its sequences were; make it again")
         return self.sample.seq_len
 
+    @property
+    def in_sample(self) -> bool | None:
+        """Whether what is measured was fitted or chosen on this very text, see `Sample`; None where that is unknown."""
+        return None if self.sample is None else self.sample.in_sample
+
+    @property
+    def seen_share(self) -> float | None:
+        """The share of the text, from 0 to 1, that it was fitted or chosen on; None where that is unknown."""
+        return None if self.sample is None else self.sample.seen_share
+
+    def _warning(self) -> str:
+        """That the result is in sample, in words; "" where it is not."""
+        return "" if self.sample is None else self.sample.in_sample_words
+
     def unit_of(self, score: str) -> str:
         """The unit of one score."""
         return self.units.get(score, self.unit)
@@ -195,7 +209,8 @@ class Result:
     def to_dataframe(self) -> pd.DataFrame:
         """One row per value: a column for every axis, its label where it has one, and every tensor of that shape.
 
-        Where intervals are of few examples, their number is the column "few_examples".
+        Where intervals are of few examples, their number is the column "few_examples"; where the result is in sample,
+        there is a column "in_sample".
         """
         import pandas as pd
 
@@ -211,6 +226,8 @@ class Result:
                 columns["value" if name == "values" else name] = plain.flatten().numpy()
         if self.few_examples:
             columns["few_examples"] = self.n_examples
+        if self.in_sample:
+            columns["in_sample"] = True
         return pd.DataFrame(columns)
 
     def top(self, k: int = 10, *, by: str | None = None, order: Literal["abs", "high", "low"] = "abs") -> pd.DataFrame:
@@ -324,7 +341,7 @@ class Result:
     def __repr__(self) -> str:
         shape = ", ".join(f"{axis} {n}" for axis, n in self.shape.items())
         lines = [f"{type(self).__name__} [{shape}]: {self.quantity}", shorten(self.explanation(), 300)]
-        said = [words for words in (self.few_examples, self.p_definition) if words]
+        said = [words for words in (self._warning().upper(), self.few_examples, self.p_definition) if words]
         return "\n".join([*lines, *self._summary(), *said])
 
     def _summary(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -185,7 +185,6 @@ class NeuronAblation(Scores):
         hit_positions: the corpus index of the token.
         hit_texts: what precedes it in its sequence, and the token itself.
         n_class: how many losses there are at positions of the class ("token", "next"); none without a predicate.
-        seen_share: the share of the text, from 0 to 1, that the neurons were chosen on; None where that is unknown.
     """
 
     _leading: ClassVar[Mapping[str, str]] = {"score": "rise"}
@@ -196,7 +195,6 @@ class NeuronAblation(Scores):
     hit_positions: Int[Tensor, " hit"]
     hit_texts: tuple[tuple[str, str], ...]
     n_class: tuple[int, ...] = ()
-    seen_share: float | None = None
     quantity: str = "loss, nats per token"
     title: str = "loss"
     unit: str = "nats per token"
@@ -226,7 +224,9 @@ class NeuronAblation(Scores):
         import pandas as pd
 
         ends = {name: t[0].numpy() for name in ("low", "high", "chance") if (t := getattr(self, name)) is not None}
-        columns = {"score": self.labels["score"], "value": self.values[0].numpy(), **ends}
+        columns: dict[str, Any] = {"score": self.labels["score"], "value": self.values[0].numpy(), **ends}
+        if self.in_sample:
+            columns["in_sample"] = True
         return pd.DataFrame({**columns, "controls_as_strong": self.controls_as_strong.numpy()})
 
     def _summary(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -20,37 +21,113 @@ class HeadTaxonomy(Scores):
     """What each head is: scores [score, layer, head], each with the threshold above which it names the head.
 
     Attributes:
-        threshold: the value above which the score names a head.
-        carries: whether the whole interval is above the threshold.
+        threshold: the value above which the score names a head; infinite where no score would.
+        sure_low: the lower end of the score's interval that holds for all heads together.
+        carries: whether `sure_low` is above the threshold.
+        reason: why the threshold is what it is, as an index into `reason_words`.
+        reason_words: the reasons, in words.
+        least: by score, the threshold that is raised where it would mean nothing.
     """
 
     threshold: Float[Tensor, "*axes"]
+    sure_low: Float[Tensor, "*axes"]
     carries: Bool[Tensor, "*axes"]
+    reason: Int[Tensor, "*axes"]
+    reason_words: tuple[str, ...]
+    least: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "reason_words", tuple(self.reason_words))
 
     def of(self, layer: int, head: int) -> tuple[str, ...]:
         """The labels of one head; none, one, or several."""
         place = self._index("layer", layer), self._index("head", head)
         return tuple(name for i, name in enumerate(self.labels["score"]) if self.carries[(i, *place)])
 
+    def reasons(self, layer: int, head: int) -> dict[str, str]:
+        """Of one head, by score, why it has the name, or why a score above the usual threshold earned none."""
+        found: dict[str, str] = {}
+        for i, name in enumerate(self.labels["score"]):
+            place = (i, self._index("layer", layer), self._index("head", head))
+            value, low, threshold = (float(t[place]) for t in (self.values, self.sure_low, self.threshold))
+            why = self.reason_words[int(self.reason[place])]
+            limit = f"{threshold:.2f} ({why})" if threshold < float("inf") else f"none: {why}"
+            if bool(self.carries[place]):
+                found[name] = f"{value:.2f}, surely {low:.2f}, threshold {limit}"
+            elif value > self.least[name]:
+                unsure = f", surely no more than {low:.2f}" if threshold < value else ""
+                found[name] = f"{value:.2f} is not enough{unsure}; threshold {limit}"
+        return found
+
+    def unnamed(self) -> list[tuple[str, int, int, str]]:
+        """Scores above the usual threshold that earned no name: (score, layer, head, reason)."""
+        return [
+            (name, layer, head, words)
+            for layer in range(self.shape["layer"])
+            for head in range(self.shape["head"])
+            for name, words in self.reasons(layer, head).items()
+            if name not in self.of(layer, head)
+        ]
+
     def table(self) -> pd.DataFrame:
-        """One row per head: its scores, and the labels that it carries."""
+        """One row per head: its scores, the labels that it carries or "none", and the thresholds with their reasons."""
         import pandas as pd
 
         rows = []
         for layer in range(self.shape["layer"]):
             for head in range(self.shape["head"]):
                 scores = dict(zip(self.labels["score"], self.values[:, layer, head].tolist(), strict=True))
-                rows.append({"head": f"{layer}.{head}", **scores, "labels": ", ".join(self.of(layer, head))})
+                why = "; ".join(f"{name} {words}" for name, words in self.reasons(layer, head).items())
+                labels = ", ".join(self.of(layer, head)) or "none"
+                rows.append({"head": f"{layer}.{head}", **scores, "labels": labels, "why": why})
         return pd.DataFrame(rows)
 
     def _summary(self) -> list[str]:
-        return self.table().round(2).to_string(index=False).splitlines()
+        table = self.table()
+        lines = table.drop(columns="why").round(2).to_string(index=False).splitlines()
+        return [*lines, *(f"{head}: {why}" for head, why in zip(table["head"], table["why"], strict=True) if why)]
 
     def heads(self, label: str) -> list[tuple[int, int]]:
         """The (layer, head) pairs that carry a label, highest score first."""
         i = self._index("score", label)
         pairs = [tuple(pair) for pair in self.carries[i].nonzero().tolist()]
         return sorted(pairs, key=lambda pair: -float(self.values[(i, *pair)]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class InductionHeads(Scores):
+    """Prefix matching [layer, head], and which heads are induction heads by it, from `find_induction_heads`.
+
+    Attributes:
+        threshold: what an induction head's `sure_low` exceeds.
+        sure_low: the lower end of the interval that holds for all heads together.
+        carries: whether it does.
+    """
+
+    threshold: Float[Tensor, "*axes"]
+    sure_low: Float[Tensor, "*axes"]
+    carries: Bool[Tensor, "*axes"]
+
+    def heads(self) -> list[tuple[int, int]]:
+        """The (layer, head) pairs of the induction heads, highest score first; empty where there is none."""
+        pairs = [(int(layer), int(head)) for layer, head in self.carries.nonzero().tolist()]
+        return sorted(pairs, key=lambda pair: -float(self.values[pair]))
+
+    @property
+    def verdict(self) -> str:
+        """Such as "induction heads: 1.0, 1.2", or "no induction head: ..." with the best and its threshold."""
+        if pairs := self.heads():
+            named = ", ".join(f"{layer}.{head}" for layer, head in pairs)
+            return f"induction head{'s' if len(pairs) > 1 else ''}: {named}"
+        layer, head = divmod(int(self.values.argmax()), self.shape["head"])
+        return (
+            f"no induction head: the highest prefix matching is {self.values[layer, head]:.3f}, of head "
+            f"{layer}.{head}, surely {self.sure_low[layer, head]:.3f}; threshold {self.threshold[layer, head]:.2f}"
+        )
+
+    def _summary(self) -> list[str]:
+        return [self.verdict, *super()._summary()]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

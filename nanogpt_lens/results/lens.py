@@ -111,7 +111,10 @@ class LensResult(_OnPoints):
         rows = [[repr(self.string(token)) for token in top[i, j].tolist()] for i, j, _ in places]
         tokens = (self.tokens[place] if several else self.tokens).tolist()
         columns = [f"{i} {self.string(token)!r}" for i, token in enumerate(tokens)]
-        return pd.DataFrame(rows, index=[name for _, _, name in places], columns=columns)
+        table = pd.DataFrame(rows, index=[name for _, _, name in places], columns=columns)
+        if self.in_sample:
+            table.insert(0, "in_sample", True)
+        return table
 
     def _summary(self) -> list[str]:
         table = self.table().iloc[:, -8:]
@@ -182,11 +185,8 @@ class LensScores(_OnPoints, Scores):
     The scores are "tuned"; "logit"; "gain", logit minus tuned, each sequence against itself; and, where the
     lens was trained for another model, "home", its KL there, and "loss_of_fit", tuned minus home.
 
-    Attributes:
-        seen_share: the share of the text, from 0 to 1, that the lens was trained on; None where that is unknown.
+    `sample.seen_share` is the share of the text that the lens was trained on.
     """
-
-    seen_share: float | None = None
 
     _leading: ClassVar[Mapping[str, str]] = {"score": "gain"}
 

@@ -29,17 +29,20 @@ class SAEEvaluation(Scores):
     Attributes:
         frequency: the share of the tokens on which each feature is active.
         n_tokens: how many tokens were read.
-        same_text: whether at least half of the text is text that the autoencoder was trained on; None where that is
-            unknown.
-        seen_share: how much of the text that is, from 0 to 1.
+
+    `sample.seen_share` is the share of the text that the autoencoder was trained on, and `in_sample` whether it is more
+    than texts have in common by chance.
     """
 
     frequency: Float[Tensor, " feature"]
     n_tokens: int
     unit: str = "fraction"
     units: Mapping[str, str] = field(default_factory=lambda: dict(_UNITS))
-    same_text: bool | None = None
-    seen_share: float | None = None
+
+    @property
+    def same_text(self) -> bool | None:
+        """The same as `in_sample`, by its earlier name."""
+        return self.in_sample
 
     @property
     def dead(self) -> list[int]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NAMED = 0.05
+"""A smaller share of a text is what it has in common with others by chance."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -16,6 +19,9 @@ class Sample:
         seq_len: tokens of each.
         n_tokens: how many tokens were read, where a whole corpus was.
         seed: of what was drawn at random.
+        seen_share: the share of the text, from 0 to 1, that what is measured was fitted or chosen on; None where that
+            is not known, or where nothing was fitted.
+        seen_by: what was fitted or chosen, such as "the lens".
     """
 
     corpus: str | None = None
@@ -24,3 +30,20 @@ class Sample:
     seq_len: int | None = None
     n_tokens: int | None = None
     seed: int | None = None
+    seen_share: float | None = None
+    seen_by: str = ""
+
+    @property
+    def in_sample(self) -> bool | None:
+        """Whether what is measured has been fitted or chosen on more of this text than texts have in common by chance.
+
+        None where that is not known.
+        """
+        return None if self.seen_share is None else self.seen_share >= NAMED
+
+    @property
+    def in_sample_words(self) -> str:
+        """The warning of that, which prints, tables, pictures and the report show; "" where there is none."""
+        if self.seen_share is None or not self.in_sample:
+            return ""
+        return f"in sample: {self.seen_by or 'what is measured'} has seen {self.seen_share:.0%} of this text before"

@@ -38,7 +38,7 @@ from nanogpt_lens.text.from_model import own_text
 from nanogpt_lens.text.task import TASK_NAME
 from nanogpt_lens.text.tasks import Task, read_task
 
-_COLUMNS = ("chance", "low", "high", "per_example")
+_COLUMNS = ("chance", "low", "high", "per_example", "threshold", "sure_low")
 _HASH, _ABOUT = "sha256", "about"
 _N_DEFAULT = 128
 """The number of sequences of a task, or drawn from the last model, where the caller names no text."""

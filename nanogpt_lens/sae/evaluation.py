@@ -40,7 +40,7 @@ from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Reader
 from nanogpt_lens.sae.training import autoencoder_units, features_and_reconstruction, sae_lens, seeded
 from nanogpt_lens.text.corpus import Corpus, open_corpus
-from nanogpt_lens.text.seen import seen_words, text_to_trace
+from nanogpt_lens.text.seen import text_to_trace
 from nanogpt_lens.text.sequences import Sequences
 
 SCORES = (
@@ -80,7 +80,7 @@ def evaluate_sae(
     Args:
         model: the model (TransformerLens 3).
         corpus: text that it was not trained on; of a `TextData` or a data folder the validation part. The
-            result says (`same_text`, `seen_share`) where it has been trained on it.
+            result says (`in_sample`, `seen_share`) where it has been trained on it, whole or in part.
         sae: any autoencoder of SAELens that reads one activation of the model.
         n: the largest number of windows, one drawn from each of equal stretches of the corpus.
         seq_len: the tokens of a window; None for the model's context.
@@ -134,15 +134,14 @@ def evaluate_sae(
         chance=chance,
         frequency=fired["sae"] / tokens.numel(),
         n_tokens=tokens.numel(),
-        seen_share=seen_share,
-        same_text=None if seen_share is None else seen_share >= 0.5,
         axes=("score",),
         labels={"score": SCORES},
         quantity=f"quality of {units.n_units} features at {name}",
         definition=f"{len(tokens)} windows of {tokens.shape[1]} tokens of {sequences.name}; "
-        + _DEFINITION.format(d_sae=units.n_units, k=k)
-        + seen_words(seen_share, "the autoencoder"),
-        sample=Sample(corpus=sequences.name, n_tokens=tokens.numel(), **drawn),
+        + _DEFINITION.format(d_sae=units.n_units, k=k),
+        sample=Sample(
+            corpus=sequences.name, n_tokens=tokens.numel(), seen_share=seen_share, seen_by="the autoencoder", **drawn
+        ),
         provenance=provenance(
             model,
             corpus=sequences.name,

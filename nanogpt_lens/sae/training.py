@@ -37,7 +37,7 @@ from nanogpt_lens.model.fingerprints import weights_hash
 from nanogpt_lens.running.reading import Reader
 from nanogpt_lens.sae.unfinished import UnfinishedSAE
 from nanogpt_lens.text.corpus import Corpus, open_corpus
-from nanogpt_lens.text.seen import trace_of, trace_to_text
+from nanogpt_lens.text.seen import trace_to_text
 from nanogpt_lens.text.sequences import Sequences
 
 Normalize = Literal["expected_average_only_in", "covariance_whitening", "none"]
@@ -246,7 +246,7 @@ def _metadata(model: Hooked, units: Units, sequences: Sequences, *, tokens: int,
         "dataset_path": sequences.name,
         **_identity(model),
         "corpus": sequences.name,
-        "corpus_trace": trace_to_text(trace_of(sequences.ids)),
+        "corpus_trace": trace_to_text(sequences.trace()),
         "training_tokens": tokens,
         "epochs": round(tokens / sequences.n_tokens, 3),
         "seed": seed,

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 from torch import Tensor
 
-from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, read_vocabulary
+from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, TokenizerVocabulary, read_vocabulary
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError, DataError
 from nanogpt_lens.model.access import Hooked, check_model, device_of
@@ -25,6 +25,7 @@ from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.text.files import BIN_ID, EXPECTED, read_text, text_pieces
 from nanogpt_lens.text.ids import TokenIds, ids_in_file, ids_in_memory, ids_of_bin
 from nanogpt_lens.text.opened import ModelText, Opened, OpenedCorpus
+from nanogpt_lens.text.seen import Decode
 
 Corpus: TypeAlias = str | Path | TextData | Tensor | np.ndarray
 """What can be opened: a text, the path of a text file, of a `.bin` or of a nanoGPT data folder, or token ids [tokens].
@@ -86,6 +87,7 @@ def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> 
         n_ctx=int(model.cfg.n_ctx),
         device=device_of(model),
         row_length=row_length,
+        decode=_decode(model),
     )
 
 
@@ -200,6 +202,17 @@ def _ids_of_data(model: Hooked, data: TextData, part: Part) -> Int[Tensor, " tok
     if not isinstance(vocabulary, CharVocabulary) or not isinstance(encoder, CharVocabulary):
         return ids
     return ids if tuple(vocabulary.chars) == tuple(encoder.chars) else encode_text(model, vocabulary.decode(ids))
+
+
+def _decode(model: Hooked) -> Decode | None:
+    """What turns the model's ids into text; None without a vocabulary."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None or getattr(tokenizer, "missing", None):
+        return None
+    encoder = getattr(tokenizer, "encoder", None)
+    if isinstance(encoder, CharVocabulary | TokenizerVocabulary):
+        return encoder.decode
+    return lambda ids: str(tokenizer.decode(ids.tolist(), clean_up_tokenization_spaces=False))
 
 
 def _integers(ids: Any) -> Integer[Tensor, " ..."] | Integer[np.ndarray, " ..."]:

@@ -14,7 +14,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked
 from nanogpt_lens.text.from_model import OWN_TEXT, own_text
 from nanogpt_lens.text.ids import TokenIds, check_ids
-from nanogpt_lens.text.seen import share_seen, trace_of
+from nanogpt_lens.text.seen import Decode, share_seen, trace_of
 from nanogpt_lens.text.sequences import Sequences
 
 _BATCH_TOKENS = 4096
@@ -73,6 +73,7 @@ class OpenedCorpus(Opened):
         title: what messages call it: the path, or "the corpus".
         d_vocab, n_ctx, device: those of the model.
         row_length: the number of tokens of each text, where the corpus is ids [example, pos]; None for one text.
+        decode: what the ids stand for; None for a model without a vocabulary.
     """
 
     ids: TokenIds
@@ -83,6 +84,7 @@ class OpenedCorpus(Opened):
     n_ctx: int
     device: torch.device
     row_length: int | None = None
+    decode: Decode | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -106,11 +108,11 @@ class OpenedCorpus(Opened):
 
     def trace(self) -> Int[Tensor, " hash"]:
         """What something that has read this corpus keeps of it, see `nanogpt_lens.text.seen`."""
-        return trace_of(self.ids)
+        return trace_of(self.ids, self.decode, self.row_length)
 
     def share_seen(self, trace: Int[Tensor, " hash"] | None) -> float | None:
         """The share of this corpus, from 0 to 1, that what has this trace has read; None where that is unknown."""
-        return None if trace is None else share_seen(self.ids, trace)
+        return None if trace is None else share_seen(self.ids, trace, self.decode, self.row_length)
 
     @property
     def windows_name(self) -> str:
@@ -201,4 +203,5 @@ class OpenedCorpus(Opened):
             d_vocab=self.d_vocab,
             device=self.device,
             text_length=row or self.n_tokens,
+            decode=self.decode,
         )

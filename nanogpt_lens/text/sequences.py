@@ -14,6 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from nanogpt_lens.text.ids import TokenIds, check_ids
+from nanogpt_lens.text.seen import Decode, trace_of
 
 _PIECE = 2**18
 
@@ -42,6 +43,7 @@ class Sequences:
         name: what the corpus is called in provenance.
         d_vocab, device: those of the model.
         text_length: the number of tokens that belong to one text: a row's where the corpus is rows of ids, else all.
+        decode: what the ids stand for; None for a model without a vocabulary.
     """
 
     ids: TokenIds
@@ -51,6 +53,7 @@ class Sequences:
     d_vocab: int
     device: torch.device
     text_length: int
+    decode: Decode | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -61,6 +64,10 @@ class Sequences:
     def fingerprint(self) -> str:
         """Equal for equal corpora, see `TokenIds.fingerprint`."""
         return self.ids.fingerprint
+
+    def trace(self) -> Int[Tensor, " hash"]:
+        """What something that has read these sequences keeps of them, see `nanogpt_lens.text.seen`."""
+        return trace_of(self.ids, self.decode, None if self.text_length == self.n_tokens else self.text_length)
 
     @property
     def n(self) -> int:

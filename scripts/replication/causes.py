@@ -144,6 +144,7 @@ def induction_gain(model: Hooked, task: Task, *, heads: Numbers | None = None, n
                 [_name([head]) for head in chosen],
                 source=mode,
                 controls=controls,
+                same_layers=False,
                 n=n,
                 seed=seed,
                 progress=False,

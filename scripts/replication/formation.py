@@ -69,14 +69,21 @@ def followed(trajectory: Trajectory, score: str) -> dict[str, Any]:
 
 
 def change(found: ChangePoint) -> dict[str, Any]:
-    """A change point as plain numbers."""
-    assert found.low is not None
-    assert found.high is not None
-    points = {
-        name: [round(float(t[i]), 1) for t in (found.values, found.low, found.high)] if found.formed else None
-        for i, name in enumerate(found.labels["point"])
+    """A change point as plain numbers: each point with its interval, where there is one, and the stages around it."""
+    columns = (found.values, found.low, found.high)
+    points: dict[str, Any] = {}
+    for i, name in enumerate(found.labels["point"]):
+        numbers = [None if column is None else round(float(column[i]), 1) for column in columns]
+        points[name] = numbers if found.formed else None
+        around = [round(float(stage[i]), 1) for stage in (found.stage_before, found.stage_after)]
+        points[f"{name}_between"] = around if found.formed else None
+    return {
+        "formed": found.formed,
+        "verdict": found.verdict,
+        **points,
+        "p_value": round(found.p_value, 4),
+        "looked_at": found.n_curves,
     }
-    return {"formed": found.formed, "verdict": found.verdict, **points, "p_value": round(found.p_value, 4)}
 
 
 def formation(random: Trajectory, own: Trajectory, accuracy: Trajectory) -> dict[str, Any]:

@@ -85,6 +85,12 @@ def _most_important(importance: Scores) -> str:
     return f"The loss rises most without head {row['layer']}.{row['head']}, by {number(row['value'])} nats per token."
 
 
+def _why(taxonomy: HeadTaxonomy, layer: int, head: int) -> str:
+    """The thresholds of a head's labels, and why a high score earned none."""
+    reasons = taxonomy.reasons(layer, head)
+    return "; ".join(f"{name.replace('_', ' ')} {words}" for name, words in reasons.items())
+
+
 def _table(taxonomy: HeadTaxonomy, importance: Scores) -> Table:
     names = taxonomy.labels["score"]
     rows, strong = [], set()
@@ -95,15 +101,16 @@ def _table(taxonomy: HeadTaxonomy, importance: Scores) -> Table:
             scores = [number(taxonomy.at(score=name, layer=layer, head=head), 2) for name in names]
             ends = at(importance.low, layer, head), at(importance.high, layer, head)
             rise = interval(importance.values[layer, head], *ends, digits=4)
-            rows.append((f"{layer}.{head}", *scores, rise, list_of([n.replace("_", " ") for n in labels]) or "–"))
+            named = list_of([n.replace("_", " ") for n in labels]) or "none"
+            rows.append((f"{layer}.{head}", *scores, rise, named, _why(taxonomy, layer, head)))
     if taxonomy.chance is not None:
-        rows.append(("chance", *(number(c, 2) for c in taxonomy.chance.mean((1, 2))), "", ""))
+        rows.append(("chance", *(number(c, 2) for c in taxonomy.chance.mean((1, 2))), "", "", ""))
     return Table(
-        header=("head", *(name.replace("_", " ") for name in names), "loss rise without it", "labels"),
+        header=("head", *(name.replace("_", " ") for name in names), "loss rise without it", "labels", "thresholds"),
         rows=tuple(rows),
-        caption="Every score of every head; bold where its whole 95% interval is above the label's threshold. Loss "
-        f"rise: {importance.quantity}.",
-        left=(0, len(names) + 2),
+        caption="Every score of every head; bold where it is surely, for all heads together, above the label's "
+        f"threshold. Thresholds: of the labels, and of high scores that earned none. Loss rise: {importance.quantity}.",
+        left=(0, len(names) + 2, len(names) + 3),
         strong=frozenset(strong),
         folded=f"All scores of {plural(len(rows) - 1, 'head')}",
     )

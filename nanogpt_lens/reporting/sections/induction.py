@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from nanogpt_lens.heads.ablation import THRESHOLD, ablate_induction_heads
+from nanogpt_lens.heads.ablation import ablate_induction_heads
 from nanogpt_lens.heads.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
+from nanogpt_lens.heads.induction_rule import MARGIN, THRESHOLD, find_induction_heads
 from nanogpt_lens.losses.on_text import in_context_learning_score
 from nanogpt_lens.model.access import n_tokens
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import OTHER_SIZES, Subject
-from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, number, percent
-from nanogpt_lens.results import Scores
+from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, list_of, number, percent
+from nanogpt_lens.results import InductionHeads, Scores
 
 _N, _PROMPTS = 32, 128  # as of `nanogpt-lens induction`
 _LONGEST = 128
@@ -24,14 +25,15 @@ class InductionMeasures:
     """What induction was measured by.
 
     Attributes:
-        matching, text_matching: prefix matching on random tokens, on text.
+        matching: prefix matching on random tokens, and the induction heads by it.
+        text_matching: prefix matching on text.
         repeated, text_repeated: losses on repeated sequences of both kinds.
         accuracy: on [A][B]...[A] prompts.
         learning: late minus early loss.
-        ablation: None where no head is suspected.
+        ablation: on other sequences than those by which the heads were found; None where there is no induction head.
     """
 
-    matching: Scores
+    matching: InductionHeads
     repeated: Scores
     accuracy: Scores
     learning: Scores
@@ -67,7 +69,8 @@ def _make(subject: Subject) -> Content:
         Paragraph(text=_learning(measures.learning), tone="note"),
     ]
     if measures.ablation is not None:
-        body.append(picture_of(measures.ablation, "loss without the suspected heads"))
+        body.append(picture_of(measures.ablation, "loss without the induction heads"))
+        body.append(Paragraph(text=_without(measures.ablation), tone="note"))
     return Content(body=tuple(body), commands=(_command(subject),), findings=(verdict,))
 
 
@@ -83,7 +86,7 @@ def _measures(subject: Subject) -> InductionMeasures:
     model = subject.model
     options: dict[str, Any] = {"n": _N, "seed": subject.seed}
     on_text: dict[str, Any] = {}
-    matching = prefix_matching(model, **options)
+    matching = find_induction_heads(model, **options)
     if subject.text is not None:
         seq_len = min(matching.seq_len, subject.seq_len)
         if seq_len >= 2:
@@ -91,14 +94,15 @@ def _measures(subject: Subject) -> InductionMeasures:
                 "text_matching": prefix_matching(model, subject.corpus, seq_len=seq_len, **options),
                 "text_repeated": repeated_sequence_loss(model, subject.corpus, seq_len=seq_len, **options),
             }
-    suspected = bool((matching.values > THRESHOLD).any())
+    heads = sorted(matching.heads())
+    new: dict[str, Any] = {**options, "seed": subject.seed + 1}  # other sequences than those they were found on
     enough = subject.text is None or len(subject.text.ids) >= 2 * model.cfg.n_ctx
     return InductionMeasures(
         matching=matching,
         repeated=repeated_sequence_loss(model, **options),
         accuracy=induction_accuracy(model, n=_PROMPTS, seed=subject.seed),
         learning=in_context_learning_score(model, subject.corpus if enough else None, seed=subject.seed),
-        ablation=ablate_induction_heads(model, progress=False, **options) if suspected else None,
+        ablation=ablate_induction_heads(model, heads, progress=False, **new) if heads else None,
         **on_text,
     )
 
@@ -111,7 +115,7 @@ def in_words(measures: InductionMeasures) -> tuple[str, bool]:
     """The verdict, and whether it says that there is induction."""
     best = measures.matching.top(1, order="high").to_dict("records")[0]
     head, chance = f"{best['layer']}.{best['head']}", at(measures.matching.chance, 0, 0)
-    passes = measures.matching.low is not None and bool((measures.matching.low > THRESHOLD).any())
+    passes = bool(measures.matching.heads())
     clean, control = (float(measures.accuracy.at(score="accuracy", prompt=p)) for p in ("clean", "corrupted"))
     answers = _beyond(measures.accuracy)
     gain = _gain(measures.repeated)
@@ -170,7 +174,9 @@ def _heads_table(measures: InductionMeasures) -> Table:
         header=("head", "random tokens", *(["text"] if measures.text_matching is not None else [])),
         rows=tuple(rows),
         caption="Prefix matching of the five highest heads, with 95% intervals over the sequences: attention from a "
-        f"repeated token to the token after its first occurrence. A head is suspected of induction above {THRESHOLD}.",
+        "repeated token to the token after its first occurrence. A head is an induction head where that is surely, "
+        f"for all heads together, above {THRESHOLD}, and {MARGIN} above chance and above the same places without "
+        f"repetition: {measures.matching.verdict}.",
     )
 
 
@@ -201,6 +207,26 @@ def _loss_table(measures: InductionMeasures) -> Table:
         rows=tuple(rows),
         caption="Loss on the second half, nats per token, without its first token. The gain of order, shuffled minus "
         "repeated, is what only something like induction can win; it is below zero where repetition misleads.",
+    )
+
+
+def _without(ablation: Scores) -> str:
+    """What is lost without the induction heads, beside as many others, in a sentence."""
+    place = (1, ablation.labels["score"].index("gain_lost"))
+    lost = interval(ablation.values[place], at(ablation.low, *place), at(ablation.high, *place))
+    said = f"Without {ablation.labels['ablated'][1]}, on other sequences than those they were found on, {lost} nats "
+    said += "per token of the gain by repetition are lost"
+    controls = [label.removeprefix("control ") for label in ablation.labels["ablated"][2:]]
+    if not controls:
+        return f"{said}."
+    place = (1, ablation.labels["score"].index("beyond_controls"))
+    more = interval(ablation.values[place], at(ablation.low, *place), at(ablation.high, *place))
+    where = "the same layers" if ablation.provenance["arguments"]["same_layers"] else "any layers"
+    strong = number(ablation.at(ablated=1, score="controls_as_strong"), 2)
+    shown = list_of(controls if len(controls) <= 6 else [*controls[:5], f"{len(controls) - 5} more"])
+    return (
+        f"{said}: {more} more than without as many others of {where}, the control sets {shown}; the share of sets that "
+        f"lose as much, counted with the heads themselves, is {strong}."
     )
 
 

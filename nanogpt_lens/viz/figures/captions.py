@@ -29,7 +29,7 @@ def caption_of(
     has_intervals = getattr(result, "low", None) is not None and getattr(result, "high", None) is not None
     if has_intervals and not intervals_told:
         parts.append(interval_of(result))
-    parts.append(result.few_examples)
+    parts += [result.few_examples, "" if result.sample is None else result.sample.in_sample_words]
     parts += [sample_of(result), origin_of(result)]
     return _short_lists(_without_folders(result, " ".join(_sentence(part) for part in parts if part)))
 

@@ -21,6 +21,7 @@ from nanogpt_lens.viz.figures.lines import bar_chart, downwards
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts, plain
 
 _BARS = 20
+_REASONS = 4  # so many are in a caption
 _CELLS = 12  # up to so many rows and columns the values stand in the cells
 
 
@@ -81,15 +82,17 @@ def taxonomy(
     kind: Literal["heatmap", "bars"] = "heatmap",
     k: int | None = None,
 ) -> Drawing:
-    """The figure of `several`, in which heads that carry the name are framed."""
+    """The figure of `several`; heads with the name are framed, dotted those that a high score did not name."""
     drawing = replace(several(result, score=score, kind=kind, k=k), intervals_told=True)
     if kind == "bars":
         return drawing
     panels = range(result.shape["score"]) if score is None else [score_of(result, score)]
     layer, head = result.axes.index("layer") - 1, result.axes.index("head") - 1
     for panel, i in enumerate(panels):
-        for place in result.carries[i].nonzero().tolist():
+        high = result.values[i] > result.least[result.labels["score"][i]]
+        for place in (result.carries[i] | high).nonzero().tolist():
             y, x = place[layer], place[head]
+            carries = bool(result.carries[i][tuple(place)])
             which = str(panel + 1) if panel else ""
             drawing.figure.add_shape(
                 type="rect",
@@ -99,12 +102,17 @@ def taxonomy(
                 y1=y + 0.46,
                 xref=f"x{which}",
                 yref=f"y{which}",
-                line={"color": style.CATEGORIES[1], "width": 3},
-                name="carries",
+                line={"color": style.CATEGORIES[1], "width": 3, "dash": "solid" if carries else "dot"},
+                name="carries" if carries else "unnamed",
             )
     named = int(result.carries.any(0).sum())
     said = f"Framed: the head carries the name ({named} of {result.carries[0].numel()} heads carry one or more)"
-    return _with_notes(drawing, said, title="Head taxonomy" if score is None else None)
+    shown = {result.labels["score"][i] for i in panels}
+    unnamed = [one for one in result.unnamed() if one[0] in shown]
+    why = [f"{layer}.{head} {words(name)} {reason}" for name, layer, head, reason in unnamed[:_REASONS]]
+    more = f"; and {len(unnamed) - _REASONS} more, see .table()" if len(unnamed) > _REASONS else ""
+    notes = (said, f"Dotted: a high score without the name: {'; '.join(why)}{more}") if unnamed else (said,)
+    return _with_notes(drawing, *notes, title="Head taxonomy" if score is None else None)
 
 
 def _with_notes(drawing: Drawing, *notes: str, title: str | None) -> Drawing:

@@ -66,8 +66,9 @@ def test_it_is_nanogpts_configuration_for_a_cpu(checkpoint):
         "dropout": 0.0,
     }
     assert checkpoint.iter_num == CONFIG["iter_num"] == 2000
-    defaults = TrainConfig().to_dict()
-    assert {name: CONFIG["settings"][name] for name in defaults} == defaults  # the command needs no options
+    settings = TrainConfig(eval_iters=200, log_interval=10).to_dict()  # as the README's command says
+    assert {name: CONFIG["settings"][name] for name in settings} == settings
+    assert "--eval-iters 200 --log-interval 10 " in (FOLDER / "README.md").read_text(encoding="utf-8")
     assert checkpoint.n_params == CONFIG["parameters"]
 
 

@@ -190,10 +190,19 @@ def test_it_says_whether_the_neurons_were_chosen_on_this_text(model, tmp_path):
     found.save(tmp_path / "found")
     again = load_result(tmp_path / "found")
     options = {"controls": 0, "n": 20, "progress": False}
-    for chosen in (found, search, again):
+    for chosen, share in ((found, 1 / 3), (search, 2 / 3), (again, 1 / 3)):  # `find_neurons` holds one half out
         result = ablate_neurons(model, text, [(0, 3)], chosen_by=chosen, **options)
-        assert 0.6 < result.seen_share < 0.9
-        assert f"{result.seen_share:.0%} of this text the choice of neurons has seen before" in result.definition
+        assert abs(result.seen_share - share) < 0.15
+        assert result.in_sample
+        words = f"in sample: the choice of neurons has seen {result.seen_share:.0%} of this text before"
+        for shown in (repr(result).lower(), result.plot().layout.to_json().replace("<br>", " ").lower()):
+            assert words in shown
+        assert result.table()["in_sample"].all()
         new = ablate_neurons(model, other, [(0, 3)], chosen_by=chosen, **options)
-        assert new.seen_share < 0.3
+        assert new.seen_share < share / 2
+    half = ablate_neurons(model, text[2200:], [(0, 3)], chosen_by=found, **options)
+    assert half.seen_share < 0.1
+    whole = find_neurons(model, text[:2000], "upper_case", held_out=0, permutations=5, progress=False)
+    assert whole.in_sample  # its intervals are of the tokens by which the best were chosen
+    assert found.in_sample is None
     assert ablate_neurons(model, text, [(0, 3)], **options).seen_share is None

@@ -1,4 +1,7 @@
-"""Change points: known places on synthetic curves, 200 of each kind; and each number by a second method."""
+"""Change points: known places on synthetic curves; and each number by a second method.
+
+How often intervals hold the truth, and how often noise and walks are called a change, is in `test_coverage`.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 import nanogpt_lens as ngl
-from nanogpt_lens.core.intervals import times_drawn
 from nanogpt_lens.results import Result, Scores
 from nanogpt_lens.runs.change_points import ChangePoint, find_change_point
 
 LOG = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 3000, 5000, 7000, 10000)
 LINEAR = tuple(range(0, 1600, 100))
 SPACINGS = pytest.mark.parametrize("steps", [LOG, LINEAR], ids=["log", "linear"])
-N, SEQUENCES = 200, 64
+N, SEQUENCES = 100, 64
 ALLOWED = 0.05 + 2 * math.sqrt(0.05 * 0.95 / N)
 
 
@@ -66,12 +69,13 @@ def random_steps(steps, kind):
 @pytest.mark.parametrize("sd", [0.02, 0.3], ids=["below least", "above least"])
 def test_noise_is_rarely_called_a_change(sd):
     made = [curve(0.2 + sd * noise(16, seed=int(1e4 * sd) + seed), LOG) for seed in range(N)]
-    small = [find_change_point(one, least=0, seed=i).p_value <= 0.05 for i, one in enumerate(made)]
-    assert 0.05 - 2 * math.sqrt(0.05 * 0.95 / N) <= np.mean(small) <= ALLOWED  # the test is neither lax nor idle
-    for options in ({"least": 0.0}, {}, {"direction": "fall"}):
-        alarms = [find_change_point(one, seed=i, **options).formed for i, one in enumerate(made)]
+    small = [find_change_point(one, least=0, seed=i) for i, one in enumerate(made)]
+    assert 0.01 <= np.mean([one.p_noise <= 0.05 for one in small]) <= ALLOWED  # the test is neither lax nor idle
+    assert np.mean([one.formed for one in small]) <= ALLOWED
+    for options in ({}, {"direction": "fall"}):
+        alarms = [find_change_point(one, **options).formed for one in made[:50]]
         assert np.mean(alarms) <= ALLOWED
-        assert sd > 0.1 or options == {"least": 0.0} or not any(alarms)
+        assert sd > 0.1 or not any(alarms)
 
 
 def test_noise_of_sequences_is_rarely_called_a_change():
@@ -84,23 +88,20 @@ def test_a_constant_curve_has_no_change():
         found = find_change_point(curve([value] * 12), least=0)
         assert (found.formed, found.p_value, found.verdict, found.mark) == (False, 1.0, "not reached", None)
         assert found.values.isnan().all()
-        assert found.low is not None
-        assert found.low.isnan().all()
+        assert found.stage_before.isnan().all()
+        assert found.low is found.high is None
         assert found.reason == "no rise that differs from noise, p = 1"
 
 
-def test_small_random_walks_have_small_p_values_and_are_stopped_by_least():
-    """Steps of a walk are not exchangeable: the limit that the module states, measured."""
-    walks = [curve(0.01 * noise(16, seed=seed).cumsum(0), LINEAR) for seed in range(N)]
-    free = [find_change_point(walk, least=0) for walk in walks]
-    assert np.mean([found.formed for found in free]) > 0.2
-    assert np.mean([find_change_point(walk).formed for walk in walks]) <= 0.02
-
-
-def test_a_walk_of_each_sequence_alone_is_stopped_by_the_sequences():
+def test_the_test_against_noise_alone_takes_walks_for_changes():
+    """Steps of a walk are not exchangeable, whether all sequences share it or each has its own."""
     walks = [noise(16, SEQUENCES, seed=seed).cumsum(0) for seed in range(N)]
-    assert np.mean([find_change_point(curve(walk.mean(-1)), least=0).formed for walk in walks]) > 0.2
-    assert np.mean([find_change_point(curve(None, LINEAR, walk), least=0).formed for walk in walks]) <= ALLOWED
+    found = [find_change_point(curve(walk.mean(-1)), least=0, permutations=200) for walk in walks]
+    assert np.mean([one.p_noise <= 0.05 for one in found]) > 0.3
+    assert np.mean([one.formed for one in found]) <= ALLOWED
+    assert any(one.reason.startswith("no rise that differs from the drift of a random walk, p = ") for one in found)
+    of_each = [find_change_point(curve(None, LINEAR, walk), least=0, permutations=200).formed for walk in walks]
+    assert np.mean(of_each) <= ALLOWED
 
 
 # Places
@@ -113,22 +114,26 @@ def test_steps_are_located_and_their_intervals_hold_them(steps, kind):
     for gap, place, one in random_steps(steps, kind):
         found = find_change_point(one)
         gaps.append(found.formed)
+        if not found.formed:
+            continue
         onset, half = found.values.tolist()
         in_gap.append(steps[gap] <= half <= steps[gap + 1])
         near.append(steps[gap - 1] <= onset <= half <= steps[gap + 2])
-        held.append((found.low[1] <= place <= found.high[1]).item())
+        held.append(bool(((found.low <= place) & (place <= found.high)).all()))
         assert found.low[0] <= onset <= found.high[0]
         assert found.low[1] <= half <= found.high[1]
-    assert np.mean(gaps) >= 0.99
-    for rate in (in_gap, near, held):
-        assert np.mean(rate) >= 0.95
+    assert np.mean(gaps) >= (0.99 if kind == "of sequences" else 0.85)
+    for rate, least in ((in_gap, 0.95), (near, 0.85), (held, 0.95)):  # an onset is at the noise's own height here
+        assert np.mean(rate) >= least
 
 
-def test_resampling_widens_the_interval_where_sequences_disagree():
-    """Half of the sequences change late: resamples cross where the first or where the second half does."""
+def test_the_interval_is_wide_where_sequences_disagree():
+    """Half of the sequences change late: the mean may cross where the first or where the second half does."""
     at = torch.arange(16.0)[:, None]
     place = torch.where(torch.arange(SEQUENCES) < SEQUENCES // 2, 4.5, 10.5)
-    found = find_change_point(curve(None, LINEAR, (at > place).double() + 0.01 * noise(16, SEQUENCES, seed=1)))
+    examples = (at > place).double() + 0.01 * noise(16, SEQUENCES, seed=1)
+    assert find_change_point(curve(None, LINEAR, examples)).p_drift > 0.05  # two steps are like two of a walk
+    found = find_change_point(curve(None, LINEAR, examples), level=0.5)
     assert found.mark is not None
     assert found.mark[1:] == (400.0, 1100.0)
 
@@ -166,18 +171,18 @@ def test_what_rises_and_falls_again_has_not_formed():
     assert not late.formed
     assert late.reason == "the rise of 0.95 has more than half gone again at the last step"
     below = find_change_point(curve([0.5] * 2 + [0.0] * 6 + [1.0] * 6 + [0.4] * 2), least=0)
-    assert below.p_value <= 0.05
+    assert below.p_noise <= 0.05
     assert below.reason == "no rise: the last stages are not above the first"
 
 
 def test_a_change_at_the_last_stage_alone_is_not_told_from_noise():
     """The module says so: p is about 1 / n."""
     last = find_change_point(curve([0.0] * 15 + [1.0]), permutations=20_000)
-    assert last.p_value == pytest.approx(1 / 16, abs=0.006)
+    assert last.p_noise == pytest.approx(1 / 16, abs=0.006)
     assert not last.formed
     assert find_change_point(curve([0.0] * 14 + [1.0, 1.0])).formed
     assert find_change_point(curve([0.0] * 6 + [1.0, 1.0])).formed  # p is 1 / 28
-    assert find_change_point(curve([0.0, 0, 1, 1]), permutations=20_000).p_value == pytest.approx(1 / 6, abs=0.011)
+    assert find_change_point(curve([0.0, 0, 1, 1]), permutations=20_000).p_noise == pytest.approx(1 / 6, abs=0.011)
     assert find_change_point(curve([0.0] * 29 + [1.0])).formed
 
 
@@ -204,13 +209,14 @@ def test_interpolation_by_hand():
     steps = (0, 50, 100, 200, 400, 800, 1600, 3200, 6400)
     found = find_change_point(curve([0, 0, 0, 0.2, 1, 1, 1, 1, 1], steps))
     assert found.values.tolist() == pytest.approx([150, 275])
-    assert found.low.tolist() == [100, 200]
-    assert found.high.tolist() == [200, 400]
+    assert found.stage_before.tolist() == [100, 200]
+    assert found.stage_after.tolist() == [200, 400]
+    assert found.low is found.high is None  # two stages around a crossing are no interval
     assert (found.baseline, found.final, found.formed) == (0, 1, True)
-    assert found.verdict == "formed at 275 (200 to 400)"
-    assert found.mark == pytest.approx((275, 200, 400))
-    assert "formed at 275 (200 to 400): rises from 0 to 1, p = 0.0" in repr(found)
-    dip = find_change_point(curve([0, 0, 0, 0.8, 0.3, 1, 1, 1, 1], steps))  # below half once more, at 400
+    assert found.verdict == "formed at 275, between stages 200 and 400"
+    assert found.mark == pytest.approx(275)
+    assert "formed at 275, between stages 200 and 400: rises from 0 to 1, p = 0.0" in repr(found)
+    dip = find_change_point(curve([0, 0, 0, 0.8, 0.3, 1, 1, 1, 1], steps), level=0.5)  # below half once more, at 400
     assert dip.values.tolist() == pytest.approx([100 + 100 * 0.1 / 0.8, 400 + 400 * 0.2 / 0.7])
 
 
@@ -236,33 +242,36 @@ def test_the_p_value_is_that_of_all_orders():
         every = [statistic(np.array(order)) for order in itertools.permutations(values)]
         exact = np.mean(np.array(every) >= statistic(values) - 1e-9)
         found = find_change_point(curve(values), permutations=20_000)
-        assert found.p_value == pytest.approx(exact, abs=4 * math.sqrt(exact / 20_000) + 1e-4)
+        assert found.p_noise == pytest.approx(exact, abs=4 * math.sqrt(exact / 20_000) + 1e-4)
 
 
-def test_onset_and_interval_by_a_loop_over_resamples():
-    """The same by numpy, one resample at a time; the errors of the baseline are large enough to raise the onset."""
+def test_the_interval_by_a_loop_over_stages():
+    """The same by numpy and scipy, one stage at a time, with noise that all sequences share."""
     steps = np.array(LOG, dtype=float)
-    examples = spread(torch.tensor([0.0] * 6 + [0.1, 0.18, 0.3, 0.45, 0.6, 0.9] + [1.0] * 4), 0.08, 4)
-    found = find_change_point(curve(None, LOG, examples), seed=9)
+    means = torch.tensor([0.0] * 6 + [0.1, 0.3, 0.6, 0.9] + [1.0] * 6) + 0.02 * noise(16, seed=1)
+    examples = spread(means, 0.01, 4)
+    found = find_change_point(curve(None, LOG, examples))
     each = examples.numpy()
-    error = each[:2].mean(0).std(ddof=1) / math.sqrt(SEQUENCES)
-    assert 0.1 < 3 * error < 0.5
-
-    def crossings(y):
-        base, final = y[:2].mean(), y[-2:].mean()
-        places = []
-        for above in (max(0.1 * (final - base), 3 * error), 0.5 * (final - base)):
-            i = max(i for i in range(16) if y[i] < base + above)
-            exact = steps[i] + (base + above - y[i]) / (y[i + 1] - y[i]) * (steps[i + 1] - steps[i])
-            places.append((steps[i], exact, steps[i + 1]))
-        return places
-
-    weights = times_drawn(SEQUENCES, seed=9).numpy()
-    all_of_them = np.array([crossings(each @ row / SEQUENCES) for row in weights])  # [resample, point, 3]
-    np.testing.assert_allclose(found.values, [exact for _, exact, _ in crossings(each.mean(1))])
-    np.testing.assert_array_equal(found.low, np.quantile(all_of_them[:, :, 0], 0.025, axis=0, method="lower"))
-    np.testing.assert_array_equal(found.high, np.quantile(all_of_them[:, :, 2], 0.975, axis=0, method="higher"))
-    assert (found.low < found.high - 1).all()
+    rough = [(each[k - 1] - 2 * each[k] + each[k + 1]) / math.sqrt(6) for k in range(1, 15)]
+    shared = (np.median(np.abs([r.mean() for r in rough])) / 0.6745) ** 2
+    shared -= np.median([r.var(ddof=1) / SEQUENCES for r in rough])
+    assert shared > 1e-4
+    for point, share in enumerate((0.1, 0.5)):
+        base, final = each[:2].mean(0), each[-2:].mean(0)
+        above = each - (base + share * (final - base))
+        mean = above.mean(1)
+        i = max(i for i in range(16) if mean[i] < 0)
+        exact = steps[i] + mean[i] / (mean[i] - mean[i + 1]) * (steps[i + 1] - steps[i])
+        assert found.values[point].item() == pytest.approx(exact)
+        assert (found.stage_before[point], found.stage_after[point]) == (steps[i], steps[i + 1])
+        error = scipy.stats.sem(above, axis=1) * scipy.stats.t.ppf(0.975, SEQUENCES - 1)
+        all_share = scipy.stats.t.ppf(0.975, 14 / 3) ** 2 * shared * (1 + (1 - share) ** 2 / 2 + share**2 / 2)
+        half = np.sqrt(error**2 + all_share)
+        first_doubt = next(i for i in range(16) if mean[i] + half[i] >= 0)
+        last_doubt = max(i for i in range(16) if mean[i] - half[i] <= 0)
+        assert found.low[point] == steps[max(0, first_doubt - 1)]
+        assert found.high[point] == steps[last_doubt + 1]
+    assert (found.low < found.stage_before).any()
 
 
 def test_onset_is_never_after_half():
@@ -282,7 +291,7 @@ def test_a_change_that_sequences_do_not_agree_on_has_not_formed():
     found = find_change_point(curve(None, LINEAR, examples))
     assert found.p_value < 0.01
     assert not found.formed
-    assert found.reason.startswith("the rise of 1 may be none, its interval is 0 to ")
+    assert found.reason == "the rise of 1 may be none, its interval is -1 to 3"  # Student's: 1 +- 2 standard errors
     assert find_change_point(curve(examples.mean(-1), LINEAR)).formed
 
 
@@ -309,8 +318,9 @@ def test_a_place_on_every_other_axis():
     unknown = every_head().per_example.clone()
     unknown[1] = math.nan  # of this score nothing is known but the mean
     unknown = find_change_point(replace(every_head(), per_example=unknown), score="induction", layer=1, head=2)
-    assert torch.equal(unknown.values[1], found.values[1])
-    assert unknown.high.tolist() == [500, 500]
+    assert torch.equal(unknown.values, found.values)
+    assert unknown.stage_after.tolist() == [500, 500]
+    assert unknown.low is None
     with pytest.raises(ngl.AnalysisError, match="several values per step, on layer, head; expected one"):
         find_change_point(every_head(), score="induction")
     for where in ({"score": "copying", "layer": 1, "head": 2}, {"score": 0, "layer": 2, "head": 2}, {"pos": 1}):
@@ -322,7 +332,7 @@ def test_a_place_on_every_other_axis():
 
 @pytest.mark.parametrize("formed", [True, False])
 def test_it_is_the_same_again_and_after_saving(tmp_path, formed):
-    examples = spread(torch.tensor([0.0] * 8 + [0.5 * formed] * 8), 0.1, 1)
+    examples = spread(torch.tensor([0.0] * 8 + [0.5 * formed] * 8), 0.03, 1)
     one, two = (find_change_point(curve(None, LOG, examples), seed=4) for _ in range(2))
     one.save(tmp_path / "c")
     loaded = Result.load(tmp_path / "c")
@@ -339,7 +349,7 @@ def test_it_is_the_same_again_and_after_saving(tmp_path, formed):
     assert one.provenance["seed"] == 5
     assert one.provenance["change_point"]["seed"] == 4
     other_seed = find_change_point(curve(None, LOG, examples), seed=5)
-    assert other_seed.p_value != one.p_value or formed
+    assert other_seed.p_noise != one.p_noise or formed
     assert one.plot() is not None
     drawn = curve(None, LOG, examples).plot(mark=one.mark)
     assert any(shape.type == "line" for shape in drawn.layout.shapes) is formed
@@ -380,6 +390,8 @@ def test_curves_that_cannot_be_read(make, words):
         ({"level": 1.0}, "level is 1.0"),
         ({"permutations": 0}, "permutations is 0"),
         ({"permutations": 10}, "with which p is 0.091 at least; expected 19 or more for the level of 0.05"),
+        ({"looked_at": ["head"]}, "looked_at is 'head'; expected a list of axes of the curve that have a place"),
+        ({"looked_at": "step"}, "looked_at is 'step'; expected a list"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 0.5}, "seed is 0.5"),
     ],

@@ -167,7 +167,9 @@ class TestTraining:
         part = evaluate_sae(model, TEXT[100:400], from_folder, n=5, progress=False)
         assert part.same_text is True
         assert part.seen_share == 1
-        assert "100% of this text the autoencoder has seen before" in part.definition
+        assert "IN SAMPLE: THE AUTOENCODER HAS SEEN 100% OF THIS TEXT BEFORE" in repr(part)
+        windows = TEXT[:360].view(-1, 36)[torch.randperm(10, generator=torch.Generator().manual_seed(0))]
+        assert evaluate_sae(model, windows.flatten(), from_folder, n=5, progress=False).in_sample
 
     def test_is_silent(self, model, capfd):
         train_sae(model, TEXT, layer=1, **{**SMALL, "tokens": 1000})

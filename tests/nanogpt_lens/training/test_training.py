@@ -28,6 +28,12 @@ def test_the_defaults_are_nanogpts_readme_for_a_cpu():
     assert replace(config, max_iters=5).decay_iters == 5
     assert (config.learning_rate, config.min_lr, config.beta1, config.beta2) == (1e-3, 1e-4, 0.9, 0.99)
     assert (config.weight_decay, config.grad_clip, config.dropout, config.bias) == (0.1, 1.0, 0.0, False)
+    assert (config.eval_interval, config.eval_iters, config.log_interval) == (
+        250,
+        20,
+        1,
+    )  # --eval_iters=20 --log_interval=1
+    assert (config.gradient_accumulation_steps, config.seed, config.device, config.compile) == (1, 1337, "cpu", False)
 
 
 def test_learning_rate_by_hand():
