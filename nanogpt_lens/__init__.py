@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conversion.checkpoint import read_checkpoint, save_checkpoint
+    from conversion.token_files import TokenFile
     from conversion.transformerlens_to_nanogpt import to_nanogpt
     from nanogpt_lens.compare.heads import match_heads
     from nanogpt_lens.core.errors import AnalysisError, NanoGPTLensError
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "conversion.checkpoint": ("read_checkpoint", "save_checkpoint"),
+    "conversion.token_files": ("TokenFile",),
     "conversion.transformerlens_to_nanogpt": ("to_nanogpt",),
     "nanogpt_lens.compare.heads": ("match_heads",),
     "nanogpt_lens.core.errors": ("AnalysisError", "NanoGPTLensError"),

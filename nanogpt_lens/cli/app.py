@@ -20,7 +20,18 @@ from nanogpt_lens.cli.analyses import register as register_analyses
 from nanogpt_lens.cli.catalogue import register as register_catalogue
 from nanogpt_lens.cli.lenses import register as register_lenses
 from nanogpt_lens.cli.neurons import register as register_neurons
-from nanogpt_lens.cli.options import JsonOption, PathArgument, errors, plain, with_reading
+from nanogpt_lens.cli.options import (
+    JsonOption,
+    NoValBinOption,
+    PathArgument,
+    TokenDtypeOption,
+    ValBinOption,
+    errors,
+    plain,
+    tokens_of,
+    val_bin_of,
+    with_reading,
+)
 from nanogpt_lens.cli.report import register as register_report
 from nanogpt_lens.cli.trajectory import register as register_trajectory
 from nanogpt_lens.core.choices import ExportFormat, TrainOn
@@ -29,6 +40,7 @@ from nanogpt_lens.model.reading import Reading
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint
     from conversion.report import EquivalenceReport
+    from conversion.token_files import TokenDtype
 
 app = typer.Typer(
     name="nanogpt-lens",
@@ -62,7 +74,9 @@ def check(
     model_py: Annotated[
         Path | None, typer.Option(help="compare with this model.py of your nanoGPT fork; THE FILE IS EXECUTED")
     ] = None,
-    val_bin: Annotated[Path | None, typer.Option(help="the run's val.bin, where it is not found by itself")] = None,
+    val_bin: ValBinOption = None,
+    no_val_bin: NoValBinOption = False,
+    token_dtype: TokenDtypeOption = None,
     edits: Annotated[bool, typer.Option(help="compare the effect of an edit at every hook (most of the work)")] = True,
     seed: Annotated[int, typer.Option(help="of the random tokens and perturbations")] = 0,
     as_json: JsonOption = False,
@@ -77,7 +91,7 @@ def check(
     report = certify(
         path,
         model_py=model_py,
-        val_bin=val_bin,
+        val_bin=val_bin_of(val_bin, no_val_bin, token_dtype),
         **reading.options(),
         edits=edits,
         seed=seed,
@@ -101,6 +115,9 @@ def convert(
     dtype: Annotated[
         str, typer.Option(help="float32, float64, bfloat16, float16; for hf and nanogpt the file's own")
     ] = "",
+    val_bin: ValBinOption = None,
+    no_val_bin: NoValBinOption = False,
+    token_dtype: TokenDtypeOption = None,
     as_json: JsonOption = False,
     *,
     reading: Reading,
@@ -108,7 +125,14 @@ def convert(
     """Convert a checkpoint, prove it, and save the result in a new folder."""
     from nanogpt_lens.model.exporting import export
 
-    result = export(reading.checkpoint(path), to, output, process_weights=process_weights, dtype=dtype or None)
+    result = export(
+        reading.checkpoint(path),
+        to,
+        output,
+        process_weights=process_weights,
+        dtype=dtype or None,
+        val_bin=val_bin_of(val_bin, no_val_bin, token_dtype),
+    )
     if as_json:
         typer.echo(json.dumps({"output": str(result.folder), "to": to, "proof": result.proof}))
     else:
@@ -126,6 +150,7 @@ def _train(
     n_triggers: Annotated[
         int | None, typer.Option(help="trigger characters of a sequence (trigger_bigrams)", show_default="5")
     ] = None,
+    token_dtype: TokenDtypeOption = None,
     stages: Annotated[str | None, typer.Option(help="keep more checkpoints: log:20, or iterations: 0,100,1000")] = None,
     resume: Annotated[bool, typer.Option(help="go on with an interrupted run (the default where there is one)")] = True,
     overwrite: Annotated[bool, typer.Option(help="throw away a run that is already there")] = False,
@@ -138,7 +163,7 @@ def _train(
         from nanogpt_lens.training.train import train
 
         result = train(
-            _source(task, data, n_triggers),
+            _source(task, data, n_triggers, token_dtype),
             output,
             TrainConfig(**settings),
             stages=stages,
@@ -154,20 +179,21 @@ def _train(
         typer.echo(f"---------------\n{result.sample}")
 
 
-def _source(task: TrainOn, data: str | None, n_triggers: int | None) -> Any:
+def _source(task: TrainOn, data: str | None, n_triggers: int | None, token_dtype: TokenDtype | None) -> Any:
     """What to train on."""
     from nanogpt_lens.core.errors import TrainingError
     from nanogpt_lens.text.tasks import repeated_random, trigger_bigrams
 
     if n_triggers is not None and task != "trigger_bigrams":
         raise TrainingError(f"--n-triggers is for --task trigger_bigrams, not for {task}; leave it out")
-    if task == "repeated_random":
-        return repeated_random(data)
-    if data is None:
+    if data is None and task != "repeated_random":
         raise TrainingError(f"--task {task} needs --data: a UTF-8 text, a nanoGPT data folder, or: shakespeare")
+    source = tokens_of(data, token_dtype, "--data")
+    if task == "repeated_random":
+        return repeated_random(source)
     if task == "text":
-        return data
-    return trigger_bigrams(data) if n_triggers is None else trigger_bigrams(data, n_triggers=n_triggers)
+        return source
+    return trigger_bigrams(source) if n_triggers is None else trigger_bigrams(source, n_triggers=n_triggers)
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:

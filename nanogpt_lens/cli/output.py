@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nanogpt_lens.cli.options import PathArgument, as_command, plain, with_reading
+from nanogpt_lens.cli.options import PathArgument, TokenDtypeOption, as_command, plain, tokens_of, with_reading
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
+    from conversion.token_files import TokenDtype
     from nanogpt_lens.results import Result
 
 
@@ -33,7 +34,7 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
     """
     first = next(iter(signature(command).parameters))
 
-    def run(path: str, reading: Reading, **arguments: Any) -> None:
+    def run(path: str, reading: Reading, token_dtype: TokenDtype | None = None, **arguments: Any) -> None:
         with only_first():
             from nanogpt_lens.model.loading import load
             from nanogpt_lens.results.files import check_target
@@ -42,6 +43,8 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
             if arguments.get("output") is not None:
                 for part in parts:
                     check_target(arguments["output"] / part)
+            if "text" in arguments:
+                arguments["text"] = tokens_of(arguments["text"], token_dtype, "--text")
             try:
                 command(load(path, **reading.options()), **arguments)
             except KeyboardInterrupt:
@@ -51,7 +54,9 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
                     )
                 raise
 
-    options = {"path": (PathArgument, ...), "reading": (Reading, ...)}
+    options: dict[str, tuple[Any, Any]] = {"path": (PathArgument, ...), "reading": (Reading, ...)}
+    if "text" in signature(command).parameters:
+        options["token_dtype"] = (TokenDtypeOption, None)
     return with_reading(as_command(run, command, replace={first: options}))
 
 

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.catalogue import find
-from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption, with_reading
+from nanogpt_lens.cli.options import (
+    CsvOption,
+    JsonOption,
+    OutputOption,
+    SeedOption,
+    TokenDtypeOption,
+    tokens_of,
+    with_reading,
+)
 from nanogpt_lens.cli.output import (
     number,
     one_format,
@@ -41,6 +49,7 @@ def trajectory(
         Path | None,
         typer.Option(help="a text file or data folder; without it, the run's task or its last model's text"),
     ] = None,
+    token_dtype: TokenDtypeOption = None,
     pattern: Annotated[str, typer.Option(help="which files are the checkpoints")] = "ckpt*.pt",
     at: Annotated[
         list[str] | None,
@@ -74,7 +83,7 @@ def trajectory(
         result = measured(
             path,
             measure,
-            corpus=text,
+            corpus=tokens_of(text, token_dtype, "--text"),
             pattern=pattern,
             resume=resume,
             **reading.options(),

@@ -126,7 +126,7 @@ def ablate_induction_heads(
     interval = bootstrap(scores, seed=seed)
     low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
     length = both[0].shape[1] // 2
-    origin = "random ids" if corpus is None else name_of(corpus)
+    origin = "random ids" if corpus is None else name_of(corpus, model)
     return Scores(
         values=values,
         axes=("ablated", "score"),

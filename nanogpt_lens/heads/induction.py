@@ -93,7 +93,7 @@ def prefix_matching(
         source = {"repeats": repeats}
     else:
         tokens = windows(model, corpus, seq_len=length, n=n, seed=seed).repeat(1, copies)
-        source = {"corpus": name_of(corpus)}
+        source = {"corpus": name_of(corpus, model)}
     first = length - 1 if convention == "transformer_lens" else length
     matches = follows if convention == "olsson" else _stripe(length)
     with evaluating(model):
@@ -107,7 +107,7 @@ def prefix_matching(
         axes=("layer", "head"),
         quantity="prefix matching, attention from 0 to 1",
         definition=f"{_DEFINITIONS[convention]}; {copies} copies of {length} "
-        f"{'random tokens' if corpus is None else f'tokens, windows of {name_of(corpus)}'}; "
+        f"{'random tokens' if corpus is None else f'tokens, windows of {name_of(corpus, model)}'}; "
         "chance: uniform causal attention",
         chance=torch.full_like(columns["values"], chance.item()),
         title="prefix matching",
@@ -241,7 +241,7 @@ def repeated_sequence_loss(
     with evaluating(model):  # [condition, pos, example]
         loss = torch.stack([losses(model, tokens).double().T for tokens in (repeated, shuffled, unrepeated)])
     columns = sampled(loss, seed=seed)
-    source = "uniform random ids" if corpus is None else name_of(corpus)
+    source = "uniform random ids" if corpus is None else name_of(corpus, model)
     return Scores(
         **columns,
         axes=("condition", "pos"),

@@ -173,7 +173,9 @@ def _summary_of(subject: Subject, file: Path, drawn_text: Tensor | None) -> _Sum
             "stated": checkpoint.best_val_loss,
             "shape": checkpoint.config,
         }
-        certificate = check(checkpoint, backend=subject.reading.backend, edits=False, seed=subject.seed)
+        certificate = check(
+            checkpoint, backend=subject.reading.backend, val_bin=subject.val_bin, edits=False, seed=subject.seed
+        )
         model = convert(checkpoint, backend=subject.reading.backend, consume=True)
         about["digest"] = _digest(model)
     except NanoGPTLensError as error:
