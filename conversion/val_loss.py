@@ -76,7 +76,10 @@ def compare_val_loss(
         "1% for training in lower precision" + (f"; {storage.words}" if storage.words else "") + ")"
     )
     if not passed:
-        detail += f"; n_head or act_fn may be wrong in model_args, or {storage.path} is not this run's"
+        detail += (
+            f"; n_head or act_fn may be wrong in model_args, or {storage.path} is not this run's "
+            "(val_bin=False does without)"
+        )
     return Comparison(
         kind="val_loss",
         name="loss on val.bin, nats",

@@ -34,6 +34,7 @@ from nanogpt_lens.cli.options import (
 )
 from nanogpt_lens.cli.report import register as register_report
 from nanogpt_lens.cli.trajectory import register as register_trajectory
+from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.choices import ExportFormat, TrainOn
 from nanogpt_lens.model.reading import Reading
 
@@ -158,7 +159,7 @@ def _train(
     **settings: Any,
 ) -> None:
     """Train a nanoGPT model; the defaults are its README's for a CPU. A killed run goes on where it was."""
-    with errors():
+    with errors(_train):
         from nanogpt_lens.training.config import TrainConfig
         from nanogpt_lens.training.train import train
 
@@ -317,7 +318,7 @@ def _print_report(report: EquivalenceReport) -> None:
         failed = any(not c.passed for c in cells.values())
         table.add_row(quantity, mode, *(cell_text(cells.get(p)) for p in precisions), style="red" if failed else None)
     console.print(table)
-    console.print(plain(report.verdict(), "bold green" if report.passed else "bold red"))
+    console.print(plain(in_options(report.verdict(), check), "bold green" if report.passed else "bold red"))
 
 
 for command in (check, sample):

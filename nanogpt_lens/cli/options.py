@@ -15,6 +15,7 @@ from conversion.backends import BackendChoice
 from conversion.config import ActFn
 from conversion.errors import ConversionError
 from conversion.token_files import TokenDtype, TokenFile
+from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def with_reading(command: Callable[..., None], *, backend: bool = True) -> Calla
     options = {name: option for name, option in _READING.items() if backend or name != "backend"}
 
     def run(**arguments: Any) -> None:
-        with errors():
+        with errors(run):
             words = {name: arguments.pop(name) for name in options}
             words["ignore_model_args"] = words.pop("ignore_model_arg") or ()
             command(**arguments, reading=Reading(**words))
@@ -135,8 +136,12 @@ def plain(text: Any, style: str = "") -> Any:
 
 
 @contextmanager
-def errors() -> Iterator[None]:
-    """One sentence on standard error, and the exit code, for everything that a user can get wrong."""
+def errors(command: Callable[..., None]) -> Iterator[None]:
+    """One sentence on standard error, and the exit code, for everything that a user can get wrong.
+
+    Args:
+        command: whose options the sentence names in place of Python's arguments.
+    """
     try:
         yield
     except typer.Exit:
@@ -146,7 +151,8 @@ def errors() -> Iterator[None]:
 
         if isinstance(error, NanoGPTLensError | OSError):
             path = f"{error.filename2 or error.filename}: " if isinstance(error, OSError) and error.filename else ""
-            typer.echo(f"error: {path}{getattr(error, 'strerror', None) or error}", err=True)
+            sentence = f"{path}{getattr(error, 'strerror', None) or error}"
+            typer.echo(f"error: {in_options(sentence, command)}", err=True)
         else:
             if "NANOGPT_LENS_TRACEBACK" in os.environ:
                 raise

@@ -20,6 +20,7 @@ from nanogpt_lens.cli.options import (
     val_bin_of,
     with_reading,
 )
+from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def report(
         **reading.options(),
     )
     for section in result.failed:
-        typer.echo(f"warning: the section {section.key} failed: {section.error}", err=True)
+        typer.echo(f"warning: the section {section.key} failed: {in_options(section.error, report)}", err=True)
     for warning in (sentence for section in result.sections for sentence in section.warnings):
         typer.echo(f"warning: {warning}", err=True)
     _say(result, output, as_json)

@@ -146,9 +146,11 @@ def _change(result: Trajectory, row: dict[str, int], least: float) -> ChangePoin
 
 
 def _verdict(result: Trajectory, row: dict[str, int], least: float) -> str:
-    change = _change(result, row, least)
-    if change is None:
-        return "too few steps to tell"
+    from nanogpt_lens.runs.change_points import TELLING_STEPS
+
+    change, n = _change(result, row, least), len(result.steps)
+    if change is None or n < TELLING_STEPS:
+        return f"too few stages to tell ({n}; needs {TELLING_STEPS})"
     return change.verdict.replace("formed", "half-way down") if change.final < change.baseline else change.verdict
 
 

@@ -16,6 +16,7 @@ from conversion.config import ActFn
 from conversion.val_loss import ValBin
 from conversion.vocabulary import Vocabulary
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.loading import convert
 from nanogpt_lens.model.reading import Reading
@@ -203,7 +204,8 @@ def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several
         unknown = [name for name in names if name not in titles]
         if unknown or not names:
             what = f"there is no section {unknown[0]!r}" if unknown else "no section is chosen"
-            raise AnalysisError(f"{what}; expected some of {', '.join(titles)}")
+            near = did_you_mean(unknown[0], titles) if unknown else ""
+            raise AnalysisError(f"{what}; expected some of {', '.join(titles)}{near}")
         comparing = checkpoints.RECIPE.key
         if comparing in names and not several:
             raise AnalysisError(

@@ -71,6 +71,9 @@ SHARES = (0.1, 0.5)
 """The share of the change that the curve has made at each of the points."""
 
 LEAST_STEPS = 4
+TELLING_STEPS = 7
+"""The smallest number of stages with which p can be below 0.05, so that there can be a verdict."""
+
 _ERRORS = 3
 """How many standard errors the onset is above the baseline, at least."""
 
