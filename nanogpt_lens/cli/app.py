@@ -230,7 +230,9 @@ def setting_help(docstring: str) -> dict[str, str]:
 
 def sample(
     path: PathArgument,
-    prompt: Annotated[str, typer.Option(help="text to continue")] = "\n",
+    prompt: Annotated[
+        str | None, typer.Option(help="text to continue", show_default="a line break, or the first token")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=0)] = 300,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="sample among the k likeliest; 0 for all")] = 200,
@@ -245,6 +247,7 @@ def sample(
     from nanogpt_lens.model.sampling import generate
 
     model = load(path, **reading.options())
+    prompt = _start(model) if prompt is None else prompt
     texts = [
         generate(
             model,
@@ -260,6 +263,13 @@ def sample(
         typer.echo(json.dumps({"prompt": prompt, "seed": seed, "samples": texts}, ensure_ascii=False))
     else:
         typer.echo("\n---------------\n".join(texts))
+
+
+def _start(model: Any) -> str:
+    """NanoGPT's start of a sample, a line break; where the vocabulary has none, its first token."""
+    encoder = getattr(getattr(model, "tokenizer", None), "encoder", None)
+    characters = getattr(encoder, "chars", None)
+    return "\n" if not characters or "\n" in characters else characters[0]
 
 
 def info(

@@ -123,11 +123,27 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A number with some digits; - for nan."""
+    """A number with some digits; with a power of ten where they would all be 0; - for nan."""
     plain_number = float(value)
-    return "-" if math.isnan(plain_number) else f"{plain_number:.{digits}f}"
+    if math.isnan(plain_number):
+        return "-"
+    written = f"{plain_number:.{digits}f}"
+    if float(written) != 0:
+        return written
+    return f"{plain_number:.1e}" if plain_number else f"{0:.{digits}f}"
 
 
 def interval(value: Any, low: Any, high: Any) -> str:
-    """A value and its interval."""
-    return f"{float(value):.3f} [{float(low):.3f}, {float(high):.3f}]"
+    """A value and its interval, where it has one, with as many digits as show it; - for nan."""
+    if low is None or high is None:
+        return number(value, 3)
+    numbers = [float(x) for x in (value, low, high)]
+    size = max((abs(x) for x in numbers if math.isfinite(x)), default=0.0)
+    width = numbers[2] - numbers[1]
+    finest = width if math.isfinite(width) and width > 0 else size
+    digits = max(3, 1 - math.floor(math.log10(finest))) if finest else 3
+    if digits <= 6:
+        middle, *ends = (number(x, digits) for x in numbers)
+    else:
+        middle, *ends = (f"{x:.2e}" if x and not math.isnan(x) else number(x, 1) for x in numbers)
+    return f"{middle} [{ends[0]}, {ends[1]}]"

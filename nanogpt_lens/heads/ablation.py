@@ -58,7 +58,7 @@ def ablate_induction_heads(
     *,
     corpus: Corpus | None = None,
     source: Ablation = "zero",
-    controls: int = 20,
+    controls: int | None = None,
     seq_len: int | None = None,
     n: int = 32,
     seed: int = 0,
@@ -86,7 +86,7 @@ def ablate_induction_heads(
         corpus: the sequences are windows of it, held-out text, see `Corpus`; None for random tokens.
         source: what takes the place of z, see above.
         controls: the number of sets of as many other heads, drawn without repetition; all such sets where
-            there are no more. 0 for none.
+            there are no more. 0 for none; None for 20, or none where too few heads are left.
         seq_len: the tokens of one copy; None for as many as context and vocabulary allow, at most 50.
         n: the number of sequences (of a corpus, the largest number): at least 2, for "resample" 4.
         seed: the seed of the tokens and of the control sets.
@@ -105,7 +105,7 @@ def ablate_induction_heads(
     """
     check_choice(Ablation, source=source)
     check_model(model)
-    check_whole(seed=seed, controls=controls)
+    check_whole(seed=seed, **({} if controls is None else {"controls": controls}))
     options = {"seq_len": seq_len, "n": n, "seed": seed}
     chosen = _suspects(prefix_matching(model, corpus, **options)) if heads is None else _pairs(model, heads)
     others = control_sets(chosen, range(model.cfg.n_layers), model.cfg.n_heads, n=controls, seed=seed)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from conversion.token_files import TokenFile, TokenStorage
 from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, read_vocabulary
-from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.errors import AnalysisError, DataError
 from nanogpt_lens.model.access import Hooked, check_model, device_of
 from nanogpt_lens.model.encoding import encode_text
@@ -103,17 +103,16 @@ def text_sample(
 ) -> tuple[Int[Tensor, "example pos"], str]:
     """At least two windows of at least two tokens, and in words what they are.
 
-    Without a `seq_len` they have that of the context, at most 128 tokens.
+    Without a `seq_len` they have that of the context, at most 128 tokens, and of a short text half of it.
 
     Raises:
         AnalysisError: there are fewer than two sequences or two tokens, or the corpus does not fit the model.
     """
-    check_model(model)
-    length = min(model.cfg.n_ctx, 128) if seq_len is None else seq_len
+    opened = open_corpus(model, corpus)
+    length = default_of(seq_len, 128, opened.room(2))
     check_whole(n=n, seq_len=length, seed=seed)
     if n < 2 or length < 2:
         raise AnalysisError(f"{n} sequences of {length} tokens were asked for; expected at least 2 of 2")
-    opened = open_corpus(model, corpus)
     return opened.windows(seq_len=length, n=n, seed=seed), opened.windows_name
 
 
