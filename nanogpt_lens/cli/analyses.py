@@ -135,9 +135,7 @@ def induction(
 
 def _induction_lines(results: dict[str, Result], threshold: float) -> list[str]:
     by_name: dict[str, Any] = results
-    matching, accuracy, learning = (by_name.get(n) for n in ("prefix_matching", "accuracy", "in_context_learning"))
-    assert matching is not None
-    assert learning is not None
+    matching, learning = by_name["prefix_matching"], by_name["in_context_learning"]
     best = matching.top(5, order="high")
     chance = float(matching.chance.flatten()[0])
     lines = [f"prefix matching, chance {chance:.3f} ({matching.definition}):"]
@@ -147,10 +145,8 @@ def _induction_lines(results: dict[str, Result], threshold: float) -> list[str]:
         lines.append(
             f"  on repeated text: head {top.layer:.0f}.{top.head:.0f}  {interval(top.value, top.low, top.high)}"
         )
-    for prompt in ("clean", "corrupted") if accuracy is not None else ():
-        i, j = accuracy.labels["score"].index("accuracy"), accuracy.labels["prompt"].index(prompt)
-        value = interval(accuracy.values[i, j], accuracy.low[i, j], accuracy.high[i, j])
-        lines.append(f"accuracy on {prompt} [A][B]...[A] prompts: {value}, chance {accuracy.chance[i, j]:.3f}")
+    if "accuracy" in by_name:
+        lines += _accuracy_lines(by_name["accuracy"])
     for key, what in (("repeated_loss", "random tokens"), ("repeated_text_loss", "text")):
         if key in by_name:
             lines.append(_loss_line(by_name[key], what))
@@ -162,6 +158,15 @@ def _induction_lines(results: dict[str, Result], threshold: float) -> list[str]:
     if "ablation" not in by_name:
         return [*lines, f"no head has prefix matching above {threshold}: nothing to ablate"]
     return [*lines, _ablation_line(by_name["ablation"])]
+
+
+def _accuracy_lines(accuracy: Any) -> list[str]:
+    lines, i = [], accuracy.labels["score"].index("accuracy")
+    for prompt in ("clean", "corrupted"):
+        j = accuracy.labels["prompt"].index(prompt)
+        value = interval(accuracy.values[i, j], accuracy.low[i, j], accuracy.high[i, j])
+        lines.append(f"accuracy on {prompt} [A][B]...[A] prompts: {value}, chance {accuracy.chance[i, j]:.3f}")
+    return lines
 
 
 def _ablation_line(ablation: Any) -> str:
