@@ -39,7 +39,7 @@ from conversion.comparing import (
 from conversion.errors import ConversionError
 from conversion.judge import TOLERANCE, Judge, precision_name
 from conversion.report import Comparison, EquivalenceReport, Mode
-from conversion.val_loss import compare_val_loss
+from conversion.val_loss import ValBin, compare_val_loss
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def check_equivalence(
     *,
     backend: str = "auto",
     model_py: str | Path | None = None,
-    val_bin: str | Path | None = None,
+    val_bin: ValBin = None,
     edits: bool = True,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -66,7 +66,8 @@ def check_equivalence(
             weights are in half precision, in that).
         backend: "auto", "hooked" or "bridge", for the models that the function converts.
         model_py: a nanoGPT fork's `model.py` to be the native side. THIS FILE IS EXECUTED.
-        val_bin: the run's validation tokens; by default the file that nanoGPT keeps them in, if it is there.
+        val_bin: the run's validation tokens, a path or a `TokenFile`; by default the file that nanoGPT keeps them
+            in, if it is there; False for none.
         edits: also compare the effect of edits at every hook, which is most of the work.
         seed: the seed of the random tokens and perturbations.
         device: the device to compute on.
@@ -107,15 +108,17 @@ def check_equivalence(
         reference=bench.reference(torch.float64).description,
         versions=_versions(),
         seed=seed,
-        notes=checkpoint.notes + bench.notes(edits) + _note_without_val_loss(comparisons),
+        notes=checkpoint.notes + bench.notes(edits) + _note_on_val_loss(comparisons, val_bin),
     )
 
 
-def _note_without_val_loss(comparisons: list[Comparison]) -> tuple[str, ...]:
-    """The note of a certificate that has no comparison of the loss on validation data; else nothing."""
-    if any(c.kind == "val_loss" for c in comparisons):
-        return ()
-    return ("no val.bin with a best_val_loss was at hand, so nothing speaks for n_head and the act_fn of model_args",)
+def _note_on_val_loss(comparisons: list[Comparison], val_bin: ValBin) -> tuple[str, ...]:
+    """What a certificate says of the loss on validation data: how far it may be off and why, or that there is none."""
+    found = next((c for c in comparisons if c.kind == "val_loss"), None)
+    if found is not None:
+        return (f"{found.name}: {found.detail}",) if found.passed else ()
+    why = "val.bin was not to be used" if val_bin is False else "no val.bin with a best_val_loss was at hand"
+    return (f"{why}, so nothing speaks for n_head and the act_fn of model_args",)
 
 
 def _case_of(model: Any) -> tuple[Mode, torch.dtype, Callable[[], Any]]:

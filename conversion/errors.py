@@ -32,6 +32,10 @@ class VocabularyError(ConversionError):
     """Raised for a vocabulary that is missing, unsafe, or does not fit, and for a text that it cannot encode."""
 
 
+class TokenWidthError(ConversionError):
+    """Raised for a file of tokens that does not show how wide a token is."""
+
+
 class BackendError(ConversionError):
     """Raised if the installed TransformerLens does not have what was asked for."""
 

@@ -162,7 +162,7 @@ class EquivalenceReport:
         lines = [*self.heading(), "", title]
         for quantity, mode, cells in self.rows():
             texts = [cell_text(cells.get(p)) for p in self.precisions()]
-            lines.append(f"{quantity:<34} {mode:<10}" + "".join(f"{text:>26}" for text in texts))
+            lines.append(f"{quantity:<34} {mode:<10}" + "".join(f" {text:>25}" for text in texts))
         return "\n".join([*lines, "", self.verdict()])
 
     __repr__ = __str__

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -17,17 +17,25 @@ from einops import rearrange
 from jaxtyping import Float, Integer
 
 from conversion.checkpoint import Checkpoint
-from conversion.errors import CheckpointError
+from conversion.errors import CheckpointError, ConversionError
 from conversion.report import Comparison, Mode
+from conversion.token_files import TokenFile, TokenStorage, token_storage
 
 VAL_NAME = "val.bin"
+
+ValBin: TypeAlias = str | Path | TokenFile | Literal[False] | None
+"""The run's validation tokens: None for the file that nanoGPT keeps them in, if it is there; False for none."""
+
+STATE_KEY, STATE_TO_RESUME = "state", "resume"
+"""What a state from which training goes on says in its `config`: its loss is that of the run's best weights so far."""
+
 _TOKENS = 65_536
 
 
 def compare_val_loss(
     checkpoint: Checkpoint,
     model: Any,
-    val_bin: str | Path | None,
+    val_bin: ValBin,
     *,
     mode: Mode,
     precision: str,
@@ -37,31 +45,41 @@ def compare_val_loss(
 
     The loss is that of up to 65,536 tokens in windows of the context. nanoGPT's figure is itself an
     estimate from random windows, so the two may differ by four standard errors of both
-    together, and by one percent for training in lower precision.
+    together, and by one percent for training in lower precision. `detail` says so.
 
     Returns:
-        The comparison; None if there is no `val.bin`, no `best_val_loss`, or only one window of text.
+        The comparison; None if there is no `val.bin`, no `best_val_loss` of these very weights, or only one window
+        of text.
 
     Raises:
-        CheckpointError: `val_bin` does not exist, is too short, or holds tokens that the model does not have.
+        CheckpointError: `val_bin` does not exist, is too short or cut off, holds tokens that the model does not have,
+            or tokens whose width cannot be told.
     """
     stated = checkpoint.best_val_loss
     file = _find(checkpoint, val_bin)
     if file is None or stated is None or not math.isfinite(stated) or stated > 1e8:
         return None  # nanoGPT starts from 1e9
-    losses = _window_losses(checkpoint, model, _read(file, checkpoint), seed)
+    if checkpoint.run_config.get(STATE_KEY) == STATE_TO_RESUME:
+        return None
+    storage = _open(file, checkpoint)
+    losses = _window_losses(checkpoint, model, storage.array(), seed)
     if len(losses) < 2:
         return None  # one window does not tell how far an estimate may be off
     mean, spread = float(losses.mean()), float(losses.std(ddof=1))
     n_windows = _windows_of_nanogpt(checkpoint)
-    allowed = 4 * spread * math.sqrt(1 / len(losses) + 1 / n_windows) + 0.01 * abs(stated)
+    sampling = 4 * spread * math.sqrt(1 / len(losses) + 1 / n_windows)
+    allowed = sampling + 0.01 * abs(stated)
     difference = abs(mean - stated)
     passed = difference <= allowed
-    detail = f"{mean:.4f} / stated {stated:.4f}"
+    detail = (
+        f"{mean:.4f} / stated {stated:.4f} ± {allowed:.4f} (both are means of samples: {len(losses):,} windows "
+        f"here, {n_windows:,} random ones in training; allowed are four standard errors of both, {sampling:.4f}, and "
+        "1% for training in lower precision" + (f"; {storage.words}" if storage.words else "") + ")"
+    )
     if not passed:
         detail += (
-            f" (allowed difference {allowed:.3f}; n_head or act_fn may be wrong in model_args, "
-            f"or {file} is not this run's)"
+            f"; n_head or act_fn may be wrong in model_args, or {storage.path} is not this run's "
+            "(val_bin=False does without)"
         )
     return Comparison(
         kind="val_loss",
@@ -76,32 +94,44 @@ def compare_val_loss(
     )
 
 
-def _find(checkpoint: Checkpoint, val_bin: str | Path | None) -> Path | None:
-    """The file that the caller named, or the run's own `val.bin`; None if there is none."""
+def _find(checkpoint: Checkpoint, val_bin: ValBin) -> TokenFile | None:
+    """The file that the caller named, or the run's own `val.bin`; None if there is none, or none is wanted."""
+    if val_bin is False:
+        return None
+    if isinstance(val_bin, TokenFile):
+        return val_bin
     if val_bin is not None:
-        file = Path(val_bin)
-        if not file.is_file():
-            raise CheckpointError(f"{file} does not exist; expected nanoGPT's val.bin of uint16 tokens")
-        return file
-    return next((f / VAL_NAME for f in checkpoint.data_folders() if (f / VAL_NAME).is_file()), None)
+        return TokenFile(val_bin)
+    return next((TokenFile(f / VAL_NAME) for f in checkpoint.data_folders() if (f / VAL_NAME).is_file()), None)
 
 
-def _read(file: Path, checkpoint: Checkpoint) -> Integer[np.ndarray, " token"]:
-    """The tokens of a `val.bin`; CheckpointError unless they fit the model."""
-    size, context = file.stat().st_size, checkpoint.config.block_size
-    if size % 2 or size // 2 <= context:
-        raise CheckpointError(
-            f"{file} has {size} bytes; expected uint16 tokens, more than the context of {context}; "
-            "move it away, or give the right one as val_bin="
+def _open(file: TokenFile, checkpoint: Checkpoint) -> TokenStorage:
+    """Where the tokens of a `val.bin` stand; CheckpointError unless they fit the model."""
+    path, config = Path(file.path).expanduser(), checkpoint.config
+    instead = "give the right one as val_bin='PATH', or do without with val_bin=False"
+    stated = checkpoint.run_config.get("val_tokens")
+    try:
+        storage = token_storage(
+            path,
+            config.vocab_size,
+            token_dtype=file.token_dtype,
+            n_tokens=stated if isinstance(stated, int) and not isinstance(stated, bool) else None,
         )
-    tokens = np.memmap(file, dtype=np.uint16, mode="r")
-    highest = int(tokens.max())
-    if highest >= checkpoint.config.vocab_size:
+    except ConversionError as error:
+        raise CheckpointError(f"{error}; or {instead}") from None
+    if storage.n <= config.block_size:
         raise CheckpointError(
-            f"{file} holds token {highest}, but the model has vocab_size {checkpoint.config.vocab_size}; "
-            "it belongs to another model: give the right one as val_bin="
+            f"{path} has {path.stat().st_size} bytes, {storage.n} tokens; expected more than the context of "
+            f"{config.block_size}; move it away, {instead}"
         )
-    return tokens
+    tokens, kind = storage.array(), f" ({storage.words})" if storage.words else ""
+    for outside in (int(tokens.max()), int(tokens.min())):
+        if not 0 <= outside < config.vocab_size:
+            raise CheckpointError(
+                f"{path} holds token {outside}{kind}, but the model has vocab_size {config.vocab_size}; "
+                f"it belongs to another model: {instead}"
+            )
+    return storage
 
 
 def _window_losses(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conversion.checkpoint import read_checkpoint, save_checkpoint
+    from conversion.token_files import TokenFile
     from conversion.transformerlens_to_nanogpt import to_nanogpt
     from nanogpt_lens.circuits.edges import edge_effects
     from nanogpt_lens.circuits.estimates import edge_attribution
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "conversion.checkpoint": ("read_checkpoint", "save_checkpoint"),
+    "conversion.token_files": ("TokenFile",),
     "conversion.transformerlens_to_nanogpt": ("to_nanogpt",),
     "nanogpt_lens.circuits.edges": ("edge_effects",),
     "nanogpt_lens.circuits.estimates": ("edge_attribution",),

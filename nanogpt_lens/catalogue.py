@@ -17,7 +17,7 @@ from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any, Literal, TypeAlias, get_args
 
-from nanogpt_lens.core.choices import check_choice
+from nanogpt_lens.core.choices import check_choice, did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 
 LooksAt: TypeAlias = Literal["weights", "random tokens", "corpus", "text", "prompts", "task", "direction"]
@@ -98,6 +98,7 @@ class Analysis:
         if unknown := sorted(set(options) - {*known, "progress"}):
             raise AnalysisError(
                 f"{self.name} has no option {', '.join(unknown)}; expected {', '.join(known) or 'none'}"
+                + did_you_mean(unknown[0], known)
             )
 
     def command_words(self) -> tuple[list[str], list[str]]:
@@ -118,7 +119,8 @@ def find(name: str) -> Analysis:
         AnalysisError: there is none.
     """
     if name not in ANALYSES:
-        raise AnalysisError(f"there is no analysis {name!r}; expected one of {', '.join(ANALYSES)}")
+        near = did_you_mean(name, ANALYSES)
+        raise AnalysisError(f"there is no analysis {name!r}; expected one of {', '.join(ANALYSES)}{near}")
     return ANALYSES[name]
 
 

@@ -20,8 +20,9 @@ LENSES = (ROOT / "docs" / "LENSES_AND_NEURONS.md").read_text()
 PICTURES = (ROOT / "docs" / "PICTURES.md").read_text()
 REPORT = (ROOT / "docs" / "REPORT.md").read_text()
 DYNAMICS = (ROOT / "docs" / "TRAINING_DYNAMICS.md").read_text()
+FILES = (ROOT / "docs" / "FILES.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
-DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT
+DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT + FILES
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 60
 
 
@@ -51,8 +52,8 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [ANALYSES, LENSES, pytest.param(PICTURES, marks=pytest.mark.slow), DYNAMICS, ARCHITECTURE],
-    ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS", "ARCHITECTURE"],
+    [ANALYSES, LENSES, pytest.param(PICTURES, marks=pytest.mark.slow), DYNAMICS, ARCHITECTURE, FILES],
+    ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS", "ARCHITECTURE", "FILES"],
 )
 def test_the_snippets_run(tmp_path, monkeypatch, text):
     """In this process: importing TransformerLens anew would take longer than most of them."""

@@ -108,11 +108,14 @@ def induction(
     from nanogpt_lens.heads.induction_composition import induction_composition
     from nanogpt_lens.heads.induction_rule import find_induction_heads
     from nanogpt_lens.losses.on_text import in_context_learning_score
+    from nanogpt_lens.model.access import n_tokens
+    from nanogpt_lens.text.prompts import LEAST_VOCABULARY
 
     matching = find_induction_heads(model, seq_len=seq_len, n=n, seed=seed)
-    results: dict[str, Result] = {
-        "prefix_matching": matching,
-        "accuracy": induction_accuracy(model, n=max(n, 128), seed=seed),
+    results: dict[str, Result] = {"prefix_matching": matching}
+    if n_tokens(model) >= LEAST_VOCABULARY:
+        results["accuracy"] = induction_accuracy(model, n=max(n, 128), seed=seed)
+    results |= {
         "repeated_loss": repeated_sequence_loss(model, seq_len=seq_len, n=n, seed=seed),
         "in_context_learning": in_context_learning_score(model, text, seed=seed),
     }
@@ -136,7 +139,7 @@ def induction(
 
 def _induction_lines(results: dict[str, Result]) -> list[str]:
     by_name: dict[str, Any] = results
-    matching, accuracy, learning = by_name["prefix_matching"], by_name["accuracy"], by_name["in_context_learning"]
+    matching, learning = by_name["prefix_matching"], by_name["in_context_learning"]
     best = matching.top(5, order="high")
     chance = float(matching.chance.flatten()[0])
     lines = [f"prefix matching, chance {chance:.3f} ({matching.definition}):"]
@@ -147,20 +150,28 @@ def _induction_lines(results: dict[str, Result]) -> list[str]:
         lines.append(
             f"  on repeated text: head {top.layer:.0f}.{top.head:.0f}  {interval(top.value, top.low, top.high)}"
         )
-    for prompt in ("clean", "corrupted"):
-        i, j = accuracy.labels["score"].index("accuracy"), accuracy.labels["prompt"].index(prompt)
-        value = interval(accuracy.values[i, j], accuracy.low[i, j], accuracy.high[i, j])
-        lines.append(f"accuracy on {prompt} [A][B]...[A] prompts: {value}, chance {accuracy.chance[i, j]:.3f}")
+    if "accuracy" in by_name:
+        lines += _accuracy_lines(by_name["accuracy"])
     for key, what in (("repeated_loss", "random tokens"), ("repeated_text_loss", "text")):
         if key in by_name:
             lines.append(_loss_line(by_name[key], what))
-    value = interval(learning.values[0], learning.low[0], learning.high[0])
+    ends = (None, None) if learning.low is None else (learning.low[0], learning.high[0])
+    value = interval(learning.values[0], *ends)
     lines.append(f"in-context learning: {value} nats ({learning.definition})")
     if "composition" in by_name:
         lines.append(_composition_line(by_name["composition"]))
     if "ablation" not in by_name:
         return [*lines, "nothing to ablate"]
     return [*lines, _ablation_line(by_name["ablation"])]
+
+
+def _accuracy_lines(accuracy: Any) -> list[str]:
+    lines, i = [], accuracy.labels["score"].index("accuracy")
+    for prompt in ("clean", "corrupted"):
+        j = accuracy.labels["prompt"].index(prompt)
+        value = interval(accuracy.values[i, j], accuracy.low[i, j], accuracy.high[i, j])
+        lines.append(f"accuracy on {prompt} [A][B]...[A] prompts: {value}, chance {accuracy.chance[i, j]:.3f}")
+    return lines
 
 
 def _ablation_line(ablation: Any) -> str:

@@ -20,15 +20,28 @@ from nanogpt_lens.cli.analyses import register as register_analyses
 from nanogpt_lens.cli.catalogue import register as register_catalogue
 from nanogpt_lens.cli.lenses import register as register_lenses
 from nanogpt_lens.cli.neurons import register as register_neurons
-from nanogpt_lens.cli.options import JsonOption, PathArgument, errors, plain, with_reading
+from nanogpt_lens.cli.options import (
+    JsonOption,
+    NoValBinOption,
+    PathArgument,
+    TokenDtypeOption,
+    ValBinOption,
+    errors,
+    plain,
+    tokens_of,
+    val_bin_of,
+    with_reading,
+)
 from nanogpt_lens.cli.report import register as register_report
 from nanogpt_lens.cli.trajectory import register as register_trajectory
+from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.choices import ExportFormat, TrainOn
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint
     from conversion.report import EquivalenceReport
+    from conversion.token_files import TokenDtype
 
 app = typer.Typer(
     name="nanogpt-lens",
@@ -62,7 +75,9 @@ def check(
     model_py: Annotated[
         Path | None, typer.Option(help="compare with this model.py of your nanoGPT fork; THE FILE IS EXECUTED")
     ] = None,
-    val_bin: Annotated[Path | None, typer.Option(help="the run's val.bin, where it is not found by itself")] = None,
+    val_bin: ValBinOption = None,
+    no_val_bin: NoValBinOption = False,
+    token_dtype: TokenDtypeOption = None,
     edits: Annotated[bool, typer.Option(help="compare the effect of an edit at every hook (most of the work)")] = True,
     seed: Annotated[int, typer.Option(help="of the random tokens and perturbations")] = 0,
     as_json: JsonOption = False,
@@ -77,7 +92,7 @@ def check(
     report = certify(
         path,
         model_py=model_py,
-        val_bin=val_bin,
+        val_bin=val_bin_of(val_bin, no_val_bin, token_dtype),
         **reading.options(),
         edits=edits,
         seed=seed,
@@ -101,6 +116,9 @@ def convert(
     dtype: Annotated[
         str, typer.Option(help="float32, float64, bfloat16, float16; for hf and nanogpt the file's own")
     ] = "",
+    val_bin: ValBinOption = None,
+    no_val_bin: NoValBinOption = False,
+    token_dtype: TokenDtypeOption = None,
     as_json: JsonOption = False,
     *,
     reading: Reading,
@@ -108,7 +126,14 @@ def convert(
     """Convert a checkpoint, prove it, and save the result in a new folder."""
     from nanogpt_lens.model.exporting import export
 
-    result = export(reading.checkpoint(path), to, output, process_weights=process_weights, dtype=dtype or None)
+    result = export(
+        reading.checkpoint(path),
+        to,
+        output,
+        process_weights=process_weights,
+        dtype=dtype or None,
+        val_bin=val_bin_of(val_bin, no_val_bin, token_dtype),
+    )
     if as_json:
         typer.echo(json.dumps({"output": str(result.folder), "to": to, "proof": result.proof}))
     else:
@@ -126,6 +151,7 @@ def _train(
     n_triggers: Annotated[
         int | None, typer.Option(help="trigger characters of a sequence (trigger_bigrams)", show_default="5")
     ] = None,
+    token_dtype: TokenDtypeOption = None,
     stages: Annotated[str | None, typer.Option(help="keep more checkpoints: log:20, or iterations: 0,100,1000")] = None,
     resume: Annotated[bool, typer.Option(help="go on with an interrupted run (the default where there is one)")] = True,
     overwrite: Annotated[bool, typer.Option(help="throw away a run that is already there")] = False,
@@ -133,12 +159,12 @@ def _train(
     **settings: Any,
 ) -> None:
     """Train a nanoGPT model; the defaults are its README's for a CPU. A killed run goes on where it was."""
-    with errors():
+    with errors(_train):
         from nanogpt_lens.training.config import TrainConfig
         from nanogpt_lens.training.train import train
 
         result = train(
-            _source(task, data, n_triggers),
+            _source(task, data, n_triggers, token_dtype),
             output,
             TrainConfig(**settings),
             stages=stages,
@@ -154,20 +180,21 @@ def _train(
         typer.echo(f"---------------\n{result.sample}")
 
 
-def _source(task: TrainOn, data: str | None, n_triggers: int | None) -> Any:
+def _source(task: TrainOn, data: str | None, n_triggers: int | None, token_dtype: TokenDtype | None) -> Any:
     """What to train on."""
     from nanogpt_lens.core.errors import TrainingError
     from nanogpt_lens.text.tasks import repeated_random, trigger_bigrams
 
     if n_triggers is not None and task != "trigger_bigrams":
         raise TrainingError(f"--n-triggers is for --task trigger_bigrams, not for {task}; leave it out")
-    if task == "repeated_random":
-        return repeated_random(data)
-    if data is None:
+    if data is None and task != "repeated_random":
         raise TrainingError(f"--task {task} needs --data: a UTF-8 text, a nanoGPT data folder, or: shakespeare")
+    source = tokens_of(data, token_dtype, "--data")
+    if task == "repeated_random":
+        return repeated_random(source)
     if task == "text":
-        return data
-    return trigger_bigrams(data) if n_triggers is None else trigger_bigrams(data, n_triggers=n_triggers)
+        return source
+    return trigger_bigrams(source) if n_triggers is None else trigger_bigrams(source, n_triggers=n_triggers)
 
 
 def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -203,7 +230,9 @@ def setting_help(docstring: str) -> dict[str, str]:
 
 def sample(
     path: PathArgument,
-    prompt: Annotated[str, typer.Option(help="text to continue")] = "\n",
+    prompt: Annotated[
+        str | None, typer.Option(help="text to continue", show_default="a line break, or the first token")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=0)] = 300,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token")] = 0.8,
     top_k: Annotated[int, typer.Option(min=0, help="sample among the k likeliest; 0 for all")] = 200,
@@ -218,6 +247,7 @@ def sample(
     from nanogpt_lens.model.sampling import generate
 
     model = load(path, **reading.options())
+    prompt = _start(model) if prompt is None else prompt
     texts = [
         generate(
             model,
@@ -233,6 +263,13 @@ def sample(
         typer.echo(json.dumps({"prompt": prompt, "seed": seed, "samples": texts}, ensure_ascii=False))
     else:
         typer.echo("\n---------------\n".join(texts))
+
+
+def _start(model: Any) -> str:
+    """NanoGPT's start of a sample, a line break; where the vocabulary has none, its first token."""
+    encoder = getattr(getattr(model, "tokenizer", None), "encoder", None)
+    characters = getattr(encoder, "chars", None)
+    return "\n" if not characters or "\n" in characters else characters[0]
 
 
 def info(
@@ -291,7 +328,7 @@ def _print_report(report: EquivalenceReport) -> None:
         failed = any(not c.passed for c in cells.values())
         table.add_row(quantity, mode, *(cell_text(cells.get(p)) for p in precisions), style="red" if failed else None)
     console.print(table)
-    console.print(plain(report.verdict(), "bold green" if report.passed else "bold red"))
+    console.print(plain(in_options(report.verdict(), check), "bold green" if report.passed else "bold red"))
 
 
 for command in (check, sample):

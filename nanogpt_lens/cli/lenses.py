@@ -113,7 +113,8 @@ def _print_lens(result: LensResult) -> None:
 
 
 def _print_attribution(result: LogitAttribution) -> None:
-    typer.echo(f"{result.quantity}, in all {float(result.total.flatten()[-1]):.4f} ({result.definition}):")
+    read = f"read at position {result.positions[-1]}, after {result.labels['pos'][-1]!r}"
+    typer.echo(f"{result.quantity}, {read}, in all {number(result.total.flatten()[-1], 4)} ({result.definition}):")
     rows = [[str(row["component_label"]), number(row["value"], 4)] for row in result.top(_SHOWN).to_dict("records")]
     print_table(["component", "contribution"], rows)
 

@@ -32,8 +32,8 @@ app = typer.Typer(
 
 CorpusOption = Annotated[Path, typer.Option("--text", help="a text file, nanoGPT's .bin or its data folder (val.bin)")]
 LayersOption = Annotated[list[int] | None, typer.Option("--layer", help="repeatable; without it, all layers")]
-KOption = Annotated[int, typer.Option("--k", min=1, help="excerpts of each neuron")]
-WindowOption = Annotated[int, typer.Option(min=1, help="tokens of an excerpt")]
+KOption = Annotated[int | None, typer.Option("--k", min=1, help="excerpts of each neuron", show_default="20")]
+WindowOption = Annotated[int | None, typer.Option(min=1, help="tokens of an excerpt", show_default="32")]
 Neuron = Annotated[str, typer.Argument(help="layer.neuron, such as 2.17")]
 
 
@@ -48,8 +48,8 @@ def search(
     model: Any,
     text: CorpusOption,
     layer: LayersOption = None,
-    k: KOption = 20,
-    window: WindowOption = 32,
+    k: KOption = None,
+    window: WindowOption = None,
     rows: RowsOption = 20,
     seed: SeedOption = 0,
     resume: ResumeOption = None,
@@ -61,9 +61,7 @@ def search(
     from nanogpt_lens.neurons.search import search_neurons
 
     bar = shows_bar(as_json, as_csv)
-    search = search_neurons(
-        model, text, layers=layer, k=k, window=min(window, model.cfg.n_ctx), seed=seed, resume=resume, progress=bar
-    )
+    search = search_neurons(model, text, layers=layer, k=k, window=window, seed=seed, resume=resume, progress=bar)
     save_result(search, output)
     if not print_for_programs({"neurons": search}, as_json, as_csv):
         _print_search(search, rows)
@@ -94,8 +92,8 @@ def page(
         Path | None, typer.Option("--text", help="a text file, nanoGPT's .bin or its data folder (val.bin)")
     ] = None,
     search: Annotated[Path | None, typer.Option("--search", help="a search that was saved, in place of --text")] = None,
-    k: KOption = 10,
-    window: WindowOption = 32,
+    k: KOption = None,
+    window: WindowOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -113,7 +111,7 @@ def page(
         result = NeuronSearch.load(search)
         _check_model(model, result, search)
     else:
-        window, bar = min(window, model.cfg.n_ctx), shows_bar(as_json, False)
+        bar = shows_bar(as_json, False)
         result = search_neurons(model, text or "", layers=[layer], k=k, window=window, seed=seed, progress=bar)
     about = result.page(layer, unit)
     if as_json:
@@ -199,7 +197,9 @@ def ablate(
     predicate: Annotated[
         str | None, typer.Option("--class", help="also the rise on tokens of a class, as in find")
     ] = None,
-    controls: Annotated[int, typer.Option(min=0, help="sets of as many random other neurons")] = 20,
+    controls: Annotated[
+        int | None, typer.Option(min=0, help="sets of as many random other neurons", show_default="20")
+    ] = None,
     n: Annotated[int, typer.Option("--n", min=2, help="sequences at most")] = 512,
     k: Annotated[int, typer.Option("--k", min=1, help="how many of the tokens hit hardest are listed")] = 10,
     seed: SeedOption = 0,
@@ -240,5 +240,5 @@ def ablate(
     print_table(["nats per token", "value", "controls", "controls as strong"], rows)
     typer.echo("hit hardest (rise: before -> after, what precedes [token]):")
     for row in result.hits().to_dict("records"):
-        change = f"{row['rise']:.3f}: {row['before']:.3f} -> {row['after']:.3f}"
+        change = f"{number(row['rise'], 3)}: {number(row['before'], 3)} -> {number(row['after'], 3)}"
         typer.echo(f"  {change}  {str(row['preceding'])[-30:]!r} [{row['token']!r}]")

@@ -7,13 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from conversion.backends import BackendChoice
 from conversion.config import ActFn
+from conversion.errors import ConversionError
+from conversion.token_files import TokenDtype, TokenFile
+from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.model.reading import Reading
+
+if TYPE_CHECKING:
+    from conversion.val_loss import ValBin
 
 PathArgument = Annotated[str, typer.Argument(help="nanoGPT's out_dir, a ckpt.pt, or the name of a shipped checkpoint")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
@@ -25,6 +31,12 @@ OutputOption = Annotated[
 SequencesOption = Annotated[int, typer.Option("--n", min=2, help="sequences of each kind")]
 SeedOption = Annotated[int, typer.Option(help="of everything that is drawn")]
 ResumeOption = Annotated[Path | None, typer.Option(help="a folder for the state of an unfinished run, to go on from")]
+TokenDtypeOption = Annotated[
+    TokenDtype | None,
+    typer.Option("--token-dtype", help="insist on how a .bin keeps its tokens; else it is found out"),
+]
+ValBinOption = Annotated[Path | None, typer.Option(help="the run's val.bin, where it is not found by itself")]
+NoValBinOption = Annotated[bool, typer.Option("--no-val-bin", help="do without the loss on the run's val.bin")]
 RowsOption = Annotated[int, typer.Option(min=1, help="how many rows are printed; --csv prints all")]
 
 _READING: dict[str, tuple[Any, Any]] = {
@@ -54,12 +66,37 @@ def with_reading(command: Callable[..., None], *, backend: bool = True) -> Calla
     options = {name: option for name, option in _READING.items() if backend or name != "backend"}
 
     def run(**arguments: Any) -> None:
-        with errors():
+        with errors(run):
             words = {name: arguments.pop(name) for name in options}
             words["ignore_model_args"] = words.pop("ignore_model_arg") or ()
             command(**arguments, reading=Reading(**words))
 
     return as_command(run, command, replace={"reading": options})
+
+
+def tokens_of(path: Path | str | None, token_dtype: TokenDtype | None, option: str) -> Any:
+    """The path that an option names, with the width of its tokens where one is said.
+
+    Raises:
+        ConversionError: a width without a path.
+    """
+    if token_dtype is None:
+        return path
+    if path is None:
+        raise ConversionError(f"--token-dtype was given without {option}; give both")
+    return TokenFile(path, token_dtype)
+
+
+def val_bin_of(val_bin: Path | None, no_val_bin: bool, token_dtype: TokenDtype | None) -> ValBin:
+    """What the certificate's options say of the run's validation data.
+
+    Raises:
+        ConversionError: they contradict each other.
+    """
+    if no_val_bin and val_bin is not None:
+        raise ConversionError("--val-bin and --no-val-bin were both given; expected one of them")
+    tokens = tokens_of(val_bin, token_dtype, "--val-bin")
+    return False if no_val_bin else tokens
 
 
 def as_command(
@@ -99,8 +136,12 @@ def plain(text: Any, style: str = "") -> Any:
 
 
 @contextmanager
-def errors() -> Iterator[None]:
-    """One sentence on standard error, and the exit code, for everything that a user can get wrong."""
+def errors(command: Callable[..., None]) -> Iterator[None]:
+    """One sentence on standard error, and the exit code, for everything that a user can get wrong.
+
+    Args:
+        command: whose options the sentence names in place of Python's arguments.
+    """
     try:
         yield
     except typer.Exit:
@@ -110,7 +151,8 @@ def errors() -> Iterator[None]:
 
         if isinstance(error, NanoGPTLensError | OSError):
             path = f"{error.filename2 or error.filename}: " if isinstance(error, OSError) and error.filename else ""
-            typer.echo(f"error: {path}{getattr(error, 'strerror', None) or error}", err=True)
+            sentence = f"{path}{getattr(error, 'strerror', None) or error}"
+            typer.echo(f"error: {in_options(sentence, command)}", err=True)
         else:
             if "NANOGPT_LENS_TRACEBACK" in os.environ:
                 raise

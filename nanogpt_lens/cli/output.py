@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from nanogpt_lens.cli.options import PathArgument, as_command, plain, with_reading
+from nanogpt_lens.cli.options import PathArgument, TokenDtypeOption, as_command, plain, tokens_of, with_reading
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
+    from conversion.token_files import TokenDtype
     from nanogpt_lens.results import Result
 
 
@@ -33,7 +34,7 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
     """
     first = next(iter(signature(command).parameters))
 
-    def run(path: str, reading: Reading, **arguments: Any) -> None:
+    def run(path: str, reading: Reading, token_dtype: TokenDtype | None = None, **arguments: Any) -> None:
         with only_first():
             from nanogpt_lens.model.loading import load
             from nanogpt_lens.results.files import check_target
@@ -42,6 +43,8 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
             if arguments.get("output") is not None:
                 for part in parts:
                     check_target(arguments["output"] / part)
+            if "text" in arguments:
+                arguments["text"] = tokens_of(arguments["text"], token_dtype, "--text")
             try:
                 command(load(path, **reading.options()), **arguments)
             except KeyboardInterrupt:
@@ -51,7 +54,9 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
                     )
                 raise
 
-    options = {"path": (PathArgument, ...), "reading": (Reading, ...)}
+    options: dict[str, tuple[Any, Any]] = {"path": (PathArgument, ...), "reading": (Reading, ...)}
+    if "text" in signature(command).parameters:
+        options["token_dtype"] = (TokenDtypeOption, None)
     return with_reading(as_command(run, command, replace={first: options}))
 
 
@@ -124,11 +129,27 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A number with some digits; - for nan."""
+    """A number with some digits; with a power of ten where they would all be 0; - for nan."""
     plain_number = float(value)
-    return "-" if math.isnan(plain_number) else f"{plain_number:.{digits}f}"
+    if math.isnan(plain_number):
+        return "-"
+    written = f"{plain_number:.{digits}f}"
+    if float(written) != 0:
+        return written
+    return f"{plain_number:.1e}" if plain_number else f"{0:.{digits}f}"
 
 
 def interval(value: Any, low: Any, high: Any) -> str:
-    """A value and its interval."""
-    return f"{float(value):.3f} [{float(low):.3f}, {float(high):.3f}]"
+    """A value and its interval, where it has one, with as many digits as show it; - for nan."""
+    if low is None or high is None:
+        return number(value, 3)
+    numbers = [float(x) for x in (value, low, high)]
+    size = max((abs(x) for x in numbers if math.isfinite(x)), default=0.0)
+    width = numbers[2] - numbers[1]
+    finest = width if math.isfinite(width) and width > 0 else size
+    digits = max(3, 1 - math.floor(math.log10(finest))) if finest else 3
+    if digits <= 6:
+        middle, *ends = (number(x, digits) for x in numbers)
+    else:
+        middle, *ends = (f"{x:.2e}" if x and not math.isnan(x) else number(x, 1) for x in numbers)
+    return f"{middle} [{ends[0]}, {ends[1]}]"

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_lens.cli.options import JsonOption, PathArgument, SeedOption, with_reading
+from nanogpt_lens.cli.options import (
+    JsonOption,
+    NoValBinOption,
+    PathArgument,
+    SeedOption,
+    TokenDtypeOption,
+    ValBinOption,
+    tokens_of,
+    val_bin_of,
+    with_reading,
+)
+from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -35,6 +46,9 @@ def report(
     text: Annotated[
         Path | None, typer.Option(help="a text file or data folder to measure on; without it, the model's own text")
     ] = None,
+    token_dtype: TokenDtypeOption = None,
+    val_bin: ValBinOption = None,
+    no_val_bin: NoValBinOption = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="the page that is written")] = Path("report.html"),
     sections: Annotated[str | None, typer.Option(help="only these, with commas; --list-sections names them")] = None,
     list_sections: Annotated[
@@ -59,10 +73,13 @@ def report(
 
     if text is not None and not text.expanduser().exists():
         raise AnalysisError(f"{text} does not exist; expected a text file, nanoGPT's .bin or its data folder")
+    if token_dtype is not None and text is None and val_bin is None:
+        raise AnalysisError("--token-dtype was given without --text or --val-bin; give one of them too")
     chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]
     result = make(
         path,
-        corpus=text,
+        corpus=tokens_of(text, None if text is None else token_dtype, "--text"),
+        val_bin=val_bin_of(val_bin, no_val_bin, None if val_bin is None else token_dtype),
         output=output,
         sections=chosen,
         clean=clean,
@@ -74,7 +91,7 @@ def report(
         **reading.options(),
     )
     for section in result.failed:
-        typer.echo(f"warning: the section {section.key} failed: {section.error}", err=True)
+        typer.echo(f"warning: the section {section.key} failed: {in_options(section.error, report)}", err=True)
     for warning in (sentence for section in result.sections for sentence in section.warnings):
         typer.echo(f"warning: {warning}", err=True)
     _say(result, output, as_json)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.catalogue import find
-from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption, with_reading
+from nanogpt_lens.cli.options import (
+    CsvOption,
+    JsonOption,
+    OutputOption,
+    SeedOption,
+    TokenDtypeOption,
+    tokens_of,
+    with_reading,
+)
 from nanogpt_lens.cli.output import (
     number,
     one_format,
@@ -42,6 +50,7 @@ def trajectory(
         Path | None,
         typer.Option(help="a text file or data folder; without it, the run's task or its last model's text"),
     ] = None,
+    token_dtype: TokenDtypeOption = None,
     pattern: Annotated[str, typer.Option(help="which files are the checkpoints")] = "ckpt*.pt",
     at: Annotated[
         list[str] | None,
@@ -75,7 +84,7 @@ def trajectory(
         result = measured(
             path,
             measure,
-            corpus=text,
+            corpus=tokens_of(text, token_dtype, "--text"),
             pattern=pattern,
             resume=resume,
             **reading.options(),
@@ -149,9 +158,11 @@ def _change(result: Trajectory, row: dict[str, int], places: dict[str, Any], lea
 
 
 def _verdict(result: Trajectory, row: dict[str, int], places: dict[str, Any], least: float) -> str:
-    change = _change(result, row, places, least)
-    if change is None:
-        return "too few steps to tell"
+    from nanogpt_lens.runs.change_points import TELLING_STEPS
+
+    change, n = _change(result, row, places, least), len(result.steps)
+    if change is None or n < TELLING_STEPS:
+        return f"too few stages to tell ({n}; needs {TELLING_STEPS})"
     return change.verdict.replace("formed", "half-way down") if change.final < change.baseline else change.verdict
 
 

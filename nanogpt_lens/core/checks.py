@@ -14,3 +14,8 @@ def check_whole(least: int = 0, **options: object) -> None:
             raise AnalysisError(f"{name} is {value!r}; expected a whole number, {least} or more")
         if name == "seed" and value >= 2**63:
             raise AnalysisError(f"seed is {value}; expected a whole number below 2**63")
+
+
+def default_of(given: int | None, usual: int, most: int) -> int:
+    """What was asked for; where nothing was, the usual number, or as many as a small model or text has room for."""
+    return max(1, min(usual, most)) if given is None else given

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any, Literal, TypeAlias, get_args
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -33,8 +35,18 @@ TrainOn: TypeAlias = Literal["text", "trigger_bigrams", "repeated_random"]
 """What a model can be trained on: a text itself, or a task made from its characters."""
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence: what was probably meant by a word that is not known; nothing where none is near."""
+    by_lower = {name.lower(): name for name in known}
+    near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.7)
+    return f": did you mean {by_lower[near[0]]!r}?" if near else ""
+
+
 def check_choice(choices: Any, **options: object) -> None:
     """Raise AnalysisError unless every option is one of the words of a Literal; the message names the option."""
     for name, value in options.items():
         if value not in get_args(choices):
-            raise AnalysisError(f"{name} is {value!r}; expected one of {', '.join(map(str, get_args(choices)))}")
+            known = [str(choice) for choice in get_args(choices)]
+            raise AnalysisError(
+                f"{name} is {value!r}; expected one of {', '.join(known)}{did_you_mean(str(value), known)}"
+            )

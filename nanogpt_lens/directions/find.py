@@ -16,7 +16,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import LEVEL
 from nanogpt_lens.interventions.sites import kind_of
@@ -41,7 +41,7 @@ def principal_components(
     activation: str,
     *,
     layer: int | None = None,
-    k: int = 10,
+    k: int | None = None,
     seq_len: int | None = None,
     batch_size: int | None = None,
     engine: Engine = "auto",
@@ -59,7 +59,7 @@ def principal_components(
         activation: a name as in patching ("resid_post", "mlp_out", "mlp_post", "z") with `layer`, or a whole hook
             point such as "blocks.1.hook_resid_post".
         layer: the layer; None if `activation` names it.
-        k: the number of components.
+        k: the number of components; None for 10, or as many as a small model or corpus has.
         seq_len: the tokens of a sequence; None for the model's context.
         batch_size: the sequences of a batch; None for some 4,096 tokens.
         engine: how activations are computed, see `nanogpt_lens.running.reading`.
@@ -75,10 +75,11 @@ def principal_components(
         AnalysisError: there is no such hook point or layer, there are more components than the activation has units
             or the corpus has tokens, the activation never varies, or the corpus is empty.
     """
-    check_whole(1, k=k)
+    check_whole(1, **({} if k is None else {"k": k}))
     check_model(model)
     units = Units(model, activation=(place := _place(activation, layer))[1], layers=[place[0]])
     sequences = open_corpus(model, corpus).sequences(seq_len=seq_len, batch_size=batch_size, least=2)
+    k = default_of(k, 10, min(units.n_units, sequences.n_tokens))
     if k > min(units.n_units, sequences.n_tokens):
         raise AnalysisError(
             f"k is {k}; expected at most {min(units.n_units, sequences.n_tokens)}: {units.names[0]} has "

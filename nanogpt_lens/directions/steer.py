@@ -43,7 +43,7 @@ from nanogpt_lens.model.weights import centred
 from nanogpt_lens.results.effects import SteeringEffect
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.corpus import Corpus, windows
+from nanogpt_lens.text.corpus import Corpus, open_corpus
 
 Stream: TypeAlias = Literal["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]
 """The activation that the direction is added to."""
@@ -137,9 +137,10 @@ def steering_effect(
     if not factors or not all(_is_number(scale) for scale in factors):
         raise AnalysisError(f"scales is {scales!r}; expected finite numbers, at least one")
     ids = [_token(model, token) for token in tokens]
-    seq_len = int(model.cfg.n_ctx) if seq_len is None else seq_len
+    opened = open_corpus(model, corpus)
+    seq_len = opened.room() if seq_len is None else seq_len
     check_whole(2, seq_len=seq_len)
-    text = windows(model, corpus, seq_len=seq_len, n=n, seed=seed)
+    text = opened.windows(seq_len=seq_len, n=n, seed=seed)
     directions = [vector, *_random_directions(vector, controls, seed)]
     grid = [[_addition(activation, layer, one, scale) for scale in factors] for one in directions]
     per_sequence = _scores_under(model, text, grid, ids, progress)

@@ -25,7 +25,7 @@ from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.heads.induction import repeated_and_unrepeated
 from nanogpt_lens.heads.induction_rule import find_induction_heads
 from nanogpt_lens.interventions.applying import SourceValues, edits_of
-from nanogpt_lens.interventions.controls import control_sets, sets_of_the_same_layers
+from nanogpt_lens.interventions.controls import USUAL, control_sets, sets_of_the_same_layers
 from nanogpt_lens.interventions.grammar import layer_and_index
 from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.sites import KINDS
@@ -64,7 +64,7 @@ def ablate_induction_heads(
     *,
     corpus: Corpus | None = None,
     source: Ablation = "zero",
-    controls: int = 20,
+    controls: int | None = None,
     same_layers: bool = True,
     seq_len: int | None = None,
     n: int = 32,
@@ -94,7 +94,7 @@ def ablate_induction_heads(
         corpus: the sequences are windows of it, held-out text, see `Corpus`; None for random tokens.
         source: what takes the place of z, see above.
         controls: the number of sets of as many other heads, drawn without repetition; all such sets where
-            there are no more. 0 for none.
+            there are no more. 0 for none; None for 20, or none where too few heads are left.
         same_layers: a control set has as many heads of each layer as are ablated there, where each layer has so many
             others; False, and where it has not, for sets of any other heads. The result's definition says which.
         seq_len: the tokens of one copy; None for as many as context and vocabulary allow, at most 50.
@@ -116,7 +116,7 @@ def ablate_induction_heads(
     """
     check_choice(Ablation, source=source)
     check_model(model)
-    check_whole(seed=seed, controls=controls)
+    check_whole(seed=seed, **({} if controls is None else {"controls": controls}))
     options = {"seq_len": seq_len, "n": n, "seed": seed}
     if heads is None:
         chosen, rows = _induction_heads(model, corpus, **options)
@@ -137,7 +137,7 @@ def ablate_induction_heads(
     interval = t_interval(scores)
     low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
     length = both[0].shape[1] // 2
-    origin = "random ids" if corpus is None else name_of(corpus)
+    origin = "random ids" if corpus is None else name_of(corpus, model)
     return Scores(
         values=values,
         axes=("ablated", "score"),
@@ -198,7 +198,7 @@ def _induction_heads(
 
 
 def _controls(
-    model: Hooked, chosen: Sequence[Head], n: int, seed: int, *, same_layers: bool
+    model: Hooked, chosen: Sequence[Head], n: int | None, seed: int, *, same_layers: bool
 ) -> tuple[list[tuple[Head, ...]], bool]:
     """The control sets, and whether they are of the same layers as the heads.
 
@@ -206,7 +206,7 @@ def _controls(
         AnalysisError: there are too few others in all layers.
     """
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
-    if same_layers and (sets := sets_of_the_same_layers(chosen, n_heads, n=n, seed=seed)):
+    if same_layers and (sets := sets_of_the_same_layers(chosen, n_heads, n=USUAL if n is None else n, seed=seed)):
         return sets, True
     return control_sets(chosen, range(n_layers), n_heads, n=n, seed=seed), False
 

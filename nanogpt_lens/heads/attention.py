@@ -128,7 +128,7 @@ def attention_statistics(
     "Interpretability in the Wild" (duplicate token).
     """
     tokens, origin = text_sample(model, corpus, seq_len=seq_len, n=n, seed=seed)
-    name = None if corpus is None else name_of(corpus)
+    name = None if corpus is None else name_of(corpus, model)
     return statistics_of(model, tokens, origin=origin, corpus=name, batch_size=batch_size, seed=seed)
 
 

@@ -22,7 +22,7 @@ from nanogpt_lens.core.intervals import mean_fields
 from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, n_tokens, provenance, run
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches, losses
-from nanogpt_lens.text.corpus import Corpus, name_of, windows
+from nanogpt_lens.text.corpus import Corpus, name_of, open_corpus
 from nanogpt_lens.text.prompts import Repeats, induction_pairs, random_tokens, repeated_tokens
 
 Convention: TypeAlias = Literal["stripe", "olsson", "transformer_lens"]
@@ -88,14 +88,15 @@ def prefix_matching(
     """
     check_choice(Convention, convention=convention)
     check_whole(1, n=n)
-    length, copies = _layout(model, seq_len, convention, seed)
-    if corpus is None:
+    text = None if corpus is None else open_corpus(model, corpus)
+    length, copies = _layout(model, seq_len, convention, seed, None if text is None else text.room())
+    if text is None or corpus is None:
         tokens = repeated_tokens(model, seq_len=length, n=n, copies=copies, repeats=repeats, seed=seed)
         source = {"repeats": repeats}
     else:
-        once = windows(model, corpus, seq_len=length, n=n, seed=seed)
+        once = text.windows(seq_len=length, n=n, seed=seed)
         tokens = repeat(once, "example pos -> example (copy pos)", copy=copies)
-        source = {"corpus": name_of(corpus)}
+        source = {"corpus": name_of(corpus, model)}
     first = length - 1 if convention == "transformer_lens" else length
     matches = follows if convention == "olsson" else _stripe(length)
     with evaluating(model):
@@ -109,7 +110,7 @@ def prefix_matching(
         axes=("layer", "head"),
         quantity="prefix matching, attention from 0 to 1",
         definition=f"{_DEFINITIONS[convention]}; {copies} copies of {length} "
-        f"{'random tokens' if corpus is None else f'tokens, windows of {name_of(corpus)}'}; "
+        f"{'random tokens' if corpus is None else f'tokens, windows of {name_of(corpus, model)}'}; "
         "chance: uniform causal attention",
         chance=torch.full_like(columns["values"], chance.item()),
         title="prefix matching",
@@ -122,13 +123,23 @@ def prefix_matching(
     )
 
 
-def _layout(model: Hooked, seq_len: int | None, convention: Convention, seed: int) -> tuple[int, int]:
-    """The length of one copy, and the number of copies; AnalysisError unless context and seed allow them."""
+def _layout(
+    model: Hooked, seq_len: int | None, convention: Convention, seed: int, room: int | None = None
+) -> tuple[int, int]:
+    """The length of one copy, and the number of copies; AnalysisError unless context and seed allow them.
+
+    What is not asked for stays below `room`, the length that a corpus has.
+    """
     check_model(model)
     check_whole(seed=seed)
     n_ctx = model.cfg.n_ctx
     usual, most = (25, 4) if convention == "olsson" else (50, 2)
-    length = min(usual, n_tokens(model), max(2, n_ctx // most)) if seq_len is None else seq_len
+    if n_ctx < 4:
+        raise AnalysisError(
+            f"the model's context is {n_ctx} tokens; expected at least 4, because two copies of at least 2 tokens are "
+            "looked at"
+        )
+    length = max(2, min(usual, n_tokens(model), n_ctx // most, room or usual)) if seq_len is None else seq_len
     check_whole(seq_len=length)
     if not 2 <= length <= n_ctx // 2:
         raise AnalysisError(
@@ -204,12 +215,13 @@ def repeated_and_unrepeated(
         AnalysisError: there are fewer than two sequences, or they do not fit the context.
     """
     check_whole(1, n=n)
-    length, _ = _layout(model, seq_len, "stripe", seed)
+    text = None if corpus is None else open_corpus(model, corpus)
+    length, _ = _layout(model, seq_len, "stripe", seed, None if text is None else text.room(2))
     generator = torch.Generator().manual_seed(seed)
-    if corpus is None:
+    if text is None:
         once = random_tokens(model, n, length, generator=generator)
     else:
-        once = windows(model, corpus, seq_len=length, n=n, seed=seed)
+        once = text.windows(seq_len=length, n=n, seed=seed)
         once = once[torch.randperm(len(once), generator=generator)]  # so that neighbours in the text are not in a row
     if len(once) < 2:
         raise AnalysisError(
@@ -251,7 +263,7 @@ def repeated_sequence_loss(
     with evaluating(model):  # [condition, pos, example]
         loss = torch.stack([losses(model, tokens).double().T for tokens in (repeated, shuffled, unrepeated)])
     columns = mean_fields(loss)
-    source = "uniform random ids" if corpus is None else name_of(corpus)
+    source = "uniform random ids" if corpus is None else name_of(corpus, model)
     return Scores(
         **columns,
         axes=("condition", "pos"),

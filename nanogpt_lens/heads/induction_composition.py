@@ -77,7 +77,7 @@ def induction_composition(
         name: torch.stack([_entry(scores, name, place) for scores, place in entries])
         for name in ("values", "chance", "low", "high")
     }
-    name = None if corpus is None else name_of(corpus)
+    name = None if corpus is None else name_of(corpus, model)
     return InductionCircuit(
         **columns,
         axes=("score",),

@@ -194,7 +194,7 @@ def _data(model: Hooked, corpus: Corpus | None, seq_len: int | None, n: int, see
         text=text,
         noise=noise,
         origin=origin,
-        corpus=None if corpus is None else name_of(corpus),
+        corpus=None if corpus is None else name_of(corpus, model),
         induction=prefix_matching(model, n=n, convention="stripe", seed=seed),
         n=n,
         seed=seed,

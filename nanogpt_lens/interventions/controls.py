@@ -11,6 +11,9 @@ import torch
 
 from nanogpt_lens.core.errors import AnalysisError
 
+USUAL = 20
+"""The number of sets where none is asked for."""
+
 Numbered: TypeAlias = tuple[int, int]
 """A head or a neuron: (layer, index)."""
 
@@ -20,7 +23,7 @@ def control_sets(
     layers: Sequence[int],
     width: int,
     *,
-    n: int,
+    n: int | None,
     seed: int,
     same_layers: bool = False,
     unit: str = "head",
@@ -31,7 +34,7 @@ def control_sets(
         chosen: the heads or neurons that are studied; none of them is in a control set.
         layers: the layers that the others may be in.
         width: the number of heads or neurons of a layer.
-        n: the number of sets.
+        n: the number of sets; None for 20, or none where there are too few others.
         seed: the seed of the draw.
         same_layers: whether a set has as many of each layer as are chosen there. Such sets may share members with
             each other and even be equal; other sets are all different, and are all that there are where that is
@@ -39,8 +42,13 @@ def control_sets(
         unit: what they are called in an error, "head" or "neuron".
 
     Raises:
-        AnalysisError: there are too few others.
+        AnalysisError: there are too few others for the sets that were asked for.
     """
+    if n is None:
+        try:
+            return control_sets(chosen, layers, width, n=USUAL, seed=seed, same_layers=same_layers, unit=unit)
+        except AnalysisError:
+            return []
     generator = torch.Generator().manual_seed(seed)
     if same_layers:
         return [

@@ -95,7 +95,10 @@ def direct_logit_attribution(
         values=without_example(values, 1),
         axes=("component", "pos") if single else ("component", "example", "pos"),
         labels={"component": labels, **pos_labels},
-        quantity="contribution to the logit" + (" difference" if wrong is not None else ""),
+        quantity="contribution to the logit"
+        + (" difference " if other is not None else " of ")
+        + _token_name(model, right)
+        + ("" if other is None else f" minus {_token_name(model, other)}"),
         definition=(
             "direct logit attribution: what the component writes into the residual stream, through the final "
             "LayerNorm with its scale in this run, onto the unembedding of the answer"
@@ -228,6 +231,12 @@ def _ids(
     answers: dict[str, Any] = {"answer": 0, "wrong": 0, name: answer}
     metric: Any = logit_diff(**answers).resolved(model, tokens)
     return getattr(metric, name)[:, None].expand(len(tokens), n_reads)
+
+
+def _token_name(model: Hooked, ids: Int[Tensor, "example pos"]) -> str:
+    """The token, where it is the same everywhere."""
+    different = ids.unique()
+    return repr(token_labels(model, different)[0]) if len(different) == 1 else "the answers"
 
 
 def _check_sum(

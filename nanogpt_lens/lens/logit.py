@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.lens.points import LensPoints, Point, check_lens, grid
 from nanogpt_lens.lens.reading import LensReading, characters, read, seen_fields, strings
@@ -29,7 +29,7 @@ def logit_lens(
     *,
     points: Sequence[Point] = POINTS,
     layers: Sequence[int] | int | None = None,
-    k: int = 5,
+    k: int | None = None,
     lens: TunedLens | None = None,
 ) -> LensResult:
     """What each point of the residual stream predicts.
@@ -39,7 +39,7 @@ def logit_lens(
         text: a text, several of one length, or token ids [pos] or [example, pos].
         points: some of "resid_pre", "resid_mid", "resid_post", in any order; the result has the computation's.
         layers: some layers; None for all.
-        k: the number of the most likely tokens that are kept.
+        k: the number of the most likely tokens that are kept; None for 5, or all of a smaller vocabulary.
         lens: a tuned lens of this model; None for the logit lens. Where it was trained on this text, the result warns
             (`in_sample`).
 
@@ -59,6 +59,7 @@ def logit_lens(
     """
     tokens = as_tokens(model, text)
     places = grid(model, points, layers)
+    k = default_of(k, 5, int(model.cfg.d_vocab))
     check_whole(1, k=k)
     if k > model.cfg.d_vocab:
         raise AnalysisError(f"k is {k}; expected at most {model.cfg.d_vocab}, the model's vocabulary")

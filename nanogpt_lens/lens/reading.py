@@ -16,7 +16,7 @@ from nanogpt_lens.lens.points import readout, residuals
 from nanogpt_lens.model.access import Hooked, evaluating, kl, log_probs, n_tokens, token_labels
 from nanogpt_lens.results.lens import TunedLens
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.corpus import Corpus, open_corpus, windows
+from nanogpt_lens.text.corpus import Corpus, open_corpus
 
 _NUMBERS = 2**22
 """About how many logits a chunk has."""
@@ -169,10 +169,11 @@ def sequences(
     Raises:
         AnalysisError: `seq_len` is less than 2, or more than the context or the corpus has.
     """
-    size = int(model.cfg.n_ctx) if seq_len is None else seq_len
+    text = open_corpus(model, corpus)
+    size = text.room() if seq_len is None else seq_len
     check_whole(2, seq_len=size)
     check_whole(1, n=n)
-    return windows(model, corpus, seq_len=size, n=n, seed=seed)
+    return text.windows(seq_len=size, n=n, seed=seed)
 
 
 def seen_fields(model: Hooked, corpus: Corpus, lens: TunedLens | None) -> dict[str, Any]:

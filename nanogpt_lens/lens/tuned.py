@@ -94,7 +94,7 @@ def train_tuned_lens(
     batch_size: int | None = None,
     lr: float = 1e-2,
     weight_decay: float = 0.0,
-    held_out: float = 0.1,
+    held_out: float | None = None,
     evaluations: int = 20,
     patience: int = 5,
     n_stop: int = 64,
@@ -118,7 +118,8 @@ def train_tuned_lens(
         batch_size: the sequences of a step; None for as many as have 1,024 tokens.
         lr: the highest learning rate, after a warm-up over a twentieth of the steps; then a cosine to zero.
         weight_decay: the decay of the weights towards the identity, that is, the logit lens.
-        held_out: the share of the corpus that decides when to stop; the test part has the same share.
+        held_out: the share of the corpus that decides when to stop; the test part has the same share. None for 0.1,
+            or of a short corpus for one sequence.
         evaluations: how often the stop part is measured; the best step of each translator is kept, and step 0,
             the logit lens, is one of them.
         patience: the number of evaluations without a better translator after which training stops.
@@ -146,14 +147,15 @@ def train_tuned_lens(
     translated = tuple(depth for depth in places.depths if depth < 2 * places.n_layers)
     if not translated:
         raise AnalysisError("the only point asked for is the model's output, which needs no translator; give others")
-    seq_len = int(model.cfg.n_ctx) if seq_len is None else seq_len
+    whole = open_corpus(model, corpus)
+    seq_len = whole.room(3) if seq_len is None else seq_len
     check_whole(2, seq_len=seq_len)
     options = Tuning(
         steps=steps,
         batch_size=max(1, _BATCH_TOKENS // seq_len) if batch_size is None else batch_size,
         lr=lr,
         weight_decay=weight_decay,
-        held_out=held_out,
+        held_out=_share(whole, seq_len) if held_out is None else held_out,
         evaluations=evaluations,
         patience=patience,
         n_stop=n_stop,
@@ -165,7 +167,7 @@ def train_tuned_lens(
         raise AnalysisError(
             f"batch_size is {options.batch_size} sequences for {world()[1]} processes; give more, or start fewer"
         )
-    parts = split(model, corpus, options)
+    parts = split(whole, options)
     run = _TuningRun(model, translated, parts, options)
     description = {**asdict(options), "points": translated, "model": identity(model)}
     texts = [part.fingerprint for part in parts.values()]
@@ -178,13 +180,18 @@ def train_tuned_lens(
     return lens
 
 
-def split(model: Hooked, corpus: Corpus, options: Tuning) -> dict[str, OpenedCorpus]:
+def _share(whole: OpenedCorpus, seq_len: int) -> float:
+    """The share that is held out if nothing is said: a tenth, or one sequence where there is room for three."""
+    n, least = (whole.n_rows, 1) if whole.row_length is not None else (whole.n_tokens, seq_len)
+    return 0.1 if n < 3 * least else max(0.1, (least + 0.5) / n if least > int(n * 0.1) else 0.1)
+
+
+def split(whole: OpenedCorpus, options: Tuning) -> dict[str, OpenedCorpus]:
     """The parts "train", "stop" and "test" of a corpus, one after the other.
 
     Raises:
         AnalysisError: a part is shorter than a sequence, or a sequence is longer than the context.
     """
-    whole = open_corpus(model, corpus)
     rows = whole.row_length is not None
     n, least = (whole.n_rows, 1) if rows else (whole.n_tokens, options.seq_len)
     held = int(n * options.held_out)

@@ -57,9 +57,9 @@ def in_context_learning_score(
     check_model(model)
     check_whole(seed=seed)
     check_whole(1, n=n)
-    seq_len = model.cfg.n_ctx
-    (e0, e1), (l0, l1) = _spans(early, late, seq_len)
     text = open_corpus(model, corpus)
+    seq_len = int(model.cfg.n_ctx) if early or late else text.room()
+    (e0, e1), (l0, l1) = _spans(early, late, seq_len)
     tokens = text.windows(seq_len=seq_len, n=n, seed=seed)
     with evaluating(model):
         loss = losses(model, tokens).double()  # the loss of token p is at p - 1
@@ -102,9 +102,9 @@ def text_loss(
     """
     check_model(model)
     check_whole(seed=seed)
-    size = model.cfg.n_ctx if seq_len is None else seq_len
-    check_whole(2, seq_len=size)
     text = open_corpus(model, corpus)
+    size = text.room() if seq_len is None else seq_len
+    check_whole(2, seq_len=size)
     tokens = text.windows(seq_len=size, n=n, seed=seed)
     with evaluating(model):
         each = losses(model, tokens).double().mean(1).cpu()

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from conversion.token_files import TokenFile
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
@@ -39,7 +40,7 @@ _PATIENCE = 100
 
 def text_quality(
     model: Hooked,
-    corpus: TextData | str | Path,
+    corpus: TextData | TokenFile | str | Path,
     *,
     words: int = 2000,
     pieces: int = 16,

@@ -15,6 +15,7 @@ from conversion.equivalence import check_equivalence
 from conversion.errors import ConversionError, EquivalenceError
 from conversion.native import GPT
 from conversion.saving import save_transformer_lens
+from conversion.val_loss import ValBin
 from nanogpt_lens.core.choices import ExportFormat
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,6 +43,7 @@ def export(
     *,
     process_weights: bool = False,
     dtype: str | None = None,
+    val_bin: ValBin = None,
 ) -> Exported:
     """Convert a checkpoint, prove the conversion, and save the result into a new folder.
 
@@ -53,6 +55,7 @@ def export(
         folder: a folder that does not exist yet, or is empty.
         process_weights: for "hooked" and "bridge", fold LayerNorms and centre.
         dtype: the name of a precision; by default float32 for TransformerLens, else the checkpoint's own.
+        val_bin: for "hooked" and "bridge", whose certificate reads it: as for `ngl.check`.
 
     Raises:
         BackendError: the installed TransformerLens does not have that kind of model.
@@ -63,9 +66,11 @@ def export(
         raise ConversionError(f"dtype is {dtype!r}; expected one of {', '.join(_DTYPES)}")
     if process_weights and to not in ("hooked", "bridge"):
         raise ConversionError(f"process_weights is for hooked and bridge; {to} keeps the weights as they are")
+    if val_bin and to not in ("hooked", "bridge"):
+        raise ConversionError(f"val_bin='PATH' is for hooked and bridge; {to} is compared without data: leave it out")
     precision = None if dtype is None else _DTYPES[dtype]
     if to in ("hooked", "bridge"):
-        return _to_transformer_lens(checkpoint, to, Path(folder), process_weights, precision or torch.float32)
+        return _to_transformer_lens(checkpoint, to, Path(folder), process_weights, precision or torch.float32, val_bin)
     if to == "hf":
         return _to_huggingface(checkpoint, Path(folder), precision)
     if to == "nanogpt":
@@ -74,14 +79,14 @@ def export(
 
 
 def _to_transformer_lens(
-    checkpoint: Checkpoint, backend: Backend, folder: Path, process_weights: bool, dtype: torch.dtype
+    checkpoint: Checkpoint, backend: Backend, folder: Path, process_weights: bool, dtype: torch.dtype, val_bin: ValBin
 ) -> Exported:
     from nanogpt_lens.model.loading import convert
 
     checkpoint.to(dtype)  # raises if a weight would overflow
-    check_equivalence(checkpoint, backend=backend).raise_if_failed()
+    check_equivalence(checkpoint, backend=backend, val_bin=val_bin).raise_if_failed()
     model = convert(checkpoint, backend=backend, process_weights=process_weights, dtype=dtype)
-    report = check_equivalence(checkpoint, model).raise_if_failed()  # the very model that is saved
+    report = check_equivalence(checkpoint, model, val_bin=val_bin).raise_if_failed()  # the very model that is saved
     save_transformer_lens(model, checkpoint, folder, certificate=report)
     return Exported(folder, report.verdict(), f"run `from load import model` in {folder}")
 

@@ -14,6 +14,7 @@ from conversion.config import ActFn
 from conversion.equivalence import check_equivalence
 from conversion.errors import BackendError, ConversionError
 from conversion.report import EquivalenceReport
+from conversion.val_loss import ValBin
 from conversion.vocabulary import Vocabulary
 from nanogpt_lens.model.reading import Reading
 
@@ -112,7 +113,7 @@ def check(
     *,
     backend: BackendChoice = "auto",
     model_py: str | Path | None = None,
-    val_bin: str | Path | None = None,
+    val_bin: ValBin = None,
     meta: str | Path | Vocabulary | None = None,
     act_fn: ActFn = "gelu",
     ignore_model_args: Iterable[str] = (),
@@ -126,7 +127,8 @@ def check(
     Args:
         path: as for `load`, or a checkpoint that is in memory.
         model_py: a nanoGPT fork's `model.py` to compare with. THIS FILE IS EXECUTED.
-        val_bin: the run's validation tokens; by default the file that nanoGPT keeps them in, if it is there.
+        val_bin: the run's validation tokens, a path or a `TokenFile`; by default the file that nanoGPT keeps them
+            in, if it is there; False for none.
         backend, meta, act_fn, ignore_model_args: as for `load`.
         edits, seed, device, progress: see `conversion.check_equivalence`.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from conversion.checkpoint import CHECKPOINT_NAME, locate
 from conversion.errors import CheckpointError
+from nanogpt_lens.core.choices import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -23,9 +24,11 @@ def find_checkpoint(path: str | Path) -> Path:
     folder = _shipped_folder()
     if folder is not None and not name.is_absolute() and ".." not in name.parts and (folder / name).exists():
         return locate(folder / name)
+    shipped = shipped_checkpoints()
     raise CheckpointError(
-        f"{path} does not exist and is no shipped checkpoint ({', '.join(shipped_checkpoints()) or 'none'}); "
+        f"{path} does not exist and is no shipped checkpoint ({', '.join(shipped) or 'none'}); "
         f"expected nanoGPT's out_dir, a {CHECKPOINT_NAME}, or one of those names"
+        + did_you_mean(name.as_posix(), shipped)
     )
 
 

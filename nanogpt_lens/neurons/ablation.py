@@ -49,7 +49,7 @@ def ablate_neurons(
     predicate: Predicate | None = None,
     activation: str = "mlp_post",
     each: bool = False,
-    controls: int = 20,
+    controls: int | None = None,
     n: int | None = 512,
     k: int = 20,
     seq_len: int | None = None,
@@ -76,7 +76,8 @@ def ablate_neurons(
         predicate: a class of tokens, see `nanogpt_lens.neurons.predicates`.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         each: also take out each neuron alone.
-        controls: the number of sets of as many random other neurons, layer by layer; 0 for none.
+        controls: the number of sets of as many random other neurons, layer by layer; 0 for none; None for 20, or
+            none where too few neurons are left.
         n: the largest number of sequences, one drawn from each of equal stretches of the corpus; None for all.
         k: the number of tokens that are kept, those hit hardest.
         seq_len: the tokens of a sequence; None for the model's context.
@@ -95,7 +96,7 @@ def ablate_neurons(
             tokens, too few other neurons for a control.
     """
     check_choice(NeuronSource, source=source)
-    check_whole(seed=seed, controls=controls)
+    check_whole(seed=seed, **({} if controls is None else {"controls": controls}))
     check_whole(1, k=k, **({} if n is None else {"n": n}))
     units, chosen = units_and_neurons(model, neurons, activation=activation, sae=sae)
     alone = [(neuron,) for neuron in chosen] if each and len(chosen) > 1 else []

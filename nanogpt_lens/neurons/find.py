@@ -115,7 +115,10 @@ def find_neurons(
     if isinstance(held_out, bool) or not 0 <= held_out < 1:
         raise AnalysisError(f"held_out is {held_out!r}; expected a share from 0 on and below 1")
     units = Units(model, activation=activation, layers=layers, sae=sae)
-    whole = open_corpus(model, corpus).sequences(seq_len=seq_len, batch_size=batch_size)
+    text = open_corpus(model, corpus)
+    if seq_len is None and held_out and text.n_tokens >= 4:  # at least two sequences, one of which is held out
+        seq_len = text.room(2)
+    whole = text.sequences(seq_len=seq_len, batch_size=batch_size)
     mask, called = token_class(model, whole, predicate)
     n = None if sample is None else max(1, sample // whole.seq_len)
     tokens, at = whole.drawn(n, seed=seed)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.units import Units
@@ -43,8 +43,8 @@ def search_neurons(
     *,
     layers: Sequence[int] | None = None,
     activation: str = "mlp_post",
-    k: int = 20,
-    window: int = 32,
+    k: int | None = None,
+    window: int | None = None,
     batch_size: int | None = None,
     where: Where = "max",
     seq_len: int | None = None,
@@ -69,9 +69,9 @@ def search_neurons(
             [example, pos]; of any size.
         layers: the layers; None for all.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
-        k: the number of excerpts of each neuron, each way; on a very short corpus it may
-            have fewer (nan, -1 in their place).
-        window: the number of tokens of an excerpt.
+        k: the number of excerpts of each neuron, each way; None for 20, or as many as the corpus has room for. On a
+            very short corpus a neuron may have fewer (nan, -1 in their place).
+        window: the number of tokens of an excerpt; None for 32, or as many as a short context or corpus has.
         batch_size: the sequences of a batch; None for some 4,096 tokens.
         where: rank excerpts by their "max" (lowest: minimum), or by the "mean" over the whole excerpt.
         seq_len: the tokens of a sequence; None for the model's context.
@@ -92,12 +92,12 @@ def search_neurons(
         AnalysisError: no such layer or activation, a corpus that is empty, shorter than the window or has ids
             outside the vocabulary, k beyond the number of excerpts, activations that are not finite.
     """
-    check_whole(1, k=k, window=window, sample=sample)
+    check_whole(1, sample=sample, **{name: n for name, n in (("k", k), ("window", window)) if n is not None})
     check_whole(seed=seed)
     check_choice(Where, where=where)
     units = Units(model, activation=activation, layers=layers, sae=sae)
-    sequences = open_corpus(model, corpus).sequences(seq_len=seq_len, batch_size=batch_size, least=window)
-    _check_excerpts(sequences, k, window, where)
+    sequences = open_corpus(model, corpus).sequences(seq_len=seq_len, batch_size=batch_size, least=window or 1)
+    k, window = _excerpts(sequences, k, window, where)
     sites = len(units.names)
     top, low = (TopWindows(sites=sites, k=k, window=window, where=where, lowest=low) for low in (False, True))
     moments = Moments(sites=sites)
@@ -164,8 +164,13 @@ def _descriptions(
     }
 
 
-def _check_excerpts(sequences: Sequences, k: int, window: int, where: Where) -> None:
-    """Raise AnalysisError unless sequences hold the window, and the corpus `k` excerpts."""
+def _excerpts(sequences: Sequences, k: int | None, window: int | None, where: Where) -> tuple[int, int]:
+    """The number of excerpts and their length: what was asked for, or the usual as far as there is room.
+
+    Raises:
+        AnalysisError: sequences do not hold the window, or the corpus not `k` excerpts.
+    """
+    window = default_of(window, 32, min(sequences.seq_len, sequences.n_tokens))
     if window > sequences.seq_len:
         raise AnalysisError(
             f"window is {window}; expected at most {sequences.seq_len}, the length of a sequence that the model reads"
@@ -173,11 +178,13 @@ def _check_excerpts(sequences: Sequences, k: int, window: int, where: Where) -> 
     rest = sequences.n_tokens % sequences.seq_len
     last = rest // window if where == "mean" or not rest else max(1, rest // window)  # a peak needs no whole excerpt
     most = sequences.n_tokens // sequences.seq_len * (sequences.seq_len // window) + last
+    k = default_of(k, 20, most)
     if k > most:
         raise AnalysisError(
             f"k is {k}, but {sequences.name} has room for at most {most} excerpts of {window} tokens; give a "
             "smaller k or window, or a longer text"
         )
+    return k, window
 
 
 def _excerpt_fields(

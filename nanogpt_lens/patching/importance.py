@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from nanogpt_lens.core.checks import default_of
 from nanogpt_lens.core.choices import Ablation, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import mean_fields
@@ -16,7 +17,7 @@ from nanogpt_lens.patching.attribution import attribution_patching
 from nanogpt_lens.patching.sweeps import activation_patching
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.metrics import loss
-from nanogpt_lens.text.corpus import Corpus, windows
+from nanogpt_lens.text.corpus import Corpus, open_corpus
 
 BATCH_TOKENS = 2048
 IG_STEPS = 4
@@ -63,8 +64,9 @@ def head_importance(
     check_choice(Ablation, source=source)
     if method not in ("exact", "attribution"):
         raise AnalysisError(f"method is {method!r}; expected 'exact' or 'attribution'")
-    size = min(model.cfg.n_ctx, 128) if seq_len is None else seq_len
-    tokens = windows(model, corpus, seq_len=size, n=n, seed=seed)
+    text = open_corpus(model, corpus)
+    size = default_of(seq_len, 128, text.room(2))
+    tokens = text.windows(seq_len=size, n=n, seed=seed)
     if len(tokens) < 2:
         raise AnalysisError(f"there are {len(tokens)} sequences of {size} tokens; expected at least 2: give more text")
     at_once = max(2, BATCH_TOKENS // size)

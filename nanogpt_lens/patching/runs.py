@@ -308,7 +308,7 @@ def pair_of(
     """Both texts as ids.
 
     Raises:
-        AnalysisError: they have different shapes.
+        AnalysisError: they have different shapes, or are the same.
     """
     first = as_tokens(model, clean, name="the clean text")
     if corrupted is None:
@@ -318,6 +318,11 @@ def pair_of(
         raise AnalysisError(
             f"the clean text has shape {list(first.shape)} [example, pos], the corrupted one {list(second.shape)}; "
             "expected the same number of examples and tokens, so that positions correspond"
+        )
+    if torch.equal(first, second):
+        raise AnalysisError(
+            "the clean and the corrupted text are the same, so that patching changes nothing; expected two that differ "
+            "in some token"
         )
     return first, second
 

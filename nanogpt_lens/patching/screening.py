@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from nanogpt_lens.core.checks import default_of
 from nanogpt_lens.core.choices import Activation, Direction, Source
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.sites import all_sites
@@ -37,7 +38,7 @@ def screen_and_verify(
     *,
     activation: Activation,
     axes: Sequence[str],
-    k: int = 20,
+    k: int | None = None,
     verify: int | None = None,
     sample: int = 20,
     direction: Direction = "denoise",
@@ -53,7 +54,7 @@ def screen_and_verify(
     Args:
         model, clean, corrupted, metric, activation, axes, direction, source, reference, engine, memory,
             progress: as for `activation_patching`.
-        k: the number of top sites that are looked for.
+        k: the number of top sites that are looked for; None for 20, or as many as there are (or are verified).
         verify: the number of first ranks that are patched exactly; None for 3 k.
         sample: the number of other sites that are patched too, drawn at random.
         seed: the seed of the sample (and of "resample").
@@ -65,7 +66,7 @@ def screen_and_verify(
     Raises:
         AnalysisError: see `activation_patching`; `k`, `verify` or `sample` are out of range.
     """
-    first = _n_first_ranks(k, verify, sample)
+    _n_first_ranks(1 if k is None else k, verify, sample)  # what was asked for, before the work
     check_gradients(model, axes)
     with evaluating(model):
         options = {"direction": direction, "source": source, "reference": reference, "seed": seed}
@@ -75,10 +76,12 @@ def screen_and_verify(
         both = two_estimates(model, setup, runner.first if runner.fast else None)
         guess, mean = (over_examples(g, runs.metric).flatten().cpu() for g in both)
         size = torch.maximum(guess.abs(), mean.abs())
-        chosen, drawn = _first_and_drawn(size, first, sample, seed)
         sites, shape = all_sites(model, setup.kind, setup.axes, runs.tokens.shape[1])
+        k = default_of(k, 20 if verify is None else min(20, verify), sites.n)
         if k > sites.n:
             raise AnalysisError(f"k is {k}, but there are {sites.n} sites; expected fewer")
+        first = _n_first_ranks(k, verify, sample)
+        chosen, drawn = _first_and_drawn(size, first, sample, seed)
         index = torch.cat([chosen, drawn])
         exact = runner.values(sites.take(index), progress=progress)
     clean_value, corrupted_value = runs.values()

@@ -13,8 +13,10 @@ from conversion.atomic import write_text
 from conversion.backends import BackendChoice, resolve_backend
 from conversion.checkpoint import CHECKPOINT_NAME
 from conversion.config import ActFn
+from conversion.val_loss import ValBin
 from conversion.vocabulary import Vocabulary
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.loading import convert
 from nanogpt_lens.model.reading import Reading
@@ -110,6 +112,7 @@ def report(
     corrupted: str | Sequence[int] | None = None,
     answer: str | int | None = None,
     wrong: str | int | None = None,
+    val_bin: ValBin = None,
     seed: int = 0,
     progress: bool = True,
     backend: BackendChoice = "auto",
@@ -133,6 +136,7 @@ def report(
             none.
         answer, wrong: one token each, as text or id, what the clean and the corrupted prompt call for; None for the
             model's own top tokens.
+        val_bin: the run's validation data, for the certificate: as for `ngl.check`.
         seed: of everything that is drawn.
         progress: show a bar over the sections.
         backend, meta, act_fn, ignore_model_args: as for `ngl.check`.
@@ -169,6 +173,7 @@ def report(
         "raw_text": corpus,
         "pair": pair,
         "stages": stages,
+        "val_bin": val_bin,
         "seed": seed,
         "reading": reading,
     }
@@ -199,7 +204,8 @@ def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several
         unknown = [name for name in names if name not in titles]
         if unknown or not names:
             what = f"there is no section {unknown[0]!r}" if unknown else "no section is chosen"
-            raise AnalysisError(f"{what}; expected some of {', '.join(titles)}")
+            near = did_you_mean(unknown[0], titles) if unknown else ""
+            raise AnalysisError(f"{what}; expected some of {', '.join(titles)}{near}")
         comparing = checkpoints.RECIPE.key
         if comparing in names and not several:
             raise AnalysisError(

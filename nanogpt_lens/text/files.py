@@ -1,4 +1,4 @@
-"""The one reader of text files and of nanoGPT's `.bin` files; for a file that is neither they raise one sentence."""
+"""The one reader of text files and of files of tokens; for a file that is neither they raise one sentence."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Integer
 
-from nanogpt_lens.core.errors import DataError
+from conversion.token_files import TokenDtype, TokenStorage, token_storage
+from nanogpt_lens.core.errors import ConversionError, DataError
 
 BIN_ID = np.dtype("<u2")
 """How nanoGPT keeps one token in a `.bin` file."""
+
+TOKEN_SUFFIXES = (".bin", ".npy")
+"""How the names of files of tokens end."""
 
 EXPECTED = "a UTF-8 text file, a nanoGPT data folder with train.bin and val.bin, or one of these .bin files"
 """What a path may lead to."""
@@ -67,7 +70,7 @@ def _decode(decoder: Any, content: bytes, size: int, path: Path, expected: str, 
 
 def _no_text(path: Path, byte: int, place: int, expected: str) -> DataError:
     """The error for a byte that is not UTF-8."""
-    hint = f"give its folder {path.parent}" if path.suffix == ".bin" else "save it as UTF-8"
+    hint = f"give its folder {path.parent}" if has_tokens(path) else "save it as UTF-8"
     return DataError(f"{path} is not UTF-8 text (byte 0x{byte:02x} at {place}); expected {expected}: {hint}")
 
 
@@ -77,26 +80,18 @@ def read_text(path: Path, *, expected: str = EXPECTED) -> tuple[str, str]:
     return "".join(text_pieces(path, expected=expected, digest=digest)), digest.hexdigest()
 
 
-def bin_length(file: Path) -> int:
-    """The number of tokens in one of nanoGPT's `.bin` files.
+def find_tokens(file: Path, d_vocab: int, token_dtype: TokenDtype | None = None) -> TokenStorage:
+    """How a file keeps its tokens, see `conversion.token_files`.
 
     Raises:
-        DataError: the file is missing, empty, or has an odd number of bytes.
+        DataError: the file is missing, empty, cut off or something else, or the width of a token cannot be told.
     """
-    if not file.is_file():
-        raise DataError(f"{file} does not exist; expected nanoGPT's uint16 tokens, or a text file")
-    size = file.stat().st_size
-    if size == 0:
-        raise DataError(f"{file} is empty; expected nanoGPT's uint16 tokens: run prepare.py again")
-    if size % BIN_ID.itemsize:
-        raise DataError(
-            f"{file} has {size:,} bytes, an odd number; expected nanoGPT's uint16 tokens, two bytes each: "
-            "the file is cut off or of another kind; run prepare.py again"
-        )
-    return size // BIN_ID.itemsize
+    try:
+        return token_storage(file, d_vocab, token_dtype=token_dtype)
+    except ConversionError as error:
+        raise DataError(str(error)) from None
 
 
-def read_bin(file: Path) -> Integer[np.ndarray, " token"]:
-    """The ids of one of nanoGPT's `.bin` files, memory-mapped; raises DataError as `bin_length` does."""
-    bin_length(file)
-    return np.memmap(file, dtype=BIN_ID, mode="r")
+def has_tokens(path: Path) -> bool:
+    """Whether a file is named like one of tokens."""
+    return path.suffix in TOKEN_SUFFIXES

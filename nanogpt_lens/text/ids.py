@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -14,8 +13,8 @@ import torch
 from jaxtyping import Int, Integer
 from torch import Tensor
 
+from conversion.token_files import TokenStorage
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.text.files import BIN_ID, bin_length, read_bin
 
 _PIECE = 2**22
 
@@ -61,14 +60,10 @@ def ids_in_memory(ids: Integer[Tensor, " token"] | Integer[np.ndarray, " token"]
     return TokenIds(n=len(array), read=lambda start, stop: np.asarray(array[start:stop]), array=lambda: array)
 
 
-def ids_of_bin(path: Path) -> TokenIds:
-    """The ids of nanoGPT's `.bin` file; they are read from the file, as pages of a map would fill memory.
-
-    Raises:
-        DataError: see `bin_length`.
-    """
-    n, file = bin_length(path), path.open("rb")
-    return TokenIds(n=n, read=_reader(file, BIN_ID), array=lambda: read_bin(path))
+def ids_of_file(storage: TokenStorage) -> TokenIds:
+    """The ids of a file of tokens; they are read from the file, as pages of a map would fill memory."""
+    read = _reader(storage.path.open("rb"), storage.dtype, storage.offset)
+    return TokenIds(n=storage.n, read=read, array=storage.array)
 
 
 def ids_in_file(file: IO[bytes], n: int, dtype: np.dtype[Any]) -> TokenIds:
@@ -77,11 +72,13 @@ def ids_in_file(file: IO[bytes], n: int, dtype: np.dtype[Any]) -> TokenIds:
     return TokenIds(n=n, read=read, array=lambda: read(0, n))
 
 
-def _reader(file: IO[bytes], dtype: np.dtype[Any]) -> Callable[[int, int], Integer[np.ndarray, " token"]]:
-    """A function that reads a stretch of a file's ids."""
+def _reader(
+    file: IO[bytes], dtype: np.dtype[Any], offset: int = 0
+) -> Callable[[int, int], Integer[np.ndarray, " token"]]:
+    """A function that reads a stretch of a file's ids, the first of which stands behind `offset` bytes."""
 
     def read(start: int, stop: int) -> Integer[np.ndarray, " token"]:
-        file.seek(start * dtype.itemsize)
+        file.seek(offset + start * dtype.itemsize)
         return np.frombuffer(file.read(max(0, stop - start) * dtype.itemsize), dtype=dtype)
 
     return read

@@ -39,6 +39,10 @@ class Opened(ABC):
                 the vocabulary.
         """
 
+    @abstractmethod
+    def room(self, n: int = 1) -> int:
+        """The length of the longest sequences of which there are `n`, at most the context: what defaults stay below."""
+
     @property
     @abstractmethod
     def windows_name(self) -> str:
@@ -55,6 +59,10 @@ class ModelText(Opened):
     def windows(self, *, seq_len: int, n: int, seed: int = 0) -> Int[Tensor, "example pos"]:
         """Texts drawn from the model, see `own_text`."""
         return own_text(self.model, seq_len=seq_len, n=n, seed=seed)
+
+    def room(self, n: int = 1) -> int:
+        """The context."""
+        return int(self.model.cfg.n_ctx)
 
     @property
     def windows_name(self) -> str:
@@ -105,6 +113,10 @@ class OpenedCorpus(Opened):
     def fingerprint(self) -> str:
         """SHA-256 of the ids: equal for the same text, whatever it was read from."""
         return self.ids.fingerprint
+
+    def room(self, n: int = 1) -> int:
+        """Of rows, their length; else the n-th part of the text; at most the context."""
+        return min(self.n_ctx, self.row_length or self.n_tokens // n)
 
     def trace(self) -> Int[Tensor, " hash"]:
         """What something that has read this corpus keeps of it, see `nanogpt_lens.text.seen`."""

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, n_tokens, run, token_labels
 from nanogpt_lens.text.corpus import Corpus, open_corpus
-from nanogpt_lens.text.opened import OpenedCorpus
+from nanogpt_lens.text.opened import Opened, OpenedCorpus
 
 LENGTH = 16
 """Tokens of a prompt, where the context has room and nothing else is said: few enough to read in a picture."""
@@ -134,10 +134,12 @@ def find_prompt_pairs(
     Raises:
         AnalysisError: see `find_prompt_pair`; fewer than `k` windows with an edit are no error.
     """
-    size, distance = _sizes(model, seq_len, away)
+    check_model(model)
+    text = open_corpus(model, corpus)
+    size, distance = _sizes(model, seq_len, away, text.room() - 1)
     check_whole(1, k=k, n=n)
     check_whole(seed=seed)
-    windows, present = _windows(model, corpus, size, n, seed)
+    windows, present = _windows(text, size, n, seed)
     with evaluating(model):
         prompts, answers = _prompts_and_answers(model, windows)
         edits = [
@@ -158,11 +160,10 @@ def find_prompt_pairs(
     return tuple(_pair(model, edit, f"tried were {tried}") for edit in edits[:k])
 
 
-def _sizes(model: Hooked, seq_len: int | None, away: int | None) -> tuple[int, int]:
+def _sizes(model: Hooked, seq_len: int | None, away: int | None, room: int) -> tuple[int, int]:
     """The number of tokens of a prompt, and of tokens between an edit and the end."""
-    check_model(model)
     most = int(model.cfg.n_ctx) - 1
-    size = min(LENGTH, most) if seq_len is None else seq_len
+    size = default_of(seq_len, LENGTH, max(2, min(most, room)))
     check_whole(seq_len=size)
     if not 2 <= size <= most:
         raise AnalysisError(
@@ -176,14 +177,11 @@ def _sizes(model: Hooked, seq_len: int | None, away: int | None) -> tuple[int, i
     return size, distance
 
 
-def _windows(
-    model: Hooked, corpus: Corpus | None, size: int, n: int, seed: int
-) -> tuple[Int[Tensor, "example pos"], Int[Tensor, " token"]]:
+def _windows(text: Opened, size: int, n: int, seed: int) -> tuple[Int[Tensor, "example pos"], Int[Tensor, " token"]]:
     """Windows of one token more than a prompt, without overlap, and the ids of the text, the most frequent first.
 
     Each row has one window; none crosses rows.
     """
-    text = open_corpus(model, corpus)
     drawn = text.windows(seq_len=size + 1, n=n, seed=seed)
     ids = text.tokens(0, _COUNTED) if isinstance(text, OpenedCorpus) else drawn.flatten()
     return drawn, _frequent(ids.cpu().numpy())

@@ -17,6 +17,9 @@ from torch import Tensor
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, device_of, n_tokens
 
+LEAST_VOCABULARY = 5
+"""Tokens that the vocabulary must have for [A][B]...[A] prompts."""
+
 Repeats: TypeAlias = Literal["avoid", "forbid", "allow"]
 """Whether random ids of one sequence may be equal: only where the vocabulary is too small, never, or freely."""
 
@@ -98,11 +101,15 @@ def induction_pairs(model: Hooked, *, seq_len: int | None = None, n: int = 32, s
     Raises:
         AnalysisError: the prompts are too short or longer than the context, or the vocabulary has fewer than 5 tokens.
     """
-    seq_len = int(seq_len or min(model.cfg.n_ctx, 32, n_tokens(model)))
+    if model.cfg.n_ctx < 4:
+        raise AnalysisError(f"the model's context is {model.cfg.n_ctx} tokens; [A][B]...[A] prompts need at least 4")
+    seq_len = int(seq_len or max(4, min(model.cfg.n_ctx, 32, n_tokens(model))))
     if not 4 <= seq_len <= model.cfg.n_ctx:
         raise AnalysisError(f"prompts of {seq_len} tokens were asked for; expected 4 to {model.cfg.n_ctx}, the context")
-    if n_tokens(model) < 5:
-        raise AnalysisError(f"the vocabulary has {n_tokens(model)} tokens; [A][B]...[A] prompts need at least 5")
+    if n_tokens(model) < LEAST_VOCABULARY:
+        raise AnalysisError(
+            f"the vocabulary has {n_tokens(model)} tokens; [A][B]...[A] prompts need at least {LEAST_VOCABULARY}"
+        )
     generator = torch.Generator().manual_seed(seed)
     size, device = n_tokens(model), device_of(model)
     special = random_tokens(model, n, 3, generator=generator).cpu()  # A, B, and what replaces A

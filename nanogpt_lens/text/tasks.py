@@ -20,6 +20,7 @@ import numpy as np
 from einops import rearrange
 
 from conversion.errors import CheckpointError, NanoGPTLensError
+from conversion.token_files import TokenFile
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.core.errors import DataError
 from nanogpt_lens.model.places import find_folder
@@ -41,7 +42,7 @@ _CHARACTERS = "\n ,." + "".join(map(chr, (*range(48, 58), *range(65, 91), *range
 _KINDS: dict[str, type[Task]] = {TriggerBigrams.kind: TriggerBigrams, RepeatedRandom.kind: RepeatedRandom}
 
 
-def trigger_bigrams(corpus: TextData | str | Path, *, n_triggers: int = 5) -> TriggerBigrams:
+def trigger_bigrams(corpus: TextData | TokenFile | str | Path, *, n_triggers: int = 5) -> TriggerBigrams:
     """The trigger-bigram task with a text's statistics.
 
     Args:
@@ -65,7 +66,7 @@ def trigger_bigrams(corpus: TextData | str | Path, *, n_triggers: int = 5) -> Tr
     )
 
 
-def repeated_random(corpus: TextData | str | Path | None = None, *, shortest: int = 8) -> RepeatedRandom:
+def repeated_random(corpus: TextData | TokenFile | str | Path | None = None, *, shortest: int = 8) -> RepeatedRandom:
     """The task of repeated random characters.
 
     Args:

@@ -5,6 +5,7 @@
     resume.pt        the latest state, from which a killed run goes on; deleted when the run is over
     metrics.jsonl    one line per iteration that was evaluated or logged
     meta.pkl         the vocabulary
+    val.bin          the validation part of the text, by which `ngl.check` certifies the run's checkpoints
     task.json        the task, if the run trains on one
 
 Every file is replaced in one step. `resume.pt` says how far the run has come, and all else
@@ -25,8 +26,10 @@ import torch
 
 from conversion.atomic import write_text
 from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_checkpoint, save_checkpoint
+from conversion.val_loss import STATE_KEY, STATE_TO_RESUME, VAL_NAME
 from conversion.vocabulary import META_NAME, TOKENIZER_NAME, Vocabulary
 from nanogpt_lens.core.errors import TrainingError
+from nanogpt_lens.text.datasets import TextData, holds_val, write_val
 from nanogpt_lens.text.task import TASK_NAME, Task
 from nanogpt_lens.training.loop import Trainer
 
@@ -34,7 +37,7 @@ RESUME_NAME, METRICS_NAME = "resume.pt", "metrics.jsonl"
 _FILES = r"ckpt(_\d+)?\.pt|resume\.pt|metrics\.jsonl"
 _RUN_FILE = re.compile(_FILES)
 _TEMPORARY_FILE = re.compile(
-    rf"\.({_FILES}|{re.escape(META_NAME)}|{re.escape(TOKENIZER_NAME)}|{re.escape(TASK_NAME)})\.[0-9a-f]{{12}}\.tmp"
+    rf"\.({_FILES}|{re.escape(VAL_NAME)}|{re.escape(META_NAME)}|{re.escape(TOKENIZER_NAME)}|{re.escape(TASK_NAME)})\.[0-9a-f]{{12}}\.tmp"
 )
 """Names of a run's files, and of the temporary files that a killed run leaves behind."""
 
@@ -47,12 +50,18 @@ class RunFolder:
         settings: what is stored as nanoGPT's `config`; a run goes on only under equal settings.
         vocabulary: the vocabulary to write as `meta.pkl`.
         task: the task to write as `task.json`.
+        text: the text whose validation part to write as `val.bin`.
     """
 
     def __init__(
-        self, path: Path, settings: Mapping[str, Any], vocabulary: Vocabulary | None, task: Task | None = None
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        vocabulary: Vocabulary | None,
+        task: Task | None = None,
+        text: TextData | None = None,
     ) -> None:
-        self.path, self.settings, self.vocabulary, self.task = path, settings, vocabulary, task
+        self.path, self.settings, self.vocabulary, self.task, self.text = path, settings, vocabulary, task, text
         self.checkpoint, self.resume, self.metrics = (path / n for n in (CHECKPOINT_NAME, RESUME_NAME, METRICS_NAME))
 
     def stage(self, iteration: int) -> Path:
@@ -65,6 +74,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the run in the folder, and first of all the state from which it would go on."""
+        if self.checkpoint_names() and not self._is_data_folder():
+            (self.path / VAL_NAME).unlink(missing_ok=True)
         self.resume.unlink(missing_ok=True)
         self.tidy()
         for file in sorted(self.path.iterdir(), key=lambda file: bool(_RUN_FILE.fullmatch(file.name))):  # the run last
@@ -72,8 +83,24 @@ class RunFolder:
             if _RUN_FILE.fullmatch(file.name) or no_longer.get(file.name, file) is None:
                 file.unlink(missing_ok=True)
 
-    def save_vocabulary(self) -> None:
-        """Write the vocabulary and the task, if there are any."""
+    def check_val(self) -> None:
+        """Raise TrainingError where the folder has a `val.bin` that is not this run's; nothing is written."""
+        file = self.path / VAL_NAME
+        if self._is_data_folder() or not file.is_file() or (self.text is not None and holds_val(self.text, file)):
+            return
+        raise TrainingError(
+            f"{file} holds other tokens than the validation part of this run, by which its checkpoints would be "
+            "certified; nothing was written: move it away, or choose another output"
+        )
+
+    def _is_data_folder(self) -> bool:
+        """Whether the folder is one of data, whose `val.bin` is the user's."""
+        return (self.path / "train.bin").is_file()
+
+    def save_data(self) -> None:
+        """Write the vocabulary, the task and the validation part, if there are any."""
+        if self.text is not None and not self._is_data_folder():
+            write_val(self.text, self.path)
         if self.vocabulary is not None:
             self.vocabulary.save(self.path)
         if self.task is not None:
@@ -101,7 +128,7 @@ class RunFolder:
             state_dict=state,
             iter_num=iteration,
             best_val_loss=val_loss,
-            run_config=self.settings,
+            run_config={**self.settings, **({STATE_KEY: STATE_TO_RESUME} if file == self.resume else {})},
             optimizer=trainer.optimizer.state_dict() if optimizer else None,
         )
         return save_checkpoint(checkpoint, file)

@@ -23,6 +23,7 @@ import torch
 from tqdm.auto import tqdm
 
 from conversion.checkpoint import Checkpoint, read_checkpoint
+from conversion.token_files import TokenFile
 from nanogpt_lens.core.errors import TrainingError
 from nanogpt_lens.text.datasets import TextData, read_data
 from nanogpt_lens.text.tasks import Task
@@ -70,7 +71,7 @@ class TrainResult:
 
 
 def train(
-    data: TextData | Task | str | Path,
+    data: TextData | Task | TokenFile | str | Path,
     output: str | Path,
     config: TrainConfig | None = None,
     *,
@@ -107,7 +108,8 @@ def train(
     stage_iterations = parse_stages(stages, config.max_iters)
     path = Path(output).expanduser()
     task = data if isinstance(data, Task) else None
-    folder = RunFolder(path, run_settings(data, config, stage_iterations), data.vocabulary, task)
+    text = data if isinstance(data, TextData) else None
+    folder = RunFolder(path, run_settings(data, config, stage_iterations), data.vocabulary, task, text)
     _make_folder(path, resume=resume, overwrite=overwrite)
     devices = [config.device] if torch.device(config.device).type == "cuda" else []
     with only_writer(path), torch.random.fork_rng(devices=devices):
@@ -116,6 +118,7 @@ def train(
         state = folder.find_state(resume=resume)
         speed = None
         if state is None or state.path != folder.checkpoint:
+            folder.check_val()
             speed = _TrainingRun(folder, data, config, stage_iterations, state, progress=progress).run()
     return _result(folder, config, stage_iterations, state, speed, sample=sample)
 
@@ -130,6 +133,7 @@ def run_settings(data: TextData | Task, config: TrainConfig, stages: tuple[int, 
         "text_sha256": data.sha256,
         "train_tokens": len(data.train),
         "val_tokens": len(data.val),
+        **({"token_dtype": data.stored} if data.stored else {}),
         "stages": list(stages),
     }
 
@@ -152,7 +156,7 @@ class _TrainingRun:
         self.start, self.best = 0, math.inf
         if state is not None:
             self.start, self.best = _restore(self.trainer, state)
-        folder.save_vocabulary()
+        folder.save_data()
         folder.tidy()
         lines = folder.cut_log(self.start)
         self.before = lines[-1]["elapsed"] if lines else 0.0

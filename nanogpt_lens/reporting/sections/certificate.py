@@ -21,6 +21,8 @@ _KINDS = {
     "val_loss": "loss on the run's own validation data",
 }
 
+_EQUAL = {"val_loss": "within ±, see the notes"}  # two means of samples are never equal
+
 _JUDGED = (
     "Each cell is the comparison that is nearest to its limit: its relative error (the largest difference of any "
     "element, divided by the largest value, of gradients by that of any weight's, or by 0.001 where that is larger) "
@@ -31,7 +33,7 @@ _JUDGED = (
 
 
 def _make(subject: Subject) -> Content:
-    report = check(subject.path, **subject.reading.options(), seed=subject.seed)
+    report = check(subject.path, **subject.reading.options(), val_bin=subject.val_bin, seed=subject.seed)
     verdict = line_of(without_folders(report.verdict(), subject.folders))
     notes = [line_of(without_folders(note, subject.folders)) for note in report.notes]
     body: list[Block] = [
@@ -48,7 +50,7 @@ def _make(subject: Subject) -> Content:
         body += [Paragraph(text="Notes of the certificate:", tone="note"), Listing(items=tuple(notes))]
     return Content(
         body=tuple(body),
-        commands=(subject.command("check", *(["--seed", str(subject.seed)] if subject.seed else [])),),
+        commands=(subject.command("check", *subject.val_bin_option(), *subject.seed_option()),),
         findings=() if report.passed else (f"The conversion is not proven: {verdict}.",),
         proven=report.passed,
         verdict=verdict,
@@ -64,7 +66,8 @@ def _by_kind(report: EquivalenceReport) -> Table:
         cells = [_worst([c for c in of_kind if c.precision == precision]) for precision in precisions]
         failed = sum(not c.passed for c in of_kind)
         marked |= {i} if failed else set()
-        rows.append((_KINDS[kind], count(len(of_kind)), *cells, f"{failed} fail" if failed else "all equal"))
+        verdict = f"{failed} fail" if failed else _EQUAL.get(kind, "all equal")
+        rows.append((_KINDS[kind], count(len(of_kind)), *cells, verdict))
     return Table(
         header=("what is compared", "comparisons", *(f"error / allowed, {p}" for p in precisions), "verdict"),
         rows=tuple(rows),

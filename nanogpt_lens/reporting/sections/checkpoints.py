@@ -96,7 +96,7 @@ def _make(subject: Subject) -> Content:
         commands=(subject.report_command("checkpoints"),),
         findings=_findings(summaries),
         proven=all(m.proven for m in summaries),
-        verdict=_verdict(summaries),
+        verdict=_verdict(summaries, len(files)),
         warnings=tuple(
             f"{m.name} cannot be read: {m.error.removeprefix(f'{Path(m.name).name}: ')}"
             for m in summaries
@@ -105,11 +105,12 @@ def _make(subject: Subject) -> Content:
     )
 
 
-def _verdict(summaries: list[_Summary]) -> str:
-    """How many are proven equal, and which are not."""
+def _verdict(summaries: list[_Summary], n_files: int) -> str:
+    """How many of those that were looked at are proven equal, and which are not."""
     proven = sum(m.proven is True for m in summaries)
     if proven == len(summaries):
-        return f"PROVEN EQUAL: all {len(summaries)} checkpoints"
+        looked_at = "" if proven == n_files else f" that were looked at, of {n_files}"
+        return f"PROVEN EQUAL: all {proven} checkpoints{looked_at}"
     parts = [f"{proven} of {len(summaries)} checkpoints proven"]
     unread, unequal = [m.name for m in summaries if not m.readable], [m.name for m in summaries if m.proven is False]
     for names, what in ((unequal, "not equal"), (unread, "cannot be read")):
@@ -175,7 +176,9 @@ def _summary_of(subject: Subject, file: Path, drawn_text: Int[Tensor, "example p
             "stated": checkpoint.best_val_loss,
             "shape": checkpoint.config,
         }
-        certificate = check(checkpoint, backend=subject.reading.backend, edits=False, seed=subject.seed)
+        certificate = check(
+            checkpoint, backend=subject.reading.backend, val_bin=subject.val_bin, edits=False, seed=subject.seed
+        )
         model = convert(checkpoint, backend=subject.reading.backend, consume=True)
         about["digest"] = _digest(model)
     except NanoGPTLensError as error:
@@ -341,24 +344,35 @@ def _findings(summaries: list[_Summary]) -> tuple[str, ...]:
     measured = [m for m in summaries if m.distinct and not math.isnan(m.loss)]
     if len(measured) < 2:
         return ()
-    first, last = measured[0], measured[-1]
+    first, last, how_many = measured[0], measured[-1], _how_many(measured, summaries)
     best = min(measured, key=lambda m: m.loss)
     rivals = [m for m in measured if m is not best]
     if all(_overlap(best, m) for m in rivals):
         return (
-            f"{plural(len(measured), 'checkpoint')} are compared; between their losses, {number(best.loss)} at the "
+            f"{how_many} are compared; between their losses, {number(best.loss)} at the "
             "least, there is no difference that can be measured.",
         )
     if not _one_run(summaries):
         lowest = interval(best.loss, best.low, best.high)
         return (
-            f"{plural(len(measured), 'checkpoint')} are compared, which are no stages of one run; {line_of(best.name)} "
+            f"{how_many} are compared, which are no stages of one run; {line_of(best.name)} "
             f"has the lowest loss, {lowest} nats per token.",
         )
     return (
-        f"Of {plural(len(measured), 'checkpoint')}, the loss goes from {number(first.loss)} ({line_of(first.name)}) to "
+        f"Over {how_many}, the loss goes from {number(first.loss)} ({line_of(first.name)}) to "
         f"{number(last.loss)} ({line_of(last.name)}); {line_of(best.name)} has the lowest.",
     )
+
+
+def _how_many(measured: list[_Summary], summaries: list[_Summary]) -> str:
+    """The number of checkpoints that are compared, and why it is not that of all."""
+    if len(measured) == len(summaries):
+        return plural(len(measured), "checkpoint")
+    doubles = sum(bool(m.same_as) for m in summaries)
+    others = len(summaries) - len(measured) - doubles
+    reasons = [f"{doubles} with the same weights as another"] if doubles else []
+    reasons += [f"{others} without a loss"] if others else []
+    return f"{len(measured)} of {len(summaries)} checkpoints ({', '.join(reasons)})"
 
 
 def _overlap(a: _Summary, b: _Summary) -> bool:

@@ -7,18 +7,24 @@ from typing import Any
 from nanogpt_lens.heads.taxonomy import head_taxonomy
 from nanogpt_lens.patching.importance import head_importance
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
-from nanogpt_lens.reporting.section import Content, Recipe
+from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, list_of, number, plural
 from nanogpt_lens.results import HeadTaxonomy, Scores
 
 _N, _IMPORTANCE_N = 64, 32
 _LONGEST = 128  # tokens of a sequence where the command chooses
+_SHORTEST = 4  # two copies of two tokens
 _QUICK = 3e11  # weights times heads times tokens
 
 
 def _make(subject: Subject) -> Content:
     model = subject.model
+    if model.cfg.n_ctx < _SHORTEST:
+        raise DoesNotApply(
+            f"Heads are scored on repeated sequences, which need a context of {_SHORTEST} tokens; this model has "
+            f"{model.cfg.n_ctx}."
+        )
     options: dict[str, Any] = {"seq_len": subject.seq_len, "seed": subject.seed}
     taxonomy = head_taxonomy(model, subject.corpus, n=_N, **options)
     weights = sum(p.numel() for p in model.parameters())

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
+from conversion.val_loss import VAL_NAME
 from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.lens.reading import characters
 from nanogpt_lens.model.access import evaluating, loss_per_token, n_tokens
@@ -21,7 +22,7 @@ from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, interval, number, percent
 from nanogpt_lens.running.batches import losses
-from nanogpt_lens.text.corpus import windows
+from nanogpt_lens.text.corpus import path_of, windows
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.viz.tokens import visible
 
@@ -128,6 +129,15 @@ def _trained_on(subject: Subject) -> _TrainedOn | None:
     return _TrainedOn(train=train, val=val)
 
 
+def _is_own_validation(subject: Subject) -> bool:
+    """Whether the text is the file in which the run's validation data are kept."""
+    path = path_of(subject.raw_text)
+    if path is None or subject.checkpoint is None:
+        return False
+    file = path / VAL_NAME if path.is_dir() else path
+    return any(file.resolve() == (folder / VAL_NAME).resolve() for folder in subject.checkpoint.data_folders())
+
+
 def _held_out(subject: Subject, trained: _TrainedOn, n: int) -> _HeldOut | None:
     """The loss on the last tokens of the text; None where they are no two sequences."""
     text = subject.text
@@ -148,6 +158,8 @@ def _whether_new(subject: Subject, trained: _TrainedOn | None, held: _HeldOut | 
     """What is known of whether the text is new to the model."""
     if subject.text is None:
         return "It says nothing of new text."
+    if _is_own_validation(subject):
+        return "This is the validation part of the run's own data, on which the model was not trained."
     if trained is None:
         return (
             "On text that a model was trained on the loss is lower than on new text; nothing in the checkpoint says "

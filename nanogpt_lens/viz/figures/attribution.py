@@ -11,7 +11,7 @@ from nanogpt_lens.results.lens import LogitAttribution
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
-from nanogpt_lens.viz.figures.labels import index_of, places, title_of, words
+from nanogpt_lens.viz.figures.labels import index_of, places, title_of
 from nanogpt_lens.viz.figures.lines import bar_chart
 from nanogpt_lens.viz.figures.numbers import Measured
 from nanogpt_lens.viz.tokens import visible
@@ -46,7 +46,7 @@ def contributions(
         notes.append(f"Example {i} of {result.shape['example']}")
     one_place = values.shape[1] == 1 or pos is not None
     kind = one_of("kind", kind or ("bars" if one_place else "heatmap"), ("bars", "heatmap"))  # type: ignore[assignment]
-    unit = f"{words(result.quantity)} ({result.unit})"
+    unit = f"contribution to the logit{'' if result.wrong is None else ' difference'} ({result.unit})"
     if kind == "heatmap":
         return _heatmap(result, values, unit, notes)
     at = index_of(result, "pos", -1 if pos is None else pos)

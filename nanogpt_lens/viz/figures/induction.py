@@ -45,6 +45,8 @@ def losses(result: Result, *, condition: str | None = None) -> Drawing:
             unit=" nats",
             markers=False,
         )
+        # where lines meet the first is on top, and the ones below it are wider, so that none is hidden
+        figure.data[-1].update(zorder=len(names) - i, line_width=2 + 2.5 * i)
     if every.chance is not None:
         add_chance(figure, x, every.chance[0])
     half = (max(x) + 1) // 2

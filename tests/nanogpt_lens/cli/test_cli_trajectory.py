@@ -118,13 +118,47 @@ def test_a_falling_loss_has_a_verdict_and_a_mark(stages, text, tmp_path):
     assert "not reached" in run(*args, "--least", 1000)[1]
 
 
-def test_fewer_steps_than_a_verdict_takes(stages, text):
-    code, out, _ = run(
-        "trajectory", stages, "--measure", "text_loss", "--text", text, "--n", 4, "--pattern", "ckpt_0001*"
-    )
+@pytest.mark.parametrize(
+    ("pattern", "n"), [("ckpt_0001*", 1), ("ckpt_000[12]*", 2), ("ckpt_000[0-4]*", 5), ("ckpt_000[0-5]*", 6)]
+)
+def test_fewer_stages_than_a_verdict_takes(stages, text, pattern, n):
+    args = ("trajectory", stages, "--measure", "text_loss", "--text", text, "--n", 4)
+    code, out, _ = run(*args, "--pattern", pattern)
     assert code == 0
-    assert "too few steps to tell" in out
-    assert "1 checkpoints; columns are iterations\n" in out
+    assert f"too few stages to tell ({n}; needs 7)" in out
+    assert "not reached" not in out
+    assert f"{n} checkpoints; columns are iterations\n" in out
+
+
+def test_with_seven_stages_there_is_a_verdict(stages, text):
+    code, out, _ = run(
+        "trajectory", stages, "--measure", "text_loss", "--text", text, "--n", 4, "--pattern", "ckpt_000[0-6]*"
+    )
+    assert (code, "too few" in out, "7 checkpoints" in out) == (0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("names", "named", "pattern"),
+    [
+        (["model_00100.pt", "model_00200.pt"], "model_00100.pt, model_00200.pt", "model_*.pt"),
+        (["step100.pth"], "step100.pth", "step*.pth"),
+        (["a1.pt", "a2.pt", "a3.pt", "a4.pt"], r"a1.pt, a2.pt, a3.pt, ... (4 files)", "a*.pt"),
+        (["best.pt", "last.pt"], "best.pt, last.pt", "*.pt"),
+    ],
+)
+def test_other_names_of_checkpoints_are_named(tmp_path, names, named, pattern):
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    code, _, err = run("trajectory", tmp_path)
+    assert code == 2
+    assert f"there are {named}: give --pattern '{pattern}'\n" in err
+    assert f"give pattern={pattern!r}" in said(lambda: ngl.trajectory(tmp_path))
+
+
+def said(call):
+    with pytest.raises(ngl.NanoGPTLensError) as caught:
+        call()
+    return str(caught.value)
 
 
 def test_json_and_csv_hold_the_result(stages, tmp_path):

@@ -20,7 +20,7 @@ from nanogpt_lens.lens.logit import logit_lens
 from nanogpt_lens.lens.tuned import Tuning, split, train_tuned_lens
 from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.results.lens import TunedLens, name_of
-from nanogpt_lens.text.corpus import windows
+from nanogpt_lens.text.corpus import open_corpus, windows
 from tests.conftest import convert
 from tests.making import random_state
 from tests.nanogpt_lens.neurons.stream_helpers import corpus, small_model
@@ -62,8 +62,7 @@ def test_is_closer_to_the_output_than_the_logit_lens_at_every_point_but_the_last
 
 def test_held_out_kl_is_that_of_a_plain_loop():
     parts = split(
-        model(),
-        CORPUS,
+        open_corpus(model(), CORPUS),
         Tuning(
             **{k: v for k, v in QUICK.items() if k != "progress"},
             lr=0.01,
@@ -106,7 +105,7 @@ def test_gradients_are_the_derivatives_of_the_mean_kl():
         seq_len=10,
         seed=0,
     )
-    run = tuned._TuningRun(model(), (0, 3), split(model(), CORPUS, options), options)
+    run = tuned._TuningRun(model(), (0, 3), split(open_corpus(model(), CORPUS), options), options)
     tokens = run._batch()
     with torch.no_grad():
         run.matrices += 0.1 * torch.randn(run.matrices.shape, dtype=torch.float64)

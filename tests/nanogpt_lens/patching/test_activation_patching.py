@@ -198,8 +198,22 @@ def test_recovery_interval_and_examples_by_hand():
         hooked, clean[:1], corrupted[:1], ngl.metrics.logit_diff(3, 5), activation="z", axes=("layer",), progress=False
     )
     assert single.low is None
-    same = ngl.activation_patching(hooked, clean, clean, METRIC, activation="z", axes=("layer",), progress=False)
-    assert same.recovery.isnan().all()
+    options = {"activation": "z", "axes": ("layer",), "progress": False}
+    constant = ngl.activation_patching(hooked, clean, corrupted, lambda logits: 0 * logits.sum(), **options)
+    assert constant.recovery.isnan().all()
+
+
+@pytest.mark.parametrize("as_given", [lambda t: t, lambda t: t[:1], lambda t: t[0].tolist()])
+def test_one_text_twice_is_refused_by_all(as_given):
+    clean = as_given(texts()[0])
+    for call in (
+        lambda: ngl.activation_patching(model(), clean, clean, METRIC, activation="z", progress=False),
+        lambda: ngl.attribution_patching(model(), clean, clean, METRIC, activation="z"),
+        lambda: ngl.screen_and_verify(model(), clean, clean, METRIC, activation="z", progress=False),
+        lambda: ngl.path_patching(model(), clean, clean, METRIC, progress=False),
+    ):
+        with pytest.raises(ngl.AnalysisError, match="the clean and the corrupted text are the same.*differ in some"):
+            call()
 
 
 def test_noising_is_denoising_with_the_texts_exchanged():

@@ -140,7 +140,7 @@ def test_overwrite_leaves_nothing_of_the_old_run(data, tmp_path):
     quiet(data, tmp_path / "out", stages=[0, 5])
     (tmp_path / "out" / "notes.md").write_text("mine")
     quiet(data, tmp_path / "out", stages=[6], overwrite=True)
-    names = {"ckpt.pt", "ckpt_000006.pt", "meta.pkl", "metrics.jsonl", "notes.md"}
+    names = {"ckpt.pt", "ckpt_000006.pt", "meta.pkl", "metrics.jsonl", "notes.md", "val.bin"}
     assert {f.name for f in (tmp_path / "out").iterdir()} == names
 
 
@@ -148,14 +148,14 @@ def test_overwrite_leaves_nothing_of_the_old_run(data, tmp_path):
 def test_what_a_killed_writer_left_is_deleted_and_nothing_else(data, tmp_path, monkeypatch, overwrite):
     out = tmp_path / "out"
     interrupted(monkeypatch, data, out)
-    left = ["ckpt.pt", "ckpt_000003.pt", "resume.pt", "metrics.jsonl", "meta.pkl", "tokenizer.json"]
+    left = ["ckpt.pt", "ckpt_000003.pt", "resume.pt", "metrics.jsonl", "meta.pkl", "tokenizer.json", "val.bin"]
     for name in left:
         (out / f".{name}.0123456789ab.tmp").write_bytes(b"half")
     others = {".notes.md.0123456789ab.tmp", ".meta.pkl.tmp", "meta.pkl.0123456789ab.tmp"}
     for name in others:
         (out / name).write_bytes(b"mine")
     quiet(data, out, overwrite=overwrite)
-    assert {f.name for f in out.iterdir()} == {"ckpt.pt", "meta.pkl", "metrics.jsonl"} | others
+    assert {f.name for f in out.iterdir()} == {"ckpt.pt", "meta.pkl", "metrics.jsonl", "val.bin"} | others
 
 
 def test_a_foreign_checkpoint_is_neither_continued_nor_overwritten(data, tmp_path):
