@@ -31,9 +31,10 @@ _READING: dict[str, tuple[Any, Any]] = {
     "backend": (Annotated[BackendChoice, typer.Option(help="which kind of TransformerLens model")], "auto"),
     "meta": (Annotated[str | None, typer.Option(help="meta.pkl, tokenizer.json, a folder with one, or gpt2")], None),
     "act_fn": (
-        Annotated[ActFn, typer.Option(help="gelu_new for checkpoints of the old nanoGPT with a tanh GELU")],
-        "gelu",
+        Annotated[ActFn | None, typer.Option(help="gelu_new for checkpoints whose code has the tanh GELU")],
+        None,
     ),
+    "n_head": (Annotated[int | None, typer.Option(help="heads, for a file that does not state them")], None),
     "ignore_model_arg": (
         Annotated[
             list[str] | None,
