@@ -82,7 +82,6 @@ def _safetensors(file: Path) -> Contents:
     tensors, metadata = read_safetensors(file)
     config = read_config(file.parent)
     notes = ("read from safetensors",)
-    place = str(file.parent / CONFIG_NAME)
     if is_hooked(tensors):
         if config is None:
             raise CheckpointError(f"{file} has TransformerLens' tensors and no {CONFIG_NAME} beside it; put it there")
@@ -92,7 +91,7 @@ def _safetensors(file: Path) -> Contents:
         except CheckpointError as error:
             raise CheckpointError(f"{file}: {error}") from None
         return Contents(tensors=tensors, statement=statement, format="safetensors", notes=notes)
-    statement = find_statement(metadata) or _stated_in(config, place)
+    statement = find_statement(metadata) or _stated_in(config)
     run = {**metadata, **(config or {})}
     return Contents(
         tensors=tensors,
@@ -106,13 +105,13 @@ def _safetensors(file: Path) -> Contents:
     )
 
 
-def _stated_in(config: Mapping[str, Any] | None, place: str) -> Statement | None:
+def _stated_in(config: Mapping[str, Any] | None) -> Statement | None:
     """What a `config.json` states: at its top, or in a node of it."""
     if config is None:
         return None
     if "model_type" in config and "n_head" not in config and "num_attention_heads" in config:
-        raise CheckpointError(f"{place} is of a model of type {config['model_type']!r}; expected 'gpt2'")
-    return statement_of(config, place) or find_statement(config)
+        raise CheckpointError(f"{CONFIG_NAME} is of a model of type {config['model_type']!r}; expected 'gpt2'")
+    return statement_of(config, CONFIG_NAME) or find_statement(config)
 
 
 def _torch(file: Path, mapped: bool) -> Contents:
@@ -126,7 +125,7 @@ def _torch(file: Path, mapped: bool) -> Contents:
     apart = {name: part for name, part in content.items() if name != place or isinstance(part, Record)}
     statement = find_statement(apart)
     beside = read_config(file.parent) if statement is None else None
-    statement = statement or _stated_in(beside, str(file.parent / CONFIG_NAME))
+    statement = statement or _stated_in(beside)
     run = as_plain(next((content[name] for name in _RUNS if isinstance(content.get(name), Mapping)), {}))
     kinds = sorted(kind for kind in read.kinds if kind)
     notes = (f"read as data, without their code: {', '.join(kinds[:4])}{', ...' * (len(kinds) > 4)}",) if kinds else ()
