@@ -13,7 +13,7 @@ from typing import Any
 
 from conversion.config import ActFn
 from conversion.contents import Contents
-from conversion.errors import CheckpointError
+from conversion.errors import CheckpointError, CheckpointWarning
 
 ACT_FN_KEY = "nanogpt_lens_activation"
 """The key under which `save_checkpoint` records a GELU that is not nanoGPT's."""
@@ -45,14 +45,14 @@ def settled_gelu(file: Path, contents: Contents, told: ActFn | None) -> tuple[Ac
             f"{file} is a model of llm.c, whose code computes with the tanh GELU, and the file does not say so; give "
             "act_fn='gelu_new' (--act-fn gelu_new), or act_fn='gelu' if your code has the exact one"
         )
-    guess = contents.statement.guess if contents.statement else ""
+    guess = contents.statement.guess if contents.statement else _guess(contents.tensors)
     if not guess:
         return used, ()
     note = (
         f"{file} has the form of {guess}, whose code computes with the tanh GELU, but was read with nanoGPT's exact "
         f"GELU; if it is {guess}'s, give act_fn='gelu_new' (--act-fn gelu_new); act_fn='gelu' silences this"
     )
-    warnings.warn(note, stacklevel=2)
+    warnings.warn(note, CheckpointWarning, stacklevel=3)
     return used, (note.removeprefix(f"{file} "),)
 
 
@@ -63,3 +63,9 @@ def _stated(run_config: Mapping[str, Any], contents: Contents) -> tuple[str, str
     if contents.statement is not None and contents.statement.gelu is not None:
         return contents.statement.gelu, f" ({contents.statement.place} names it)"
     return None
+
+
+def _guess(tensors: Mapping[str, Any]) -> str:
+    """Whose state dict this may be, if nothing stands beside it: minGPT's has causal masks in it."""
+    masks = any(str(name).endswith(".attn.bias") and getattr(value, "ndim", 1) == 4 for name, value in tensors.items())
+    return "minGPT" if masks else ""

@@ -99,7 +99,8 @@ class PickledName:
     def runs_code(self) -> bool:
         """Whether calling it can only mean to run something."""
         top = self.module.partition(".")[0]
-        return top in _RUNS_CODE or (top == "builtins" and self.name.partition(".")[0] in _RUNS_CODE_BUILTINS)
+        first = self.name.partition(".")[0]
+        return top in _RUNS_CODE or (top in ("builtins", "io", "_io") and first in _RUNS_CODE_BUILTINS)
 
 
 class Record(dict[Any, Any]):

@@ -64,7 +64,7 @@ def read_llmc(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     if header[1] not in _DTYPES:
         raise CheckpointError(
-            f"{file} is a model of llm.c in version {header[1]}; expected version 3 (float32) or 5 (bfloat16): write it "
+            f"{file} is a model of llm.c in version {header[1]}; expected 3 (float32) or 5 (bfloat16): write it "
             "again with a newer llm.c"
         )
     dtype = _DTYPES[header[1]]

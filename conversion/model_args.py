@@ -255,7 +255,7 @@ def _guess(value: Any, fields: Mapping[str, Any]) -> str:
     """Whose configuration this may be, if it is one whose code has the tanh GELU."""
     if "resid_pdrop" in fields or fields.get("model_type") in _MINGPT_HEADS:
         return "minGPT"
-    if isinstance(value, Record) and "bias" not in fields and "dropout" not in fields:
+    if isinstance(value, Record) and fields.keys() == set(_FIELDS[:5]):
         return "build-nanogpt"
     return ""
 

@@ -142,10 +142,11 @@ class ModelPyReference:
         return gradients_of(self.model, self.logits(tokens), targets)
 
     def _visible(self) -> set[str]:
-        """The hooks whose modules the model really calls, with one tensor: a fork may compute with their weights alone."""
+        """The hooks whose modules the model calls, and with a tensor: a fork may compute with weights alone."""
         seen: set[str] = set()
 
-        def look(name: str, value: Any) -> None:
+        def look(name: str, *about: Any) -> None:
+            value = about[-1] if len(about) > 2 else next(iter(about[1]), None)  # an output, or the first argument
             if isinstance(value, Tensor) and value.is_floating_point():
                 seen.add(name)
 
@@ -154,10 +155,8 @@ class ModelPyReference:
             if (place := self._place(name)) is None:
                 continue
             module, side, _ = place
-            if side == "input":
-                handles.append(module.register_forward_pre_hook(lambda m, args, n=name: look(n, (*args, None)[0])))
-            else:
-                handles.append(module.register_forward_hook(lambda m, args, output, n=name: look(n, output)))
+            register = module.register_forward_pre_hook if side == "input" else module.register_forward_hook
+            handles.append(register(partial(look, name)))
         try:
             with torch.no_grad():
                 self.logits(torch.zeros(1, min(2, self.config.block_size), dtype=torch.long, device=self._device))

@@ -52,7 +52,7 @@ def canonical_state(
     has_bias = any(key.endswith(".bias") for key in state)
     if model_args.get("bias") is None:
         model_args = {**model_args, "bias": has_bias}
-        notes.append(f"model_args has no bias; the tensors have {'biases' if has_bias else 'none'}")
+        notes.append(f"nothing states bias; the tensors have {'biases' if has_bias else 'none'}")
     if _HEAD not in state and _EMBEDDING in state:
         state[_HEAD] = state[_EMBEDDING]
         notes.append("restored the tied lm_head.weight")

