@@ -17,8 +17,11 @@ from jaxtyping import UInt8
 
 from conversion.errors import CheckpointError
 
-_LARGEST, _RATIO, _LARGEST_PICKLE = 2**30, 20, 2**24
-"""The bytes to which any archive may inflate, how many times its size a larger one may, and the bytes of a pickle."""
+_LARGEST, _RATIO = 2**30, 20
+"""The bytes to which any archive may inflate, and how many times its size a larger one may."""
+
+_SMALL_PICKLE, _LARGEST_PICKLE = 2**20, 2**24
+"""The bytes to which any pickle may inflate, and those to which none may."""
 
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, EOFError, OSError)
 _CHUNK = 2**20
@@ -113,7 +116,7 @@ class Archive:
         compressed = [entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
         claimed = sum(entry.file_size for entry in compressed)
         pickled = max((entry.file_size for entry in compressed if entry.filename.endswith("data.pkl")), default=0)
-        if claimed > max(_LARGEST, _RATIO * size) or pickled > _LARGEST_PICKLE:
+        if claimed > max(_LARGEST, _RATIO * size) or pickled > min(_LARGEST_PICKLE, max(_SMALL_PICKLE, _RATIO * size)):
             raise CheckpointError(
                 f"{self.file} has {size:,} bytes and says that {claimed:,} are compressed in it ({pickled:,} of them "
                 "no tensors), more than weights can be; it is damaged, or made to fill the memory: save it again with "

@@ -85,7 +85,7 @@ class UnsafePickleError(Exception):
     """Raised for a pickle that calls what has no other use than to run something; the message is its name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PickledName:
     """A class or a function that a pickle names."""
 

@@ -145,8 +145,8 @@ class ModelPyReference:
         """The hooks whose modules the model calls, and with a tensor: a fork may compute with weights alone."""
         seen: set[str] = set()
 
-        def look(name: str, *about: Any) -> None:
-            value = about[-1] if len(about) > 2 else next(iter(about[1]), None)  # an output, or the first argument
+        def look(name: str, module: nn.Module, arguments: tuple[Any, ...], *output: Any) -> None:
+            value = (*output, *arguments, None)[0]
             if isinstance(value, Tensor) and value.is_floating_point():
                 seen.add(name)
 

@@ -19,6 +19,7 @@ ANALYSES = (ROOT / "docs" / "ANALYSES.md").read_text()
 LENSES = (ROOT / "docs" / "LENSES_AND_NEURONS.md").read_text()
 PICTURES = (ROOT / "docs" / "PICTURES.md").read_text()
 REPORT = (ROOT / "docs" / "REPORT.md").read_text()
+FILES = (ROOT / "docs" / "FILES.md").read_text()
 DYNAMICS = (ROOT / "docs" / "TRAINING_DYNAMICS.md").read_text()
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
 DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT
@@ -51,8 +52,8 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [ANALYSES, LENSES, PICTURES, DYNAMICS, ARCHITECTURE],
-    ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS", "ARCHITECTURE"],
+    [ANALYSES, LENSES, PICTURES, DYNAMICS, ARCHITECTURE, FILES],
+    ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS", "ARCHITECTURE", "FILES"],
 )
 def test_the_snippets_run(tmp_path, monkeypatch, text):
     """In this process: importing TransformerLens anew would take longer than most of them."""

@@ -61,6 +61,10 @@ def list_stages(path: str | Path, *, pattern: str = PATTERN, reading: Reading = 
     if not files:
         others = sorted(p.name for p in folder.glob("*/ckpt.pt"))
         below = f"; there are checkpoints in {folder / '*'}: name one of these folders" if others else ""
+        named = sorted(p.name for p in folder.glob("*.pt"))
+        if named:
+            shown = ", ".join(named[:4]) + ", ..." * (len(named) > 4)
+            below = f"; there are {shown}: give the pattern of their names, as in pattern='*.pt' (--pattern '*.pt')"
         raise CheckpointError(
             f"{folder} has no {pattern}; expected the checkpoints of a training run, such as "
             f"`nanogpt-lens train --stages log:12` keeps{below}"
