@@ -121,6 +121,9 @@ def _torch(file: Path, mapped: bool) -> Contents:
     modules = _module_tensors(content)
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{file} holds a {kind_of(content)}; {_EXPECTED}")
+    whole = [part for part in content.values() if isinstance(part, Mapping) and {"model", "model_args"} <= part.keys()]
+    if "model" not in content and len(whole) == 1:  # a checkpoint in a dictionary of something else
+        content = whole[0]
     tensors, place = (modules, "") if modules else _tensors_in(file, content)
     apart = {name: part for name, part in content.items() if name != place or isinstance(part, Record)}
     statement = find_statement(apart)
@@ -153,9 +156,10 @@ def _tensors_in(file: Path, content: Mapping[Any, Any]) -> tuple[Mapping[str, An
     if modules:
         return modules, "model"
     if isinstance(model, Mapping) and "model_args" in content:
-        return model, "model"
+        inner = dict(_states(model, "", set()))
+        return (next(iter(inner.values())) if len(inner) == 1 and not _is_state(model) else model), "model"
     if _is_state(content):
-        return content, ""
+        return {name: part for name, part in content.items() if isinstance(part, Tensor) or "." in str(name)}, ""
     found = dict(_states(content, "", set()))
     for name in _LIKELY:
         if name in found:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from conversion.names import outsiders
+
 _ROTARY = ("rotary", "rope", "inv_freq", "freqs_cis", "cos_cached", "cos_sin", "rotary_emb")
 _RMS = ("rms", "gain")
 
@@ -34,6 +36,10 @@ def why_not(state: Mapping[str, Tensor]) -> str:
     """The end of a message about tensors that do not fit, after a look at them; empty if nothing is known."""
     if is_transposed(state):
         return "; c_attn.weight is transposed, as in a Hugging Face GPT-2: bring it in with conversion.from_huggingface"
+    prefix, others = outsiders(state)
+    if prefix and others:
+        shown = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
+        return f"; names begin with {prefix} but for {shown}: save the tensors of the model alone"
     if "transformer.wpe.weight" not in state:
         return _without_positions(state)
     if "transformer.h.0.ln_1.weight" not in state:

@@ -173,7 +173,7 @@ def _places(content: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
         names.sort(key=lambda name: _PLACES.index(name) if name in _PLACES else len(_PLACES))
         for name in names:
             part = value[name]
-            if id(part) not in seen and not any(isinstance(one, Tensor) for one in part.values()):
+            if id(part) not in seen and not (part and all(isinstance(one, Tensor) for one in part.values())):
                 seen.add(id(part))
                 yield path + name, part
                 queue.append((f"{path}{name}.", part))

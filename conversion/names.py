@@ -42,6 +42,14 @@ def nanogpt_names(raw: Mapping[Any, Any]) -> tuple[dict[str, Tensor], tuple[str,
     return state, (("stripped " + " and ".join(stripped),) if stripped else ())
 
 
+def outsiders(names: Collection[str]) -> tuple[str, list[str]]:
+    """The prefix of the token embedding's name, and the names that do not have it."""
+    found = next((name for name in names if name.endswith("wte.weight")), "")
+    match = _OWN.search(found)
+    prefix = found[: match.start(1)] if match else ""
+    return prefix, [name for name in names if not name.startswith((prefix, "lm_head."))]
+
+
 def kind_of(value: Any) -> str:
     """The kind of a value of a file, for a message."""
     return value.kind if isinstance(value, Record) else type(value).__name__

@@ -193,7 +193,9 @@ def _storage(row: Callable[[str, torch.dtype, int], Tensor]) -> Builder:
         if isinstance(reference, tuple) and reference[:1] == ("module",):  # the class of a whole pickled model
             return reference[1]
         kind, named, key, _, count = reference[:5]
-        dtype = _STORAGES[named.name] if isinstance(named, PickledName) else None
+        dtype = _STORAGES.get(named.name) if isinstance(named, PickledName) else None
+        if kind == "storage" and isinstance(named, PickledName) and dtype is None:
+            return Record(str(named))  # of quantised numbers, which no weight of nanoGPT is
         if kind != "storage" or dtype is None or type(count) is not int or count < 0:
             raise ValueError("a reference that is no storage")
         return PickledStorage(row(str(as_key(key)), dtype, count))

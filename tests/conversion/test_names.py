@@ -78,8 +78,24 @@ def test_other_keys_of_the_tensors(tmp_path, key):
 
 def test_a_prefix_that_only_some_names_have_is_not_stripped(tmp_path):
     write(tmp_path, content(renamed(lambda n: n if n.endswith("ln_f.weight") else f"model.{n}")))
-    with pytest.raises(CheckpointError, match="unexpected"):
+    with pytest.raises(CheckpointError, match=r"unexpected.*begin with model\. but for transformer\.ln_f\.weight"):
         read_checkpoint(tmp_path)
+
+
+def nested(stored):
+    return {
+        "in a dictionary": {"checkpoint": stored, "time": 3},
+        "under model": {**stored, "model": {"state_dict": stored["model"]}},
+        "beside the tensors": {**stored["model"], "model_args": stored["model_args"], "iter_num": 7},
+        "parameters": {**stored, "model": {n: torch.nn.Parameter(t) for n, t in stored["model"].items()}},
+    }
+
+
+@pytest.mark.parametrize("kind", nested(content()))
+def test_tensors_deeper_or_higher_than_usual(tmp_path, kind):
+    read = read_checkpoint(write(tmp_path, nested(content())[kind]))
+    assert same(read)
+    assert (read.config.n_head, read.iter_num) == (2, 7)
 
 
 def test_a_head_outside_the_prefix(tmp_path):
