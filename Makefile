@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 # two processes, each with whole groups of tests, which share what is expensive: tests/conftest.py has the groups
 SHARED := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-tl4 test-slow test-slow-tl4 coverage check format benchmark notebooks pictures results clean
+.PHONY: demo test test-tl4 test-slow test-slow-tl4 coverage check format fuzz benchmark notebooks pictures results clean
 
 demo: .venv/.demo  ## convert, prove and sample the shipped checkpoint, and name its heads
 	$(BIN)/nanogpt-lens info shakespeare_char
@@ -38,6 +38,9 @@ check: .venv/.dev
 format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: .venv/.dev  ## three minutes of damaged and hostile files for the reader of checkpoints
+	$(PYTEST) $(BIN)/python -m scripts.fuzz --seconds 180
 
 benchmark: .venv/.dev  ## the numbers of docs/BENCHMARKS.md
 	$(BIN)/python benchmarks/conversion.py

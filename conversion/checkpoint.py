@@ -8,12 +8,7 @@ weights) needs no more memory than the weights.
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,11 +19,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conversion.archives import is_stored
 from conversion.atomic import replacing
 from conversion.config import ActFn, NanoGPTConfig
+from conversion.contents import read_contents
 from conversion.errors import CheckpointError
-from conversion.state import canonical_state, looks_like
+from conversion.gelu import ACT_FN_KEY, settled_gelu
+from conversion.locating import CHECKPOINT_NAME, locate
+from conversion.state import canonical_state, nanogpt_tensors, stated_arguments
 from conversion.vocabulary import (
     GPT2_ABSENT,
     GPT2_SIZES,
@@ -41,10 +38,6 @@ from conversion.vocabulary import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-CHECKPOINT_NAME = "ckpt.pt"
-_ACT_FN_KEY = "nanogpt_lens_activation"
-_EXPECTED = "expected nanoGPT's dictionary with 'model' and 'model_args'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,18 +152,22 @@ def read_checkpoint(
     path: str | Path,
     *,
     meta: str | Path | Vocabulary | None = None,
-    act_fn: ActFn = "gelu",
+    act_fn: ActFn | None = None,
+    n_head: int | None = None,
     ignore_model_args: Iterable[str] = (),
     optimizer: bool = False,
 ) -> Checkpoint:
-    """Read a nanoGPT checkpoint.
+    """Read a checkpoint of nanoGPT, or of a project with its architecture; docs/FILES.md has the list.
 
     Args:
-        path: a `ckpt.pt`, or a folder that holds one (nanoGPT's `out_dir`).
+        path: a file (`torch.save`'s, safetensors, llm.c's), or a folder that holds a `ckpt.pt` (nanoGPT's `out_dir`),
+            a `model.safetensors` or a `pytorch_model.bin`.
         meta: the vocabulary: a `meta.pkl`, a `tokenizer.json`, a folder with one of
             them, or "gpt2". By default the one beside the checkpoint, or in
             `data/<dataset>/` below the working directory or one of the checkpoint's parents.
-        act_fn: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
+        act_fn: "gelu_new" for a checkpoint of the old nanoGPT, or of another project, with the tanh GELU; by default
+            nanoGPT's exact one, unless the file says otherwise, which is an error.
+        n_head: the number of heads, for a file that does not state it.
         ignore_model_args: the names of a fork's `model_args` that do not change what is computed.
         optimizer: read the optimizer's state too.
 
@@ -182,20 +179,16 @@ def read_checkpoint(
     file = locate(path)
     ignore_model_args = tuple(ignore_model_args)
     stamp = _stamp(file)
-    content = _load(file, mapped=not optimizer)
-    model_args, raw = _parts(file, content)
+    contents = read_contents(file, mapped=not optimizer)
     try:
-        config, state, notes = canonical_state(raw, model_args, act_fn=act_fn, ignore=ignore_model_args)
+        tensors, notes = nanogpt_tensors(contents.tensors, contents.statement)
+        arguments = stated_arguments(contents, tensors, n_head)
+        used, about_gelu = settled_gelu(file, contents, act_fn)
+        config, state, more = canonical_state(tensors, arguments, act_fn=used, ignore=ignore_model_args)
     except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    run_config = content.get("config")
-    run_config = dict(run_config) if isinstance(run_config, Mapping) else {}
-    stated = run_config.get(_ACT_FN_KEY, act_fn)
-    if stated != act_fn:
-        raise CheckpointError(
-            f"{file} was saved with act_fn {stated!r}, and {act_fn!r} was asked for; "
-            f"give act_fn={stated!r} (--act-fn {stated})"
-        )
+        message = str(error)
+        raise CheckpointError(message if message.startswith(str(file)) else f"{file}: {message}") from None
+    run_config = contents.run_config
     if meta is None:
         vocabulary = find_vocabulary(_data_folders(file.parent, run_config), config.vocab_size)
     else:
@@ -205,12 +198,12 @@ def read_checkpoint(
         state_dict=state,
         vocabulary=vocabulary,
         path=file,
-        iter_num=_number(content.get("iter_num"), int),
-        best_val_loss=_number(content.get("best_val_loss"), float),
+        iter_num=contents.iter_num,
+        best_val_loss=contents.best_val_loss,
         run_config=run_config,
-        optimizer=content.get("optimizer") if optimizer else None,
-        notes=notes,
-        extra_model_args={k: v for k, v in model_args.items() if k in set(ignore_model_args)},
+        optimizer=contents.optimizer if optimizer else None,
+        notes=contents.notes + notes + more + about_gelu,
+        extra_model_args={k: v for k, v in arguments.items() if k in set(ignore_model_args)},
         _stamp=stamp,
     )
 
@@ -221,9 +214,7 @@ def read_iteration(file: Path) -> int | None:
     Raises:
         CheckpointError: as for `read_checkpoint`.
     """
-    content = _load(file, mapped=True)
-    _parts(file, content)
-    return _number(content.get("iter_num"), int)
+    return read_contents(file).iter_num
 
 
 def save_checkpoint(
@@ -255,7 +246,7 @@ def save_checkpoint(
         "config": dict(checkpoint.run_config),
     }
     if checkpoint.config.act_fn != "gelu":  # nanoGPT has no place for it, and would compute with another GELU
-        content["config"][_ACT_FN_KEY] = checkpoint.config.act_fn
+        content["config"][ACT_FN_KEY] = checkpoint.config.act_fn
     if checkpoint.optimizer is not None:
         content["optimizer"] = checkpoint.optimizer
     if folder is not None:
@@ -280,79 +271,6 @@ def _save_vocabulary(vocabulary: Vocabulary | None, folder: Path) -> None:
             )
 
 
-def locate(path: str | Path) -> Path:
-    """The checkpoint file that `path` stands for.
-
-    Raises:
-        CheckpointError: `path` does not exist, or is a folder without a `ckpt.pt`.
-    """
-    place = Path(path).expanduser()
-    if place.is_dir():
-        file = place / CHECKPOINT_NAME
-        if file.is_file():
-            return file
-        others = sorted(p.name for p in place.glob("*.pt"))
-        if others:
-            raise CheckpointError(
-                f"{place} has no {CHECKPOINT_NAME}, but {', '.join(others[:5])}; name the file itself"
-            )
-        if (place / "config.json").is_file():
-            raise CheckpointError(
-                f"{place} has no {CHECKPOINT_NAME} but a config.json, so it may be a Hugging Face model; "
-                "a GPT-2 can be brought in with conversion.from_huggingface"
-            )
-        raise CheckpointError(f"{place} has no {CHECKPOINT_NAME}; expected nanoGPT's out_dir or a checkpoint file")
-    if not place.exists():
-        raise CheckpointError(
-            f"{place} does not exist; expected a nanoGPT checkpoint or a folder that holds {CHECKPOINT_NAME}"
-        )
-    return place
-
-
-def _load(file: Path, *, mapped: bool) -> dict[str, Any]:
-    """The dictionary in the file, unpickled without executing anything; mapped tensors must not outlive the reading."""
-    with file.open("rb") as opened:
-        head = opened.read(4)
-    zipped = zipfile.is_zipfile(file)
-    if not head:
-        raise CheckpointError(f"{file} is empty; {_EXPECTED}")
-    if head.startswith(b"PK") and not zipped:
-        raise CheckpointError(f"{file} is truncated ({file.stat().st_size:,} bytes); copy it again, or save it anew")
-    stored = head.startswith(b"PK") and is_stored(file)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about the pickle protocol; what matters raises below
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and stored)
-    except pickle.UnpicklingError as error:
-        unsafe = re.search(
-            r"(?:GLOBAL|global) ([\w.]+)|(?:Trying to (?:call|instantiate)[^`']*)[`']?([\w.]+)", str(error)
-        )
-        if unsafe and not re.match(r"Invalid magic|pickle data was truncated", str(error)):
-            culprit = unsafe.group(1) or unsafe.group(2)
-            raise CheckpointError(
-                f"{file} holds an object that is not plain data ({culprit}), which unpickling would run as code; "
-                "nothing was executed; save it again with nothing but tensors, numbers and strings"
-            ) from None
-        raise CheckpointError(f"{file} is not a PyTorch checkpoint, or is damaged; {_EXPECTED}") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{file} is not a PyTorch checkpoint, or is damaged ({reason}); {_EXPECTED}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} holds a {type(content).__name__}; {_EXPECTED}")
-    return content
-
-
-def _parts(file: Path, content: dict[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The `model_args` and the tensors of a checkpoint's dictionary; CheckpointError if it does not have them."""
-    model_args, raw = content.get("model_args"), content.get("model")
-    if not isinstance(raw, Mapping) or not isinstance(model_args, Mapping):
-        names = raw if isinstance(raw, Mapping) else content
-        hint = looks_like(names)
-        keys = ", ".join(sorted(str(key) for key in content)[:6])
-        raise CheckpointError(f"{file} has the keys {keys}; {_EXPECTED}" + (f"; {hint}" if hint else ""))
-    return model_args, raw
-
-
 def _data_folders(folder: Path, run_config: Mapping[str, Any]) -> Iterator[Path]:
     """The checkpoint's folder, and the folders `data/<dataset>` near it and near the working directory."""
     folder = folder.resolve()
@@ -366,14 +284,6 @@ def _data_folders(folder: Path, run_config: Mapping[str, Any]) -> Iterator[Path]
         if place not in seen:
             seen.add(place)
             yield place
-
-
-def _number(value: Any, kind: type) -> Any:
-    """A stored number as an int or a float, as `kind` says; None if it is not a finite number."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return kind(value) if number else None
 
 
 def _stamp(file: Path | int) -> tuple[int, int, int]:

@@ -162,11 +162,21 @@ def compare_activations(bench: Bench, model: Any, judge: Judge) -> Iterator[Comp
         model.run_with_hooks(bench.tokens, fwd_hooks=keepers, return_type=None)
     for name in names:
         got, native = activations.pop(name, None), expected.pop(name)
-        if got is not None and got.dim() == native.dim() - 1:  # positions without a batch axis
-            got = got.expand_as(native)
-        if native.dim() == 2 and got is not None and got.dim() == 3:
-            native = native.expand_as(got)
-        yield judge("activation", name, got, native, lambda name=name: bench.exact(name))
+        shape = native.shape if got is None else _with_examples(got.shape, native.shape)
+        got = got if got is None or shape is None else got.expand(shape)
+        native = native if shape is None else native.expand(shape)
+
+        def true(name: str = name, shape: torch.Size | None = shape) -> Tensor:
+            return bench.exact(name) if shape is None else bench.exact(name).expand(shape)
+
+        yield judge("activation", name, got, native, true)
+
+
+def _with_examples(one: torch.Size, other: torch.Size) -> torch.Size | None:
+    """The shape with all examples, if two shapes are the same but for the first axis, which is 1 or absent in one."""
+    longer, shorter = sorted((one, other), key=lambda shape: (len(shape), shape[:1]), reverse=True)
+    same = shorter[1:] == longer[1:] and shorter[0] == 1 if len(shorter) == len(longer) else shorter == longer[1:]
+    return longer if same else None
 
 
 def compare_gradients(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:

@@ -28,6 +28,10 @@ class CheckpointError(ConversionError):
     """Raised for a file that does not exist, cannot be read, or is not a nanoGPT checkpoint."""
 
 
+class CheckpointWarning(UserWarning):
+    """Issued for a checkpoint that can be read in two ways, of which one was taken."""
+
+
 class VocabularyError(ConversionError):
     """Raised for a vocabulary that is missing, unsafe, or does not fit, and for a text that it cannot encode."""
 

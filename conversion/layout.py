@@ -122,3 +122,27 @@ def to_bridge_layout(state: HookedState, cfg: Any) -> Iterator[tuple[str, Float[
 
     for name in list(state):
         yield from convert_tl_checkpoint({name: state.pop(name)}, cfg).items()
+
+
+def from_bridge_layout(named: Mapping[str, Tensor], n_heads: int) -> HookedState:
+    """The inverse of TransformerLens 4's `convert_tl_checkpoint`."""
+    hooked: HookedState = {}
+    for name, tensor in named.items():
+        path, part, kind = name.rsplit(".", 2) if name.startswith("blocks.") else ("", *name.rsplit(".", 1))
+        matrix = kind == "weight"
+        if part in ("q", "k", "v"):
+            pattern = "(head d_head) d_model -> head d_model d_head" if matrix else "(head d_head) -> head d_head"
+            hooked[f"{path}.{'W' if matrix else 'b'}_{part.upper()}"] = rearrange(tensor, pattern, head=n_heads)
+        elif part == "o" and matrix:
+            hooked[f"{path}.W_O"] = rearrange(tensor, "d_model (head d_head) -> head d_head d_model", head=n_heads)
+        elif part == "o":
+            hooked[f"{path}.b_O"] = tensor
+        elif part in ("in", "out"):
+            hooked[f"{path}.{'W' if matrix else 'b'}_{part}"] = tensor.T if matrix else tensor
+        elif part == "unembed":
+            hooked["unembed.W_U" if matrix else "unembed.b_U"] = tensor.T if matrix else tensor
+        elif part in ("embed", "pos_embed"):
+            hooked["embed.W_E" if part == "embed" else "pos_embed.W_pos"] = tensor
+        else:  # a LayerNorm
+            hooked[f"{path}.{part}.{kind[0]}" if path else f"{part}.{kind[0]}"] = tensor
+    return hooked

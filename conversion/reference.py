@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from conversion.checkpoint import Checkpoint
 from conversion.config import NanoGPTConfig
 from conversion.errors import CheckpointError
-from conversion.native import GPT, Edit
+from conversion.native import GPT, Edit, hook_names
 
 
 class Reference(Protocol):
@@ -111,6 +111,8 @@ class ModelPyReference:
         self.model = _executed(file, checkpoint).to(device=device, dtype=dtype).eval()
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         self.description = f"{file} (sha256 {digest[:12]})"
+        self._device = device
+        self._seen: set[str] | None = None
 
     def logits(
         self, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit] | None = None
@@ -132,7 +134,9 @@ class ModelPyReference:
 
     def reads(self, name: str) -> bool:
         """See `Reference`."""
-        return self._place(name) is not None
+        if self._seen is None:
+            self._seen = self._visible()
+        return name in self._seen
 
     def edits(self, name: str) -> bool:
         """See `Reference`."""
@@ -143,6 +147,30 @@ class ModelPyReference:
     ) -> dict[str, Float[Tensor, " ..."]]:
         """See `Reference`."""
         return gradients_of(self.model, self.logits(tokens), targets)
+
+    def _visible(self) -> set[str]:
+        """The hooks whose modules the model calls, and with a tensor: a fork may compute with weights alone."""
+        seen: set[str] = set()
+
+        def look(name: str, module: nn.Module, arguments: tuple[Any, ...], *output: Any) -> None:
+            value = (*output, *arguments, None)[0]
+            if isinstance(value, Tensor) and value.is_floating_point():
+                seen.add(name)
+
+        handles = []
+        for name in hook_names(self.config.n_layer):
+            if (place := self._place(name)) is None:
+                continue
+            module, side, _ = place
+            register = module.register_forward_pre_hook if side == "input" else module.register_forward_hook
+            handles.append(register(partial(look, name)))
+        try:
+            with torch.no_grad():
+                self.logits(torch.zeros(1, min(2, self.config.block_size), dtype=torch.long, device=self._device))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
 
     def _place(self, name: str) -> tuple[nn.Module, str, Callable[[Edit, Tensor], Tensor]] | None:
         """The module of a hook, whether the activation is its input or output, and a function that edits it there."""
@@ -217,7 +245,8 @@ def _with_examples(
     batch: list[int],
     x: Float[Tensor, "*_ pos d_model"],
 ) -> Float[Tensor, "example pos d_model"]:
-    return change(x.expand(batch[0], -1, -1) if x.dim() == 2 else x)
+    shared = x.dim() == 2 or (x.dim() == 3 and x.shape[0] == 1)  # nanoGPT before 17 May 2023 has an axis of one example
+    return change(x.expand(batch[0], *x.shape[-2:]) if shared else x)
 
 
 def _on_input(change: Callable[[Tensor], Tensor], module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

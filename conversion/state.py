@@ -16,11 +16,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from conversion.config import ActFn, NanoGPTConfig
+from conversion.contents import Contents
 from conversion.errors import CheckpointError
+from conversion.exported_layouts import from_gpt2
+from conversion.hints import is_transposed, why_not
+from conversion.model_args import Statement, completed
+from conversion.names import nanogpt_names
 
-_WRAPPERS = {"_orig_mod", "module"}
 _MASK = re.compile(r"transformer\.h\.\d+\.attn\.(bias|mask)")
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_SMALL = 2**20
 _EMBEDDING, _HEAD = "transformer.wte.weight", "lm_head.weight"
 
 
@@ -41,13 +46,14 @@ def canonical_state(
             masks that are not causal, a `bias` that contradicts the tensors, missing, unexpected or
             misshapen keys (all in one message), weights that are not finite floats.
     """
-    notes: list[str] = []
-    state = _unwrapped(raw, notes)
+    state, stripped = nanogpt_names(raw)
+    notes = list(stripped)
+    _check_size(state)
     state = _without_masks(state, model_args.get("block_size"), notes)
     has_bias = any(key.endswith(".bias") for key in state)
     if model_args.get("bias") is None:
         model_args = {**model_args, "bias": has_bias}
-        notes.append(f"model_args has no bias; the tensors have {'biases' if has_bias else 'none'}")
+        notes.append(f"nothing states bias; the tensors have {'biases' if has_bias else 'none'}")
     if _HEAD not in state and _EMBEDDING in state:
         state[_HEAD] = state[_EMBEDDING]
         notes.append("restored the tied lm_head.weight")
@@ -67,45 +73,54 @@ def canonical_state(
     return config, copies, tuple(notes)
 
 
-def looks_like(names: Iterable[Any]) -> str:
-    """A hint at what a state dict with these names is; empty if nothing is known about them."""
-    keys = [str(name) for name in names]
+def nanogpt_tensors(raw: Mapping[Any, Any], statement: Statement | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """A file's tensors under nanoGPT's names, turned if they are Hugging Face's, and notes on what was done.
 
-    def some(*parts: str) -> bool:
-        return any(part in key for part in parts for key in keys)
+    Raises:
+        CheckpointError: a value is no tensor or has no name, two tensors have one name, or there are two models.
+    """
+    state, notes = nanogpt_names(raw)
+    if statement is not None and statement.transposed and is_transposed(state):
+        return from_gpt2(state), (*notes, "turned the linear maps of a Hugging Face GPT-2")
+    return state, notes
 
-    if some("self_attn.q_proj", "model.layers."):
-        return "this looks like a Llama-style model (rotary, RMSNorm), which is another architecture"
-    if some("hook_", ".W_Q", "embed.W_E"):
-        return "this looks like a TransformerLens state dict; it is converted already"
-    if some("attn.c_q", "attn.qkv_w", "lambdas", "value_embeds", "rotary", "inv_freq", "cos_cached"):
-        return "this looks like modded-nanoGPT or nanochat (rotary, RMSNorm), which is another architecture"
-    if some("attn.c_attn.weight") and not some("transformer.h.") and some("h.0."):
-        return "this looks like a Hugging Face GPT-2; bring it in with conversion.from_huggingface"
-    if some("attn.c_attn.weight"):
-        return (
-            "these are the names of nanoGPT or a Hugging Face GPT-2, but a bare state dict does not say n_head; "
-            "save {'model': state_dict, 'model_args': {...}}, or use conversion.from_huggingface for a GPT-2"
+
+def stated_arguments(contents: Contents, state: Mapping[str, Tensor], n_head: int | None) -> dict[str, Any]:
+    """The `model_args` that a file states, with the sizes that shapes show, and the caller's `n_head`.
+
+    Raises:
+        CheckpointError: nothing states `n_head`, or the caller's is another one.
+    """
+    statement = contents.statement
+    if statement is None and n_head is None:
+        raise CheckpointError(
+            f"{contents.refusal}, and no shape shows how many heads the model has: give n_head=... (--n-head), or save "
+            "{'model': state_dict, 'model_args': {...}}" + why_not(state)
         )
-    return ""
+    stated = dict(statement.arguments) if statement else {}
+    if n_head is not None and stated.setdefault("n_head", n_head) != n_head:
+        raise CheckpointError(
+            f"n_head={n_head} was given, and {statement.place if statement else ''} has "
+            f"n_head {stated['n_head']!r}; leave n_head away, or correct the file"
+        )
+    if statement is not None and statement.place == "model_args":
+        return stated
+    return completed(stated, state)
 
 
-def _unwrapped(raw: Mapping[str, Any], notes: list[str]) -> dict[str, Shaped[Tensor, " ..."]]:
-    """The tensors under names without the prefixes of wrappers."""
-    state: dict[str, Shaped[Tensor, " ..."]] = {}
-    stripped: set[str] = set()
-    for key, value in raw.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"model[{key!r}] is a {type(value).__name__}; expected a tensor under a name")
-        parts = key.split(".")
-        name = ".".join(part for part in parts if part not in _WRAPPERS)
-        stripped.update(part for part in parts if part in _WRAPPERS)
-        if name in state:
-            raise CheckpointError(f"model has {name!r} twice, with different prefixes; expected every tensor once")
-        state[name] = value
-    if stripped:
-        notes.append("stripped " + " and ".join(f"{part}." for part in sorted(stripped)))
-    return state
+def _check_size(state: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError if tensors share so much memory that copies of them would need far more than the file."""
+    storages: dict[int, int] = {}
+    for tensor in state.values():
+        if tensor.layout == torch.strided and tensor.device.type != "meta":
+            storage = tensor.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    total, stored = sum(tensor.numel() * tensor.itemsize for tensor in state.values()), sum(storages.values())
+    if total > 2 * stored + _SMALL and all(tensor.device.type != "meta" for tensor in state.values()):
+        raise CheckpointError(
+            f"the tensors have {total:,} bytes, of which {stored:,} are stored, so they are each other's copies; "
+            "expected a model of its own weights"
+        )
 
 
 def _without_masks(
@@ -141,7 +156,7 @@ def _check_keys(state: Mapping[str, Shaped[Tensor, " ..."]], config: NanoGPTConf
     if config.bias != has_bias and weights == {key for key in state if not key.endswith(".bias")}:
         raise CheckpointError(
             f"model_args['bias'] is {config.bias}, but the model has {'biases' if has_bias else 'no biases'}; "
-            "the file's model_args do not belong to its tensors" + _hint(state)
+            "the file's model_args do not belong to its tensors" + why_not(state)
         )
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
@@ -156,18 +171,7 @@ def _check_keys(state: Mapping[str, Shaped[Tensor, " ..."]], config: NanoGPTConf
         if names
     ]
     if problems:
-        raise CheckpointError("the tensors do not fit model_args: " + "; ".join(problems) + _hint(state))
-
-
-def _hint(state: Mapping[str, Shaped[Tensor, " ..."]]) -> str:
-    """The end of a message about tensors that do not fit: what they may be instead."""
-    weight = state.get("transformer.h.0.attn.c_attn.weight")
-    if weight is not None and weight.dim() == 2 and weight.shape[1] == 3 * weight.shape[0]:
-        return "; c_attn.weight is transposed, as in a Hugging Face GPT-2: bring it in with conversion.from_huggingface"
-    if "transformer.wpe.weight" not in state:
-        return "; without transformer.wpe.weight this is another architecture (rotary or no positions), not nanoGPT"
-    hint = "" if weight is not None else looks_like(state)
-    return f"; {hint}" if hint else ""
+        raise CheckpointError("the tensors do not fit model_args: " + "; ".join(problems) + why_not(state))
 
 
 def _check_values(state: Mapping[str, Shaped[Tensor, " ..."]]) -> None:

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
 from conversion.config import LAYER_NORM_EPS, NanoGPTConfig
 from conversion.errors import ConversionError
-from conversion.layout import HookedState, from_hooked_layout
+from conversion.layout import HookedState, from_bridge_layout, from_hooked_layout
 
 
 def to_nanogpt(model: Any) -> Checkpoint:
@@ -81,32 +80,8 @@ def hooked_layout_of(
     """
     if hasattr(model, "original_model"):
         named = {name: of(weight) for name, weight in model.state_dict(keep_vars=True).items()}
-        return _from_bridge_layout(named, model.cfg.n_heads)
+        return from_bridge_layout(named, model.cfg.n_heads)
     return {name: of(weight) for name, weight in model.named_parameters()}
-
-
-def _from_bridge_layout(named: dict[str, Float[Tensor, " ..."]], n_heads: int) -> HookedState:
-    """The inverse of TransformerLens 4's `convert_tl_checkpoint`."""
-    hooked: HookedState = {}
-    for name, tensor in named.items():
-        path, part, kind = name.rsplit(".", 2) if name.startswith("blocks.") else ("", *name.rsplit(".", 1))
-        matrix = kind == "weight"
-        if part in ("q", "k", "v"):
-            pattern = "(head d_head) d_model -> head d_model d_head" if matrix else "(head d_head) -> head d_head"
-            hooked[f"{path}.{'W' if matrix else 'b'}_{part.upper()}"] = rearrange(tensor, pattern, head=n_heads)
-        elif part == "o" and matrix:
-            hooked[f"{path}.W_O"] = rearrange(tensor, "d_model (head d_head) -> head d_head d_model", head=n_heads)
-        elif part == "o":
-            hooked[f"{path}.b_O"] = tensor
-        elif part in ("in", "out"):
-            hooked[f"{path}.{'W' if matrix else 'b'}_{part}"] = tensor.T if matrix else tensor
-        elif part == "unembed":
-            hooked["unembed.W_U" if matrix else "unembed.b_U"] = tensor.T if matrix else tensor
-        elif part in ("embed", "pos_embed"):
-            hooked["embed.W_E" if part == "embed" else "pos_embed.W_pos"] = tensor
-        else:  # a LayerNorm
-            hooked[f"{path}.{part}.{kind[0]}" if path else f"{part}.{kind[0]}"] = tensor
-    return hooked
 
 
 def _check_architecture(model: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import Parameter, Signature, signature
@@ -43,9 +44,10 @@ _READING: dict[str, tuple[Any, Any]] = {
     "backend": (Annotated[BackendChoice, typer.Option(help="which kind of TransformerLens model")], "auto"),
     "meta": (Annotated[str | None, typer.Option(help="meta.pkl, tokenizer.json, a folder with one, or gpt2")], None),
     "act_fn": (
-        Annotated[ActFn, typer.Option(help="gelu_new for checkpoints of the old nanoGPT with a tanh GELU")],
-        "gelu",
+        Annotated[ActFn | None, typer.Option(help="gelu_new for checkpoints whose code has the tanh GELU")],
+        None,
     ),
+    "n_head": (Annotated[int | None, typer.Option(help="heads, for a file that does not state them")], None),
     "ignore_model_arg": (
         Annotated[
             list[str] | None,
@@ -136,6 +138,24 @@ def plain(text: Any, style: str = "") -> Any:
 
 
 @contextmanager
+def _warnings() -> Iterator[None]:
+    """A block in which a warning about a checkpoint is one sentence on standard error."""
+    from conversion.errors import CheckpointWarning, printable
+
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], *about: Any) -> None:
+            if issubclass(category, CheckpointWarning):
+                typer.echo(f"warning: {printable(str(message))}", err=True)
+            else:
+                show(message, category, *about)
+
+        warnings.showwarning = shown
+        yield
+
+
+@contextmanager
 def errors(command: Callable[..., None]) -> Iterator[None]:
     """One sentence on standard error, and the exit code, for everything that a user can get wrong.
 
@@ -143,7 +163,8 @@ def errors(command: Callable[..., None]) -> Iterator[None]:
         command: whose options the sentence names in place of Python's arguments.
     """
     try:
-        yield
+        with _warnings():
+            yield
     except typer.Exit:
         raise
     except Exception as error:

@@ -30,16 +30,17 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     meta: str | Path | Vocabulary | None = None,
-    act_fn: ActFn = "gelu",
+    act_fn: ActFn | None = None,
+    n_head: int | None = None,
     ignore_model_args: Iterable[str] = (),
     model_class: type[Any] | None = None,
 ) -> HookedTransformer:
     """Load a nanoGPT checkpoint as a TransformerLens model.
 
     Args:
-        path: nanoGPT's `out_dir`, a `ckpt.pt`, or the name of a shipped checkpoint
+        path: nanoGPT's `out_dir`, a checkpoint file (docs/FILES.md has the list), or the name of a shipped checkpoint
             (`shipped_checkpoints()`); a path that exists comes first.
-        backend, meta, act_fn, ignore_model_args: how the checkpoint is read, see
+        backend, meta, act_fn, n_head, ignore_model_args: how the checkpoint is read, see
             `nanogpt_lens.model.reading.Reading`.
         process_weights: fold LayerNorms and centre, in float64; log-probabilities stay the same.
         device, dtype: the device and the precision of the model.
@@ -55,7 +56,7 @@ def load(
         BackendError: the installed TransformerLens does not have the backend.
     """
     resolve_backend(backend)
-    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, ignore_model_args=ignore_model_args)
+    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
     return convert(
         reading.checkpoint(path),
         backend=backend,
@@ -115,7 +116,8 @@ def check(
     model_py: str | Path | None = None,
     val_bin: ValBin = None,
     meta: str | Path | Vocabulary | None = None,
-    act_fn: ActFn = "gelu",
+    act_fn: ActFn | None = None,
+    n_head: int | None = None,
     ignore_model_args: Iterable[str] = (),
     edits: bool = True,
     seed: int = 0,
@@ -129,7 +131,7 @@ def check(
         model_py: a nanoGPT fork's `model.py` to compare with. THIS FILE IS EXECUTED.
         val_bin: the run's validation tokens, a path or a `TokenFile`; by default the file that nanoGPT keeps them
             in, if it is there; False for none.
-        backend, meta, act_fn, ignore_model_args: as for `load`.
+        backend, meta, act_fn, n_head, ignore_model_args: as for `load`.
         edits, seed, device, progress: see `conversion.check_equivalence`.
 
     Returns:
@@ -139,7 +141,8 @@ def check(
         ConversionError: the input is bad. (A difference is no error, but a failed certificate.)
     """
     if not isinstance(path, Checkpoint):
-        path = Reading(meta=meta, act_fn=act_fn, ignore_model_args=ignore_model_args).checkpoint(path)
+        reading = Reading(meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
+        path = reading.checkpoint(path)
     return check_equivalence(
         path,
         backend=backend,

@@ -1,4 +1,4 @@
-"""How a checkpoint is read: the four options that `load`, `check`, `report`, `trajectory` and the commands share."""
+"""How a checkpoint is read: the five options that `load`, `check`, `report`, `trajectory` and the commands share."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ class Reading:
             and "bridge" insist on one of them.
         meta: the vocabulary, if it is not beside the checkpoint: a `meta.pkl`, a `tokenizer.json`, a folder with
             one of them, or "gpt2".
-        act_fn: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
+        act_fn: "gelu_new" for a checkpoint of the old nanoGPT, or of another project, with the tanh GELU; by default
+            nanoGPT's exact one.
+        n_head: the number of heads, for a file that does not state it.
         ignore_model_args: the names of a fork's `model_args` that do not change what is computed.
     """
 
     backend: BackendChoice = "auto"
     meta: str | Path | Vocabulary | None = None
-    act_fn: ActFn = "gelu"
+    act_fn: ActFn | None = None
+    n_head: int | None = None
     ignore_model_args: Iterable[str] = ()
 
     def __post_init__(self) -> None:
@@ -47,11 +50,15 @@ class Reading:
         from nanogpt_lens.model.places import find_checkpoint
 
         return read_checkpoint(
-            find_checkpoint(path), meta=self.meta, act_fn=self.act_fn, ignore_model_args=self.ignore_model_args
+            find_checkpoint(path),
+            meta=self.meta,
+            act_fn=self.act_fn,
+            n_head=self.n_head,
+            ignore_model_args=self.ignore_model_args,
         )
 
     def options(self) -> dict[str, Any]:
-        """All four options as keyword arguments."""
+        """All five options as keyword arguments."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def changed(self) -> dict[str, Any]:
@@ -65,6 +72,6 @@ class Reading:
         for name, value in self.changed().items():
             if name == "ignore_model_args":
                 words += [word for argument in value for word in ("--ignore-model-arg", argument)]
-            elif isinstance(value, str | Path):
+            elif isinstance(value, str | Path | int):
                 words += [f"--{name.replace('_', '-')}", shorten(str(value))]
         return words

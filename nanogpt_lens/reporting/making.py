@@ -117,7 +117,8 @@ def report(
     progress: bool = True,
     backend: BackendChoice = "auto",
     meta: str | Path | Vocabulary | None = None,
-    act_fn: ActFn = "gelu",
+    act_fn: ActFn | None = None,
+    n_head: int | None = None,
     ignore_model_args: Iterable[str] = (),
 ) -> Report:
     """One offline page about a checkpoint: the proof that its conversion is equal, and what is inside.
@@ -139,7 +140,7 @@ def report(
         val_bin: the run's validation data, for the certificate: as for `ngl.check`.
         seed: of everything that is drawn.
         progress: show a bar over the sections.
-        backend, meta, act_fn, ignore_model_args: as for `ngl.check`.
+        backend, meta, act_fn, n_head, ignore_model_args: as for `ngl.check`.
 
     Returns:
         the report; `save(path)` writes it.
@@ -159,7 +160,7 @@ def report(
     resolve_backend(backend)
     target = None if output is None else check_output(output)
     pair = _pair(clean, corrupted, answer, wrong)
-    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, ignore_model_args=ignore_model_args)
+    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
     stages = checkpoints.checkpoints_of(path)
     alone = len(stages) > 1 and not checkpoints.has_own(path)
     chosen = chosen_sections(sections, path=path, several=len(stages) > 1, alone=alone)

@@ -56,7 +56,8 @@ def trajectory(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     meta: str | Path | Vocabulary | None = None,
-    act_fn: ActFn = "gelu",
+    act_fn: ActFn | None = None,
+    n_head: int | None = None,
     ignore_model_args: Iterable[str] = (),
     progress: bool = True,
     **options: Any,
@@ -76,7 +77,7 @@ def trajectory(
         pattern: the pattern of the checkpoints' file names.
         resume: a folder where the values of finished checkpoints are saved every ten seconds; the same call goes on
             from there. A function of your own is known by its name alone.
-        backend, device, dtype, meta, act_fn, ignore_model_args: as for `load`.
+        backend, device, dtype, meta, act_fn, n_head, ignore_model_args: as for `load`.
         progress: show a bar.
         options: options of the measure, such as n=32, seed=1, seq_len=20.
 
@@ -89,7 +90,7 @@ def trajectory(
             than processes; or `resume` has another trajectory.
         DataError: the measure needs a task, and there is none.
     """
-    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, ignore_model_args=ignore_model_args)
+    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
     stages = list_stages(path, pattern=pattern, reading=reading)
     walk = Walk(stages, reading=reading, device=device, dtype=dtype)
     folder = stages[0].path.parent

@@ -1,0 +1,105 @@
+"""The archive of torch.save: byte orders, alignment, entries that lie about where and how large they are."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+
+import pytest
+import torch
+
+from conversion import CheckpointError, read_checkpoint
+from tests.making import content, random_state, write
+
+
+def rewritten(folder, change, compression=zipfile.ZIP_STORED):
+    """The archive with its entries changed by a function of their names and bytes."""
+    file = write(folder)
+    with zipfile.ZipFile(file) as old:
+        entries = {name: change(name, old.read(name)) for name in old.namelist()}
+    with zipfile.ZipFile(file, "w", compression) as new:
+        for name, data in entries.items():
+            new.writestr(name, data)
+    return file
+
+
+def same(read):
+    return all(torch.equal(read.state_dict[name], tensor) for name, tensor in random_state().items())
+
+
+@pytest.mark.parametrize("optimizer", [False, True])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_numbers_of_the_other_byte_order(tmp_path, compression, optimizer):
+    def big(name, data):
+        if name.endswith("byteorder"):
+            return b"big"
+        if "/data/" not in name:
+            return data
+        return struct.pack(f">{len(data) // 4}f", *struct.unpack(f"<{len(data) // 4}f", data))
+
+    read = read_checkpoint(rewritten(tmp_path, big, compression), optimizer=optimizer)
+    assert same(read)
+    assert read.best_val_loss == 1.25
+
+
+@pytest.mark.parametrize("optimizer", [False, True])
+def test_numbers_that_are_not_aligned(tmp_path, optimizer):
+    """zipfile writes without the padding that torch.save puts before its numbers."""
+    assert same(read_checkpoint(rewritten(tmp_path, lambda name, data: data), optimizer=optimizer))
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_views_of_shared_storages(tmp_path, new_format):
+    whole = torch.cat([tensor.flatten() for tensor in random_state().values()])
+    state, start = {}, 0
+    for name, tensor in random_state().items():
+        state[name] = whole[start : start + tensor.numel()].view(tensor.shape)
+        start += tensor.numel()
+    state["transformer.wpe.weight"] = state["transformer.wpe.weight"].T.contiguous().T
+    torch.save(content(state), tmp_path / "ckpt.pt", _use_new_zipfile_serialization=new_format)
+    assert same(read_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"K\x10\x86q", b"K\x11\x86q"),  # a width of 17
+        (b"K\x10K\x01\x86q", b"K\x20K\x01\x86q"),  # rows that lie further apart than the numbers are many
+    ],
+)
+def test_no_tensor_reaches_beyond_its_storage(tmp_path, old, new):
+    def change(name, data):
+        assert not name.endswith("data.pkl") or old in data
+        return data.replace(old, new, 1) if name.endswith("data.pkl") else data
+
+    with pytest.raises(CheckpointError, match="a tensor of shape .* in a storage of"):
+        read_checkpoint(rewritten(tmp_path, change))
+
+
+def test_entries_that_overlap(tmp_path):
+    """Many names for one place in the file: as much memory as there are names."""
+    file = write(tmp_path)
+    with zipfile.ZipFile(file, "a") as archive:
+        entry = max(archive.infolist(), key=lambda entry: entry.file_size)
+        for i in range(30):
+            again = zipfile.ZipInfo(f"ckpt/data/x{i}")
+            again.header_offset, again.file_size = entry.header_offset, entry.file_size
+            again.compress_size, again.CRC = entry.compress_size, entry.CRC
+            archive.filelist.append(again)
+        archive._didModify = True
+    with pytest.raises(CheckpointError, match="its entries say that they have"):
+        read_checkpoint(file)
+
+
+def test_a_pickle_that_inflates(tmp_path):
+    file = rewritten(
+        tmp_path, lambda n, data: b"\x80\x02" + b"}" * 3_000_000 if n.endswith("pkl") else data, zipfile.ZIP_DEFLATED
+    )
+    with pytest.raises(CheckpointError, match="made to fill the memory"):
+        read_checkpoint(file)
+
+
+def test_a_torchscript_program(tmp_path):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "ckpt.pt"))
+    with pytest.raises(CheckpointError, match="is a TorchScript archive, which is a program"):
+        read_checkpoint(tmp_path)
