@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from conversion.native import GPT
     from conversion.reloading import reload_weights
     from conversion.report import EquivalenceReport
+    from conversion.string_vocabulary import StringVocabulary
     from conversion.transformerlens_to_nanogpt import to_nanogpt
     from conversion.vocabulary import CharVocabulary, TokenizerVocabulary, read_vocabulary
 
@@ -43,6 +44,7 @@ _HOMES = {
     "EquivalenceReport": "report",
     "NanoGPTConfig": "config",
     "NanoGPTLensError": "errors",
+    "StringVocabulary": "string_vocabulary",
     "TokenizerVocabulary": "vocabulary",
     "VocabularyError": "errors",
     "check_equivalence": "equivalence",
@@ -69,6 +71,7 @@ __all__ = [
     "EquivalenceReport",
     "NanoGPTConfig",
     "NanoGPTLensError",
+    "StringVocabulary",
     "TokenizerVocabulary",
     "VocabularyError",
     "check_equivalence",

@@ -29,13 +29,13 @@ from conversion.config import ActFn, NanoGPTConfig
 from conversion.errors import CheckpointError
 from conversion.state import canonical_state, looks_like
 from conversion.vocabulary import (
+    ASKED_FOR_NONE,
     GPT2_ABSENT,
     GPT2_SIZES,
     META_NAME,
     TOKENIZER_NAME,
     Vocabulary,
-    find_vocabulary,
-    read_vocabulary,
+    choose_vocabulary,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Checkpoint:
         optimizer: the optimizer's state; None unless it was asked for.
         notes: what reading had to do (prefixes stripped, masks dropped, ...).
         extra_model_args: a fork's `model_args` that were ignored on request.
+        no_vocabulary: why there is no vocabulary, where there is more to say than that no file was found.
     """
 
     config: NanoGPTConfig
@@ -74,6 +75,7 @@ class Checkpoint:
     optimizer: Mapping[str, Any] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     extra_model_args: Mapping[str, Any] = field(default_factory=dict)
+    no_vocabulary: str = ""
     _stamp: tuple[int, int, int] | None = None
 
     @property
@@ -121,8 +123,9 @@ class Checkpoint:
         if self.vocabulary is not None:
             return tokenizer_for(self.vocabulary, **sizes)
         gpt2 = f", or meta='gpt2' ({GPT2_ABSENT})" if self.config.vocab_size in GPT2_SIZES else ""
+        why = self.no_vocabulary or "no meta.pkl or tokenizer.json beside it or in data/<dataset>/"
         reason = (
-            f"{self.name} has no vocabulary (no meta.pkl or tokenizer.json beside it or in data/<dataset>/); load it "
+            f"{self.name} has no vocabulary ({why}); load it "
             f"with meta='path/to/meta.pkl' or a tokenizer.json{gpt2}; token ids work without one"
         )
         return missing_tokenizer(reason, **sizes)
@@ -167,8 +170,9 @@ def read_checkpoint(
     Args:
         path: a `ckpt.pt`, or a folder that holds one (nanoGPT's `out_dir`).
         meta: the vocabulary: a `meta.pkl`, a `tokenizer.json`, a folder with one of
-            them, or "gpt2". By default the one beside the checkpoint, or in
-            `data/<dataset>/` below the working directory or one of the checkpoint's parents.
+            them, "gpt2", or "none". By default the first that can be used, beside the checkpoint, or in
+            `data/<dataset>/` below the working directory or one of the checkpoint's parents; if none can,
+            the checkpoint has no vocabulary and says why where text is used.
         act_fn: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
         ignore_model_args: the names of a fork's `model_args` that do not change what is computed.
         optimizer: read the optimizer's state too.
@@ -176,7 +180,7 @@ def read_checkpoint(
     Raises:
         CheckpointError: the file does not exist, is no nanoGPT checkpoint, is damaged or unsafe, or has
             missing, unexpected or misshapen tensors, or weights that are not finite.
-        VocabularyError: the vocabulary is unsafe, damaged, or too large for the model.
+        VocabularyError: the vocabulary that `meta` names does not exist, is damaged, or is too large for the model.
     """
     file = locate(path)
     ignore_model_args = tuple(ignore_model_args)
@@ -195,10 +199,9 @@ def read_checkpoint(
             f"{file} was saved with act_fn {stated!r}, and {act_fn!r} was asked for; "
             f"give act_fn={stated!r} (--act-fn {stated})"
         )
-    if meta is None:
-        vocabulary = find_vocabulary(_data_folders(file.parent, run_config), config.vocab_size)
-    else:
-        vocabulary = read_vocabulary(meta, config.vocab_size)
+    vocabulary, why = choose_vocabulary(meta, _data_folders(file.parent, run_config), config.vocab_size)
+    if why and why != ASKED_FOR_NONE:
+        notes += (f"a vocabulary was passed over: {why}",)
     return Checkpoint(
         config=config,
         state_dict=state,
@@ -210,6 +213,7 @@ def read_checkpoint(
         optimizer=content.get("optimizer") if optimizer else None,
         notes=notes,
         extra_model_args={k: v for k, v in model_args.items() if k in set(ignore_model_args)},
+        no_vocabulary="" if vocabulary is not None else why,
         _stamp=stamp,
     )
 

@@ -256,7 +256,6 @@ def info(
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    vocabulary = checkpoint.vocabulary
     return {
         "file": checkpoint.name,
         "sha256": checkpoint.sha256,
@@ -266,10 +265,18 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "precision": str(checkpoint.dtype).removeprefix("torch."),
         "iteration": checkpoint.iter_num,
         "best validation loss": checkpoint.best_val_loss,
-        "vocabulary": f"{vocabulary.size} {vocabulary.kind} from {vocabulary.source}" if vocabulary else "none found",
+        "vocabulary": _vocabulary(checkpoint),
         "run": dict(checkpoint.run_config),
         "notes": list(checkpoint.notes),
     }
+
+
+def _vocabulary(checkpoint: Checkpoint) -> str:
+    """What the vocabulary is, or why there is none."""
+    vocabulary, why = checkpoint.vocabulary, checkpoint.no_vocabulary
+    if vocabulary is not None:
+        return f"{vocabulary.size} {vocabulary.kind} from {vocabulary.source}"
+    return f"none: {why}" if why else "none found"
 
 
 def _print_report(report: EquivalenceReport) -> None:

@@ -23,7 +23,7 @@ class Reading:
         backend: "auto" gives a HookedTransformer with TransformerLens 3.x and a TransformerBridge with 4.x; "hooked"
             and "bridge" insist on one of them.
         meta: the vocabulary, if it is not beside the checkpoint: a `meta.pkl`, a `tokenizer.json`, a folder with
-            one of them, or "gpt2".
+            one of them, or "gpt2"; "none" for no vocabulary, whatever files there are.
         act_fn: "gelu_new" for a checkpoint of the old nanoGPT with its tanh GELU.
         ignore_model_args: the names of a fork's `model_args` that do not change what is computed.
     """
@@ -41,7 +41,7 @@ class Reading:
 
         Raises:
             CheckpointError: the file is missing, damaged, unsafe or not a nanoGPT checkpoint.
-            VocabularyError: the vocabulary is unsafe, damaged or does not fit.
+            VocabularyError: the vocabulary that `meta` names does not exist, is damaged or does not fit.
         """
         from conversion.checkpoint import read_checkpoint
         from nanogpt_lens.model.places import find_checkpoint

@@ -1,0 +1,76 @@
+"""The tokenizer that is saved beside a model, for programs that do not have this package.
+
+Hugging Face reads the row of the embedding also where it masks, so that the id of padding has to be inside the
+vocabulary. It is the vocabulary's own `<PAD>`, or a row that nanoGPT added to round the vocabulary up, or else the last
+token, which in a sorted vocabulary is a rare one. That token stays ordinary text: it is no special token, so that
+decoding does not drop it. nanoGPT has no beginning and no end of a text, and none is named unless it is GPT-2's own.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from conversion.errors import VocabularyError
+from conversion.fast_tokenizer import PADDING_NAMES, CheckpointTokenizer, ids_of, one_token_each, unspoken
+from conversion.string_vocabulary import StringVocabulary
+from conversion.vocabulary import CharVocabulary, Vocabulary
+
+
+def plain_tokenizer(tokenizer: CheckpointTokenizer, *, beyond: bool = False) -> PreTrainedTokenizerFast:
+    """The same tokenizer as a plain fast one.
+
+    Args:
+        tokenizer: a checkpoint's tokenizer.
+        beyond: for TransformerLens, which takes the id of padding for padding wherever it stands: end and padding
+            are one token with an id beyond the embedding.
+
+    Raises:
+        VocabularyError: the checkpoint has no vocabulary.
+    """
+    vocabulary = tokenizer.encoder
+    if tokenizer.missing or vocabulary is None:
+        raise VocabularyError(tokenizer.missing or "the tokenizer has no vocabulary; load the model with meta=")
+    if tokenizer.foreign_special is None or beyond:
+        core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        special = {"eos_token": str(tokenizer.eos_token), "pad_token": str(tokenizer.eos_token)}
+    else:
+        core = _core(vocabulary)
+        special = {"pad_token": _padding(core, vocabulary, tokenizer.d_vocab)}
+    if isinstance(vocabulary, StringVocabulary) and vocabulary.one_way:
+        longest_first = sorted(vocabulary.ids, key=len, reverse=True)
+        core.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first))), behavior="isolated")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        clean_up_tokenization_spaces=False,
+        model_max_length=tokenizer.model_max_length,
+        padding_side="right",
+        **special,
+    )
+
+
+def _core(vocabulary: Vocabulary) -> Tokenizer:
+    """The Rust core of a vocabulary, without any token of ours."""
+    if isinstance(vocabulary, CharVocabulary):
+        return one_token_each(vocabulary.chars, {})
+    if isinstance(vocabulary, StringVocabulary):
+        return one_token_each(vocabulary.strings, {})
+    core = Tokenizer.from_str(vocabulary.serialized)
+    core.no_truncation()
+    core.no_padding()
+    return core
+
+
+def _padding(core: Tokenizer, vocabulary: Vocabulary, d_vocab: int) -> str:
+    """The token that pads, which the core has afterwards, with an id inside the vocabulary."""
+    known = ids_of(vocabulary)
+    own = next((name for name in PADDING_NAMES if known.get(name, d_vocab) < d_vocab), None)
+    if own is None and max(known.values()) + 1 < d_vocab:
+        token = unspoken(PADDING_NAMES[-1], frozenset().union(*known))
+        core.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+        return token
+    last = max((i, token) for token, i in known.items() if i < d_vocab)[1]
+    core.add_tokens([AddedToken(own or last, special=False, normalized=False)])
+    return own or last
