@@ -1,14 +1,18 @@
 """The tokenizer that is saved beside a model, for programs that do not have this package.
 
 Hugging Face reads the row of the embedding also where it masks, so that the id of padding has to be inside the
-vocabulary. It is the vocabulary's own `<PAD>`, or a row that nanoGPT added to round the vocabulary up, or else the last
-token, which in a sorted vocabulary is a rare one. That token stays ordinary text: it is no special token, so that
-decoding does not drop it. nanoGPT has no beginning and no end of a text, and none is named unless it is GPT-2's own.
+vocabulary. It is the vocabulary's own `<PAD>`, or a row that nanoGPT added to round the vocabulary up. Where every id
+is a token of text, it has to be one of them. Hugging Face takes it for special, and `decode(skip_special_tokens=True)`
+drops it: so it is the token that the model writes least. (A `response_template` keeps the text-generation pipeline
+from dropping it; nothing else reads that.) nanoGPT has no beginning and no end of a text, and none is named unless it
+is GPT-2's own.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -19,13 +23,17 @@ from conversion.string_vocabulary import StringVocabulary
 from conversion.vocabulary import CharVocabulary, Vocabulary
 
 
-def plain_tokenizer(tokenizer: CheckpointTokenizer, *, beyond: bool = False) -> PreTrainedTokenizerFast:
+def plain_tokenizer(
+    tokenizer: CheckpointTokenizer, *, beyond: bool = False, rarest: Callable[[], int] | None = None
+) -> PreTrainedTokenizerFast:
     """The same tokenizer as a plain fast one.
 
     Args:
         tokenizer: a checkpoint's tokenizer.
         beyond: for TransformerLens, which takes the id of padding for padding wherever it stands: end and padding
             are one token with an id beyond the embedding.
+        rarest: gives the id of the token that the model writes least, by default the last one; it is asked only
+            where an ordinary token has to be the padding.
 
     Raises:
         VocabularyError: the checkpoint has no vocabulary.
@@ -35,10 +43,10 @@ def plain_tokenizer(tokenizer: CheckpointTokenizer, *, beyond: bool = False) -> 
         raise VocabularyError(tokenizer.missing or "the tokenizer has no vocabulary; load the model with meta=")
     if tokenizer.foreign_special is None or beyond:
         core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        special = {"eos_token": str(tokenizer.eos_token), "pad_token": str(tokenizer.eos_token)}
+        special: dict[str, Any] = {"eos_token": str(tokenizer.eos_token), "pad_token": str(tokenizer.eos_token)}
     else:
         core = _core(vocabulary)
-        special = {"pad_token": _padding(core, vocabulary, tokenizer.d_vocab)}
+        special = _padding(core, vocabulary, tokenizer.d_vocab, rarest)
     if isinstance(vocabulary, StringVocabulary) and vocabulary.one_way:
         longest_first = sorted(vocabulary.ids, key=len, reverse=True)
         core.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first))), behavior="isolated")
@@ -63,14 +71,17 @@ def _core(vocabulary: Vocabulary) -> Tokenizer:
     return core
 
 
-def _padding(core: Tokenizer, vocabulary: Vocabulary, d_vocab: int) -> str:
-    """The token that pads, which the core has afterwards, with an id inside the vocabulary."""
+def _padding(core: Tokenizer, vocabulary: Vocabulary, d_vocab: int, rarest: Callable[[], int] | None) -> dict[str, Any]:
+    """The settings of the token that pads, which the core has afterwards, with an id inside the vocabulary."""
     known = ids_of(vocabulary)
     own = next((name for name in PADDING_NAMES if known.get(name, d_vocab) < d_vocab), None)
-    if own is None and max(known.values()) + 1 < d_vocab:
+    if own is not None:
+        return {"pad_token": own}
+    if max(known.values()) + 1 < d_vocab:
         token = unspoken(PADDING_NAMES[-1], frozenset().union(*known))
         core.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        return token
-    last = max((i, token) for token, i in known.items() if i < d_vocab)[1]
-    core.add_tokens([AddedToken(own or last, special=False, normalized=False)])
-    return own or last
+        return {"pad_token": token}
+    texts = {i: token for token, i in known.items() if i < d_vocab}
+    token = texts[max(texts) if rarest is None else rarest()]
+    core.add_tokens([AddedToken(token, special=False, normalized=False)])
+    return {"pad_token": token, "response_template": {"note": "keeps pipelines from dropping the token that pads"}}

@@ -108,11 +108,15 @@ def convert(
     """Convert a checkpoint, prove it, and save the result in a new folder."""
     from nanogpt_lens.model.exporting import export
 
-    result = export(reading.checkpoint(path), to, output, process_weights=process_weights, dtype=dtype or None)
+    checkpoint = reading.checkpoint(path, optimizer=to == "nanogpt")
+    result = export(checkpoint, to, output, process_weights=process_weights, dtype=dtype or None)
+    facts = {"output": str(result.folder), "to": to, "proof": result.proof, "load": result.how_to_load}
     if as_json:
-        typer.echo(json.dumps({"output": str(result.folder), "to": to, "proof": result.proof}))
-    else:
-        typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
+        typer.echo(json.dumps(facts | {"notes": result.notes}))
+        return
+    typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
+    for note in result.notes:
+        typer.echo(f"note: {note}")
 
 
 def _train(

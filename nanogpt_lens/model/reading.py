@@ -36,8 +36,8 @@ class Reading:
     def __post_init__(self) -> None:
         object.__setattr__(self, "ignore_model_args", tuple(self.ignore_model_args))
 
-    def checkpoint(self, path: str | Path) -> Checkpoint:
-        """Read the checkpoint that a path or a shipped name stands for.
+    def checkpoint(self, path: str | Path, *, optimizer: bool = False) -> Checkpoint:
+        """Read the checkpoint that a path or a shipped name stands for, with its optimizer if that is asked for.
 
         Raises:
             CheckpointError: the file is missing, damaged, unsafe or not a nanoGPT checkpoint.
@@ -47,7 +47,11 @@ class Reading:
         from nanogpt_lens.model.places import find_checkpoint
 
         return read_checkpoint(
-            find_checkpoint(path), meta=self.meta, act_fn=self.act_fn, ignore_model_args=self.ignore_model_args
+            find_checkpoint(path),
+            meta=self.meta,
+            act_fn=self.act_fn,
+            ignore_model_args=self.ignore_model_args,
+            optimizer=optimizer,
         )
 
     def options(self) -> dict[str, Any]:
