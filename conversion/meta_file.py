@@ -53,6 +53,17 @@ def read_tokens(file: Path) -> dict[int, str]:
     return dict(sorted(table.items()))
 
 
+def read_vocab_size(file: Path) -> int | None:
+    """The `vocab_size` of a `meta.pkl`, which is all that nanoGPT's `train.py` reads of it; None if it has none.
+
+    Raises:
+        VocabularyError: the file does not exist or is damaged.
+    """
+    meta = _plain_pickle(file)
+    size = meta.get("vocab_size") if isinstance(meta, Mapping) else None
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+
+
 def _inverted(file: Path, stoi: Any) -> dict[int, str]:
     """The table of a dictionary from text to id."""
     if not isinstance(stoi, Mapping):

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Int, Integer
 from torch import Tensor
 
-from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, read_vocabulary
+from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, find_vocabulary
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError, DataError
 from nanogpt_lens.model.access import Hooked, check_model, device_of
@@ -181,7 +181,9 @@ def _check_vocabulary(encoder: Any, path: Path) -> None:
     named = [path.parent / name for name in (META_NAME, TOKENIZER_NAME) if (path.parent / name).is_file()]
     if not named or not isinstance(encoder, CharVocabulary):
         return
-    vocabulary = read_vocabulary(named[0], 2**16)
+    vocabulary, _ = find_vocabulary([path.parent], 2**16)
+    if vocabulary is None:  # the file does not say what its ids stand for
+        return
     if not isinstance(vocabulary, CharVocabulary) or tuple(vocabulary.chars) != tuple(encoder.chars):
         raise AnalysisError(
             f"{path} was prepared with another vocabulary ({named[0]}) than the model's; expected the same: give the "

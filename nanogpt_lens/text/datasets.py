@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Integer
 
 from conversion.atomic import replacing
+from conversion.errors import VocabularyError
+from conversion.meta_file import read_vocab_size
 from conversion.vocabulary import (
     GPT2_SIZES,
     META_NAME,
@@ -25,7 +27,7 @@ from conversion.vocabulary import (
     CharVocabulary,
     Vocabulary,
     find_gpt2,
-    read_vocabulary,
+    find_vocabulary,
 )
 from nanogpt_lens.core.errors import DataError
 from nanogpt_lens.text.files import BIN_ID, read_bin, read_text
@@ -47,6 +49,7 @@ class TextData:
         name: what nanoGPT calls the `dataset`.
         sources: the files it was read from.
         sha256: of the text file's bytes (of the plays as UTF-8 text), None for `.bin` files.
+        stated_size: the `vocab_size` of a `meta.pkl` that names no tokens, as some forks write it.
     """
 
     train: np.ndarray
@@ -55,6 +58,7 @@ class TextData:
     name: str
     sources: tuple[Path, ...] = ()
     sha256: str | None = None
+    stated_size: int | None = None
 
     def __post_init__(self) -> None:
         for split, ids in (("train", self.train), ("val", self.val)):
@@ -65,7 +69,9 @@ class TextData:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens of a model for this text: the vocabulary's, or nanoGPT's 50,304 for GPT-2's or none."""
+        """Tokens of a model for this text: the vocabulary's or the stated; nanoGPT's 50,304 for GPT-2's or none."""
+        if self.vocabulary is None and self.stated_size is not None:
+            return self.stated_size
         gpt2 = self.vocabulary is None or self.vocabulary.kind == "gpt2"
         return GPT2_SIZES[1] if self.vocabulary is None or gpt2 else self.vocabulary.size
 
@@ -199,13 +205,18 @@ def _read_folder(folder: Path) -> TextData:
         )
     named = [folder / name for name in (META_NAME, TOKENIZER_NAME) if (folder / name).is_file()]
     # without a meta.pkl nanoGPT takes the tokens for GPT-2's
-    vocabulary = read_vocabulary(named[0], 2**16) if named else find_gpt2()
+    vocabulary, why = find_vocabulary([folder], 2**16) if named else (find_gpt2(), "")
+    unnamed = vocabulary is None and folder / META_NAME in named
+    stated_size = read_vocab_size(folder / META_NAME) if unnamed else None
+    if vocabulary is None and named and stated_size is None:
+        raise VocabularyError(why)  # neither the tokens nor their number
     data = TextData(
         train=read_bin(files[0]),
         val=read_bin(files[1]),
         vocabulary=vocabulary,
         name=folder.resolve().name,
         sources=tuple(files),
+        stated_size=stated_size,
     )
     for file, ids in zip(files, (data.train, data.val), strict=True):
         largest = _largest(ids)
