@@ -84,13 +84,13 @@ def to_huggingface(
 
 
 @torch.no_grad()
-def _least_written(model: Any) -> int:
-    """The token that has the least probability after random tokens, on the average of its logarithm."""
+def _least_written(model: Any) -> list[int]:
+    """All ids in the order of their probability after random tokens (the mean of its logarithm), the least first."""
     config = model.config
     tokens = torch.randint(
         config.vocab_size, (8, min(config.n_positions, 64)), generator=torch.Generator().manual_seed(0)
     )
-    return int(model(tokens).logits.float().log_softmax(-1).mean((0, 1)).argmin())
+    return model(tokens).logits.float().log_softmax(-1).mean((0, 1)).argsort().tolist()
 
 
 def from_huggingface(

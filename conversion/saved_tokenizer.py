@@ -24,7 +24,7 @@ from conversion.vocabulary import CharVocabulary, Vocabulary
 
 
 def plain_tokenizer(
-    tokenizer: CheckpointTokenizer, *, beyond: bool = False, rarest: Callable[[], int] | None = None
+    tokenizer: CheckpointTokenizer, *, beyond: bool = False, rarest: Callable[[], list[int]] | None = None
 ) -> PreTrainedTokenizerFast:
     """The same tokenizer as a plain fast one.
 
@@ -32,8 +32,8 @@ def plain_tokenizer(
         tokenizer: a checkpoint's tokenizer.
         beyond: for TransformerLens, which takes the id of padding for padding wherever it stands: end and padding
             are one token with an id beyond the embedding.
-        rarest: gives the id of the token that the model writes least, by default the last one; it is asked only
-            where an ordinary token has to be the padding.
+        rarest: gives all ids, first those that the model writes least, by default the last; it is asked only where
+            an ordinary token has to be the padding.
 
     Raises:
         VocabularyError: the checkpoint has no vocabulary.
@@ -71,17 +71,31 @@ def _core(vocabulary: Vocabulary) -> Tokenizer:
     return core
 
 
-def _padding(core: Tokenizer, vocabulary: Vocabulary, d_vocab: int, rarest: Callable[[], int] | None) -> dict[str, Any]:
+def _padding(
+    core: Tokenizer, vocabulary: Vocabulary, d_vocab: int, rarest: Callable[[], list[int]] | None
+) -> dict[str, Any]:
     """The settings of the token that pads, which the core has afterwards, with an id inside the vocabulary."""
     known = ids_of(vocabulary)
     own = next((name for name in PADDING_NAMES if known.get(name, d_vocab) < d_vocab), None)
-    if own is not None:
+    if own is not None and (not isinstance(vocabulary, StringVocabulary) or _stands_alone(own, vocabulary)):
         return {"pad_token": own}
     if max(known.values()) + 1 < d_vocab:
         token = unspoken(PADDING_NAMES[-1], frozenset().union(*known))
         core.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         return {"pad_token": token}
     texts = {i: token for token, i in known.items() if i < d_vocab}
-    token = texts[max(texts) if rarest is None else rarest()]
+    ranking = sorted(texts, reverse=True) if rarest is None else rarest()
+    token = next((texts[i] for i in ranking if i in texts and _stands_alone(texts[i], vocabulary)), None)
+    if token is None:
+        return {}
     core.add_tokens([AddedToken(token, special=False, normalized=False)])
     return {"pad_token": token, "response_template": {"note": "keeps pipelines from dropping the token that pads"}}
+
+
+def _stands_alone(token: str, vocabulary: Vocabulary) -> bool:
+    """Whether texts are cut as before when Hugging Face looks for this token first, as it does for special ones."""
+    if isinstance(vocabulary, CharVocabulary):
+        return True
+    if isinstance(vocabulary, StringVocabulary):
+        return bool(token) and sum(bool(set(token) & set(other)) for other in vocabulary.strings) == 1
+    return token.startswith("\u0120")  # a blank in byte-level BPE, which no text holds in this form
