@@ -35,7 +35,7 @@ def sample(folder: Path, data: Path, start: str, length: int) -> str:
     ids = torch.tensor([[meta["stoi"][char] for char in start]])
     with torch.no_grad():
         for _ in range(length):
-            logits, _ = model(ids[:, -model.config.block_size :])
+            logits, _ = model(ids[:, -model.transformer.wpe.num_embeddings :])
             ids = torch.cat([ids, logits[:, [-1]].argmax(-1)], dim=1)
     return "".join(meta["itos"][i] for i in ids[0].tolist())
 
