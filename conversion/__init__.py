@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from conversion.native import GPT
     from conversion.reloading import reload_weights
     from conversion.report import EquivalenceReport
+    from conversion.string_vocabulary import StringVocabulary
     from conversion.token_files import TokenFile
     from conversion.transformerlens_to_nanogpt import to_nanogpt
     from conversion.vocabulary import CharVocabulary, TokenizerVocabulary, read_vocabulary
@@ -44,6 +45,7 @@ _HOMES = {
     "EquivalenceReport": "report",
     "NanoGPTConfig": "config",
     "NanoGPTLensError": "errors",
+    "StringVocabulary": "string_vocabulary",
     "TokenFile": "token_files",
     "TokenizerVocabulary": "vocabulary",
     "VocabularyError": "errors",
@@ -71,6 +73,7 @@ __all__ = [
     "EquivalenceReport",
     "NanoGPTConfig",
     "NanoGPTLensError",
+    "StringVocabulary",
     "TokenFile",
     "TokenizerVocabulary",
     "VocabularyError",

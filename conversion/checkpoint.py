@@ -27,13 +27,13 @@ from conversion.gelu import ACT_FN_KEY, settled_gelu
 from conversion.locating import CHECKPOINT_NAME, locate
 from conversion.state import canonical_state, nanogpt_tensors, stated_arguments
 from conversion.vocabulary import (
+    ASKED_FOR_NONE,
     GPT2_ABSENT,
     GPT2_SIZES,
     META_NAME,
     TOKENIZER_NAME,
     Vocabulary,
-    find_vocabulary,
-    read_vocabulary,
+    choose_vocabulary,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Checkpoint:
         optimizer: the optimizer's state; None unless it was asked for.
         notes: what reading had to do (prefixes stripped, masks dropped, ...).
         extra_model_args: a fork's `model_args` that were ignored on request.
+        no_vocabulary: why there is no vocabulary, where there is more to say than that no file was found.
     """
 
     config: NanoGPTConfig
@@ -68,6 +69,7 @@ class Checkpoint:
     optimizer: Mapping[str, Any] | None = field(default=None, repr=False)
     notes: tuple[str, ...] = ()
     extra_model_args: Mapping[str, Any] = field(default_factory=dict)
+    no_vocabulary: str = ""
     _stamp: tuple[int, int, int] | None = None
 
     @property
@@ -115,8 +117,9 @@ class Checkpoint:
         if self.vocabulary is not None:
             return tokenizer_for(self.vocabulary, **sizes)
         gpt2 = f", or meta='gpt2' ({GPT2_ABSENT})" if self.config.vocab_size in GPT2_SIZES else ""
+        why = self.no_vocabulary or "no meta.pkl or tokenizer.json beside it or in data/<dataset>/"
         reason = (
-            f"{self.name} has no vocabulary (no meta.pkl or tokenizer.json beside it or in data/<dataset>/); load it "
+            f"{self.name} has no vocabulary ({why}); load it "
             f"with meta='path/to/meta.pkl' or a tokenizer.json{gpt2}; token ids work without one"
         )
         return missing_tokenizer(reason, **sizes)
@@ -163,8 +166,9 @@ def read_checkpoint(
         path: a file (`torch.save`'s, safetensors, llm.c's), or a folder that holds a `ckpt.pt` (nanoGPT's `out_dir`),
             a `model.safetensors` or a `pytorch_model.bin`.
         meta: the vocabulary: a `meta.pkl`, a `tokenizer.json`, a folder with one of
-            them, or "gpt2". By default the one beside the checkpoint, or in
-            `data/<dataset>/` below the working directory or one of the checkpoint's parents.
+            them, "gpt2", or "none". By default the first that can be used, beside the checkpoint, or in
+            `data/<dataset>/` below the working directory or one of the checkpoint's parents; if none can,
+            the checkpoint has no vocabulary and says why where text is used.
         act_fn: "gelu_new" for a checkpoint of the old nanoGPT, or of another project, with the tanh GELU; by default
             nanoGPT's exact one, unless the file says otherwise, which is an error.
         n_head: the number of heads, for a file that does not state it.
@@ -174,7 +178,7 @@ def read_checkpoint(
     Raises:
         CheckpointError: the file does not exist, is no nanoGPT checkpoint, is damaged or unsafe, or has
             missing, unexpected or misshapen tensors, or weights that are not finite.
-        VocabularyError: the vocabulary is unsafe, damaged, or too large for the model.
+        VocabularyError: the vocabulary that `meta` names does not exist, is damaged, or is too large for the model.
     """
     file = locate(path)
     ignore_model_args = tuple(ignore_model_args)
@@ -189,10 +193,9 @@ def read_checkpoint(
         message = str(error)
         raise CheckpointError(message if message.startswith(str(file)) else f"{file}: {message}") from None
     run_config = contents.run_config
-    if meta is None:
-        vocabulary = find_vocabulary(_data_folders(file.parent, run_config), config.vocab_size)
-    else:
-        vocabulary = read_vocabulary(meta, config.vocab_size)
+    vocabulary, why = choose_vocabulary(meta, _data_folders(file.parent, run_config), config.vocab_size)
+    if why and why != ASKED_FOR_NONE:
+        more += (f"a vocabulary was passed over: {why}",)
     return Checkpoint(
         config=config,
         state_dict=state,
@@ -204,6 +207,7 @@ def read_checkpoint(
         optimizer=contents.optimizer if optimizer else None,
         notes=contents.notes + notes + more + about_gelu,
         extra_model_args={k: v for k, v in arguments.items() if k in set(ignore_model_args)},
+        no_vocabulary="" if vocabulary is not None else why,
         _stamp=stamp,
     )
 

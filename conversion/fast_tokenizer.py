@@ -1,8 +1,16 @@
 """The Hugging Face fast tokenizer that is attached to a model.
 
-TransformerLens gives every tokenizer a padding, an end and a beginning token. nanoGPT
-models have none of them, so the token we name for it has an id beyond the embedding:
-padding never reaches a trained row, and `prepend_bos=True` is refused.
+TransformerLens gives every tokenizer a padding, an end and a beginning token. nanoGPT models have none of them, and
+whatever id stands for one is used by some client as a row of the embedding, or taken for it where it occurs in text:
+
+- The string of all three is `<|endoftext|>`, which no text may hold; so `prepend_bos=True` is refused.
+- The id of end and beginning, which `tokenize_and_concatenate` and SAELens write between texts, is an ordinary token:
+  a line break where there is one. (`model.generate` does not stop there, see `conversion.generating`.)
+- The id of padding, which TransformerLens masks at the end of any text, must not be a token of text: it is a row that
+  nanoGPT added to round the vocabulary up, or else the first id beyond the embedding.
+
+What is saved (`save_pretrained`) is for Hugging Face, where masks are given and not guessed: it has no beginning and no
+end, and the id of its padding is inside the vocabulary. See `conversion.saved_tokenizer`.
 """
 
 from __future__ import annotations
@@ -18,9 +26,12 @@ from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils.generic import PaddingStrategy
 
 from conversion.errors import ConversionError, VocabularyError
-from conversion.vocabulary import CharVocabulary, TokenizerVocabulary, Vocabulary
+from conversion.string_vocabulary import StringVocabulary
+from conversion.vocabulary import NO_UNKNOWN, CharVocabulary, TokenizerVocabulary, Vocabulary
 
 ENDOFTEXT = "<|endoftext|>"
+PADDING_NAMES = ("<PAD>", "<pad>", "[PAD]", "<|pad|>", "<|padding|>")
+"""Tokens that are padding wherever they are."""
 
 
 class CheckpointTokenizer(PreTrainedTokenizerFast):
@@ -28,10 +39,16 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
 
     characters: CharVocabulary | None = None
     """The character vocabulary of the tokenizer, if it has one."""
-    encoder: CharVocabulary | TokenizerVocabulary | None = None
+    encoder: Vocabulary | None = None
     """The vocabulary that encodes a corpus quickly."""
     foreign_special: str | None = None
-    """The padding token, if it is not in the model's own vocabulary."""
+    """The string of all special tokens, if it is not in the model's own vocabulary."""
+    separator: int | None = None
+    """The id that stands between texts, in the place of `foreign_special`."""
+    padding: int | None = None
+    """The id that pads, in the place of `foreign_special`."""
+    d_vocab: int = 0
+    """The number of the model's logits."""
     missing: str | None = None
     """The reason why there is no vocabulary, which the first use of text raises as an error."""
 
@@ -47,6 +64,28 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
         finally:
             self.quiet = False
 
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id that clients write before a text."""
+        return self._special_id("bos_token", self.separator)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id that clients write between texts."""
+        return self._special_id("eos_token", self.separator)
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The id that clients pad with and mask."""
+        return self._special_id("pad_token", self.padding)
+
+    def _special_id(self, name: str, stand_in: int | None) -> int | None:
+        """The id of a special token; `stand_in` for the one that the model never saw, None if it is not set."""
+        token = self._special_tokens_map.get(name)
+        if token is None:
+            return None
+        return stand_in if str(token) == self.foreign_special else self._convert_token_to_id_with_added_voc(str(token))
+
     def _encode_plus(self, text: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
         if self.quiet:
             return super()._encode_plus("", *args, **kwargs)
@@ -54,14 +93,14 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
         if not kwargs.get("is_split_into_words") and all(isinstance(t, str) for t in texts):
             for t in texts:
                 self._check_text(t)
+            if isinstance(self.encoder, StringVocabulary):
+                pieces = [self.encoder.cut(t) for t in texts]
+                text, kwargs = (pieces[0] if isinstance(text, str) else pieces), {**kwargs, "is_split_into_words": True}
+            if _pads(kwargs):
+                self._check_lengths(texts)
         encoded = super()._encode_plus(text, *args, **{**kwargs, **_UNTRUNCATED} if _truncates(kwargs) else kwargs)
         if _truncates(kwargs):
             self._check_length(encoded, kwargs["max_length"])
-        if self.characters is not None and len({len(t) for t in texts}) > 1 and _pads(kwargs):
-            raise ConversionError(
-                f"the texts have {' and '.join(str(n) for n in sorted({len(t) for t in texts}))} characters; nanoGPT "
-                "has no padding token: give texts of one length, or one at a time"
-            )
         return encoded
 
     def _decode(self, token_ids: Any, *args: Any, **kwargs: Any) -> str:
@@ -70,18 +109,10 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
         return super()._decode(token_ids, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """Save as a plain fast tokenizer, which `AutoTokenizer` loads without this package."""
-        if self.missing:
-            raise VocabularyError(self.missing)
-        plain = PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(self.backend_tokenizer.to_str()),
-            clean_up_tokenization_spaces=False,
-            model_max_length=self.model_max_length,
-            eos_token=self.eos_token,
-            pad_token=self.pad_token,
-            padding_side="right",
-        )
-        return plain.save_pretrained(str(Path(save_directory)), *args, **kwargs)
+        """Save as a plain fast tokenizer for Hugging Face, which `AutoTokenizer` loads without this package."""
+        from conversion.saved_tokenizer import plain_tokenizer
+
+        return plain_tokenizer(self).save_pretrained(str(Path(save_directory)), *args, **kwargs)
 
     def _check_text(self, text: str) -> None:
         """Raise VocabularyError if a text cannot be encoded, or holds a token that the model never saw."""
@@ -95,6 +126,18 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
         if self.characters is not None and not self.characters.charset.issuperset(text):
             position = next(i for i, char in enumerate(text) if char not in self.characters.charset)
             self.characters.refuse(text, position)
+
+    def _check_lengths(self, texts: list[str]) -> None:
+        """Raise ConversionError if texts of several lengths would be padded with a token that the model never saw."""
+        if self.foreign_special is None or self.encoder is None or len(texts) < 2:
+            return
+        lengths = sorted({len(self.encoder.encode(text)) for text in texts})
+        if len(lengths) > 1:
+            unit = "characters" if self.characters is not None else "tokens"
+            raise ConversionError(
+                f"the texts have {' and '.join(str(n) for n in lengths)} {unit}; nanoGPT "
+                "has no padding token: give texts of one length, or one at a time"
+            )
 
     def _check_length(self, encoded: BatchEncoding, n_ctx: int) -> None:
         """Raise ConversionError if a text has more tokens than the model's context."""
@@ -123,23 +166,51 @@ def _truncates(kwargs: dict[str, Any]) -> bool:
 def tokenizer_for(vocabulary: Vocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
     """A new fast tokenizer of a vocabulary, for a model of that context and that many logits."""
     if isinstance(vocabulary, CharVocabulary):
-        return _character_tokenizer(vocabulary, n_ctx=n_ctx, d_vocab=d_vocab)
-    return _subword_tokenizer(vocabulary, n_ctx=n_ctx, d_vocab=d_vocab)
+        tokenizer = _character_tokenizer(vocabulary, n_ctx=n_ctx, d_vocab=d_vocab)
+    elif isinstance(vocabulary, StringVocabulary):
+        tokenizer = _string_tokenizer(vocabulary, n_ctx=n_ctx, d_vocab=d_vocab)
+    else:
+        tokenizer = _subword_tokenizer(vocabulary, n_ctx=n_ctx, d_vocab=d_vocab)
+    tokenizer.encoder = vocabulary
+    tokenizer.separator = _separator(vocabulary)
+    tokenizer.padding = _padding(vocabulary, d_vocab)
+    tokenizer.d_vocab = d_vocab
+    return tokenizer
 
 
 def _character_tokenizer(vocabulary: CharVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
-    """One token per character; its special token has the id `d_vocab`, beyond the embedding."""
-    special = ENDOFTEXT
-    while vocabulary.charset.issuperset(special):  # keep the text itself free of special tokens
-        special = f"\ue000{special}\ue000" if "\ue000" not in vocabulary.charset else special + chr(0x10FFFD)
-    stoi = {char: i for i, char in enumerate(vocabulary.chars)}
-    core = Tokenizer(models.WordLevel(vocab={**stoi, special: d_vocab}, unk_token="\0unk"))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    core.decoder = decoders.Fuse()
-    tokenizer = _wrapped(core, special, n_ctx)
-    tokenizer.characters = tokenizer.encoder = vocabulary
+    """One token per character."""
+    special = unspoken(ENDOFTEXT, vocabulary.charset)
+    tokenizer = _wrapped(one_token_each(vocabulary.chars, {special: d_vocab}), special, n_ctx)
+    tokenizer.characters = vocabulary
     tokenizer.foreign_special = special
     return tokenizer
+
+
+def _string_tokenizer(vocabulary: StringVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
+    """One token per string; texts are cut by the vocabulary, before the Rust core sees them."""
+    own = ENDOFTEXT in vocabulary.ids
+    special = ENDOFTEXT if own else unspoken(ENDOFTEXT, vocabulary.characters)
+    core = one_token_each(vocabulary.strings, {} if own else {special: d_vocab})
+    tokenizer = _wrapped(core, special, n_ctx)
+    tokenizer.foreign_special = None if own else special
+    return tokenizer
+
+
+def one_token_each(strings: tuple[str, ...], more: dict[str, int]) -> Tokenizer:
+    """A Rust core with one token per string, and more tokens with their ids; what is unknown raises."""
+    core = Tokenizer(models.WordLevel(vocab={**{s: i for i, s in enumerate(strings)}, **more}, unk_token=NO_UNKNOWN))
+    if all(len(string) == 1 for string in strings):
+        core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    return core
+
+
+def unspoken(special: str, characters: frozenset[str]) -> str:
+    """The text of a special token, changed so that no text of those characters holds it."""
+    while characters.issuperset(special):
+        special = f"\ue000{special}\ue000" if "\ue000" not in characters else special + chr(0x10FFFD)
+    return special
 
 
 def _subword_tokenizer(vocabulary: TokenizerVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
@@ -149,24 +220,53 @@ def _subword_tokenizer(vocabulary: TokenizerVocabulary, *, n_ctx: int, d_vocab: 
     core.no_padding()
     endoftext = core.token_to_id(ENDOFTEXT)
     tokenizer = _wrapped(core, ENDOFTEXT, n_ctx)
-    tokenizer.encoder = vocabulary
     tokenizer.foreign_special = ENDOFTEXT if endoftext is None or endoftext >= d_vocab else None
     return tokenizer
 
 
 def missing_tokenizer(reason: str, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
     """A tokenizer for a model without a vocabulary: ids work, and the first use of text raises `reason`."""
-    core = Tokenizer(models.WordLevel(vocab={ENDOFTEXT: d_vocab}, unk_token="\0unk"))
+    core = Tokenizer(models.WordLevel(vocab={ENDOFTEXT: d_vocab}, unk_token=NO_UNKNOWN))
     tokenizer = _wrapped(core, ENDOFTEXT, n_ctx)
     tokenizer.missing = reason
+    tokenizer.foreign_special = ENDOFTEXT
+    tokenizer.padding = d_vocab
     return tokenizer
+
+
+def _separator(vocabulary: Vocabulary) -> int:
+    """The id that stands between texts: a line break or a blank, if either is one token; else the first token."""
+    for text in ("\n", " "):
+        try:
+            ids = vocabulary.encode(text)
+        except VocabularyError:
+            continue
+        if len(ids) == 1:
+            return int(ids[0])
+    return 0
+
+
+def _padding(vocabulary: Vocabulary, d_vocab: int) -> int:
+    """The id that pads: the vocabulary's own, else the first that is no token of text, which may be `d_vocab`."""
+    known = ids_of(vocabulary)
+    own = next((known[name] for name in PADDING_NAMES if known.get(name, d_vocab) < d_vocab), None)
+    return min(max(known.values(), default=-1) + 1, d_vocab) if own is None else own
+
+
+def ids_of(vocabulary: Vocabulary) -> dict[str, int]:
+    """The id of every token, special ones as well."""
+    if isinstance(vocabulary, CharVocabulary):
+        return {char: i for i, char in enumerate(vocabulary.chars)}
+    if isinstance(vocabulary, StringVocabulary):
+        return {string: i for i, string in enumerate(vocabulary.strings)}
+    return vocabulary.core.get_vocab(with_added_tokens=True)
 
 
 def _wrapped(core: Tokenizer, special: str, n_ctx: int) -> CheckpointTokenizer:
     """The tokenizer around its Rust core, with a special token for padding and the end of a text."""
     core.add_special_tokens([AddedToken(special, special=True, normalized=False)])
     # bos_token stays unset: with one, both TransformerLens lines try to load a tokenizer by name
-    return CheckpointTokenizer(
+    tokenizer = CheckpointTokenizer(
         tokenizer_object=core,
         clean_up_tokenization_spaces=False,
         padding_side="right",
@@ -174,3 +274,6 @@ def _wrapped(core: Tokenizer, special: str, n_ctx: int) -> CheckpointTokenizer:
         eos_token=special,
         pad_token=special,
     )
+    # TransformerLens sets a bos_token all the same; this keeps `set_tokenizer` from loading by name the second time
+    tokenizer.init_kwargs.update(name_or_path="nanogpt", add_bos_token=True)
+    return tokenizer

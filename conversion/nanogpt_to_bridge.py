@@ -124,6 +124,8 @@ def _build(
     if process_weights:
         bridge.enable_compatibility_mode(no_processing=True)
     bridge.nanogpt_origin = checkpoint.without_weights()
+    if cast(Any, tokenizer).foreign_special is not None:  # no token ends a text; see `conversion.generating`
+        bridge.cfg.eos_token_id = checkpoint.config.vocab_size
     return bridge
 
 

@@ -17,6 +17,7 @@ from conversion.backends import resolve_backend
 from conversion.checkpoint import Checkpoint
 from conversion.config import LAYER_NORM_EPS, NanoGPTConfig
 from conversion.folding import fold
+from conversion.generating import never_stop
 from conversion.layout import HookedState, to_hooked_layout
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ def to_hooked_transformer(
         state[name] = _filled_buffer(name, buffer, device)
     model.load_state_dict(state, strict=True, assign=True)
     cast(Any, model).nanogpt_origin = checkpoint.without_weights()
+    tokenizer = cast(Any, model.tokenizer)
+    if tokenizer.foreign_special is not None:
+        never_stop(model)
     return model.eval()
 
 

@@ -19,7 +19,7 @@ from conversion.atomic import new_folder
 from conversion.checkpoint import Checkpoint
 from conversion.config import LAYER_NORM_EPS, ActFn, NanoGPTConfig
 from conversion.errors import CheckpointError
-from conversion.vocabulary import TOKENIZER_NAME, Vocabulary, read_vocabulary
+from conversion.vocabulary import TOKENIZER_NAME, Vocabulary, choose_vocabulary, find_vocabulary
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -51,6 +51,8 @@ def to_huggingface(
     """
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    from conversion.saved_tokenizer import plain_tokenizer
+
     config = checkpoint.config
     gpt2_config = GPT2Config(
         vocab_size=config.vocab_size,
@@ -77,8 +79,19 @@ def to_huggingface(
         with new_folder(folder) as temporary:
             model.save_pretrained(temporary)
             if checkpoint.vocabulary is not None:
-                checkpoint.tokenizer().save_pretrained(temporary)
+                tokenizer = plain_tokenizer(cast(Any, checkpoint.tokenizer()), rarest=lambda: _least_written(model))
+                tokenizer.save_pretrained(temporary)
     return model
+
+
+@torch.no_grad()
+def _least_written(model: Any) -> list[int]:
+    """All ids in the order of their probability after random tokens (the mean of its logarithm), the least first."""
+    config = model.config
+    tokens = torch.randint(
+        config.vocab_size, (8, min(config.n_positions, 64)), generator=torch.Generator().manual_seed(0)
+    )
+    return model(tokens).logits.float().log_softmax(-1).mean((0, 1)).argsort().tolist()
 
 
 def from_huggingface(
@@ -118,14 +131,18 @@ def from_huggingface(
         act_fn=_ACT_FNS[gpt2_config.activation_function],
         tied=tied,
     )
-    if meta is None and not isinstance(source, GPT2LMHeadModel) and (Path(source) / TOKENIZER_NAME).is_file():
-        meta = Path(source) / TOKENIZER_NAME
+    vocabulary, why = None, ""
+    if meta is not None:
+        vocabulary, why = choose_vocabulary(meta, (), config.vocab_size)
+    elif not isinstance(source, GPT2LMHeadModel) and (Path(source) / TOKENIZER_NAME).is_file():
+        vocabulary, why = find_vocabulary([Path(source)], config.vocab_size)
     if tied:
         state["lm_head.weight"] = state["transformer.wte.weight"]
     return Checkpoint(
         config=config,
         state_dict={name: state[name] for name in config.shapes()},
-        vocabulary=None if meta is None else read_vocabulary(meta, config.vocab_size),
+        vocabulary=vocabulary,
+        no_vocabulary=why,
         notes=("taken from a Hugging Face GPT-2",),
     )
 

@@ -19,7 +19,7 @@ from conversion.config import NanoGPTConfig
 from conversion.errors import CheckpointError
 from conversion.layout import HookedState, to_bridge_layout
 from conversion.nanogpt_to_hooked import converted_state, is_processed
-from conversion.vocabulary import CharVocabulary, Vocabulary
+from conversion.vocabulary import CharVocabulary, TokenizerVocabulary, Vocabulary
 
 
 def reload_weights(model: Any, checkpoint: Checkpoint) -> None:
@@ -84,7 +84,9 @@ def _check_fits(origin: Checkpoint, checkpoint: Checkpoint) -> None:
 
 def _content(vocabulary: Vocabulary | None) -> tuple[str, ...] | str | None:
     """The content of a vocabulary, whatever file it came from."""
-    return vocabulary.chars if isinstance(vocabulary, CharVocabulary) else vocabulary and vocabulary.serialized
+    if isinstance(vocabulary, TokenizerVocabulary):
+        return vocabulary.serialized
+    return vocabulary and (vocabulary.chars if isinstance(vocabulary, CharVocabulary) else vocabulary.strings)
 
 
 def _described(vocabulary: Vocabulary | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors.torch import save_file
 
@@ -77,6 +77,8 @@ def save_transformer_lens(
     Raises:
         CheckpointError: the folder exists and is not empty.
     """
+    from conversion.saved_tokenizer import plain_tokenizer
+
     bridge = hasattr(model, "original_model")
     dtype = next(model.parameters()).dtype
     config = hooked_config(checkpoint.config, is_processed(model), "cpu", dtype)
@@ -89,5 +91,5 @@ def save_transformer_lens(
         if certificate is not None:
             certificate.save(temporary / "certificate.json")
         if checkpoint.vocabulary is not None:
-            checkpoint.tokenizer().save_pretrained(temporary)
+            plain_tokenizer(cast(Any, checkpoint.tokenizer()), beyond=True).save_pretrained(temporary)
     return Path(folder)

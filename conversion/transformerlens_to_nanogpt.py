@@ -13,6 +13,8 @@ from conversion.checkpoint import Checkpoint
 from conversion.config import LAYER_NORM_EPS, NanoGPTConfig
 from conversion.errors import ConversionError
 from conversion.layout import HookedState, from_bridge_layout, from_hooked_layout
+from conversion.optimizer_state import fresh_optimizer
+from conversion.vocabulary import Vocabulary
 
 
 def to_nanogpt(model: Any) -> Checkpoint:
@@ -27,7 +29,8 @@ def to_nanogpt(model: Any) -> Checkpoint:
 
     Returns:
         A checkpoint with copies of the weights, in the model's precision, and with the run's settings
-        (nanoGPT's `sample.py` finds the vocabulary by them), but without its `best_val_loss`.
+        (nanoGPT's `sample.py` finds the vocabulary by them), but without its `best_val_loss`, and with an optimizer
+        that has made no step, so that nanoGPT's `train.py --init_from=resume` can go on from it.
 
     Raises:
         ConversionError: the weights are processed, or nanoGPT does not have the architecture.
@@ -56,12 +59,14 @@ def to_nanogpt(model: Any) -> Checkpoint:
     if not tied:
         notes += ("lm_head.weight is not tied to the token embedding; the original nanoGPT would tie it",)
     vocabulary = getattr(getattr(model, "tokenizer", None), "encoder", None)
+    run_config = origin.run_config if origin else {}
     return Checkpoint(
         config=config,
         state_dict=state,
-        vocabulary=vocabulary,
+        vocabulary=vocabulary if isinstance(vocabulary, Vocabulary) else None,
         iter_num=origin.iter_num if origin else None,
-        run_config=origin.run_config if origin else {},
+        run_config=run_config,
+        optimizer=fresh_optimizer(config, run_config),
         notes=notes,
     )
 

@@ -1,18 +1,12 @@
 """Vocabularies, which turn text into a model's tokens: `meta.pkl`, `tokenizer.json` or GPT-2's BPE.
 
-A `meta.pkl` is a pickle, and a pickle can run code. The unpickler that reads it can
-build dict, list, tuple, str and int, and raises VocabularyError for everything else.
+A file beside a checkpoint that cannot be used is no reason to refuse the checkpoint: `find_vocabulary` says why, and
+whoever needs text says it. A file that somebody names is read or refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import os
 import pickle
-import pickletools
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,16 +18,24 @@ from jaxtyping import Int
 
 from conversion.atomic import replacing, write_text
 from conversion.errors import VocabularyError
+from conversion.gpt2_files import byte_level_bpe, in_hugging_face_cache, in_tiktoken_cache
+from conversion.meta_file import META_NAME, read_tokens
+from conversion.string_vocabulary import StringVocabulary
 
-META_NAME, TOKENIZER_NAME = "meta.pkl", "tokenizer.json"
+TOKENIZER_NAME = "tokenizer.json"
+NO_VOCABULARY = "none"
+"""The word that asks for no vocabulary, whatever files there are."""
+ASKED_FOR_NONE = "it was read with meta='none'"
+NO_UNKNOWN = "\0unk"
+"""The unknown token of tokenizers that this package makes, which is not among their tokens: what is unknown raises."""
 GPT2_SIZES = (50257, 50304)
 """GPT-2's vocabulary, and nanoGPT's default that pads it to a multiple of 64."""
 
 GPT2_ABSENT = "not on this machine; run `hf download gpt2 vocab.json merges.txt` once where there is a network"
 """The end of messages about GPT-2's vocabulary, which this package does not download itself."""
 
-_LARGEST_META = 64 * 2**20
-_MOST_CONTAINERS = 100
+_ANY_SIZE = 2**31
+_MOST_ABSENT = 2**20
 
 
 @dataclass(frozen=True)
@@ -180,20 +182,41 @@ class TokenizerVocabulary:
         return file
 
 
-Vocabulary = CharVocabulary | TokenizerVocabulary
+Vocabulary = CharVocabulary | StringVocabulary | TokenizerVocabulary
 
 
-def find_vocabulary(folders: Iterable[Path], vocab_size: int) -> Vocabulary | None:
-    """The first vocabulary in `folders`; else GPT-2's, if the size is GPT-2's and the vocabulary is on this machine.
+def choose_vocabulary(
+    meta: str | Path | Vocabulary | None, folders: Iterable[Path], vocab_size: int
+) -> tuple[Vocabulary | None, str]:
+    """The vocabulary that `meta` stands for, by default the one in `folders`; and why there is none, or not another.
 
     Raises:
-        VocabularyError: the vocabulary is unsafe, damaged or too large.
+        VocabularyError: the vocabulary that was asked for does not exist, cannot be used or does not fit.
     """
+    if meta is None:
+        return find_vocabulary(folders, vocab_size)
+    if isinstance(meta, str) and meta == NO_VOCABULARY:
+        return None, ASKED_FOR_NONE
+    return read_vocabulary(meta, vocab_size), ""
+
+
+def find_vocabulary(folders: Iterable[Path], vocab_size: int) -> tuple[Vocabulary | None, str]:
+    """The first vocabulary in `folders` that a model of `vocab_size` tokens can use, and why others cannot be used.
+
+    Without any file, GPT-2's vocabulary is taken if the size is GPT-2's and the vocabulary is on this machine.
+
+    Returns:
+        the vocabulary or None, and the reasons in one sentence, which is empty if no file was passed over.
+    """
+    reasons: list[str] = []
     for folder in folders:
         for name in (META_NAME, TOKENIZER_NAME):
             if (folder / name).is_file():
-                return read_vocabulary(folder / name, vocab_size)
-    return find_gpt2() if vocab_size in GPT2_SIZES else None
+                try:
+                    return read_vocabulary(folder / name, vocab_size), "; ".join(reasons)
+                except VocabularyError as error:
+                    reasons.append(str(error))
+    return (find_gpt2() if vocab_size in GPT2_SIZES and not reasons else None), "; ".join(reasons)
 
 
 def read_vocabulary(source: str | Path | Vocabulary, vocab_size: int) -> Vocabulary:
@@ -204,9 +227,9 @@ def read_vocabulary(source: str | Path | Vocabulary, vocab_size: int) -> Vocabul
             GPT-2's `vocab.json` and `merges.txt`), "gpt2", or a vocabulary.
 
     Raises:
-        VocabularyError: the vocabulary does not exist, is unsafe or damaged, or is larger than the model's.
+        VocabularyError: the vocabulary does not exist, is damaged or names no tokens, or is larger than the model's.
     """
-    vocabulary = source if isinstance(source, CharVocabulary | TokenizerVocabulary) else _read(source)
+    vocabulary = source if isinstance(source, Vocabulary) else _read(source)
     if vocabulary.size > vocab_size:
         raise VocabularyError(
             f"{vocabulary.source or 'the vocabulary'} has {vocabulary.size} tokens, "
@@ -215,39 +238,39 @@ def read_vocabulary(source: str | Path | Vocabulary, vocab_size: int) -> Vocabul
     return vocabulary
 
 
-def read_meta(path: str | Path) -> CharVocabulary:
-    """Read nanoGPT's `meta.pkl` without executing anything in it.
+def read_meta(path: str | Path) -> CharVocabulary | StringVocabulary:
+    """Read nanoGPT's `meta.pkl` without executing anything in it; entries that are no vocabulary are ignored.
+
+    Returns:
+        characters, or strings where a token has several characters or an id is left out.
 
     Raises:
-        VocabularyError: the file does not exist, is damaged, holds anything but plain data, or
-            has no consistent `stoi` and `itos`.
+        VocabularyError: the file does not exist, is damaged, or has no consistent `stoi` and `itos`.
     """
     file = Path(path)
-    meta = _plain_pickle(file)
-    stoi, itos = (meta.get("stoi"), meta.get("itos")) if isinstance(meta, dict) else (None, None)
-    if not isinstance(stoi, dict) or not isinstance(itos, dict | list | tuple):
-        keys = ", ".join(map(str, list(meta)[:6])) if isinstance(meta, dict) else type(meta).__name__
-        raise VocabularyError(f"{file} has {keys}; expected nanoGPT's dictionary with 'stoi' and 'itos'")
-    table = itos if isinstance(itos, dict) else dict(enumerate(itos))
-    inverse = {char: i for i, char in table.items()} if all(isinstance(c, str) for c in table.values()) else None
-    if (
-        not all(isinstance(i, int) for i in stoi.values())
-        or inverse != stoi
-        or sorted(stoi.values()) != list(range(len(stoi)))
-    ):
-        raise VocabularyError(f"{file}: stoi and itos are not inverse to each other with ids 0 to {len(stoi) - 1}")
-    size = meta.get("vocab_size", len(stoi))
-    if size != len(stoi):
-        raise VocabularyError(f"{file}: vocab_size is {size}, but stoi has {len(stoi)} characters")
-    return CharVocabulary(tuple(sorted(stoi, key=stoi.__getitem__)), file)
+    table = read_tokens(file)
+    size = max(table) + 1
+    if size == len(table) and all(len(text) == 1 for text in table.values()):
+        return CharVocabulary(tuple(table.values()), file)
+    if size > len(table) + _MOST_ABSENT:
+        raise VocabularyError(
+            f"{file} has {len(table)} tokens with ids up to {size - 1}; expected ids from 0 without gaps"
+        )
+    absent = frozenset(range(size)) - table.keys()
+    return StringVocabulary(tuple(table.get(i, f"[{i}]") for i in range(size)), file, absent)
 
 
 def find_gpt2() -> TokenizerVocabulary | None:
     """GPT-2's BPE from Hugging Face's cache or tiktoken's, without any download; None if neither has it."""
-    for files in (_gpt2_in_hugging_face_cache(), _gpt2_in_tiktoken_cache()):
+    for files in (in_hugging_face_cache(), in_tiktoken_cache()):
         if files is not None:
             return _gpt2_from(*files)
     return None
+
+
+def _gpt2_from(vocab: Path, merges: Path) -> TokenizerVocabulary:
+    """GPT-2's byte-level BPE from its two files."""
+    return TokenizerVocabulary(byte_level_bpe(vocab, merges), vocab, kind="gpt2")
 
 
 def _read(source: str | Path) -> Vocabulary:
@@ -262,9 +285,11 @@ def _read(source: str | Path) -> Vocabulary:
         return gpt2
     path = Path(source).expanduser()
     if path.is_dir():
-        for name in (META_NAME, TOKENIZER_NAME):
-            if (path / name).is_file():
-                return _read(path / name)
+        vocabulary, reason = find_vocabulary([path], _ANY_SIZE)
+        if vocabulary is not None:
+            return vocabulary
+        if reason:
+            raise VocabularyError(reason)
         if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
             return _gpt2_from(path / "vocab.json", path / "merges.txt")
         raise VocabularyError(
@@ -282,102 +307,14 @@ def _read(source: str | Path) -> Vocabulary:
 
 
 def _as_characters(vocabulary: TokenizerVocabulary) -> Vocabulary:
-    """The character vocabulary, if this package made a `tokenizer.json` from characters; else the vocabulary itself."""
+    """The characters or strings, if this package made a `tokenizer.json` from them; else the vocabulary itself."""
     from tokenizers import models
 
     core, size = vocabulary.core, vocabulary.size
-    chars = tuple(core.id_to_token(i) or "" for i in range(size))
-    if size and isinstance(core.model, models.WordLevel) and all(len(char) == 1 for char in chars):
-        return CharVocabulary(chars, vocabulary.source)
-    return vocabulary
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds dict, list, tuple, str and int; everything else needs a global name, and every such name raises."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise VocabularyError(f"an object that is not plain data ({module}.{name}), which unpickling would run as code")
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise VocabularyError("a persistent reference")
-
-
-def _plain_pickle(file: Path) -> Any:
-    """The plain data in a pickle; VocabularyError if it is damaged or holds anything else."""
-    try:
-        size = file.stat().st_size
-        if size > _LARGEST_META:
-            raise VocabularyError(f"{size:,} bytes; expected a character vocabulary")
-        data = file.read_bytes()
-        _check_nesting(data)
-        content = _PlainUnpickler(io.BytesIO(data)).load()
-        _check_types(content)
-    except VocabularyError as error:
-        raise VocabularyError(
-            f"{file} holds {error}; nothing was executed; "
-            "expected nanoGPT's dictionary of dict, list, tuple, str and int"
-        ) from None
-    except OSError as error:
-        raise VocabularyError(f"{file} cannot be read ({error.strerror}); expected nanoGPT's meta.pkl") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise VocabularyError(
-            f"{file} is not a pickle, or is damaged ({type(error).__name__}); expected nanoGPT's meta.pkl"
-        ) from None
-    return content
-
-
-def _check_nesting(data: bytes) -> None:
-    """Raise VocabularyError if a pickle has so many containers that, nested, they could overflow the stack."""
-    containers = 0
-    for opcode, _, _ in pickletools.genops(data):
-        containers += opcode.name.endswith(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST", "DICT"))
-        if containers > _MOST_CONTAINERS:
-            raise VocabularyError(f"more than {_MOST_CONTAINERS} dicts, lists and tuples")
-
-
-def _check_types(content: Any) -> None:
-    """Raise VocabularyError unless all of the data are dicts, lists, tuples, strings and integers."""
-    queue, seen = [content], set()
-    while queue:
-        value = queue.pop()
-        if type(value) not in (dict, list, tuple, str, int):
-            raise VocabularyError(f"a {type(value).__name__}")
-        if isinstance(value, dict | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            queue.extend([*value.keys(), *value.values()] if isinstance(value, dict) else value)
-
-
-def _gpt2_in_hugging_face_cache() -> tuple[Path, Path] | None:
-    """The files of GPT-2's vocabulary and merges in Hugging Face's cache, if they are there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for repository in ("openai-community/gpt2", "gpt2"):
-        vocab, merges = (try_to_load_from_cache(repository, name) for name in ("vocab.json", "merges.txt"))
-        if isinstance(vocab, str) and isinstance(merges, str):
-            return Path(vocab), Path(merges)
-    return None
-
-
-def _gpt2_in_tiktoken_cache() -> tuple[Path, Path] | None:
-    """The files of GPT-2's vocabulary and merges in tiktoken's cache, if they are there."""
-    folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
-    cache = Path(folder) if folder else Path(tempfile.gettempdir()) / "data-gym-cache"
-    address = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
-    files = [cache / hashlib.sha1((address + name).encode()).hexdigest() for name in ("encoder.json", "vocab.bpe")]
-    return (files[0], files[1]) if all(file.is_file() for file in files) else None
-
-
-def _gpt2_from(vocab: Path, merges: Path) -> TokenizerVocabulary:
-    """GPT-2's byte-level BPE from its two files."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    try:
-        pairs = [tuple(line.split()) for line in merges.read_text(encoding="utf-8").splitlines()]
-        pairs = [pair for pair in pairs if len(pair) == 2 and pair[0] != "#version:"]
-        core = Tokenizer(models.BPE(vocab=json.loads(vocab.read_text(encoding="utf-8")), merges=pairs))
-    except Exception as error:  # json, or the Rust side's bare Exception
-        raise VocabularyError(f"{vocab} and {merges.name} are not GPT-2's vocabulary and merges ({error})") from None
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    core.add_special_tokens([AddedToken("<|endoftext|>", special=True, normalized=False)])
-    return TokenizerVocabulary(core.to_str(), vocab, kind="gpt2")
+    if not size or not isinstance(core.model, models.WordLevel):
+        return vocabulary
+    strings = tuple(core.id_to_token(i) or "" for i in range(size))
+    if all(len(string) == 1 for string in strings):
+        return CharVocabulary(strings, vocabulary.source)
+    ours = core.model.unk_token == NO_UNKNOWN and all(strings)
+    return StringVocabulary(strings, vocabulary.source) if ours else vocabulary

@@ -127,17 +127,20 @@ def convert(
     from nanogpt_lens.model.exporting import export
 
     result = export(
-        reading.checkpoint(path),
+        reading.checkpoint(path, optimizer=to == "nanogpt"),
         to,
         output,
         process_weights=process_weights,
         dtype=dtype or None,
         val_bin=val_bin_of(val_bin, no_val_bin, token_dtype),
     )
+    facts = {"output": str(result.folder), "to": to, "proof": result.proof, "load": result.how_to_load}
     if as_json:
-        typer.echo(json.dumps({"output": str(result.folder), "to": to, "proof": result.proof}))
-    else:
-        typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
+        typer.echo(json.dumps(facts | {"notes": result.notes}))
+        return
+    typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
+    for note in result.notes:
+        typer.echo(f"note: {note}")
 
 
 def _train(
@@ -293,7 +296,6 @@ def info(
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    vocabulary = checkpoint.vocabulary
     return {
         "file": checkpoint.name,
         "sha256": checkpoint.sha256,
@@ -303,10 +305,18 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "precision": str(checkpoint.dtype).removeprefix("torch."),
         "iteration": checkpoint.iter_num,
         "best validation loss": checkpoint.best_val_loss,
-        "vocabulary": f"{vocabulary.size} {vocabulary.kind} from {vocabulary.source}" if vocabulary else "none found",
+        "vocabulary": _vocabulary(checkpoint),
         "run": dict(checkpoint.run_config),
         "notes": list(checkpoint.notes),
     }
+
+
+def _vocabulary(checkpoint: Checkpoint) -> str:
+    """What the vocabulary is, or why there is none."""
+    vocabulary, why = checkpoint.vocabulary, checkpoint.no_vocabulary
+    if vocabulary is not None:
+        return f"{vocabulary.size} {vocabulary.kind} from {vocabulary.source}"
+    return f"none: {why}" if why else "none found"
 
 
 def _print_report(report: EquivalenceReport) -> None:

@@ -42,7 +42,10 @@ RowsOption = Annotated[int, typer.Option(min=1, help="how many rows are printed;
 
 _READING: dict[str, tuple[Any, Any]] = {
     "backend": (Annotated[BackendChoice, typer.Option(help="which kind of TransformerLens model")], "auto"),
-    "meta": (Annotated[str | None, typer.Option(help="meta.pkl, tokenizer.json, a folder with one, or gpt2")], None),
+    "meta": (
+        Annotated[str | None, typer.Option(help="meta.pkl, tokenizer.json, a folder with one, gpt2, none")],
+        None,
+    ),
     "act_fn": (
         Annotated[ActFn | None, typer.Option(help="gelu_new for checkpoints whose code has the tanh GELU")],
         None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from conversion.errors import VocabularyError
-from conversion.vocabulary import CharVocabulary, TokenizerVocabulary
+from conversion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -28,7 +28,7 @@ def encode_text(source: Any, text: str) -> Int[Tensor, " token"]:
     import torch
 
     vocabulary = source
-    if not isinstance(source, CharVocabulary | TokenizerVocabulary):
+    if not isinstance(source, Vocabulary):
         tokenizer = source if hasattr(source, "convert_tokens_to_ids") else getattr(source, "tokenizer", None)
         if tokenizer is None:
             raise VocabularyError(
@@ -38,7 +38,7 @@ def encode_text(source: Any, text: str) -> Int[Tensor, " token"]:
         if getattr(tokenizer, "missing", None):
             raise VocabularyError(tokenizer.missing)
         vocabulary = getattr(tokenizer, "encoder", None)
-        if not isinstance(vocabulary, CharVocabulary | TokenizerVocabulary):  # a slow tokenizer's encoder is a dict
+        if not isinstance(vocabulary, Vocabulary):  # a slow tokenizer's encoder is a dict
             ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
             return torch.tensor(ids, dtype=torch.int64)
     return torch.from_numpy(vocabulary.encode(text))

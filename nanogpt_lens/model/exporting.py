@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from conversion.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from conversion.equivalence import check_equivalence
 from conversion.errors import ConversionError, EquivalenceError
 from conversion.native import GPT
+from conversion.optimizer_state import fresh_optimizer, misfit
 from conversion.saving import save_transformer_lens
 from conversion.val_loss import ValBin
+from conversion.vocabulary import TokenizerVocabulary
 from nanogpt_lens.core.choices import ExportFormat
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,11 +32,13 @@ class Exported:
         folder: the folder that holds it.
         proof: one line on what was compared.
         how_to_load: one line of code.
+        notes: what a reader of the folder has to know, one sentence each.
     """
 
     folder: Path
     proof: str
     how_to_load: str
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -50,7 +55,8 @@ def export(
     Nothing is written if the proof fails.
 
     Args:
-        checkpoint: a checkpoint that `read_checkpoint` returned.
+        checkpoint: a checkpoint that `read_checkpoint` returned; read it with `optimizer=True` for "nanogpt", if
+            training is to go on with its optimizer.
         to: "hooked", "bridge", "hf" or "nanogpt".
         folder: a folder that does not exist yet, or is empty.
         process_weights: for "hooked" and "bridge", fold LayerNorms and centre.
@@ -102,7 +108,8 @@ def _to_huggingface(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | N
         )
     to_huggingface(checkpoint, folder, dtype=dtype)
     proof = f"PROVEN EQUAL: logits in float64, largest error {error:.1e}"
-    return Exported(folder, proof, f"AutoModelForCausalLM.from_pretrained({str(folder)!r})")
+    load = f"from transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained({str(folder)!r})"
+    return Exported(folder, proof, load)
 
 
 def _logit_error(checkpoint: Checkpoint, model: Any) -> float:
@@ -116,14 +123,39 @@ def _logit_error(checkpoint: Checkpoint, model: Any) -> float:
 
 
 def _to_nanogpt(checkpoint: Checkpoint, folder: Path, dtype: torch.dtype | None) -> Exported:
-    written = replace(checkpoint if dtype is None else checkpoint.to(dtype), optimizer=None)
+    """A checkpoint that nanoGPT's `sample.py` and `train.py --init_from=resume` read."""
+    written = replace(checkpoint if dtype is None else checkpoint.to(dtype), extra_model_args={})
+    notes = tuple(_notes_for_nanogpt(checkpoint))
+    if misfit(written.optimizer, written.config):
+        written = replace(written, optimizer=fresh_optimizer(written.config, written.run_config))
+    act_fn = checkpoint.config.act_fn
     with new_folder(folder) as temporary:
-        again = read_checkpoint(
-            save_checkpoint(written, temporary),
-            act_fn=checkpoint.config.act_fn,
-            ignore_model_args=checkpoint.extra_model_args,
-        )
+        again = read_checkpoint(save_checkpoint(written, temporary), act_fn=act_fn)
         same = all(torch.equal(tensor, again.state_dict[name]) for name, tensor in written.state_dict.items())
         if not same or again.config != written.config:
             raise EquivalenceError(f"{checkpoint.name}: what was written does not read back; nothing saved")
-    return Exported(folder, "PROVEN EQUAL: every tensor reads back bit for bit", f"nanogpt_lens.load({str(folder)!r})")
+    options = "" if act_fn == "gelu" else f", act_fn={act_fn!r}"
+    load = f"import nanogpt_lens; nanogpt_lens.load({str(folder)!r}{options})"
+    return Exported(folder, "PROVEN EQUAL: every tensor reads back bit for bit", load, notes)
+
+
+def _notes_for_nanogpt(checkpoint: Checkpoint) -> Iterator[str]:
+    """What is lost on the way to nanoGPT, or what nanoGPT would do otherwise."""
+    config = checkpoint.config
+    if config.act_fn != "gelu":
+        yield (
+            "the model computes with the tanh GELU (gelu_new), and nanoGPT's model.py has the exact one since 2023: "
+            "under sample.py and train.py it would be another model unless model.py says nn.GELU(approximate='tanh')"
+        )
+    if not config.tied:
+        yield "lm_head.weight is not the token embedding, and nanoGPT's model.py ties them: it would lose one"
+    if checkpoint.extra_model_args:
+        names = ", ".join(sorted(map(str, checkpoint.extra_model_args)))
+        yield f"model_args has no {names}, which were ignored and which nanoGPT's GPTConfig does not have"
+    why = "the source has none" if checkpoint.optimizer is None else misfit(checkpoint.optimizer, config)
+    if why:
+        yield f"the optimizer was not taken along ({why}): train.py --init_from=resume begins with a fresh AdamW"
+    if not isinstance(checkpoint.run_config.get("dataset"), str):
+        yield "its config names no dataset, so that sample.py would take the tokens for GPT-2's"
+    elif isinstance(checkpoint.vocabulary, TokenizerVocabulary) and checkpoint.vocabulary.kind != "gpt2":
+        yield "sample.py does not read tokenizer.json, and would take the tokens for GPT-2's"

@@ -52,7 +52,7 @@ def load(
 
     Raises:
         CheckpointError: the file is missing, damaged, unsafe or not a nanoGPT checkpoint.
-        VocabularyError: the vocabulary is unsafe, damaged or does not fit.
+        VocabularyError: the vocabulary that `meta` names does not exist, is damaged or does not fit.
         BackendError: the installed TransformerLens does not have the backend.
     """
     resolve_backend(backend)

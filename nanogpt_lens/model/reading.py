@@ -23,7 +23,7 @@ class Reading:
         backend: "auto" gives a HookedTransformer with TransformerLens 3.x and a TransformerBridge with 4.x; "hooked"
             and "bridge" insist on one of them.
         meta: the vocabulary, if it is not beside the checkpoint: a `meta.pkl`, a `tokenizer.json`, a folder with
-            one of them, or "gpt2".
+            one of them, or "gpt2"; "none" for no vocabulary, whatever files there are.
         act_fn: "gelu_new" for a checkpoint of the old nanoGPT, or of another project, with the tanh GELU; by default
             nanoGPT's exact one.
         n_head: the number of heads, for a file that does not state it.
@@ -39,12 +39,12 @@ class Reading:
     def __post_init__(self) -> None:
         object.__setattr__(self, "ignore_model_args", tuple(self.ignore_model_args))
 
-    def checkpoint(self, path: str | Path) -> Checkpoint:
-        """Read the checkpoint that a path or a shipped name stands for.
+    def checkpoint(self, path: str | Path, *, optimizer: bool = False) -> Checkpoint:
+        """Read the checkpoint that a path or a shipped name stands for, with its optimizer if that is asked for.
 
         Raises:
             CheckpointError: the file is missing, damaged, unsafe or not a nanoGPT checkpoint.
-            VocabularyError: the vocabulary is unsafe, damaged or does not fit.
+            VocabularyError: the vocabulary that `meta` names does not exist, is damaged or does not fit.
         """
         from conversion.checkpoint import read_checkpoint
         from nanogpt_lens.model.places import find_checkpoint
@@ -55,6 +55,7 @@ class Reading:
             act_fn=self.act_fn,
             n_head=self.n_head,
             ignore_model_args=self.ignore_model_args,
+            optimizer=optimizer,
         )
 
     def options(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from conversion.token_files import TokenFile, TokenStorage
-from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, TokenizerVocabulary, read_vocabulary
+from conversion.vocabulary import META_NAME, TOKENIZER_NAME, CharVocabulary, TokenizerVocabulary, find_vocabulary
 from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.errors import AnalysisError, DataError
 from nanogpt_lens.model.access import Hooked, check_model, device_of
@@ -216,7 +216,9 @@ def _check_vocabulary(encoder: Any, path: Path) -> None:
     named = [path.parent / name for name in (META_NAME, TOKENIZER_NAME) if (path.parent / name).is_file()]
     if not named or not isinstance(encoder, CharVocabulary):
         return
-    vocabulary = read_vocabulary(named[0], 2**31)
+    vocabulary, _ = find_vocabulary([path.parent], 2**31)
+    if vocabulary is None:  # the file does not say what its ids stand for
+        return
     if not isinstance(vocabulary, CharVocabulary) or tuple(vocabulary.chars) != tuple(encoder.chars):
         raise AnalysisError(
             f"{path} was prepared with another vocabulary ({named[0]}) than the model's; expected the same: give the "

@@ -19,6 +19,8 @@ import numpy as np
 from jaxtyping import Integer
 
 from conversion.atomic import replacing
+from conversion.errors import VocabularyError
+from conversion.meta_file import read_vocab_size
 from conversion.token_files import TokenDtype, TokenFile
 from conversion.vocabulary import (
     GPT2_SIZES,
@@ -27,7 +29,7 @@ from conversion.vocabulary import (
     CharVocabulary,
     Vocabulary,
     find_gpt2,
-    read_vocabulary,
+    find_vocabulary,
 )
 from nanogpt_lens.core.errors import DataError
 from nanogpt_lens.text.files import BIN_ID, find_tokens, read_text
@@ -50,6 +52,7 @@ class TextData:
         sources: the files it was read from.
         sha256: of the text file's bytes (of the plays as UTF-8 text), None for `.bin` files.
         stored: how the `.bin` files keep their tokens, where that is not nanoGPT's uint16; "" otherwise.
+        stated_size: the `vocab_size` of a `meta.pkl` that names no tokens, as some forks write it.
     """
 
     train: np.ndarray
@@ -59,6 +62,7 @@ class TextData:
     sources: tuple[Path, ...] = ()
     sha256: str | None = None
     stored: str = ""
+    stated_size: int | None = None
 
     def __post_init__(self) -> None:
         for split, ids in (("train", self.train), ("val", self.val)):
@@ -69,7 +73,9 @@ class TextData:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens of a model for this text: the vocabulary's, or nanoGPT's 50,304 for GPT-2's or none."""
+        """Tokens of a model for this text: the vocabulary's or the stated; nanoGPT's 50,304 for GPT-2's or none."""
+        if self.vocabulary is None and self.stated_size is not None:
+            return self.stated_size
         return _vocab_size(self.vocabulary)
 
     def refuse_shorter_than(self, block_size: int) -> None:
@@ -243,8 +249,12 @@ def _read_folder(folder: Path, token_dtype: TokenDtype | None) -> TextData:
         )
     named = [folder / name for name in (META_NAME, TOKENIZER_NAME) if (folder / name).is_file()]
     # without a meta.pkl nanoGPT takes the tokens for GPT-2's
-    vocabulary = read_vocabulary(named[0], 2**31) if named else find_gpt2()
-    d_vocab = _vocab_size(vocabulary)
+    vocabulary, why = find_vocabulary([folder], 2**31) if named else (find_gpt2(), "")
+    unnamed = vocabulary is None and folder / META_NAME in named
+    stated_size = read_vocab_size(folder / META_NAME) if unnamed else None
+    if vocabulary is None and named and stated_size is None:
+        raise VocabularyError(why)  # neither the tokens nor their number
+    d_vocab = _vocab_size(vocabulary) if stated_size is None else stated_size
     storages = [find_tokens(file, d_vocab, token_dtype) for file in files]
     if len({storage.words for storage in storages}) > 1:
         kinds = " and ".join(storage.words or "uint16 tokens" for storage in storages)
@@ -256,6 +266,7 @@ def _read_folder(folder: Path, token_dtype: TokenDtype | None) -> TextData:
         name=folder.resolve().name,
         sources=tuple(files),
         stored=storages[0].words,
+        stated_size=stated_size,
     )
     for file, ids in zip(files, (data.train, data.val), strict=True):
         largest = _largest(ids)

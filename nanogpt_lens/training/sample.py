@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from conversion.checkpoint import Checkpoint
+from conversion.errors import VocabularyError
 from conversion.native import GPT
 from nanogpt_lens.model.sampling import choose_token
 
@@ -21,8 +22,10 @@ def sample_text(checkpoint: Checkpoint, *, characters: int = 300, seed: int = 13
     if vocabulary is None:
         return None
     single = vocabulary.kind == "characters"
-    newline = not single or "\n" in vocabulary.decode(range(vocabulary.size))
-    start = vocabulary.encode("\n").tolist() if newline else [0]
+    try:
+        start = vocabulary.encode("\n").tolist() or [0]
+    except VocabularyError:  # there is no line break
+        start = [0]
     model, generator = GPT.from_checkpoint(checkpoint), torch.Generator().manual_seed(seed)
     tokens = torch.tensor([start])  # [1, pos]
     for _ in range(characters if single else characters // 3):

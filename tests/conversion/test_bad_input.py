@@ -214,14 +214,15 @@ def test_a_meta_with_code_is_not_run(tmp_path):
     target = tmp_path / "pwned"
     write(tmp_path)
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": Bomb(target), "itos": {}}))
-    expect_refusal(tmp_path, "meta.pkl", "mkdir", "nothing was executed")
+    expect_refusal(tmp_path, "meta.pkl", "mkdir", "nothing was executed", meta=tmp_path)
+    assert read_checkpoint(tmp_path).vocabulary is None
     assert not target.exists()
 
 
 def test_a_meta_that_does_not_fit(tmp_path):
     write(tmp_path, vocab_size=10)
     write_meta(tmp_path)
-    expect_refusal(tmp_path, "meta.pkl has 65 tokens, but the model has vocab_size 10")
+    expect_refusal(tmp_path, "meta.pkl has 65 tokens, but the model has vocab_size 10", meta=tmp_path)
 
 
 def test_a_meta_that_is_not_there(tmp_path):
@@ -233,13 +234,13 @@ def test_a_meta_nested_beyond_the_stack(tmp_path):
     """Three million tuples inside each other, as a key: hashing it would overflow the interpreter's stack."""
     write(tmp_path)
     (tmp_path / "meta.pkl").write_bytes(b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.")
-    expect_refusal(tmp_path, "meta.pkl", "more than 100 dicts, lists and tuples")
+    expect_refusal(tmp_path, "meta.pkl", "more than 100 dicts, lists and tuples", meta=tmp_path)
 
 
 def test_a_meta_with_ids_of_two_types(tmp_path):
     write(tmp_path)
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"stoi": {"a": 0, "b": "1"}, "itos": {0: "a", "1": "b"}}))
-    expect_refusal(tmp_path, "not inverse")
+    expect_refusal(tmp_path, "not inverse", meta=tmp_path)
 
 
 def test_a_million_layers_on_paper(tmp_path):

@@ -78,7 +78,8 @@ def _model(checkpoint: Checkpoint, n_params: int) -> list[tuple[str, str]]:
             "vocabulary",
             f"{count(vocabulary.size)} tokens ({vocabulary.kind}); the model has {count(c.vocab_size)}"
             if vocabulary
-            else f"none found: tokens are shown as ids, of which the model has {count(c.vocab_size)}",
+            else f"none ({checkpoint.no_vocabulary or 'no file was found'}): tokens are shown as ids, of which the "
+            f"model has {count(c.vocab_size)}",
         ),
     ]
 

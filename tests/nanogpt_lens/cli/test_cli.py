@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import subprocess
 import sys
 from typing import get_args
@@ -257,11 +256,6 @@ BAD = {
     "missing": (lambda f: None, "does not exist"),
     "truncated": (lambda f: (f / "ckpt.pt").write_bytes((write(f).read_bytes())[:3000]), "truncated"),
     "code": (lambda f: write(f, content() | {"config": Bomb(f / "pwned")}), "nothing was executed"),
-    "meta": (
-        lambda f: (write(f), (f / "meta.pkl").write_bytes(pickle.dumps(Bomb(f / "pwned")))),
-        "nothing was executed",
-    ),
-    "vocabulary": (lambda f: (write(f, vocab_size=9), write_meta(f)), "vocab_size 9"),
     "other": (lambda f: write(f, {"model": {}}), "expected nanoGPT's dictionary"),
 }
 
