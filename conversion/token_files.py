@@ -53,6 +53,7 @@ class TokenFile:
             raise ConversionError(
                 f"token_dtype is {self.token_dtype!r}; expected one of {', '.join(get_args(TokenDtype))}"
             )
+        object.__setattr__(self, "path", Path(self.path).expanduser())
 
 
 @dataclass(frozen=True, kw_only=True)

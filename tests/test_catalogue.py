@@ -124,7 +124,7 @@ def test_analyses_of_every_source_are_measured_by_name(tmp_path):
         (("search_neurons",), "search_neurons looks at a corpus; give --text"),
         (("composition_scores", "--prompt", "a"), "--prompt was given, but composition_scores looks at weights"),
         (("text_loss", "--option", "m=1"), "text_loss has no option m; expected seq_len, n, seed"),
-        (("text_loss", "--option", "n"), "the option 'n' has no name or no value; expected name=value"),
+        (("text_loss", "--option", "n"), "the option 'n' has no name or no value; expected --option name=value"),
         (("train_tuned_lens", "--option", "steps=0", "--text", "words.txt"), "steps is 0"),
     ],
 )

@@ -29,6 +29,7 @@ from nanogpt_lens.results.effects import PrincipalComponents, SimilarDirections
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
 from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.sequences import Sequences
 
 _HOOK_NAME = re.compile(r"blocks\.(\d+)\.(.+)")
 _RANDOM = 400  # the number of random directions that give the chance level
@@ -75,16 +76,10 @@ def principal_components(
         AnalysisError: there is no such hook point or layer, there are more components than the activation has units
             or the corpus has tokens, the activation never varies, or the corpus is empty.
     """
-    check_whole(1, **({} if k is None else {"k": k}))
     check_model(model)
     units = Units(model, activation=(place := _place(activation, layer))[1], layers=[place[0]])
     sequences = open_corpus(model, corpus).sequences(seq_len=seq_len, batch_size=batch_size, least=2)
-    k = default_of(k, 10, min(units.n_units, sequences.n_tokens))
-    if k > min(units.n_units, sequences.n_tokens):
-        raise AnalysisError(
-            f"k is {k}; expected at most {min(units.n_units, sequences.n_tokens)}: {units.names[0]} has "
-            f"{units.n_units} units and {sequences.name} {sequences.n_tokens} tokens"
-        )
+    k = _n_components(k, units, sequences)
     keeper = Comoments(pairs=[(0, 0)])
     engine_used = stream(
         model,
@@ -126,6 +121,19 @@ def principal_components(
             engine=engine_used,
         ),
     )
+
+
+def _n_components(k: int | None, units: Units, sequences: Sequences) -> int:
+    """The number of components: what was asked for, or ten as far as there are so many."""
+    most = min(units.n_units, sequences.n_tokens)
+    k = default_of(k, 10, most)
+    check_whole(1, k=k)
+    if k > most:
+        raise AnalysisError(
+            f"k is {k}; expected at most {most}: {units.names[0]} has {units.n_units} units and {sequences.name} "
+            f"{sequences.n_tokens} tokens"
+        )
+    return k
 
 
 def project_direction(model: Hooked, direction: Tensor | Sequence[float]) -> Scores:

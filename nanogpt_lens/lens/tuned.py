@@ -118,8 +118,7 @@ def train_tuned_lens(
         batch_size: the sequences of a step; None for as many as have 1,024 tokens.
         lr: the highest learning rate, after a warm-up over a twentieth of the steps; then a cosine to zero.
         weight_decay: the decay of the weights towards the identity, that is, the logit lens.
-        held_out: the share of the corpus that decides when to stop; the test part has the same share. None for 0.1,
-            or of a short corpus for one sequence.
+        held_out: the share that decides when to stop; the test part has as much. None for 0.1, at least a sequence.
         evaluations: how often the stop part is measured; the best step of each translator is kept, and step 0,
             the logit lens, is one of them.
         patience: the number of evaluations without a better translator after which training stops.
@@ -155,7 +154,7 @@ def train_tuned_lens(
         batch_size=max(1, _BATCH_TOKENS // seq_len) if batch_size is None else batch_size,
         lr=lr,
         weight_decay=weight_decay,
-        held_out=_share(whole, seq_len) if held_out is None else held_out,
+        held_out=whole.share_held_out(seq_len) if held_out is None else held_out,
         evaluations=evaluations,
         patience=patience,
         n_stop=n_stop,
@@ -178,12 +177,6 @@ def train_tuned_lens(
     if saved is not None:
         saved.delete()
     return lens
-
-
-def _share(whole: OpenedCorpus, seq_len: int) -> float:
-    """The share that is held out if nothing is said: a tenth, or one sequence where there is room for three."""
-    n, least = (whole.n_rows, 1) if whole.row_length is not None else (whole.n_tokens, seq_len)
-    return 0.1 if n < 3 * least else max(0.1, (least + 0.5) / n if least > int(n * 0.1) else 0.1)
 
 
 def split(whole: OpenedCorpus, options: Tuning) -> dict[str, OpenedCorpus]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def _what_is_there(folder: Path) -> str:
     if files:
         named = ", ".join(files[:3]) + (f", ... ({len(files)} files)" if len(files) > 3 else "")
         stems = [Path(name).stem for name in files]
-        same = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*stems, strict=False)))
+        same = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip_longest(*stems)))
         start = stems[0][:same].rstrip("0123456789")
         endings = {Path(name).suffix for name in files}
         fitting = f"{start}*{endings.pop()}" if len(endings) == 1 else f"{start}*"

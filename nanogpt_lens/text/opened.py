@@ -118,6 +118,11 @@ class OpenedCorpus(Opened):
         """Of rows, their length; else the n-th part of the text; at most the context."""
         return min(self.n_ctx, self.row_length or self.n_tokens // n)
 
+    def share_held_out(self, seq_len: int) -> float:
+        """The share that each of two held-out parts gets if nothing is said: a tenth, or one sequence where it fits."""
+        n, least = (self.n_rows, 1) if self.row_length is not None else (self.n_tokens, seq_len)
+        return (least + 0.5) / n if int(n * 0.1) < least <= n // 3 else 0.1
+
     def trace(self) -> Int[Tensor, " hash"]:
         """What something that has read this corpus keeps of it, see `nanogpt_lens.text.seen`."""
         return trace_of(self.ids, self.decode, self.row_length)

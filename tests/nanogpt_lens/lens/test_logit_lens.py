@@ -312,7 +312,7 @@ def test_bad_texts(corpus):
     with pytest.raises(AnalysisError, match="expected a HookedTransformer"):
         logit_lens("model", corpus[:3])
     with pytest.raises(AnalysisError, match="the corpus has 5 tokens; expected at least one window of 10"):
-        measure_convergence(model(), corpus[:5])
+        measure_convergence(model(), corpus[:5], seq_len=10)
     for options in ({"n": 0}, {"seq_len": 1}, {"seq_len": 2.5}, {"seed": -1}):
         with pytest.raises(AnalysisError, match=f"{next(iter(options))} is .*; expected a whole number"):
             measure_convergence(model(), corpus, **options)

@@ -353,9 +353,9 @@ def test_bad_options(options, message):
 
 def test_bad_corpora_lenses_and_losses():
     with pytest.raises(AnalysisError, match="the corpus has 40 tokens, of which 32 are to train"):
-        train_tuned_lens(model(), CORPUS[:40], **QUICK)
+        train_tuned_lens(model(), CORPUS[:40], **QUICK, held_out=0.1)
     with pytest.raises(AnalysisError, match="the corpus has 5 sequences, of which 5 are to train"):
-        train_tuned_lens(model(), CORPUS[:50].view(5, 10), **QUICK)
+        train_tuned_lens(model(), CORPUS[:50].view(5, 10), **QUICK, held_out=0.1)
     with pytest.raises(AnalysisError, match="lens is a NoneType; expected a TunedLens"):
         evaluate_lens(model(), CORPUS, None)
     with pytest.raises(AnalysisError, match="point is 'resid'; expected one of"):

@@ -168,7 +168,7 @@ def test_saved_and_loaded(model, tmp_path):
         ([(0, 1)], {"k": 0}, "k is 0"),
         ([(0, 1)], {"n": 0}, "n is 0"),
         ([(0, 1)], {"seq_len": 1}, "expected at least 2 tokens"),
-        ([(0, i) for i in range(40)], {}, "40 of the 64 neurons of layer 0 are to be ablated, too many"),
+        ([(0, i) for i in range(40)], {"controls": 20}, "40 of the 64 neurons of layer 0 are to be ablated, too many"),
     ],
 )
 def test_bad_input(model, neurons, arguments, message):

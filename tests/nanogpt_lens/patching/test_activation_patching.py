@@ -207,10 +207,10 @@ def test_recovery_interval_and_examples_by_hand():
 def test_one_text_twice_is_refused_by_all(as_given):
     clean = as_given(texts()[0])
     for call in (
-        lambda: ngl.activation_patching(model(), clean, clean, METRIC, activation="z", progress=False),
-        lambda: ngl.attribution_patching(model(), clean, clean, METRIC, activation="z"),
-        lambda: ngl.screen_and_verify(model(), clean, clean, METRIC, activation="z", progress=False),
-        lambda: ngl.path_patching(model(), clean, clean, METRIC, progress=False),
+        lambda: ngl.activation_patching(model(), clean, clean, METRIC, activation="z", axes=("layer",), progress=False),
+        lambda: ngl.attribution_patching(model(), clean, clean, METRIC, activation="z", axes=("layer",)),
+        lambda: ngl.screen_and_verify(model(), clean, clean, METRIC, activation="z", axes=("layer",), progress=False),
+        lambda: ngl.path_patching(model(), clean, clean, METRIC, senders="heads", receivers=["logits"], progress=False),
     ):
         with pytest.raises(ngl.AnalysisError, match="the clean and the corrupted text are the same.*differ in some"):
             call()
