@@ -9,7 +9,15 @@ import typer
 
 from nanogpt_lens.catalogue import ANALYSES, Analysis, find, options_from_words
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, RowsOption, TextOption
-from nanogpt_lens.cli.output import number, on_model, print_for_programs, print_table, save_result, shows_bar
+from nanogpt_lens.cli.output import (
+    number,
+    on_model,
+    print_few_examples,
+    print_for_programs,
+    print_table,
+    save_result,
+    shows_bar,
+)
 from nanogpt_lens.core.errors import AnalysisError
 
 
@@ -95,7 +103,7 @@ def _print(result: Any, count: int) -> None:
     typer.echo(f"{result.quantity}: {result.explanation()}")
     frame = result.top(count)
     columns = result.place_columns(frame)
-    extra = [name for name in ("low", "high", "chance") if name in frame]
+    extra = [name for name in ("low", "high", "chance", "p_corrected") if name in frame]
     rows = [
         [*(str(row[c]) for c in columns), *(number(row[c], 4) for c in ("value", *extra))]
         for row in frame.to_dict("records")
@@ -104,3 +112,6 @@ def _print(result: Any, count: int) -> None:
     rest = result.values.numel() - len(rows)
     if rest > 0:
         typer.echo(f"and {rest} more, smaller in magnitude; --rows prints more, --csv all")
+    print_few_examples(result)
+    if result.p_definition:
+        typer.echo(result.p_definition)

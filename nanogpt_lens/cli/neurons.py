@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, ResumeOption, RowsOption, SeedOption
-from nanogpt_lens.cli.output import interval, number, on_model, print_for_programs, print_table, save_result, shows_bar
+from nanogpt_lens.cli.output import (
+    interval,
+    number,
+    on_model,
+    print_few_examples,
+    print_for_programs,
+    print_table,
+    save_result,
+    shows_bar,
+)
 from nanogpt_lens.core.choices import NeuronSource, On
 
 if TYPE_CHECKING:
@@ -179,6 +188,7 @@ def find(
         f"chance: in 95% of shifts the best of all neurons stays at or below {result.chance:.3f}; {members[0]} of "
         f"{tokens[0]} tokens are of the class, held out {members[1]} of {tokens[1]}"
     )
+    print_few_examples(result)
 
 
 def ablate(
@@ -231,3 +241,4 @@ def ablate(
     for row in result.hits().to_dict("records"):
         change = f"{row['rise']:.3f}: {row['before']:.3f} -> {row['after']:.3f}"
         typer.echo(f"  {change}  {str(row['preceding'])[-30:]!r} [{row['token']!r}]")
+    print_few_examples(result)
