@@ -16,7 +16,16 @@ from nanogpt_lens.cli.options import (
     SequencesOption,
     TextOption,
 )
-from nanogpt_lens.cli.output import interval, number, on_model, print_for_programs, print_table, save_result, shows_bar
+from nanogpt_lens.cli.output import (
+    interval,
+    number,
+    on_model,
+    print_few_examples,
+    print_for_programs,
+    print_table,
+    save_result,
+    shows_bar,
+)
 from nanogpt_lens.core.choices import Activation, Direction
 
 if TYPE_CHECKING:
@@ -135,6 +144,7 @@ def induction(
         return
     for line in _induction_lines(results):
         typer.echo(line)
+    print_few_examples(*results.values())
 
 
 def _induction_lines(results: dict[str, Result]) -> list[str]:

@@ -12,6 +12,7 @@ from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, RowsOp
 from nanogpt_lens.cli.output import (
     number,
     on_model,
+    print_few_examples,
     print_for_programs,
     print_table,
     print_warning,
@@ -104,7 +105,7 @@ def _print(result: Any, count: int) -> None:
     print_warning(result)
     frame = result.top(count)
     columns = result.place_columns(frame)
-    extra = [name for name in ("low", "high", "chance") if name in frame]
+    extra = [name for name in ("low", "high", "chance", "p_corrected") if name in frame]
     rows = [
         [*(str(row[c]) for c in columns), *(number(row[c], 4) for c in ("value", *extra))]
         for row in frame.to_dict("records")
@@ -113,3 +114,6 @@ def _print(result: Any, count: int) -> None:
     rest = result.values.numel() - len(rows)
     if rest > 0:
         typer.echo(f"and {rest} more, smaller in magnitude; --rows prints more, --csv all")
+    print_few_examples(result)
+    if result.p_definition:
+        typer.echo(result.p_definition)

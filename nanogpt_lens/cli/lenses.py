@@ -20,6 +20,7 @@ from nanogpt_lens.cli.output import (
     interval,
     number,
     on_model,
+    print_few_examples,
     print_for_programs,
     print_table,
     print_warning,
@@ -133,6 +134,7 @@ def _print_convergence(result: ConvergenceResult) -> None:
         rows.append(["constant", *(number(result.chance[k, 0, 0], 3) for k in kept)])
     print_table(["point", *(name.replace("_", " ") for name in names)], rows)
     typer.echo(f"the final top token settles at a mean depth of {result.mean_depth:.2f} of {result.n_layers} layers")
+    print_few_examples(result)
 
 
 def tune_lens(
@@ -166,3 +168,4 @@ def _print_tuned(lens: TunedLens) -> None:
         ]
         rows.append([name, *cells])
     print_table(["point", *lens.labels["score"]], rows)
+    print_few_examples(lens)

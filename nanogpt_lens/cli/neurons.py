@@ -14,6 +14,7 @@ from nanogpt_lens.cli.output import (
     interval,
     number,
     on_model,
+    print_few_examples,
     print_for_programs,
     print_table,
     print_warning,
@@ -187,6 +188,7 @@ def find(
         f"chance: in 95% of shifts the best of all neurons stays at or below {result.chance:.3f}; {members[0]} of "
         f"{tokens[0]} tokens are of the class, held out {members[1]} of {tokens[1]}"
     )
+    print_few_examples(result)
 
 
 def ablate(
@@ -242,3 +244,4 @@ def ablate(
     for row in result.hits().to_dict("records"):
         change = f"{number(row['rise'], 3)}: {number(row['before'], 3)} -> {number(row['after'], 3)}"
         typer.echo(f"  {change}  {str(row['preceding'])[-30:]!r} [{row['token']!r}]")
+    print_few_examples(result)

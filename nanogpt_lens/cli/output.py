@@ -115,6 +115,12 @@ def print_for_programs(results: dict[str, Result], as_json: bool, as_csv: bool) 
     return as_json or as_csv
 
 
+def print_few_examples(*results: Result) -> None:
+    """Say of which results the intervals are of few examples."""
+    for said in dict.fromkeys(result.few_examples for result in results if result.few_examples):
+        typer.echo(said)
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table for people."""
     from rich.console import Console

@@ -387,7 +387,7 @@ class _TuningRun:
                 "neither training nor the choice of the step has seen anything"
             ),
             "title": "KL(final || lens)",
-            "sample": Sample(seed=options.seed),
+            "sample": Sample(n=len(self.test_part), seed=options.seed),
             "provenance": provenance(
                 self.model, **asdict(options), points=places.points, layers=places.layers, trained=self.step
             ),

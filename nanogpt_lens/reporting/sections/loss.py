@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from conversion.val_loss import VAL_NAME
-from nanogpt_lens.core.intervals import t_interval
+from nanogpt_lens.core.intervals import few_examples, t_interval
 from nanogpt_lens.lens.reading import characters
 from nanogpt_lens.model.access import evaluating, loss_per_token, n_tokens
 from nanogpt_lens.model.sampling import generate
@@ -50,6 +50,7 @@ def _make(subject: Subject) -> Content:
     held = None if trained is None else _held_out(subject, trained, n)
     rows += _baselines(subject, tokens, held, uniform)
     words = f"{count(len(tokens))} sequences of {length} tokens, {_origin(subject)}; 95% interval over the sequences"
+    words += f" ({few})" if (few := few_examples(len(tokens), "t")) else ""
     body: list[Block] = [
         Table(
             header=("", "loss, nats per token", "perplexity", "bits per character"),
