@@ -86,7 +86,7 @@ def matched() -> dict[str, Any]:
     found = match_heads(*every)
     return {
         f"{i}.{j}": {
-            "partners": [f"{a}.{b}" for a, b in found.of(i, j)],
+            "partners": ["none" if place is None else f"{place[0]}.{place[1]}" for place in found.of(i, j)],
             "distance": [round(float(v), 2) for v in found.values[:, i, j]],
             "nearest_other": [round(float(v), 2) for v in found.nearest_other[:, i, j]],
         }

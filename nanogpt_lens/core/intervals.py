@@ -8,11 +8,12 @@ What is no mean (a median, an AUROC) has the percentile bootstrap, which is too 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from scipy.special import betaincinv, stdtrit
+from scipy.special import stdtrit
 from torch import Tensor
 
 LEVEL = 0.95
@@ -117,9 +118,20 @@ def ratio_per_example(
     return ratio + (sums - ratio * counts) / (total / counts.shape[-1])
 
 
-def share_at_most(hits: int, n: int) -> float:
-    """The upper end of the one-sided 95% interval of a share, of which `hits` were seen among `n`.
+def count_at_most(hits: int, drawn: int, n: int) -> int:
+    """The upper end of the one-sided 95% interval of how many of `n` things are hits, if `hits` of `drawn` are.
 
-    Source: Clopper and Pearson 1934.
+    They were drawn without putting back, so that the number of hits among them is hypergeometric.
     """
-    return 1.0 if hits >= n else float(betaincinv(hits + 1, n - hits, LEVEL))
+    if drawn == 0:
+        return n
+
+    def tail(every: int) -> float:
+        ways = (math.comb(every, i) * math.comb(n - every, drawn - i) for i in range(hits + 1))
+        return sum(ways) / math.comb(n, drawn)
+
+    low, high = hits, n - drawn + hits  # the largest number whose tail is not below 5%
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if tail(middle) > 1 - LEVEL else (low, middle - 1)
+    return low

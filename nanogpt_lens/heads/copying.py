@@ -31,7 +31,9 @@ def copying_score(
     """How much each head copies, from -1 (never the attended token) to 1 (that token alone).
 
     "eigenvalues": sum(Re λ) / sum(|λ|) over the eigenvalues λ of the full OV circuit
-    W_E W_V W_O W_U, which maps an attended token to logits; 1 where all are positive. LayerNorm
+    W_E W_V W_O W_U, which maps an attended token to logits; 1 where all are positive. W_U is centred over
+    the vocabulary, so that what a head writes has logits of mean zero: that changes no softmax, but the score,
+    which for the raw W_U can be far from this one. LayerNorm
     weights are folded in, its scale and all biases left out (see `head_weights`); position
     embeddings and what other layers do to the token are left out as well. Chance is 0: W_V and
     -W_V have opposite scores. (Elhage et al. 2021, "Detecting copying behavior".)
@@ -73,7 +75,8 @@ def copying_score(
             values=values,
             axes=("layer", "head"),
             quantity="copying score, -1 to 1",
-            definition="sum(Re λ) / sum(|λ|) of W_E W_V W_O W_U, LayerNorm weights folded in (Elhage et al. 2021)",
+            definition="sum(Re λ) / sum(|λ|) of W_E W_V W_O W_U, W_U centred over the vocabulary, LayerNorm weights "
+            "folded in (Elhage et al. 2021)",
             chance=torch.zeros_like(values),
             title="copying score",
             signed=True,

@@ -33,7 +33,8 @@ SCORES: dict[str, str] = {
     "positional": "share of the squared deviation from uniform attention that all sequences have in common, "
     "on text or on random tokens, whichever is lower",
     "sink": "attention to position 0, on text",
-    "copying": "sum(Re λ) / sum(|λ|) of the full OV circuit, 0 for heads that write next to nothing",
+    "copying": "sum(Re λ) / sum(|λ|) of the full OV circuit, W_U centred over the vocabulary, 0 for heads that write "
+    "next to nothing",
     "anti_copying": "minus copying",
     "broad": "entropy divided by that of uniform attention, on text or on random tokens, whichever is lower",
 }

@@ -8,7 +8,6 @@ bond with the activations; and the separation on held-out text, which had no par
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +20,10 @@ from tqdm.auto import tqdm
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import On
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import ENDS, LEVEL, RESAMPLES, times_drawn
+from nanogpt_lens.core.intervals import LEVEL
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Hooked, provenance
+from nanogpt_lens.neurons.auroc import auroc, auroc_interval, n_pieces
 from nanogpt_lens.neurons.moments import ActivationSample
 from nanogpt_lens.neurons.predicates import Predicate, check_on, labels_of, token_class
 from nanogpt_lens.results.effects import SeparatingNeurons
@@ -36,8 +36,6 @@ from nanogpt_lens.text.sequences import Sequences
 _HELD = 2**27
 """Activations held at once at most, unless one layer has more; half a gigabyte in float32."""
 
-_PIECE = 2**20
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Part:
@@ -46,12 +44,12 @@ class _Part:
     Attributes:
         places: which of the drawn tokens they are.
         labels: whether the class is there.
-        rows: which sequence each is of.
+        pieces: which piece of text each is of: a sequence, or some that a clump of the class goes through.
     """
 
     places: Int[np.ndarray, " position"]
     labels: Bool[np.ndarray, " position"]
-    rows: Int[np.ndarray, " position"]
+    pieces: Int[np.ndarray, " position"]
 
 
 def find_neurons(
@@ -121,11 +119,11 @@ def find_neurons(
     n = None if sample is None else max(1, sample // whole.seq_len)
     tokens, at = whole.drawn(n, seed=seed)
     check_on(on)
-    parts = _parts(mask[at], on, held_out, called, whole.seq_len)
+    parts = _parts(mask[at], at, on, held_out, called, whole.seq_len)
     sequences = open_corpus(model, tokens).sequences(seq_len=tokens.shape[1], batch_size=batch_size)
     labels = _class_and_shifts(parts[0].labels, permutations, tokens.shape[1], seed)
     activations = _activations(model, sequences, units, engine, progress)
-    fields = _separation_fields(activations, parts, labels, k, seed)
+    fields = _separation_fields(activations, parts, labels, k)
     arguments = {"on": on, "sample": sample, "held_out": held_out, "permutations": permutations, "seed": seed, "k": k}
     return SeparatingNeurons(
         **fields,
@@ -134,7 +132,8 @@ def find_neurons(
         quantity=f"AUROC of {units.activation} for {called}" + (" (the next token)" if on == "next" else ""),
         definition=f"{tokens.shape[0]} sequences of {tokens.shape[1]} tokens of {whole.name}; Mann-Whitney, average "
         f"ranks; chance: largest separation of any {units.kind} under {permutations} circular shifts of the class; "
-        "interval: bootstrap over sequences",
+        "interval: over pieces of text, which are sequences, or some that a clump of the class goes through "
+        "(Obuchowski 1997)",
         trace=open_corpus(model, tokens[: len(tokens) - round(held_out * len(tokens))]).trace(),
         n_tokens=(len(parts[0].labels), len(parts[1].labels) if len(parts) > 1 else 0),
         n_class=(int(parts[0].labels.sum()), int(parts[1].labels.sum()) if len(parts) > 1 else 0),
@@ -157,8 +156,15 @@ def find_neurons(
     )
 
 
-def _parts(mask: Bool[np.ndarray, "example pos"], on: On, held_out: float, called: str, seq_len: int) -> list[_Part]:
-    """The first part of the sequences and the held-out one, if there is one.
+def _parts(
+    mask: Bool[np.ndarray, "example pos"],
+    at: Int[np.ndarray, "example pos"],
+    on: On,
+    held_out: float,
+    called: str,
+    seq_len: int,
+) -> list[_Part]:
+    """The first part of the sequences and the held-out one, if there is one; `at` is where in the text they are.
 
     Raises:
         AnalysisError: too few sequences to hold some out, or a part without the class or without others.
@@ -170,6 +176,8 @@ def _parts(mask: Bool[np.ndarray, "example pos"], on: On, held_out: float, calle
             f"{len(mask)} sequences of {seq_len} tokens cannot be divided with held_out={held_out}; give a longer "
             "corpus, give a smaller seq_len or held_out=0"
         )
+    goes_on = mask[:-1, -1] & mask[1:, 0] & (at[1:, 0] == at[:-1, -1] + 1)
+    piece = np.concatenate([[0], np.cumsum(~goes_on)])
     everywhere = np.arange(mask.size).reshape(mask.shape)[:, : labels.shape[1]]
     parts = []
     for name, rows in (("first", slice(0, first)), ("held-out", slice(first, None))):
@@ -182,8 +190,8 @@ def _parts(mask: Bool[np.ndarray, "example pos"], on: On, held_out: float, calle
                 f"{called} holds for {count} of {in_class.size} tokens of the {name} part; expected some, and not all: "
                 "give a longer corpus, a larger sample, or held_out=0"
             )
-        which = np.broadcast_to(np.arange(len(in_class))[:, None], in_class.shape)
-        parts.append(_Part(places=everywhere[rows].reshape(-1), labels=in_class.reshape(-1), rows=which.reshape(-1)))
+        which = np.broadcast_to(piece[rows][:, None], in_class.shape)
+        parts.append(_Part(places=everywhere[rows].reshape(-1), labels=in_class.reshape(-1), pieces=which.reshape(-1)))
     return parts
 
 
@@ -230,7 +238,6 @@ def _separation_fields(
     parts: Sequence[_Part],
     labels: Bool[np.ndarray, "shift position"],
     k: int,
-    seed: int,
 ) -> dict[str, Any]:
     """The fields of the result; `labels` are the first part's, as they are and shifted."""
     last = parts[-1]
@@ -255,7 +262,7 @@ def _separation_fields(
         layer, unit = divmod(flat, area.shape[1])
         column = best[layer][1][:, int(np.flatnonzero(best[layer][0] == unit)[0])]
         low[layer, unit], high[layer, unit] = auroc_interval(
-            float(sign[layer, unit]) * column, last.labels, last.rows, seed=seed
+            float(sign[layer, unit]) * column, last.labels, last.pieces
         )
     return {
         "values": area,
@@ -264,81 +271,9 @@ def _separation_fields(
         "held_out": torch.where(sign > 0, new, 1 - new),
         "low": low,
         "high": high,
+        "interval": "t",
+        "n_pieces": n_pieces(last.labels, last.pieces),
         "p": (1 + beyond.sum(0)) / (1 + len(largest)),
         "null": torch.from_numpy(largest),
         "chance": float(np.quantile(largest, LEVEL, method="higher")),
     }
-
-
-def auroc(
-    values: Float[np.ndarray, "token unit"], labels: Bool[np.ndarray, "class token"]
-) -> Float[np.ndarray, "class unit"]:
-    """The area under the ROC curve, for several classes at once.
-
-    Args:
-        values: activations.
-        labels: whether each token is in each class; a class holds some tokens, and not all.
-
-    Returns:
-        The probability that a token of the class is higher than one outside it, ties counting half.
-
-    Source: Mann and Whitney 1947; from average ranks.
-    """
-    inside = labels.sum(1, dtype=np.float64)[:, None]
-    weights = labels.astype(np.float64)
-    step = max(1, _PIECE // len(values))
-    sums = [weights @ _ranks(values[:, i : i + step].T).T for i in range(0, values.shape[1], step)]
-    return (np.concatenate(sums, 1) - inside * (inside + 1) / 2) / (inside * (labels.shape[1] - inside))
-
-
-def _ranks(rows: Float[np.ndarray, "unit token"]) -> Float[np.ndarray, "unit token"]:
-    """The rank of each entry in its row, from 1; equal ones have the average."""
-    rows = np.ascontiguousarray(rows)
-    order = np.argsort(rows, axis=1)
-    ordered = np.take_along_axis(rows, order, 1)
-    place = np.arange(rows.shape[1], dtype=np.float64)
-    new = np.ones(rows.shape, dtype=bool)
-    np.not_equal(ordered[:, 1:], ordered[:, :-1], out=new[:, 1:])
-    start = np.maximum.accumulate(np.where(new, place, 0), axis=1)
-    last = np.concatenate([new[:, 1:], np.ones_like(new[:, :1])], 1)
-    stop = np.minimum.accumulate(np.where(last, place, np.inf)[:, ::-1], axis=1)[:, ::-1]
-    ranks = np.empty(rows.shape)
-    np.put_along_axis(ranks, order, (start + stop) / 2 + 1, 1)
-    return ranks
-
-
-def auroc_interval(
-    values: Float[np.ndarray, " token"],
-    labels: Bool[np.ndarray, " token"],
-    rows: Int[np.ndarray, " token"],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """The 95% percentile interval of one unit's AUROC, sequences resampled with replacement.
-
-    Args:
-        values, labels, rows: of each token the activation, whether it is in the class, and its sequence.
-        seed: the seed of the resampling.
-        resamples: the number of resamples; those without the class, or with nothing else, are left out.
-
-    Returns:
-        Both ends; nan for fewer than two sequences.
-    """
-    n = int(rows.max()) + 1
-    if n < 2:
-        return math.nan, math.nan
-    times = times_drawn(n, seed=seed, resamples=resamples).float().numpy()
-    order = np.argsort(values[~labels])
-    others, other_row = values[~labels][order], rows[~labels][order]
-    below, upto = (np.searchsorted(others, values[labels], side=side) for side in ("left", "right"))
-    areas = []
-    for i in range(0, resamples, step := max(1, _PIECE // len(values))):
-        weights = times[i : i + step]
-        inside, outside = weights[:, rows[labels]].astype(np.float64), weights[:, other_row]
-        passed = np.pad(np.cumsum(outside, 1, dtype=np.float64), ((0, 0), (1, 0)))  # weight of the others so far
-        wins = (inside * (passed[:, below] + passed[:, upto])).sum(1) / 2
-        with np.errstate(invalid="ignore"):
-            areas.append(wins / (inside.sum(1) * passed[:, -1]))
-    low, high = np.nanquantile(np.concatenate(areas), ENDS.numpy())
-    return float(low), float(high)

@@ -10,7 +10,6 @@ the sites that nobody verified.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.attribution import check_gradients, over_examples, two_estimates
 from nanogpt_lens.patching.runner import MEMORY, Engine, PatchRunner
 from nanogpt_lens.patching.runs import intervals, set_up
+from nanogpt_lens.patching.trust import trust_of
 from nanogpt_lens.results import Sample, ScreeningResult
 from nanogpt_lens.running.metrics import Metric
 
@@ -59,8 +59,8 @@ def screen_and_verify(
         seed: the seed of the sample (and of "resample").
 
     Returns:
-        `values`, exact where `verified`; `estimate`; and `recall`, `recall_curve`, `missed` and
-        `correlation`, which say how far to trust the ranking.
+        `values`, exact where `verified`; `estimate`; and `recall_low`, `recall_among_patched`, `recall_curve`,
+        `missed` and `correlation`, which say how far to trust the ranking.
 
     Raises:
         AnalysisError: see `activation_patching`; `k`, `verify` or `sample` are out of range.
@@ -74,7 +74,8 @@ def screen_and_verify(
         runner = PatchRunner(model, setup, engine=engine, memory=memory)
         both = two_estimates(model, setup, runner.first if runner.fast else None)
         guess, mean = (over_examples(g, runs.metric).flatten().cpu() for g in both)
-        chosen, drawn = _first_and_drawn(torch.maximum(guess.abs(), mean.abs()), first, sample, seed)
+        size = torch.maximum(guess.abs(), mean.abs())
+        chosen, drawn = _first_and_drawn(size, first, sample, seed)
         sites, shape = all_sites(model, setup.kind, setup.axes, runs.tokens.shape[1])
         if k > sites.n:
             raise AnalysisError(f"k is {k}, but there are {sites.n} sites; expected fewer")
@@ -82,7 +83,7 @@ def screen_and_verify(
         exact = runner.values(sites.take(index), progress=progress)
     clean_value, corrupted_value = runs.values()
     base = float(runner.base_value.double().mean())
-    trust = trust_of(guess, index, exact.mean(-1).cpu() - base, n_first=len(chosen), k=k)
+    trust = trust_of(guess, index, exact.mean(-1).cpu() - base, size=size, n_first=len(chosen), k=k)
     values = (base + guess).index_put((index,), exact.mean(-1).cpu()).view(shape)
     unknown = torch.full_like(guess, torch.nan)
     ends = intervals(runs.metric, runs.base["logits"], exact).items()
@@ -134,56 +135,6 @@ def _first_and_drawn(
     rest = order[verify:]
     generator = torch.Generator().manual_seed(seed)
     return order[:verify], rest[torch.randperm(len(rest), generator=generator)[:sample]]
-
-
-def trust_of(
-    guess: Float[Tensor, " site"],
-    index: Int[Tensor, " patched"],
-    effect: Float[Tensor, " patched"],
-    *,
-    n_first: int,
-    k: int,
-) -> dict[str, Any]:
-    """How far the ranking can be trusted: what `ScreeningResult` says of recall, missed sites and correlation.
-
-    Args:
-        guess: all estimates.
-        index: the sites that were patched, the `n_first` first ranks in front.
-        effect: their exact effects.
-        n_first: the number of sites that are verified by rank.
-        k: the number of top sites.
-    """
-    size = effect.abs()
-    n_rest, n_sample = len(guess) - n_first, len(index) - n_first
-    best = size.argsort(descending=True, stable=True)[:k]
-    curve = (best[None] < torch.arange(1, n_first + 1)[:, None]).double().mean(1)
-    missed, most = 0.0, 0.0
-    if n_rest:
-        threshold = size[:n_first].sort(descending=True).values[k - 1]
-        hits = int((size[n_first:] > threshold).sum())
-        missed = n_rest * hits / n_sample if n_sample else math.nan
-        most = n_rest * _upper_share(hits, n_sample)
-    pair = torch.stack([guess[index[n_first:]].double(), effect[n_first:].double()])
-    spread = n_sample > 2 and bool((pair.std(1) > 0).all())
-    return {
-        "recall": float(curve[-1]),
-        "recall_curve": curve,
-        "missed": missed,
-        "missed_high": most,
-        "correlation": float(torch.corrcoef(pair)[0, 1]) if spread else math.nan,
-    }
-
-
-def _upper_share(hits: int, n: int) -> float:
-    """The upper end of the one-sided 95% Clopper-Pearson interval of a share, by bisection of the binomial tail."""
-    if hits >= n:
-        return 1.0
-    low, high = hits / n, 1.0
-    for _ in range(60):
-        p = (low + high) / 2
-        tail = sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(hits + 1))
-        low, high = (p, high) if tail > 0.05 else (low, p)
-    return high
 
 
 def _mask(index: Int[Tensor, " index"], n: int) -> Bool[Tensor, " site"]:

@@ -74,6 +74,9 @@ class Result:
     _leading: ClassVar[Mapping[str, str]] = {}
     """The label of an axis that `top()` takes where nothing is said, for results with several kinds of values."""
 
+    _former: ClassVar[Mapping[str, str]] = {}
+    """What fields were called in results of earlier versions, and what they are called now."""
+
     _long: ClassVar[tuple[str, ...]] = ()
     """Fields that `to_json` leaves out."""
 
@@ -317,6 +320,7 @@ class Result:
         if saved_kind is None or not issubclass(saved_kind, cls):
             raise ResultError(f"{folder} holds a {kind}; expected {cls.__name__}: load it with ngl.load_result")
         known = {f.name for f in fields(saved_kind)}
+        plain = {saved_kind._former.get(name, name): value for name, value in plain.items()}
         p = tensors.pop("p_corrected", None) if issubclass(saved_kind, Tested) else None
         if unknown := sorted((plain.keys() | tensors.keys()) - known):
             raise ResultError(

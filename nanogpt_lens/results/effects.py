@@ -119,15 +119,17 @@ class SeparatingNeurons(Result):
         separation: the larger of AUROC and 1 - AUROC, both of the first part.
         sign: 1 where the neuron is higher on the class, -1 where it is lower.
         held_out: the same direction's AUROC on the held-out part; nan without one.
-        low, high: 95% bootstrap interval, over sequences, of the `k` best neurons' held-out AUROC (of
-            `separation`, where nothing is held out); nan elsewhere. Without a held-out part it is too
-            optimistic, because the best were chosen on the same tokens.
+        low, high: 95% interval, over pieces of text, of the `k` best neurons' held-out AUROC (of `separation`, where
+            nothing is held out); nan elsewhere, and where fewer than two pieces hold the class. Without a held-out
+            part it is too optimistic, because the best were chosen on the same tokens.
         p: family-wise, against the largest separation of any neuron under each shift.
         null: that largest separation.
         chance: 95% of the shifts stay at or below it.
         n_tokens, n_class: tokens of the first part and the held-out part, and those of the class among them.
         trace: of the corpus, see `nanogpt_lens.text.seen`.
         predicate: what the class is called; "" where it has no name.
+        n_pieces: how many pieces of that text hold the class (or anything else, if those are fewer): sequences, of
+            which those count as one that a clump of the class goes through; None if an earlier version made the result.
     """
 
     separation: Float[Tensor, "*axes"]
@@ -142,6 +144,12 @@ class SeparatingNeurons(Result):
     n_class: tuple[int, int]
     trace: Int[Tensor, " hash"] | None = None
     predicate: str = ""
+    n_pieces: int | None = None
+
+    @property
+    def n_examples(self) -> int | None:
+        """`n_pieces`."""
+        return self.n_pieces
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -179,19 +179,38 @@ class HeadMatches(Result):
 
     Attributes:
         values: the distance to the partner, in standard deviations of a score over all heads; 0 for the first model.
-        partner_layer, partner_head: the partner of each head of the first model.
+        partner_layer, partner_head: the candidate for each head of the first model: its partner, if `matched`.
         nearest_other: the distance to the nearest head of that layer that is not the
-            partner; a match is clear where it is much larger. nan where there is no other.
+            candidate. nan where there is no other.
+        matched: whether the candidate is nearer than unrelated heads are, so that it is a partner; None if an earlier
+            version made the result, which took every candidate for one.
+        chance: the distance below which that is so; nan where there is nothing to choose from.
+        p: how often unrelated heads have one that is as near, corrected for the number of heads.
     """
 
     partner_layer: Int[Tensor, "*axes"]
     partner_head: Int[Tensor, "*axes"]
     nearest_other: Float[Tensor, "*axes"]
+    matched: Bool[Tensor, "*axes"] | None = None
+    chance: Float[Tensor, "*axes"] | None = None
+    p: Float[Tensor, "*axes"] | None = None
 
-    def of(self, layer: int, head: int) -> tuple[tuple[int, int], ...]:
-        """The head of each model, the first one among them, that is like this head of the first: (layer, head)."""
+    def of(self, layer: int, head: int) -> tuple[tuple[int, int] | None, ...]:
+        """The head of each model, the first one among them, that is like this head of the first.
+
+        (layer, head), or None where the model has no partner of this head.
+        """
         place = self._index("layer", layer), self._index("head", head)
         return tuple(
             (int(self.partner_layer[(model, *place)]), int(self.partner_head[(model, *place)]))
+            if self.matched is None or bool(self.matched[(model, *place)])
+            else None
             for model in range(self.shape["model"])
         )
+
+    def _summary(self) -> list[str]:
+        if self.matched is None:
+            return super()._summary()
+        others = self.matched[1:]
+        counted = f"{int(others.sum())} of {others.numel()} heads have a partner; the others have none as clear as that"
+        return [counted, *super()._summary()]

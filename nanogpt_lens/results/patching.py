@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -128,13 +130,17 @@ class ScreeningResult(PatchingResult):
         verified: whether the site was patched exactly.
         sampled: whether it was verified as one of a random sample, whatever its rank.
         k: how many top sites are asked for.
-        recall: of the `k` largest effects among all sites that were patched exactly, the share that the
-            verified ranks hold. It knows nothing of sites that were neither ranked high nor sampled.
+        recall_low: at least this share of the `k` largest effects was patched exactly, with 95% confidence, if
+            estimates of the unpatched sites are as far from the effects as those of the patched ones; nan if an earlier
+            version made the result.
+        recall_among_patched: of the `k` largest effects among all sites that were patched exactly, the share that
+            the first ranks hold. It knows nothing of sites that were neither ranked high nor sampled, so that the
+            recall among all sites may be lower.
         recall_curve: the share of those `k` that the first ranks hold, up to each rank.
             If it is flat long before its end, few are likely to be behind the end.
         missed: how many sites that were not verified by rank are likely to have a larger effect than the k-th
             of those that were: unbiased, and coarse where the sample is small.
-        missed_high: upper end of its 95% interval.
+        missed_high: upper end of its 95% interval, which assumes nothing.
         correlation: Pearson's, of estimate and exact effect, on the random sample alone.
     """
 
@@ -142,8 +148,15 @@ class ScreeningResult(PatchingResult):
     verified: Bool[Tensor, "*axes"]
     sampled: Bool[Tensor, "*axes"]
     k: int
-    recall: float
+    recall_among_patched: float
     recall_curve: Float[Tensor, " rank"]
     missed: float
     missed_high: float
     correlation: float
+    recall_low: float = math.nan
+
+    _former: ClassVar[Mapping[str, str]] = {"recall": "recall_among_patched"}
+
+    def _summary(self) -> list[str]:
+        said = f"at least {self.recall_low:.2f} of the top {self.k} were patched exactly (95%; see recall_low)"
+        return [*super()._summary(), *([] if math.isnan(self.recall_low) else [said])]

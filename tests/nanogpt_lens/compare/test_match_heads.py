@@ -74,8 +74,47 @@ def test_a_permutation_is_found(scores):
         for head in range(HEADS):
             assert found.of(layer, head) == ((layer, head), (layer, inverse(layer, head)))
     assert found.values.max() < 1e-6
+    assert bool(found.matched.all())
+    assert bool((found.p[1] == 0.002).all())  # nearer than in all of 499 draws
+    assert bool((found.values[1] < found.chance[1]).all())
+    assert "8 of 8 heads have a partner" in repr(found)
     assert found.nearest_other.min() > 1e-2
     assert torch.equal(found.partner_layer[1], torch.tensor([[0] * 4, [1] * 4]))
+
+
+def test_two_random_models_do_not_match(runs):
+    models = [load(runs[0] / f"ckpt_{step:03d}.pt", dtype=torch.float64) for step in (0, 10, 100)]
+    found = match_heads(*(score_heads(model, TEXT, n=8) for model in models))
+    assert not bool(found.matched[1:].any())
+    assert found.of(0, 1) == ((0, 1), None, None)
+
+
+def of_heads(values):
+    """Scores [layer, head, score] as a result."""
+    about = {"axes": ("layer", "head", "score"), "quantity": "q", "definition": "d"}
+    return Scores(values=values, **about)
+
+
+@pytest.mark.parametrize("kind", ["alike", "some stand out"])
+def test_unrelated_heads_have_a_partner_in_one_case_of_twenty(kind):
+    generator = torch.Generator().manual_seed(0)
+    heads = torch.randn(40, 2, 3, 4, 6, generator=generator, dtype=torch.float64)  # [case, model, layer, head, score]
+    if kind == "some stand out":  # and the others are all near to each other
+        heads = heads * torch.where(torch.rand(40, 2, 3, 4, 1, generator=generator) < 0.25, 5.0, 0.5)
+    found = [match_heads(*map(of_heads, pair)) for pair in heads]
+    assert sum(bool(one.matched[1:].any()) for one in found) <= 5
+    near = heads[:, :1] + 0.05 * heads[:, 1:]
+    same = [match_heads(of_heads(a[0]), of_heads(b[0])) for a, b in zip(heads, near, strict=True)]
+    assert sum(float(one.matched[1].double().mean()) for one in same) / len(same) > (0.9 if kind == "alike" else 0.8)
+
+
+def test_a_score_and_its_negative_count_once():
+    generator = torch.Generator().manual_seed(1)
+    one, other = torch.randn(2, 2, 4, 3, generator=generator, dtype=torch.float64)
+    twice = [torch.cat([values, -values[..., :1], values[..., 1:2]], -1) for values in (one, other)]
+    plain, more = match_heads(of_heads(one), of_heads(other)), match_heads(*map(of_heads, twice))
+    assert torch.equal(plain.values, more.values)
+    assert torch.equal(plain.p[1], more.p[1])
 
 
 @pytest.mark.parametrize("measure", ["task_heads", "prefix_matching"])
@@ -134,6 +173,8 @@ def test_what_the_result_knows(scores, tmp_path):
     assert again.of(1, 3) == found.of(1, 3)
     with pytest.raises(ResultError, match="there is no head 4"):
         found.of(0, 4)
+    before = replace(found, matched=None, p=None, chance=None)  # as an earlier version saved it
+    assert before.of(1, 3) == found.of(1, 3)
 
 
 def test_one_head_per_layer():
@@ -141,6 +182,7 @@ def test_one_head_per_layer():
     found = match_heads(one, replace(one, values=one.values + 1))
     assert found.of(1, 0) == ((1, 0), (1, 0))
     assert found.nearest_other.isnan().all()
+    assert found.p.isnan().all()  # there is nothing to choose from
 
 
 def test_bad_input(scores):

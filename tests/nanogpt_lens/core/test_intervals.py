@@ -7,11 +7,11 @@ import torch
 
 from nanogpt_lens.core.intervals import (
     ENDS,
+    count_at_most,
     few_examples,
     mean_fields,
     pseudo_values,
     ratio_per_example,
-    share_at_most,
     t_interval,
     times_drawn,
 )
@@ -91,8 +91,10 @@ def test_few_examples_are_said(n, kind, words):
     assert few_examples(n, kind) == words
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 20), (1, 20), (7, 20), (0, 1)])
-def test_the_upper_end_of_a_share_is_clopper_and_pearsons(hits, n):
-    high = share_at_most(hits, n)
-    assert scipy.stats.binom.cdf(hits, n, high) == pytest.approx(0.05)
-    assert share_at_most(n, n) == 1.0
+@pytest.mark.parametrize(("hits", "drawn", "n"), [(0, 20, 964), (1, 20, 84), (7, 8, 30), (0, 1, 5)])
+def test_the_largest_number_of_hits_is_that_of_the_hypergeometric_tail(hits, drawn, n):
+    most = count_at_most(hits, drawn, n)
+    assert scipy.stats.hypergeom.cdf(hits, n, most, drawn) > 0.05
+    assert most == n - drawn + hits or scipy.stats.hypergeom.cdf(hits, n, most + 1, drawn) <= 0.05
+    assert count_at_most(hits, n, n) == hits
+    assert count_at_most(0, 0, n) == n

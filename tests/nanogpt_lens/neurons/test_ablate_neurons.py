@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from conversion.native import GPT
@@ -85,18 +86,19 @@ def test_on_and_off_the_class(model, folder, tokens, pieces, monkeypatch):
     assert result.controls_as_strong.isnan().all()
 
 
-def test_intervals_resample_sequences(model, folder, tokens):
+def test_intervals_are_over_sequences(model, folder, tokens):
     result = ablate_neurons(model, TEXT, NEURONS, predicate="vowel", controls=0, seed=2, progress=False)
     rise = (native_losses(folder, tokens, NEURONS) - native_losses(folder, tokens)).numpy()
     on = np.array([c in "aeiouAEIOU" for c in TEXT]).reshape(25, 12)[:, 1:]
-    drawn = torch.randint(25, (1000, 25), generator=torch.Generator().manual_seed(2)).numpy()
-    differences = [rise[some][on[some]].mean() - rise[some][~on[some]].mean() for some in drawn]
+    difference = rise[on].mean() - rise[~on].mean()
+    each = ((rise - rise[on].mean()) * on).sum(1) / on.sum() - ((rise - rise[~on].mean()) * ~on).sum(1) / (~on).sum()
+    ends_by_hand = scipy.stats.t.interval(0.95, 24, difference, 25 * each.std(ddof=1) / 25**0.5)
     ends = [end[0, result.labels["score"].index("difference next")].item() for end in (result.low, result.high)]
-    assert ends == pytest.approx(np.quantile(differences, [0.025, 0.975]).tolist(), abs=1e-10)
-    means = np.quantile([rise[some].mean() for some in drawn], [0.025, 0.975])
+    assert ends == pytest.approx(ends_by_hand, abs=1e-10)
+    means = np.array(scipy.stats.t.interval(0.95, 24, rise.mean(), scipy.stats.sem(rise.mean(1))))
     assert [result.low[0, 1].item(), result.high[0, 1].item()] == pytest.approx(means.tolist(), abs=1e-10)
     losses = native_losses(folder, tokens, NEURONS).numpy()
-    of_loss = np.quantile([losses[some].mean() for some in drawn], [0.025, 0.975])
+    of_loss = np.array(scipy.stats.t.interval(0.95, 24, losses.mean(), scipy.stats.sem(losses.mean(1))))
     assert [result.low[0, 0].item(), result.high[0, 0].item()] == pytest.approx(of_loss.tolist(), abs=1e-10)
 
 

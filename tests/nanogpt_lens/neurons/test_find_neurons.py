@@ -9,7 +9,8 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.neurons import find
 from nanogpt_lens.neurons.activations import get_neuron_activations
-from nanogpt_lens.neurons.find import auroc, auroc_interval, find_neurons
+from nanogpt_lens.neurons.auroc import auroc
+from nanogpt_lens.neurons.find import find_neurons
 from nanogpt_lens.results import load_result
 from nanogpt_lens.text.corpus import open_corpus
 from tests.handmade import handmade_model
@@ -85,7 +86,9 @@ def test_a_planted_neuron_is_found_and_holds_on_new_text(model, activations):
     assert result.best(1) == [(1, 17)]
     row = result.top(1).iloc[0]
     assert (row["layer"], row["neuron"], row["sign"], row["held_out"]) == (1, 17, -1, 1)
-    assert row["low"] == row["high"] == 1
+    assert row["high"] == 1  # all tokens of 20 sequences are on one side
+    assert row["low"] == pytest.approx(0.025 ** (1 / result.n_pieces))
+    assert 10 < result.n_pieces <= 20
     assert row["p"] == pytest.approx(1 / 201)
     assert (~result.low.isnan()).sum() == 3
 
@@ -107,21 +110,6 @@ def test_random_classes_are_not_above_chance(model):
         result = find_neurons(model, TEXT, mask, permutations=19, k=1, held_out=0, seed=seed, progress=False)
         rejected += int(result.p.min() <= 0.1)
     assert rejected <= 10  # expected 4; more than 10 has a probability of 0.001
-
-
-def test_the_interval_is_that_of_resampled_sequences():
-    rng = np.random.default_rng(2)
-    rows = np.repeat(np.arange(30), 6)
-    labels = rng.random(180) < 0.3
-    values = np.round(rng.normal(size=180) + labels, 1)
-    low, high = auroc_interval(values, labels, rows, seed=4)
-    drawn = torch.randint(30, (1000, 30), generator=torch.Generator().manual_seed(4)).numpy()
-    areas = []
-    for some in drawn:
-        index = np.concatenate([np.flatnonzero(rows == row) for row in some])
-        areas.append(scipys(values[index], labels[index]))
-    assert (low, high) == pytest.approx(tuple(np.quantile(areas, [0.025, 0.975])), abs=1e-12)
-    assert all(np.isnan(end) for end in auroc_interval(values[:6], labels[:6], rows[:6]))
 
 
 def test_a_sample_is_spread_over_the_corpus_and_seeded(model, activations):
