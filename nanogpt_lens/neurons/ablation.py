@@ -280,9 +280,10 @@ def _scores(
     rises = ratio_per_example(sums, counts)
     names = ["loss", "rise"]
     columns = [ratio_per_example(base, counts[0]) + rises[:, 0], rises[:, 0]]
-    for i, on in zip(range(1, len(groups), 2), _POSITIONS, strict=False):
+    for i, on in enumerate(_POSITIONS if len(groups) > 1 else ()):
+        there, elsewhere = rises[:, 1 + 2 * i], rises[:, 2 + 2 * i]
         names += [f"rise on {on}", f"rise off {on}", f"difference {on}"]
-        columns += [rises[:, i], rises[:, i + 1], rises[:, i] - rises[:, i + 1]]
+        columns += [there, elsewhere, there - elsewhere]
     return tuple(names), torch.stack(columns, 1)
 
 
