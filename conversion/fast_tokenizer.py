@@ -20,18 +20,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils.generic import PaddingStrategy
 
 from conversion.errors import ConversionError, VocabularyError
+from conversion.rust_tokenizers import PADDING_NAMES, ids_of, one_token_each, unspoken
+from conversion.saved_tokenizer import plain_tokenizer
 from conversion.string_vocabulary import StringVocabulary
 from conversion.vocabulary import NO_UNKNOWN, CharVocabulary, TokenizerVocabulary, Vocabulary
 
 ENDOFTEXT = "<|endoftext|>"
-PADDING_NAMES = ("<PAD>", "<pad>", "[PAD]", "<|pad|>", "<|padding|>")
-"""Tokens that are padding wherever they are."""
 
 
 class CheckpointTokenizer(PreTrainedTokenizerFast):
@@ -110,8 +110,6 @@ class CheckpointTokenizer(PreTrainedTokenizerFast):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save as a plain fast tokenizer for Hugging Face, which `AutoTokenizer` loads without this package."""
-        from conversion.saved_tokenizer import plain_tokenizer
-
         return plain_tokenizer(self).save_pretrained(str(Path(save_directory)), *args, **kwargs)
 
     def _check_text(self, text: str) -> None:
@@ -197,22 +195,6 @@ def _string_tokenizer(vocabulary: StringVocabulary, *, n_ctx: int, d_vocab: int)
     return tokenizer
 
 
-def one_token_each(strings: tuple[str, ...], more: dict[str, int]) -> Tokenizer:
-    """A Rust core with one token per string, and more tokens with their ids; what is unknown raises."""
-    core = Tokenizer(models.WordLevel(vocab={**{s: i for i, s in enumerate(strings)}, **more}, unk_token=NO_UNKNOWN))
-    if all(len(string) == 1 for string in strings):
-        core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
-    core.decoder = decoders.Fuse()
-    return core
-
-
-def unspoken(special: str, characters: frozenset[str]) -> str:
-    """The text of a special token, changed so that no text of those characters holds it."""
-    while characters.issuperset(special):
-        special = f"\ue000{special}\ue000" if "\ue000" not in characters else special + chr(0x10FFFD)
-    return special
-
-
 def _subword_tokenizer(vocabulary: TokenizerVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
     """The tokenizer of a `tokenizer.json` or of GPT-2's BPE; `<|endoftext|>` is the model's own token if it has one."""
     core = Tokenizer.from_str(vocabulary.serialized)
@@ -251,15 +233,6 @@ def _padding(vocabulary: Vocabulary, d_vocab: int) -> int:
     known = ids_of(vocabulary)
     own = next((known[name] for name in PADDING_NAMES if known.get(name, d_vocab) < d_vocab), None)
     return min(max(known.values(), default=-1) + 1, d_vocab) if own is None else own
-
-
-def ids_of(vocabulary: Vocabulary) -> dict[str, int]:
-    """The id of every token, special ones as well."""
-    if isinstance(vocabulary, CharVocabulary):
-        return {char: i for i, char in enumerate(vocabulary.chars)}
-    if isinstance(vocabulary, StringVocabulary):
-        return {string: i for i, string in enumerate(vocabulary.strings)}
-    return vocabulary.core.get_vocab(with_added_tokens=True)
 
 
 def _wrapped(core: Tokenizer, special: str, n_ctx: int) -> CheckpointTokenizer:

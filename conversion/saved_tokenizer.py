@@ -18,18 +18,18 @@ from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from conversion.errors import VocabularyError
-from conversion.fast_tokenizer import PADDING_NAMES, CheckpointTokenizer, ids_of, one_token_each, unspoken
+from conversion.rust_tokenizers import PADDING_NAMES, ids_of, one_token_each, unspoken
 from conversion.string_vocabulary import StringVocabulary
 from conversion.vocabulary import CharVocabulary, Vocabulary
 
 
 def plain_tokenizer(
-    tokenizer: CheckpointTokenizer, *, beyond: bool = False, rarest: Callable[[], list[int]] | None = None
+    tokenizer: Any, *, beyond: bool = False, rarest: Callable[[], list[int]] | None = None
 ) -> PreTrainedTokenizerFast:
     """The same tokenizer as a plain fast one.
 
     Args:
-        tokenizer: a checkpoint's tokenizer.
+        tokenizer: a checkpoint's tokenizer, a `CheckpointTokenizer`.
         beyond: for TransformerLens, which takes the id of padding for padding wherever it stands: end and padding
             are one token with an id beyond the embedding.
         rarest: gives all ids, first those that the model writes least, by default the last; it is asked only where

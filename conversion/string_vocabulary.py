@@ -20,6 +20,8 @@ from conversion.atomic import replacing
 from conversion.errors import VocabularyError
 from conversion.meta_file import META_NAME
 
+_MOST_LETTERS = 10**7
+
 
 @dataclass(frozen=True)
 class StringVocabulary:
@@ -63,7 +65,12 @@ class StringVocabulary:
 
     @cached_property
     def one_way(self) -> bool:
-        """Whether every text can be cut into tokens in one way at most (the test of Sardinas and Patterson)."""
+        """Whether every text can be cut into tokens in one way at most (the test of Sardinas and Patterson).
+
+        False also for vocabularies so large that the test would take minutes.
+        """
+        if sum(len(word) ** 2 for word in self.ids) > _MOST_LETTERS:
+            return False
         rests: dict[str, list[str]] = {}
         for word in self.ids:
             for n in range(1, len(word)):
