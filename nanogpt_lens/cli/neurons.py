@@ -38,6 +38,10 @@ WindowOption = Annotated[int | None, typer.Option(min=1, help="tokens of an exce
 Neuron = Annotated[str, typer.Argument(help="layer.neuron, such as 2.17")]
 
 
+_ON_A_PAGE = 10
+"""Excerpts of a page, where nothing is asked for and the text has so many."""
+
+
 def register(parent: typer.Typer) -> None:
     """Add the commands to the application."""
     for command in (search, page, find, ablate):
@@ -112,8 +116,14 @@ def page(
         result = NeuronSearch.load(search)
         _check_model(model, result, search)
     else:
-        bar = shows_bar(as_json, False)
-        result = search_neurons(model, text or "", layers=[layer], k=k, window=window, seed=seed, progress=bar)
+        options: dict[str, Any] = {"layers": [layer], "window": window, "seed": seed}
+        options["progress"] = shows_bar(as_json, False)
+        try:
+            result = search_neurons(model, text or "", k=_ON_A_PAGE if k is None else k, **options)
+        except AnalysisError:
+            if k is not None:
+                raise
+            result = search_neurons(model, text or "", **options)  # as many as a short text has
     about = result.page(layer, unit)
     if as_json:
         content = {**asdict(about), "definition": result.definition, "provenance": dict(result.provenance)}

@@ -126,7 +126,7 @@ class TestTrainOnATask:
             assert words in printed
         code, _, err = run(*args)  # five triggers are the default
         assert code == 2
-        assert "n_triggers 3, now 5" in err
+        assert "--n-triggers 3, now 5" in err
 
     def test_repeated_random_needs_no_text(self, tmp_path):
         code, _, err = run("train", "--task", "repeated_random", "--output", tmp_path / "out", *self.TINY)
@@ -144,14 +144,14 @@ class TestTrainOnATask:
         [
             ((), "--task text needs --data"),
             (("--task", "trigger_bigrams"), "--task trigger_bigrams needs --data"),
-            (("--task", "trigger_bigrams", "--data", "TEXT", "--n-triggers", 0), "n_triggers is 0; expected 1 to"),
-            (("--task", "trigger_bigrams", "--data", "TEXT", "--n-triggers", 99), "n_triggers is 99; expected 1 to"),
+            (("--task", "trigger_bigrams", "--data", "TEXT", "--n-triggers", 0), "--n-triggers is 0; expected 1 to"),
+            (("--task", "trigger_bigrams", "--data", "TEXT", "--n-triggers", 99), "--n-triggers is 99; expected 1 to"),
             (("--task", "trigger_bigrams", "--data", "absent.txt"), "absent.txt does not exist"),
             (
                 ("--task", "trigger_bigrams", "--data", "TEXT", "--block-size", 3),
-                "block_size is 3; expected at least 4",
+                "--block-size is 3; expected at least 4",
             ),
-            (("--task", "repeated_random", "--block-size", 15), "block_size is 15; expected at least 16"),
+            (("--task", "repeated_random", "--block-size", 15), "--block-size is 15; expected at least 16"),
             (("--task", "repeated_random", "--n-triggers", 3), "--n-triggers is for --task trigger_bigrams"),
             (("--data", "TEXT", "--n-triggers", 3), "--n-triggers is for --task trigger_bigrams, not for text"),
         ],
@@ -282,7 +282,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path, command, case):
 def test_bad_options(out, tmp_path):
     for args, words in [
         (("convert", out, "-o", tmp_path / "x", "--dtype", "int8"), "expected one of float32"),
-        (("convert", out, "-o", tmp_path / "x", "--to", "hf", "--process-weights"), "process_weights is for hooked"),
+        (("convert", out, "-o", tmp_path / "x", "--to", "hf", "--process-weights"), "--process-weights is for hooked"),
         (("sample", out, "--prompt", "é"), "'é'"),
         (("sample", out, "--seed", 10**30), "seed"),
         (("check", out, "--seed", -1), "seed"),
