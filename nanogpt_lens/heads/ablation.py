@@ -137,6 +137,7 @@ def ablate_induction_heads(
     interval = t_interval(scores)
     low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
     length = both[0].shape[1] // 2
+    drawn: dict[str, Any] = {"n": len(both[0]), "seq_len": length, "seed": seed}
     origin = "random ids" if corpus is None else name_of(corpus, model)
     return Scores(
         values=values,
@@ -155,17 +156,9 @@ def ablate_induction_heads(
         high=high,
         interval="t",
         per_example=torch.cat([scores, torch.full_like(scores[:, :1], torch.nan)], 1),
-        sample=Sample(corpus=None if corpus is None else origin, n=len(both[0]), seq_len=length, seed=seed),
+        sample=Sample(corpus=None if corpus is None else origin, **drawn),
         provenance=provenance(
-            model,
-            heads=chosen,
-            corpus=origin,
-            source=source,
-            controls=len(sets_of_controls),
-            same_layers=alike,
-            seq_len=length,
-            n=len(both[0]),
-            seed=seed,
+            model, heads=chosen, corpus=origin, source=source, controls=len(sets) - 2, same_layers=alike, **drawn
         ),
     )
 

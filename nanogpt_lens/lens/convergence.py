@@ -75,6 +75,7 @@ def measure_convergence(
     check_lens(model, lens, places.depths)
     tokens = sequences(model, corpus, n=n, seq_len=seq_len, seed=seed)
     reading = read(model, tokens, places.depths, lens=lens, progress=progress)
+    drawn: dict[str, Any] = {"own_text": corpus is None, "n": len(tokens), "seq_len": tokens.shape[1], "seed": seed}
     chars = characters(model, tokens)
     per_sequence = _per_sequence(reading, places, chars)
     depth = reading.settling_depth(places.depths, places.n_layers)
@@ -92,22 +93,9 @@ def measure_convergence(
         title="convergence",
         method="tuned" if lens else "logit",
         units=UNITS,
-        sample=Sample(
-            own_text=corpus is None,
-            n=len(tokens),
-            seq_len=tokens.shape[1],
-            seed=seed,
-            **seen_fields(model, tokens if corpus is None else corpus, lens),
-        ),
+        sample=Sample(**drawn, **seen_fields(model, tokens if corpus is None else corpus, lens)),
         provenance=provenance(
-            model,
-            points=places.points,
-            layers=places.layers,
-            n=len(tokens),
-            seq_len=tokens.shape[1],
-            seed=seed,
-            own_text=corpus is None,
-            lens=lens.home if lens else None,
+            model, points=places.points, layers=places.layers, lens=lens.home if lens else None, **drawn
         ),
         chance=repeat(
             _scores_of_constant(reading, tokens, chars),

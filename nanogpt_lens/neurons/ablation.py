@@ -113,7 +113,6 @@ def ablate_neurons(
         base, after = _losses(model, tokens.to(device_of(model)), units, sets, source, groups, sums, progress)
     names, per_example = _scores(sums, groups, base.sum(1))
     values = per_example.mean(-1)
-    seen_share = text.share_seen(None if chosen_by is None else chosen_by.trace)
     controls_from = len(sets) - len(drawn)
     stronger = (values[controls_from:] >= values[0]).double().mean(0)
     return NeuronAblation(
@@ -132,7 +131,7 @@ def ablate_neurons(
             n=len(tokens),
             seq_len=tokens.shape[1],
             seed=seed,
-            seen_share=seen_share,
+            seen_share=text.share_seen(None if chosen_by is None else chosen_by.trace),
             seen_by="the choice of neurons",
         ),
         provenance=provenance(

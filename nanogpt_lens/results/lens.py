@@ -380,8 +380,7 @@ class LogitAttribution(Result):
 
     def to_dataframe(self) -> pd.DataFrame:
         """As for every result; "pos" is the position in the text, not the index among those that were read."""
-        frame = super().to_dataframe()
-        return frame.assign(pos=[self.positions[i] for i in frame["pos"]])
+        return (frame := super().to_dataframe()).assign(pos=[self.positions[i] for i in frame["pos"]])
 
     def heads(self) -> Float[Tensor, "layer head ..."]:
         """The heads alone; only where they were kept apart.
