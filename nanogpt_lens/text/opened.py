@@ -115,8 +115,8 @@ class OpenedCorpus(Opened):
         return self.ids.fingerprint
 
     def room(self, n: int = 1) -> int:
-        """Of rows, their length; else the n-th part of the text; at most the context."""
-        return min(self.n_ctx, self.row_length or self.n_tokens // n)
+        """Of rows, their length; else the n-th part of the text, two tokens at least; at most the context."""
+        return min(self.n_ctx, self.row_length or max(2, self.n_tokens // n))
 
     def share_held_out(self, seq_len: int) -> float:
         """The share that each of two held-out parts gets if nothing is said: a tenth, or one sequence where it fits."""

@@ -286,7 +286,7 @@ def test_bad_options(out, tmp_path):
         (("sample", out, "--prompt", "é"), "'é'"),
         (("sample", out, "--seed", 10**30), "seed"),
         (("check", out, "--seed", -1), "seed"),
-        (("sample", out, "--temperature", "inf"), "temperature=inf"),
+        (("sample", out, "--temperature", "inf"), "--temperature inf"),
         (("check", out, "--meta", tmp_path / "nope.pkl"), "nope.pkl does not exist"),
         (("check", out, "--val-bin", tmp_path / "nope"), "nope does not exist"),
         (("check", out, "--model-py", tmp_path / "nope.py"), "nope.py does not exist"),

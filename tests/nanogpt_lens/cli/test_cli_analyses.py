@@ -187,9 +187,9 @@ def test_without_a_vocabulary_heads_and_induction_work_and_patch_says_what_to_gi
     assert "meta" in stderr
 
 
-def test_a_patch_between_equal_runs_says_that_recovery_is_undefined(out):
-    code, text, _ = run(
+def test_a_patch_between_equal_runs_is_refused(out):
+    code, text, err = run(
         "patch", out, "--clean", "abcabca", "--corrupted", "abcabca", "--answer", "b", "--wrong", "z", "--json"
     )
-    assert code == 0
-    assert all(row["recovery"] is None and abs(row["effect"]) < 1e-5 for row in json.loads(text)["patching"]["rows"])
+    assert (code, text) == (2, "")
+    assert "the clean and the corrupted text are the same" in err

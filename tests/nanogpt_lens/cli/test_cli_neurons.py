@@ -167,8 +167,8 @@ def test_a_text_that_is_not_there_or_too_short(out, tmp_path):
         )
         assert code == 2
         assert "no.txt" in error
-    (tmp_path / "short.txt").write_text("abc")
-    for command in (("neurons", "search", out), ("lens", out), ("tune-lens", out, "-o", tmp_path / "x")):
+    (tmp_path / "short.txt").write_text("a")
+    for command in (("lens", out), ("tune-lens", out, "-o", tmp_path / "x")):
         code, _, error = run(*command, "--text", tmp_path / "short.txt")
         assert code == 2
         assert "expected at least" in error
