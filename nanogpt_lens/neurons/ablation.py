@@ -272,7 +272,7 @@ def _scores(
     rises = ratio_per_example(sums, counts)
     names = ["loss", "rise"]
     columns = [ratio_per_example(base, counts[0]) + rises[:, 0], rises[:, 0]]
-    for i, on in zip(range(1, len(groups), 2), _POSITIONS, strict=False):
+    for i, on in zip(range(1, len(groups), 2), _POSITIONS[: len(groups) // 2], strict=True):
         names += [f"rise on {on}", f"rise off {on}", f"difference {on}"]
         columns += [rises[:, i], rises[:, i + 1], rises[:, i] - rises[:, i + 1]]
     return tuple(names), torch.stack(columns, 1)
