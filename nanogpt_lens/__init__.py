@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conversion.checkpoint import read_checkpoint, save_checkpoint
-    from conversion.token_files import TokenFile
     from conversion.transformerlens_to_nanogpt import to_nanogpt
     from nanogpt_lens.circuits.edges import edge_effects
     from nanogpt_lens.circuits.estimates import edge_attribution
@@ -62,7 +61,6 @@ if TYPE_CHECKING:
     from nanogpt_lens.patching.sweeps import activation_patching
     from nanogpt_lens.reporting.making import report
     from nanogpt_lens.results import load_result
-    from nanogpt_lens.results.caching import ResultCache
     from nanogpt_lens.runs.change_points import find_change_point
     from nanogpt_lens.runs.stages import list_stages
     from nanogpt_lens.runs.trajectory import trajectory
@@ -77,7 +75,6 @@ if TYPE_CHECKING:
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "conversion.checkpoint": ("read_checkpoint", "save_checkpoint"),
-    "conversion.token_files": ("TokenFile",),
     "conversion.transformerlens_to_nanogpt": ("to_nanogpt",),
     "nanogpt_lens.circuits.edges": ("edge_effects",),
     "nanogpt_lens.circuits.estimates": ("edge_attribution",),
@@ -122,7 +119,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.patching.sweeps": ("activation_patching",),
     "nanogpt_lens.reporting.making": ("report",),
     "nanogpt_lens.results": ("load_result",),
-    "nanogpt_lens.results.caching": ("ResultCache",),
     "nanogpt_lens.runs.change_points": ("find_change_point",),
     "nanogpt_lens.runs.stages": ("list_stages",),
     "nanogpt_lens.runs.trajectory": ("trajectory",),

@@ -118,10 +118,7 @@ def ablate_induction_heads(
     check_model(model)
     check_whole(seed=seed, **({} if controls is None else {"controls": controls}))
     options = {"seq_len": seq_len, "n": n, "seed": seed}
-    if heads is None:
-        chosen, rows = _induction_heads(model, corpus, **options)
-    else:
-        chosen, rows = _pairs(model, heads), corpus
+    chosen, rows = _induction_heads(model, corpus, **options) if heads is None else (_pairs(model, heads), corpus)
     sets_of_controls, alike = _controls(model, chosen, controls, seed, same_layers=same_layers)
     sets: list[Sequence[Head]] = [(), chosen, *sets_of_controls]
     both = repeated_and_unrepeated(model, rows, **options)
@@ -132,15 +129,12 @@ def ablate_induction_heads(
         )
     with evaluating(model):
         repeated, unrepeated = _second_half_losses(model, both, sets, source, progress)
-    scores, strong = _scores(repeated, unrepeated)
-    values = torch.cat([scores.mean(-1), strong[:, None]], 1)
-    interval = t_interval(scores)
-    low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
+    columns = _columns(repeated, unrepeated)
     length = both[0].shape[1] // 2
     drawn: dict[str, Any] = {"n": len(both[0]), "seq_len": length, "seed": seed}
     origin = "random ids" if corpus is None else name_of(corpus, model)
     return Scores(
-        values=values,
+        **columns,
         axes=("ablated", "score"),
         labels={
             "ablated": ("nothing", _name(chosen), *(f"control {_name(control)}" for control in sets_of_controls)),
@@ -151,11 +145,6 @@ def ablate_induction_heads(
         f"{_REPLACEMENTS[source]}"
         + ("; heads chosen on other sequences" if heads is None else "")
         + (f"; chance: mean over the control sets, {_FROM[alike]}" if sets_of_controls else ""),
-        chance=values[2:].mean(0).expand_as(values).clone() if sets_of_controls else None,
-        low=low,
-        high=high,
-        interval="t",
-        per_example=torch.cat([scores, torch.full_like(scores[:, :1], torch.nan)], 1),
         sample=Sample(corpus=None if corpus is None else origin, **drawn),
         provenance=provenance(
             model, heads=chosen, corpus=origin, source=source, controls=len(sets) - 2, same_layers=alike, **drawn
@@ -204,10 +193,10 @@ def _controls(
     return control_sets(chosen, range(n_layers), n_heads, n=n, seed=seed), False
 
 
-def _scores(
+def _columns(
     repeated: Float[Tensor, "ablated example"], unrepeated: Float[Tensor, "ablated example"]
-) -> tuple[Float[Tensor, "ablated score example"], Float[Tensor, " ablated"]]:
-    """Every sequence's scores but the last; and the last, the share of control sets that are as strong."""
+) -> dict[str, Any]:
+    """The result's values, intervals, chance and sequences, from the losses of each sequence."""
     gain = unrepeated - repeated
     lost = gain[:1] - gain
     beyond, strong = torch.full_like(lost, torch.nan), torch.full_like(lost[:, 0], torch.nan)
@@ -215,7 +204,18 @@ def _scores(
         beyond[1] = lost[1] - lost[2:].mean(0)
         means = lost.mean(1)
         strong[1] = (1 + int((means[2:] >= means[1]).sum())) / (1 + len(means) - 2)
-    return torch.stack([repeated, unrepeated, gain, lost, beyond], 1), strong
+    scores = torch.stack([repeated, unrepeated, gain, lost, beyond], 1)
+    values = torch.cat([scores.mean(-1), strong[:, None]], 1)
+    interval = t_interval(scores)
+    low, high = (_with_column(end, torch.nan) for end in interval) if interval else (None, None)
+    return {
+        "values": values,
+        "low": low,
+        "high": high,
+        "interval": "t" if interval else "",
+        "chance": values[2:].mean(0).expand_as(values).clone() if len(values) > 2 else None,
+        "per_example": torch.cat([scores, torch.full_like(scores[:, :1], torch.nan)], 1),
+    }
 
 
 def _pairs(model: Hooked, heads: Any) -> list[Head]:

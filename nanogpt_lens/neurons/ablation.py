@@ -113,6 +113,8 @@ def ablate_neurons(
         base, after = _losses(model, tokens.to(device_of(model)), units, sets, source, groups, sums, progress)
     names, per_example = _scores(sums, groups, base.sum(1))
     values = per_example.mean(-1)
+    share = text.share_seen(None if chosen_by is None else chosen_by.trace)
+    seen: dict[str, Any] = {"seen_share": share, "seen_by": "the choice of neurons"}
     controls_from = len(sets) - len(drawn)
     stronger = (values[controls_from:] >= values[0]).double().mean(0)
     return NeuronAblation(
@@ -126,14 +128,7 @@ def ablate_neurons(
         **_hits(model, tokens, at, base, after, k),
         n_class=tuple(int(mask.sum()) for mask in groups[1::2]),
         title="loss",
-        sample=Sample(
-            corpus=sequences.name,
-            n=len(tokens),
-            seq_len=tokens.shape[1],
-            seed=seed,
-            seen_share=text.share_seen(None if chosen_by is None else chosen_by.trace),
-            seen_by="the choice of neurons",
-        ),
+        sample=Sample(corpus=sequences.name, n=len(tokens), seq_len=tokens.shape[1], seed=seed, **seen),
         provenance=provenance(
             model,
             corpus=sequences.name,
@@ -279,7 +274,7 @@ def _scores(
     rises = ratio_per_example(sums, counts)
     names = ["loss", "rise"]
     columns = [ratio_per_example(base, counts[0]) + rises[:, 0], rises[:, 0]]
-    for i, on in enumerate(_POSITIONS if len(groups) > 1 else ()):
+    for i, on in enumerate(_POSITIONS[: len(groups) // 2]):
         there, elsewhere = rises[:, 1 + 2 * i], rises[:, 2 + 2 * i]
         names += [f"rise on {on}", f"rise off {on}", f"difference {on}"]
         columns += [there, elsewhere, there - elsewhere]

@@ -7,6 +7,7 @@ ever unpickled), read as a data frame, and asked for its largest entries.
 from __future__ import annotations
 
 from nanogpt_lens.results.base import Result, load_result
+from nanogpt_lens.results.caching import ResultCache
 from nanogpt_lens.results.circuits import CircuitRuns
 from nanogpt_lens.results.effects import (
     NeuronAblation,
@@ -56,6 +57,7 @@ __all__ = [
     "PatchingResult",
     "PrincipalComponents",
     "Result",
+    "ResultCache",
     "SAEEvaluation",
     "Sample",
     "Scores",

@@ -2,7 +2,7 @@
 
 Off unless asked for:
 
-    cached = ngl.ResultCache("cache")
+    cached = ngl.results.ResultCache("cache")
     result = cached(ngl.activation_patching, model, clean, corrupted, metric, activation="z", axes=("layer", "head"))
 
 The key holds the checkpoint's hash, a hash of the weights that the model has now (it may have been

@@ -84,6 +84,7 @@ def test_to_json_is_json_with_all_fields_and_a_row_per_value():
     ]
     nothing = {"chance": None, "high": None, "chance_per_example": None, "interval": "", "tested": "", "untested": []}
     sample = {"corpus": "input.txt", "own_text": False, "n": 4, "seq_len": 8, "n_tokens": None, "seed": 3}
+    sample |= {"seen_share": None, "seen_by": ""}
     assert plain == {
         "kind": "Scores",
         "axes": ["score", "head"],

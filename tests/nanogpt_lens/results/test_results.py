@@ -165,6 +165,10 @@ def test_every_kind_survives(tmp_path):
         definition="d",
         labels={"score": ("x", "y")},
         threshold=torch.full((2, 1, 2), 0.5),
+        sure_low=torch.tensor([[[0.8, 0.1]], [[0.7, 0.1]]]),
+        reason=torch.zeros(2, 1, 2, dtype=torch.int64),
+        reason_words=("the default",),
+        least={"x": 0.5, "y": 0.5},
         carries=torch.tensor([[[True, False]], [[True, False]]]),
     )
     taxonomy.save(tmp_path / "t")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
+from conversion.token_files import TokenFile
 from nanogpt_lens.core.errors import DataError
 from nanogpt_lens.text.corpus import open_corpus, windows
 from nanogpt_lens.text.datasets import TextData, read_data, write_data
@@ -41,7 +42,7 @@ def files(folder):
 def test_every_file_is_the_same_corpus(model, tmp_path):
     expected = open_corpus(model, torch.from_numpy(IDS))
     for path, words in files(tmp_path).items():
-        for given in (path, str(path), ngl.TokenFile(path)):
+        for given in (path, str(path), TokenFile(path)):
             opened = open_corpus(model, given)
             assert opened.n_tokens == len(IDS), path
             assert opened.fingerprint == expected.fingerprint
@@ -66,12 +67,12 @@ def test_who_insists_is_believed(model, tmp_path):
     half = np.stack([IDS, np.zeros_like(IDS)], 1).flatten()
     half.astype("<u2").tofile(tmp_path / "a.bin")
     assert open_corpus(model, tmp_path / "a.bin").n_tokens == len(IDS)
-    insisted = open_corpus(model, ngl.TokenFile(tmp_path / "a.bin", token_dtype="uint16"))
+    insisted = open_corpus(model, TokenFile(tmp_path / "a.bin", token_dtype="uint16"))
     assert insisted.ids.array().tolist() == half.tolist()
     assert insisted.origin == str(tmp_path / "a.bin")
     (tmp_path / "a.txt").write_text("the king\n" * 20)
     with pytest.raises(ngl.AnalysisError, match=r"a\.txt is taken for a text; token_dtype='uint32' is for files"):
-        open_corpus(model, ngl.TokenFile(tmp_path / "a.txt", token_dtype="uint32"))
+        open_corpus(model, TokenFile(tmp_path / "a.txt", token_dtype="uint32"))
 
 
 @pytest.mark.parametrize(("dtype", "name"), [("<u4", "uint32 tokens"), ("<i8", "int64 tokens")])
@@ -110,7 +111,7 @@ class TestDataFolder:
             read_data(self.prepared(tmp_path / "b", "<u4", train=IDS + 30, val=IDS + 30))
         (tmp_path / "a.txt").write_text("abc")
         with pytest.raises(DataError, match=r"a\.txt is no data folder"):
-            read_data(ngl.TokenFile(tmp_path / "a.txt", "uint32"))
+            read_data(TokenFile(tmp_path / "a.txt", "uint32"))
 
     def test_a_large_vocabulary_is_written_wide(self, tmp_path):
         class Large:

@@ -9,6 +9,7 @@ import pytest
 
 import nanogpt_lens as ngl
 from conversion.checkpoint import read_checkpoint, save_checkpoint
+from conversion.token_files import TokenFile
 from nanogpt_lens.core.errors import TrainingError
 from nanogpt_lens.text.datasets import TextData, write_data
 from nanogpt_lens.text.tasks import repeated_random
@@ -47,7 +48,7 @@ def test_a_val_bin_of_another_width_is_no_ground_for_not_equal(data, tmp_path, d
     (found,) = val_loss(out)
     assert found.passed
     assert found.detail.split(" (")[0] == before.detail.split(" (")[0]
-    (insisted,) = val_loss(out, val_bin=ngl.TokenFile(out / "val.bin", np.dtype(dtype).name))
+    (insisted,) = val_loss(out, val_bin=TokenFile(out / "val.bin", np.dtype(dtype).name))
     assert insisted.max_abs == before.max_abs
 
 
@@ -125,6 +126,6 @@ def test_the_report_knows_it_for_held_out_text(data, tmp_path):
     assert "within ±" in html
     checkpoint = read_checkpoint(out)
     (tmp_path / "other.bin").write_bytes((out / "val.bin").read_bytes())
-    own = (out, out / "val.bin", str(out / "val.bin"), ngl.TokenFile(out / "val.bin"))
+    own = (out, out / "val.bin", str(out / "val.bin"), TokenFile(out / "val.bin"))
     for corpus, expected in (*((c, True) for c in own), (data.val, False), (tmp_path / "other.bin", False)):
         assert _is_own_validation(Subject(path=str(out), checkpoint=checkpoint, raw_text=corpus)) is expected
