@@ -29,7 +29,7 @@ from torch import Tensor
 from nanogpt_lens.core.errors import AnalysisError, ResultError
 from nanogpt_lens.model.access import has_hooks, provenance
 from nanogpt_lens.model.fingerprints import file_hash, tensor_hash, weights_hash
-from nanogpt_lens.results import Result
+from nanogpt_lens.results.base import Result
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R", bound=Result)
