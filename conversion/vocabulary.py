@@ -167,8 +167,13 @@ class TokenizerVocabulary:
         return max(ids, default=-1) + 1
 
     def encode(self, text: str) -> Int[np.ndarray, " token"]:
-        """The ids of a text, without special tokens."""
-        (encoded,) = self.core.encode_batch_fast([text], add_special_tokens=False)
+        """The ids of a text, without special tokens; VocabularyError where it has no tokens for it."""
+        try:
+            (encoded,) = self.core.encode_batch_fast([text], add_special_tokens=False)
+        except Exception as error:  # the Rust side raises bare Exception
+            raise VocabularyError(
+                f"{self.source} has no tokens for {text[:40]!r} ({error}); expected a text of its tokens: give ids"
+            ) from None
         return np.asarray(encoded.ids, dtype=np.int64)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:

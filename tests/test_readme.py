@@ -20,7 +20,12 @@ LENSES = (ROOT / "docs" / "LENSES_AND_NEURONS.md").read_text()
 PICTURES = (ROOT / "docs" / "PICTURES.md").read_text()
 REPORT = (ROOT / "docs" / "REPORT.md").read_text()
 DYNAMICS = (ROOT / "docs" / "TRAINING_DYNAMICS.md").read_text()
-FILES = (ROOT / "docs" / "FILES.md").read_text()
+FILES = re.sub(
+    r"\n## (Vocabularies|Exports and their clients)\n.*?(?=\n## )",  # tests/test_files_document.py has these
+    "",
+    (ROOT / "docs" / "FILES.md").read_text(),
+    flags=re.DOTALL,
+)
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
 DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT + FILES
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 60

@@ -31,10 +31,11 @@ LACKS = {
     "head_taxonomy": r"context is \d tokens",
     "prefix_matching": r"context is \d tokens",
     "repeated_sequence_loss": r"context is \d tokens",
+    "find_induction_heads": r"context is \d tokens",
     "induction_accuracy": r"context is \d tokens|vocabulary has \d tokens",
     "patched_heads": r"context is \d tokens|vocabulary has \d tokens",
     "induction_composition": r"the model has 1 layer",
-    "ablate_induction_heads": r"context is \d tokens|no head has prefix matching above",
+    "ablate_induction_heads": r"context is \d tokens|no induction head: the highest prefix matching is",
     "in_context_learning_score": r"of a context of 2;",
 }
 """What an analysis may say that such a model lacks."""
@@ -79,6 +80,8 @@ def arguments(name, model, text):
             ("activation_patching", "attribution_patching", "screen_and_verify"),
             (pair, {"activation": "z", "axes": ("layer",)}),
         ),
+        **dict.fromkeys(("edge_effects", "edge_attribution"), (pair, {})),
+        "run_circuit": ((["embed->logits"], *pair), {}),
         "path_patching": (pair, {"senders": "heads", "receivers": ["logits"]}),
         "find_neurons": ((text, np.arange(len(ids)) % 2 == 0), {}),
         "ablate_neurons": ((text, ["0.1"]), {}),

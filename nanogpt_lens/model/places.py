@@ -7,6 +7,7 @@ from pathlib import Path
 
 from conversion.errors import CheckpointError
 from conversion.locating import CHECKPOINT_NAME, locate
+from nanogpt_lens.core.choices import did_you_mean
 
 _SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -26,21 +27,21 @@ def find_checkpoint(path: str | Path) -> Path:
     if folder is not None and not name.is_absolute() and ".." not in name.parts and (folder / name).exists():
         return locate(folder / name)
     shipped = shipped_checkpoints()
-    near = get_close_matches(name.as_posix(), shipped, n=1) + _beside(place)
+    beside = _beside(place)
+    meant = did_you_mean(name.as_posix(), shipped) or (f": did you mean {beside!r}?" if beside else "")
     raise CheckpointError(
         f"{path} does not exist and is no shipped checkpoint ({', '.join(shipped) or 'none'}); "
-        f"expected nanoGPT's out_dir, a {CHECKPOINT_NAME}, or one of those names"
-        + (f"; did you mean {' or '.join(near)}?" if near else "")
+        f"expected nanoGPT's out_dir, a {CHECKPOINT_NAME}, or one of those names" + meant
     )
 
 
-def _beside(place: Path) -> list[str]:
-    """The path most like one that does not exist, in the folder that it would be in."""
+def _beside(place: Path) -> str:
+    """The path most like one that does not exist, in the folder that it would be in; "" where there is none."""
     try:
         names = [path.name for path in place.parent.iterdir() if path.is_dir() or path.suffix in _SUFFIXES]
     except OSError:
-        return []
-    return [str(place.parent / name) for name in get_close_matches(place.name, names, n=1, cutoff=0.75)]
+        return ""
+    return "".join(str(place.parent / name) for name in get_close_matches(place.name, names, n=1, cutoff=0.75))
 
 
 def find_folder(path: str | Path) -> Path:

@@ -133,6 +133,8 @@ def test_bad_input_is_one_sentence():
     clean, corrupted = texts()
     hooked = model()
     with pytest.raises(AnalysisError, match="there is no gap for a circuit to close"):
+        run_circuit(hooked, ["embed->logits"], clean, corrupted, lambda logits: 0 * logits.sum(), **QUIET)
+    with pytest.raises(AnalysisError, match="the clean and the corrupted text are the same"):
         run_circuit(hooked, ["embed->logits"], clean, clean, METRIC, **QUIET)
     with pytest.raises(AnalysisError, match="mixes edges and lists of edges"):
         run_circuit(hooked, ["embed->logits", ["embed->mlp0"]], clean, corrupted, METRIC, **QUIET)

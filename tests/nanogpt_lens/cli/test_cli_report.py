@@ -154,7 +154,7 @@ def test_the_commands_make_the_same_numbers(run):
         shown = table[f"{row['layer']}.{row['head']}"][1].replace("−", "-")
         assert float(shown) == pytest.approx(row["value"], abs=0.0051)
     for row in rows(rise, "importance"):
-        shown = table[f"{row['layer']}.{row['head']}"][-2].split(" ")[0].replace("−", "-")
+        shown = table[f"{row['layer']}.{row['head']}"][-3].split(" ")[0].replace("−", "-")
         assert float(shown) == pytest.approx(row["value"], abs=0.000051)
     best = max(row["value"] for row in rows(found.sections[1].commands[0], "prefix_matching"))
     assert section(page, "induction").tables()[0][1][1].split(" ")[0] == f"{best:.3f}"

@@ -86,7 +86,8 @@ def test_at_chooses_places(stages):
     expected = ngl.trajectory(stages, "measure_convergence", n=4, progress=False)
     first = out.splitlines()[2].split()
     assert first[:2] == ["kl", expected.labels.get("layer", ("0", "1"))[1]]
-    shown = [f"{value:.3f}" for value in expected.at(score="kl", layer=1, point=first[2]).tolist()]
+    curve = expected.at(score="kl", layer=1, point=first[2]).tolist()
+    shown = [f"{value:.3f}" if value == 0 or abs(value) >= 0.0005 else f"{value:.1e}" for value in curve]
     assert first[3:11] == shown
 
 

@@ -318,7 +318,11 @@ def test_a_quick_call_shows_no_bar(model, capfd):
         ([(0, 0)], {"corpus": torch.arange(10), "seq_len": 8}, "there is 1 sequence of 8 tokens"),
         ([(0, 0)], {"controls": -1}, "controls is -1"),
         ([(0, 0)], {"n": 1}, "expected at least 2"),
-        ([(0, 0), (0, 1), (0, 2), (1, 0)], {}, "2 are left, too few for a control set of 4; give fewer heads"),
+        (
+            [(0, 0), (0, 1), (0, 2), (1, 0)],
+            {"controls": 20},
+            "2 are left, too few for a control set of 4; give fewer heads",
+        ),
     ],
 )
 def test_bad_input(model, heads, options, message):

@@ -215,7 +215,7 @@ class TestStatistics:
         with pytest.raises(AnalysisError, match="64 sequences of 1 tokens"):
             attention_statistics(model, corpus, seq_len=1)
         with pytest.raises(AnalysisError, match="there are 1 sequences of 12 tokens"):
-            attention_statistics(model, corpus[:20])
+            attention_statistics(model, corpus[:20], seq_len=12)
         with pytest.raises(AnalysisError, match="batch_size is 0"):
             attention_statistics(model, corpus, batch_size=0)
         for options in ({"seed": None}, {"n": 3.5}, {"seq_len": "8"}, {"batch_size": None}):

@@ -176,7 +176,7 @@ def test_defaults_fit_the_model(tmp_path):
         ({"seed": None}, "seed is None; expected a whole number, 0 or more"),
         ({"seed": True}, "seed is True"),
         ({"corpus": torch.arange(20) + 20}, "the corpus has the token"),
-        ({"corpus": torch.arange(8)}, "the corpus has 8 tokens; expected at least one window of 16"),
+        ({"corpus": torch.arange(8), "seq_len": 16}, "the corpus has 8 tokens; expected at least one window of 16"),
     ],
 )
 def test_prefix_matching_refuses(model, options, message):

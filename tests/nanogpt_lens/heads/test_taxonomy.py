@@ -292,5 +292,5 @@ class TestThresholds:
 def test_contexts_and_texts_that_are_too_short(model, tmp_path):
     with pytest.raises(AnalysisError, match="1 sequences of 12 tokens were asked for"):
         score_heads(model, n=1)
-    with pytest.raises(AnalysisError, match="seq_len is 2; expected 2 to 1"):
+    with pytest.raises(AnalysisError, match="context is 3 tokens; expected at least 4"):
         score_heads(random_model(tmp_path, block_size=3))

@@ -148,7 +148,9 @@ def test_head_scores_are_those_of_the_taxonomy(page, plays, model):
             assert row[1 : 1 + len(names)] == [nice(v, 2) for v in taxonomy.values[:, layer, head]]
             rise = importance.values[layer, head], importance.low[layer, head], importance.high[layer, head]
             assert row[1 + len(names)] == between(*rise, digits=4)
-            assert row[-1].split(", ")[0].split(" and ")[0] == (taxonomy.of(layer, head) or ("–",))[0].replace("_", " ")
+            assert row[-2].split(", ")[0].split(" and ")[0] == (taxonomy.of(layer, head) or ("none",))[0].replace(
+                "_", " "
+            )
 
 
 def test_induction_numbers_and_the_honest_negative(shipped, page, model):
@@ -294,7 +296,7 @@ def test_without_a_text_a_vocabulary_or_a_second_layer(tmp_path):
     page = read(found.html)
     assert "one layer cannot compose" in section(page, "induction").text
     assert "the model's own text" in section(page, "loss").text
-    assert "none found: tokens are shown as ids" in section(page, "summary").text
+    assert "none (no file was found): tokens are shown as ids" in section(page, "summary").text
     (passage,) = section(page, "loss").all("div", class_="passage")
     assert all(token.isdigit() for token in passage.text.split())
 

@@ -129,12 +129,14 @@ def test_p_of_a_sweep_is_of_each_examples_effect():
     assert bare.p is None
 
 
-def test_patching_the_same_text_in_has_no_effect_and_p_1():
+def test_what_comes_after_all_that_is_read_has_no_effect_and_p_1():
     clean, _ = texts()
+    other = clean.clone()
+    other[:, -1] = (other[:, -1] + 1) % 13
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = ngl.activation_patching(
-            model(), clean, clean, ngl.metrics.logit_diff(3, 5), activation="z", axes=("layer",), progress=False
+            model(), clean, other, ngl.metrics.logit_diff(3, 5, pos=2), activation="z", axes=("layer",), progress=False
         )
         assert made.p.tolist() == [1.0] * len(made.values)
         exact = replace(made, per_example=made.base_per_example.expand_as(made.per_example).clone())

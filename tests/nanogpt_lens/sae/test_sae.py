@@ -401,7 +401,7 @@ class TestEvaluation:
     @pytest.mark.parametrize(
         ("text", "options", "sentence"),
         [
-            (OTHER[:20], {}, "two windows"),
+            (OTHER[:20], {"seq_len": 12}, "two windows"),
             (OTHER, {"seq_len": 1}, "two windows"),
             (OTHER, {"seq_len": 13}, "seq_len=13"),
             (OTHER, {"n": 1}, "n is 1"),

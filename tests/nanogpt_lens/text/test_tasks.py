@@ -489,7 +489,7 @@ def test_a_folder_of_another_task_is_refused_and_nothing_is_written(tmp_path, da
             quiet(other, out, SMALL)
     assert {f: f.read_bytes() for f in out.iterdir()} == before
     quiet(data, out, SMALL, overwrite=True)
-    assert {f.name for f in out.iterdir()} == {"ckpt.pt", "meta.pkl", "metrics.jsonl"}
+    assert {f.name for f in out.iterdir()} == {"ckpt.pt", "meta.pkl", "metrics.jsonl", "val.bin"}
     with pytest.raises(TrainingError, match=r"dataset 'letters', now 'trigger .*task None, now 'trigger_bigrams'"):
         quiet(task, out, SMALL)
     quiet(task, out, SMALL, overwrite=True)

@@ -120,6 +120,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     ),
     "attribution_patching": lambda: _one(ngl.attribution_patching, **Z),
     "screen_and_verify": lambda: _two(ngl.screen_and_verify, k=5, **Z),
+    "find_induction_heads": lambda: ngl.find_induction_heads(model(), n=8),
     "edge_effects": lambda: _two(ngl.edge_effects, **QUIET),
     "edge_effects, positions": lambda: _one(
         ngl.edge_effects, edges=["0.1->1.0", "mlp2->logits"], positions="each", **QUIET
