@@ -182,12 +182,12 @@ def _caption(data: dict[str, Any]) -> str:
 
 
 def _widget(context: Any, html: str) -> Picture:
-    from nanogpt_lens.viz.widget import Setup
+    from nanogpt_lens.viz.widget import NotebookScript
 
     page = context.new_page()  # a page keeps what scripts of another content left in it
     page.set_content(
         f"<!doctype html><meta charset=utf-8><body style='margin:0;background:#fff;width:{WIDTH}px'>"
-        f"{Setup()._repr_html_()}<main>{html}</main></body>"
+        f"{NotebookScript()._repr_html_()}<main>{html}</main></body>"
     )
     page.wait_for_selector("main [data-ngl][data-state=ready]", timeout=60_000)
     page.wait_for_timeout(400)  # charts fade in
