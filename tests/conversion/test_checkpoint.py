@@ -285,6 +285,7 @@ for i in range(10_000):
 """
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_a_whole_checkpoint(tmp_path):
     """Every kill leaves one that was written whole: all its weights are those of its iteration."""
     write(tmp_path, n_embd=64, n_layer=4)

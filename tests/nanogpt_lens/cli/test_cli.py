@@ -172,6 +172,7 @@ class TestTrainOnATask:
 
 
 class TestConvert:
+    @pytest.mark.slow
     def test_to_transformer_lens(self, out, tmp_path):
         """The saved folders load strictly in a process that does not have this package."""
         target = resolve_backend()

@@ -71,6 +71,7 @@ def test_the_loss_over_training_is_drawn_in_order(run):
     ]
 
 
+@pytest.mark.slow
 def test_stages_beside_a_ckpt_make_a_full_report_and_a_section(run):
     small(run)
     found = report(run, corpus=text(4000), sections=["summary", "loss", "checkpoints"], progress=False)

@@ -234,6 +234,7 @@ def test_one_model_object_and_nothing_left_on_it(run):
     assert not has_hooks(seen[0])
 
 
+@pytest.mark.slow
 def test_tensors_in_memory_do_not_grow_with_the_checkpoints(tmp_path):
     """Counted after each step: as many tensors, and as many numbers, as after the second."""
     run = make_run(tmp_path / "run", names={f"ckpt_{i:03d}.pt": i for i in range(5)})

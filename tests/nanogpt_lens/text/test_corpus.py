@@ -181,6 +181,7 @@ def test_what_is_no_corpus_is_one_sentence_for_every_reader(tmp_path, monkeypatc
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_large_file_is_never_all_in_memory(tmp_path, monkeypatch):
     chars = lens_model(tmp_path / "model")
     for module, name in ((files, "_PIECE"), (corpus, "_IN_MEMORY"), (opened_corpus, "_PIECE"), (seen, "_PIECE")):

@@ -27,6 +27,7 @@ def lines(out):
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(data, tmp_path, monkeypatch):
     """SIGKILL at random moments; the children are forked from a server that has torch loaded."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
