@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from conversion.backends import resolve_backend
 from nanogpt_lens.cli.app import app
 from nanogpt_lens.cli.wording import in_options
 from tests.making import content, write, write_meta
@@ -132,12 +133,12 @@ class TestTokens:
     def test_converting_does_with_or_without(self, tmp_path):
         out = write(tmp_path, n_layer=1, n_head=1, n_embd=4, block_size=6).parent
         np.full(60, 1).astype("<u4").tofile(out / "val.bin")
-        code, _, err = run("convert", out, "-o", tmp_path / "new")
+        code, _, err = run("convert", out, "-o", tmp_path / "new", "--to", resolve_backend())
         assert (code, "--no-val-bin" in err, "--token-dtype uint32" in err) == (2, True, True)
         code, _, err = run("convert", out, "-o", tmp_path / "new", "--val-bin", out / "val.bin", "--to", "hf")
         assert (code, "--val-bin PATH is for hooked and bridge" in err) == (2, True)
         assert not (tmp_path / "new").exists()
-        code, text, _ = run("convert", out, "-o", tmp_path / "new", "--no-val-bin")
+        code, text, _ = run("convert", out, "-o", tmp_path / "new", "--to", resolve_backend(), "--no-val-bin")
         assert (code, "PROVEN EQUAL" in text) == (0, True)
 
     def test_training_on_a_folder(self, tmp_path):
