@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 from jaxtyping import Int
@@ -68,6 +69,15 @@ class ModelText(Opened):
     def windows_name(self) -> str:
         """What the texts are, in words."""
         return OWN_TEXT
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Raise AnalysisError where the ids of a text are asked for: here every text is drawn anew."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AnalysisError(
+            "there is no text, and this cannot be measured on what the model writes itself; give a text, the path of a "
+            "text file or data folder, or ids"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
