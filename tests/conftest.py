@@ -10,9 +10,10 @@ from typing import Any
 
 from jaxtyping import install_import_hook
 
-import tests.shapes  # noqa: F401 - the hook below names it
+from tests.shapes import check_where_stated
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may need a download
+check_where_stated()
 install_import_hook(("conversion", "nanogpt_lens"), "tests.shapes.shapes")  # before either is imported
 
 import pytest

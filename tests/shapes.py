@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
+import jaxtyping
 from beartype import beartype
 
 COMPILED = {"conversion.native"}
 """Modules that torch compiles in a test; what they compute is compared with other code everywhere."""
+STATED = re.compile(r"\b(?:Float|Int|Integer|Bool|Shaped)\[|\b(?:Activations|Coords|Rule|HookedState)\b|jaxtyping\.")
+"""What the annotation of an array has in it: a type of jaxtyping, or a name for one."""
 
 
 def shapes(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -16,10 +20,27 @@ def shapes(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Other types are the type checker's business: tests of bad input must reach our own sentences.
     """
-    if function.__module__ in COMPILED:
-        return function
     stated = {name: hint for name, hint in function.__annotations__.items() if "jaxtyping." in repr(hint)}
     if not stated:
         return function
     function.__annotations__ = stated
     return beartype(function)
+
+
+def states_shapes(thing: Any) -> bool:
+    """Whether a class or a function of a module has shapes to check; not one that is made anew for each call."""
+    if isinstance(thing, type):
+        return True
+    if thing.__module__ in COMPILED or "<locals>" in thing.__qualname__:
+        return False
+    return any(STATED.search(hint if isinstance(hint, str) else repr(hint)) for hint in thing.__annotations__.values())
+
+
+def check_where_stated() -> None:
+    """Let jaxtyping's import hook pass over functions without shapes: checking nothing costs it as much as they do."""
+    decorator = jaxtyping.jaxtyped
+
+    def where_stated(**options: Any) -> Callable[[Any], Any]:
+        return lambda thing: decorator(**options)(thing) if states_shapes(thing) else thing
+
+    jaxtyping.jaxtyped = where_stated
