@@ -182,9 +182,8 @@ def test_the_report(folders):
     assert not [(s.key, s.error) for s in found.failed]
 
 
-@pytest.mark.parametrize("name", ["search_neurons", "neuron_statistics", "get_neuron_activations", "train_tuned_lens"])
+@pytest.mark.parametrize("name", ["search_neurons", "neuron_statistics", "train_tuned_lens"])
 def test_without_a_text_there_is_one_sentence(folders, name):
     """None stands for what the model writes itself, which has no ids to go through."""
-    given = (None, 0, [0]) if name == "get_neuron_activations" else (None,)
     with pytest.raises(ngl.NanoGPTLensError, match=r"(give|expected) a text|is a NoneType"):
-        ANALYSES[name].call(model_of(folders["letters"]), *given, progress=False)
+        ANALYSES[name].call(model_of(folders["letters"]), None, progress=False)
