@@ -12,7 +12,6 @@ values, of an MLP's output, or of the final stream. So an edge costs the layers 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -22,16 +21,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.circuits.graph import CircuitGraph, Edge, Edges, names_of
-from nanogpt_lens.circuits.masked import names_read
 from nanogpt_lens.circuits.written import names_written, put_in_place, written
 from nanogpt_lens.core.choices import Direction, Source, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.nodes import Node
-from nanogpt_lens.interventions.sites import KINDS, Sites
-from nanogpt_lens.model.access import Hooked, Text, evaluating, provenance, record
+from nanogpt_lens.interventions.sites import KINDS, Kind, Sites
+from nanogpt_lens.model.access import Hooked, Text, evaluating, provenance
 from nanogpt_lens.patching.continuation import TOLERANCE
 from nanogpt_lens.patching.runner import MEMORY, Engine, PatchRunner
-from nanogpt_lens.patching.runs import SweepSetup, TwoRuns, intervals, position_labels, reference_tokens, two_runs
+from nanogpt_lens.patching.runs import (
+    SweepSetup,
+    TwoRuns,
+    fields_of_examples,
+    position_labels,
+    reference_tokens,
+    two_runs,
+)
 from nanogpt_lens.results import PatchingResult, Sample
 from nanogpt_lens.running.metrics import Metric
 
@@ -44,8 +49,6 @@ _CARRIED: dict[Source, str] = {
     "mean": "the mean of what it writes",
     "resample": "what it wrote in another example",
 }
-_PATCHED = ("q", "k", "v", "mlp_out", "resid_post")
-"""The activations that the edges of a receiver are patches of."""
 
 
 def edge_effects(
@@ -88,14 +91,14 @@ def edge_effects(
         chosen = list(graph.edges) if edges is None else graph.read(edges)
         if not chosen:
             raise AnalysisError("no edge is given; expected some, such as '0.1->1.0.k', or None for all")
-        runs = two_runs(model, clean, corrupted, metric, KINDS["q"], direction)
+        runs = two_runs(model, clean, corrupted, metric, KINDS["q"], direction, also=names_written(graph.n_layers))
         ids = None if reference is None else reference_tokens(model, reference, runs.tokens)
         sweep = _EdgeSweep(model, graph, runs, source, ids, seed=seed, engine=engine, memory=memory)
         per_example = sweep.values(chosen, positions == "each", progress=progress)
     clean_value, corrupted_value = runs.values()
     axes = ("edge", "pos") if positions == "each" else ("edge",)
     return PatchingResult(
-        values=per_example.mean(-1),
+        **fields_of_examples(runs.metric, runs.base["logits"], per_example),
         axes=axes,
         labels={"edge": names_of(chosen)} | position_labels(model, runs.clean, runs.corrupted, axes),
         quantity=f"{runs.metric.definition} after changing one edge",
@@ -121,9 +124,6 @@ def edge_effects(
         clean=clean_value,
         corrupted=corrupted_value,
         direction=runs.direction,
-        per_example=per_example if runs.metric.per_example else None,
-        base_per_example=runs.metric.of_run(runs.base["logits"]) if runs.metric.per_example else None,
-        **intervals(runs.metric, runs.base["logits"], per_example),
     )
 
 
@@ -143,52 +143,43 @@ class _EdgeSweep:
         memory: int,
     ) -> None:
         self.model, self.graph, self.runs = model, graph, runs
-        names = [*names_written(graph.n_layers), *names_read(graph.n_layers)]
-        own = record(model, runs.tokens, names)
-        live = written(model, own)
-        other = runs.clean if runs.direction == "denoise" else runs.corrupted
-        there = put_in_place(model, live, source, other=other, reference=reference, seed=seed)
-        self.changes = there - live
-        base = {**own, **runs.base}
-        self.runners: dict[str, PatchRunner] = {}
-        for name in _PATCHED:
-            kind = KINDS[name]
-            activations = {layer: base[kind.hook_name(layer)] for layer in range(graph.n_layers)}
-            setup = SweepSetup(
-                kind=kind,
-                axes=("layer",),
-                runs=replace(runs, activations=activations),
-                patched_in=activations,
-                source=source,
-                reference=reference,
-                seed=seed,
-            )
-            self.runners[name] = PatchRunner(model, setup, engine=engine, memory=memory)
+        live = written(model, runs.base)
+        other = None if runs.other is None else written(model, runs.other)
+        self.changes = put_in_place(model, live, source, other=other, reference=reference, seed=seed) - live
+        setup = SweepSetup(
+            kind=KINDS["q"],
+            axes=("layer",),
+            runs=runs,
+            patched_in=runs.activations,
+            source=source,
+            reference=reference,
+            seed=seed,
+        )
+        self.runner = PatchRunner(model, setup, engine=engine, memory=memory)
         self._check()
 
     @property
     def engine(self) -> str:
         """How the runs are made, in words."""
-        return self.runners["q"].engine
+        return self.runner.engine
 
     def _check(self) -> None:
         """Raise AnalysisError unless queries and MLP outputs computed here are the model's own."""
         for layer in range(self.graph.n_layers):
             for receiver in (Node("head", layer, 0, "q"), Node("mlp", layer)):
-                name = "q" if receiver.kind == "head" else "mlp_out"
-                expected = self.runners[name].first.base[layer]
-                computed = self._activations(receiver, torch.zeros_like(self.changes[0]))[name]
+                kind, computed = self._changed(receiver, torch.zeros_like(self.changes[0]))
+                expected = self.runs.base[kind.hook_name(layer)]
                 error = float((computed - expected).abs().max() / expected.abs().max().clamp_min(1.0))
                 if not error <= TOLERANCE.get(expected.dtype, 0.0):
                     raise AnalysisError(
-                        f"{name} of layer {layer} differs from the model's own by {error:.1e}, relative to the largest "
-                        "value; expected a plain nanoGPT model in float32 or float64: load it with ngl.load"
+                        f"{kind.name} of layer {layer} differs from the model's own by {error:.1e}, relative to the "
+                        "largest value; expected a plain nanoGPT model in float32 or float64: load it with ngl.load"
                     )
 
     def values(self, edges: list[Edge], each: bool, *, progress: bool) -> Float[Tensor, "edge *positions value"]:
         """The metric of every run in which one edge is changed, for each example."""
         n_pos = self.runs.tokens.shape[1]
-        base = self.runners["q"].base_value
+        base = self.runner.base_value
         shape = (len(edges), n_pos, len(base)) if each else (len(edges), len(base))
         out = base.expand(shape).clone()
         with tqdm(total=len(edges), desc="edges", unit="edge", delay=1, disable=not progress) as bar:
@@ -213,28 +204,28 @@ class _EdgeSweep:
     ) -> Float[Tensor, "receiver *positions value"]:
         """The metric where the sender's change enters one of some receivers, which are alike."""
         first = receivers[0]
-        name = {"head": first.part, "mlp": "mlp_out", "logits": "resid_post"}[first.kind]
         layer = min(first.layer, self.graph.n_layers - 1)
-        changed = self._activations(first, change)[name]
+        kind, changed = self._changed(first, change)
         heads = torch.tensor([receiver.head for receiver in receivers])
         places = torch.arange(change.shape[1]) if each else torch.zeros(1, dtype=torch.long)
         grid = torch.cartesian_prod(heads, places)
         coords = ({"head": grid[:, 0]} if first.kind == "head" else {}) | ({"pos": grid[:, 1]} if each else {})
         sites = Sites(torch.full((len(grid),), layer), coords, len(grid))
-        values = self.runners[name].patched_with({layer: changed}).values(sites)
+        base = self.runs.base[kind.hook_name(layer)]
+        values = self.runner.patching(kind, {layer: base}, {layer: changed}).values(sites)
         return values.unflatten(0, (len(heads), len(places))) if each else values
 
-    def _activations(
+    def _changed(
         self, receiver: Node, change: Float[Tensor, "example pos d_model"]
-    ) -> dict[str, Float[Tensor, "example pos ..."]]:
-        """What a receiver's layer makes of a change of its input, by the name of the activation."""
-        run = self.runners["q"].run
+    ) -> tuple[Kind, Float[Tensor, "example pos ..."]]:
+        """The activation that a change of a receiver's input changes first, and its values then."""
+        run = self.runner.run
         if receiver.kind == "logits":
-            return {"resid_post": run.at(self.graph.n_layers - 1, "hook_resid_post") + change}
+            return KINDS["resid_post"], run.at(self.graph.n_layers - 1, "hook_resid_post") + change
         if receiver.kind == "mlp":
-            return {"mlp_out": run.mlp_out(receiver.layer, run.at(receiver.layer, "hook_resid_mid") + change)}
+            return KINDS["mlp_out"], run.mlp_out(receiver.layer, run.at(receiver.layer, "hook_resid_mid") + change)
         block = self.model.blocks[receiver.layer]
         normal = block.ln1((run.at(receiver.layer, "hook_resid_pre") + change).contiguous())
         weight, bias = (getattr(block.attn, f"{letter}_{receiver.part.upper()}") for letter in "Wb")
         projected = einsum(normal, weight, "example pos d_model, head d_model d_head -> example pos head d_head")
-        return {receiver.part: projected + rearrange(bias, "head d_head -> 1 1 head d_head")}
+        return KINDS[receiver.part], projected + rearrange(bias, "head d_head -> 1 1 head d_head")

@@ -9,7 +9,6 @@ gives the model's own logits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,10 +21,8 @@ from nanogpt_lens.circuits.graph import CircuitGraph
 from nanogpt_lens.circuits.written import written
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.nodes import Node
-from nanogpt_lens.model.access import Hooked, has_hooks
-
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
-"""The rounding that the proof allows, as a share of the largest logit."""
+from nanogpt_lens.model.access import Hooked
+from nanogpt_lens.patching.continuation import TOLERANCE, is_plain, score_scale
 
 
 def hook_read(receiver: Node, n_layers: int) -> str:
@@ -76,8 +73,7 @@ class MaskedRuns:
     def _check(self) -> None:
         """Raise AnalysisError unless the whole graph gives the model's own logits."""
         cfg = self.model.cfg
-        plain = cfg.positional_embedding_type == "standard" and not getattr(cfg, "parallel_attn_mlp", False)
-        if not plain or getattr(cfg, "attn_only", False) or has_hooks(self.model) or self.logits.dtype not in TOLERANCE:
+        if not is_plain(self.model) or getattr(cfg, "attn_only", False) or self.logits.dtype not in TOLERANCE:
             raise AnalysisError(
                 "circuits need a nanoGPT model in float32 or float64 to which no hooks are attached; this one is "
                 f"{type(self.model).__name__}, {str(cfg.dtype).removeprefix('torch.')}: load it with ngl.load"
@@ -111,12 +107,12 @@ class MaskedRuns:
         differences = (start - self.others[0]).expand(len(masks), 1, *start.shape)
         row = 0
         for layer in range(self.graph.n_layers):
-            nodes = self.graph.attention_inputs(layer)
+            nodes, (other_heads, other_mlp) = self.graph.attention_inputs(layer), self._others(layer)
             inputs = self._inputs(nodes, masks[:, row : row + len(nodes)], differences, probes)
-            differences = torch.cat([differences, self._heads(layer, inputs) - self._others(layer, "head")], 1)
+            differences = torch.cat([differences, self._heads(layer, inputs) - other_heads], 1)
             row += len(nodes)
             inputs = self._inputs([self.graph.receivers[row]], masks[:, row : row + 1], differences, probes)
-            differences = torch.cat([differences, self._mlp(layer, inputs) - self._others(layer, "mlp")], 1)
+            differences = torch.cat([differences, self._mlp(layer, inputs) - other_mlp], 1)
             row += 1
         final = self._inputs([self.graph.receivers[row]], masks[:, row:], differences, probes)[:, 0]
         flat = rearrange(final[:, :, self.reads], "set example read d_model -> (set example) read d_model")
@@ -143,14 +139,11 @@ class MaskedRuns:
             inputs = inputs + torch.stack([probes[name] for name in names])
         return inputs
 
-    def _others(self, layer: int, kind: str) -> Float[Tensor, "sender example pos d_model"]:
-        """What is put in the place of a layer's heads, or of its MLP."""
-        first = 1 + layer * (self.graph.n_heads + 1)
-        return (
-            self.others[first : first + self.graph.n_heads]
-            if kind == "head"
-            else self.others[first + self.graph.n_heads : first + self.graph.n_heads + 1]
-        )
+    def _others(self, layer: int) -> tuple[Tensor, Tensor]:
+        """What is put in the place of a layer's heads [head, example, pos, d_model], and of its MLP [1, ...]."""
+        n_heads = self.graph.n_heads
+        heads, mlp = self.others[1 + layer * (n_heads + 1) :][: n_heads + 1].split([n_heads, 1])
+        return heads, mlp
 
     def _heads(
         self, layer: int, inputs: Float[Tensor, "set part_head example pos d_model"]
@@ -176,7 +169,7 @@ class MaskedRuns:
                 strict=True,
             )
         )
-        z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1 / self._scale(layer))
+        z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1 / score_scale(self.model, layer))
         return einsum(
             z, block.attn.W_O, "set head example pos d_head, head d_head d_model -> set head example pos d_model"
         )
@@ -188,8 +181,3 @@ class MaskedRuns:
         block = self.model.blocks[layer]
         flat = rearrange(inputs, "set one example pos d_model -> (set one example) pos d_model")
         return block.mlp(block.ln2(flat.contiguous())).view_as(inputs)
-
-    def _scale(self, layer: int) -> float:
-        """The number that the scores are divided by."""
-        scale = getattr(self.model.blocks[layer].attn, "attn_scale", None)
-        return float(scale) if isinstance(scale, float | int) and scale > 0 else math.sqrt(self.model.cfg.d_head)

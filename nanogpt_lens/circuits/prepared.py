@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nanogpt_lens.circuits.graph import CircuitGraph
 from nanogpt_lens.circuits.masked import MaskedRuns, names_read
-from nanogpt_lens.circuits.written import names_written, put_in_place, written
+from nanogpt_lens.circuits.written import names_written, put_in_place, written, written_in
 from nanogpt_lens.core.choices import Source
 from nanogpt_lens.model.access import Hooked, Text, provenance, record
 from nanogpt_lens.patching.runs import check_direction, pair_of, reference_tokens
@@ -77,7 +77,8 @@ def prepare(
     ids = None if reference is None else reference_tokens(model, reference, first)
     n_layers = model.cfg.n_layers
     run = record(model, base, [*names_written(n_layers), *names_read(n_layers)])
-    others = put_in_place(model, written(model, run), source, other=other, reference=ids, seed=seed)
+    there = None if other is None or source != "other" else written_in(model, other)
+    others = put_in_place(model, written(model, run), source, other=there, reference=ids, seed=seed)
     return Prepared(
         runs=MaskedRuns(model, run, others, bound.reads),
         metric=bound,

@@ -17,11 +17,9 @@ from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import interval_fields
 from nanogpt_lens.model.access import Hooked, Text, evaluating
+from nanogpt_lens.patching.runner import MEMORY
 from nanogpt_lens.results import CircuitRuns, Sample
 from nanogpt_lens.running.metrics import Metric
-
-MEMORY = 2**28
-"""Bytes that the runs of a chunk may take."""
 
 
 def run_circuit(

@@ -32,12 +32,17 @@ def written(model: Hooked, run: Mapping[str, Float[Tensor, ...]]) -> Float[Tenso
     return torch.stack(senders)
 
 
+def written_in(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "sender example pos d_model"]:
+    """What each sender of the graph writes in a run of these ids."""
+    return written(model, record(model, tokens, names_written(model.cfg.n_layers)))
+
+
 def put_in_place(
     model: Hooked,
     base: Float[Tensor, "sender example pos d_model"],
     source: Source,
     *,
-    other: Int[Tensor, "example pos"] | None,
+    other: Float[Tensor, "sender example pos d_model"] | None,
     reference: Int[Tensor, "reference pos"] | None,
     seed: int,
 ) -> Float[Tensor, "sender example pos d_model"]:
@@ -46,9 +51,9 @@ def put_in_place(
     Args:
         model: the model.
         base: what they wrote in the run that is changed.
-        source: "other" is the run of `other`; "zero"; "mean" over the reference's examples and positions; "resample",
+        source: "other" is `other`; "zero"; "mean" over the reference's examples and positions; "resample",
             another reference example's, the same for all senders.
-        other: the ids of the other run.
+        other: what they wrote in the other run; None where there is none.
         reference: the ids that are averaged or drawn from; None for those of the changed run itself.
         seed: the seed of the draw.
 
@@ -58,12 +63,11 @@ def put_in_place(
     check_choice(Source, source=source)
     if source == "zero":
         return torch.zeros_like(base)
-    names = names_written(model.cfg.n_layers)
     if source == "other":
         if other is None:
             raise AnalysisError("there is no corrupted run; give one, or source='zero', 'mean', 'resample'")
-        return written(model, record(model, other, names))
-    values = base if reference is None else written(model, record(model, reference, names))
+        return other
+    values = base if reference is None else written_in(model, reference)
     if source == "mean":
         means = [mean_of(KINDS["mlp_out"], value).to(base) for value in values]
         return torch.stack(means)[:, None, None].expand_as(base)

@@ -32,6 +32,19 @@ def names_needed(n_layers: int) -> list[str]:
     return [f"blocks.{layer}.{hook}" for layer in range(n_layers) for hook in hooks]
 
 
+def is_plain(model: Hooked) -> bool:
+    """Whether a model can be continued from its weights: learned positions, MLPs after attention, nobody's hooks."""
+    cfg = model.cfg
+    plain = cfg.positional_embedding_type == "standard" and not getattr(cfg, "parallel_attn_mlp", False)
+    return plain and not has_hooks(model)
+
+
+def score_scale(model: Hooked, layer: int) -> float:
+    """The number that a layer's attention scores are divided by."""
+    scale = getattr(model.blocks[layer].attn, "attn_scale", None)
+    return float(scale) if isinstance(scale, float | int) and scale > 0 else math.sqrt(model.cfg.d_head)
+
+
 class Continuation:
     """What follows a patch, for runs that share a base run.
 
@@ -56,9 +69,7 @@ class Continuation:
     def is_exact(self) -> bool:
         """Whether the base run, continued from its own first layer, gives the logits that the model gave."""
         logits = self.base_logits
-        cfg = self.model.cfg
-        plain = cfg.positional_embedding_type == "standard" and not getattr(cfg, "parallel_attn_mlp", False)
-        if not plain or logits.dtype not in TOLERANCE or has_hooks(self.model):
+        if not is_plain(self.model) or logits.dtype not in TOLERANCE:
             return False
         try:
             again = self.finish(0, self.at(0, "hook_resid_pre")[None, :, : self.end], 0)[0]
@@ -151,7 +162,7 @@ class Continuation:
             )
         n_queries, n_keys = q.shape[1], k.shape[1]
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        scale = 1 / self.scale(layer)
+        scale = 1 / score_scale(self.model, layer)
         if n_queries == 1:
             z = F.scaled_dot_product_attention(q, k, v, scale=scale)
         elif n_queries == n_keys:
@@ -165,8 +176,3 @@ class Continuation:
         """The base run's keys or values before `start`, for each row."""
         base = self.at(layer, f"attn.{name}")[:, :start]
         return base.expand(n_rows // self.n_examples, *base.shape).flatten(0, 1)
-
-    def scale(self, layer: int) -> float:
-        """The number that the scores are divided by."""
-        scale = getattr(self.model.blocks[layer].attn, "attn_scale", None)
-        return float(scale) if isinstance(scale, float | int) and scale > 0 else math.sqrt(self.model.cfg.d_head)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.interventions.sites import Kind
-from nanogpt_lens.patching.continuation import Continuation
+from nanogpt_lens.patching.continuation import Continuation, score_scale
 
 Activations: TypeAlias = Mapping[int, Float[Tensor, "example ..."]]
 """An activation of one run, by layer."""
@@ -124,7 +124,7 @@ class FirstBlock:
             after = self._scores(one.of(q), source[:, : rows.end], one, layer).softmax(-1)
             return ((after - pattern) @ v).expand(rows.n, -1, -1, -1)
         queries, keys = q[:, rows.start :], source[:, at]
-        column = torch.einsum("bqd,bsd->sbq", queries, keys) / self.run.scale(layer)
+        column = torch.einsum("bqd,bsd->sbq", queries, keys) / score_scale(self.run.model, layer)
         future = at[:, None] > torch.arange(rows.start, rows.end)
         scores = scores.expand(rows.n, -1, -1, -1).clone()
         scores[torch.arange(rows.n), :, :, at] = column.masked_fill(future.to(column.device)[:, None], -torch.inf)
@@ -138,7 +138,7 @@ class FirstBlock:
         layer: int,
     ) -> Float[Tensor, "site example row src_pos"]:
         """One head's scores; rows are the queries' positions."""
-        scores = q @ k.transpose(-2, -1) / self.run.scale(layer)
+        scores = q @ k.transpose(-2, -1) / score_scale(self.run.model, layer)
         future = torch.arange(k.shape[-2], device=q.device) > rows.positions().to(q.device)[..., None]
         return scores.masked_fill(future[:, None], -torch.inf)
 

@@ -28,7 +28,14 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.nodes import Node, Nodes, label, receivers_of, senders_of
 from nanogpt_lens.model.access import Edit, Hooked, Text, evaluating, has_hooks, provenance, record
 from nanogpt_lens.patching.runner import CHUNK_TOKENS, MEMORY
-from nanogpt_lens.patching.runs import check_direction, intervals, pair_of, position_labels, run_copies, run_value
+from nanogpt_lens.patching.runs import (
+    check_direction,
+    fields_of_examples,
+    pair_of,
+    position_labels,
+    run_copies,
+    run_value,
+)
 from nanogpt_lens.results import PatchingResult, Sample
 from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
 
@@ -91,7 +98,7 @@ def path_patching(
     per_example = per_example if positions == "each" else per_example.squeeze(2)
     names = {"sender": tuple(map(label, groups)), "receiver": tuple(map(label, ends))}
     return PatchingResult(
-        values=per_example.mean(-1),
+        **fields_of_examples(bound, patcher.base["logits"], per_example),
         axes=axes,
         labels=names | position_labels(model, first, second, axes),
         quantity=f"{bound.definition} after patching paths",
@@ -115,10 +122,6 @@ def path_patching(
         clean=values[0] if direction == "denoise" else values[1],
         corrupted=values[1] if direction == "denoise" else values[0],
         direction=direction,
-        per_example=per_example if bound.per_example else None,
-        base_per_example=bound.of_run(patcher.base["logits"]) if bound.per_example else None,
-        interval="t",
-        **intervals(bound, patcher.base["logits"], per_example),
     )
 
 

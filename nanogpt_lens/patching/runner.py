@@ -7,7 +7,7 @@ what is kept of a site is the metric alone, so the memory does not grow with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import copy
 from typing import Literal, TypeAlias
 
@@ -17,10 +17,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.interventions.sites import Sites, site_index
+from nanogpt_lens.interventions.sites import Kind, Sites, site_index
 from nanogpt_lens.model.access import Edit, Hooked, has_hooks
 from nanogpt_lens.patching.continuation import Continuation
-from nanogpt_lens.patching.first_block import FirstBlock
+from nanogpt_lens.patching.first_block import Activations, FirstBlock
 from nanogpt_lens.patching.runs import SweepSetup, run_copies
 
 Engine: TypeAlias = Literal["auto", "hooks"]
@@ -66,10 +66,10 @@ class PatchRunner:
             return "continuation of the base run"
         return "hook points, one site per run" if self.observed else "hook points, sites on the batch axis"
 
-    def patched_with(self, source: Mapping[int, Float[Tensor, "example ..."]]) -> PatchRunner:
-        """The same base run with something else patched in, by layer."""
+    def patching(self, kind: Kind, base: Activations, source: Activations) -> PatchRunner:
+        """The same base run, another activation of which is patched: what it is there, and what takes its place."""
         again = copy(self)
-        again.source, again.first = dict(source), self.first.patched_with(source)
+        again.kind, again.source, again.first = kind, dict(source), FirstBlock(self.run, kind, base, source)
         return again
 
     def values(self, sites: Sites, *, progress: bool = False) -> Float[Tensor, "site example"]:

@@ -109,7 +109,7 @@ class TwoRuns:
         tokens: the ids of the run that is patched.
         base: its activations, by name, and its "logits".
         activations: those of the kind that is patched, by layer; `others`, the same of the other run.
-        other_logits: the logits of the other run.
+        other: what was recorded of the other run, by name, and its "logits".
         graph: for gradients of the patched run, where it kept one.
     """
 
@@ -120,16 +120,16 @@ class TwoRuns:
     base: dict[str, Float[Tensor, "example ..."]]
     activations: dict[int, Float[Tensor, "example ..."]]
     others: dict[int, Float[Tensor, "example ..."]] | None
-    other_logits: Float[Tensor, "example pos d_vocab"] | None
+    other: dict[str, Float[Tensor, "example ..."]] | None
     metric: BoundMetric
     graph: Graph | None = None
 
     def values(self) -> tuple[float, float | None]:
         """The metric of the clean and of the corrupted run."""
         patched = run_value(self.metric, self.base["logits"])
-        if self.other_logits is None:
+        if self.other is None:
             return patched, None
-        other = run_value(self.metric, self.other_logits)
+        other = run_value(self.metric, self.other["logits"])
         return (other, patched) if self.direction == "denoise" else (patched, other)
 
 
@@ -138,18 +138,26 @@ def run_value(metric: BoundMetric, logits: Float[Tensor, "example pos d_vocab"])
     return float(metric.of_run(logits).double().mean())
 
 
-def intervals(
+def fields_of_examples(
     metric: BoundMetric,
     base_logits: Float[Tensor, "example pos d_vocab"],
     per_example: Float[Tensor, "*sites value"],
 ) -> dict[str, Any]:
-    """The intervals of the metric and of its paired change, from each example's value; by field name."""
+    """The fields of a `PatchingResult` that come from each example's metric, by name.
+
+    They are the means; and for a metric that has examples these, those of the patched run, and the intervals of the
+    metric and of its paired change.
+    """
+    fields: dict[str, Any] = {"values": per_example.mean(-1)}
     if not metric.per_example:
-        return {}
-    value, change = t_interval(per_example), t_interval(per_example - metric.of_run(base_logits))
-    if value is None or change is None:
-        return {}
-    return {"low": value[0], "high": value[1], "effect_low": change[0], "effect_high": change[1]}
+        return fields
+    base = metric.of_run(base_logits)
+    fields |= {"per_example": per_example, "base_per_example": base}
+    value, change = t_interval(per_example), t_interval(per_example - base)
+    if value is not None and change is not None:
+        ends = {"low": value[0], "high": value[1], "effect_low": change[0], "effect_high": change[1]}
+        fields |= {"interval": "t", **ends}
+    return fields
 
 
 def run_copies(
@@ -207,8 +215,9 @@ def two_runs(
     kind: Kind,
     direction: str,
     differentiable: bool = False,
+    also: Sequence[str] = (),
 ) -> TwoRuns:
-    """Run the text that is to be patched, once, and keep what the patched runs share.
+    """Run the text that is to be patched, once, and keep what the patched runs share; and `also` of both runs.
 
     Raises:
         AnalysisError: see `activation_patching`.
@@ -224,10 +233,10 @@ def two_runs(
     elif direction == "denoise":
         tokens, other = other, clean_tokens
     hooks = [kind.hook_name(layer) for layer in range(model.cfg.n_layers)]
-    names = dict.fromkeys((*names_needed(model.cfg.n_layers), *hooks))
+    names = dict.fromkeys((*names_needed(model.cfg.n_layers), *hooks, *also))
     graph = Graph(hooks) if differentiable else None
     base = record(model, tokens, names) if graph is None else graph.record(model, tokens, names)
-    rest = record(model, other, hooks) if other is not None else None
+    rest = record(model, other, [*hooks, *also]) if other is not None else None
     return TwoRuns(
         clean=clean_tokens,
         corrupted=corrupted_tokens,
@@ -236,7 +245,7 @@ def two_runs(
         base=base,
         activations={layer: base[name] for layer, name in enumerate(hooks)},
         others=None if rest is None else {layer: rest[name] for layer, name in enumerate(hooks)},
-        other_logits=None if rest is None else rest["logits"],
+        other=rest,
         metric=bound,
         graph=graph,
     )

@@ -24,7 +24,7 @@ from nanogpt_lens.interventions.sites import all_sites
 from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.attribution import check_gradients, over_examples, two_estimates
 from nanogpt_lens.patching.runner import MEMORY, Engine, PatchRunner
-from nanogpt_lens.patching.runs import intervals, set_up
+from nanogpt_lens.patching.runs import fields_of_examples, set_up
 from nanogpt_lens.patching.trust import trust_of
 from nanogpt_lens.results import Sample, ScreeningResult
 from nanogpt_lens.running.metrics import Metric
@@ -89,7 +89,8 @@ def screen_and_verify(
     trust = trust_of(guess, index, exact.mean(-1).cpu() - base, size=size, n_first=len(chosen), k=k)
     values = (base + guess).index_put((index,), exact.mean(-1).cpu()).view(shape)
     unknown = torch.full_like(guess, torch.nan)
-    ends = intervals(runs.metric, runs.base["logits"], exact).items()
+    fields = fields_of_examples(runs.metric, runs.base["logits"], exact)
+    ends = {name: fields[name] for name in ("low", "high", "effect_low", "effect_high") if name in fields}
     return ScreeningResult(
         values=values,
         axes=setup.axes,
@@ -102,8 +103,8 @@ def screen_and_verify(
         clean=clean_value,
         corrupted=corrupted_value,
         direction=runs.direction,
-        interval="t",
-        **{name: unknown.index_put((index,), end).view(shape) for name, end in ends},
+        interval=fields.get("interval", ""),
+        **{name: unknown.index_put((index,), end).view(shape) for name, end in ends.items()},
         estimate=guess.view(shape),
         verified=_mask(index, sites.n).view(shape),
         sampled=_mask(drawn, sites.n).view(shape),

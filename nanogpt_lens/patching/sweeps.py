@@ -11,7 +11,7 @@ from nanogpt_lens.core.choices import Activation, Direction, Source
 from nanogpt_lens.interventions.sites import all_sites
 from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.runner import MEMORY, Engine, PatchRunner
-from nanogpt_lens.patching.runs import intervals, set_up
+from nanogpt_lens.patching.runs import fields_of_examples, set_up
 from nanogpt_lens.results import PatchingResult, Sample
 from nanogpt_lens.running.metrics import Metric
 
@@ -86,9 +86,8 @@ def activation_patching(
         per_example = runner.values(sites, progress=progress).unflatten(0, shape)
     runs = setup.runs
     clean_value, corrupted_value = runs.values()
-    kept = per_example if runs.metric.per_example else None
     return PatchingResult(
-        values=per_example.mean(-1),
+        **fields_of_examples(runs.metric, runs.base["logits"], per_example),
         axes=setup.axes,
         labels=setup.labels(model),
         quantity=f"{runs.metric.definition} after patching {setup.kind.name}",
@@ -99,8 +98,4 @@ def activation_patching(
         clean=clean_value,
         corrupted=corrupted_value,
         direction=runs.direction,
-        per_example=kept,
-        base_per_example=None if kept is None else runner.base_value,
-        interval="t",
-        **intervals(runs.metric, runs.base["logits"], per_example),
     )

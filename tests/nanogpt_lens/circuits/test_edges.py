@@ -182,6 +182,9 @@ def test_without_a_corrupted_text(source):
 def test_a_result_names_its_edges_and_is_kept(tmp_path):
     clean, corrupted = texts()
     result = edge_effects(model(), clean, corrupted, METRIC, **QUIET)
+    assert result.few_examples == f"few examples: n = {len(clean)}"
+    alone = edge_effects(model(), clean[:1], corrupted[:1], logit_diff(3, 5), edges="mlp1->logits", **QUIET)
+    assert (alone.interval, alone.low, alone.few_examples) == ("", None, "")
     result.save(tmp_path / "edges")
     again = load_result(tmp_path / "edges")
     assert again.labels == result.labels

@@ -13,7 +13,6 @@ import nanogpt_lens as ngl
 from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.interventions.sites import KINDS
 from nanogpt_lens.model.access import has_hooks
-from nanogpt_lens.patching.continuation import Continuation
 from tests.handmade import INDUCTION, PREVIOUS, handmade_model
 from tests.nanogpt_lens.patching.patching_helpers import checkpoint, model, native_run, native_sweep, texts
 
@@ -285,7 +284,7 @@ def test_hooks_of_the_user_stay_and_take_effect():
 def test_a_model_that_the_shortcut_does_not_compute_is_seen(monkeypatch):
     """A continuation that is wrong anywhere is found on the base run, and hook points take over."""
     clean, corrupted = texts()
-    monkeypatch.setattr(Continuation, "scale", lambda self, layer: 1.0)
+    monkeypatch.setattr("nanogpt_lens.patching.continuation.score_scale", lambda model, layer: 1.0)
     result = ngl.activation_patching(
         model(), clean, corrupted, METRIC, activation="z", axes=("layer", "head"), progress=False
     )
