@@ -33,7 +33,8 @@ from nanogpt_lens.interventions.sources import mean_activations
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, loss_per_token, provenance, record
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches
-from nanogpt_lens.text.corpus import Corpus, name_of, windows
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.opened import OpenedCorpus
 
 Head: TypeAlias = tuple[int, int]
 """A layer and the number of a head in it."""
@@ -118,7 +119,8 @@ def ablate_induction_heads(
     check_model(model)
     check_whole(seed=seed, **({} if controls is None else {"controls": controls}))
     options = {"seq_len": seq_len, "n": n, "seed": seed}
-    chosen, rows = _induction_heads(model, corpus, **options) if heads is None else (_pairs(model, heads), corpus)
+    text = None if corpus is None else open_corpus(model, corpus)
+    chosen, rows = _induction_heads(model, text, **options) if heads is None else (_pairs(model, heads), text)
     sets_of_controls, alike = _controls(model, chosen, controls, seed, same_layers=same_layers)
     sets: list[Sequence[Head]] = [(), chosen, *sets_of_controls]
     both = repeated_and_unrepeated(model, rows, **options)
@@ -132,7 +134,7 @@ def ablate_induction_heads(
     columns = _columns(repeated, unrepeated)
     length = both[0].shape[1] // 2
     drawn: dict[str, Any] = {"n": len(both[0]), "seq_len": length, "seed": seed}
-    origin = "random ids" if corpus is None else name_of(corpus, model)
+    origin = "random ids" if text is None else text.name
     return Scores(
         **columns,
         axes=("ablated", "score"),
@@ -145,7 +147,7 @@ def ablate_induction_heads(
         f"{_REPLACEMENTS[source]}"
         + ("; heads chosen on other sequences" if heads is None else "")
         + (f"; chance: mean over the control sets, {_FROM[alike]}" if sets_of_controls else ""),
-        sample=Sample(corpus=None if corpus is None else origin, **drawn),
+        sample=Sample(corpus=None if text is None else origin, **drawn),
         provenance=provenance(
             model, heads=chosen, corpus=origin, source=source, controls=len(sets) - 2, same_layers=alike, **drawn
         ),
@@ -153,19 +155,19 @@ def ablate_induction_heads(
 
 
 def _induction_heads(
-    model: Hooked, corpus: Corpus | None, *, seq_len: int | None, n: int, seed: int
-) -> tuple[list[Head], Corpus | None]:
-    """The induction heads, and the corpus to measure on, which has none of the sequences that they were chosen on.
+    model: Hooked, text: OpenedCorpus | None, *, seq_len: int | None, n: int, seed: int
+) -> tuple[list[Head], Int[Tensor, "example pos"] | None]:
+    """The induction heads, and the windows of the text to measure on, which have none that the heads were chosen on.
 
     Raises:
         AnalysisError: there is no induction head, or there are fewer than four windows.
     """
-    rows = corpus
-    if corpus is None:
+    rows = None
+    if text is None:
         found = find_induction_heads(model, seq_len=seq_len, n=n, seed=(seed + _OTHER_SEED) % 2**63)
     else:
         length = repeated_and_unrepeated(model, seq_len=seq_len, n=2, seed=seed)[0].shape[1] // 2
-        both = windows(model, corpus, seq_len=length, n=2 * n, seed=seed)
+        both = text.windows(seq_len=length, n=2 * n, seed=seed)
         if len(both) < 4:
             raise AnalysisError(
                 f"there are {len(both)} windows of {length} tokens; expected at least 4, two to choose heads on and "

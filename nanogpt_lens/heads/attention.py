@@ -29,7 +29,7 @@ from nanogpt_lens.model.access import (
     token_labels,
 )
 from nanogpt_lens.results import AttentionPatterns, Sample, Scores
-from nanogpt_lens.text.corpus import Corpus, name_of, text_sample
+from nanogpt_lens.text.corpus import Corpus, open_corpus, text_sample
 
 STATISTICS: dict[str, str] = {
     "entropy": "nats of each query's attention",
@@ -127,8 +127,9 @@ def attention_statistics(
     2022, "In-context Learning and Induction Heads" (previous token); Wang et al. 2022,
     "Interpretability in the Wild" (duplicate token).
     """
-    tokens, origin = text_sample(model, corpus, seq_len=seq_len, n=n, seed=seed)
-    name = None if corpus is None else name_of(corpus, model)
+    text = open_corpus(model, corpus)
+    tokens, origin = text_sample(model, text, seq_len=seq_len, n=n, seed=seed)
+    name = None if corpus is None else text.name
     return statistics_of(model, tokens, origin=origin, corpus=name, batch_size=batch_size, seed=seed)
 
 

@@ -22,7 +22,8 @@ from nanogpt_lens.core.intervals import mean_fields
 from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, n_tokens, provenance, run
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches, losses
-from nanogpt_lens.text.corpus import Corpus, name_of, open_corpus
+from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.opened import Opened
 from nanogpt_lens.text.prompts import Repeats, induction_pairs, random_tokens, repeated_tokens
 
 Convention: TypeAlias = Literal["stripe", "olsson", "transformer_lens"]
@@ -90,13 +91,13 @@ def prefix_matching(
     check_whole(1, n=n)
     text = None if corpus is None else open_corpus(model, corpus)
     length, copies = _layout(model, seq_len, convention, seed, None if text is None else text.room())
-    if text is None or corpus is None:
+    if text is None:
         tokens = repeated_tokens(model, seq_len=length, n=n, copies=copies, repeats=repeats, seed=seed)
         source = {"repeats": repeats}
     else:
         once = text.windows(seq_len=length, n=n, seed=seed)
         tokens = repeat(once, "example pos -> example (copy pos)", copy=copies)
-        source = {"corpus": name_of(corpus, model)}
+        source = {"corpus": text.name}
     first = length - 1 if convention == "transformer_lens" else length
     matches = follows if convention == "olsson" else _stripe(length)
     with evaluating(model):
@@ -110,7 +111,7 @@ def prefix_matching(
         axes=("layer", "head"),
         quantity="prefix matching, attention from 0 to 1",
         definition=f"{_DEFINITIONS[convention]}; {copies} copies of {length} "
-        f"{'random tokens' if corpus is None else f'tokens, windows of {name_of(corpus, model)}'}; "
+        f"{'random tokens' if text is None else f'tokens, windows of {text.name}'}; "
         "chance: uniform causal attention",
         chance=torch.full_like(columns["values"], chance.item()),
         title="prefix matching",
@@ -194,7 +195,7 @@ def _attention_to_matches(
 
 
 def repeated_and_unrepeated(
-    model: Hooked, corpus: Corpus | None = None, *, seq_len: int | None = None, n: int = 32, seed: int = 0
+    model: Hooked, corpus: Corpus | Opened | None = None, *, seq_len: int | None = None, n: int = 32, seed: int = 0
 ) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"]]:
     """Sequences after themselves, and the same sequences each after another one of them.
 
@@ -256,14 +257,15 @@ def repeated_sequence_loss(
     Raises:
         AnalysisError: see `repeated_and_unrepeated`.
     """
-    repeated, unrepeated = repeated_and_unrepeated(model, corpus, seq_len=seq_len, n=n, seed=seed)
+    text = None if corpus is None else open_corpus(model, corpus)
+    repeated, unrepeated = repeated_and_unrepeated(model, text, seq_len=seq_len, n=n, seed=seed)
     count, length = len(repeated), repeated.shape[1] // 2
     order = torch.rand(count, length, generator=torch.Generator().manual_seed(seed)).argsort(1).to(repeated.device)
     shuffled = torch.cat([repeated.gather(1, order), repeated[:, length:]], 1)
     with evaluating(model):  # [condition, pos, example]
         loss = torch.stack([losses(model, tokens).double().T for tokens in (repeated, shuffled, unrepeated)])
     columns = mean_fields(loss)
-    source = "uniform random ids" if corpus is None else name_of(corpus, model)
+    source = "uniform random ids" if text is None else text.name
     return Scores(
         **columns,
         axes=("condition", "pos"),

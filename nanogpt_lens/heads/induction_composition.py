@@ -15,7 +15,7 @@ from nanogpt_lens.heads.composition import composition_scores
 from nanogpt_lens.heads.induction import prefix_matching
 from nanogpt_lens.model.access import Hooked, check_model, provenance
 from nanogpt_lens.results import InductionCircuit, Sample, Scores
-from nanogpt_lens.text.corpus import Corpus, name_of, text_sample
+from nanogpt_lens.text.corpus import Corpus, text_sample
 from nanogpt_lens.text.prompts import repeated_tokens
 
 
@@ -60,7 +60,7 @@ def induction_composition(
             "layer wrote"
         )
     matching = prefix_matching(model, corpus, n=n, seed=seed)
-    length = matching.seq_len
+    length, name = matching.seq_len, None if matching.sample is None else matching.sample.corpus
     if corpus is None:
         tokens, origin = repeated_tokens(model, seq_len=length, n=n, seed=seed), "repeated random tokens"
     else:
@@ -74,10 +74,9 @@ def induction_composition(
     entries = ((k, (*sender, *receiver)), (previous, (row, *sender)), (matching, receiver))
     names = [f"{layer}.{head}" for layer, head in (sender, receiver)]
     columns: dict[str, Any] = {
-        name: torch.stack([_entry(scores, name, place) for scores, place in entries])
-        for name in ("values", "chance", "low", "high")
+        column: torch.stack([_entry(scores, column, place) for scores, place in entries])
+        for column in ("values", "chance", "low", "high")
     }
-    name = None if corpus is None else name_of(corpus, model)
     return InductionCircuit(
         **columns,
         axes=("score",),

@@ -24,7 +24,7 @@ from nanogpt_lens.heads.naming import REASONS, THRESHOLDS, asked_thresholds, thr
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.model.weights import head_weights
 from nanogpt_lens.results import HeadTaxonomy, Sample, Scores
-from nanogpt_lens.text.corpus import Corpus, name_of, text_sample
+from nanogpt_lens.text.corpus import Corpus, open_corpus, text_sample
 from nanogpt_lens.text.prompts import random_tokens, repeated_tokens
 
 SCORES: dict[str, str] = {
@@ -187,14 +187,15 @@ class _Data(NamedTuple):
 
 def _data(model: Hooked, corpus: Corpus | None, seq_len: int | None, n: int, seed: int) -> _Data:
     """The sequences that heads are scored on; the arguments are those of `score_heads`."""
-    text, origin = text_sample(model, corpus, seq_len=seq_len, n=n, seed=seed)
+    opened = open_corpus(model, corpus)
+    text, origin = text_sample(model, opened, seq_len=seq_len, n=n, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     noise = random_tokens(model, n, text.shape[1], repeats="allow", generator=generator)
     return _Data(
         text=text,
         noise=noise,
         origin=origin,
-        corpus=None if corpus is None else name_of(corpus, model),
+        corpus=None if corpus is None else opened.name,
         induction=prefix_matching(model, n=n, convention="stripe", seed=seed),
         n=n,
         seed=seed,

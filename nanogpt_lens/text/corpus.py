@@ -44,19 +44,19 @@ _IN_MEMORY = 2**24  # bytes of an encoded text that are not written to a file
 
 
 @overload
-def open_corpus(model: Hooked, corpus: Corpus, *, part: Part = "val") -> OpenedCorpus: ...
+def open_corpus(model: Hooked, corpus: Corpus | OpenedCorpus, *, part: Part = "val") -> OpenedCorpus: ...
 
 
 @overload
-def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> Opened: ...
+def open_corpus(model: Hooked, corpus: Corpus | Opened | None, *, part: Part = "val") -> Opened: ...
 
 
-def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> Opened:
+def open_corpus(model: Hooked, corpus: Corpus | Opened | None, *, part: Part = "val") -> Opened:
     """What a user gives as a corpus, as ids of the model.
 
     Args:
         model: the model, for its vocabulary, context and device.
-        corpus: see `Corpus`; None for text that the model writes itself.
+        corpus: see `Corpus`; None for text that the model writes itself. What is open comes back as it is.
         part: the part of a data folder or `TextData` that is taken.
 
     Raises:
@@ -64,6 +64,8 @@ def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> 
         DataError, VocabularyError: a file that cannot be read, a text that cannot be encoded.
     """
     check_model(model)
+    if isinstance(corpus, Opened):
+        return corpus
     if corpus is None:
         return ModelText(model=model)
     source, words = _path_or_text(corpus), ""
@@ -95,13 +97,15 @@ def open_corpus(model: Hooked, corpus: Corpus | None, *, part: Part = "val") -> 
     )
 
 
-def windows(model: Hooked, corpus: Corpus | None, *, seq_len: int, n: int, seed: int = 0) -> Int[Tensor, "example pos"]:
+def windows(
+    model: Hooked, corpus: Corpus | Opened | None, *, seq_len: int, n: int, seed: int = 0
+) -> Int[Tensor, "example pos"]:
     """At most `n` windows of a corpus, or texts that the model writes, see `Opened.windows`."""
     return open_corpus(model, corpus).windows(seq_len=seq_len, n=n, seed=seed)
 
 
 def text_sample(
-    model: Hooked, corpus: Corpus | None, *, seq_len: int | None, n: int, seed: int
+    model: Hooked, corpus: Corpus | Opened | None, *, seq_len: int | None, n: int, seed: int
 ) -> tuple[Int[Tensor, "example pos"], str]:
     """At least two windows of at least two tokens, and in words what they are.
 
@@ -118,17 +122,10 @@ def text_sample(
     return opened.windows(seq_len=length, n=n, seed=seed), opened.windows_name
 
 
-def name_of(corpus: Corpus, model: Hooked | None = None) -> str:
-    """What definitions call a corpus: the name of its file, folder or data set, or "the given corpus".
-
-    With the model that it is for, also how a file keeps its tokens, where that is not nanoGPT's way.
-    """
+def name_of(corpus: Corpus) -> str:
+    """The name of a corpus' file, folder or data set, or "the given corpus"; an opened one has a fuller `name`."""
     source = _path_or_text(corpus)
-    name = source.name or str(source) if isinstance(source, Path | TextData) else _UNNAMED
-    if model is None or not isinstance(source, Path):
-        return name
-    storage = _storage(model, corpus, _file_of(source, "val"))
-    return f"{name} ({storage.words})" if storage is not None and storage.words else name
+    return source.name or str(source) if isinstance(source, Path | TextData) else _UNNAMED
 
 
 def path_of(corpus: Corpus | None) -> Path | None:
