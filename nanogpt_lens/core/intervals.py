@@ -37,13 +37,18 @@ def t_interval(
     n = per_example.shape[-1]
     if n < 2:
         return None
-    values = per_example.detach().double().cpu()
-    mean = values.mean(-1)
-    equal = (values == values[..., :1]).all(-1)  # whose mean and deviation may be off by rounding
-    mean = torch.where(equal, values[..., 0], mean)
-    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * values.std(-1) / n**0.5
-    half = half.masked_fill(equal, 0.0)
+    mean, deviation = mean_and_deviation(per_example)
+    half = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * deviation / n**0.5
     return (mean - half).to(per_example.dtype), (mean + half).to(per_example.dtype)
+
+
+def mean_and_deviation(
+    per_example: Float[Tensor, "*axes example"],
+) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
+    """The mean over two and more examples and their standard deviation, in float64; of equal ones without rounding."""
+    values = per_example.detach().double().cpu()
+    equal = (values == values[..., :1]).all(-1)
+    return torch.where(equal, values[..., 0], values.mean(-1)), values.std(-1).masked_fill(equal, 0.0)
 
 
 def mean_fields(per_example: Float[Tensor, "*axes example"]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from torch import Tensor
 
-from nanogpt_lens.core.intervals import LEVEL
+from nanogpt_lens.core.intervals import LEVEL, mean_and_deviation
 
 
 def sure_low(per_example: Float[Tensor, "*axes example"], *, looked_at: int) -> Float[Tensor, "*axes"]:
@@ -26,10 +26,7 @@ def sure_low(per_example: Float[Tensor, "*axes example"], *, looked_at: int) -> 
     Source: Dunn 1961, "Multiple comparisons among means".
     """
     n = per_example.shape[-1]
-    values = per_example.detach().double().cpu()
     if n < 2:
-        return torch.full(values.shape[:-1], -torch.inf, dtype=torch.float64)
-    equal = (values == values[..., :1]).all(-1)  # whose mean and deviation may be off by rounding
-    error = (values.std(-1) / n**0.5).masked_fill(equal, 0.0)
-    mean = torch.where(equal, values[..., 0], values.mean(-1))
-    return mean - float(stdtrit(n - 1, 1 - (1 - LEVEL) / 2 / looked_at)) * error
+        return torch.full(per_example.shape[:-1], -torch.inf, dtype=torch.float64)
+    mean, deviation = mean_and_deviation(per_example)
+    return mean - float(stdtrit(n - 1, 1 - (1 - LEVEL) / 2 / looked_at)) * (deviation / n**0.5)

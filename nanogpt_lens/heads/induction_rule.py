@@ -50,28 +50,12 @@ def find_induction_heads(
     threshold = induction_threshold(matching, without)
     assert matching.per_example is not None  # prefix matching keeps them
     low = sure_low(matching.per_example, looked_at=matching.values.numel())
-    return InductionHeads(
-        values=matching.values,
-        axes=matching.axes,
-        labels=matching.labels,
-        quantity=matching.quantity,
-        definition=f"{matching.definition}; an induction head's is surely, for all heads together, above {THRESHOLD}, "
-        f"and {MARGIN} above chance and above the same places without repetition",
-        title=matching.title,
-        unit=matching.unit,
-        sample=matching.sample,
-        provenance=matching.provenance,
-        chance=matching.chance,
-        low=matching.low,
-        high=matching.high,
-        interval=matching.interval,
-        per_example=matching.per_example,
-        chance_per_example=matching.chance_per_example,
-        tested=matching.tested,
-        threshold=threshold,
-        sure_low=low,
-        carries=low > threshold,
+    scores = matching.as_fields()
+    scores["definition"] += (
+        f"; an induction head's is surely, for all heads together, above {THRESHOLD}, and {MARGIN} above chance and "
+        "above the same places without repetition"
     )
+    return InductionHeads(**scores, threshold=threshold, sure_low=low, carries=low > threshold)
 
 
 def induction_threshold(matching: Scores, without: Float[Tensor, "layer head"]) -> Float[Tensor, "layer head"]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -146,10 +147,12 @@ def _raise_of_logits(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float
         run(model, ids, {name: keep(name) for pair in names for name in pair})
         other = ids[:, :, None] != ids[:, None, :]  # [example, key, token of the sequence]
         layers = []
+        through_head = "example key d_read, head d_read d_head, head d_head d_model -> head example key d_model"
+        onto_tokens = "head example key d_model, d_model example token -> head example key token"
         for layer, (stream, pattern) in enumerate(names):
-            written = torch.einsum("bjm,hmd,hdn->hbjn", kept[stream], weights.v[layer], weights.o[layer])
-            logits = torch.einsum("hbjn,nbk->hbjk", written, unembed[:, ids])
-            attention = kept[pattern].transpose(0, 1)  # [head, example, key]
+            written = einsum(kept[stream], weights.v[layer], weights.o[layer], through_head)
+            logits = einsum(written, unembed[:, ids], onto_tokens)
+            attention = rearrange(kept[pattern], "example head key -> head example key")
             among = attention[:, :, None, :] * other
             usual = (logits * among).sum(-1) / among.sum(-1)
             gain = (logits.diagonal(dim1=-2, dim2=-1) - usual) * attention

@@ -128,7 +128,7 @@ def head_taxonomy(
     data = _data(model, corpus, seq_len, n, seed)
     columns = _columns(model, data)
     scores, low = _scores(model, data, columns), torch.stack([columns[name][4] for name in SCORES])
-    thresholds_and_reasons = thresholds_of(
+    levels, reason = thresholds_of(
         model,
         scores,
         low,
@@ -138,27 +138,18 @@ def head_taxonomy(
         seed=seed,
         asked=chosen,
     )
+    fields = scores.as_fields() | {
+        "quantity": "head scores and names",
+        "definition": f"{scores.definition}; a head has a name if the score is surely, for all heads together, above "
+        "the threshold",
+        "provenance": provenance(model, **{**scores.provenance["arguments"], "thresholds": chosen}),
+    }
     return HeadTaxonomy(
-        values=scores.values,
-        axes=scores.axes,
-        labels=scores.labels,
-        quantity="head scores and names",
-        scores=scores.scores,
-        sample=scores.sample,
-        definition=f"{scores.definition}; a head has a name if the score is surely, for all heads together, above the "
-        "threshold",
-        provenance=provenance(model, **{**scores.provenance["arguments"], "thresholds": chosen}),
-        chance=scores.chance,
-        low=scores.low,
-        high=scores.high,
-        interval=scores.interval,
-        per_example=scores.per_example,
-        tested=scores.tested,
-        untested=scores.untested,
-        threshold=thresholds_and_reasons.values,
+        **fields,
+        threshold=levels,
         sure_low=low,
-        carries=low > thresholds_and_reasons.values,
-        reason=thresholds_and_reasons.reason,
+        carries=low > levels,
+        reason=reason,
         reason_words=REASONS,
         least=THRESHOLDS,
     )

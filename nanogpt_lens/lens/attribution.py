@@ -20,7 +20,7 @@ from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, evaluating, provenance, run, token_labels
 from nanogpt_lens.model.identity import affine
-from nanogpt_lens.results.lens import LogitAttribution
+from nanogpt_lens.results.attribution import LogitAttribution
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.running.metrics import Answer, Positions, answer_logprob, logit_diff
 

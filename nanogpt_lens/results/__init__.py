@@ -6,6 +6,7 @@ ever unpickled), read as a data frame, and asked for its largest entries.
 
 from __future__ import annotations
 
+from nanogpt_lens.results.attribution import LogitAttribution
 from nanogpt_lens.results.base import Result, load_result
 from nanogpt_lens.results.caching import ResultCache
 from nanogpt_lens.results.circuits import CircuitRuns
@@ -26,7 +27,7 @@ from nanogpt_lens.results.heads import (
     MixedAttention,
 )
 from nanogpt_lens.results.intervening import InterventionResult
-from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores, LogitAttribution, TunedLens
+from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores, TunedLens
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
 from nanogpt_lens.results.sae import SAEEvaluation

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -53,6 +54,10 @@ class Scores(Tested, Result):
             places = [self.labels["score"].index(name) for name in self.untested]
             each = each.index_fill(self._axis("score"), torch.tensor(places), torch.nan)
         return each, 0.0 if chance is None else rounding_of(self.per_example, chance, exact=False)
+
+    def as_fields(self) -> dict[str, Any]:
+        """All that scores say, by field name, for a result that says more of the same scores."""
+        return {f.name: getattr(self, f.name) for f in fields(Scores)}
 
     def score(self, name: str) -> Shaped[Tensor, " ..."]:
         """The values of one of several scores, by name, such as `scores.score("induction")` [layer, head]."""

@@ -17,7 +17,8 @@ from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, number, percent, quoted
 from nanogpt_lens.results import LensResult
-from nanogpt_lens.results.lens import ConvergenceResult, LogitAttribution
+from nanogpt_lens.results.attribution import LogitAttribution
+from nanogpt_lens.results.lens import ConvergenceResult
 from nanogpt_lens.viz.tokens import visible
 
 _SHORT, _LONG, _N = 14, 64, 64
