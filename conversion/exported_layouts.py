@@ -15,7 +15,9 @@ from conversion.errors import CheckpointError
 from conversion.layout import from_bridge_layout, from_hooked_layout
 from conversion.model_args import Statement, statement_of
 
-_CONV1D = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
+CONV1D = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
+"""How the names end of the matrices that Hugging Face's GPT-2 stores as [in, out]."""
+
 _BUFFERS = (".attn.mask", ".attn.IGNORE", ".masked_bias", "_mask", ".causal_mask")
 _HOOKED_SIZES = {
     "n_layer": "n_layers",
@@ -101,7 +103,7 @@ def from_hooked(tensors: Mapping[str, Tensor], statement: Statement) -> dict[str
 def from_gpt2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Hugging Face's tensors under nanoGPT's names in nanoGPT's layout; biases that are all zero are left out."""
     turned = {
-        name: tensor.T if name.endswith(_CONV1D) and tensor.dim() == 2 else tensor
+        name: tensor.T if name.endswith(CONV1D) and tensor.dim() == 2 else tensor
         for name, tensor in state.items()
         if not name.endswith(".masked_bias")
     }

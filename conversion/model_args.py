@@ -118,12 +118,13 @@ _MINGPT_HEADS = {
     "gpt-micro": 4,
     "gpt-nano": 3,
 }
-_GPT2_EXPECTED: dict[str, tuple[Any, ...]] = {
+GPT2_EXPECTED: dict[str, tuple[Any, ...]] = {
     "layer_norm_epsilon": (LAYER_NORM_EPS,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "add_cross_attention": (False,),
 }
+"""The values that settings of Hugging Face's GPT-2 have in nanoGPT."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,13 +265,15 @@ def _check_gpt2(fields: Mapping[str, Any], place: str) -> None:
     """Raise CheckpointError if a Hugging Face config is of no GPT-2, or has settings that nanoGPT does not have."""
     if fields.get("model_type", "gpt2") != "gpt2":
         raise CheckpointError(f"{place} is of a model of type {fields['model_type']!r}; expected 'gpt2'")
-    expected = {
-        **_GPT2_EXPECTED,
-        "n_inner": (None, 4 * fields["n_embd"] if type(fields.get("n_embd")) is int else None),
-    }
+    wide = 4 * fields["n_embd"] if type(fields.get("n_embd")) is int else None
+    check_settings(fields, {**GPT2_EXPECTED, "n_inner": (None, wide)}, place)
+
+
+def check_settings(settings: Mapping[str, Any], expected: Mapping[str, tuple[Any, ...]], place: str) -> None:
+    """Raise CheckpointError for a setting with a value that nanoGPT does not have; one that is not stated is right."""
     for name, allowed in expected.items():
-        if fields.get(name, allowed[0]) not in allowed:
+        if settings.get(name, allowed[0]) not in allowed:
             raise CheckpointError(
-                f"{place} has {name}={fields[name]!r}, which nanoGPT cannot express; "
+                f"{place} has {name}={settings[name]!r}, which nanoGPT cannot express; "
                 f"expected {' or '.join(repr(a) for a in allowed)}"
             )

@@ -19,6 +19,8 @@ from conversion.atomic import new_folder
 from conversion.checkpoint import Checkpoint
 from conversion.config import LAYER_NORM_EPS, ActFn, NanoGPTConfig
 from conversion.errors import CheckpointError
+from conversion.exported_layouts import CONV1D, from_gpt2
+from conversion.model_args import GPT2_EXPECTED, check_settings
 from conversion.vocabulary import TOKENIZER_NAME, Vocabulary, choose_vocabulary, find_vocabulary
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ _ACT_FNS: dict[str, ActFn] = {
     "gelu_new": "gelu_new",
     "gelu_pytorch_tanh": "gelu_new",
 }
-_CONV1D = (".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight")
 
 
 def to_huggingface(
@@ -116,9 +117,13 @@ def from_huggingface(
 
     model = source if isinstance(source, GPT2LMHeadModel) else _load(Path(source))
     gpt2_config = model.config
-    _check_settings(gpt2_config)
-    state = _from_gpt2(model)
-    bias = any(bool(tensor.any()) for name, tensor in state.items() if name.endswith(".bias"))
+    expected = {"n_inner": (None, 4 * gpt2_config.n_embd), "activation_function": tuple(_ACT_FNS), **GPT2_EXPECTED}
+    check_settings(gpt2_config.to_dict(), expected, "the model's config")
+    state = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in from_gpt2(model.state_dict()).items()
+    }
+    bias = any(name.endswith(".bias") for name in state)
     tied = torch.equal(state["lm_head.weight"], state["transformer.wte.weight"])
     config = NanoGPTConfig(
         n_layer=gpt2_config.n_layer,
@@ -153,7 +158,7 @@ def _to_gpt2(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Float[Tens
     for name, tensor in checkpoint.state_dict.items():
         if checkpoint.config.tied and name == "lm_head.weight":
             continue
-        oriented = tensor.T if name.endswith(_CONV1D) else tensor
+        oriented = tensor.T if name.endswith(CONV1D) else tensor
         state[name] = oriented.detach().to(dtype).clone(memory_format=torch.contiguous_format)
         bias = name.removesuffix("weight") + "bias"
         if not checkpoint.config.bias and name != "lm_head.weight" and "transformer.w" not in name:
@@ -161,34 +166,6 @@ def _to_gpt2(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Float[Tens
     if checkpoint.config.tied:
         state["lm_head.weight"] = state["transformer.wte.weight"]
     return state
-
-
-def _from_gpt2(model: GPT2LMHeadModel) -> dict[str, Float[Tensor, " ..."]]:
-    """Copies of a Hugging Face model's tensors in nanoGPT's layout."""
-    state: dict[str, Float[Tensor, " ..."]] = {}
-    for name, tensor in model.state_dict().items():
-        oriented = tensor.T if name.endswith(_CONV1D) else tensor
-        state[name] = oriented.detach().cpu().clone(memory_format=torch.contiguous_format)
-    return state
-
-
-def _check_settings(gpt2_config: Any) -> None:
-    """Raise CheckpointError if a GPT-2's config has settings that nanoGPT does not have."""
-    expected = {
-        "n_inner": (None, 4 * gpt2_config.n_embd),
-        "activation_function": tuple(_ACT_FNS),
-        "layer_norm_epsilon": (LAYER_NORM_EPS,),
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-        "add_cross_attention": (False,),
-    }
-    for name, allowed in expected.items():
-        value = getattr(gpt2_config, name, allowed[0])
-        if value not in allowed:
-            raise CheckpointError(
-                f"the model's config has {name}={value!r}, which nanoGPT cannot express; "
-                f"expected {' or '.join(repr(a) for a in allowed)}"
-            )
 
 
 def _load(folder: Path) -> GPT2LMHeadModel:
