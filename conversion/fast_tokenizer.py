@@ -26,7 +26,7 @@ from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils.generic import PaddingStrategy
 
 from conversion.errors import ConversionError, VocabularyError
-from conversion.rust_tokenizers import PADDING_NAMES, ids_of, one_token_each, unspoken
+from conversion.rust_tokenizers import core_of, ids_of, padding_of, unspoken
 from conversion.saved_tokenizer import plain_tokenizer
 from conversion.string_vocabulary import StringVocabulary
 from conversion.vocabulary import NO_UNKNOWN, CharVocabulary, TokenizerVocabulary, Vocabulary
@@ -179,7 +179,7 @@ def tokenizer_for(vocabulary: Vocabulary, *, n_ctx: int, d_vocab: int) -> Checkp
 def _character_tokenizer(vocabulary: CharVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
     """One token per character."""
     special = unspoken(ENDOFTEXT, vocabulary.charset)
-    tokenizer = _wrapped(one_token_each(vocabulary.chars, {special: d_vocab}), special, n_ctx)
+    tokenizer = _wrapped(core_of(vocabulary, {special: d_vocab}), special, n_ctx)
     tokenizer.characters = vocabulary
     tokenizer.foreign_special = special
     return tokenizer
@@ -189,7 +189,7 @@ def _string_tokenizer(vocabulary: StringVocabulary, *, n_ctx: int, d_vocab: int)
     """One token per string; texts are cut by the vocabulary, before the Rust core sees them."""
     own = ENDOFTEXT in vocabulary.ids
     special = ENDOFTEXT if own else unspoken(ENDOFTEXT, vocabulary.characters)
-    core = one_token_each(vocabulary.strings, {} if own else {special: d_vocab})
+    core = core_of(vocabulary, {} if own else {special: d_vocab})
     tokenizer = _wrapped(core, special, n_ctx)
     tokenizer.foreign_special = None if own else special
     return tokenizer
@@ -197,9 +197,7 @@ def _string_tokenizer(vocabulary: StringVocabulary, *, n_ctx: int, d_vocab: int)
 
 def _subword_tokenizer(vocabulary: TokenizerVocabulary, *, n_ctx: int, d_vocab: int) -> CheckpointTokenizer:
     """The tokenizer of a `tokenizer.json` or of GPT-2's BPE; `<|endoftext|>` is the model's own token if it has one."""
-    core = Tokenizer.from_str(vocabulary.serialized)
-    core.no_truncation()
-    core.no_padding()
+    core = core_of(vocabulary)
     endoftext = core.token_to_id(ENDOFTEXT)
     tokenizer = _wrapped(core, ENDOFTEXT, n_ctx)
     tokenizer.foreign_special = ENDOFTEXT if endoftext is None or endoftext >= d_vocab else None
@@ -231,8 +229,8 @@ def _separator(vocabulary: Vocabulary) -> int:
 def _padding(vocabulary: Vocabulary, d_vocab: int) -> int:
     """The id that pads: the vocabulary's own, else the first that is no token of text, which may be `d_vocab`."""
     known = ids_of(vocabulary)
-    own = next((known[name] for name in PADDING_NAMES if known.get(name, d_vocab) < d_vocab), None)
-    return min(max(known.values(), default=-1) + 1, d_vocab) if own is None else own
+    own = padding_of(known, d_vocab)
+    return min(max(known.values(), default=-1) + 1, d_vocab) if own is None else known[own]
 
 
 def _wrapped(core: Tokenizer, special: str, n_ctx: int) -> CheckpointTokenizer:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from conversion.atomic import replacing
 from conversion.errors import VocabularyError, printable
 
 META_NAME = "meta.pkl"
@@ -62,6 +63,14 @@ def read_vocab_size(file: Path) -> int | None:
     meta = _plain_pickle(file)
     size = meta.get("vocab_size") if isinstance(meta, Mapping) else None
     return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
+
+
+def write_meta(folder: str | Path, meta: Mapping[str, Any]) -> Path:
+    """Write a `meta.pkl` into a folder, and return the file."""
+    file = Path(folder) / META_NAME
+    with replacing(file) as temporary:
+        temporary.write_bytes(pickle.dumps(meta))
+    return file
 
 
 def _inverted(file: Path, stoi: Any) -> dict[int, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from conversion.string_vocabulary import StringVocabulary
@@ -11,7 +14,24 @@ PADDING_NAMES = ("<PAD>", "<pad>", "[PAD]", "<|pad|>", "<|padding|>")
 """Tokens that are padding wherever they are."""
 
 
-def one_token_each(strings: tuple[str, ...], more: dict[str, int]) -> Tokenizer:
+def core_of(vocabulary: Vocabulary, more: Mapping[str, int] = MappingProxyType({})) -> Tokenizer:
+    """The Rust core of a vocabulary; of characters and strings with more tokens, given with their ids."""
+    if isinstance(vocabulary, CharVocabulary):
+        return _one_token_each(vocabulary.chars, more)
+    if isinstance(vocabulary, StringVocabulary):
+        return _one_token_each(vocabulary.strings, more)
+    core = Tokenizer.from_str(vocabulary.serialized)
+    core.no_truncation()
+    core.no_padding()
+    return core
+
+
+def padding_of(known: Mapping[str, int], d_vocab: int) -> str | None:
+    """The token that is padding wherever it is, if there is one with an id inside a model's vocabulary."""
+    return next((name for name in PADDING_NAMES if known.get(name, d_vocab) < d_vocab), None)
+
+
+def _one_token_each(strings: tuple[str, ...], more: Mapping[str, int]) -> Tokenizer:
     """A Rust core with one token per string, and more tokens with their ids; what is unknown raises."""
     core = Tokenizer(models.WordLevel(vocab={**{s: i for i, s in enumerate(strings)}, **more}, unk_token=NO_UNKNOWN))
     if all(len(string) == 1 for string in strings):

@@ -18,7 +18,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from conversion.errors import VocabularyError
-from conversion.rust_tokenizers import PADDING_NAMES, ids_of, one_token_each, unspoken
+from conversion.rust_tokenizers import PADDING_NAMES, core_of, ids_of, padding_of, unspoken
 from conversion.string_vocabulary import StringVocabulary
 from conversion.vocabulary import CharVocabulary, Vocabulary
 
@@ -45,7 +45,7 @@ def plain_tokenizer(
         core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         special: dict[str, Any] = {"eos_token": str(tokenizer.eos_token), "pad_token": str(tokenizer.eos_token)}
     else:
-        core = _core(vocabulary)
+        core = core_of(vocabulary)
         special = _padding(core, vocabulary, tokenizer.d_vocab, rarest)
     if isinstance(vocabulary, StringVocabulary) and vocabulary.one_way:
         longest_first = sorted(vocabulary.ids, key=len, reverse=True)
@@ -59,24 +59,12 @@ def plain_tokenizer(
     )
 
 
-def _core(vocabulary: Vocabulary) -> Tokenizer:
-    """The Rust core of a vocabulary, without any token of ours."""
-    if isinstance(vocabulary, CharVocabulary):
-        return one_token_each(vocabulary.chars, {})
-    if isinstance(vocabulary, StringVocabulary):
-        return one_token_each(vocabulary.strings, {})
-    core = Tokenizer.from_str(vocabulary.serialized)
-    core.no_truncation()
-    core.no_padding()
-    return core
-
-
 def _padding(
     core: Tokenizer, vocabulary: Vocabulary, d_vocab: int, rarest: Callable[[], list[int]] | None
 ) -> dict[str, Any]:
     """The settings of the token that pads, which the core has afterwards, with an id inside the vocabulary."""
     known = ids_of(vocabulary)
-    own = next((name for name in PADDING_NAMES if known.get(name, d_vocab) < d_vocab), None)
+    own = padding_of(known, d_vocab)
     if own is not None and (not isinstance(vocabulary, StringVocabulary) or _stands_alone(own, vocabulary)):
         return {"pad_token": own}
     if max(known.values()) + 1 < d_vocab:

@@ -6,7 +6,6 @@ not tell how its author cut a text. So a text is encoded only where there is exa
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +15,23 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Int
 
-from conversion.atomic import replacing
 from conversion.errors import VocabularyError
-from conversion.meta_file import META_NAME
+from conversion.meta_file import write_meta
 
 _MOST_LETTERS = 10**7
+
+
+def joined(tokens: Sequence[str], ids: Sequence[int] | np.ndarray) -> str:
+    """The tokens with some ids, one after the other.
+
+    Raises:
+        VocabularyError: there is no token with an id.
+    """
+    numbers = np.asarray(ids, dtype=np.int64).reshape(-1)
+    outside = numbers[(numbers < 0) | (numbers >= len(tokens))]
+    if len(outside):
+        raise VocabularyError(f"token {outside[0]} is not in the vocabulary; expected ids from 0 to {len(tokens) - 1}")
+    return "".join(tokens[i] for i in numbers)
 
 
 @dataclass(frozen=True)
@@ -117,13 +128,7 @@ class StringVocabulary:
         Raises:
             VocabularyError: an id is not in the vocabulary.
         """
-        numbers = np.asarray(ids, dtype=np.int64).reshape(-1)
-        outside = numbers[(numbers < 0) | (numbers >= self.size)]
-        if len(outside):
-            raise VocabularyError(
-                f"token {outside[0]} is not in the vocabulary; expected ids from 0 to {self.size - 1}"
-            )
-        return "".join(self.strings[i] for i in numbers)
+        return joined(self.strings, ids)
 
     def cut(self, text: str) -> list[str]:
         """The tokens of a text; raises VocabularyError as `encode` does."""
@@ -136,10 +141,7 @@ class StringVocabulary:
 
     def save(self, folder: str | Path) -> Path:
         """Write `meta.pkl` into a folder."""
-        file = Path(folder) / META_NAME
-        with replacing(file) as temporary:
-            temporary.write_bytes(pickle.dumps(self.to_meta()))
-        return file
+        return write_meta(folder, self.to_meta())
 
     def _ways(self, text: str) -> bytearray:
         """For every place in a text, whether the text before it can be cut into tokens."""

@@ -6,7 +6,6 @@ whoever needs text says it. A file that somebody names is read or refused.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,11 +15,11 @@ from typing import Any, NoReturn
 import numpy as np
 from jaxtyping import Int
 
-from conversion.atomic import replacing, write_text
+from conversion.atomic import write_text
 from conversion.errors import VocabularyError
 from conversion.gpt2_files import byte_level_bpe, in_hugging_face_cache, in_tiktoken_cache
-from conversion.meta_file import META_NAME, read_tokens
-from conversion.string_vocabulary import StringVocabulary
+from conversion.meta_file import META_NAME, read_tokens, write_meta
+from conversion.string_vocabulary import StringVocabulary, joined
 
 TOKENIZER_NAME = "tokenizer.json"
 NO_VOCABULARY = "none"
@@ -104,11 +103,7 @@ class CharVocabulary:
         Raises:
             VocabularyError: an id is not in the vocabulary.
         """
-        ids = np.asarray(ids, dtype=np.int64).reshape(-1)
-        if len(ids) and (ids.min() < 0 or ids.max() >= self.size):
-            bad = int(ids[(ids < 0) | (ids >= self.size)][0])
-            raise VocabularyError(f"token {bad} is not in the vocabulary; expected ids from 0 to {self.size - 1}")
-        return "".join(self.chars[i] for i in ids)
+        return joined(self.chars, ids)
 
     def refuse(self, text: str, position: int) -> NoReturn:
         """Raise VocabularyError for an unknown character, saying where it stands."""
@@ -127,10 +122,7 @@ class CharVocabulary:
 
     def save(self, folder: str | Path) -> Path:
         """Write `meta.pkl` into a folder."""
-        file = Path(folder) / META_NAME
-        with replacing(file) as temporary:
-            temporary.write_bytes(pickle.dumps(self.to_meta()))
-        return file
+        return write_meta(folder, self.to_meta())
 
 
 @dataclass(frozen=True)
