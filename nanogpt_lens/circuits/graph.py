@@ -92,11 +92,19 @@ class CircuitGraph:
 
     def mask(self, edges: Iterable[Edge]) -> Bool[Tensor, "receiver sender"]:
         """The mask of some edges."""
-        flat = torch.zeros(len(self.edges), dtype=torch.bool)
-        flat[[self.index[edge] for edge in edges]] = True
-        mask = torch.zeros_like(self.all_edges)
-        mask[self.all_edges] = flat
-        return mask
+        return self.masks(self.flags(edges)[None])[0]
+
+    def flags(self, edges: Iterable[Edge]) -> Bool[Tensor, " edge"]:
+        """For each of all edges, whether it is one of these."""
+        flags = torch.zeros(len(self.edges), dtype=torch.bool)
+        flags[[self.index[edge] for edge in edges]] = True
+        return flags
+
+    def masks(self, kept: Bool[Tensor, "set edge"]) -> Bool[Tensor, "set receiver sender"]:
+        """The masks of sets that are given as flags."""
+        masks = torch.zeros(len(kept), *self.all_edges.shape, dtype=torch.bool)
+        masks[:, self.all_edges] = kept
+        return masks
 
     def read(self, edges: Edges) -> list[Edge]:
         """The edges that are named, each once, in the order of the graph.

@@ -21,6 +21,9 @@ from nanogpt_lens.patching.runner import MEMORY
 from nanogpt_lens.results import CircuitRuns, Sample
 from nanogpt_lens.running.metrics import Metric
 
+TOKENS = 2048
+"""The tokens of all runs of a chunk: more than that leave the processor's cache."""
+
 
 def run_circuit(
     model: Hooked,
@@ -111,11 +114,12 @@ def values_of(
     ready: Prepared, masks: Bool[Tensor, "set receiver sender"], *, memory: int, progress: bool
 ) -> Float[Tensor, "set example"]:
     """The metric of each circuit, for each example."""
-    size = max(1, memory // _bytes_of_one(ready.runs))
+    size = max(1, min(memory // _bytes_of_one(ready.runs), TOKENS // ready.runs.live[0, ..., 0].numel()))
     values = []
     with torch.no_grad(), tqdm(total=len(masks), unit="circuit", delay=1, disable=not progress) as bar:
         for some in masks.split(size):
-            values.append(ready.metric(ready.runs(some)))
+            shared = ready.runs.shared_by(some) if len(some) > 1 else None
+            values.append(ready.metric(ready.runs(some, shared=shared)))
             bar.update(len(some))
     return torch.cat(values)
 
