@@ -16,6 +16,7 @@ from nanogpt_lens.circuits.written import names_written, put_in_place, written, 
 from nanogpt_lens.core.choices import Source
 from nanogpt_lens.model.access import Hooked, Text, provenance, record
 from nanogpt_lens.patching.runs import check_direction, pair_of, reference_tokens
+from nanogpt_lens.results import Sample
 from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
 
 
@@ -48,6 +49,10 @@ class Prepared:
         whole = self.graph.all_edges
         with torch.no_grad():
             return self.metric(self.runs(torch.stack([torch.zeros_like(whole), whole])))
+
+    def sample(self, seed: int) -> Sample:
+        """What was measured on."""
+        return Sample(n=len(self.clean), seq_len=self.clean.shape[1], seed=seed)
 
     def provenance(self, **more: Any) -> dict[str, Any]:
         """What is needed to make the runs again."""

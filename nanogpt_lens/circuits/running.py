@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -18,8 +18,11 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import interval_fields
 from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.runner import MEMORY
-from nanogpt_lens.results import CircuitRuns, Sample
+from nanogpt_lens.results import CircuitRuns
 from nanogpt_lens.running.metrics import Metric
+
+Measure: TypeAlias = Callable[[Float[Tensor, "set example read d_vocab"]], Shaped[Tensor, "set _"]]
+"""A value for each set and example, from the logits that the metric reads."""
 
 TOKENS = 2048
 """The tokens of all runs of a chunk: more than that leave the processor's cache."""
@@ -74,7 +77,7 @@ def run_circuit(
             f"{'the corrupted run' if source == 'other' else source}; faithfulness is (circuit - no edge) / "
             "(all edges - no edge), a ratio of means over the examples"
         ),
-        sample=Sample(n=len(ready.clean), seq_len=ready.clean.shape[1], seed=seed),
+        sample=ready.sample(seed),
         provenance=ready.provenance(circuits=[[str(edge) for edge in circuit] for circuit in circuits]),
         n_edges=tuple(map(len, circuits)),
         full=full if kept else full.mean(-1, keepdim=True),
@@ -111,15 +114,20 @@ def check_gap(empty: float, full: float) -> None:
 
 
 def values_of(
-    ready: Prepared, masks: Bool[Tensor, "set receiver sender"], *, memory: int, progress: bool
+    ready: Prepared,
+    masks: Bool[Tensor, "set receiver sender"],
+    *,
+    memory: int,
+    progress: bool,
+    measure: Measure | None = None,
 ) -> Float[Tensor, "set example"]:
-    """The metric of each circuit, for each example."""
+    """The metric of each circuit, or another measure of its logits, for each example."""
     size = max(1, min(memory // _bytes_of_one(ready.runs), TOKENS // ready.runs.live[0, ..., 0].numel()))
     values = []
     with torch.no_grad(), tqdm(total=len(masks), unit="circuit", delay=1, disable=not progress) as bar:
         for some in masks.split(size):
             shared = ready.runs.shared_by(some) if len(some) > 1 else None
-            values.append(ready.metric(ready.runs(some, shared=shared)))
+            values.append((measure or ready.metric)(ready.runs(some, shared=shared)))
             bar.update(len(some))
     return torch.cat(values)
 

@@ -18,6 +18,7 @@ from nanogpt_lens.results.effects import (
     SimilarDirections,
     SteeringEffect,
 )
+from nanogpt_lens.results.found_circuits import Circuit
 from nanogpt_lens.results.heads import (
     AttentionPatterns,
     HeadMatches,
@@ -39,6 +40,7 @@ __all__ = [
     "AttentionPatterns",
     "AttributionResult",
     "ChangePoint",
+    "Circuit",
     "CircuitRuns",
     "ConvergenceResult",
     "Excerpt",
