@@ -113,7 +113,7 @@ def lenses(model, train, val):
 
 def autoencoder(model, train, val):
     start = time.perf_counter()
-    sae = ngl.train_sae(model, train, layer=2, progress=False)
+    sae = ngl.sae.train_sae(model, train, layer=2, progress=False)
     seconds = time.perf_counter() - start
     scores = ngl.evaluate_sae(model, val, sae, n=1742, progress=False)
     print(f"TopK autoencoder of layer 2, hook_resid_post, trained in {seconds:.0f} s\n{scores}", flush=True)

@@ -6,8 +6,8 @@
     ngl.check("out-shakespeare-char").raise_if_failed()
 
 What most people need is here; classes of results are in `ngl.results`, metrics in `ngl.metrics`, tasks to train on in
-`ngl.tasks`, errors in `ngl.errors`, every analysis by name in `ngl.catalogue`. Names are imported when they are first
-used, so that `nanogpt-lens --help` needs no torch.
+`ngl.tasks`, sparse autoencoders in `ngl.sae`, errors in `ngl.errors`, every analysis by name in `ngl.catalogue`. Names
+are imported when they are first used, so that `nanogpt-lens --help` needs no torch.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conversion.checkpoint import read_checkpoint, save_checkpoint
     from conversion.transformerlens_to_nanogpt import to_nanogpt
+    from nanogpt_lens.circuits.discovery import find_circuit
     from nanogpt_lens.circuits.edges import edge_effects
     from nanogpt_lens.circuits.estimates import edge_attribution
     from nanogpt_lens.circuits.running import run_circuit
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
     from nanogpt_lens.runs.stages import list_stages
     from nanogpt_lens.runs.trajectory import trajectory
     from nanogpt_lens.sae.evaluation import evaluate_sae
-    from nanogpt_lens.sae.training import load_sae, save_sae, train_sae
     from nanogpt_lens.text.datasets import read_data
     from nanogpt_lens.text.pairs import find_prompt_pair
     from nanogpt_lens.text.prompts import induction_pairs, repeated_tokens
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
 _NAMES: dict[str, tuple[str, ...]] = {
     "conversion.checkpoint": ("read_checkpoint", "save_checkpoint"),
     "conversion.transformerlens_to_nanogpt": ("to_nanogpt",),
+    "nanogpt_lens.circuits.discovery": ("find_circuit",),
     "nanogpt_lens.circuits.edges": ("edge_effects",),
     "nanogpt_lens.circuits.estimates": ("edge_attribution",),
     "nanogpt_lens.circuits.running": ("run_circuit",),
@@ -123,7 +124,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.runs.stages": ("list_stages",),
     "nanogpt_lens.runs.trajectory": ("trajectory",),
     "nanogpt_lens.sae.evaluation": ("evaluate_sae",),
-    "nanogpt_lens.sae.training": ("load_sae", "save_sae", "train_sae"),
     "nanogpt_lens.text.datasets": ("read_data",),
     "nanogpt_lens.text.pairs": ("find_prompt_pair",),
     "nanogpt_lens.text.prompts": ("induction_pairs", "repeated_tokens"),
@@ -140,7 +140,7 @@ _MODULES = {
     "metrics": "nanogpt_lens.running.metrics",
     "tasks": "nanogpt_lens.text.tasks",
     "widgets": "nanogpt_lens.reporting.widgets",
-    **{folder: f"nanogpt_lens.{folder}" for folder in ("results", "viz")},
+    **{folder: f"nanogpt_lens.{folder}" for folder in ("results", "sae", "viz")},
 }
 
 __all__ = [*sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -82,10 +82,8 @@ class Circuit(Result):
 
         The edges were chosen on these prompts: see `validate_circuit` for others.
         """
-        if len(self.per_example) < 2:
-            return None
         ends = t_interval(ratio_per_example(self.per_example - self.empty, self.full - self.empty))
-        return float(ends[0]), float(ends[1])
+        return None if ends is None else (float(ends[0]), float(ends[1]))
 
     @property
     def holds(self) -> bool:
@@ -113,7 +111,8 @@ class Circuit(Result):
         """The mean over pairs of circuits, of this one and the random orders', of edges shared / edges in either."""
         if self.other_circuits is None:
             return None
-        sets = torch.cat([self.kept[None], self.other_circuits]).double()
+        every = torch.cat([self.kept[None], self.other_circuits])
+        sets = every.double()
         both, sizes = sets @ sets.T, sets.sum(1)
         either = sizes[:, None] + sizes - both
         pairs = torch.ones_like(both).triu(1).bool()
