@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.circuits.discovery import find_circuit
     from nanogpt_lens.circuits.edges import edge_effects
     from nanogpt_lens.circuits.estimates import edge_attribution
+    from nanogpt_lens.circuits.grading import grade_circuit_methods
     from nanogpt_lens.circuits.running import run_circuit
     from nanogpt_lens.compare.heads import match_heads
     from nanogpt_lens.core.errors import AnalysisError, NanoGPTLensError
@@ -79,6 +80,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.circuits.discovery": ("find_circuit",),
     "nanogpt_lens.circuits.edges": ("edge_effects",),
     "nanogpt_lens.circuits.estimates": ("edge_attribution",),
+    "nanogpt_lens.circuits.grading": ("grade_circuit_methods",),
     "nanogpt_lens.circuits.running": ("run_circuit",),
     "nanogpt_lens.compare.heads": ("match_heads",),
     "nanogpt_lens.core.errors": ("AnalysisError", "NanoGPTLensError"),

@@ -203,6 +203,7 @@ _row("edge_effects", "circuits.edges", "prompts", "what every edge of the graph 
 _row("edge_attribution", "circuits.estimates", "prompts", "a gradient's estimate of every edge")
 _row("run_circuit", "circuits.running", "prompts", "the model with some of its edges alone")
 _row("find_circuit", "circuits.discovery", "prompts", "few edges that do what all do, and whether any can go")
+_row("grade_circuit_methods", "circuits.grading", "prompts", "methods that find circuits, against the truth")
 _row("logit_lens", "lens.logit", "text", "what each layer would predict", "lens")
 _row("measure_convergence", "lens.convergence", "corpus", "the logit lens by depth: KL, entropy, loss", "lens")
 _row("direct_logit_attribution", "lens.attribution", "text", "what each component adds to a logit", "lens")

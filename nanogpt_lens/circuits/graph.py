@@ -79,6 +79,11 @@ class CircuitGraph:
         """All edges, by receiver, and for each receiver by sender."""
         return tuple(Edge(s, r) for r in self.receivers for s in self.senders[: self.n_before(r)])
 
+    def layers_behind(self, edge: Edge) -> float:
+        """What follows an edge, as a part of a forward pass: a layer is as much as all others, an MLP half of one."""
+        end = edge.receiver
+        return (self.n_layers - end.layer - (0.5 if end.kind == "mlp" else 0.0)) / self.n_layers
+
     @cached_property
     def index(self) -> dict[Edge, int]:
         """The place of each edge among all."""

@@ -69,6 +69,7 @@ class Ranking:
         signed: whether the scores have a sign.
         chosen: the circuit that the method chooses by itself; None where it only ranks.
         circuits: other circuits that it came by, one for each of ACDC's thresholds.
+        n_runs: how many forward passes it took; a backward pass counts as two, a layer as its part of a pass.
     """
 
     scores: Float[Tensor, " edge"]
@@ -76,6 +77,7 @@ class Ranking:
     signed: bool = True
     chosen: Bool[Tensor, " edge"] | None = None
     circuits: Bool[Tensor, "threshold edge"] | None = None
+    n_runs: float = 0.0
 
     @property
     def rank(self) -> Int[Tensor, " edge"]:
@@ -89,18 +91,20 @@ def ranking(search: Search, method: SearchMethod, asked: Question) -> Ranking:
     Raises:
         AnalysisError: as `edge_effects` and `edge_attribution` raise it; "attention" without a corrupted text.
     """
-    return _METHODS[method](search, asked)
+    before = search.n_runs
+    ranked = _METHODS[method](search, asked)
+    return replace(ranked, n_runs=ranked.n_runs + search.n_runs - before)
 
 
 def _exact(search: Search, asked: Question) -> Ranking:
     result = edge_effects(**asked.arguments, memory=search.memory, progress=asked.progress)
-    return _by_magnitude(result.effect)
+    return replace(_by_magnitude(result.effect), n_runs=2 + sum(map(search.graph.layers_behind, search.graph.edges)))
 
 
 def _estimated(method: Literal["eap", "eap_ig"]) -> Callable[[Search, Question], Ranking]:
     def estimate(search: Search, asked: Question) -> Ranking:
         result = edge_attribution(**asked.arguments, method=method, steps=asked.steps, progress=asked.progress)
-        return _by_magnitude(result.values)
+        return replace(_by_magnitude(result.values), n_runs=2 + 3 * (asked.steps if method == "eap_ig" else 1))
 
     return estimate
 
@@ -111,7 +115,7 @@ def _weights(search: Search, asked: Question) -> Ranking:
 
 def _attention(search: Search, asked: Question) -> Ranking:
     scores = by_attention(asked.arguments["model"], search.ready.clean, search.ready.corrupted)
-    return replace(_by_magnitude(scores), signed=False)
+    return replace(_by_magnitude(scores), signed=False, n_runs=2)
 
 
 def _greedy(search: Search, asked: Question) -> Ranking:

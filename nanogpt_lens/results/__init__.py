@@ -19,6 +19,7 @@ from nanogpt_lens.results.effects import (
     SteeringEffect,
 )
 from nanogpt_lens.results.found_circuits import Circuit
+from nanogpt_lens.results.grades import CircuitGrades
 from nanogpt_lens.results.heads import (
     AttentionPatterns,
     HeadMatches,
@@ -41,6 +42,7 @@ __all__ = [
     "AttributionResult",
     "ChangePoint",
     "Circuit",
+    "CircuitGrades",
     "CircuitRuns",
     "ConvergenceResult",
     "Excerpt",
