@@ -46,7 +46,7 @@ def find_circuit(
     divergence: Divergence = "metric",
     exchanges: int = 2,
     orders: int = 4,
-    at_once: float = 0.2,
+    at_once: float = 0.5,
     seed: int = 0,
     memory: int = MEMORY,
     progress: bool = True,

@@ -1,7 +1,8 @@
 """Circuits by leaving edges out: the least missed first, in the order of the graph (ACDC), or in any order.
 
 `backward` scores every edge anew after each removal, and leaves out the one without which the faithfulness is nearest
-to 1; while there are many edges, several at once, if the circuit without all of them is still within the tolerance.
+to 1; several at once, if the circuit without all of them is still within half of the tolerance, so that most of it is
+left for the choices that matter.
 
 `in_order` asks the edges one after the other, as ACDC does (Conmy et al. 2023, "Towards Automated Circuit Discovery for
 Mechanistic Interpretability"): an edge goes if the run without it is not farther from the whole model's than the run
@@ -19,6 +20,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.circuits.search import Distance, Search, without
+
+_OF_SEVERAL = 0.5
+"""The share of the tolerance that may be used up where several edges go at once."""
 
 _AHEAD = 32
 """The most runs that are made before it is known whether they are needed."""
@@ -44,10 +48,12 @@ def backward(
         while bool(kept.any()):
             leave = _least_missed(search, kept, at_once, len(kept) if found is not None else max(n_edges, 0))
             off = search.off(_prefixes(kept, leave))
-            fits = [i for i, distance in enumerate(off.tolist()) if distance <= search.tolerance]
-            if found is None and n_edges < 0 and not fits:
+            sizes = _halvings(len(leave))
+            allowed = [search.tolerance * (1 if size == 1 else _OF_SEVERAL) for size in sizes]
+            fitting = [size for size, most, far in zip(sizes, allowed, off.tolist(), strict=True) if far <= most]
+            if found is None and n_edges < 0 and not fitting:
                 found = kept.clone()
-            n_gone = _halvings(len(leave))[fits[0]] if fits else max(1, len(leave) // 4)
+            n_gone = fitting[0] if fitting else min(len(leave), max(1, int(kept.sum()) // 20))
             kept[leave[:n_gone]] = False
             gone += leave[:n_gone].tolist()
             bar.update(n_gone)

@@ -123,7 +123,7 @@ def grade_circuit_methods(
         definition=(
             f"against the exact effect of every edge ({direction}, source {source}) on {ready.metric.definition}; "
             f"relevant is an effect of at least {relevant:.2g} of the gap between all edges and none; k is {k}; orders "
-            f"are by magnitude; MIB's shares are {', '.join(str(n) for n in mib_sizes(n_edges))} of {n_edges} edges here"
+            f"are by magnitude; MIB's shares are {', '.join(map(str, mib_sizes(n_edges)))} of {n_edges} edges"
         ),
         title="methods, graded",
         sample=ready.sample(seed),
@@ -190,7 +190,7 @@ class _Truth:
 
 def _spearman(one: Float[Tensor, " edge"], two: Float[Tensor, " edge"]) -> float:
     """The correlation of ranks; equal values share theirs."""
-    ranks = torch.tensor([rankdata(one.numpy()), rankdata(two.numpy())])
+    ranks = torch.stack([torch.from_numpy(rankdata(scores.numpy())) for scores in (one, two)])
     return float(torch.corrcoef(ranks)[0, 1])
 
 

@@ -22,7 +22,7 @@ SearchMethod: TypeAlias = Literal["greedy", "exact", "acdc", "eap_ig", "eap", "w
 Divergence: TypeAlias = Literal["metric", "kl"]
 """How ACDC compares a run with the whole model's: by the metric's mean, or by KL divergence of the outputs."""
 
-THRESHOLDS = tuple(10 ** (i / 2) for i in range(-8, 0))
+THRESHOLDS = tuple(10 ** (i / 2) for i in range(-6, 0))
 """ACDC's thresholds where none is given, as shares of the distance between the run with no edge and that with all."""
 
 IN_WORDS: dict[SearchMethod, str] = {
@@ -54,7 +54,7 @@ class Question:
     steps: int = 5
     threshold: float | None = None
     divergence: Divergence = "metric"
-    at_once: float = 0.2
+    at_once: float = 0.5
     n_edges: int = -1
     progress: bool = True
 

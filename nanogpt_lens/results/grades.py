@@ -81,10 +81,7 @@ class CircuitGrades(Result):
         estimates = sorted((m for m in self.methods if m in ("eap", "eap_ig")), key=cost.__getitem__)
         said = [self._of(method) for method in estimates]
         safe = next((method for method in estimates if self.is_safe(method)), None)
-        if safe is not None:
-            advice = f"use {_NAMES[safe]}"
-        else:
-            advice = "use exact effects"
+        advice = "use exact effects" if safe is None else f"use {_NAMES[safe]}"
         return f"{'; '.join(said)}: {advice}" if said else advice
 
     def _of(self, method: str) -> str:
