@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.circuits.estimates import edge_attribution
     from nanogpt_lens.circuits.grading import grade_circuit_methods
     from nanogpt_lens.circuits.running import run_circuit
+    from nanogpt_lens.circuits.validation import validate_circuit
     from nanogpt_lens.compare.heads import match_heads
     from nanogpt_lens.core.errors import AnalysisError, NanoGPTLensError
     from nanogpt_lens.directions.find import direction_similarity, principal_components, project_direction
@@ -82,6 +83,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.circuits.estimates": ("edge_attribution",),
     "nanogpt_lens.circuits.grading": ("grade_circuit_methods",),
     "nanogpt_lens.circuits.running": ("run_circuit",),
+    "nanogpt_lens.circuits.validation": ("validate_circuit",),
     "nanogpt_lens.compare.heads": ("match_heads",),
     "nanogpt_lens.core.errors": ("AnalysisError", "NanoGPTLensError"),
     "nanogpt_lens.directions.find": ("direction_similarity", "principal_components", "project_direction"),

@@ -204,6 +204,7 @@ _row("edge_attribution", "circuits.estimates", "prompts", "a gradient's estimate
 _row("run_circuit", "circuits.running", "prompts", "the model with some of its edges alone")
 _row("find_circuit", "circuits.discovery", "prompts", "few edges that do what all do, and whether any can go")
 _row("grade_circuit_methods", "circuits.grading", "prompts", "methods that find circuits, against the truth")
+_row("validate_circuit", "circuits.validation", "prompts", "whether a circuit holds what it claims")
 _row("logit_lens", "lens.logit", "text", "what each layer would predict", "lens")
 _row("measure_convergence", "lens.convergence", "corpus", "the logit lens by depth: KL, entropy, loss", "lens")
 _row("direct_logit_attribution", "lens.attribution", "text", "what each component adds to a logit", "lens")

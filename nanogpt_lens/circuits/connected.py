@@ -33,5 +33,5 @@ def without_dangling(graph: CircuitGraph, kept: Bool[Tensor, " edge"], source: S
 
 def _owners(graph: CircuitGraph) -> Int[Tensor, " receiver"]:
     """By receiver the place of the sender that computes from it; -1 for the logits."""
-    places = {(node.kind, node.layer, node.head): i for i, node in enumerate(graph.senders)}
-    return torch.tensor([places.get((node.kind, node.layer, node.head), -1) for node in graph.receivers])
+    places = {node: i for i, node in enumerate(graph.senders)}
+    return torch.tensor([places.get(graph.node_of(receiver), -1) for receiver in graph.receivers])

@@ -36,13 +36,13 @@ class Flow:
         senders: the places of the senders whose differences are each set's own.
     """
 
-    masks: Float[Tensor, "set receiver sender"]
+    masks: Float[Tensor, "set receiver sender *pos"]
     probes: Mapping[str, Float[Tensor, ...]]
     shared: Shared
     senders: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        edges = (self.masks != 0).any(0)
+        edges = (self.masks != 0).flatten(3).any(-1).any(0) if self.masks.dim() == 4 else (self.masks != 0).any(0)
         self.is_read: list[bool] = edges.any(0).tolist()
         self._reads: list[bool] = edges.any(1).tolist()
         self._parts: list[Float[Tensor, "set sender example pos d_model"]] = []

@@ -9,7 +9,7 @@ layers with 4 heads has 479 edges. Biases belong to no node and flow always. The
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -83,6 +83,14 @@ class CircuitGraph:
         """What follows an edge, as a part of a forward pass: a layer is as much as all others, an MLP half of one."""
         end = edge.receiver
         return (self.n_layers - end.layer - (0.5 if end.kind == "mlp" else 0.0)) / self.n_layers
+
+    def node_of(self, receiver: Node) -> Node:
+        """The sender that computes from what a receiver reads; the logits themselves."""
+        return replace(receiver, part="")
+
+    def into(self, node: Node) -> list[Node]:
+        """The receivers of a node: a head's three, an MLP's or the logits' one, none of the embedding."""
+        return [receiver for receiver in self.receivers if self.node_of(receiver) == node]
 
     @cached_property
     def index(self) -> dict[Edge, int]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
@@ -103,7 +103,7 @@ class MaskedRuns:
 
     def __call__(
         self,
-        masks: Shaped[Tensor, "set receiver sender"],
+        masks: Shaped[Tensor, "set receiver sender *pos"],
         *,
         embed: Float[Tensor, "example pos d_model"] | None = None,
         probes: Mapping[str, Float[Tensor, ...]] | None = None,
@@ -113,7 +113,7 @@ class MaskedRuns:
 
         Args:
             masks: for each set 1 where an edge carries what its sender computes, 0 where it does not; something
-                between mixes both.
+                between mixes both. With a last axis for each position by itself, up to the last that is read.
             embed: what the embedding writes; None for the clean run's.
             probes: by the name of a receiver, what is added to its input; for gradients.
             shared: the first layers, where all sets agree on them.
@@ -189,10 +189,10 @@ class MaskedRuns:
         """What enters some receivers, which read the same senders."""
         names = [str(self.graph.receivers[row]) for row in rows]
         masks = flow.masks[:, rows]
-        carried = masks[:, :, flow.shared.senders] @ flow.shared.differences.flatten(1)
+        carried = _carried(masks[:, :, flow.shared.senders], flow.shared.differences[None])
         if flow.senders:
-            carried = carried + masks[:, :, flow.senders] @ flow.differences().flatten(2)
-        inputs = self._without[names[0]] + carried.unflatten(2, self.live.shape[1:])
+            carried = carried + _carried(masks[:, :, flow.senders], flow.differences())
+        inputs = self._without[names[0]] + carried
         if any(name in flow.probes for name in names):
             inputs = inputs + torch.stack([flow.probes[name] for name in names])
         return inputs
@@ -238,3 +238,15 @@ class MaskedRuns:
         block = self.model.blocks[layer]
         normal = self._normal(block.ln2, inputs)
         return block.mlp(rearrange(normal, "set one example pos d -> (set one example) pos d")).view_as(inputs)
+
+
+def _carried(
+    masks: Float[Tensor, "set receiver sender *pos"],
+    differences: Float[Tensor, "one_or_set sender example pos d_model"],
+) -> Float[Tensor, "set receiver example pos d_model"]:
+    """What the edges of some receivers carry, all senders together."""
+    if masks.dim() == 4:
+        differences = differences.expand(len(masks), *differences.shape[1:])
+        pattern = "set receiver sender pos, set sender example pos d_model -> set receiver example pos d_model"
+        return einsum(masks, differences, pattern)
+    return (masks @ differences.flatten(2)).unflatten(2, differences.shape[2:])

@@ -36,6 +36,7 @@ from nanogpt_lens.results.sae import SAEEvaluation
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.results.scores import Scores
 from nanogpt_lens.results.trajectory import ChangePoint, Trajectory
+from nanogpt_lens.results.validation import CircuitValidation
 
 __all__ = [
     "AttentionPatterns",
@@ -44,6 +45,7 @@ __all__ = [
     "Circuit",
     "CircuitGrades",
     "CircuitRuns",
+    "CircuitValidation",
     "ConvergenceResult",
     "Excerpt",
     "HeadMatches",

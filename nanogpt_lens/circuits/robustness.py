@@ -1,0 +1,123 @@
+"""One circuit, run in the ways that are in use, which do not agree (Miller et al. 2024).
+
+"Transformer Circuit Faithfulness Metrics are not Robust" names six choices: the size of the parts that are kept, which
+kinds of parts, what takes the place of the others, at which positions, whether the others are ablated or the circuit is
+restored, and whether the circuit is run or its complement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from nanogpt_lens.circuits.edges import edge_effects
+from nanogpt_lens.circuits.graph import CircuitGraph
+from nanogpt_lens.circuits.prepared import prepare
+from nanogpt_lens.circuits.search import Search
+from nanogpt_lens.core.choices import Source
+from nanogpt_lens.core.intervals import ratio_per_example, t_interval
+
+CHOICES = ("granularity", "components", "ablation", "positions", "direction", "part")
+"""The six choices."""
+
+_USUAL = {
+    "granularity": "edges",
+    "components": "heads and MLPs",
+    "ablation": "other",
+    "positions": "all",
+    "direction": "ablate",
+    "part": "circuit",
+}
+
+_SHARE = 0.01
+"""The share of the gap that the effect of an edge at a position must have for the edge to be kept there."""
+
+
+def robustness(
+    search: Search, circuit: Bool[Tensor, " edge"], arguments: dict[str, Any], *, memory: int
+) -> dict[str, Any]:
+    """The robustness table, as fields of a validation: each row is one way of running the circuit."""
+    rows = list[tuple[dict[str, str], Tensor]]()
+    sources: tuple[Source, ...] = ("other", "zero", "mean", "resample")
+    if search.ready.corrupted is None:
+        sources = sources[1:]
+    usual = arguments["source"]
+    for source in sources:
+        here = search if source == usual else _search(arguments | {"source": source}, memory)
+        for change, kept in _sets(search.graph, circuit):
+            values = here.values(kept[None])[0]
+            rows.append((change | {"ablation": source}, _each(here, values)))
+    if search.ready.corrupted is not None and usual == "other":
+        restored = prepare(**arguments | {"source": "other", "direction": "denoise"})
+        back = Search(restored, tolerance=search.tolerance, memory=memory)
+        for change, kept in _sets(search.graph, circuit):
+            if change.get("part") != "complement":
+                gone = back.values(~kept[None])[0]
+                rows.append(
+                    (change | {"direction": "restore"}, ratio_per_example(gone - back.full, back.empty - back.full))
+                )
+    rows.append(({"positions": "where it matters", "ablation": usual}, _at_positions(search, circuit, arguments)))
+    ends = [t_interval(each) for _, each in rows]
+    nan = torch.tensor(float("nan"), dtype=torch.float64)
+    return {
+        "choices": tuple(
+            tuple((_USUAL | {"ablation": usual} | change)[name] for name in CHOICES) for change, _ in rows
+        ),
+        "robustness": torch.stack([each.mean() for _, each in rows]),
+        "robustness_low": torch.stack([nan if end is None else end[0] for end in ends]),
+        "robustness_high": torch.stack([nan if end is None else end[1] for end in ends]),
+    }
+
+
+def _search(arguments: dict[str, Any], memory: int) -> Search:
+    return Search(prepare(**arguments), tolerance=0.1, memory=memory)
+
+
+def _sets(
+    graph: CircuitGraph, circuit: Bool[Tensor, " edge"]
+) -> Iterator[tuple[dict[str, str], Bool[Tensor, " edge"]]]:
+    """The circuit in other sizes and kinds of parts, and its complement."""
+    yield {}, circuit
+    yield {"part": "complement"}, ~circuit
+    yield {"granularity": "q, k, v together"}, _together(graph, circuit)
+    yield {"granularity": "nodes"}, _between_nodes(graph, circuit)
+    yield {"components": "heads alone"}, circuit | torch.tensor([edge.sender.kind != "head" for edge in graph.edges])
+
+
+def _together(graph: CircuitGraph, circuit: Bool[Tensor, " edge"]) -> Bool[Tensor, " edge"]:
+    """All edges from a sender to a head that has one of them."""
+    ends = [(edge.sender, graph.node_of(edge.receiver)) for edge in graph.edges]
+    kept = {end for end, flag in zip(ends, circuit.tolist(), strict=True) if flag}
+    return torch.tensor([end in kept for end in ends])
+
+
+def _between_nodes(graph: CircuitGraph, circuit: Bool[Tensor, " edge"]) -> Bool[Tensor, " edge"]:
+    """All edges between the nodes that the circuit touches."""
+    ends = [(edge.sender, graph.node_of(edge.receiver)) for edge in graph.edges]
+    nodes = {node for end, flag in zip(ends, circuit.tolist(), strict=True) if flag for node in end}
+    return torch.tensor([sender in nodes and receiver in nodes for sender, receiver in ends])
+
+
+def _each(search: Search, values: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
+    return ratio_per_example(values - search.empty, search.full - search.empty)
+
+
+def _at_positions(
+    search: Search, circuit: Bool[Tensor, " edge"], arguments: dict[str, Any]
+) -> Float[Tensor, " example"]:
+    """The faithfulness where each edge is kept only at the positions at which it has an effect by itself."""
+    graph, runs = search.graph, search.ready.runs
+    chosen = [edge for edge, flag in zip(graph.edges, circuit.tolist(), strict=True) if flag]
+    effects = edge_effects(**arguments, edges=chosen, positions="each", progress=False).effect.double()
+    gap = float((search.full.mean() - search.empty.mean()).abs())
+    kept = torch.zeros(len(circuit), effects.shape[1], dtype=torch.bool)
+    kept[circuit] = effects.abs() >= _SHARE * gap
+    mask = torch.zeros(1, *graph.all_edges.shape, effects.shape[1], dtype=torch.bool)
+    mask[:, graph.all_edges] = kept
+    with torch.no_grad():
+        values = search.ready.metric(runs(mask[..., : runs.live.shape[2]]))[0].double()
+    return _each(search, values)
