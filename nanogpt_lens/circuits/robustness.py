@@ -8,7 +8,7 @@ restored, and whether the circuit is run or its complement.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +18,6 @@ from nanogpt_lens.circuits.edges import edge_effects
 from nanogpt_lens.circuits.graph import CircuitGraph
 from nanogpt_lens.circuits.prepared import prepare
 from nanogpt_lens.circuits.search import Search
-from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.intervals import ratio_per_example, t_interval
 
 CHOICES = ("granularity", "components", "ablation", "positions", "direction", "part")
@@ -33,6 +32,9 @@ _USUAL = {
     "part": "circuit",
 }
 
+Row: TypeAlias = tuple[dict[str, str], Float[Tensor, " example"]]
+"""Which choices are not the usual ones, and each prompt's part of the faithfulness."""
+
 _SHARE = 0.01
 """The share of the gap that the effect of an edge at a position must have for the edge to be kept there."""
 
@@ -41,40 +43,37 @@ def robustness(
     search: Search, circuit: Bool[Tensor, " edge"], arguments: dict[str, Any], *, memory: int
 ) -> dict[str, Any]:
     """The robustness table, as fields of a validation: each row is one way of running the circuit."""
-    rows = list[tuple[dict[str, str], Tensor]]()
-    sources: tuple[Source, ...] = ("other", "zero", "mean", "resample")
-    if search.ready.corrupted is None:
-        sources = sources[1:]
-    usual = arguments["source"]
-    for source in sources:
-        here = search if source == usual else _search(arguments | {"source": source}, memory)
-        for change, kept in _sets(search.graph, circuit):
-            values = here.values(kept[None])[0]
-            rows.append((change | {"ablation": source}, _each(here, values)))
-    if search.ready.corrupted is not None and usual == "other":
-        restored = prepare(**arguments | {"source": "other", "direction": "denoise"})
-        back = Search(restored, tolerance=search.tolerance, memory=memory)
-        for change, kept in _sets(search.graph, circuit):
-            if change.get("part") != "complement":
-                gone = back.values(~kept[None])[0]
-                rows.append(
-                    (change | {"direction": "restore"}, ratio_per_example(gone - back.full, back.empty - back.full))
-                )
-    rows.append(({"positions": "where it matters", "ablation": usual}, _at_positions(search, circuit, arguments)))
+    rows = list(_rows(search, circuit, arguments, memory))
+    usual = _USUAL | {"ablation": arguments["source"]}
     ends = [t_interval(each) for _, each in rows]
     nan = torch.tensor(float("nan"), dtype=torch.float64)
     return {
-        "choices": tuple(
-            tuple((_USUAL | {"ablation": usual} | change)[name] for name in CHOICES) for change, _ in rows
-        ),
+        "choices": tuple(tuple((usual | change)[name] for name in CHOICES) for change, _ in rows),
         "robustness": torch.stack([each.mean() for _, each in rows]),
         "robustness_low": torch.stack([nan if end is None else end[0] for end in ends]),
         "robustness_high": torch.stack([nan if end is None else end[1] for end in ends]),
     }
 
 
-def _search(arguments: dict[str, Any], memory: int) -> Search:
-    return Search(prepare(**arguments), tolerance=0.1, memory=memory)
+def _rows(search: Search, circuit: Bool[Tensor, " edge"], arguments: dict[str, Any], memory: int) -> Iterator[Row]:
+    """What is changed of the usual choices, and each prompt's part of the faithfulness then."""
+    texts = ["other"] if search.ready.corrupted is not None else []
+    for source in [*texts, "zero", "mean", "resample"]:
+        here = search if source == arguments["source"] else _search(arguments, memory, source=source)
+        for change, kept in _sets(search.graph, circuit):
+            yield change | {"ablation": source}, _each(here, here.values(kept[None])[0])
+    if texts:
+        back = _search(arguments, memory, source="other", direction="denoise")
+        for change, kept in _sets(search.graph, circuit):
+            if change.get("part") != "complement":
+                recovered = ratio_per_example(back.values(~kept[None])[0] - back.full, back.empty - back.full)
+                yield change | {"ablation": "other", "direction": "restore"}, recovered
+    yield {"positions": "where it matters"}, _at_positions(search, circuit, arguments)
+
+
+def _search(arguments: dict[str, Any], memory: int, **changed: Any) -> Search:
+    options: dict[str, Any] = arguments | changed
+    return Search(prepare(**options), tolerance=0.1, memory=memory)
 
 
 def _sets(

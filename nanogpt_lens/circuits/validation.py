@@ -40,7 +40,7 @@ CHECKS = {
     "completeness_random": "the largest |F(C without K) - F(M without K)| over random halves K of the circuit's edges",
     "completeness_node": "the same over the edges of one sender at a time",
     "completeness_greedy": "the same over senders that are added one by one, each time the worst",
-    "minimality": "what leaving out an edge changes in the circuit or in some part of it, for the edge that changes least",
+    "minimality": "what leaving out an edge changes in the circuit or a part of it, for the edge that changes least",
     "equivalence": "the share of prompts on which the circuit's metric is above the model's; H0: near a half",
     "independence": "the correlation of the complement's metric with the model's; H0: they are independent",
     "random_circuits": "the mean faithfulness of random circuits of this size; H0: the circuit is one of them",
@@ -108,10 +108,8 @@ def validate_circuit(
         more = {"held_out": held_out} | {f"task {name}": prompts for name, prompts in (tasks or {}).items()}
         for name, prompts in more.items():
             if prompts is not None:
-                texts: dict[str, Any] = dict(
-                    zip(("clean", "corrupted", "metric"), _prompts(name, prompts), strict=True)
-                )
-                checks.elsewhere(name, Search(prepare(**arguments | texts), tolerance=0.1, memory=memory))
+                there = arguments | _prompts(name, prompts)
+                checks.elsewhere(name, Search(prepare(**there), tolerance=0.1, memory=memory))
         table = robustness(checks.search, checks.circuit, arguments, memory=memory)
     return CircuitValidation(
         **checks.fields(),
@@ -142,11 +140,11 @@ def _seen(circuit: Circuit | Edges, ready: Prepared) -> float | None:
     return sum(tuple(row) in known for row in ready.clean.tolist()) / len(ready.clean)
 
 
-def _prompts(name: str, prompts: Any) -> Prompts:
-    """Prompts as three things; AnalysisError where they are not."""
+def _prompts(name: str, prompts: Any) -> dict[str, Any]:
+    """Prompts as arguments; AnalysisError where they are not three things."""
     if not isinstance(prompts, tuple | list) or len(prompts) != 3:
         raise AnalysisError(f"the prompts of {name} are {type(prompts).__name__}; expected (clean, corrupted, metric)")
-    return prompts[0], prompts[1], prompts[2]
+    return dict(zip(("clean", "corrupted", "metric"), prompts, strict=True))
 
 
 class _Checks:
