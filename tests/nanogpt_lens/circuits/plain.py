@@ -23,10 +23,11 @@ def before(receiver: str, n_layers: int, n_heads: int) -> list[str]:
     return names
 
 
-def run(state: State, n_head: int, tokens: Tensor, other: State | None, live: set[str]) -> State:
+def run(state: State, n_head: int, tokens: Tensor, other: State | None, live: set[str] | dict[str, Tensor]) -> State:
     """What every sender writes and the logits, where only the edges in `live` carry what this run computes.
 
-    `other` is what each sender writes instead; None where all edges are live.
+    `other` is what each sender writes instead; None where all edges are live. A dictionary says by edge at which
+    positions it is live.
     """
     weight = lambda name: state.get(f"transformer.{name}")  # noqa: E731
     width, n_pos = state["transformer.wte.weight"].shape[1], tokens.shape[1]
@@ -36,8 +37,14 @@ def run(state: State, n_head: int, tokens: Tensor, other: State | None, live: se
     def entering(receiver: str) -> Tensor:
         total = torch.zeros_like(wrote["embed"])
         for sender in before(receiver, n_layers, n_head):
-            carried = other is None or f"{sender}->{receiver}" in live
-            total = total + (wrote[sender] if carried else other[sender])
+            edge = f"{sender}->{receiver}"
+            if other is None or edge in live:
+                places = live[edge] if isinstance(live, dict) else torch.ones(n_pos, dtype=torch.bool)
+                total = total + (
+                    wrote[sender] if other is None else torch.where(places[:, None], wrote[sender], other[sender])
+                )
+            else:
+                total = total + other[sender]
         layers = n_layers if receiver == "logits" else int(receiver.removeprefix("mlp").split(".")[0])
         for i in range(layers + receiver.startswith("mlp")):
             if weight(f"h.{i}.attn.c_proj.bias") is not None:
