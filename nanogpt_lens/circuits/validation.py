@@ -133,7 +133,7 @@ def validate_circuit(
 
 def _seen(circuit: Circuit | Edges, ready: Prepared) -> float | None:
     """The share of the prompts that a circuit was found on; None where nobody knows."""
-    found_on = circuit.provenance.get("clean") if isinstance(circuit, Circuit) else None
+    found_on = circuit.provenance.get("arguments", {}).get("clean") if isinstance(circuit, Circuit) else None
     if found_on is None:
         return None
     known = {tuple(row) for row in found_on}
@@ -207,7 +207,7 @@ class _Checks:
         places = torch.tensor(senders)
         return torch.stack([(places == i) & self.circuit for i in places[self.circuit].unique().tolist()])
 
-    def _changes(self, gone: Bool[Tensor, "set edge"]) -> Float[Tensor, "set edge"]:
+    def _changes(self, gone: Bool[Tensor, "set edge"]) -> Float[Tensor, "more_by_one kept"]:
         """How the faithfulness of the circuit without K changes without each edge besides; 0 for edges in K."""
         places = self.circuit.nonzero()[:, 0]
         rows = []
