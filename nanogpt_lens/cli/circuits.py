@@ -154,10 +154,12 @@ def _print_circuit(circuit: Circuit, count: int) -> None:
     ends = circuit.faithfulness_interval
     if ends is not None:
         typer.echo(f"faithfulness {interval(circuit.faithfulness, *ends)}, on the prompts that chose the edges")
+    scored = circuit.method != "greedy"  # whose scores are the order
     table = []
     for row in circuit.to_dataframe().head(min(count, circuit.n_edges)).to_dict("records"):
-        table.append([f"{row['rank'] + 1:.0f}", row["edge_label"], number(row["value"], 4), number(row["without"], 3)])
-    print_table(["rank", "edge", "score", "faithfulness without it"], table)
+        score = [number(row["value"], 4)] if scored else []
+        table.append([f"{row['rank'] + 1:.0f}", row["edge_label"], *score, number(row["without"], 3)])
+    print_table(["rank", "edge", *(["score"] if scored else []), "faithfulness without it"], table)
     rest = circuit.n_edges - len(table)
     if rest > 0:
         typer.echo(f"and {rest} more; --rows prints more, --csv all")

@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Literal
 
 import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.found_circuits import Circuit
@@ -132,7 +134,8 @@ class _Picture:
 
     def _notes(self) -> tuple[str, ...]:
         n, every = len(self.shown), len(self.every)
-        notes = ["Upwards, as the model computes; an edge is the wider, the larger its score. Pale: not in the circuit"]
+        wide = "more faithfulness changes without it" if self.by_rank_alone else "larger its score"
+        notes = [f"Upwards, as the model computes; an edge is the wider, the {wide}. Pale: not in the circuit"]
         if n != self.result.n_edges or self.some_outside:
             notes.append(f"Drawn are {n} of {every} edges" + ("" if n == every else ", the first by rank"))
         return tuple(notes)
@@ -163,9 +166,22 @@ class _Picture:
             for i in order
         ]
 
+    @property
+    def by_rank_alone(self) -> bool:
+        """Whether the scores say no more than the order, so that widths are what the circuit loses without an edge."""
+        return self.result.method == "greedy"
+
+    def _sizes(self) -> Float[Tensor, " edge"]:
+        """What each edge's width stands for; an infinite score, of an edge that never goes, counts as the largest."""
+        result = self.result
+        sizes = ((result.without - result.faithfulness) if self.by_rank_alone else result.values).double().abs()
+        finite = sizes[sizes.isfinite()]
+        largest = float(finite.max()) if len(finite) else 1.0
+        return sizes.nan_to_num(0.0, largest, largest)[list(self.shown)]
+
     def _widths(self) -> list[float]:
-        """Pixels of each edge, by the square root of its score's size; many edges are finer."""
-        sizes = self.result.values.double().abs().nan_to_num(0.0, 0.0, 0.0)[list(self.shown)]
+        """Pixels of each edge, by the square root of its size; many edges are finer."""
+        sizes = self._sizes()
         largest = float(sizes.max()) if len(sizes) else 0.0
         widest = _WIDEST * min(1.0, math.sqrt(60 / max(60, len(sizes))))
         share = (sizes / largest).sqrt() if largest > 0 else sizes
@@ -247,7 +263,8 @@ class _Picture:
 
     def _said(self, i: int) -> str:
         """What the hover text says of an edge."""
-        said = f"{self._name(i)}: score {float(self.result.values[i]):.4g}, rank {int(self.result.rank[i]) + 1}"
+        score = "" if self.by_rank_alone else f"score {float(self.result.values[i]):.4g}, "
+        said = f"{self._name(i)}: {score}rank {int(self.result.rank[i]) + 1}"
         if not self.result.kept[i]:
             return f"{said}; not in the circuit"
         return f"{said}; without it the circuit's faithfulness is {float(self.result.without[i]):.4g}"

@@ -129,6 +129,20 @@ def test_one_colour_without_signs_and_scores_that_are_no_numbers():
     assert legend(empty) == []
 
 
+def test_widths_where_scores_are_infinite_or_only_an_order():
+    values = made().values.abs()
+    values[NAMES.index(KEPT[2])] = math.inf
+    endless = lines(figure(made(values=values, signed=False, method="acdc")))
+    assert [endless[name].line.width == 7.0 for name in KEPT] == [True, False, True]
+    without = made().without.clone()
+    without[NAMES.index(KEPT[1])] = 0.9 - 0.7 / 4
+    order = figure(made(values=torch.arange(46.0).double(), signed=False, method="greedy", without=without))
+    widths = {name: (line.line.width - 0.8) / 6.2 for name, line in lines(order).items()}
+    assert widths == pytest.approx({KEPT[0]: 1.0, KEPT[1]: 0.5, KEPT[2]: 1.0}, abs=0.01)
+    assert "the more faithfulness changes without it" in order.layout.meta["caption"]
+    assert "score" not in " ".join(named(order, "edges").text)
+
+
 def sampled(path: str) -> np.ndarray:
     """Many points of a way that is written as M, C, L, C, ..."""
     points, t = np.array(numbers(path)).reshape(-1, 4, 1, 2), np.linspace(0, 1, 41)[:, None]
