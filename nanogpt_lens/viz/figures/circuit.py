@@ -137,7 +137,7 @@ class _Picture:
         wide = "more faithfulness changes without it" if self.by_rank_alone else "larger its score"
         notes = [f"Upwards, as the model computes; an edge is the wider, the {wide}. Pale: not in the circuit"]
         if n != self.result.n_edges or self.some_outside:
-            notes.append(f"Drawn are {n} of {every} edges" + ("" if n == every else ", the first by rank"))
+            notes.append(f"Drawn are {n:,} of {every:,} edges" + ("" if n == every else ", the first by rank"))
         return tuple(notes)
 
     def _layers(self) -> list[go.layout.Shape]:
@@ -180,10 +180,10 @@ class _Picture:
         return sizes.nan_to_num(0.0, largest, largest)[list(self.shown)]
 
     def _widths(self) -> list[float]:
-        """Pixels of each edge, by the square root of its size; many edges are finer."""
+        """Pixels of each edge, by the square root of its size; many edges, or many heads, make them finer."""
         sizes = self._sizes()
         largest = float(sizes.max()) if len(sizes) else 0.0
-        widest = _WIDEST * min(1.0, math.sqrt(60 / max(60, len(sizes))))
+        widest = _WIDEST * min(1.0, math.sqrt(60 / max(60, len(sizes))), 8 / self.layout.n_heads)
         share = (sizes / largest).sqrt() if largest > 0 else sizes
         return [round(width, 2) for width in (_FINEST + (widest - _FINEST) * share).tolist()]
 
@@ -292,11 +292,11 @@ class _Picture:
 
 def _title(result: Circuit) -> str:
     """What the circuit does, and whether anything can go."""
-    said = f"{result.n_edges} of {len(result.kept)} edges do {result.faithfulness:.0%} of the work"
+    said = f"{result.n_edges:,} of {len(result.kept):,} edges do {result.faithfulness:.0%} of the work"
     if not result.holds:
         return f"{said}: outside {1 - result.tolerance:.0%} to {1 + result.tolerance:.0%}"
     n = len(result.removable)
-    return f"{said}; {'none can go' if not n else 'one could go' if n == 1 else f'{n} could go, each alone'}"
+    return f"{said}; {'none can go' if not n else 'one could go' if n == 1 else f'{n:,} could go, each alone'}"
 
 
 def _listed(names: Sequence[str] | None) -> str:

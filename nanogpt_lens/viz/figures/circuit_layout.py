@@ -26,7 +26,7 @@ _NAME = re.compile(r"(embed|mlp\d{1,3}|\d{1,3}\.\d{1,3})->(?:(mlp\d{1,3}|logits)
 _HEAD = 0.62  # width of a head, in heads
 _PORTS = {"q": -0.19, "k": 0.0, "v": 0.19}  # where a head is reached, beside its middle
 _BESIDE = 0.06  # between a node and the first lane
-_LANE = 0.07  # between two lanes, where there is room
+_LANE = 0.07  # between two lanes, where there is room and there are not many heads
 _MOST = 2048  # heads
 _MARGIN, _LEAST = 0.72, 4.44  # beside the outermost heads; of x in all, so that few heads are not stretched
 
@@ -105,6 +105,7 @@ class CircuitLayout:
         self.n_layers, self.n_heads = n_layers, n_heads
         small = n_layers > 6
         self.gap = max(26, min(58, 620 // (2 * n_layers + 1)))  # pixels between rows
+        self.lane = _LANE * max(1.0, n_heads / 8)
         self.head_height, self.height = (30, 18) if small else (38, 26)
 
     @classmethod
@@ -219,7 +220,7 @@ class CircuitLayout:
         for (row, gap), members in users.items():
             members.sort()
             wishes = [lanes[edge][step] for _, edge, step in members]
-            for (_, edge, step), x in zip(members, _apart(wishes, *self._gaps[row][gap]), strict=True):
+            for (_, edge, step), x in zip(members, _apart(wishes, *self._gaps[row][gap], self.lane), strict=True):
                 lanes[edge][step] = x
         return lanes
 
@@ -238,15 +239,15 @@ class CircuitLayout:
             part = "" if leaving else edge[2]
             middle = self.boxes[edge[0]].x if leaving else self._end(edge)
             half = 0.07 if part else 0.36 * self.boxes[edge[0] if leaving else edge[1]].width
-            step = min(_LANE if not part else 0.03, 2 * half / max(1, len(members) - 1))
+            step = min(self.lane if not part else 0.03, 2 * half / max(1, len(members) - 1))
             for place, (_, i) in enumerate(members):
                 spread[i] = middle + step * (place - (len(members) - 1) / 2)
         return spread
 
 
-def _apart(wishes: Sequence[float], low: float, high: float) -> list[float]:
+def _apart(wishes: Sequence[float], low: float, high: float, lane: float) -> list[float]:
     """Places within a gap at least a lane apart, as near to the ascending wishes as that allows: least squares."""
-    step = min(_LANE, (high - low) / max(1, len(wishes) - 1))
+    step = min(lane, (high - low) / max(1, len(wishes) - 1))
     pools: list[tuple[float, int]] = []  # the mean and the number of neighbours that move together
     for i, wish in enumerate(wishes):
         mean, n = wish - i * step, 1
