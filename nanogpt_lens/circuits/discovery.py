@@ -18,6 +18,7 @@ from nanogpt_lens.circuits.connected import without_dangling
 from nanogpt_lens.circuits.elimination import minimal_in_order
 from nanogpt_lens.circuits.exchange import exchanged
 from nanogpt_lens.circuits.graph import names_of
+from nanogpt_lens.circuits.kept import asks_of
 from nanogpt_lens.circuits.prepared import prepare
 from nanogpt_lens.circuits.ranking import IN_WORDS, Divergence, Question, Ranking, SearchMethod, ranking
 from nanogpt_lens.circuits.search import Search
@@ -119,6 +120,7 @@ def find_circuit(
             definition=_definition(method, source, ready.metric.definition, faithfulness),
             title="circuit",
             signed=ranked.signed,
+            asks=asks_of(model, ready.metric),
         )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,10 @@ from nanogpt_lens.model.reading import Reading
 if TYPE_CHECKING:
     from conversion.token_files import TokenDtype
     from nanogpt_lens.results import Result
+
+PlotOption = Annotated[Path | None, typer.Option(help="draw it into this file: .html, .png or .svg")]
+
+_PICTURES = (".html", ".png", ".svg")
 
 
 def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> Callable[..., None]:
@@ -92,6 +96,36 @@ def save_result(result: Result, folder: Path | None) -> None:
     if folder is not None and is_first():
         result.save(folder)
         typer.echo(f"result saved in {folder}", err=True)
+
+
+def check_picture(plot: Path | None) -> None:
+    """Raise ResultError unless the file is a kind of picture, or there is none."""
+    if plot is not None and plot.suffix not in _PICTURES:
+        from nanogpt_lens.core.errors import ResultError
+
+        raise ResultError(f"{plot} ends in {plot.suffix!r}; expected a picture: {', '.join(_PICTURES)}")
+
+
+def draw(picture: Any, plot: Path | None) -> None:
+    """Draw a result or a figure into a file, where that was asked for, and say so; the first of several processes does.
+
+    Args:
+        picture: a result, whose `plot()` is taken, or a figure.
+        plot: the file, see `check_picture`; None for none.
+    """
+    from nanogpt_lens.core.distributed import is_first
+
+    if plot is None or not is_first():
+        return
+    from conversion.atomic import write_text
+    from nanogpt_lens.viz.export import to_png, to_svg
+
+    figure = picture.plot() if hasattr(picture, "plot") else picture
+    if plot.suffix == ".html":
+        write_text(plot, figure.to_html(include_plotlyjs=True))
+    else:
+        {".png": to_png, ".svg": to_svg}[plot.suffix](figure, plot)
+    typer.echo(f"picture written to {plot}", err=True)
 
 
 def print_warning(result: Result) -> None:

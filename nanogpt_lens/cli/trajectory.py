@@ -19,6 +19,9 @@ from nanogpt_lens.cli.options import (
     with_reading,
 )
 from nanogpt_lens.cli.output import (
+    PlotOption,
+    check_picture,
+    draw,
     number,
     one_format,
     only_first,
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from nanogpt_lens.results import ChangePoint, Trajectory
 
 _COLUMNS = 8
-_PICTURES = (".html", ".png", ".svg")
 
 
 def register(app: typer.Typer) -> None:
@@ -61,7 +63,7 @@ def trajectory(
     least: Annotated[float, typer.Option(min=0, help="the smallest change that counts, for the verdict")] = 0.1,
     rows: Annotated[int, typer.Option(min=1, help="how many rows are printed, those that change most")] = 8,
     resume: Annotated[Path | None, typer.Option(help="keep what is measured here, to go on after a kill")] = None,
-    plot: Annotated[Path | None, typer.Option(help="draw it into this file: .html, .png or .svg")] = None,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
     output: OutputOption = None,
@@ -77,8 +79,7 @@ def trajectory(
         one_format(as_json, as_csv)
         if output is not None:
             check_target(output)
-        if plot is not None:
-            _check_picture(plot)
+        check_picture(plot)
         known = find(measure).options()
         options: dict[str, Any] = {k: v for k, v in (("n", n), ("seed", seed)) if v is not None and k in known}
         result = measured(
@@ -183,22 +184,7 @@ def _print(result: Trajectory, places: dict[str, Any], count: int, least: float)
     typer.echo(f"{len(steps)} checkpoints; columns are iterations{corrected}{more}")
 
 
-def _check_picture(plot: Path) -> None:
-    if plot.suffix not in _PICTURES:
-        from nanogpt_lens.core.errors import ResultError
-
-        raise ResultError(f"{plot} ends in {plot.suffix!r}; expected a picture: {', '.join(_PICTURES)}")
-
-
 def _draw(result: Trajectory, plot: Path, places: dict[str, Any], least: float) -> None:
-    from conversion.atomic import write_text
-    from nanogpt_lens.viz.export import to_png, to_svg
-
     rows = _rows(result, places, 1)
     change = _change(result, rows[0], places, least) if rows else None
-    figure = result.plot(mark=change.mark if change is not None else None, **places)
-    if plot.suffix == ".html":
-        write_text(plot, figure.to_html(include_plotlyjs=True))
-    else:
-        {".png": to_png, ".svg": to_svg}[plot.suffix](figure, plot)
-    typer.echo(f"picture written to {plot}", err=True)
+    draw(result.plot(mark=change.mark if change is not None else None, **places), plot)

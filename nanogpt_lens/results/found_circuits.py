@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,6 +39,8 @@ class Circuit(Result):
         other_faithfulness: the faithfulness of each of them.
         replaced: the faithfulness of the whole model without those edges of the circuit in the row that the circuit in
             the column does not have: near 1 where the one does the other's work.
+        asks: the metric and the vocabulary as plain data, so that the circuit can be run on other checkpoints (see
+            `circuits.kept`); empty for a metric that cannot be written down.
     """
 
     kept: Bool[Tensor, " edge"]
@@ -54,6 +57,7 @@ class Circuit(Result):
     other_circuits: Bool[Tensor, "order edge"] | None = None
     other_faithfulness: Float[Tensor, " order"] | None = None
     replaced: Float[Tensor, "order order"] | None = None
+    asks: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def edges(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ number can take its place; such a function gets the logits of all positions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -52,6 +52,10 @@ class Metric(ABC):
     def resolved(self, model: Hooked, tokens: Int[Tensor, "example pos"]) -> Metric:
         """The same metric with ids in place of strings, checked against the model and the clean tokens."""
         return self
+
+    def to_json(self) -> dict[str, Any] | None:
+        """The metric as plain data, which `metric_from_json` reads; None where it is more than tokens and positions."""
+        return None
 
     def reads(self, n_pos: int) -> tuple[int, ...]:
         """The positions that the metric reads in a text of `n_pos` tokens, ascending.
@@ -98,6 +102,10 @@ class LogitDiff(Metric):
         ids = {name: _ids(getattr(self, name), name, model, tokens) for name in ("answer", "wrong")}
         return replace(self, **ids)
 
+    def to_json(self) -> dict[str, Any]:
+        """The metric as plain data."""
+        return {"name": "logit_diff", **{name: _plain(getattr(self, name)) for name in ("answer", "wrong", "pos")}}
+
     def at_reads(
         self, logits: Float[Tensor, "*axes example read d_vocab"], reads: Sequence[int]
     ) -> Float[Tensor, "*axes example"]:
@@ -119,6 +127,10 @@ class AnswerLogprob(Metric):
     def resolved(self, model: Hooked, tokens: Int[Tensor, "example pos"]) -> Metric:
         """The same metric with an id in place of a string."""
         return replace(self, answer=_ids(self.answer, "answer", model, tokens))
+
+    def to_json(self) -> dict[str, Any]:
+        """The metric as plain data."""
+        return {"name": "answer_logprob", "answer": _plain(self.answer), "pos": _plain(self.pos)}
 
     def at_reads(
         self, logits: Float[Tensor, "*axes example read d_vocab"], reads: Sequence[int]
@@ -238,6 +250,28 @@ def loss(tokens: Tensor | None = None, *, pos: Positions = None) -> Metric:
     return Loss(tokens=tokens, pos=pos)
 
 
+def metric_from_json(plain: Any) -> Metric:
+    """The metric that `Metric.to_json` wrote.
+
+    Raises:
+        AnalysisError: it is not of that form.
+    """
+    makers: dict[Any, Callable[..., Metric]] = {"logit_diff": logit_diff, "answer_logprob": answer_logprob}
+    fields = dict(plain) if isinstance(plain, Mapping) else {}
+    name, pos = fields.pop("name", None), fields.pop("pos", -1)
+    maker = makers.get(name if isinstance(name, str) else None)
+    expected = {"answer", "wrong"} if name == "logit_diff" else {"answer"}
+    ids = [i for value in fields.values() for i in (value if isinstance(value, list) else [value])]
+    positions = pos if isinstance(pos, list) else [] if pos is None else [pos]
+    small = all(isinstance(i, str) or _is_whole(i) for i in ids) and all(map(_is_whole, positions))
+    if maker is None or set(fields) != expected or not small:
+        raise AnalysisError(
+            f"{str(plain)[:60]!r} is no metric; expected one such as {{'name': 'logit_diff', 'answer': [3], "
+            "'wrong': [4], 'pos': -1}}"
+        )
+    return maker(**fields, pos=pos)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BoundMetric:
     """A metric or a bare function, ready for the logits of certain tokens.
@@ -324,6 +358,17 @@ def _entries(values: Float[Tensor, "*axes read d_vocab"], answer: Answer) -> Flo
         )
     ids = torch.as_tensor(answer, device=values.device).reshape(-1, 1, 1)
     return values.gather(-1, ids.expand(*values.shape[:-1], 1)).squeeze(-1)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
+
+
+def _plain(value: Any) -> Any:
+    """An answer or positions as JSON has them."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        return value.tolist()
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def _in_words(value: Any) -> str:

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 import nanogpt_lens.viz.figures.attention as attention
 import nanogpt_lens.viz.figures.attribution as attribution
 import nanogpt_lens.viz.figures.bars as bars
+import nanogpt_lens.viz.figures.circuit as circuit
 import nanogpt_lens.viz.figures.composition as composition
 import nanogpt_lens.viz.figures.directions as directions
 import nanogpt_lens.viz.figures.flow as flow
@@ -28,6 +29,7 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import (
     AttentionPatterns,
     AttributionResult,
+    Circuit,
     ConvergenceResult,
     HeadTaxonomy,
     LensResult,
@@ -57,6 +59,7 @@ COMMON = ("title", "width", "height")
 KINDS: dict[type[Result], Draw] = {
     AttentionPatterns: attention.patterns,
     AttributionResult: patching.estimates,
+    Circuit: circuit.circuit,
     ConvergenceResult: lens.convergence,
     HeadTaxonomy: heads.taxonomy,
     LensResult: lens.reading,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 import torch
 
 import nanogpt_lens as ngl
-from nanogpt_lens.running.metrics import bind
+from nanogpt_lens.running.metrics import bind, metric_from_json
 from tests.nanogpt_lens.patching.patching_helpers import model, texts
 
 LOGITS = torch.randn(2, 5, 13, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -99,3 +100,47 @@ def test_strings_become_ids():
 def test_what_does_not_fit_is_named(metric, words):
     with pytest.raises(ngl.AnalysisError, match=words):
         bind(metric, model(), texts()[0])
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        ngl.metrics.logit_diff(torch.tensor([3, 1]), [4, 2], pos=(0, 2)),
+        ngl.metrics.logit_diff("a", 4, pos=None),
+        ngl.metrics.answer_logprob(torch.tensor(7), pos=1),
+    ],
+)
+def test_a_metric_as_plain_data_and_back(metric):
+    plain = json.loads(json.dumps(metric.to_json()))
+    again = metric_from_json(plain)
+    assert type(again) is type(metric)
+    assert again.to_json() == plain
+    if plain["answer"] != "a":
+        assert again.per_example(LOGITS).tolist() == metric.per_example(LOGITS).tolist()
+
+
+def test_metrics_that_are_more_than_tokens_are_no_plain_data():
+    assert ngl.metrics.loss().to_json() is None
+    assert ngl.metrics.kl_to(LOGITS).to_json() is None
+
+
+@pytest.mark.parametrize(
+    "plain",
+    [
+        None,
+        [],
+        {},
+        {"name": "loss"},
+        {"name": ["logit_diff"], "answer": 1},
+        {"name": "logit_diff", "answer": [1]},
+        {"name": "answer_logprob", "answer": [1], "wrong": [2]},
+        {"name": "answer_logprob", "answer": [1.5]},
+        {"name": "answer_logprob", "answer": [True]},
+        {"name": "answer_logprob", "answer": [2**40]},
+        {"name": "answer_logprob", "answer": [1], "pos": "last"},
+        {"name": "answer_logprob", "answer": [1], "pos": [[1]]},
+    ],
+)
+def test_plain_data_that_is_no_metric(plain):
+    with pytest.raises(ngl.AnalysisError, match="is no metric; expected one such as"):
+        metric_from_json(plain)

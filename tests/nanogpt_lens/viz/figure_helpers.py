@@ -129,6 +129,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "run_circuit": lambda: ngl.run_circuit(
         model(), [["embed->mlp0", "mlp0->logits"], ["embed->logits"]], CLEAN, CORRUPTED, metric(), **QUIET
     ),
+    "find_circuit": lambda: _two(ngl.find_circuit, method="exact", orders=0, **QUIET),
     "logit_lens": lambda: ngl.logit_lens(model(), TEXT),
     "logit_lens, two texts": lambda: ngl.logit_lens(model(), [TEXT[:9], TEXT[9:18]]),
     "measure_convergence": lambda: ngl.measure_convergence(model(), corpus(), n=8, **QUIET),
