@@ -102,7 +102,7 @@ def _measures(subject: Subject) -> InductionMeasures:
         repeated=repeated_sequence_loss(model, **options),
         accuracy=induction_accuracy(model, n=_PROMPTS, seed=subject.seed),
         learning=in_context_learning_score(model, subject.corpus if enough else None, seed=subject.seed),
-        ablation=ablate_induction_heads(model, heads, progress=False, **new) if heads else None,
+        ablation=ablate_induction_heads(model, heads, chosen_by=matching, progress=False, **new) if heads else None,
         **on_text,
     )
 
