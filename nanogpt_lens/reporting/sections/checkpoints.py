@@ -22,6 +22,7 @@ from nanogpt_lens.model.access import n_tokens
 from nanogpt_lens.model.loading import check, convert
 from nanogpt_lens.reporting.best_heads import HeadSummary, best_heads_table, heads_of
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.doubts import doubt
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe, in_a_sentence
 from nanogpt_lens.reporting.subject import Subject, text_of
 from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, line_of, number, plural
@@ -58,6 +59,7 @@ class _Summary:
     loss: float = math.nan
     low: float | None = None
     high: float | None = None
+    few: str = ""
     proven: bool | None = None
     heads: HeadSummary | None = None
     error: str = ""
@@ -218,6 +220,7 @@ def _on_text(subject: Subject, model: Any, drawn_text: Int[Tensor, "example pos"
         "loss": float(loss.values),
         "low": None if loss.low is None else float(loss.low),
         "high": None if loss.high is None else float(loss.high),
+        "few": loss.few_examples,
         "heads": heads,
     }
 
@@ -250,7 +253,7 @@ def _table(subject: Subject, summaries: list[_Summary], drawn: bool) -> Table:
         caption=f"{_order(summaries)} Losses in nats per token: best_val_loss as it is stored, and what is measured on "
         f"{words}, with 95% intervals: at most {_WINDOWS if not drawn else _DRAWN} sequences of each, fewer than the "
         "section on the loss reads of one checkpoint, so that its loss there differs a little. Equality: the "
-        "certificate without the edits at every hook.",
+        "certificate without the edits at every hook." + "".join(map(doubt, dict.fromkeys(m.few for m in summaries))),
         left=(0, 5),
         marked=frozenset(i for i, m in enumerate(summaries) if not m.proven),
     )
