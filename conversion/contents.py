@@ -22,6 +22,7 @@ from conversion.model_args import Statement, find_statement, statement_of
 from conversion.names import kind_of
 from conversion.plain import as_plain
 from conversion.safetensors_files import CONFIG_NAME, is_safetensors, read_config, read_safetensors
+from conversion.shards import check_whole, is_index, read_shards, shards_of
 from conversion.torch_files import read_torch_file
 
 _EXPECTED = "expected nanoGPT's dictionary with 'model' and 'model_args'"
@@ -70,18 +71,20 @@ def read_contents(file: Path, *, mapped: bool = True) -> Contents:
             return Contents(
                 tensors=tensors, statement=Statement(place="the header", arguments=arguments), format="llm.c"
             )
+        if is_index(file):
+            return _safetensors(file, *read_shards(file), f"read from safetensors in {len(shards_of(file))} files")
         if is_safetensors(file):
-            return _safetensors(file)
+            check_whole(file)
+            return _safetensors(file, *read_safetensors(file), "read from safetensors")
         return _torch(file, mapped)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror or error}); {_EXPECTED}") from None
 
 
-def _safetensors(file: Path) -> Contents:
-    """The contents of a safetensors file with the `config.json` beside it."""
-    tensors, metadata = read_safetensors(file)
+def _safetensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, Any], note: str) -> Contents:
+    """The contents of safetensors, in one file or several, with the `config.json` beside them."""
     config = read_config(file.parent)
-    notes = ("read from safetensors",)
+    notes = (note,)
     if is_hooked(tensors):
         if config is None:
             raise CheckpointError(f"{file} has TransformerLens' tensors and no {CONFIG_NAME} beside it; put it there")
