@@ -211,7 +211,7 @@ def read_checkpoint(
         best_val_loss=contents.best_val_loss,
         run_config=run_config,
         optimizer=contents.optimizer if optimizer else None,
-        notes=contents.notes + notes + more + about_gelu,
+        notes=contents.notes + (contents.statement.notes if contents.statement else ()) + notes + more + about_gelu,
         extra_model_args={k: v for k, v in arguments.items() if k in set(ignore_model_args)},
         no_vocabulary="" if vocabulary is not None else why,
         shards=shards,
