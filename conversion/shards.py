@@ -21,6 +21,8 @@ from conversion.safetensors_files import named_twice_restored, parsed, read_json
 INDEX_NAME = "model.safetensors.index.json"
 _ENDING = ".safetensors.index.json"
 _SHARD = re.compile(r".*-\d{5}-of-(\d{5})\.safetensors")
+_FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00\ud800-\udfff]+", re.DOTALL)
+_LONGEST = 200  # characters of a name; where they take more bytes than a file system allows, there is no such file
 _WEIGHT_MAP = "expected an object 'weight_map' from the names of tensors to files beside it"
 
 
@@ -103,12 +105,12 @@ def _read_index(index: Path) -> tuple[dict[str, str], dict[str, Any]]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map; {_WEIGHT_MAP}")
     for name, file in weight_map.items():
-        if not isinstance(file, str) or file in ("", ".", "..") or re.search(r"[/\\\x00]", file):
+        if not isinstance(file, str) or len(file) > _LONGEST or not _FILE_NAME.fullmatch(file):
             raise CheckpointError(
                 f"{index} says that {_some([name])} is in {repr(file)[:80]}; expected the name of a file "
                 "beside it, because an index may name no other place"
             )
-    missing = sorted({file for file in weight_map.values() if not (index.parent / file).is_file()})
+    missing = sorted({file for file in weight_map.values() if not _is_file(index.parent / file)})
     if missing:
         raise CheckpointError(
             f"{index.parent} has no {_some(missing)}, which {index.name} names; expected all of its files beside it: "
@@ -116,6 +118,14 @@ def _read_index(index: Path) -> tuple[dict[str, str], dict[str, Any]]:
         )
     about = content.get("metadata")
     return weight_map, about if isinstance(about, dict) else {}
+
+
+def _is_file(file: Path) -> bool:
+    """Whether there is such a file; no error for a name that no file can have."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -160,6 +160,7 @@ def test_the_hash_is_that_of_all_files(tmp_path):
         (lambda f: (f / INDEX).write_bytes(b"\xff{}"), "cannot be read .UnicodeDecodeError"),
         (lambda f: change_index(f, **{"transformer.wte.weight": 3}), "is in 3; expected the name of a file beside it"),
         (lambda f: change_index(f, **{"transformer.wte.weight": "no\nfile"}), r"has no no\\nfile"),
+        (lambda f: change_index(f, **{"transformer.wte.weight": "\U0001f600" * 190}), "has no \U0001f600"),
     ],
 )
 def test_an_index_that_is_wrong(tmp_path, change, words):
@@ -185,6 +186,8 @@ def test_an_index_that_is_wrong(tmp_path, change, words):
         "sub/model.safetensors",
         "..\\secret.safetensors",
         "model\x00.safetensors",
+        "[" * 300,
+        "\ud800.safetensors",
         "{absolute}",
     ],
 )
