@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from conversion.errors import CheckpointError
-from conversion.shards import INDEX_NAME
 
-CHECKPOINT_NAME = "ckpt.pt"
+CHECKPOINT_NAME, INDEX_NAME = "ckpt.pt", "model.safetensors.index.json"
 NAMES = (CHECKPOINT_NAME, "model.safetensors", INDEX_NAME, "pytorch_model.bin")
 """The names of a checkpoint in a folder, in the order in which they are looked for."""
 

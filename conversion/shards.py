@@ -16,9 +16,9 @@ from typing import Any
 from torch import Tensor
 
 from conversion.errors import CheckpointError
+from conversion.locating import INDEX_NAME
 from conversion.safetensors_files import named_twice_restored, parsed, read_json, read_tensors
 
-INDEX_NAME = "model.safetensors.index.json"
 _ENDING = ".safetensors.index.json"
 _SHARD = re.compile(r".*-\d{5}-of-(\d{5})\.safetensors")
 _FILE_NAME = re.compile(r"(?!\.{1,2}$)[^/\\\x00\ud800-\udfff]+", re.DOTALL)
