@@ -31,7 +31,7 @@ from nanogpt_lens.cli.output import (
 if TYPE_CHECKING:
     from nanogpt_lens.results import Result
     from nanogpt_lens.results.attribution import LogitAttribution
-from nanogpt_lens.results.lens import ConvergenceResult, LensResult, TunedLens
+    from nanogpt_lens.results.lens import ConvergenceResult, LensResult, TunedLens
 
 _COLUMNS = 12
 _SHOWN = 10
