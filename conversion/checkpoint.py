@@ -25,6 +25,7 @@ from conversion.contents import read_contents
 from conversion.errors import CheckpointError
 from conversion.gelu import ACT_FN_KEY, settled_gelu
 from conversion.locating import CHECKPOINT_NAME, locate
+from conversion.shards import is_index, shards_of
 from conversion.state import canonical_state, nanogpt_tensors, stated_arguments
 from conversion.vocabulary import (
     ASKED_FOR_NONE,
@@ -57,6 +58,7 @@ class Checkpoint:
         notes: what reading had to do (prefixes stripped, masks dropped, ...).
         extra_model_args: a fork's `model_args` that were ignored on request.
         no_vocabulary: why there is no vocabulary, where there is more to say than that no file was found.
+        shards: the files with the tensors, where `path` is an index that names them.
     """
 
     config: NanoGPTConfig
@@ -70,7 +72,8 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     extra_model_args: Mapping[str, Any] = field(default_factory=dict)
     no_vocabulary: str = ""
-    _stamp: tuple[int, int, int] | None = None
+    shards: tuple[Path, ...] = ()
+    _stamps: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def name(self) -> str:
@@ -96,18 +99,20 @@ class Checkpoint:
 
     @cached_property
     def sha256(self) -> str | None:
-        """The SHA-256 of the file; None for a checkpoint made in memory.
+        """The SHA-256 of the file, and of its `shards` behind it; None for a checkpoint made in memory.
 
         Raises:
-            CheckpointError: the file has changed since it was read.
+            CheckpointError: a file has changed since it was read.
         """
         if self.path is None:
             return None
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if _stamp(file.fileno()) != self._stamp:
-                raise CheckpointError(f"{self.path} has changed since it was read; read it again")
-        return digest
+        digest = hashlib.sha256()
+        for path, stamp in zip((self.path, *self.shards), self._stamps, strict=True):
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+                if _stamp(file.fileno()) != stamp:
+                    raise CheckpointError(f"{path} has changed since it was read; read it again")
+        return digest.hexdigest()
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A new tokenizer for a model; without a vocabulary, one that says on first use what to give."""
@@ -164,7 +169,7 @@ def read_checkpoint(
 
     Args:
         path: a file (`torch.save`'s, safetensors, llm.c's), or a folder that holds a `ckpt.pt` (nanoGPT's `out_dir`),
-            a `model.safetensors` or a `pytorch_model.bin`.
+            a `model.safetensors`, in one file or several with an index, or a `pytorch_model.bin`.
         meta: the vocabulary: a `meta.pkl`, a `tokenizer.json`, a folder with one of
             them, "gpt2", or "none". By default the first that can be used, beside the checkpoint, or in
             `data/<dataset>/` below the working directory or one of the checkpoint's parents; if none can,
@@ -182,7 +187,8 @@ def read_checkpoint(
     """
     file = locate(path)
     ignore_model_args = tuple(ignore_model_args)
-    stamp = _stamp(file)
+    shards = shards_of(file) if is_index(file) else ()
+    stamps = tuple(map(_stamp, (file, *shards)))
     contents = read_contents(file, mapped=not optimizer)
     try:
         tensors, notes = nanogpt_tensors(contents.tensors, contents.statement)
@@ -205,10 +211,11 @@ def read_checkpoint(
         best_val_loss=contents.best_val_loss,
         run_config=run_config,
         optimizer=contents.optimizer if optimizer else None,
-        notes=contents.notes + notes + more + about_gelu,
+        notes=contents.notes + (contents.statement.notes if contents.statement else ()) + notes + more + about_gelu,
         extra_model_args={k: v for k, v in arguments.items() if k in set(ignore_model_args)},
         no_vocabulary="" if vocabulary is not None else why,
-        _stamp=stamp,
+        shards=shards,
+        _stamps=stamps,
     )
 
 

@@ -18,15 +18,17 @@ from conversion.exported_layouts import from_hooked, hooked_statement, is_hooked
 from conversion.hints import looks_like
 from conversion.inert import Record
 from conversion.llmc import is_llmc, read_llmc
-from conversion.model_args import Statement, find_statement, statement_of
+from conversion.model_args import Statement, find_statement
 from conversion.names import kind_of
 from conversion.plain import as_plain
 from conversion.safetensors_files import CONFIG_NAME, is_safetensors, read_config, read_safetensors
+from conversion.shards import check_whole, is_index, read_shards, shards_of
 from conversion.torch_files import read_torch_file
 
 _EXPECTED = "expected nanoGPT's dictionary with 'model' and 'model_args'"
 _LIKELY = ("model", "state_dict", "model_state_dict", "module", "net", "model_state", "weights")
 _ITERATIONS, _LOSSES = ("iter_num", "step", "global_step", "iteration"), ("best_val_loss", "val_loss")
+_GPTS = ("gpt2", "nanogpt", "gpt")
 _RUNS = ("config", "hyper_parameters", "hparams", "args")
 
 
@@ -70,26 +72,30 @@ def read_contents(file: Path, *, mapped: bool = True) -> Contents:
             return Contents(
                 tensors=tensors, statement=Statement(place="the header", arguments=arguments), format="llm.c"
             )
+        if is_index(file):
+            return _safetensors(file, *read_shards(file), f"read from safetensors in {len(shards_of(file))} files")
         if is_safetensors(file):
-            return _safetensors(file)
+            check_whole(file)
+            return _safetensors(file, *read_safetensors(file), "read from safetensors")
         return _torch(file, mapped)
+    except CheckpointError as error:
+        message = str(error)
+        if message.startswith((str(file), str(file.parent))):
+            raise
+        raise CheckpointError(f"{file}: {message}") from None
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror or error}); {_EXPECTED}") from None
 
 
-def _safetensors(file: Path) -> Contents:
-    """The contents of a safetensors file with the `config.json` beside it."""
-    tensors, metadata = read_safetensors(file)
+def _safetensors(file: Path, tensors: dict[str, Tensor], metadata: dict[str, Any], note: str) -> Contents:
+    """The contents of safetensors, in one file or several, with the `config.json` beside them."""
     config = read_config(file.parent)
-    notes = ("read from safetensors",)
+    notes = (note,)
     if is_hooked(tensors):
         if config is None:
             raise CheckpointError(f"{file} has TransformerLens' tensors and no {CONFIG_NAME} beside it; put it there")
-        try:
-            statement = hooked_statement(config, CONFIG_NAME)
-            tensors = from_hooked(tensors, statement)
-        except CheckpointError as error:
-            raise CheckpointError(f"{file}: {error}") from None
+        statement = hooked_statement(config, CONFIG_NAME)
+        tensors = from_hooked(tensors, statement)
         return Contents(tensors=tensors, statement=statement, format="safetensors", notes=notes)
     statement = find_statement(metadata) or _stated_in(config)
     run = {**metadata, **(config or {})}
@@ -109,9 +115,10 @@ def _stated_in(config: Mapping[str, Any] | None) -> Statement | None:
     """What a `config.json` states: at its top, or in a node of it."""
     if config is None:
         return None
-    if "model_type" in config and "n_head" not in config and "num_attention_heads" in config:
-        raise CheckpointError(f"{CONFIG_NAME} is of a model of type {config['model_type']!r}; expected 'gpt2'")
-    return statement_of(config, CONFIG_NAME) or find_statement(config)
+    kind = config.get("model_type", "gpt")
+    if "n_head" not in config and "num_attention_heads" in config and str(kind).lower() not in _GPTS:
+        raise CheckpointError(f"{CONFIG_NAME} is of a model of type {kind!r}; expected 'gpt2'")
+    return find_statement(config, top=CONFIG_NAME)
 
 
 def _torch(file: Path, mapped: bool) -> Contents:

@@ -194,4 +194,5 @@ def _versions() -> dict[str, str]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed as a package"
+    versions["torch"] = torch.__version__  # with its build, such as 2.13.0+cu130, which a package's may lack
     return versions

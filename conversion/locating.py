@@ -6,10 +6,11 @@ from pathlib import Path
 
 from conversion.errors import CheckpointError
 
-CHECKPOINT_NAME = "ckpt.pt"
-NAMES = (CHECKPOINT_NAME, "model.safetensors", "pytorch_model.bin")
+CHECKPOINT_NAME, INDEX_NAME = "ckpt.pt", "model.safetensors.index.json"
+NAMES = (CHECKPOINT_NAME, "model.safetensors", INDEX_NAME, "pytorch_model.bin")
 """The names of a checkpoint in a folder, in the order in which they are looked for."""
 
+_PICKLED_INDEX = "pytorch_model.bin.index.json"
 _OTHERS = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.bin")
 _DATA = {"train.bin", "val.bin", "test.bin", "training_args.bin"}
 
@@ -37,12 +38,11 @@ def _in_folder(folder: Path) -> Path:
     for name in NAMES:
         if (folder / name).is_file():
             return folder / name
-    for name in NAMES[1:]:
-        if (folder / f"{name}.index.json").is_file():
-            raise CheckpointError(
-                f"{folder} has its weights in several files ({name}.index.json); expected one file: save the model "
-                "again with save_pretrained(..., max_shard_size='100GB')"
-            )
+    if (folder / _PICKLED_INDEX).is_file():
+        raise CheckpointError(
+            f"{folder} has its weights in several files ({_PICKLED_INDEX}); expected one file, or safetensors: save "
+            "the model again with save_pretrained(...)"
+        )
     others = sorted({p.name for pattern in _OTHERS for p in folder.glob(pattern) if p.name not in _DATA})
     if others:
         raise CheckpointError(f"{folder} has no {CHECKPOINT_NAME}, but {', '.join(others[:5])}; name the file itself")

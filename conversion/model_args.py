@@ -2,7 +2,8 @@
 
 nanoGPT writes `model_args`. Others write the `GPTConfig` itself (build-nanogpt), a namespace of all their
 options, a node of their configuration (minGPT), Lightning's `hyper_parameters`, or a `config.json`. What has
-an `n_head` is such a statement; what else it needs can be read from shapes.
+an `n_head`, or where nothing has one another name for it, is such a statement; what else it needs can be read from
+shapes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from conversion.config import LAYER_NORM_EPS, ActFn
 from conversion.errors import CheckpointError
 from conversion.inert import Record
 from conversion.plain import as_plain
+from conversion.synonyms import SYNONYMS, with_nanogpt_names
 
-_SAME = {"block_size": ("block_size", "n_positions", "n_ctx"), "dropout": ("dropout", "resid_pdrop")}
+_DROPOUTS = ("dropout", "resid_pdrop")
 _FIELDS = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias", "dropout")
 _PLACES = ("model_args", "model_config", "gpt_config", "config", "hyper_parameters", "hparams", "args", "cfg")
 _GELUS = ("activation_function", "activation", "act_fn", "act", "hidden_act", "nonlinearity")
@@ -137,6 +139,7 @@ class Statement:
         gelu: the GELU that it names; None if it names none.
         guess: who may have written it, if that is somebody whose code has the tanh GELU; else empty.
         transposed: whether the tensors are those of Hugging Face's GPT-2, whose linear maps are [in, out].
+        notes: what reading it had to do.
     """
 
     place: str
@@ -144,17 +147,36 @@ class Statement:
     gelu: ActFn | None = None
     guess: str = ""
     transposed: bool = False
+    notes: tuple[str, ...] = ()
 
 
-def find_statement(content: Mapping[Any, Any]) -> Statement | None:
+def find_statement(content: Mapping[Any, Any], *, top: str = "") -> Statement | None:
     """The statement in a file's content: `model_args` as it is, else the first mapping or object with an `n_head`.
+
+    Where nothing has an `n_head`, other names for it are looked for.
+
+    Args:
+        content: of the file.
+        top: what the content itself is called, if it may be the statement.
 
     Raises:
         CheckpointError: the statement is one of another architecture, or two statements differ.
     """
+    if top and (own := statement_of(content, top)) is not None:
+        return own
     if isinstance(content.get("model_args"), Mapping):
-        return Statement(place="model_args", arguments=as_plain(dict(content["model_args"])))
-    found = [stated for place, value in _places(content) if (stated := statement_of(value, place)) is not None]
+        arguments, notes = with_nanogpt_names(as_plain(dict(content["model_args"])), "model_args")
+        return Statement(place="model_args", arguments=arguments, notes=notes)
+    first = _first_statement(content, other_names=False)
+    if first is None and top:
+        first = statement_of(content, top, other_names=True)
+    return first or _first_statement(content, other_names=True)
+
+
+def _first_statement(content: Mapping[Any, Any], *, other_names: bool) -> Statement | None:
+    """The first statement below a mapping; CheckpointError if another one differs from it."""
+    places = _places(content)
+    found = [stated for place, value in places if (stated := statement_of(value, place, other_names=other_names))]
     for other in found[1:]:
         if any(found[0].arguments.get(name) != other.arguments.get(name) for name in ("n_head", "n_layer", "n_embd")):
             raise CheckpointError(
@@ -180,30 +202,36 @@ def _places(content: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
                 queue.append((f"{path}{name}.", part))
 
 
-def statement_of(value: Any, place: str) -> Statement | None:
+def statement_of(value: Any, place: str, *, other_names: bool = False) -> Statement | None:
     """The statement that a mapping makes, if it has an `n_head` or minGPT's name of a model.
 
+    Args:
+        value: the mapping.
+        place: where it stands, for messages.
+        other_names: whether other projects' names for `n_head` make a statement too.
+
     Raises:
-        CheckpointError: it has settings of another architecture.
+        CheckpointError: it has settings of another architecture, or two names of one size that differ.
     """
     if isinstance(value, Mapping) and isinstance(value.get("_content"), Mapping):  # OmegaConf's
         value = {name: node.get("_val", node) for name, node in value["_content"].items() if isinstance(node, Mapping)}
     if not isinstance(value, Mapping):
         return None
-    if value.get("n_head") is None and (value.get("model_type") not in _MINGPT_HEADS or "block_size" not in value):
+    if not _states_heads(value, other_names):
         return None
     fields = {name: part for name, part in as_plain(dict(value)).items() if isinstance(name, str)}
-    huggingface = "n_positions" in fields or "transformers_version" in fields
+    own, guess = fields, _guess(value, fields)
+    huggingface = "n_positions" in own or "transformers_version" in own
+    fields, notes = with_nanogpt_names(own, place)
     if huggingface:
-        _check_gpt2(fields, place)
+        _check_gpt2({**own, **fields}, place)
     gelus = {name: fields.pop(name) for name in _GELUS if isinstance(fields.get(name), str)}
     if fields.get("n_head") is None:
         fields["n_head"] = _MINGPT_HEADS[fields["model_type"]]
     arguments = {name: fields[name] for name in _FIELDS if fields.get(name) is not None}
-    for name, others in _SAME.items():
-        stated = [fields[other] for other in others if fields.get(other) is not None]
-        if stated:
-            arguments[name] = stated[0]
+    stated = [fields[name] for name in _DROPOUTS if fields.get(name) is not None]
+    if stated:
+        arguments["dropout"] = stated[0]
     if not huggingface:
         arguments |= {
             name: fields[name] for name in fields if name not in arguments and _may_matter(name, fields[name])
@@ -213,9 +241,17 @@ def statement_of(value: Any, place: str) -> Statement | None:
         place=place,
         arguments=arguments,
         gelu=_gelu(gelus, place),
-        guess="" if gelus or huggingface else _guess(value, fields),
+        guess="" if gelus or huggingface else guess,
         transposed=huggingface,
+        notes=() if huggingface and "n_head" in own else notes,  # of a GPT-2 these are the names that it has
     )
+
+
+def _states_heads(value: Mapping[Any, Any], other_names: bool) -> bool:
+    """Whether a mapping says how many heads there are, by nanoGPT's name, minGPT's name of a model, or another name."""
+    if value.get("n_head") is not None or (value.get("model_type") in _MINGPT_HEADS and "block_size" in value):
+        return True
+    return other_names and any(value.get(name) is not None for name in SYNONYMS["n_head"])
 
 
 def completed(arguments: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -236,9 +272,7 @@ def _may_matter(name: str, value: Any) -> bool:
     """Whether an argument that nanoGPT does not have may change what is computed, as options of training do not."""
     if name in _FIELDS or name in _NO_EFFECT or value is None or isinstance(value, Mapping):
         return False
-    return name not in {other for others in _SAME.values() for other in others} and not (
-        _TRAINING & set(name.lower().split("_"))
-    )
+    return name not in _DROPOUTS and not (_TRAINING & set(name.lower().split("_")))
 
 
 def _gelu(gelus: Mapping[str, str], place: str) -> ActFn | None:
@@ -254,7 +288,7 @@ def _gelu(gelus: Mapping[str, str], place: str) -> ActFn | None:
 
 def _guess(value: Any, fields: Mapping[str, Any]) -> str:
     """Whose configuration this may be, if it is one whose code has the tanh GELU."""
-    if "resid_pdrop" in fields or fields.get("model_type") in _MINGPT_HEADS:
+    if "resid_pdrop" in fields or ("block_size" in fields and fields.get("model_type") in _MINGPT_HEADS):
         return "minGPT"
     if isinstance(value, Record) and fields.keys() == set(_FIELDS[:5]):
         return "build-nanogpt"

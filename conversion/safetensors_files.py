@@ -6,13 +6,17 @@ The file's own reader checks the header before anything is read; the tensors sta
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from conversion.errors import CheckpointError
+
+PairsHook: TypeAlias = Callable[[list[tuple[str, Any]]], dict[str, Any]]
+"""From the names and values of a JSON object to what it is read as."""
 
 CONFIG_NAME = "config.json"
 _LARGEST_JSON = 2**22
@@ -35,6 +39,16 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is no safetensors file, or is damaged.
     """
+    tensors, metadata = read_tensors(file)
+    return named_twice_restored(tensors, metadata), parsed(metadata)
+
+
+def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file as it names them, which must not outlive the reading, and its metadata as it is.
+
+    Raises:
+        CheckpointError: the file is no safetensors file, or is damaged.
+    """
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
@@ -44,10 +58,13 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(
             f"{file} is not a safetensors file, or is damaged ({reason}); copy it again, or save it anew"
         ) from None
-    for name, kept in metadata.items():
-        if name not in tensors and kept in tensors:
-            tensors[name] = tensors[kept]
-    return tensors, {name: _parsed(text) for name, text in metadata.items()}
+    return tensors, metadata
+
+
+def named_twice_restored(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors, with the names that saving left out: metadata say under which other name each is."""
+    others = {name: tensors[kept] for name, kept in metadata.items() if name not in tensors and kept in tensors}
+    return {**tensors, **others}
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -57,20 +74,36 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         CheckpointError: it is no JSON object.
     """
     file = folder / CONFIG_NAME
-    if not file.is_file():
-        return None
+    return read_json(file, "expected a JSON object with the model's n_head") if file.is_file() else None
+
+
+def read_json(file: Path, expected: str, *, pairs: PairsHook | None = None) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        file: which.
+        expected: of the file, for the message.
+        pairs: what makes an object of its names and values; None for the last value of each name.
+
+    Raises:
+        CheckpointError: it is no JSON object.
+    """
     try:
         if file.stat().st_size > _LARGEST_JSON:
             raise ValueError(f"{file.stat().st_size:,} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=pairs)
         if not isinstance(content, dict):
             raise TypeError(f"a {type(content).__name__}")
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{file} cannot be read ({type(error).__name__}: {str(error)[:80]}); expected a JSON object with the "
-            "model's n_head"
+            f"{file} cannot be read ({type(error).__name__}: {str(error)[:80]}); {expected}"
         ) from None
     return content
+
+
+def parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the texts of the metadata say: JSON, or the text itself."""
+    return {name: _parsed(text) for name, text in metadata.items()}
 
 
 def _parsed(text: Any) -> Any:

@@ -1,8 +1,8 @@
 """Damaged and hostile files for the reader of checkpoints: `make fuzz`, or `python -m scripts.fuzz --seconds 180`.
 
-Each execution takes one of the files below (`torch.save`'s archive, deflated or old, safetensors with its
-config.json, llm.c's), changes some of its bytes, entries, pickle instructions or header fields, and reads it. What must
-hold every time:
+Each execution takes one of the files below (`torch.save`'s archive, deflated or old, safetensors with its config.json
+in one file or two, llm.c's), changes some of its bytes, entries, pickle instructions or header fields, and reads it.
+What must hold every time:
 
 - the file is read, or there is one `CheckpointError` or `VocabularyError` of one printable sentence that names it;
 - nothing is imported, opened for writing, started or connected to (an audit hook watches what Python itself reports);
@@ -121,6 +121,10 @@ def seeds() -> dict[str, tuple[bytes, dict[str, bytes]]]:
     files["deflated.pt"] = deflated.getvalue(), {}
     own = {name: tensor.clone() for name, tensor in state.items()}
     files["model.safetensors"] = safetensors_bytes(own), {"config.json": json.dumps(_SIZES).encode()}
+    shards = {f"model-0000{i}-of-00002.safetensors": dict(list(own.items())[i - 1 :: 2]) for i in (1, 2)}
+    index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
+    beside = {file: safetensors_bytes(part) for file, part in shards.items()}
+    files["model.safetensors.index.json"] = json.dumps(index).encode(), {**files["model.safetensors"][1], **beside}
     head = np.zeros(256, dtype="<i4")
     head[: len(_HEADER)] = _HEADER
     n = 8 * 4 + 5 * 4 + 12 * 16 + 13 * 4 + 2 * 4  # wte with padding, wpe, one block, ln_f
@@ -163,6 +167,8 @@ def _word(data: bytearray, draw: random.Random) -> None:
     """A word of a header or a pickle becomes another."""
     words = (
         b"F32",
+        b"model-00001",
+        b"../",
         b"BF16",
         b"I64",
         b"data_offsets",
@@ -277,15 +283,16 @@ def fuzz(
         data, beside = files[name]
         changed = damaged(name, data, draw)
         if beside and draw.random() < 0.3:
-            config = bytearray(beside["config.json"])
-            draw.choice(CHANGES)(config, draw)
-            beside = {"config.json": bytes(config)}
+            other = draw.choice(sorted(beside))
+            content = bytearray(beside[other])
+            draw.choice(CHANGES)(content, draw)
+            beside = {**beside, other: bytes(content)}
         _write(folder, name, changed, beside)
         place = f"seed {seed}, execution {results['executions']}, {folder / name}"
         with Memory() as memory:
             outcome = _read(folder / name, watch)
         assert not watch.seen, f"{place}: {watch.seen}"
-        allowed = MULTIPLE * len(changed) + CONSTANT
+        allowed = MULTIPLE * (len(changed) + sum(map(len, beside.values()))) + CONSTANT
         assert memory.used <= allowed, f"{place}: {memory.used:,} bytes for a file of {len(changed):,}"
         results["executions"] += 1
         results[outcome] += 1

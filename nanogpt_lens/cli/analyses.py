@@ -23,6 +23,7 @@ from nanogpt_lens.cli.output import (
     print_few_examples,
     print_for_programs,
     print_table,
+    print_warning,
     save_result,
     shows_bar,
 )
@@ -136,7 +137,7 @@ def induction(
     if found := matching.heads():
         bar = shows_bar(as_json, as_csv)  # of the heads on other sequences than those that they were found on
         options: dict[str, Any] = {"seq_len": seq_len, "n": n, "seed": seed + 1, "progress": bar}
-        results["ablation"] = ablate_induction_heads(model, sorted(found), **options)
+        results["ablation"] = ablate_induction_heads(model, sorted(found), chosen_by=matching, **options)
     if output is not None:
         for name, result in results.items():
             save_result(result, output / name)
@@ -144,6 +145,8 @@ def induction(
         return
     for line in _induction_lines(results):
         typer.echo(line)
+    for result in results.values():
+        print_warning(result)
     print_few_examples(*results.values())
 
 

@@ -129,8 +129,8 @@ def draw(picture: Any, plot: Path | None) -> None:
 
 
 def print_warning(result: Result) -> None:
-    """Print that a result is in sample, where it is."""
-    if result.sample is not None and result.in_sample:
+    """Print that a result is in sample, where it is or may be."""
+    if result.sample is not None and result.sample.in_sample_words:
         typer.echo(result.sample.in_sample_words)
 
 

@@ -25,8 +25,10 @@ from nanogpt_lens.cli.output import (
     number,
     one_format,
     only_first,
+    print_few_examples,
     print_for_programs,
     print_table,
+    print_warning,
     save_result,
     shows_bar,
 )
@@ -182,6 +184,8 @@ def _print(result: Trajectory, places: dict[str, Any], count: int, least: float)
     looked_at = math.prod(result.shape[axis] for axis in result.axes[1:] if axis not in places)
     corrected = f"; p of a change at most 0.05, corrected for {looked_at} curves" if looked_at > 1 else ""
     typer.echo(f"{len(steps)} checkpoints; columns are iterations{corrected}{more}")
+    print_warning(result)
+    print_few_examples(result)
 
 
 def _draw(result: Trajectory, plot: Path, places: dict[str, Any], least: float) -> None:

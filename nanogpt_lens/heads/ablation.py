@@ -22,8 +22,8 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import Ablation, Source, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import t_interval
+from nanogpt_lens.heads.chosen import chosen_on_others, share_chosen_on
 from nanogpt_lens.heads.induction import repeated_and_unrepeated
-from nanogpt_lens.heads.induction_rule import find_induction_heads
 from nanogpt_lens.interventions.applying import SourceValues, edits_of
 from nanogpt_lens.interventions.controls import USUAL, control_sets, sets_of_the_same_layers
 from nanogpt_lens.interventions.grammar import layer_and_index
@@ -31,18 +31,14 @@ from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.sites import KINDS
 from nanogpt_lens.interventions.sources import mean_activations
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, loss_per_token, provenance, record
-from nanogpt_lens.results import Sample, Scores
+from nanogpt_lens.results import InductionHeads, Sample, Scores
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, open_corpus
-from nanogpt_lens.text.opened import OpenedCorpus
 
 Head: TypeAlias = tuple[int, int]
 """A layer and the number of a head in it."""
 
 Z = KINDS["z"]
-
-_OTHER_SEED = 2**31
-"""What is added to the seed of the random tokens on which heads are chosen; of a seed 32 bits count."""
 
 _SCORES = ("repeated_loss", "unrepeated_loss", "gain", "gain_lost", "beyond_controls", "controls_as_strong")
 _REPLACEMENTS = {
@@ -63,6 +59,7 @@ def ablate_induction_heads(
     model: Hooked,
     heads: Sequence[Head | str] | None = None,
     *,
+    chosen_by: InductionHeads | None = None,
     corpus: Corpus | None = None,
     source: Ablation = "zero",
     controls: int | None = None,
@@ -92,6 +89,8 @@ def ablate_induction_heads(
         heads: (layer, head) pairs, or "0.1" or "L0H1", all of them taken out together; None for those of
             `find_induction_heads` on other sequences of this length and kind: as many other random ones, or one half
             of the windows of the corpus, of which the other half is then what is measured on.
+        chosen_by: the result of `find_induction_heads` that the heads were taken from. The result then says whether it
+            is in sample; without it, of heads that are named, it says that this is not known.
         corpus: the sequences are windows of it, held-out text, see `Corpus`; None for random tokens.
         source: what takes the place of z, see above.
         controls: the number of sets of as many other heads, drawn without repetition; all such sets where
@@ -113,17 +112,26 @@ def ablate_induction_heads(
         `chance` is the mean over the control sets; `per_example` has each sequence's values.
 
     Raises:
-        AnalysisError: the model has no such heads, no induction head, or too few others; or `source` is unknown.
+        AnalysisError: the model has no such heads, no induction head, or too few others; `source` is unknown, or
+            `chosen_by` another kind of result.
     """
     check_choice(Ablation, source=source)
     check_model(model)
     check_whole(seed=seed, **({} if controls is None else {"controls": controls}))
     options = {"seq_len": seq_len, "n": n, "seed": seed}
     text = None if corpus is None else open_corpus(model, corpus)
-    chosen, rows = _induction_heads(model, text, **options) if heads is None else (_pairs(model, heads), text)
+    rows, chosen_on = text, None
+    if heads is None:
+        if chosen_by is not None:
+            raise AnalysisError("chosen_by was given without heads; expected both: pass heads=chosen_by.heads() too")
+        chosen_by, rows, chosen_on = chosen_on_others(model, text, **options)
+        heads = sorted(chosen_by.heads())
+    chosen = _pairs(model, heads)
     sets_of_controls, alike = _controls(model, chosen, controls, seed, same_layers=same_layers)
     sets: list[Sequence[Head]] = [(), chosen, *sets_of_controls]
     both = repeated_and_unrepeated(model, rows, **options)
+    length = both[0].shape[1] // 2
+    share = share_chosen_on(model, both[0][:, :length], chosen_by, random=text is None, chosen_on=chosen_on)
     if source == "resample" and len(both[0]) < 4:
         raise AnalysisError(
             f"there are {len(both[0])} sequences; expected at least 4, so that one can be resampled from other "
@@ -132,7 +140,6 @@ def ablate_induction_heads(
     with evaluating(model):
         repeated, unrepeated = _second_half_losses(model, both, sets, source, progress)
     columns = _columns(repeated, unrepeated)
-    length = both[0].shape[1] // 2
     drawn: dict[str, Any] = {"n": len(both[0]), "seq_len": length, "seed": seed}
     origin = "random ids" if text is None else text.name
     return Scores(
@@ -145,40 +152,15 @@ def ablate_induction_heads(
         **_MEANING,
         definition=f"{length} tokens of {origin} after themselves or after others, but for their first; z replaced by "
         f"{_REPLACEMENTS[source]}"
-        + ("; heads chosen on other sequences" if heads is None else "")
+        + ("; heads chosen on other sequences" if share == 0 else "")
         + (f"; chance: mean over the control sets, {_FROM[alike]}" if sets_of_controls else ""),
-        sample=Sample(corpus=None if text is None else origin, **drawn),
+        sample=Sample(
+            corpus=None if text is None else origin, seen_share=share, seen_by="the choice of heads", **drawn
+        ),
         provenance=provenance(
             model, heads=chosen, corpus=origin, source=source, controls=len(sets) - 2, same_layers=alike, **drawn
         ),
     )
-
-
-def _induction_heads(
-    model: Hooked, text: OpenedCorpus | None, *, seq_len: int | None, n: int, seed: int
-) -> tuple[list[Head], Int[Tensor, "example pos"] | None]:
-    """The induction heads, and the windows of the text to measure on, which have none that the heads were chosen on.
-
-    Raises:
-        AnalysisError: there is no induction head, or there are fewer than four windows.
-    """
-    rows = None
-    if text is None:
-        found = find_induction_heads(model, seq_len=seq_len, n=n, seed=(seed + _OTHER_SEED) % 2**63)
-    else:
-        length = repeated_and_unrepeated(model, seq_len=seq_len, n=2, seed=seed)[0].shape[1] // 2
-        both = text.windows(seq_len=length, n=2 * n, seed=seed)
-        if len(both) < 4:
-            raise AnalysisError(
-                f"there are {len(both)} windows of {length} tokens; expected at least 4, two to choose heads on and "
-                "two to measure on: give a longer corpus, a smaller seq_len, or the heads"
-            )
-        found = find_induction_heads(model, both[::2], seq_len=length, n=n, seed=seed)
-        rows = both[1::2]
-    if not found.heads():
-        best = divmod(int(found.values.argmax()), found.shape["head"])
-        raise AnalysisError(f"{found.verdict}: there is nothing to ablate, or name some with heads=[{best}]")
-    return sorted(found.heads()), rows
 
 
 def _controls(

@@ -157,7 +157,7 @@ class Result:
         return None if self.sample is None else self.sample.seen_share
 
     def _warning(self) -> str:
-        """That the result is in sample, in words; "" where it is not."""
+        """That the result is in sample, or may be, in words; "" where it is not."""
         return "" if self.sample is None else self.sample.in_sample_words
 
     def unit_of(self, score: str) -> str:
@@ -210,7 +210,7 @@ class Result:
         """One row per value: a column for every axis, its label where it has one, and every tensor of that shape.
 
         Where intervals are of few examples, their number is the column "few_examples"; where the result is in sample,
-        there is a column "in_sample".
+        or may be, there is a column "in_sample".
         """
         import pandas as pd
 
@@ -226,8 +226,7 @@ class Result:
                 columns["value" if name == "values" else name] = plain.flatten().numpy()
         if self.few_examples:
             columns["few_examples"] = self.n_examples
-        if self.in_sample:
-            columns["in_sample"] = True
+        columns |= {} if self.sample is None else self.sample.in_sample_column
         return pd.DataFrame(columns)
 
     def top(self, k: int = 10, *, by: str | None = None, order: Literal["abs", "high", "low"] = "abs") -> pd.DataFrame:

@@ -225,8 +225,7 @@ class NeuronAblation(Scores):
 
         ends = {name: t[0].numpy() for name in ("low", "high", "chance") if (t := getattr(self, name)) is not None}
         columns: dict[str, Any] = {"score": self.labels["score"], "value": self.values[0].numpy(), **ends}
-        if self.in_sample:
-            columns["in_sample"] = True
+        columns |= {} if self.sample is None else self.sample.in_sample_column
         return pd.DataFrame({**columns, "controls_as_strong": self.controls_as_strong.numpy()})
 
     def _summary(self) -> list[str]:

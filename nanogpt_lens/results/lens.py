@@ -112,8 +112,8 @@ class LensResult(_OnPoints):
         tokens = (self.tokens[place] if several else self.tokens).tolist()
         columns = [f"{i} {self.string(token)!r}" for i, token in enumerate(tokens)]
         table = pd.DataFrame(rows, index=[name for _, _, name in places], columns=columns)
-        if self.in_sample:
-            table.insert(0, "in_sample", True)
+        for name, said in ({} if self.sample is None else self.sample.in_sample_column).items():
+            table.insert(0, name, said)
         return table
 
     def _summary(self) -> list[str]:

@@ -21,7 +21,8 @@ class Sample:
         seed: of what was drawn at random.
         seen_share: the share of the text, from 0 to 1, that what is measured was fitted or chosen on; None where that
             is not known, or where nothing was fitted.
-        seen_by: what was fitted or chosen, such as "the lens".
+        seen_by: what was fitted or chosen, such as "the lens"; "" where nothing was. Where this stands without a share,
+            it is not known whether it has seen the text, and results say so.
     """
 
     corpus: str | None = None
@@ -43,7 +44,14 @@ class Sample:
 
     @property
     def in_sample_words(self) -> str:
-        """The warning of that, which prints, tables, pictures and the report show; "" where there is none."""
+        """The warning of that, which prints, pictures and the report show; "" where there is nothing to warn of."""
+        if self.seen_share is None and self.seen_by:
+            return f"unknown whether in sample; {self.seen_by} may have seen the same before"
         if self.seen_share is None or not self.in_sample:
             return ""
         return f"in sample: {self.seen_by or 'what is measured'} has seen {self.seen_share:.0%} of this text before"
+
+    @property
+    def in_sample_column(self) -> dict[str, bool | str]:
+        """The same as a column of tables, `in_sample`: True, or "unknown"; empty where there is nothing to warn of."""
+        return {"in_sample": self.in_sample or "unknown"} if self.in_sample_words else {}

@@ -221,8 +221,8 @@ def test_reading_what_was_saved_gives_the_same(tmp_path):
     write_meta(tmp_path)
     first = read_checkpoint(write(tmp_path), optimizer=True)
     again = read_checkpoint(save_checkpoint(first, tmp_path / "again"), optimizer=True)
-    assert replace(again, state_dict={}, path=None, vocabulary=None, _stamp=None) == replace(
-        first, state_dict={}, path=None, vocabulary=None, _stamp=None
+    assert replace(again, state_dict={}, path=None, vocabulary=None, _stamps=()) == replace(
+        first, state_dict={}, path=None, vocabulary=None, _stamps=()
     )
     assert again.vocabulary.chars == first.vocabulary.chars
     assert all(torch.equal(again.state_dict[k], v) for k, v in first.state_dict.items())

@@ -166,9 +166,9 @@ def test_configs_of_other_models(tmp_path, config, words):
         read_checkpoint(folder)
 
 
-def test_shards_and_empty_folders(tmp_path):
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="several files.*max_shard_size"):
+def test_pickled_shards_and_empty_folders(tmp_path):
+    (tmp_path / "pytorch_model.bin.index.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="several files.*save the model again with save_pretrained"):
         read_checkpoint(tmp_path)
     other = tmp_path / "dcp"
     other.mkdir()

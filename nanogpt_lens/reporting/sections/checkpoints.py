@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 from jaxtyping import Int
 from torch import Tensor
 
 from conversion.checkpoint import CHECKPOINT_NAME
 from conversion.errors import NanoGPTLensError
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.heads.taxonomy import score_heads
 from nanogpt_lens.losses.on_text import text_loss
 from nanogpt_lens.model.access import n_tokens
 from nanogpt_lens.model.loading import check, convert
+from nanogpt_lens.reporting.best_heads import HeadSummary, best_heads_table, heads_of
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.doubts import doubt
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe, in_a_sentence
 from nanogpt_lens.reporting.subject import Subject, text_of
 from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, line_of, number, plural
@@ -32,7 +32,7 @@ from nanogpt_lens.text.from_model import own_text
 _MOST = 40
 _UNEVEN = 4  # times the smallest gap between iterations: they are spaced as logarithms
 _DRAWN = 64  # sequences of a model's own text
-_LENGTH, _WINDOWS, _SCORED = 128, 256, 32
+_LENGTH, _WINDOWS = 128, 256
 
 
 def checkpoints_of(path: str | Path) -> tuple[Path, ...]:
@@ -59,8 +59,9 @@ class _Summary:
     loss: float = math.nan
     low: float | None = None
     high: float | None = None
+    few: str = ""
     proven: bool | None = None
-    heads: Scores | None = None
+    heads: HeadSummary | None = None
     error: str = ""
     shape: Any = None
     digest: str = ""
@@ -89,8 +90,9 @@ def _make(subject: Subject) -> Content:
         body.append(Paragraph(text=f"{len(chosen)} of {len(files)} checkpoints, evenly spaced.", tone="note"))
     if _one_run(summaries):
         body += _figures(summaries)
-    if any(m.heads is not None and m.distinct for m in summaries):
-        body.append(_heads_table(summaries))
+    scored = [(m.name, m.heads) for m in summaries if m.heads is not None and m.distinct]
+    if scored:
+        body.append(best_heads_table(scored))
     return Content(
         body=tuple(body),
         commands=(subject.report_command("checkpoints"),),
@@ -213,11 +215,12 @@ def _on_text(subject: Subject, model: Any, drawn_text: Int[Tensor, "example pos"
     loss = text_loss(model, corpus, seq_len=length, n=_WINDOWS, seed=subject.seed)
     heads = None
     if model.cfg.n_ctx >= 4:
-        heads = score_heads(model, corpus, seq_len=length, n=_SCORED, seed=subject.seed)
+        heads = heads_of(model, corpus, seq_len=length, seed=subject.seed)
     return {
         "loss": float(loss.values),
         "low": None if loss.low is None else float(loss.low),
         "high": None if loss.high is None else float(loss.high),
+        "few": loss.few_examples,
         "heads": heads,
     }
 
@@ -250,7 +253,7 @@ def _table(subject: Subject, summaries: list[_Summary], drawn: bool) -> Table:
         caption=f"{_order(summaries)} Losses in nats per token: best_val_loss as it is stored, and what is measured on "
         f"{words}, with 95% intervals: at most {_WINDOWS if not drawn else _DRAWN} sequences of each, fewer than the "
         "section on the loss reads of one checkpoint, so that its loss there differs a little. Equality: the "
-        "certificate without the edits at every hook.",
+        "certificate without the edits at every hook." + "".join(map(doubt, dict.fromkeys(m.few for m in summaries))),
         left=(0, 5),
         marked=frozenset(i for i, m in enumerate(summaries) if not m.proven),
     )
@@ -266,33 +269,6 @@ def _order(summaries: list[_Summary]) -> str:
     apart = any(m.shape != usable[0].shape for m in usable)
     why = "differ in architecture" if apart else "do not each have an iteration of their own"
     return f"In the order of their iterations; they {why}, so that they are not taken for stages of one training run."
-
-
-def _heads_table(summaries: list[_Summary]) -> Table:
-    kept = [m for m in summaries if m.heads is not None and m.distinct]
-    names = kept[0].heads.labels["score"] if kept[0].heads is not None else ()
-    rows = []
-    for m in kept:
-        cells = []
-        for name in names:
-            value, layer, head = _best(m.heads, name)
-            cells.append(f"{number(value, 2)} ({layer}.{head})")
-        rows.append((line_of(m.name), *cells))
-    return Table(
-        header=("file", *(name.replace("_", " ") for name in names)),
-        rows=tuple(rows),
-        caption="The highest score of each kind, and the head that has it. A score may be high in a model that has "
-        "learned nothing: compare with the others.",
-    )
-
-
-def _best(heads: Scores | None, name: str) -> tuple[float, int, int]:
-    """The highest score of a kind, and its layer and head."""
-    assert heads is not None
-    values = heads.score(name)
-    place = int(rearrange(values, "layer head -> (layer head)").nan_to_num(-math.inf).argmax())
-    layer, head = divmod(place, values.shape[1])
-    return float(values[layer, head]), layer, head
 
 
 def _figures(summaries: list[_Summary]) -> Iterator[Block]:
@@ -321,9 +297,10 @@ def _figures(summaries: list[_Summary]) -> Iterator[Block]:
     )
     scale = "log" if _log_spaced(steps) else "linear"
     yield picture_of(loss, "the loss over training", x=scale)
-    if all(m.heads is not None for m in kept):
-        names = kept[0].heads.labels["score"] if kept[0].heads is not None else ()
-        best = torch.tensor([[_best(m.heads, name)[0] for m in kept] for name in names], dtype=torch.float64)
+    heads = [m.heads for m in kept if m.heads is not None]
+    if len(heads) == len(kept):
+        names = heads[0].names
+        best = torch.tensor([[each.best(name)[0] for each in heads] for name in names], dtype=torch.float64)
         scores = Scores(
             values=best,
             axes=("score", "step"),

@@ -7,6 +7,7 @@ from typing import Any
 from nanogpt_lens.catalogue import ANALYSES, Analysis
 from nanogpt_lens.core.errors import DataError
 from nanogpt_lens.reporting.blocks import Block, Table, picture_of
+from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import number
@@ -64,7 +65,7 @@ def _table(result: Result) -> Table:
     return Table(
         header=(*(axis.replace("_", " ") for axis in result.axes), result.quantity),
         rows=tuple(rows),
-        caption=f"The largest values, by magnitude: {result.definition}.",
+        caption=f"The largest values, by magnitude: {result.definition}.{doubts(result)}",
         left=(),
     )
 

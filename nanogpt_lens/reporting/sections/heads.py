@@ -7,6 +7,7 @@ from typing import Any
 from nanogpt_lens.heads.taxonomy import head_taxonomy
 from nanogpt_lens.patching.importance import head_importance
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, list_of, number, plural
@@ -115,7 +116,8 @@ def _table(taxonomy: HeadTaxonomy, importance: Scores) -> Table:
         header=("head", *(name.replace("_", " ") for name in names), "loss rise without it", "labels", "thresholds"),
         rows=tuple(rows),
         caption="Every score of every head; bold where it is surely, for all heads together, above the label's "
-        f"threshold. Thresholds: of the labels, and of high scores that earned none. Loss rise: {importance.quantity}.",
+        f"threshold. Thresholds: of the labels, and of high scores that earned none. Loss rise: {importance.quantity}."
+        + doubts(loss_rise=importance),
         left=(0, len(names) + 2, len(names) + 3),
         strong=frozenset(strong),
         folded=f"All scores of {plural(len(rows) - 1, 'head')}",

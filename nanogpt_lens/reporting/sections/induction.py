@@ -11,6 +11,7 @@ from nanogpt_lens.heads.induction_rule import MARGIN, THRESHOLD, find_induction_
 from nanogpt_lens.losses.on_text import in_context_learning_score
 from nanogpt_lens.model.access import n_tokens
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import OTHER_SIZES, Subject
 from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, list_of, number, percent
@@ -102,7 +103,7 @@ def _measures(subject: Subject) -> InductionMeasures:
         repeated=repeated_sequence_loss(model, **options),
         accuracy=induction_accuracy(model, n=_PROMPTS, seed=subject.seed),
         learning=in_context_learning_score(model, subject.corpus if enough else None, seed=subject.seed),
-        ablation=ablate_induction_heads(model, heads, progress=False, **new) if heads else None,
+        ablation=ablate_induction_heads(model, heads, chosen_by=matching, progress=False, **new) if heads else None,
         **on_text,
     )
 
@@ -176,7 +177,8 @@ def _heads_table(measures: InductionMeasures) -> Table:
         caption="Prefix matching of the five highest heads, with 95% intervals over the sequences: attention from a "
         "repeated token to the token after its first occurrence. A head is an induction head where that is surely, "
         f"for all heads together, above {THRESHOLD}, and {MARGIN} above chance and above the same places without "
-        f"repetition: {measures.matching.verdict}.",
+        f"repetition: {measures.matching.verdict}."
+        + doubts(random_tokens=measures.matching, text=measures.text_matching),
     )
 
 
@@ -192,7 +194,7 @@ def _answers(accuracy: Scores) -> Table:
     return Table(
         header=("prompts", "how often [B] is on top", "probability of [B]", "chance"),
         rows=tuple(rows),
-        caption=f"{accuracy.definition}.",
+        caption=f"{accuracy.definition}.{doubts(accuracy)}",
     )
 
 
@@ -218,7 +220,7 @@ def _without(ablation: Scores) -> str:
     said += "per token of the gain by repetition are lost"
     controls = [label.removeprefix("control ") for label in ablation.labels["ablated"][2:]]
     if not controls:
-        return f"{said}."
+        return f"{said}.{doubts(ablation)}"
     place = (1, ablation.labels["score"].index("beyond_controls"))
     more = interval(ablation.values[place], at(ablation.low, *place), at(ablation.high, *place))
     where = "the same layers" if ablation.provenance["arguments"]["same_layers"] else "any layers"
@@ -226,7 +228,7 @@ def _without(ablation: Scores) -> str:
     shown = list_of(controls if len(controls) <= 6 else [*controls[:5], f"{len(controls) - 5} more"])
     return (
         f"{said}: {more} more than without as many others of {where}, the control sets {shown}; the share of sets that "
-        f"lose as much, counted with the heads themselves, is {strong}."
+        f"lose as much, counted with the heads themselves, is {strong}.{doubts(ablation)}"
     )
 
 
@@ -234,7 +236,7 @@ def _learning(learning: Scores) -> str:
     value = interval(learning.values[0], at(learning.low, 0), at(learning.high, 0))
     return (
         f"In-context learning: {value} nats, the loss late in the context minus that early in it; below zero, the "
-        f"model makes use of its context ({learning.definition})."
+        f"model makes use of its context ({learning.definition}).{doubts(learning)}"
     )
 
 

@@ -13,6 +13,7 @@ from nanogpt_lens.lens.convergence import measure_convergence
 from nanogpt_lens.lens.logit import logit_lens
 from nanogpt_lens.model.access import n_tokens
 from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, picture_of, picture_of_widget
+from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, number, percent, quoted
@@ -146,7 +147,8 @@ def _convergence_table(convergence: ConvergenceResult) -> Table:
         header=("point", *(name.replace("_", " ") for name in names)),
         rows=tuple(rows),
         caption="KL(final ‖ lens), entropy and loss in nats; agreement and converged are shares of positions; 95% "
-        "intervals over the sequences. The constant prediction is the model's mean distribution, whatever the text.",
+        "intervals over the sequences. The constant prediction is the model's mean distribution, whatever the text."
+        + doubts(convergence),
         folded="These curves as numbers",
     )
 

@@ -18,6 +18,7 @@ from nanogpt_lens.lens.reading import characters
 from nanogpt_lens.model.access import evaluating, loss_per_token, n_tokens
 from nanogpt_lens.model.sampling import generate
 from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, TextSample, Tokens, spans_of
+from nanogpt_lens.reporting.doubts import doubt
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, interval, number, percent
@@ -50,12 +51,13 @@ def _make(subject: Subject) -> Content:
     held = None if trained is None else _held_out(subject, trained, n)
     rows += _baselines(subject, tokens, held, uniform)
     words = f"{count(len(tokens))} sequences of {length} tokens, {_origin(subject)}; 95% interval over the sequences"
-    words += f" ({few})" if (few := few_examples(len(tokens), "t")) else ""
     body: list[Block] = [
         Table(
             header=("", "loss, nats per token", "perplexity", "bits per character"),
             rows=tuple(rows),
-            caption=f"Mean cross-entropy of the next token: {words}. {_whether_new(subject, trained, held)}",
+            caption=f"Mean cross-entropy of the next token: {words}. {_whether_new(subject, trained, held)}"
+            + doubt(few_examples(len(tokens), "t"))
+            + (doubt(few_examples(held.sequences, "t"), "Validation part") if held else ""),
         ),
         *_by_position(per_token),
         *_passage(subject, uniform),

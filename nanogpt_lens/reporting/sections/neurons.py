@@ -14,6 +14,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.neurons.find import find_neurons
 from nanogpt_lens.neurons.search import search_neurons
 from nanogpt_lens.reporting.blocks import Block, ExcerptLine, NeuronCard, NeuronCards, Paragraph, Span, Table, spans_of
+from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject, source_of
 from nanogpt_lens.reporting.words import count, interval, number, percent, plural, quoted
@@ -183,7 +184,8 @@ def _classes_table(separating: dict[str, SeparatingNeurons]) -> Table:
         caption="How well single neurons separate a class of tokens: AUROC is the probability that the neuron is "
         "higher (where the row says lower: lower) on a token of the class than on another (0.5 says nothing, 1 is "
         "perfect). Held out: on text that had no part in the choice. Chance: 95% of the best neurons of all stay below "
-        "it when the class is shifted along the text.",
+        "it when the class is shifted along the text."
+        + doubts(**{CLASSES[name]: result for name, result in separating.items()}),
         left=(0, 1, 2),
     )
 

@@ -65,17 +65,20 @@ def test_a_table_of_what_changes_most(stages, text):
         layer, head = divmod(place, 2)
         numbers = [f"{value:.3f}" for value in expected.values[:, layer, head].tolist()]
         assert line.split()[:10] == [str(layer), str(head), *numbers]
-    assert lines[-1] == (
+    assert lines[-2] == (
         "8 checkpoints; columns are iterations; p of a change at most 0.05, corrected for 4 curves; 1 other places "
         "change less or were not asked for: --rows, --at, --csv"
     )
+    assert lines[-1] == "few examples: n = 6"
+    many = run("trajectory", stages, "--measure", "prefix_matching", "--n", 10)[1]
+    assert "examples: n" not in many
 
 
 def test_at_chooses_places(stages):
     args = ("trajectory", stages, "--measure", "task_heads", "--n", 5)
     code, out, _ = run(*args, "--at", "score=induction", "--at", "layer=1")
     assert code == 0
-    rows = [line.split()[:3] for line in out.splitlines()[2:-1]]
+    rows = [line.split()[:3] for line in out.splitlines()[2:-2]]
     assert sorted(rows) == [["induction", "1", "0"], ["induction", "1", "1"]]
     assert "6 other places" in out
     assert run(*args, "--at", "layer=-1", "--rows", 1)[1].splitlines()[2].split()[1] == "1"

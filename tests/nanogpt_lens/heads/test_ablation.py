@@ -11,7 +11,7 @@ from conversion.checkpoint import read_checkpoint
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.core.simultaneous import sure_low
-from nanogpt_lens.heads import ablation
+from nanogpt_lens.heads import chosen
 from nanogpt_lens.heads.ablation import ablate_induction_heads
 from nanogpt_lens.heads.induction import repeated_and_unrepeated
 from nanogpt_lens.heads.induction_rule import find_induction_heads
@@ -100,7 +100,7 @@ def test_heads_are_not_chosen_on_the_sequences_that_are_measured(handmade, monke
         asked.append((corpus, options))
         return find_induction_heads(model, corpus, **options)
 
-    monkeypatch.setattr(ablation, "find_induction_heads", recorded)
+    monkeypatch.setattr(chosen, "find_induction_heads", recorded)
     corpus = torch.cat([torch.randperm(VOCAB)[:10] for _ in range(9)])
     scores = ablate_induction_heads(handmade, corpus=corpus, seq_len=10, n=50, progress=False)
     chosen_on = {tuple(row) for row in asked[0][0].tolist()}

@@ -205,4 +205,7 @@ def test_it_says_whether_the_neurons_were_chosen_on_this_text(model, tmp_path):
     whole = find_neurons(model, text[:2000], "upper_case", held_out=0, permutations=5, progress=False)
     assert whole.in_sample  # its intervals are of the tokens by which the best were chosen
     assert found.in_sample is None
-    assert ablate_neurons(model, text, [(0, 3)], **options).seen_share is None
+    named = ablate_neurons(model, text, [(0, 3)], **options)  # nobody says by what
+    assert named.seen_share is named.in_sample is None
+    assert "unknown whether in sample; the choice of neurons may have seen the same before" in repr(named).lower()
+    assert set(named.table()["in_sample"]) == set(named.to_dataframe()["in_sample"]) == {"unknown"}

@@ -52,7 +52,8 @@ def test_a_folder_without_its_own_is_compared_alone(run):
         assert row[2:4] == [f"{ngl.read_checkpoint(run / row[0]).n_params:,}", "2.500" if row[1] == "20" else "1.250"]
         assert row[5] == "proven"
     scores = ngl.score_heads(ngl.load(run / "ckpt_1.pt"), words, seq_len=16, n=32)
-    for name, cell in zip(heads[0][1:], heads[3][1:], strict=True):
+    assert heads[0][-1] == "induction heads"
+    for name, cell in zip(heads[0][1:-1], heads[3][1:-1], strict=True):
         value, layer, head = re.fullmatch(r"(−?\d\.\d\d) \((\d)\.(\d)\)", cell).groups()
         own = scores.score(name.replace(" ", "_"))
         assert float(value.replace("−", "-")) == pytest.approx(float(own.max()), abs=0.006)

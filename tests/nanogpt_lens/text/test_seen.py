@@ -121,6 +121,11 @@ def test_what_cannot_be_said_is_none():
     assert open_corpus(model(), torch.zeros(50, dtype=torch.long)).share_seen(None) is None
     assert [Sample(seen_share=share).in_sample for share in (None, 0.01, 0.5)] == [None, False, True]
     assert Sample().in_sample_words == Sample(seen_share=0.01, seen_by="the lens").in_sample_words == ""
+    assert Sample().in_sample_column == Sample(seen_share=0.01, seen_by="the lens").in_sample_column == {}
+    unknown = Sample(seen_by="the lens")
+    assert unknown.in_sample_words == "unknown whether in sample; the lens may have seen the same before"
+    assert unknown.in_sample_column == {"in_sample": "unknown"}
+    assert Sample(seen_share=0.5).in_sample_column == {"in_sample": True}
     words = Sample(seen_share=0.5, seen_by="the lens").in_sample_words
     assert words == "in sample: the lens has seen 50% of this text before"
 
