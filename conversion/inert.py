@@ -164,13 +164,13 @@ class Machine:
             elif name in _NEW:
                 self.stack.append(_NEW[name]())
             elif name == "STOP":
-                return self.stack.pop()
+                break
             elif name not in ("PROTO", "FRAME"):
                 step = getattr(self, f"_do_{name.lower()}", None)
                 if step is None:
                     raise ValueError(f"the instruction {name} is not for data")
                 step(argument)
-        raise EOFError("the pickle has no end")
+        return self.stack.pop()
 
     def call(self, what: Any, arguments: tuple[Any, ...]) -> Any:
         """What stands for the result of a call: a builder's value, or a record; nothing else is ever called."""

@@ -80,6 +80,7 @@ def test_plain_data_is_what_python_reads(tmp_path, protocol):
         b"c__builtin__\nset\n(lp0\nI1\na\x85R.",  # Python 2's name of a module
         b"(K\x01K\x02i__builtin__\ncomplex\n.",  # INST
         b"(cbuiltins\ncomplex\nK\x01K\x02o.",  # OBJ
+        b"\x80\x04ccollections\nOrderedDict\n)}\x92.",  # NEWOBJ_EX
     ],
     ids=repr,
 )
@@ -171,6 +172,8 @@ def test_the_old_instructions_for_objects_make_records(tmp_path):
         assert (made.kind, made.arguments) == ("argparse.Namespace", (1,))
     called = read(tmp_path, b"cargparse\nNamespace\n)R(I5\ntR.")  # the call of an object
     assert (called.kind, called.arguments) == ("argparse.Namespace", (5,))
+    filled = read(tmp_path, b"\x80\x04cargparse\nNamespace\n)R(K\x01K\x02\x90.")  # ADDITEMS
+    assert (filled.kind, filled.elements) == ("argparse.Namespace", [1, 2])
     of_number = read(tmp_path, b"cbuiltins\ngetattr\n(I1\nS'real'\ntR.")  # an attribute of no class
     assert (of_number.kind, of_number.arguments) == ("builtins.getattr", (1, "real"))
 
