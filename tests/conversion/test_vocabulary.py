@@ -294,6 +294,15 @@ def test_damaged_metas(tmp_path, data):
         read_meta(tmp_path / "meta.pkl")
 
 
+def test_a_tokenizer_json_that_is_no_text(tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(b'{"model": "\xff"}')
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json is not UTF-8 text; expected a tokenizer\.json"):
+        read_vocabulary(tmp_path / "tokenizer.json", 65)
+    with pytest.raises(VocabularyError, match=r"empty has no meta\.pkl, tokenizer\.json, or vocab\.json with merges"):
+        (tmp_path / "empty").mkdir()
+        read_vocabulary(tmp_path / "empty", 65)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model": 3}'])
 def test_damaged_tokenizer_json(tmp_path, text):
     (tmp_path / "tokenizer.json").write_text(text)
