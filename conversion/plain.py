@@ -1,4 +1,7 @@
-"""The last step of reading a pickle: names become what they stand for, and records become dictionaries where asked."""
+"""The last step of reading a pickle: names become what they stand for, and records become dictionaries where asked.
+
+Here too a value is measured that is small in a file and endless where it is printed: lists of lists of one list.
+"""
 
 from __future__ import annotations
 
@@ -58,3 +61,17 @@ class Finished:
 def as_plain(value: Any) -> Any:
     """The value with dictionaries in the place of records."""
     return Finished(lambda one: one, plain=True)(value)
+
+
+def written_out(value: Any, sizes: dict[int, int] | None = None) -> int:
+    """How large a value is where all its parts are written out; what is in it twice counts twice, a circle once."""
+    sizes = {} if sizes is None else sizes
+    if not isinstance(value, dict | list | tuple):
+        return 1 + (len(value) if isinstance(value, str | bytes | bytearray | set) else 0)
+    if id(value) not in sizes:
+        sizes[id(value)] = 1
+        parts: list[Any] = [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
+        if isinstance(value, Record):
+            parts += [value.arguments, value.elements]
+        sizes[id(value)] = 1 + sum(written_out(part, sizes) for part in parts)
+    return sizes[id(value)]

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conversion import numpy_values
+from conversion import numpy_values, python_values
 from conversion.archives import Archive
-from conversion.errors import CheckpointError
+from conversion.errors import CheckpointError, reason_of
 from conversion.inert import Builder, Machine, PickledName, Record, UnsafePickleError, as_key
-from conversion.plain import Finished
+from conversion.plain import Finished, written_out
+from conversion.python_values import joined
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)}
@@ -91,10 +92,9 @@ def read_torch_file(file: Path, *, mapped: bool) -> TorchFile:
     except MemoryError:
         raise CheckpointError(f"{file} says that it holds more than fits into the memory; it is damaged") from None
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{file} is not a PyTorch checkpoint, or is damaged ({reason}); expected nanoGPT's dictionary with "
-            "'model' and 'model_args', as torch.save writes it"
+            f"{file} is not a PyTorch checkpoint, or is damaged ({reason_of(error)}); expected nanoGPT's "
+            "dictionary with 'model' and 'model_args', as torch.save writes it"
         ) from None
 
 
@@ -204,7 +204,7 @@ def _storage(row: Callable[[str, torch.dtype, int], Tensor]) -> Builder:
 
 
 def _machine(row: Callable[[str, torch.dtype, int], Tensor]) -> Machine:
-    builders: dict[str, Builder] = {**_BUILDERS, **numpy_values.BUILDERS}
+    builders: dict[str, Builder] = {**_BUILDERS, **python_values.BUILDERS, **numpy_values.BUILDERS}
     machine = Machine(builders, _storage(row))
 
     def from_type(function: Any, kind: Any, arguments: Any, state: Any) -> Any:
@@ -228,7 +228,9 @@ def _finished(content: Any, machine: Machine) -> TorchFile:
             return value.code
         return None if isinstance(value, PickledStorage) else value
 
-    return TorchFile(Finished(final)(content), frozenset(machine.kinds))
+    finished = Finished(final)(content)
+    machine.check_repeats(written_out(finished))
+    return TorchFile(finished, frozenset(machine.kinds))
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
@@ -267,20 +269,6 @@ def _meta_tensor(dtype: Any, size: Any, stride: Any, *_: Any) -> Tensor:
     return torch.empty_strided(size, stride, dtype=_DTYPES[dtype.name], device="meta")
 
 
-def _dictionary(*pairs: Any) -> dict[Any, Any]:
-    made = pairs[0] if pairs else {}
-    return {as_key(k): v for k, v in (made.items() if isinstance(made, dict) else made)}
-
-
-def _bytes(text: Any = b"", encoding: Any = "latin1", *_: Any) -> Any:
-    """The bytes of a text; a number of them, which Python would make zeros of, is no data."""
-    if isinstance(text, bytes):
-        return text
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise TypeError("bytes that are no text")
-    return text.encode("latin-1")
-
-
 _BUILDERS: dict[str, Builder] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -289,25 +277,7 @@ _BUILDERS: dict[str, Builder] = {
     "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
     "torch._utils._rebuild_meta_tensor_no_storage": _meta_tensor,
     "torch.Size": lambda sizes=(): tuple(sizes),
-    "torch.device": lambda *parts: ":".join(map(str, parts)),
+    "torch.device": lambda *parts: joined(parts, ":"),
     "torch.serialization._get_layout": lambda name: name,
-    "collections.OrderedDict": _dictionary,
-    "collections.Counter": _dictionary,
-    "collections.defaultdict": lambda *_: {},
-    "collections.deque": lambda values=(), *_: list(values),
-    "builtins.dict": _dictionary,
-    "builtins.list": lambda values=(): list(values),
-    "builtins.tuple": lambda values=(): tuple(values),
-    "builtins.set": lambda values=(): set(map(as_key, values)),
-    "builtins.frozenset": lambda values=(): set(map(as_key, values)),
-    "builtins.bytes": _bytes,
-    "builtins.bytearray": _bytes,
-    "builtins.complex": lambda real=0.0, imaginary=0.0: complex(real, imaginary),
-    "_codecs.encode": _bytes,
-    **{
-        f"{module}.{name}": lambda *parts: "/".join(map(str, parts)).replace("//", "/")
-        for module in ("pathlib", "pathlib._local")
-        for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
-    },
 }
-"""By the names in pickles, the functions of this file that make tensors and Python's own containers."""
+"""By the names in pickles, the functions of this file that make tensors and what describes them."""

@@ -2,6 +2,9 @@
 
 import inspect
 import json
+import shlex
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +14,13 @@ from nanogpt_lens import results
 from nanogpt_lens.catalogue import ANALYSES, find, options_from_words, register
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked
+from nanogpt_lens.reporting.blocks import Table
 from nanogpt_lens.results import Result, Scores
-from tests.making import content, write, write_meta
+from nanogpt_lens.text.corpus import windows
+from nanogpt_lens.text.tasks import trigger_bigrams
+from tests.making import CHARS, content, write, write_meta
 from tests.nanogpt_lens.cli.test_cli import run
+from tests.nanogpt_lens.model.test_exports_for_nanogpt import run_line
 from tests.nanogpt_lens.reporting.report_helpers import text
 
 NOT_OF_ONE_MODEL = {"trajectory", "find_change_point", "match_heads", "load_result"}
@@ -101,11 +108,106 @@ def test_a_registered_analysis_has_a_section_in_the_report(registered, tmp_path)
     assert "Norms of what heads write" in report.html
 
 
+def losses_of_windows(model: Hooked, corpus: Any, *, seq_len: int = 4, seed: int = 0) -> Scores:
+    """The losses of a corpus' first windows, in an order that the seed makes."""
+    first = windows(model, corpus, seq_len=seq_len, n=3, seed=seed)
+    losses = [model(row[None], return_type="loss").item() for row in first]
+    return Scores(values=torch.tensor(losses), axes=("window",), quantity="loss", definition="of three windows")
+
+
+def triggers_of(model: Hooked, task: Any) -> Scores:
+    """How many triggers the run's task has."""
+    return Scores(values=torch.tensor([float(task.n_triggers)]), axes=("task",), quantity="triggers", definition="n")
+
+
+def number_of_heads(model: Hooked) -> int:
+    """What is no result."""
+    return model.cfg.n_heads
+
+
+class TestSectionsOfRegisteredAnalyses:
+    @pytest.fixture(autouse=True)
+    def cleaned(self, tmp_path):
+        write_meta(tmp_path / "out")
+        write(tmp_path / "out")
+        (tmp_path / "words.txt").write_text(text(2000))
+        before = dict(ANALYSES)
+        yield
+        ANALYSES.clear()
+        ANALYSES.update(before)
+
+    def section(self, folder, name, **options):
+        return ngl.report(folder, sections=["summary", name], progress=False, **options).sections[-1]
+
+    def test_one_that_looks_at_a_corpus_is_made_again_by_its_line(self, tmp_path, monkeypatch):
+        register(losses_of_windows, looks_at="corpus", about="losses of windows", in_report=True)
+        made = self.section(tmp_path / "out", "losses_of_windows", corpus=tmp_path / "words.txt", seed=5)
+        result = run_line(made.commands[0], tmp_path, monkeypatch)
+        expected = losses_of_windows(ngl.load("out"), "words.txt", seq_len=12, seed=5).values
+        assert torch.equal(result.values, expected)
+        table = next(block for block in made.body if isinstance(block, Table))
+        assert sorted(row[-1] for row in table.rows) == sorted(f"{value:.3f}" for value in expected.tolist())
+        given = self.section(tmp_path / "out", "losses_of_windows", corpus=text(2000))
+        assert given.commands[0].endswith(".call(model, corpus, seed=0, seq_len=12)  # corpus: the text that was given")
+
+    def test_one_that_needs_a_corpus_where_there_is_none(self, tmp_path):
+        register(losses_of_windows, looks_at="corpus", about="losses of windows", in_report=True)
+        made = self.section(tmp_path / "out", "losses_of_windows")
+        assert (made.status, made.error) == ("does not apply", "losses_of_windows needs a text; give one")
+
+    def test_one_that_looks_at_the_task_of_the_run(self, tmp_path, monkeypatch):
+        register(triggers_of, looks_at="task", about="triggers", in_report=True)
+        made = self.section(tmp_path / "out", "triggers_of")
+        assert made.status == "does not apply"
+        assert "triggers_of needs the run's task: " in made.error
+        assert "expected the task that `train --task` keeps" in made.error
+        (tmp_path / "out" / "task.json").write_text(trigger_bigrams(tmp_path / "words.txt", n_triggers=3).to_json())
+        made = self.section(tmp_path / "out", "triggers_of")
+        assert made.status == "done"
+        assert run_line(made.commands[0], tmp_path, monkeypatch).values.tolist() == [3.0]
+
+    def test_one_that_returns_no_result(self, tmp_path):
+        register(number_of_heads, looks_at="weights", about="heads", in_report=True)
+        made = self.section(tmp_path / "out", "number_of_heads")
+        assert (made.status, made.error) == ("does not apply", "number_of_heads returns a int, which has no picture")
+        code, _, error = run("measure", tmp_path / "out", "number_of_heads")
+        assert (code, error) == (
+            2,
+            "error: number_of_heads returns a int, which cannot be printed; call it in Python\n",
+        )
+
+    @pytest.mark.parametrize("name", ["text_loss", "head_importance"])
+    def test_one_of_this_package_is_made_again_by_its_command(self, tmp_path, monkeypatch, name):
+        ANALYSES[name] = replace(find(name), in_report=True)
+        made = self.section(tmp_path / "out", name, corpus=tmp_path / "words.txt", seed=2)
+        assert made.status == "done", made.error
+        monkeypatch.chdir(tmp_path)
+        program, *words = shlex.split(made.commands[0], comments=True)
+        code, printed, error = run(*words, "--json")
+        assert (program, code) == ("nanogpt-lens", 0), error
+        table = next(block for block in made.body if isinstance(block, Table))
+        shown = sorted(row[-1].replace("−", "-") for row in table.rows)
+        assert shown == sorted(f"{row['value']:.3f}" for row in json.loads(printed)[name]["rows"])
+
+
+def test_the_list_of_analyses_for_programs():
+    code, printed, _ = run("analyses", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(printed)}
+    assert list(rows) == list(ANALYSES)
+    assert rows["text_loss"]["looks_at"] == "corpus"
+    assert rows["text_loss"]["command"] == "measure PATH text_loss"
+    assert rows["head_taxonomy"]["command"] == "heads PATH"
+    assert rows["path_patching"]["command"] == "(in Python)"
+
+
 def test_analyses_of_every_source_are_measured_by_name(tmp_path):
     write_meta(tmp_path / "out")
-    write(tmp_path / "out")
-    (tmp_path / "words.txt").write_text(text(600))
+    write(tmp_path / "out", block_size=16)
+    (tmp_path / "words.txt").write_text(text(600) + CHARS)
+    (tmp_path / "out" / "task.json").write_text(trigger_bigrams(tmp_path / "words.txt", n_triggers=3).to_json())
     for words in (
+        ("task_accuracy", "--task", tmp_path / "out", "--option", "n=8"),
         ("composition_scores", "--option", "mode=V", "--option", "samples=8"),
         ("attention_statistics", "--text", tmp_path / "words.txt", "--option", "n=4"),
         ("attention_rollout", "--prompt", "the king"),

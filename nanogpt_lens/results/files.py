@@ -40,7 +40,7 @@ def write_result(
     """Write a result into `folder`, in place of one that is there.
 
     Raises:
-        ResultError: the folder is a file or holds something else.
+        ResultError: the folder is a file or holds something else; a field that JSON cannot hold.
     """
     from safetensors.torch import save_file
 
@@ -111,4 +111,4 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"a {type(value).__name__} cannot be saved in {NAME}")
+    raise ResultError(f"a {type(value).__name__} cannot be saved in {NAME}; expected text, numbers, lists and the like")

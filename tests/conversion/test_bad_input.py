@@ -180,6 +180,19 @@ def test_sizes_that_are_no_positive_integers(tmp_path, value):
     expect_refusal(tmp_path, "model_args['n_head'] is", "expected a positive integer")
 
 
+@pytest.mark.parametrize(("name", "value"), [("bias", 1), ("dropout", True), ("dropout", 1.5)])
+def test_options_of_the_wrong_kind(tmp_path, name, value):
+    stored = content()
+    stored["model_args"][name] = value
+    write(tmp_path, stored)
+    expect_refusal(tmp_path, f"model_args['{name}'] is {value!r}; expected ")
+
+
+def test_what_is_neither_a_file_nor_a_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    expect_refusal(tmp_path / "pipe", "pipe is no file; expected a nanoGPT checkpoint or a folder that holds one")
+
+
 def test_missing_n_head(tmp_path):
     stored = content()
     del stored["model_args"]["n_head"]
@@ -201,6 +214,11 @@ def test_weights_that_are_no_floats(tmp_path, dtype):
     state["transformer.ln_f.weight"] = state["transformer.ln_f.weight"].to(dtype)
     write(tmp_path, content(state))
     expect_refusal(tmp_path, "transformer.ln_f.weight", str(dtype).removeprefix("torch."))
+
+
+def test_the_same_name_with_and_without_its_beginning(tmp_path):
+    write(tmp_path, content(random_state() | {"wte.weight": torch.zeros(65, 16)}))
+    expect_refusal(tmp_path, "'transformer.wte.weight' twice")
 
 
 def test_the_same_name_under_two_prefixes(tmp_path):
@@ -234,7 +252,7 @@ def test_a_meta_nested_beyond_the_stack(tmp_path):
     """Three million tuples inside each other, as a key: hashing it would overflow the interpreter's stack."""
     write(tmp_path)
     (tmp_path / "meta.pkl").write_bytes(b"\x80\x02})" + b"\x85" * 3_000_000 + b"K\x01s.")
-    expect_refusal(tmp_path, "meta.pkl", "more than 100 dicts, lists and tuples", meta=tmp_path)
+    expect_refusal(tmp_path, "meta.pkl", "a tuple as a key", meta=tmp_path)
 
 
 def test_a_meta_with_ids_of_two_types(tmp_path):

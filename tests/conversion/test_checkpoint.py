@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import signal
 import subprocess
@@ -302,3 +303,18 @@ def test_a_killed_writer_leaves_a_whole_checkpoint(tmp_path):
         assert values == {float(read.iter_num % 100)}
     left = [p.name for p in Path(tmp_path).iterdir() if p.name != "ckpt.pt"]
     assert all(name.startswith(".ckpt.pt.") and name.endswith(".tmp") for name in left)
+
+
+def test_what_a_writer_left_that_was_killed_long_ago_is_deleted(tmp_path):
+    checkpoint = read_checkpoint(write(tmp_path / "a"))
+    out = tmp_path / "out"
+    save_checkpoint(checkpoint, out)
+    old, new, other = (out / f".ckpt.pt.{name}.tmp" for name in ("0123456789ab", "ba9876543210", "mine"))
+    for file in (old, new, other):
+        file.write_bytes(b"half")
+    (out / ".ckpt.pt.aaaaaaaaaaaa.tmp").mkdir()
+    for file in (old, other, out / ".ckpt.pt.aaaaaaaaaaaa.tmp"):
+        os.utime(file, (0, 0))
+    save_checkpoint(checkpoint, out)
+    assert {file.name for file in out.glob(".*")} == {new.name, other.name}
+    assert read_checkpoint(out).iter_num == 7

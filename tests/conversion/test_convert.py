@@ -16,6 +16,7 @@ from conversion.folding import fold
 from conversion.layout import from_hooked_layout, to_hooked_layout
 from conversion.native import hook_names
 from conversion.state import canonical_state
+from conversion.transformerlens_to_nanogpt import hooked_layout_of
 from tests.conftest import convert
 from tests.making import content, write
 
@@ -204,6 +205,35 @@ def test_a_model_remembers_its_run(golden):
 def test_processed_models_do_not_go_back(golden):
     with pytest.raises(ConversionError, match="process_weights=False"):
         to_nanogpt(convert(golden.checkpoint, process_weights=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"act_fn": "relu"}, "the model has act_fn='relu', which nanoGPT cannot express; expected 'gelu'"),
+        ({"d_mlp": 32}, "the model has d_mlp=32, which nanoGPT cannot express; expected 64"),
+        ({"normalization_type": "RMS"}, "the model has normalization_type='RMS'"),
+        ({"positional_embedding_type": "rotary"}, "the model has positional_embedding_type='rotary'"),
+        ({"eps": 1e-6}, "the model has eps=1e-06, which nanoGPT cannot express; expected 1e-05"),
+    ],
+    ids=str,
+)
+def test_models_that_nanogpt_does_not_have_do_not_go_back(tmp_path, change, words):
+    model = convert(read_checkpoint(write(tmp_path)))
+    for name, value in change.items():
+        setattr(model.cfg, name, value)
+    with pytest.raises(ConversionError, match=words):
+        to_nanogpt(model)
+
+
+def test_what_has_no_place_in_nanogpt_does_not_go_back(tmp_path):
+    with pytest.raises(ConversionError, match="model is a Linear; expected a HookedTransformer or a TransformerBridge"):
+        to_nanogpt(torch.nn.Linear(2, 2))
+    model = convert(read_checkpoint(write(tmp_path)))
+    with torch.no_grad():
+        hooked_layout_of(model, lambda weight: weight.data)["unembed.b_U"][3] = 0.1
+    with pytest.raises(ConversionError, match="unembedding has a bias b_U that is not zero"):
+        to_nanogpt(model)
 
 
 def test_the_other_backend_says_what_to_install(golden):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import torch
@@ -251,6 +252,32 @@ def test_odd_sizes_are_no_false_alarm(tmp_path, seed, sizes):
     assert report.passed, str(report)
 
 
+def test_a_model_that_does_not_even_run_fails_and_says_why(tmp_path):
+    checkpoint = read_checkpoint(write(tmp_path))
+    model = convert(checkpoint, dtype=torch.float64)
+
+    def broken(module, arguments):
+        raise RuntimeError("no such\nkernel")
+
+    model.blocks[1].register_forward_pre_hook(broken)
+    report = check_equivalence(checkpoint, model)
+    assert [(c.name, c.detail) for c in report.failures] == [("the model itself", "RuntimeError: no such")]
+    with pytest.raises(EquivalenceError, match="not proven equal"):
+        report.raise_if_failed()
+
+
+def test_packages_that_are_not_installed_are_said(golden, monkeypatch):
+    def version(package):
+        if package == "nanogpt-lens":
+            raise PackageNotFoundError(package)
+        return f"1.0 of {package}"
+
+    monkeypatch.setattr("conversion.equivalence.version", version)
+    versions = check_equivalence(golden.checkpoint, edits=False).versions
+    assert versions["nanogpt-lens"] == "not installed as a package"
+    assert versions["torch"] == "1.0 of torch"
+
+
 def test_what_is_no_model_is_refused(golden):
     with pytest.raises(ConversionError, match="model is a Linear; expected a HookedTransformer"):
         check_equivalence(golden.checkpoint, torch.nn.Linear(1, 1))
@@ -280,9 +307,10 @@ def test_the_report_is_saved_and_read(tmp_path):
         assert stored["passed"] is report.passed
         assert stored["versions"]["torch"] == torch.__version__
         assert stored["sha256"] == checkpoint.sha256
-    (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(EquivalenceError, match="not a report"):
-        EquivalenceReport.load(tmp_path / "other.json")
+    for other in ({}, [], {"format": "another"}, stored | {"comparisons": [{"kind": "output"}]}):
+        (tmp_path / "other.json").write_text(json.dumps(other))
+        with pytest.raises(EquivalenceError, match="not a report"):
+            EquivalenceReport.load(tmp_path / "other.json")
 
 
 def test_nothing_compared_is_not_proven(golden):

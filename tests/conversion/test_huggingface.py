@@ -50,6 +50,8 @@ def test_there_and_back(tmp_path, bias, untied):
         assert list(back.state_dict) == list(checkpoint.state_dict)
         assert all(torch.equal(back.state_dict[k], v) for k, v in checkpoint.state_dict.items())
     assert from_huggingface(tmp_path / "hf").vocabulary.chars == tuple(CHARS)
+    write_meta(tmp_path / "other", CHARS[::-1])
+    assert from_huggingface(tmp_path / "hf", meta=tmp_path / "other").vocabulary.chars == tuple(CHARS[::-1])
 
 
 def test_a_real_gpt2_class_with_its_own_gelu(tmp_path):

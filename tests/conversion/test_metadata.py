@@ -86,6 +86,7 @@ def test_numbers_of_numpy(tmp_path, options, loss):
     assert read.iter_num == 9
 
 
+@pytest.mark.parametrize("protocol", [2, 5])
 @pytest.mark.parametrize(
     "array",
     [
@@ -98,8 +99,8 @@ def test_numbers_of_numpy(tmp_path, options, loss):
     ],
     ids=str,
 )
-def test_arrays_of_numpy(tmp_path, array):
-    read = read_checkpoint(write(tmp_path, content() | {"config": {"losses": array}}))
+def test_arrays_of_numpy(tmp_path, array, protocol):
+    read = read_checkpoint(saved(tmp_path, content() | {"config": {"losses": array}}, pickle_protocol=protocol))
     got = read.run_config["losses"]
     assert (got.tolist() if isinstance(got, torch.Tensor) else got) == array.tolist()
 
@@ -111,8 +112,19 @@ def test_weights_of_numpy_are_weights(tmp_path):
     assert all(torch.equal(read.state_dict[name], tensor) for name, tensor in state.items())
 
 
+@pytest.mark.parametrize(
+    "value", [np.datetime64("2023-01-01"), np.array([{"a": 1}, None]), np.array([(1, 2.5)], "i4,f8")]
+)
+def test_what_numpy_has_no_numbers_for_is_left_as_its_bytes(tmp_path, value):
+    read = read_checkpoint(saved(tmp_path, content() | {"config": {"value": value, "after": 3}}))
+    assert read.run_config["after"] == 3
+    assert list(read.run_config["value"]) == ["arguments"]
+    assert read_checkpoint(save_checkpoint(read, tmp_path / "again.pt")).run_config == read.run_config
+
+
 def test_other_objects_become_plain_data(tmp_path):
     config = {
+        "type": np.dtype("float16"),
         "namespace": argparse.Namespace(lr=0.1, betas=(0.9, 0.95)),
         "simple": types.SimpleNamespace(a=np.float64(2.0)),
         "easy": EasyDict(x=1),
@@ -131,6 +143,7 @@ def test_other_objects_become_plain_data(tmp_path):
     }
     read = read_checkpoint(write(tmp_path, content() | {"config": config}))
     got = read.run_config
+    assert got["type"] == "f2"
     assert got["namespace"] == {"lr": 0.1, "betas": (0.9, 0.95)}
     assert (got["simple"], got["easy"], got["path"]) == ({"a": 2.0}, {"x": 1}, "/runs/a")
     assert got["phase"] == {"arguments": (1,)}
@@ -195,10 +208,11 @@ class Holder(nn.Module):
             module.register_parameter(parts[-1], nn.Parameter(tensor))
 
 
+@pytest.mark.parametrize("options", FORMATS, ids=["zip", "legacy", "protocol 4"])
 @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: {"model": model}, lambda m: {"net": m, "step": 3}])
-def test_a_whole_model_that_was_saved_as_an_object(tmp_path, wrap):
+def test_a_whole_model_that_was_saved_as_an_object(tmp_path, wrap, options):
     state = random_state()
-    write(tmp_path, wrap(Holder(state)))
+    saved(tmp_path, wrap(Holder(state)), **options)
     read = read_checkpoint(tmp_path)
     assert all(torch.equal(read.state_dict[name], tensor) for name, tensor in state.items())
     assert read.config.n_head == 4
@@ -282,4 +296,47 @@ def test_pickles_made_to_exhaust_the_reader(tmp_path, pickled, words):
     with zipfile.ZipFile(tmp_path / "ckpt.pt", "w") as archive:
         archive.writestr("ckpt/data.pkl", pickled)
     with pytest.raises(CheckpointError, match=words):
+        read_checkpoint(tmp_path)
+
+
+class AnyNode:
+    """OmegaConf's node of one value."""
+
+    def __init__(self, value):
+        self._val, self._parent = value, None
+
+
+class DictConfig:
+    """OmegaConf's dictionary, as it pickles itself."""
+
+    def __init__(self, **entries):
+        self._metadata, self._parent = {"ref_type": None}, None
+        self._content = {
+            name: value if isinstance(value, DictConfig) else AnyNode(value) for name, value in entries.items()
+        }
+        for node in self._content.values():
+            node._parent = self
+
+
+@pytest.mark.parametrize("wrap", [lambda config: config, lambda config: DictConfig(lr=0.1, model=config)])
+def test_a_config_of_omegaconf(tmp_path, wrap):
+    write(tmp_path, {"model": random_state(), "config": wrap(DictConfig(**SIZES, dropout=0.25, bias=True))})
+    read = read_checkpoint(tmp_path)
+    assert {name: getattr(read.config, name) for name in SIZES} == SIZES
+    assert read.config.dropout == 0.25
+    write(tmp_path, {"model": random_state(), "config": wrap(DictConfig(**SIZES, qk_norm=True))})
+    with pytest.raises(CheckpointError, match="qk_norm=True"):
+        read_checkpoint(tmp_path)
+
+
+def test_two_configs_that_agree_are_one(tmp_path):
+    write(tmp_path, {"model": random_state(), "config": {**SIZES, "lr": 0.1}, "args": {**SIZES, "seed": 3}})
+    assert read_checkpoint(tmp_path).config.n_head == 4
+
+
+def test_sizes_that_neither_the_config_nor_a_tensor_shows(tmp_path):
+    state = random_state()
+    del state["lm_head.weight"], state["transformer.wte.weight"]
+    write(tmp_path, {"model": state, "config": {"n_head": 4}})
+    with pytest.raises(CheckpointError, match="model_args has no n_embd, vocab_size; expected all of"):
         read_checkpoint(tmp_path)

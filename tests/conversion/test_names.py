@@ -132,6 +132,15 @@ def test_tensors_of_two_models_under_two_keys(tmp_path):
         (lambda n: n.replace("transformer.", "decoder/"), "the positions may be decoder/wpe.weight"),
         (lambda n: f"tensor {hash(n)}", "its names begin with tensor .*rename the tensors"),
         (lambda n: n.replace("wte", "tok"), "missing .*wte"),
+        (lambda n: f"blocks.0.hook_{n}".replace("wte", "tok").replace("c_attn", "x"), "TransformerLens state dict"),
+        (
+            lambda n: n.replace("mlp.c_fc.weight", "_fsdp_wrapped_module._flat_param").replace("wpe", "p"),
+            "FSDP's flat parameters; save a full",
+        ),
+        (lambda n: n.replace("weight", "lora_A.weight").replace("wpe", "p"), "LoRA's matrices; merge them"),
+        (lambda n: n.replace("transformer.h", "model.layers").replace("wpe", "p"), "looks like a Llama-style model"),
+        (lambda n: n.replace("attn.c_attn", "attn.c_q").replace("wpe", "p"), "looks like modded-nanoGPT or nanochat"),
+        (lambda n: n.replace("wpe", "place"), "without transformer.wpe.weight, or any other name for positions"),
     ],
 )
 def test_hints_name_what_speaks_for_them(tmp_path, change, words):

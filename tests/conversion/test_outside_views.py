@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conversion import CheckpointError, check_equivalence, read_checkpoint
+from conversion.reference import ModelPyReference
 from tests.conftest import GOLDEN, convert
 from tests.making import content, write
 
@@ -71,6 +72,19 @@ class TestValidationLoss:
         assert not [c for c in self.stated(folder, 1e9).comparisons if c.kind == "val_loss"]
         (folder / "val.bin").unlink()
         assert not [c for c in self.stated(folder, 4.0).comparisons if c.kind == "val_loss"]
+
+    def test_none_of_one_window_or_of_weights_that_are_not_those_of_the_best_loss(self, run):
+        folder, tokens = run
+        loss = self.by_hand(folder, tokens)
+        tokens[:20].tofile(folder / "val.bin")
+        report = self.stated(folder, loss)
+        assert not [c for c in report.comparisons if c.kind == "val_loss"]
+        assert any("nothing speaks for n_head" in note for note in report.notes)
+        tokens.tofile(folder / "val.bin")
+        assert [c for c in self.stated(folder, loss).comparisons if c.kind == "val_loss"]
+        stored = torch.load(folder / "ckpt.pt", weights_only=True)
+        torch.save(stored | {"config": {"state": "resume"}}, folder / "ckpt.pt")  # as this package's trainer keeps it
+        assert not [c for c in self.stated(folder, loss).comparisons if c.kind == "val_loss"]
 
     @pytest.mark.parametrize(
         ("tokens", "words"),
@@ -143,3 +157,64 @@ class TestModelPy:
         fork.write_text(fork.read_text().replace("self.ln_2 = LayerNorm", "self.ln_3 = LayerNorm"))
         with pytest.raises(CheckpointError, match=r"ln_2"):
             check_equivalence(read_checkpoint(GOLDEN / "bias"), model_py=fork)
+
+    @pytest.mark.parametrize(
+        ("find", "put", "words"),
+        [
+            ("return logits, F", "return {'logits': logits}, F", r"model.py returned dict; expected \(logits, loss\)"),
+            ("logits = self.lm_head(x)", "logits = self.lm_head(x)[:, :-1]", r"returned \[\d+, \d+, 65\]; expected"),
+            (
+                "for block in",
+                "raise RuntimeError('no\\nluck')\n        for block in",
+                "failed on tokens .RuntimeError: no luck",
+            ),
+        ],
+    )
+    def test_a_fork_that_fails_on_tokens(self, fork, find, put, words):
+        text = fork.read_text()
+        assert find in text
+        text = text.replace(find, put)
+        if "returned" in words:
+            text = text.replace("F.cross_entropy(logits.view(-1, logits.size(-1)), targets.view(-1))", "None")
+        fork.write_text(text)
+        with pytest.raises(CheckpointError, match=words) as caught:
+            check_equivalence(read_checkpoint(GOLDEN / "bias"), model_py=fork)
+        assert "\n" not in str(caught.value)
+
+    def test_a_fork_that_returns_logits_alone(self, fork):
+        fork.write_text(fork.read_text().replace("return logits, F.cross_entropy", "return logits; F.cross_entropy"))
+        assert check_equivalence(read_checkpoint(GOLDEN / "bias"), model_py=fork, edits=False).passed
+
+    def test_a_file_that_is_no_python(self, fork):
+        fork = fork.rename(fork.with_suffix(".txt"))
+        with pytest.raises(CheckpointError, match=r"model.txt is not a Python file; expected the model.py"):
+            check_equivalence(read_checkpoint(GOLDEN / "bias"), model_py=fork)
+
+    def test_a_fork_whose_head_comes_first(self, fork):
+        """Its tied weight then has the head's name among the parameters."""
+        head = "        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)\n"
+        text = fork.read_text()
+        assert text.count(head) == 1
+        start = "        self.transformer = nn.ModuleDict("
+        fork.write_text(text.replace(head, "").replace(start, head + start))
+        report = check_equivalence(read_checkpoint(GOLDEN / "bias"), model_py=fork, edits=False)
+        assert report.passed, str(report)
+        assert "transformer.wte.weight" in {c.name for c in report.comparisons if c.kind == "gradient"}
+
+    def test_a_fork_that_computes_with_weights_alone(self, fork):
+        """It never calls its module, at which nothing can be seen or edited then."""
+        text = fork.read_text()
+        assert "self.mlp(self.ln_2(x))" in text
+        inside = "F.linear(F.gelu(F.linear(self.ln_2(x), m.c_fc.weight, m.c_fc.bias)), m.c_proj.weight, m.c_proj.bias)"
+        fork.write_text(text.replace("return x + self.mlp(self.ln_2(x))", f"m = self.mlp\n        return x + {inside}"))
+        report = check_equivalence(read_checkpoint(GOLDEN / "bias"), model_py=fork)
+        assert report.passed, str(report)
+        names = {c.name.rpartition(" at ")[2] for c in report.comparisons}
+        assert not {name for name in names if name.endswith((".hook_mlp_out", ".mlp.hook_pre", ".mlp.hook_post"))}
+        assert "blocks.1.hook_resid_post" in names
+        assert any("does not show" in note and "hook_mlp_out" in note for note in report.notes)
+
+    def test_an_edit_where_a_fork_has_no_module(self, fork):
+        reference = ModelPyReference(fork, read_checkpoint(GOLDEN / "bias"), torch.float64)
+        with pytest.raises(CheckpointError, match=r"blocks.0.attn.hook_pattern cannot be seen in .*model.py"):
+            reference.logits(torch.zeros(1, 3, dtype=torch.long), {"blocks.0.attn.hook_pattern": torch.zeros_like})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 from conversion import Checkpoint, CheckpointError, read_checkpoint, read_vocabulary, reload_weights, to_nanogpt
 from tests.conftest import convert
@@ -218,6 +219,24 @@ def test_vocabularies_are_compared_by_what_they_say(tmp_path, first, second):
     without = convert(replace(first, vocabulary=None))
     unchanged(without, second, "vocabulary is 65 tokens .*expected none")
     reload_weights(without, replace(second, vocabulary=None))
+
+
+def test_subword_vocabularies_are_compared_by_what_they_say(tmp_path):
+    def with_words(folder, seed, words):
+        write(folder, seed=seed, vocab_size=len(words))
+        Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="a")).save(
+            str(folder / "tokenizer.json")
+        )
+        return read_checkpoint(folder)
+
+    first = with_words(tmp_path / "first", 1, ["a", "the", "cat"])
+    model = convert(first)
+    second = with_words(tmp_path / "second", 2, ["a", "the", "cat"])
+    reload_weights(model, second)
+    assert model.nanogpt_origin.sha256 == second.sha256
+    unchanged(
+        model, with_words(tmp_path / "third", 3, ["a", "cat", "the"]), "vocabulary is 3 tokens .*expected 3 tokens"
+    )
 
 
 def test_a_checkpoint_without_its_weights_is_refused(first, second):

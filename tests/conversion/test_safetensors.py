@@ -130,6 +130,12 @@ def test_tensors_of_transformer_lens(tmp_path, bias):
         ({"act_fn": "relu"}, "act_fn='relu'"),
         ({"act_fn": "gelu_new"}, "give act_fn='gelu_new'"),
         ({"n_ctx": 13}, "wrong shape .*wpe"),
+        (
+            {"d_vocab": None, "n_layers": "2"},
+            "config.json has no n_layers, d_vocab; expected a config of TransformerLens",
+        ),
+        ({"n_layers": 10**9}, "config.json has n_layers 1000000000, for 38 tensors"),
+        ({"n_layers": 1}, "38 tensors for 1 layers of a nanoGPT in TransformerLens"),
     ],
     ids=str,
 )
@@ -154,6 +160,7 @@ def test_a_transformer_lens_that_is_no_nanogpt(tmp_path, change, words):
         ({**ARGS, "n_embd": 32}, "do not fit"),
         ({**ARGS, "n_head": "4"}, "expected a positive integer"),
         ([1], "expected a JSON object"),
+        ("{" + " " * 2**24 + "}", "config.json cannot be read .ValueError: 16,777,218 bytes.; expected a JSON object"),
         ("[" * 10**5, "config.json"),
     ],
     ids=lambda value: str(value)[:50],
@@ -183,3 +190,20 @@ def test_truncated_files(tmp_path, cut):
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(CheckpointError, match=r"model\.safetensors is not a safetensors file, or is damaged"):
         read_checkpoint(file)
+
+
+def test_an_unembedding_with_a_bias(tmp_path):
+    checkpoint = read_checkpoint(write(tmp_path / "a", n_head=4))
+    state = to_hooked_layout(dict(checkpoint.state_dict), checkpoint.config)
+    state["unembed.b_U"] = state["unembed.b_U"] + 1
+    with pytest.raises(CheckpointError, match="bias b_U that is not zero, which nanoGPT cannot express"):
+        read_checkpoint(folder_of(tmp_path / "m", state, TRANSFORMER_LENS))
+
+
+def test_tensors_of_transformer_lens_without_their_config(tmp_path):
+    checkpoint = read_checkpoint(write(tmp_path / "a", n_head=4))
+    folder = folder_of(tmp_path / "m", to_hooked_layout(dict(checkpoint.state_dict), checkpoint.config))
+    with pytest.raises(
+        CheckpointError, match="has TransformerLens' tensors and no config.json beside it; put it there"
+    ):
+        read_checkpoint(folder)

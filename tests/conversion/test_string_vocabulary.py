@@ -191,3 +191,17 @@ def test_a_text_of_some_size_is_cut_in_time(tmp_path):
     text = "1. e4 e5 Nf3 Nc6 " * 1500  # 25 kB
     ids = vocabulary.encode(text)
     assert vocabulary.decode(ids) == text
+
+
+def test_strings_that_are_no_vocabulary():
+    with pytest.raises(VocabularyError, match="the vocabulary is empty; expected at least one token"):
+        StringVocabulary(())
+    with pytest.raises(VocabularyError, match=r"x/meta\.pkl has a token twice; expected one id per token"):
+        StringVocabulary(("a", "b", "a"), Path("x/meta.pkl"))
+
+
+def test_a_vocabulary_too_large_for_the_test_of_one_way_is_read_all_the_same():
+    words = ("a", "b" * 4000)  # the test would compare all beginnings with all ends
+    assert StringVocabulary(("a", "b" * 3000)).one_way
+    assert not StringVocabulary(words).one_way
+    assert StringVocabulary(words).encode("a" + "b" * 4000 + "a").tolist() == [0, 1, 0]

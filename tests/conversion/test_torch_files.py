@@ -103,3 +103,74 @@ def test_a_torchscript_program(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "ckpt.pt"))
     with pytest.raises(CheckpointError, match="is a TorchScript archive, which is a program"):
         read_checkpoint(tmp_path)
+
+
+class Marked(torch.Tensor):
+    """A class of tensors, as several packages have one for tensors with more to them."""
+
+
+def marked(tensor):
+    """The tensor with an attribute, which makes torch.save write it in another way."""
+    tensor.where_from = "here"
+    return tensor
+
+
+@pytest.mark.parametrize(
+    "change",
+    [marked, lambda t: t.as_subclass(Marked), torch.nn.Parameter, lambda t: marked(torch.nn.Parameter(t))],
+    ids=["attribute", "class", "parameter", "parameter with an attribute"],
+)
+@pytest.mark.parametrize("new_format", [True, False])
+def test_tensors_with_more_to_them_are_tensors(tmp_path, new_format, change):
+    state = {name: change(tensor.clone()) for name, tensor in random_state().items()}
+    torch.save(content(state), tmp_path / "ckpt.pt", _use_new_zipfile_serialization=new_format)
+    read = read_checkpoint(tmp_path)
+    assert same(read)
+    assert {type(tensor) for tensor in read.state_dict.values()} == {torch.Tensor}
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.complex64])
+def test_numbers_of_every_kind_beside_the_weights(tmp_path, dtype):
+    numbers = torch.tensor([[1, 2, 3], [4, 5, 6]]).to(dtype)
+    write(tmp_path, content() | {"config": {"numbers": numbers.T}})
+    found = read_checkpoint(tmp_path).run_config["numbers"]
+    assert found.dtype == dtype
+    assert found.tolist() == numbers.T.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_quantised_weights_are_refused_and_elsewhere_they_are_data(tmp_path):
+    quantised = torch.quantize_per_tensor(random_state()["transformer.wte.weight"], 0.1, 0, torch.qint8)
+    read = read_checkpoint(write(tmp_path, content() | {"config": {"kept": quantised}}))
+    assert same(read)
+    assert any("read as data, without their code: torch._utils._rebuild_qtensor" in note for note in read.notes)
+    write(tmp_path, content(random_state() | {"transformer.wte.weight": quantised}))
+    with pytest.raises(CheckpointError, match=r"model\['transformer.wte.weight'\] is a .*; expected a tensor"):
+        read_checkpoint(tmp_path)
+
+
+def test_an_old_file_that_is_cut_or_has_a_storage_too_early(tmp_path):
+    file = tmp_path / "ckpt.pt"
+    torch.save(content(), file, _use_new_zipfile_serialization=False)
+    data = file.read_bytes()
+    assert same(read_checkpoint(file))
+    file.write_bytes(data[:-100])
+    with pytest.raises(
+        CheckpointError, match=rf"truncated: {len(data) - 100} bytes, and the storages end at {len(data)}"
+    ):
+        read_checkpoint(file)
+    file.write_bytes(b"\x80\x02)Q." + data)
+    with pytest.raises(CheckpointError, match="a storage where there is none"):
+        read_checkpoint(file)
+    file.write_bytes(b"\x80\x02K\x01." + data)
+    with pytest.raises(CheckpointError, match="another kind of file"):
+        read_checkpoint(file)
+
+
+def test_more_than_fits_into_the_memory(tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("conversion.inert.Machine.run", full)
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt says that it holds more than fits into the memory"):
+        read_checkpoint(write(tmp_path))

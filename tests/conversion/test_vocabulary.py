@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 from collections import Counter, OrderedDict, defaultdict
 from datetime import datetime
@@ -268,8 +269,13 @@ def test_metas_that_are_good(tmp_path, change):
         ({"itos": {0: 7}, "stoi": {7: 0}}, "a token is 7; expected text"),
         ({"stoi": {"a": 0, "b": 10**9}}, "ids up to 1000000000"),
         ({"itos": {}, "stoi": {}}, "empty"),
-        (GOOD | {"stoi": Path("x")}, "would run as code"),
+        (GOOD | {"stoi": Path("x")}, "stoi is 'x'; expected nanoGPT's dictionary"),
+        (GOOD | {"stoi": datetime(2023, 1, 1)}, "plain data (datetime.datetime), which unpickling would run as code"),
         (GOOD | {"itos": np.array(["a", "b"])}, "would run as code"),
+        (GOOD | {"stoi": Path}, "would run as code"),
+        (GOOD | {"itos": {0: np.datetime64("2023"), 1: "b"}}, "a token is an object that is not plain data"),
+        ({"stoi": {"a": np.datetime64("2023")}}, "is no id"),
+        (GOOD | {"other": {frozenset(): 1}}, "a set as a key"),
     ],
 )
 def test_metas_that_are_refused(tmp_path, meta, words):
@@ -288,9 +294,81 @@ def test_damaged_metas(tmp_path, data):
         read_meta(tmp_path / "meta.pkl")
 
 
+def test_a_tokenizer_json_that_is_no_text(tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(b'{"model": "\xff"}')
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json is not UTF-8 text; expected a tokenizer\.json"):
+        read_vocabulary(tmp_path / "tokenizer.json", 65)
+    with pytest.raises(VocabularyError, match=r"empty has no meta\.pkl, tokenizer\.json, or vocab\.json with merges"):
+        (tmp_path / "empty").mkdir()
+        read_vocabulary(tmp_path / "empty", 65)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model": 3}'])
 def test_damaged_tokenizer_json(tmp_path, text):
     (tmp_path / "tokenizer.json").write_text(text)
     write(tmp_path, content())
     with pytest.raises(VocabularyError, match=r"tokenizer\.json is not a tokenizer\.json"):
         read_checkpoint(tmp_path, meta=tmp_path)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_metas_of_all_protocols(tmp_path, protocol):
+    texts = [chr(945 + i) for i in range(200)]
+    meta = {"stoi": {text: np.int64(i) for i, text in enumerate(texts)}, "itos": dict(enumerate(texts))}
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(meta, protocol))
+    assert read_meta(tmp_path / "meta.pkl").chars == tuple(texts)
+
+
+def test_a_meta_that_python_2_wrote(tmp_path):
+    (tmp_path / "meta.pkl").write_bytes(b"(dS'stoi'\n(dS'a'\nI0\nssS'kinds'\nc__builtin__\nset\n((lS'x'\natRs.")
+    assert read_meta(tmp_path / "meta.pkl").chars == ("a",)
+
+
+def test_a_meta_whose_key_would_take_years_to_hash(tmp_path):
+    """A pair of a pair of a pair, each twice the same: Python hashes both parts of each."""
+    (tmp_path / "meta.pkl").write_bytes(b"\x80\x02})" + b"q\x00h\x00\x86" * 60 + b"K\x01s.")
+    with pytest.raises(VocabularyError, match=r"meta\.pkl is not a pickle, or is damaged \(a tuple as a key\)"):
+        read_meta(tmp_path / "meta.pkl")
+
+
+def test_a_meta_that_cannot_be_read_or_is_too_large(tmp_path):
+    (tmp_path / "meta.pkl").mkdir()
+    with pytest.raises(VocabularyError, match=r"meta\.pkl cannot be read \(Is a directory\)"):
+        read_meta(tmp_path / "meta.pkl")
+    (tmp_path / "large.pkl").touch()
+    os.truncate(tmp_path / "large.pkl", 2**24 + 1)
+    with pytest.raises(VocabularyError, match="holds 16,777,217 bytes; expected a vocabulary of at most 16,777,216"):
+        read_meta(tmp_path / "large.pkl")
+
+
+def test_a_storage_of_pytorch_in_a_meta(tmp_path):
+    for reference in (b"\x80\x02)Q.", b"Pcpu\n."):
+        (tmp_path / "meta.pkl").write_bytes(reference)
+        with pytest.raises(VocabularyError, match=r"meta\.pkl is not a pickle, or is damaged \(.*(storage|PERSID)"):
+            read_meta(tmp_path / "meta.pkl")
+
+
+def test_gpt2_files_that_are_none(tmp_path):
+    _small_bpe(tmp_path / "bpe")
+    (tmp_path / "bpe" / "vocab.json").write_text("{}")
+    write(tmp_path, vocab_size=304)
+    with pytest.raises(
+        VocabularyError, match=r"vocab\.json and merges\.txt are not GPT-2's vocabulary and merges \("
+    ) as caught:
+        read_checkpoint(tmp_path, meta=tmp_path / "bpe")
+    assert "\n" not in str(caught.value)
+
+
+def test_hugging_faces_cache_is_used_before_tiktokens(tmp_path, monkeypatch):
+    _small_bpe(tmp_path / "bpe")
+    commit = "0" * 40
+    place = tmp_path / "models--openai-community--gpt2"
+    (place / "snapshots").mkdir(parents=True)
+    (tmp_path / "bpe").rename(place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = find_gpt2()
+    assert found is not None
+    assert found.source == place / "snapshots" / commit / "vocab.json"
+    assert found.decode(found.encode("the cat and the dog")) == "the cat and the dog"

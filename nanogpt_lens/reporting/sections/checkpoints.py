@@ -272,15 +272,9 @@ def _order(summaries: list[_Summary]) -> str:
 
 
 def _figures(summaries: list[_Summary]) -> Iterator[Block]:
-    """The loss and the best scores over iterations, where there are several of one run."""
-    usable: dict[int, _Summary] = {}
-    for m in summaries:
-        if m.iteration is not None and m.distinct:
-            usable.setdefault(m.iteration, m)
-    if len(usable) < 2:
-        return
-    steps = sorted(usable)
-    kept = [usable[step] for step in steps]
+    """The loss and the best scores over iterations, of several that are `_one_run`, in its order."""
+    kept = [m for m in summaries if m.distinct]
+    steps = [m.iteration for m in kept if m.iteration is not None]
     labels = tuple(map(str, steps))
     rows = [[float("nan") if v is None else v for v in (m.loss, m.low, m.high)] for m in kept]
     values, low, high = (t[None] for t in torch.tensor(rows, dtype=torch.float64).T)

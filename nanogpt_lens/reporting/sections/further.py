@@ -9,7 +9,7 @@ from nanogpt_lens.core.errors import DataError
 from nanogpt_lens.reporting.blocks import Block, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
-from nanogpt_lens.reporting.subject import Subject
+from nanogpt_lens.reporting.subject import Subject, source_of
 from nanogpt_lens.reporting.words import number
 from nanogpt_lens.results import Result
 from nanogpt_lens.text.tasks import read_task
@@ -71,7 +71,18 @@ def _table(result: Result) -> Table:
 
 
 def _again(analysis: Analysis, subject: Subject, options: dict[str, Any]) -> str:
-    if analysis.custom is not None:
-        return subject.python(f"ngl.catalogue.find({analysis.name!r}).call(model)")
-    words = [word for name, value in options.items() for word in ("--option", f"{name}={value}")]
-    return subject.again(analysis.name, *words, text=analysis.looks_at == "corpus")
+    """The line that makes the analysis again: a command, or Python for one that the reader has to register first."""
+    if analysis.custom is None:
+        words = [word for name, value in options.items() for word in ("--option", f"{name}={value}")]
+        task = ["--task", subject.name] if analysis.looks_at == "task" else []
+        return subject.command("measure", analysis.name, *task, *words, text=analysis.looks_at == "corpus")
+    arguments, remark = ["model"], ""
+    if analysis.looks_at == "task":
+        arguments.append(f"read_task({subject.name!r})")
+    elif analysis.looks_at == "corpus" and subject.raw_text is not None:
+        source = source_of(subject.raw_text)
+        arguments.append("corpus" if source is None else repr(source))
+        remark = "  # corpus: the text that was given" if source is None else ""
+    arguments += [f"{name}={value!r}" for name, value in options.items()]
+    first = "from nanogpt_lens.text.tasks import read_task; " if analysis.looks_at == "task" else ""
+    return first + subject.python(f"ngl.catalogue.find({analysis.name!r}).call({', '.join(arguments)})") + remark

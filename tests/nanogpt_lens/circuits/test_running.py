@@ -145,3 +145,19 @@ def test_bad_input_is_one_sentence():
     hooked.add_hook("blocks.0.hook_mlp_out", lambda value, hook: value * 0)
     with pytest.raises(AnalysisError, match="to which no hooks are attached"):
         run_circuit(hooked, ["embed->logits"], clean, corrupted, METRIC, **QUIET)
+
+
+def test_a_bare_function_of_logits_has_one_value_and_no_interval():
+    clean, corrupted = texts()
+    hooked = model()
+    circuits = random_circuits(CircuitGraph(hooked))
+    result = run_circuit(hooked, circuits, clean, corrupted, lambda logits: logits[:, -1, 3].mean(), **QUIET)
+    other = plain.run(checkpoint().state_dict, 2, corrupted, None, set())
+    expected = torch.stack([logits_by_hand(edges, clean, other)[:, -1, 3].mean() for edges in circuits])
+    torch.testing.assert_close(result.values, expected, rtol=0, atol=1e-10)
+    full, empty = (native()(text)[:, -1, 3].mean() for text in (clean, corrupted))
+    torch.testing.assert_close(result.faithfulness, (expected - empty) / (full - empty), rtol=0, atol=1e-9)
+    assert (result.per_example, result.faithfulness_interval, result.mean_of_ratios) == (None, None, None)
+    frame = result.to_dataframe()
+    assert "faithfulness_low" not in frame
+    assert frame["faithfulness"].tolist() == pytest.approx(result.faithfulness.tolist())

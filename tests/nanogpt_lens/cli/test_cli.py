@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -297,6 +299,51 @@ def test_bad_options(out, tmp_path):
         assert code == 2
         assert words in err
         assert not (tmp_path / "x").exists()
+
+
+class TestWhatShouldNotHappen:
+    @pytest.fixture
+    def broken(self, monkeypatch):
+        def fails(*args, **kwargs):
+            raise RuntimeError("no luck\nat all")
+
+        monkeypatch.setattr("nanogpt_lens.model.sampling.generate", fails)
+
+    def test_it_is_one_sentence_with_a_hint(self, out, broken):
+        code, text, err = run("sample", out)
+        assert (code, text) == (2, "")
+        assert err == (
+            "error: this should not have happened (RuntimeError: no luck); NANOGPT_LENS_TRACEBACK=1 shows where; "
+            "please report it\n"
+        )
+
+    def test_the_traceback_is_shown_where_it_is_asked_for(self, out, broken, monkeypatch):
+        monkeypatch.setenv("NANOGPT_LENS_TRACEBACK", "1")
+        with pytest.raises(RuntimeError, match="no luck"):
+            run("sample", out)
+
+    def test_warnings_of_others_are_not_ours(self, out, monkeypatch):
+        def warns(*args, **kwargs):
+            warnings.warn("something old", FutureWarning, stacklevel=1)
+            return "text"
+
+        monkeypatch.setattr("nanogpt_lens.model.sampling.generate", warns)
+        with pytest.warns(FutureWarning, match="something old"):
+            code, _, err = run("sample", out)
+        assert (code, err) == (0, "")
+
+    def test_an_interrupted_run_says_where_its_state_is_kept(self, out, tmp_path, monkeypatch):
+        (tmp_path / "text.txt").write_text(CHARS * 20)
+
+        def interrupted(*args, resume, **kwargs):
+            Path(resume).mkdir()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("nanogpt_lens.neurons.search.search_neurons", interrupted)
+        kept = tmp_path / "kept"
+        code, _, err = run("neurons", "search", out, "--text", tmp_path / "text.txt", "--resume", kept)
+        assert code == 130
+        assert err == f"the state is kept in {kept}; run the same command again to go on\ninterrupted\n"
 
 
 def test_version():

@@ -15,6 +15,7 @@ from nanogpt_lens.core.intervals import (
     t_interval,
     times_drawn,
 )
+from nanogpt_lens.core.simultaneous import sure_low
 
 REPEATS = 8000
 
@@ -51,6 +52,15 @@ def test_the_interval_is_scipys():
     values = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     expected = scipy.stats.t.interval(0.95, 6, values.mean(1), scipy.stats.sem(values, axis=1))
     np.testing.assert_allclose(torch.stack(t_interval(values)), np.stack(expected), rtol=1e-12)
+
+
+@pytest.mark.parametrize("looked_at", [1, 40])
+def test_ends_that_hold_for_all_that_were_looked_at_are_scipys_at_a_higher_level(looked_at):
+    values = torch.randn(3, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    level = 1 - 0.05 / looked_at
+    expected, _ = scipy.stats.t.interval(level, 6, values.mean(1), scipy.stats.sem(values, axis=1))
+    np.testing.assert_allclose(sure_low(values, looked_at=looked_at), expected, rtol=1e-9)
+    assert sure_low(values[:, :1], looked_at=looked_at).tolist() == [-np.inf] * 3  # of one example nothing is sure
 
 
 def test_the_interval_of_one_example_is_none_and_of_equal_ones_has_no_width():

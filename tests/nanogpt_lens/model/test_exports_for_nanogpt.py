@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models
 
 import nanogpt_lens as ngl
-from conversion import NanoGPTConfig, read_checkpoint
+from conversion import ConversionError, EquivalenceError, NanoGPTConfig, read_checkpoint
 from conversion.optimizer_state import fresh_optimizer, misfit
 from nanogpt_lens.model.exporting import export
 from tests import nanogpt_client as client
@@ -200,3 +201,51 @@ def test_a_lower_precision_can_be_trained_on(tmp_path):
     model, optimizer, *_ = client.resume(folder, SETTINGS)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert optimizer.state_dict()["state"][0]["exp_avg"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"to": "onnx"}, "to is 'onnx'; expected hooked, bridge, hf or nanogpt"),
+        ({"to": "hf", "dtype": "int8"}, "dtype is 'int8'; expected one of float32"),
+        ({"to": "hf", "val_bin": "x"}, "val_bin='PATH' is for hooked and bridge; hf is compared without data"),
+        ({"to": "nanogpt", "process_weights": True}, "process_weights is for hooked and bridge; nanogpt keeps"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_sentence(tmp_path, options, words):
+    checkpoint = read_checkpoint(trained(tmp_path / "out"))
+    with pytest.raises(ConversionError, match=words):
+        export(checkpoint, folder=tmp_path / "x", **options)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("to", ["hf", "nanogpt"])
+def test_nothing_is_written_where_what_would_be_saved_is_another_model(tmp_path, monkeypatch, to):
+    checkpoint = read_checkpoint(trained(tmp_path / "out"))
+    other = read_checkpoint(write(tmp_path / "other", seed=1))
+    if to == "hf":
+        from conversion.nanogpt_to_huggingface import to_huggingface
+
+        wrong = to_huggingface(other, dtype=torch.float64)
+        monkeypatch.setattr("conversion.nanogpt_to_huggingface.to_huggingface", lambda *_, **__: wrong)
+    else:
+        monkeypatch.setattr("nanogpt_lens.model.exporting.read_checkpoint", lambda *_, **__: other)
+    with pytest.raises(EquivalenceError, match=r"(logits differ by .*|does not read back); nothing saved"):
+        export(checkpoint, to, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    assert not list(tmp_path.glob(".x*"))
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "x").mkdir()
+    export(read_checkpoint(trained(tmp_path / "out")), "nanogpt", tmp_path / "x")
+    assert read_checkpoint(tmp_path / "x").iter_num == 7
+
+
+def test_subwords_that_sample_py_would_take_for_gpt2s(tmp_path):
+    source = trained(tmp_path / "out")
+    (tmp_path / "out" / "meta.pkl").unlink()
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(65)}, unk_token="w0"))
+    words.save(str(tmp_path / "out" / "tokenizer.json"))
+    notes = export(read_checkpoint(source, optimizer=True), "nanogpt", tmp_path / "x").notes
+    assert notes == ("sample.py does not read tokenizer.json, and would take the tokens for GPT-2's",)

@@ -8,6 +8,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.neurons import statistics
 from nanogpt_lens.neurons.activations import get_neuron_activations
 from nanogpt_lens.neurons.comoments import Comoments
+from nanogpt_lens.neurons.moments import Moments
 from nanogpt_lens.neurons.statistics import neuron_statistics
 from nanogpt_lens.results import load_result
 from nanogpt_lens.text.sequences import Batch, Sequences
@@ -174,3 +175,22 @@ def test_too_many_correlations(model, monkeypatch):
 def test_an_empty_corpus(model):
     with pytest.raises(AnalysisError, match="0 tokens"):
         neuron_statistics(model, torch.zeros(0, dtype=torch.long), progress=False)
+
+
+def test_moments_of_several_parts_are_those_of_the_whole():
+    """As several processes put theirs together; the mean is large beside the deviation, where sums of squares fail."""
+    values = 1e6 + torch.randn(2, 30, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    states = []
+    for first, last in ((0, 4), (4, 5), (5, 30)):
+        part = Moments(sites=2)
+        for site in range(2):
+            rows = values[site, first:last][None] - 1e6 * site
+            part.add(site, rows, Batch(tokens=torch.zeros(1, last - first, dtype=torch.long), first=first))
+        states.append(part.state())
+    whole = Moments(sites=2)
+    whole.hold(states)
+    expected = values.numpy() - 1e6 * np.arange(2)[:, None, None]
+    assert whole.n == 30
+    assert np.allclose(whole.mean, expected.mean(1), rtol=1e-13, atol=1e-9)
+    assert np.allclose(whole.variance, expected.var(1), rtol=1e-6)
+    assert np.array_equal(whole.sparsity, (expected <= 0).mean(1))

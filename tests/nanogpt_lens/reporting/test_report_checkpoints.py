@@ -16,7 +16,7 @@ from tests.nanogpt_lens.reporting.report_helpers import read, section, small, te
 
 def stage(file, iteration, *, seed, stated=1.25, **sizes):
     """A checkpoint with other random weights."""
-    what = content(block_size=16, seed=seed, **sizes)
+    what = content(**({"block_size": 16, "seed": seed} | sizes))
     what["iter_num"], what["best_val_loss"] = iteration, stated
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(what, file)
@@ -159,3 +159,76 @@ def test_the_same_weights_are_counted_once(run):
 )
 def test_which_stages_are_spaced_as_logarithms(steps, logarithmic):
     assert _log_spaced(steps) is logarithmic
+
+
+def losses_in(table):
+    """The losses measured, by file; "–" for none."""
+    return {row[0]: row[4].split(" ")[0] for row in table[1:]}
+
+
+def test_many_are_thinned_out_and_the_verdict_says_how_many_were_looked_at(run, monkeypatch):
+    monkeypatch.setattr("nanogpt_lens.reporting.sections.checkpoints._MOST", 2)
+    found = report(run, corpus=text(2000), progress=False)
+    page = read(found.html)
+    assert list(losses_in(section(page, "checkpoints").tables()[0])) == ["ckpt_3.pt", "ckpt_1.pt"]
+    assert "2 of 3 checkpoints, evenly spaced." in section(page, "checkpoints").text
+    assert page.all("p", class_="status")[0].text == "PROVEN EQUAL: all 2 checkpoints that were looked at, of 3"
+
+
+def test_without_a_text_the_last_that_can_be_read_gives_it(run):
+    before = losses_in(section(read(report(run, progress=False).html), "checkpoints").tables()[0])
+    (run / "ckpt_9.pt").write_bytes(b"no checkpoint")
+    after = losses_in(section(read(report(run, progress=False).html), "checkpoints").tables()[0])
+    assert after == before | {"ckpt_9.pt": "–"}
+
+
+def test_where_none_can_be_read_nothing_is_measured_or_proven(tmp_path):
+    for name in ("ckpt_1.pt", "ckpt_2.pt"):
+        (tmp_path / name).write_bytes(b"no checkpoint")
+    found = report(tmp_path, progress=False)
+    page = read(found.html)
+    assert found.passed is False
+    status = page.all("p", class_="status")[0].text
+    assert status == "NOT PROVEN: 0 of 2 checkpoints proven, 2 cannot be read (ckpt_1.pt, ckpt_2.pt)"
+    part = section(page, "checkpoints")
+    assert len(part.tables()) == 1
+    assert "In the order of their iterations." in part.text
+    assert found.sections[-1].findings == ()
+
+
+def test_another_vocabulary_is_proven_and_its_loss_is_not_compared(run):
+    stage(run / "ckpt_0.pt", 5, seed=4, vocab_size=30)
+    found = report(run, progress=False)
+    table = section(read(found.html), "checkpoints").tables()[0]
+    row = next(row for row in table if row[0] == "ckpt_0.pt")
+    assert row[4] == "it has another vocabulary than the checkpoint whose text all are measured on"
+    assert row[5] == "proven"
+    assert found.passed
+    assert found.sections[-1].findings[0].startswith("Over 3 of 4 checkpoints (1 without a loss), the loss goes from ")
+
+
+def test_contexts_too_short_for_the_scores_of_heads(tmp_path):
+    for step in (1, 2):
+        stage(tmp_path / f"ckpt_{step}.pt", step, seed=step, block_size=3)
+    write_meta(tmp_path, CHARS)
+    part = section(read(report(tmp_path, corpus=text(2000), progress=False).html), "checkpoints")
+    assert [figure.attributes["aria-label"] for figure in part.all("figure")] == ["the loss over training"]
+    assert len(part.tables()) == 1
+    model = ngl.load(tmp_path / "ckpt_1.pt")
+    loss = float(ngl.text_loss(model, text(2000), seq_len=3, n=256).values)
+    assert losses_in(part.tables()[0])["ckpt_1.pt"] == f"{loss:.3f}"
+
+
+def test_losses_that_cannot_be_told_apart_are_said_to_be_so(tmp_path):
+    first = stage(tmp_path / "ckpt_1.pt", 1, seed=1)
+    what = torch.load(first, weights_only=True)
+    what["iter_num"] = 2
+    what["model"]["transformer.h.0.mlp.c_proj.bias"] += 1e-6
+    torch.save(what, tmp_path / "ckpt_2.pt")
+    write_meta(tmp_path, CHARS)
+    finding = report(tmp_path, corpus=text(2000), progress=False).sections[-1].findings[0]
+    loss = float(ngl.text_loss(ngl.load(first), text(2000), seq_len=16, n=256).values)
+    assert finding == (
+        f"2 checkpoints are compared; between their losses, {loss:.3f} at the least, there is no difference that can "
+        "be measured."
+    )

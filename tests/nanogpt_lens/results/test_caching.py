@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,3 +89,39 @@ def test_what_has_no_key_is_refused(tmp_path):
     with pytest.raises(ngl.AnalysisError, match="takes no model"):
         cached(ngl.metrics.logit_diff, 1, 2)
     assert not list(Path(tmp_path).iterdir())
+
+
+def weighted(model, weights=None, **options):
+    """An analysis that somebody wrote."""
+    return model.W_E.sum().item()
+
+
+def test_arguments_of_every_kind_are_known_by_their_content(tmp_path):
+    cached, hooked = ResultCache(tmp_path), model()
+    array = np.arange(6.0).reshape(2, 3)
+
+    def key(weights, **options):
+        return cached.key(weighted, hooked, weights, **options)
+
+    keys = [
+        key(array),
+        key(array.astype(np.float32)),
+        key(array + 1),
+        key(array.T),
+        key({"a": [1, 2]}),
+        key({"a": [2, 1]}),
+        key({"b": [1, 2]}),
+        key([{"a": 1}]),
+        key("12"),
+        key([1, 2]),
+        key(None, seed=[1, 2]),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key(array.copy(order="F")) == keys[0]
+    assert key({"a": (1, 2)}) == keys[4]
+
+
+def test_what_is_no_result_is_not_kept(tmp_path):
+    with pytest.raises(ngl.AnalysisError, match="weighted returned a float; only results can be cached"):
+        ResultCache(tmp_path)(weighted, model())
+    assert not list(tmp_path.iterdir())

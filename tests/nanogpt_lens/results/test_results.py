@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
 
 import nanogpt_lens as ngl
 from nanogpt_lens.results import AttentionPatterns, HeadTaxonomy, PatchingResult, Result, Scores
+from nanogpt_lens.results.files import as_json
 
 
 def scores(**changes):
@@ -176,6 +180,39 @@ def test_every_kind_survives(tmp_path):
     assert loaded.of(0, 0) == ("x", "y")
     assert loaded.of(0, 1) == ()
     assert loaded.heads("x") == [(0, 0)]
+
+
+@dataclasses.dataclass
+class Options:
+    """As somebody's own analysis may keep them."""
+
+    lr: float
+    steps: int
+
+
+def test_what_a_result_remembers_is_plain_in_the_file(tmp_path):
+    remembered = {
+        "file": Path("/data/x.txt"),
+        "tensor": torch.tensor([[1, 2]]),
+        "array": np.array([0.5, 1.5]),
+        "number": np.float32(0.25),
+        "options": Options(lr=0.1, steps=3),
+        "mapping": MappingProxyType({"a": 1}),
+    }
+    plain = {
+        "file": "/data/x.txt",
+        "tensor": [[1, 2]],
+        "array": [0.5, 1.5],
+        "number": 0.25,
+        "options": {"lr": 0.1, "steps": 3},
+        "mapping": {"a": 1},
+    }
+    scores(provenance=remembered).save(tmp_path / "r")
+    assert ngl.load_result(tmp_path / "r").provenance == plain
+    assert as_json(remembered | {"inf": math.inf, 3: (math.nan, True)}) == plain | {"inf": None, "3": [None, True]}
+    with pytest.raises(ngl.errors.ResultError, match=r"a set cannot be saved in result\.json; expected text, numbers"):
+        scores(provenance={"seen": {1, 2}}).save(tmp_path / "s")
+    assert not list((tmp_path / "s").glob("*"))
 
 
 def test_a_result_is_replaced_and_nothing_else_is(tmp_path):

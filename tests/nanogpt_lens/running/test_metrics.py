@@ -95,6 +95,8 @@ def test_strings_become_ids():
         (ngl.metrics.kl_to(torch.zeros(3, 8, 13)), r"expected \[3, 9, 13\]"),
         (ngl.metrics.logit_diff(1, 2, pos=[]), "reads no position"),
         (ngl.metrics.logit_diff(1, 2, pos=[1, 12]), "position 12"),
+        (ngl.metrics.logit_diff(1, 2, pos=True), "reads position True; expected -9 to 8"),
+        (ngl.metrics.kl_to(torch.full((3, 9, 13), math.nan)), "no logits, or logits with nan; expected those of the"),
     ],
 )
 def test_what_does_not_fit_is_named(metric, words):
@@ -144,3 +146,12 @@ def test_metrics_that_are_more_than_tokens_are_no_plain_data():
 def test_plain_data_that_is_no_metric(plain):
     with pytest.raises(ngl.AnalysisError, match="is no metric; expected one such as"):
         metric_from_json(plain)
+
+
+def test_logits_that_do_not_fit_are_named():
+    with pytest.raises(ngl.AnalysisError, match=r"logits have shape \[5, 13\]; expected \[example, pos, d_vocab\]"):
+        ngl.metrics.logit_diff(1, 2)(LOGITS[0])
+    with pytest.raises(ngl.AnalysisError, match=r"loss has no tokens; give loss\(tokens\)"):
+        ngl.metrics.loss()(LOGITS)
+    with pytest.raises(ngl.AnalysisError, match="the text has 1 token; loss needs at least 2"):
+        ngl.metrics.loss(torch.zeros(2, 1, dtype=torch.long))(LOGITS[:, :1])

@@ -215,6 +215,33 @@ class TestWhatWidgetsCarry:
         assert points["labels"][0] == "1.resid_post"
         assert [-b for b in points["negativeBounds"]] == points["positiveBounds"]
 
+    def test_the_lines_that_analyse_and_draw_are_the_two_steps(self, model):
+        corpus = play(600)
+        found = ngl.search_neurons(model, corpus, layers=[0, 1], k=2, window=5, progress=False)
+        chosen = [(1, 4), (0, 9)]
+        pairs = [
+            (
+                ngl.widgets.attention_pattern(model, TEXT, layer=1, head=0),
+                ngl.attention_patterns(model, TEXT).widget(kind="attention_pattern", layer=1, head=0),
+            ),
+            (
+                ngl.widgets.text_neuron_activations(model, TEXT, layers=1, neurons=[3, 5]),
+                ngl.get_neuron_activations(model, TEXT, layers=[1], neurons=[3, 5]).widget(),
+            ),
+            (
+                ngl.widgets.topk_tokens(model, TEXT, layers=[0], k=2),
+                ngl.get_neuron_activations(model, TEXT, layers=[0]).widget(kind="topk_tokens", k=2),
+            ),
+            (
+                ngl.widgets.topk_samples(model, corpus, neurons=chosen, k=2, window=5, progress=False),
+                found.widget(neurons=chosen, k=2),
+            ),
+        ]
+        for line, steps in pairs:
+            assert line.props == steps.props
+        with pytest.raises(ngl.errors.ResultError, match="head"):
+            ngl.widgets.attention_pattern(model, TEXT, layer=1, head=99)
+
     def test_activations_and_their_extremes(self, model):
         result = ngl.get_neuron_activations(model, TEXT)
         shown = result.widget(layer=1, neuron=[3, 5]).props
