@@ -31,7 +31,7 @@ def joined(tokens: Sequence[str], ids: Sequence[int] | np.ndarray) -> str:
     outside = numbers[(numbers < 0) | (numbers >= len(tokens))]
     if len(outside):
         raise VocabularyError(f"token {outside[0]} is not in the vocabulary; expected ids from 0 to {len(tokens) - 1}")
-    return "".join(tokens[i] for i in numbers)
+    return "".join(tokens[i] for i in numbers.tolist())
 
 
 @dataclass(frozen=True)
