@@ -45,7 +45,7 @@ def find_circuit(
     reference: Text | None = None,
     steps: int = 5,
     divergence: Divergence = "metric",
-    exchanges: int = 2,
+    exchanges: int = 1,
     orders: int = 4,
     at_once: float = 0.5,
     seed: int = 0,
@@ -204,10 +204,19 @@ def _others(search: Search, orders: int, seed: int, *, progress: bool) -> dict[s
     }
 
 
+_SCORE: dict[SearchMethod, str] = {
+    "greedy": "the place from the end of the order, the last to go the highest",
+    "exact": "what changing the edge alone changes of the metric",
+    "eap": "the estimate of what changing the edge alone changes of the metric",
+    "eap_ig": "the estimate of what changing the edge alone changes of the metric",
+    "acdc": "the least threshold at which the edge goes, infinite where it never does",
+}
+
+
 def _definition(method: SearchMethod, source: Source, metric: str, faithfulness: float) -> str:
     return (
         f"edges chosen by {IN_WORDS[method]}; the circuit's edges carry what their senders compute, all others "
         f"{'the corrupted run' if source == 'other' else source}; faithfulness is (circuit - no edge) / (all edges "
         f"- no edge) of {metric}, a ratio of means over the prompts; a circuit holds within {1 - faithfulness:.2g} of "
-        "1; a positive score is the rise of the metric without the edge"
+        f"1; the score is {_SCORE.get(method, 'a share without a unit')}"
     )

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from nanogpt_lens.circuits.connected import without_dangling
 from nanogpt_lens.circuits.search import Search
 
-_MOST = 4096
+_MOST = 1024
 """The most exchanges that are tried in a round: those with the edges that rank highest."""
 
 _BEST = 8

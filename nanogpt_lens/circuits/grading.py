@@ -83,6 +83,40 @@ def grade_circuit_methods(
     Raises:
         AnalysisError: an unknown method, and whatever `find_circuit` raises.
     """
+    chosen = _checked(methods, k=k, relevant=relevant, faithfulness=faithfulness)
+    arguments: dict[str, Any] = {
+        "model": model, "clean": clean, "corrupted": corrupted, "metric": metric,
+        "source": source, "reference": reference, "seed": seed,
+    }  # fmt: skip
+    with evaluating(model):
+        ready = prepare(**arguments)
+        search = Search(ready, tolerance=1 - faithfulness, memory=memory)
+        names = names_of(search.graph.edges)
+        if k > len(names):
+            raise AnalysisError(f"k is {k}; expected at most {len(names)}, the number of edges")
+        asked = Question(arguments=arguments | {"direction": direction}, steps=steps, progress=progress)
+        exact = edge_effects(**asked.arguments, memory=memory, progress=progress).effect.double()
+        ranked, seconds = _timed_rankings(search, chosen, asked)
+        curves = torch.stack([search.curve(one.order) for one in ranked])
+    return CircuitGrades(
+        **_grades(search, exact, ranked, curves, seconds, chosen, k=k, relevant=relevant),
+        quantity="grades of methods that find circuits",
+        definition=(
+            f"against the exact effect of every edge ({direction}, source {source}) on {ready.metric.definition}; "
+            f"relevant is an effect of at least {relevant:.2g} of the gap between all edges and none; k is {k}; orders "
+            f"are by magnitude; MIB's shares are {', '.join(map(str, mib_sizes(len(names))))} of {len(names)} edges"
+        ),
+        title="methods, graded",
+        sample=ready.sample(seed),
+        provenance=ready.provenance(methods=chosen, k=k, relevant=relevant, steps=steps, graded_direction=direction),
+        edges=names,
+        k=k,
+        tolerance=search.tolerance,
+    )
+
+
+def _checked(methods: Sequence[SearchMethod], *, k: int, relevant: float, faithfulness: float) -> list[SearchMethod]:
+    """The methods, each once; AnalysisError where an option cannot be."""
     check_whole(1, k=k)
     chosen = list(dict.fromkeys(methods))
     for method in chosen:
@@ -92,51 +126,41 @@ def grade_circuit_methods(
     for name, value in (("relevant", relevant), ("faithfulness", faithfulness)):
         if not 0 < value <= 1:
             raise AnalysisError(f"{name} is {value!r}; expected a number above 0 and at most 1")
-    arguments: dict[str, Any] = {
-        "model": model, "clean": clean, "corrupted": corrupted, "metric": metric,
-        "source": source, "reference": reference, "seed": seed,
-    }  # fmt: skip
-    with evaluating(model):
-        ready = prepare(**arguments)
-        search = Search(ready, tolerance=1 - faithfulness, memory=memory)
-        n_edges = len(search.everything)
-        if k > n_edges:
-            raise AnalysisError(f"k is {k}; expected at most {n_edges}, the number of edges")
-        asked = Question(arguments=arguments | {"direction": direction}, steps=steps, progress=progress)
-        exact = edge_effects(**asked.arguments, memory=memory, progress=progress).effect.double()
-        ranked, seconds = _timed_rankings(search, chosen, asked)
-        curves = torch.stack([search.curve(one.order) for one in ranked])
+    return chosen
+
+
+def _grades(
+    search: Search,
+    exact: Float[Tensor, " edge"],
+    ranked: Sequence[Ranking],
+    curves: Float[Tensor, "method size"],
+    seconds: Sequence[float],
+    methods: Sequence[SearchMethod],
+    *,
+    k: int,
+    relevant: float,
+) -> dict[str, Any]:
+    """The grades of all rankings, as fields of the result."""
     gap = float(search.full.mean() - search.empty.mean())
     truth = _Truth(exact, exact.abs() >= relevant * abs(gap), k)
-    best = curves[chosen.index("exact")] if "exact" in chosen else None
+    best = curves[methods.index("exact")] if "exact" in methods else None
     rows = [
         [*truth.grades(one), *_regret(best, curve), *_mib(curve), _fewest(curve, search.tolerance), took, one.n_runs]
         for one, curve, took in zip(ranked, curves, seconds, strict=True)
     ]
-    return CircuitGrades(
-        values=torch.tensor(rows, dtype=torch.float64),
-        axes=("method", "score"),
-        labels={"method": tuple(chosen), "score": tuple(SCORES)},
-        scores=SCORES,
-        units={"seconds": "s"},
-        quantity="grades of methods that find circuits",
-        definition=(
-            f"against the exact effect of every edge ({direction}, source {source}) on {ready.metric.definition}; "
-            f"relevant is an effect of at least {relevant:.2g} of the gap between all edges and none; k is {k}; orders "
-            f"are by magnitude; MIB's shares are {', '.join(map(str, mib_sizes(n_edges)))} of {n_edges} edges"
-        ),
-        title="methods, graded",
-        sample=ready.sample(seed),
-        provenance=ready.provenance(methods=chosen, k=k, relevant=relevant, steps=steps, graded_direction=direction),
-        exact=exact,
-        estimates=torch.stack([one.scores for one in ranked]),
-        curves=curves,
-        edges=names_of(search.graph.edges),
-        k=k,
-        wrong_signs=torch.tensor([truth.wrong_signs(one) for one in ranked], dtype=torch.float64),
-        missed=torch.tensor([truth.missed(one) for one in ranked], dtype=torch.float64),
-        gap=gap,
-    )
+    return {
+        "values": torch.tensor(rows, dtype=torch.float64),
+        "axes": ("method", "score"),
+        "labels": {"method": tuple(methods), "score": tuple(SCORES)},
+        "scores": SCORES,
+        "units": {"seconds": "s"},
+        "exact": exact,
+        "estimates": torch.stack([one.scores for one in ranked]),
+        "curves": curves,
+        "wrong_signs": torch.tensor([truth.wrong_signs(one) for one in ranked], dtype=torch.float64),
+        "missed": torch.tensor([truth.missed(one) for one in ranked], dtype=torch.float64),
+        "gap": gap,
+    }
 
 
 def mib_sizes(n_edges: int) -> list[int]:

@@ -164,8 +164,8 @@ class CircuitCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether that is within the circuit's tolerance of 1."""
-        return abs(self.faithfulness - 1) <= self.kept.tolerance  # nan is not
+        """Whether that is within the circuit's tolerance of 1, on a model that does the task."""
+        return not self.warning and abs(self.faithfulness - 1) <= self.kept.tolerance  # nan is not
 
     @property
     def gap(self) -> float:
@@ -179,7 +179,7 @@ class CircuitCheck:
             return ""
         return (
             f"from no edge to all edges the metric rises by {self.gap:.3g} here, and by {self.kept.gap:.3g} where the "
-            "circuit was found: faithfulness is a share of that and says little"
+            "circuit was found: faithfulness is a share of that and says little, so it counts as not holding"
         )
 
     def sentence(self) -> str:

@@ -31,6 +31,7 @@ class CircuitGrades(Result):
             knows no sign.
         missed: of these k, how many are not among the method's own first k.
         gap: the metric of all edges, less that of none.
+        tolerance: how far from 1 the faithfulness may be where edges are counted.
         safe_overlap: the share of the top that a method has to find to be called safe.
     """
 
@@ -42,6 +43,7 @@ class CircuitGrades(Result):
     wrong_signs: Float[Tensor, " method"]
     missed: Float[Tensor, " method"]
     gap: float
+    tolerance: float = 0.1
     safe_overlap: float = 0.8
 
     def __post_init__(self) -> None:
