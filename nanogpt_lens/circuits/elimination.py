@@ -53,7 +53,7 @@ def backward(
             fitting = [size for size, most, far in zip(sizes, allowed, off.tolist(), strict=True) if far <= most]
             if found is None and n_edges < 0 and not fitting:
                 found = kept.clone()
-            n_gone = fitting[0] if fitting else min(len(leave), max(1, int(kept.sum()) // 20))
+            n_gone = fitting[0] if fitting else min(len(leave), max(1, int(kept.sum()) // 10))
             kept[leave[:n_gone]] = False
             gone += leave[:n_gone].tolist()
             bar.update(n_gone)

@@ -129,16 +129,20 @@ class MaskedRuns:
         return rearrange(logits, "(set example) read d_vocab -> set example read d_vocab", set=len(masks))
 
     def shared_by(self, masks: Bool[Tensor, "set receiver sender"]) -> Shared | None:
-        """The first layers, where all sets have the same edges into them; None where they differ in the first one."""
+        """The first layers, where all sets have the same edges into them; None where they differ in the first one.
+
+        Of one set alone, the layers that are known from before.
+        """
+        if len(masks) == 1:
+            known = self._known(masks[0], self.graph.n_layers)
+            return self._kept[max(known)] if known else None
         differ = (masks != masks[0]).any(0).any(1).nonzero()
         n_layers = self.graph.n_layers if not len(differ) else self.graph.receivers[int(differ[0])].layer
         return self.first_layers(masks[0], n_layers) if n_layers else None
 
     def first_layers(self, mask: Bool[Tensor, "receiver sender"], n_layers: int) -> Shared:
         """What the first layers write, for sets that have the same edges into them; of the last such call, kept."""
-        rows = 3 * self.graph.n_heads + 1
-        same = (mask == self._kept_mask).all(1).tolist()
-        known = [i for i in self._kept if i <= n_layers and all(same[: i * rows])]
+        known = self._known(mask, n_layers)
         start = self._kept[max(known)] if known else self._start(None)
         self._kept = {i: self._kept[i] for i in known}
         self._kept_mask = mask.clone()
@@ -148,6 +152,12 @@ class MaskedRuns:
             self._kept[layer + 1] = replace(flow.first_set(), n_layers=layer + 1)
         self.layer_passes += n_layers - start.n_layers
         return self._kept[n_layers] if n_layers else start
+
+    def _known(self, mask: Bool[Tensor, "receiver sender"], most: int) -> list[int]:
+        """How many first layers, of at most so many, are kept from before for a set with these edges into them."""
+        rows = 3 * self.graph.n_heads + 1
+        same = (mask == self._kept_mask).all(1).tolist()
+        return [i for i in self._kept if i <= most and all(same[: i * rows])]
 
     def _start(self, embed: Float[Tensor, "example pos d_model"] | None) -> Shared:
         """What is there before the first layer."""

@@ -126,8 +126,7 @@ def values_of(
     values = []
     with torch.no_grad(), tqdm(total=len(masks), unit="circuit", delay=1, disable=not progress) as bar:
         for some in masks.split(size):
-            shared = ready.runs.shared_by(some) if len(some) > 1 else None
-            values.append((measure or ready.metric)(ready.runs(some, shared=shared)))
+            values.append((measure or ready.metric)(ready.runs(some, shared=ready.runs.shared_by(some))))
             bar.update(len(some))
     return torch.cat(values)
 
