@@ -32,6 +32,10 @@ _USUAL = {
     "part": "circuit",
 }
 
+_LEAST_GAP = 0.1
+"""The share of the usual gap between all edges and none that another ablation must leave for faithfulness to mean
+something; it is nan where that is less, or the reverse."""
+
 Row: TypeAlias = tuple[dict[str, str], Float[Tensor, " example"]]
 """Which choices are not the usual ones, and each prompt's part of the faithfulness."""
 
@@ -60,8 +64,10 @@ def _rows(search: Search, circuit: Bool[Tensor, " edge"], arguments: dict[str, A
     texts = ["other"] if search.ready.corrupted is not None else []
     for source in [*texts, "zero", "mean", "resample"]:
         here = search if source == arguments["source"] else _search(arguments, memory, source=source)
+        told = _gap(here) * _gap(search) > 0 and abs(_gap(here)) >= _LEAST_GAP * abs(_gap(search))
         for change, kept in _sets(search.graph, circuit):
-            yield change | {"ablation": source}, _each(here, here.values(kept[None])[0])
+            each = _each(here, here.values(kept[None])[0])
+            yield change | {"ablation": source}, each if told else torch.full_like(each, torch.nan)
     if texts:
         back = _search(arguments, memory, source="other", direction="denoise")
         for change, kept in _sets(search.graph, circuit):
@@ -101,6 +107,11 @@ def _between_nodes(graph: CircuitGraph, circuit: Bool[Tensor, " edge"]) -> Bool[
     return torch.tensor([sender in nodes and receiver in nodes for sender, receiver in ends])
 
 
+def _gap(search: Search) -> float:
+    """The metric's mean with all edges, less that with none."""
+    return float(search.full.mean() - search.empty.mean())
+
+
 def _each(search: Search, values: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
     return ratio_per_example(values - search.empty, search.full - search.empty)
 
@@ -112,7 +123,7 @@ def _at_positions(
     graph, runs = search.graph, search.ready.runs
     chosen = [edge for edge, flag in zip(graph.edges, circuit.tolist(), strict=True) if flag]
     effects = edge_effects(**arguments, edges=chosen, positions="each", progress=False).effect.double()
-    gap = float((search.full.mean() - search.empty.mean()).abs())
+    gap = abs(_gap(search))
     kept = torch.zeros(len(circuit), effects.shape[1], dtype=torch.bool)
     kept[circuit] = effects.abs() >= _SHARE * gap
     mask = torch.zeros(1, *graph.all_edges.shape, effects.shape[1], dtype=torch.bool)

@@ -67,7 +67,9 @@ class CircuitGrades(Result):
         return self.curves[self.methods.index("exact")] - self.curves
 
     def is_safe(self, method: str) -> bool:
-        """Whether a method finds `safe_overlap` of the top edges and gets none of their signs wrong.
+        """Whether a method finds `safe_overlap` of the top edges, with the right signs, and needs few edges.
+
+        Few are no more than half as many again as the exact order needs.
 
         Raises:
             ResultError: the method was not graded.
@@ -75,7 +77,8 @@ class CircuitGrades(Result):
         if method not in self.methods:
             raise ResultError(f"{method!r} was not graded; expected one of {', '.join(self.methods)}")
         row = self.methods.index(method)
-        return float(self.missed[row]) <= (1 - self.safe_overlap) * self.k and not float(self.wrong_signs[row]) > 0
+        found = self.k - float(self.missed[row]) >= self.safe_overlap * self.k - 1e-9
+        return found and not float(self.wrong_signs[row]) > 0 and not self._needs_many(method)
 
     def verdict(self) -> str:
         """What to use here, in a sentence or two: the cheapest safe method, and what is wrong with the cheaper ones."""
@@ -93,7 +96,16 @@ class CircuitGrades(Result):
             return f"{_NAMES[method]} finds the top {self.k} edges here, with the right signs"
         faults = [f"misses {missed} of the top {self.k} edges"] if missed else []
         faults += [f"gives {wrong} of them the wrong sign"] if wrong else []
+        if self._needs_many(method):
+            n, best = (int(self.at(method=name, score="n_edges")) for name in (method, "exact"))
+            faults.append(f"needs {n} edges where exact effects need {best}")
         return f"{_NAMES[method]} here {' and '.join(faults)}"
+
+    def _needs_many(self, method: str) -> bool:
+        """Whether a method's order needs more than half as many edges again as the exact one, if that is known."""
+        if "exact" not in self.methods:
+            return False
+        return float(self.at(method=method, score="n_edges")) > 1.5 * float(self.at(method="exact", score="n_edges"))
 
     def _summary(self) -> list[str]:
         return [self.verdict(), *self.table().round(3).to_string().splitlines()]

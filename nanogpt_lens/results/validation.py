@@ -27,7 +27,8 @@ class CircuitValidation(Result):
         edge_p: of each edge mattering no more than a random one, corrected by Holm for all edges.
         choices: how the circuit was run for each row of the robustness table, one word for each of `choice_names`.
         choice_names: the six choices of Miller et al. 2024.
-        robustness: the faithfulness of the circuit under each of them.
+        robustness: the faithfulness of the circuit under each of them; nan where there is no gap between all edges and
+            none, or the reverse of the usual one.
         robustness_low, robustness_high: its 95% intervals over the prompts.
     """
 
@@ -88,8 +89,9 @@ class CircuitValidation(Result):
             said.append("it errs to one side, prompt by prompt")
         weak = int((self.edge_p > 0.05).sum())
         said.append(f"{weak} of {len(self.edges)} edges are not surely above a random edge")
-        low, high = float(self.robustness.min()), float(self.robustness.max())
-        said.append(f"run in {len(self.choices)} ways that are in use it does {low:.0%} to {high:.0%}")
+        told = self.robustness[~self.robustness.isnan()]
+        low, high = float(told.min()), float(told.max())
+        said.append(f"run in {len(told)} ways that are in use it does {low:.0%} to {high:.0%}")
         return "; ".join(said)
 
     def _place(self, name: str) -> int:
