@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+import nanogpt_lens as ngl
 from scripts import circuits
+from scripts.results import place
 
 SEEDS = json.loads(circuits.OUT.read_text())
 TEXT = circuits.DOCUMENT.read_text()
@@ -42,3 +44,22 @@ def test_what_is_said_around_the_tables_is_true():
         and row["ablation"] != "other"
     ]
     assert f"between {min(other):.2f} and {max(other):.2f}" in PROSE
+
+
+def gaps(model, seed):
+    """Of each prompt, what all edges do and none does not."""
+    pairs = ngl.induction_pairs(model, n=circuits.PROMPTS, seq_len=circuits.LENGTH, seed=seed)
+    metric = ngl.metrics.logit_diff(pairs.answer, pairs.wrong)
+    run = ngl.run_circuit(model, ["mlp1->logits"], pairs.clean, pairs.corrupted, metric, progress=False)
+    return run.full - run.empty
+
+
+def test_few_prompts_have_the_gap():
+    small = []
+    for seed in SEEDS:
+        model = ngl.load(place("induction", seed))
+        asked, held_out = gaps(model, 0), gaps(model, 1)
+        small.append(int((asked.abs() < 0.1 * asked.mean()).sum()))
+        assert float(asked.topk(8).values.sum() / asked.sum()) > 0.955
+        assert 2.9 < float(held_out.mean() / asked.mean()) < 3.3
+    assert "{}, {} and {} of the 32 have less than a tenth of the mean gap".format(*small) in PROSE
