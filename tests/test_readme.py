@@ -20,6 +20,7 @@ LENSES = (ROOT / "docs" / "LENSES_AND_NEURONS.md").read_text()
 PICTURES = (ROOT / "docs" / "PICTURES.md").read_text()
 REPORT = (ROOT / "docs" / "REPORT.md").read_text()
 DYNAMICS = (ROOT / "docs" / "TRAINING_DYNAMICS.md").read_text()
+CIRCUITS = (ROOT / "docs" / "CIRCUITS.md").read_text()
 FILES = re.sub(
     r"\n## (Vocabularies|Exports and their clients)\n.*?(?=\n## )",  # tests/test_files_document.py has these
     "",
@@ -27,7 +28,7 @@ FILES = re.sub(
     flags=re.DOTALL,
 )
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
-DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT + FILES
+DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT + FILES + CIRCUITS
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 60
 
 
@@ -57,8 +58,8 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [ANALYSES, LENSES, pytest.param(PICTURES, marks=pytest.mark.slow), DYNAMICS, ARCHITECTURE, FILES],
-    ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS", "ARCHITECTURE", "FILES"],
+    [ANALYSES, LENSES, pytest.param(PICTURES, marks=pytest.mark.slow), DYNAMICS, ARCHITECTURE, FILES, CIRCUITS],
+    ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS", "ARCHITECTURE", "FILES", "CIRCUITS"],
 )
 def test_the_snippets_run(tmp_path, monkeypatch, text):
     """In this process: importing TransformerLens anew would take longer than most of them."""

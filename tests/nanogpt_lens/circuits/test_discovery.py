@@ -90,6 +90,17 @@ def test_greedy_is_the_plain_algorithm_and_exchanges_make_it_no_larger(subsets, 
     assert find(faithfulness=1 - tolerance, at_once=0.01).n_edges <= plain.n_edges
 
 
+@pytest.mark.parametrize(("tolerance", "found", "smallest", "how_many"), [(0.05, 11, 7, 1), (0.2, 9, 5, 4)])
+def test_smaller_circuits_exist_than_are_found(subsets, tolerance, found, smallest, how_many):
+    """By accident, in a random model; docs/CIRCUITS.md has these numbers."""
+    _, values = subsets
+    sizes = torch.tensor([code.bit_count() for code in range(len(values))])[(values - 1).abs() <= tolerance]
+    assert (int(sizes.min()), int((sizes == sizes.min()).sum())) == (smallest, how_many)
+    circuit = find(faithfulness=1 - tolerance)
+    assert circuit.n_edges == found
+    assert circuit.is_minimal
+
+
 def test_faithfulness_is_that_of_plain_lines(subsets):
     names, values = subsets
     for code in (0b1011011101101, 0b11111, 0b1110001110001):
