@@ -188,8 +188,8 @@ def interval(value: Any, low: Any, high: Any) -> str:
     width = numbers[2] - numbers[1]
     finest = width if math.isfinite(width) and width > 0 else size
     digits = max(3, 1 - math.floor(math.log10(finest))) if finest else 3
-    if digits <= 6:
-        middle, *ends = (number(x, digits) for x in numbers)
+    if digits <= 6 or size >= 1e-3:
+        middle, *ends = (number(x, min(digits, 6)) for x in numbers)
     else:
         middle, *ends = (f"{x:.2e}" if x and not math.isnan(x) else number(x, 1) for x in numbers)
     return f"{middle} [{ends[0]}, {ends[1]}]"
