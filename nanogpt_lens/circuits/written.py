@@ -58,9 +58,15 @@ def put_in_place(
         seed: the seed of the draw.
 
     Raises:
-        AnalysisError: there is no such source, or nothing to take it from.
+        AnalysisError: there is no such source, or nothing to take it from; "zero" in a model with processed weights.
     """
     check_choice(Source, source=source)
+    if source == "zero" and model.cfg.normalization_type == "LNPre":
+        raise AnalysisError(
+            "source is 'zero', and this model's weights are processed: biases of values are folded into that of the "
+            "attention's output, so that nothing is another thing than in the checkpoint; load the model without "
+            "process_weights, or take 'mean', 'resample' or 'other'"
+        )
     if source == "zero":
         return torch.zeros_like(base)
     if source == "other":

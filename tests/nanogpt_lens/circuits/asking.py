@@ -26,8 +26,8 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(config=NanoGPTConfig(**SIZES), state_dict={name: 2 * value for name, value in state.items()})
 
 
-def model() -> Any:
-    return convert(checkpoint(), dtype=torch.float64)
+def model(**options: Any) -> Any:
+    return convert(checkpoint(), **{"dtype": torch.float64, **options})
 
 
 def texts() -> tuple[Tensor, Tensor]:

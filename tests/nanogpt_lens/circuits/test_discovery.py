@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -278,3 +281,41 @@ def test_texts_without_a_gap_are_refused():
         find_circuit(asking.model(), clean, corrupted, lambda logits: 0 * logits.sum(), **QUIET)
     with pytest.raises(AnalysisError, match="there is no corrupted run"):
         find_circuit(asking.model(), clean, None, asking.METRIC, method="attention", **QUIET)
+
+
+def test_zero_is_another_thing_with_processed_weights():
+    """Value biases are folded into the output's: zero is refused, and other sources give the same as without."""
+    clean, corrupted = asking.texts()
+    folded = asking.model(process_weights=True)
+    for ask in (find_circuit, edge_effects):
+        with pytest.raises(AnalysisError, match="source is 'zero', and this model's weights are processed"):
+            ask(folded, clean, corrupted, asking.METRIC, source="zero", **QUIET)
+    for source in ("other", "mean"):
+        one, two = (
+            edge_effects(model, clean, corrupted, asking.METRIC, source=source, **QUIET).effect
+            for model in (asking.model(), folded)
+        )
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_the_hashes_of_python_decide_nothing():
+    """ACDC as others wrote it goes through a set, and gives another circuit in another process."""
+    code = (
+        "import nanogpt_lens as ngl; m = ngl.load('handmade_induction'); p = ngl.induction_pairs(m, n=4, seq_len=12);"
+        "ask = lambda how: ngl.find_circuit(m, p.clean, p.corrupted, ngl.metrics.logit_diff(p.answer, p.wrong), "
+        "method=how, orders=2, progress=False); print([(c.edges, c.rank.tolist(), c.different) for c in "
+        "map(ask, ('acdc', 'greedy'))])"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1]
+    assert "embed->0.1.v" in said[0]
