@@ -136,6 +136,7 @@ def grade_circuit_methods(
         wrong_signs=torch.tensor([truth.wrong_signs(one) for one in ranked], dtype=torch.float64),
         missed=torch.tensor([truth.missed(one) for one in ranked], dtype=torch.float64),
         gap=gap,
+        tolerance=search.tolerance,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,6 +16,21 @@ from nanogpt_lens.results.base import Result
 
 if TYPE_CHECKING:
     import pandas as pd
+
+HIGHER_IS_BETTER: Mapping[str, bool] = {
+    "spearman": True,
+    "sign_agreement": True,
+    "top_k_overlap": True,
+    "average_precision": True,
+    "mean_regret": False,
+    "worst_regret": False,
+    "cpr": True,
+    "cmd": False,
+    "n_edges": False,
+    "seconds": False,
+    "n_runs": False,
+}
+"""For each grade, whether a method with a higher one is the better."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -32,6 +48,7 @@ class CircuitGrades(Result):
         missed: of these k, how many are not among the method's own first k.
         gap: the metric of all edges, less that of none.
         safe_overlap: the share of the top that a method has to find to be called safe.
+        tolerance: how far from 1 the faithfulness may be; None in a file of an earlier version.
     """
 
     exact: Float[Tensor, " edge"]
@@ -43,6 +60,7 @@ class CircuitGrades(Result):
     missed: Float[Tensor, " method"]
     gap: float
     safe_overlap: float = 0.8
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,15 +82,31 @@ class CircuitGrades(Result):
             raise ResultError("the methods do not include 'exact', which regret is measured from")
         return self.curves[self.methods.index("exact")] - self.curves
 
-    def is_safe(self, method: str) -> bool:
-        """Whether a method finds `safe_overlap` of the top edges and gets none of their signs wrong.
+    def row_of(self, method: str) -> int:
+        """The place of a method.
 
         Raises:
             ResultError: the method was not graded.
         """
         if method not in self.methods:
             raise ResultError(f"{method!r} was not graded; expected one of {', '.join(self.methods)}")
-        row = self.methods.index(method)
+        return self.methods.index(method)
+
+    def knows_sign(self, method: str) -> bool:
+        """Whether a method estimates the effects themselves, in their unit, and not an order alone.
+
+        Raises:
+            ResultError: the method was not graded.
+        """
+        return not bool(torch.isnan(self.wrong_signs[self.row_of(method)]))
+
+    def is_safe(self, method: str) -> bool:
+        """Whether a method finds `safe_overlap` of the top edges and gets none of their signs wrong.
+
+        Raises:
+            ResultError: the method was not graded.
+        """
+        row = self.row_of(method)
         return float(self.missed[row]) <= (1 - self.safe_overlap) * self.k and not float(self.wrong_signs[row]) > 0
 
     def verdict(self) -> str:
@@ -112,11 +146,9 @@ class CircuitGrades(Result):
         """
         import pandas as pd
 
-        if method not in self.methods:
-            raise ResultError(f"{method!r} was not graded; expected one of {', '.join(self.methods)}")
-        row = self.methods.index(method)
+        row = self.row_of(method)
         estimate = self.estimates[row]
-        if torch.isnan(self.wrong_signs[row]):
+        if not self.knows_sign(method):
             off = _places(self.exact).double() - _places(estimate).double()
         else:
             off = estimate - self.exact
