@@ -13,6 +13,7 @@ import nanogpt_lens.viz.figures.attribution as attribution
 import nanogpt_lens.viz.figures.bars as bars
 import nanogpt_lens.viz.figures.circuit as circuit
 import nanogpt_lens.viz.figures.circuit_grades as circuit_grades
+import nanogpt_lens.viz.figures.circuit_validation as circuit_validation
 import nanogpt_lens.viz.figures.composition as composition
 import nanogpt_lens.viz.figures.directions as directions
 import nanogpt_lens.viz.figures.flow as flow
@@ -32,6 +33,7 @@ from nanogpt_lens.results import (
     AttributionResult,
     Circuit,
     CircuitGrades,
+    CircuitValidation,
     ConvergenceResult,
     HeadTaxonomy,
     LensResult,
@@ -63,6 +65,7 @@ KINDS: dict[type[Result], Draw] = {
     AttributionResult: patching.estimates,
     Circuit: circuit.circuit,
     CircuitGrades: circuit_grades.grades,
+    CircuitValidation: circuit_validation.validation,
     ConvergenceResult: lens.convergence,
     HeadTaxonomy: heads.taxonomy,
     LensResult: lens.reading,

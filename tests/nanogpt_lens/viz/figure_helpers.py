@@ -134,6 +134,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "grade_circuit_methods": lambda: ngl.grade_circuit_methods(
         asking.model(), *asking.texts(), asking.METRIC, k=4, **QUIET
     ),
+    "validate_circuit": lambda: ngl.validate_circuit(
+        asking.model(), ["embed->mlp0", "mlp0->logits"], *asking.texts(), asking.METRIC, n_random=20, knockouts=4
+    ),
     "logit_lens": lambda: ngl.logit_lens(model(), TEXT),
     "logit_lens, two texts": lambda: ngl.logit_lens(model(), [TEXT[:9], TEXT[9:18]]),
     "measure_convergence": lambda: ngl.measure_convergence(model(), corpus(), n=8, **QUIET),
