@@ -84,14 +84,7 @@ def grade_circuit_methods(
         AnalysisError: an unknown method, and whatever `find_circuit` raises.
     """
     check_whole(1, k=k)
-    chosen = list(dict.fromkeys(methods))
-    for method in chosen:
-        check_choice(SearchMethod, methods=method)
-    if not chosen:
-        raise AnalysisError(f"methods is empty; expected some of {', '.join(get_args(SearchMethod))}")
-    for name, value in (("relevant", relevant), ("faithfulness", faithfulness)):
-        if not 0 < value <= 1:
-            raise AnalysisError(f"{name} is {value!r}; expected a number above 0 and at most 1")
+    chosen = _chosen(methods, relevant=relevant, faithfulness=faithfulness)
     arguments: dict[str, Any] = {
         "model": model, "clean": clean, "corrupted": corrupted, "metric": metric,
         "source": source, "reference": reference, "seed": seed,
@@ -138,6 +131,19 @@ def grade_circuit_methods(
         gap=gap,
         tolerance=search.tolerance,
     )
+
+
+def _chosen(methods: Sequence[SearchMethod], **shares: float) -> list[SearchMethod]:
+    """The methods, each once; AnalysisError for none, one that does not exist, or a share that is none."""
+    chosen = list(dict.fromkeys(methods))
+    for method in chosen:
+        check_choice(SearchMethod, methods=method)
+    if not chosen:
+        raise AnalysisError(f"methods is empty; expected some of {', '.join(get_args(SearchMethod))}")
+    for name, value in shares.items():
+        if not 0 < value <= 1:
+            raise AnalysisError(f"{name} is {value!r}; expected a number above 0 and at most 1")
+    return chosen
 
 
 def mib_sizes(n_edges: int) -> list[int]:
