@@ -86,6 +86,15 @@ class KeptCircuit:
         seed = self.arguments.get("seed", 0)
         return seed if isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**31 else 0
 
+    @property
+    def found_on(self) -> list[list[int]] | None:
+        """The clean prompts that it was found on, as ids; None where the file does not have them.
+
+        Raises:
+            ResultError: they are no rows of ids.
+        """
+        return _ids(self.arguments.get("clean"), "clean", self.path)
+
     def prompts(self, model: Hooked) -> Prompts:
         """The prompts that the circuit was found on, for a model.
 

@@ -7,7 +7,7 @@ the gap between the run with all edges and that with none. The tests are those t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -58,6 +58,7 @@ def validate_circuit(
     metric: Metric | Callable[[Tensor], Any],
     *,
     held_out: Prompts | None = None,
+    found_on: Sequence[Sequence[int]] | None = None,
     tasks: Mapping[str, Prompts] | None = None,
     source: Source = "other",
     reference: Text | None = None,
@@ -74,6 +75,7 @@ def validate_circuit(
         circuit: what `find_circuit` found, or edges such as ["embed->0.1.v", "0.1->logits"].
         clean, corrupted, metric, source, reference, memory: as for `run_circuit`.
         held_out: other prompts of the same task, as (clean, corrupted, metric).
+        found_on: the clean prompts that edges were found on, as ids; a `Circuit` says it of itself.
         tasks: prompts of other tasks by name, on which a circuit that is specific does little.
         n_random: how many random circuits, random edges and permutations are drawn.
         knockouts: how many random halves of the circuit are left out, for completeness.
@@ -124,16 +126,17 @@ def validate_circuit(
             f"and none; intervals are over prompts, those of random circuits over {n_random} draws"
         ),
         title="circuit, validated",
-        sample=replace(ready.sample(seed), seen_share=_seen(circuit, ready), seen_by="the search"),
+        sample=replace(ready.sample(seed), seen_share=_seen(circuit, found_on, ready), seen_by="the search"),
         provenance=ready.provenance(
             circuit=list(names_of(edges)), n_random=n_random, knockouts=knockouts, margin=margin
         ),
     )
 
 
-def _seen(circuit: Circuit | Edges, ready: Prepared) -> float | None:
+def _seen(circuit: Circuit | Edges, found_on: Sequence[Sequence[int]] | None, ready: Prepared) -> float | None:
     """The share of the prompts that a circuit was found on; None where nobody knows."""
-    found_on = circuit.provenance.get("arguments", {}).get("clean") if isinstance(circuit, Circuit) else None
+    if isinstance(circuit, Circuit):
+        found_on = circuit.provenance.get("arguments", {}).get("clean")
     if found_on is None:
         return None
     known = {tuple(row) for row in found_on}

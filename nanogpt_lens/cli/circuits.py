@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_lens.cli.circuit_checks import grade, validate
 from nanogpt_lens.cli.options import (
     CsvOption,
     JsonOption,
@@ -49,7 +50,7 @@ MethodOption = Annotated[
 
 def register(parent: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (edges, find):
+    for command in (edges, find, grade, validate):
         app.command()(on_model(with_prompts(command)))
     app.command()(with_reading(with_prompts(check)))
     parent.add_typer(app, name="circuit")

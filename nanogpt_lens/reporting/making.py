@@ -26,6 +26,7 @@ from nanogpt_lens.reporting.sections import (
     attention,
     certificate,
     checkpoints,
+    circuits,
     heads,
     induction,
     lens,
@@ -41,7 +42,7 @@ from nanogpt_lens.text.corpus import Corpus
 
 RECIPES: dict[str, Recipe] = {
     module.RECIPE.key: module.RECIPE
-    for module in (certificate, loss, heads, attention, induction, lens, patching, neurons, checkpoints)
+    for module in (certificate, loss, heads, attention, induction, lens, patching, circuits, neurons, checkpoints)
 }
 """All sections but the summary, in their order."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,6 +16,21 @@ from nanogpt_lens.results.base import Result
 
 if TYPE_CHECKING:
     import pandas as pd
+
+HIGHER_IS_BETTER: Mapping[str, bool] = {
+    "spearman": True,
+    "sign_agreement": True,
+    "top_k_overlap": True,
+    "average_precision": True,
+    "mean_regret": False,
+    "worst_regret": False,
+    "cpr": True,
+    "cmd": False,
+    "n_edges": False,
+    "seconds": False,
+    "n_runs": False,
+}
+"""For each grade, whether a method with a higher one is the better."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -31,8 +47,8 @@ class CircuitGrades(Result):
             knows no sign.
         missed: of these k, how many are not among the method's own first k.
         gap: the metric of all edges, less that of none.
-        tolerance: how far from 1 the faithfulness may be where edges are counted.
         safe_overlap: the share of the top that a method has to find to be called safe.
+        tolerance: how far from 1 the faithfulness may be; None in a file of an earlier version.
     """
 
     exact: Float[Tensor, " edge"]
@@ -43,8 +59,8 @@ class CircuitGrades(Result):
     wrong_signs: Float[Tensor, " method"]
     missed: Float[Tensor, " method"]
     gap: float
-    tolerance: float = 0.1
     safe_overlap: float = 0.8
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,6 +82,24 @@ class CircuitGrades(Result):
             raise ResultError("the methods do not include 'exact', which regret is measured from")
         return self.curves[self.methods.index("exact")] - self.curves
 
+    def row_of(self, method: str) -> int:
+        """The place of a method.
+
+        Raises:
+            ResultError: the method was not graded.
+        """
+        if method not in self.methods:
+            raise ResultError(f"{method!r} was not graded; expected one of {', '.join(self.methods)}")
+        return self.methods.index(method)
+
+    def knows_sign(self, method: str) -> bool:
+        """Whether a method estimates the effects themselves, in their unit, and not an order alone.
+
+        Raises:
+            ResultError: the method was not graded.
+        """
+        return not bool(torch.isnan(self.wrong_signs[self.row_of(method)]))
+
     def is_safe(self, method: str) -> bool:
         """Whether a method finds `safe_overlap` of the top edges, with the right signs, and needs few edges.
 
@@ -74,9 +108,7 @@ class CircuitGrades(Result):
         Raises:
             ResultError: the method was not graded.
         """
-        if method not in self.methods:
-            raise ResultError(f"{method!r} was not graded; expected one of {', '.join(self.methods)}")
-        row = self.methods.index(method)
+        row = self.row_of(method)
         found = self.k - float(self.missed[row]) >= self.safe_overlap * self.k - 1e-9
         return found and not float(self.wrong_signs[row]) > 0 and not self._needs_many(method)
 
@@ -126,11 +158,9 @@ class CircuitGrades(Result):
         """
         import pandas as pd
 
-        if method not in self.methods:
-            raise ResultError(f"{method!r} was not graded; expected one of {', '.join(self.methods)}")
-        row = self.methods.index(method)
+        row = self.row_of(method)
         estimate = self.estimates[row]
-        if torch.isnan(self.wrong_signs[row]):
+        if not self.knows_sign(method):
             off = _places(self.exact).double() - _places(estimate).double()
         else:
             off = estimate - self.exact

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,19 @@ from nanogpt_lens.results.base import Result
 
 if TYPE_CHECKING:
     import pandas as pd
+
+IDEAL: Mapping[str, float] = {
+    "faithfulness": 1.0,
+    "mean_of_ratios": 1.0,
+    "complement": 0.0,
+    "completeness_random": 0.0,
+    "completeness_node": 0.0,
+    "completeness_greedy": 0.0,
+    "equivalence": 0.5,
+    "independence": 0.0,
+    "held_out": 1.0,
+}
+"""What each check would be of a perfect circuit, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -65,6 +80,19 @@ class CircuitValidation(Result):
         """
         return float(self.p[self._place(name)])
 
+    @property
+    def spread(self) -> tuple[float, float, int]:
+        """The least and the largest faithfulness of the circuit (not of what it leaves out), and in how many ways.
+
+        Ways without a gap do not count; nan, nan and 0 for none.
+        """
+        part = self.choice_names.index("part") if "part" in self.choice_names else None
+        own = [part is None or choice[part] == "circuit" for choice in self.choices]
+        values = [
+            value for value, mine in zip(self.robustness.tolist(), own, strict=True) if mine and not math.isnan(value)
+        ]
+        return (min(values), max(values), len(values)) if values else (float("nan"), float("nan"), 0)
+
     def robustness_table(self) -> pd.DataFrame:
         """The faithfulness of the circuit under each way of running it."""
         import pandas as pd
@@ -89,9 +117,8 @@ class CircuitValidation(Result):
             said.append("it errs to one side, prompt by prompt")
         weak = int((self.edge_p > 0.05).sum())
         said.append(f"{weak} of {len(self.edges)} edges are not surely above a random edge")
-        told = self.robustness[~self.robustness.isnan()]
-        low, high = float(told.min()), float(told.max())
-        said.append(f"run in {len(told)} ways that are in use it does {low:.0%} to {high:.0%}")
+        low, high, ways = self.spread
+        said.append(f"run in {ways} ways that are in use it does {low:.0%} to {high:.0%}")
         return "; ".join(said)
 
     def _place(self, name: str) -> int:

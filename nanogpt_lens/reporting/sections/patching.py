@@ -52,7 +52,9 @@ def _make(subject: Subject) -> Content:
         commands.append(_command(subject, case))
         findings.append(said)
     try:
-        pairs = find_prompt_pairs(subject.model, subject.corpus, k=_PAIRS, seq_len=_length(subject), seed=subject.seed)
+        pairs = find_prompt_pairs(
+            subject.model, subject.corpus, k=_PAIRS, seq_len=prompt_length(subject), seed=subject.seed
+        )
     except AnalysisError as reason:
         if subject.pair is None:
             if isinstance(reason, NoPairFoundError):
@@ -88,7 +90,7 @@ def _without_pair(subject: Subject, error: NoPairFoundError) -> str:
     return f"No pair of prompts was found: {error.reason}. Give another text, or {other_pair}."
 
 
-def _length(subject: Subject) -> int | None:
+def prompt_length(subject: Subject) -> int | None:
     """The length of prompts from a short text; None for the usual one."""
     if subject.text is None or len(subject.text.ids) >= 17 * 4:
         return None

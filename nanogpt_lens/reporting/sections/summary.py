@@ -18,7 +18,7 @@ READING = (
     "What the checkpoint is and where it comes from, then what the sections below found, in their own numbers. Each "
     "sentence is a measurement on the text named here, and its section says how sure it is."
 )
-_MOST = 8
+_MOST = 9
 
 
 def section(subject: Subject, others: Sequence[Section]) -> Section:

@@ -10,7 +10,8 @@ from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.numbers import digits
 
-_LOWEST, _HIGHEST = -1.0, 2.5  # of faithfulness, where others would flatten what matters
+LOWEST, HIGHEST = -1.0, 2.5
+"""The faithfulness that is seen: values beyond would flatten what matters."""
 _TICKS = (1, 2, 5)
 
 
@@ -57,14 +58,14 @@ def curve(result: Circuit) -> Drawing:
             hovertemplate="the circuit, %{x:,} edges: faithfulness %{y:.4g}.<extra></extra>",
         )
     )
-    seen = values[(values >= _LOWEST) & (values <= _HIGHEST)]
+    seen = values[(values >= LOWEST) & (values <= HIGHEST)]
     low, high = min(-0.05, *seen, 0.0), max(1.1, 1.1 + result.tolerance, *seen)
-    _axes(figure, len(sizes), low, high)
+    size_axes(figure, len(sizes), low, high)
     beyond = len(values) - len(seen)
     notes = ["The green band is the tolerance; without an edge faithfulness is 0, with all it is 1"]
     if beyond:
         sizes_are = "1 size is" if beyond == 1 else f"{beyond} sizes are"
-        notes.append(f"{sizes_are} beyond {_LOWEST:g} to {_HIGHEST:g} and not seen")
+        notes.append(f"{sizes_are} beyond {LOWEST:g} to {HIGHEST:g} and not seen")
     return Drawing(figure=figure, title=_title(result), notes=tuple(notes), plot=300, legend=True)
 
 
@@ -81,7 +82,7 @@ def _title(result: Circuit) -> str:
     return said if first == lasting else f"{said}, and {lasting:,} to stay there"
 
 
-def _axes(figure: go.Figure, n: int, low: float, high: float) -> None:
+def size_axes(figure: go.Figure, n: int, low: float, high: float) -> None:
     """The number of edges as powers of ten, so that small circuits have room."""
     ticks = [step * 10**power for power in range(len(str(n))) for step in _TICKS if step * 10**power <= n]
     ticks = [tick for tick in ticks if tick * 1.3 < n or tick == n] + ([n] if n not in ticks else [])

@@ -12,6 +12,8 @@ import nanogpt_lens.viz.figures.attention as attention
 import nanogpt_lens.viz.figures.attribution as attribution
 import nanogpt_lens.viz.figures.bars as bars
 import nanogpt_lens.viz.figures.circuit as circuit
+import nanogpt_lens.viz.figures.circuit_grades as circuit_grades
+import nanogpt_lens.viz.figures.circuit_validation as circuit_validation
 import nanogpt_lens.viz.figures.composition as composition
 import nanogpt_lens.viz.figures.directions as directions
 import nanogpt_lens.viz.figures.flow as flow
@@ -30,6 +32,8 @@ from nanogpt_lens.results import (
     AttentionPatterns,
     AttributionResult,
     Circuit,
+    CircuitGrades,
+    CircuitValidation,
     ConvergenceResult,
     HeadTaxonomy,
     LensResult,
@@ -60,6 +64,8 @@ KINDS: dict[type[Result], Draw] = {
     AttentionPatterns: attention.patterns,
     AttributionResult: patching.estimates,
     Circuit: circuit.circuit,
+    CircuitGrades: circuit_grades.grades,
+    CircuitValidation: circuit_validation.validation,
     ConvergenceResult: lens.convergence,
     HeadTaxonomy: heads.taxonomy,
     LensResult: lens.reading,

@@ -12,6 +12,7 @@ import torch
 
 import nanogpt_lens as ngl
 from nanogpt_lens.results import Result, Sample, Scores
+from tests.nanogpt_lens.circuits import asking
 from tests.nanogpt_lens.neurons.neuron_helpers import play
 
 QUIET = {"progress": False}
@@ -130,6 +131,12 @@ RESULTS: dict[str, Callable[[], Result]] = {
         model(), [["embed->mlp0", "mlp0->logits"], ["embed->logits"]], CLEAN, CORRUPTED, metric(), **QUIET
     ),
     "find_circuit": lambda: _two(ngl.find_circuit, method="exact", orders=0, **QUIET),
+    "grade_circuit_methods": lambda: ngl.grade_circuit_methods(
+        asking.model(), *asking.texts(), asking.METRIC, k=4, **QUIET
+    ),
+    "validate_circuit": lambda: ngl.validate_circuit(
+        asking.model(), ["embed->mlp0", "mlp0->logits"], *asking.texts(), asking.METRIC, n_random=20, knockouts=4
+    ),
     "logit_lens": lambda: ngl.logit_lens(model(), TEXT),
     "logit_lens, two texts": lambda: ngl.logit_lens(model(), [TEXT[:9], TEXT[9:18]]),
     "measure_convergence": lambda: ngl.measure_convergence(model(), corpus(), n=8, **QUIET),
