@@ -275,7 +275,8 @@ def test_packages_that_are_not_installed_are_said(golden, monkeypatch):
     monkeypatch.setattr("conversion.equivalence.version", version)
     versions = check_equivalence(golden.checkpoint, edits=False).versions
     assert versions["nanogpt-lens"] == "not installed as a package"
-    assert versions["torch"] == "1.0 of torch"
+    assert versions["transformer-lens"] == "1.0 of transformer-lens"
+    assert versions["torch"] == torch.__version__  # with its build
 
 
 def test_what_is_no_model_is_refused(golden):
