@@ -110,7 +110,7 @@ class CircuitGrades(Result):
         """
         row = self.row_of(method)
         found = self.k - float(self.missed[row]) >= self.safe_overlap * self.k - 1e-9
-        return found and not float(self.wrong_signs[row]) > 0 and not self._needs_many(method)
+        return found and not float(self.wrong_signs[row]) > 0 and not self.needs_many(method)
 
     def verdict(self) -> str:
         """What to use here, in a sentence or two: the cheapest safe method, and what is wrong with the cheaper ones."""
@@ -128,12 +128,12 @@ class CircuitGrades(Result):
             return f"{_NAMES[method]} finds the top {self.k} edges here, with the right signs"
         faults = [f"misses {missed} of the top {self.k} edges"] if missed else []
         faults += [f"gives {wrong} of them the wrong sign"] if wrong else []
-        if self._needs_many(method):
+        if self.needs_many(method):
             n, best = (int(self.at(method=name, score="n_edges")) for name in (method, "exact"))
             faults.append(f"needs {n} edges where exact effects need {best}")
         return f"{_NAMES[method]} here {' and '.join(faults)}"
 
-    def _needs_many(self, method: str) -> bool:
+    def needs_many(self, method: str) -> bool:
         """Whether a method's order needs more than half as many edges again as the exact one, if that is known."""
         if "exact" not in self.methods:
             return False

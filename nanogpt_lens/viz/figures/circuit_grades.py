@@ -135,7 +135,10 @@ def _curves_notes(result: CircuitGrades) -> tuple[str, ...]:
     if result.tolerance is not None:
         notes.append(f"The green band is within {result.tolerance:.2g} of 1")
     if "exact" in result.methods and len(result.methods) > 1:
-        notes.append(f"Nearly: at most {NEARLY:g} less faithful than the exact order, in the mean over sizes")
+        notes.append(
+            f"Nearly: at most {NEARLY:g} less faithful than the exact order, in the mean over sizes, "
+            "and within the band with at most half as many edges again"
+        )
     beyond = int(((result.curves < LOWEST) | (result.curves > HIGHEST)).sum())
     if beyond:
         points = "1 value is" if beyond == 1 else f"{beyond:,} values are"
@@ -150,9 +153,8 @@ def _curves_title(result: CircuitGrades) -> str:
         best = int(result.at(score="n_edges").argmin())
         return f"Of these, {names_of(result)[best]} takes the fewest edges" if others else "Exact effects"
     regret = dict(zip(result.methods, result.regret.double().mean(1).tolist(), strict=True))
-    near, far = (
-        [result.methods[i] for i in others if (regret[result.methods[i]] <= NEARLY) == w] for w in (True, False)
-    )
+    matching = {m: regret[m] <= NEARLY and not result.needs_many(m) for m in result.methods}
+    near, far = ([result.methods[i] for i in others if matching[result.methods[i]] == w] for w in (True, False))
     if not near:
         return f"{_capital(_listed(far, 'or'))} does not match exact effects, nor nearly"
     if len(near) > 2 and far:

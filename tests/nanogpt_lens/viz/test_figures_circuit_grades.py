@@ -78,11 +78,14 @@ class TestCurves:
 
     def test_the_title_says_who_nearly_matches(self):
         assert title(figure(made())) == "EAP-IG nearly matches exact effects; EAP and attention alone do not"
-        near = made(curves=made().curves[[0, 1, 1, 3]])
+        few = made().values.clone()
+        few[:, 2] = 2
+        near = made(curves=made().curves[[0, 1, 1, 3]], values=few)
         assert title(figure(near)) == "EAP-IG and EAP nearly match exact effects; attention alone does not"
-        assert title(figure(made(curves=made().curves[[0, 0, 0, 0]]))).endswith(
-            "attention alone nearly match exact effects"
-        )
+        every = made(curves=made().curves[[0, 0, 0, 0]], values=few)
+        assert title(figure(every)).endswith("attention alone nearly match exact effects")
+        many = made(curves=made().curves[[0, 1, 1, 3]])  # EAP needs four edges where two are enough
+        assert title(figure(many)) == "EAP-IG nearly matches exact effects; EAP and attention alone do not"
         assert title(figure(made(curves=made().curves[[0, 3, 3, 3]]))).endswith(
             "does not match exact effects, nor nearly"
         )
