@@ -13,11 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from conversion import numpy_values, python_values
+from conversion import python_values
 from conversion.atomic import replacing
 from conversion.errors import VocabularyError, printable, reason_of
 from conversion.inert import Machine, PickledName, Record, UnsafePickleError
-from conversion.numpy_values import PickledArray
 
 META_NAME = "meta.pkl"
 
@@ -115,6 +114,8 @@ def _no_storage(_: Any) -> Any:
 
 def _described(value: Any) -> str:
     """A value in a message."""
+    from conversion.numpy_values import PickledArray
+
     if isinstance(value, Record | PickledName | PickledArray):
         name = (
             value.kind if isinstance(value, Record) else "numpy.ndarray" if isinstance(value, PickledArray) else value
@@ -136,6 +137,8 @@ def _plain_pickle(file: Path) -> Any:
     Raises:
         VocabularyError: the file cannot be read, is damaged, or calls what can only mean to run code.
     """
+    from conversion import numpy_values  # it needs torch, which the command line does not load
+
     try:
         size = file.stat().st_size
         if size > _LARGEST:

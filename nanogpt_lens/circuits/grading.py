@@ -21,7 +21,7 @@ from nanogpt_lens.circuits.graph import names_of
 from nanogpt_lens.circuits.prepared import prepare
 from nanogpt_lens.circuits.ranking import Question, Ranking, SearchMethod, ranking
 from nanogpt_lens.circuits.search import Search
-from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.choices import Direction, Source, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, Text, evaluating
@@ -56,7 +56,7 @@ def grade_circuit_methods(
     *,
     methods: Sequence[SearchMethod] = get_args(SearchMethod),
     direction: Direction = "noise",
-    k: int = 10,
+    k: int | None = None,
     relevant: float = 0.01,
     faithfulness: float = 0.9,
     source: Source = "other",
@@ -72,7 +72,7 @@ def grade_circuit_methods(
         model, clean, corrupted, metric, source, reference, steps, seed, memory, progress: as for `find_circuit`.
         methods: those to grade; "attention" only where there is a corrupted text, and "eap_ig" with the source "other".
         direction: of the exact effects, and of the estimates; circuits are always run as `run_circuit` runs them.
-        k: how many edges are the top.
+        k: how many edges are the top; None for 10, or as many as a small model has.
         relevant: an edge is relevant if its exact effect is at least this share of the gap between the run of all
             edges and that of none.
         faithfulness: 0.9 counts the edges that bring the faithfulness within 0.1 of 1.
@@ -92,6 +92,7 @@ def grade_circuit_methods(
         ready = prepare(**arguments)
         search = Search(ready, tolerance=1 - faithfulness, memory=memory)
         names = names_of(search.graph.edges)
+        k = default_of(k, 10, len(names))
         if k > len(names):
             raise AnalysisError(f"k is {k}; expected at most {len(names)}, the number of edges")
         asked = Question(arguments=arguments | {"direction": direction}, steps=steps, progress=progress)
@@ -115,9 +116,11 @@ def grade_circuit_methods(
     )
 
 
-def _checked(methods: Sequence[SearchMethod], *, k: int, relevant: float, faithfulness: float) -> list[SearchMethod]:
+def _checked(
+    methods: Sequence[SearchMethod], *, k: int | None, relevant: float, faithfulness: float
+) -> list[SearchMethod]:
     """The methods, each once; AnalysisError where an option cannot be."""
-    check_whole(1, k=k)
+    check_whole(1, k=1 if k is None else k)
     chosen = list(dict.fromkeys(methods))
     for method in chosen:
         check_choice(SearchMethod, methods=method)

@@ -62,7 +62,9 @@ def robustness(
 def _rows(search: Search, circuit: Bool[Tensor, " edge"], arguments: dict[str, Any], memory: int) -> Iterator[Row]:
     """What is changed of the usual choices, and each prompt's part of the faithfulness then."""
     texts = ["other"] if search.ready.corrupted is not None else []
-    for source in [*texts, "zero", "mean", "resample"]:
+    others = ["resample"] if len(search.ready.clean) > 1 or arguments["reference"] is not None else []
+    folded = search.ready.runs.model.cfg.normalization_type == "LNPre"  # there zero is another thing
+    for source in [*texts, *([] if folded else ["zero"]), "mean", *others]:
         here = search if source == arguments["source"] else _search(arguments, memory, source=source)
         told = _gap(here) * _gap(search) > 0 and abs(_gap(here)) >= _LEAST_GAP * abs(_gap(search))
         for change, kept in _sets(search.graph, circuit):

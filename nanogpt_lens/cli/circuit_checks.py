@@ -35,7 +35,9 @@ def grade(
     model: Any,
     *,
     methods: Annotated[str | None, typer.Option(help="with commas, such as exact,eap; all that apply")] = None,
-    k: Annotated[int, typer.Option(min=1, help="how many edges are the top")] = 10,
+    k: Annotated[
+        int | None, typer.Option(min=1, help="how many edges are the top; 10, or all of a small model")
+    ] = None,
     direction: Annotated[Direction, typer.Option(help="of the exact effects and of the estimates")] = "noise",
     source: Annotated[Source, typer.Option(help="what other edges carry")] = "other",
     steps: Annotated[int, typer.Option(min=1, help="midpoints of eap_ig")] = 5,

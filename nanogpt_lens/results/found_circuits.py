@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
-from nanogpt_lens.core.intervals import ratio_per_example, t_interval
+from nanogpt_lens.core.intervals import few_examples, ratio_per_example, t_interval
 from nanogpt_lens.results.base import Result
 
 if TYPE_CHECKING:
@@ -73,6 +73,11 @@ class Circuit(Result):
     def n_examples(self) -> int | None:
         """How many prompts were measured; None where the metric does not tell them apart."""
         return self.sample.n if self.sample is not None and len(self.per_example) > 1 else None
+
+    @property
+    def few_examples(self) -> str:
+        """The warning that the interval of the faithfulness is of few prompts; "" where it is not."""
+        return few_examples(self.n_examples, "t") if self.faithfulness_interval is not None else ""
 
     @property
     def faithfulness(self) -> float:

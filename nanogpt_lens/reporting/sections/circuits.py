@@ -181,9 +181,10 @@ def _check_gap(model: Hooked, prompts: tuple[Int[Tensor, "example pos"], Int[Ten
     gap = (runs.full - runs.empty).double()
     ends = t_interval(gap)
     if ends is None or not float(ends[0]) > 0:
+        few = "".join(f"; {words}" for words in [few_examples(len(gap), "t")] if words)
         raise AnalysisError(
             f"on {len(gap)} prompts the answer is not surely preferred after the clean ones more than after the "
-            f"corrupted ones (by {interval(gap.mean(), *(ends or (None, None)), 2)} logits), so that there is no gap "
+            f"corrupted ones (by {interval(gap.mean(), *(ends or (None, None)), 2)} logits{few}), so that there is no gap "
             "for a circuit to close"
         )
 
@@ -192,7 +193,8 @@ def _elsewhere(subject: Subject, question: _Question, circuit: Circuit) -> tuple
     """How faithful the circuit is on other prompts, beside those that it was found on; and that number."""
     own = interval(circuit.faithfulness, *(circuit.faithfulness_interval or (None, None)), 2)
     if question.others is None:
-        return f"Faithfulness is {own} on these prompts; there are no others to run it on.", None
+        said = f"Faithfulness is {own} on these prompts; there are no others to run it on.{doubts(circuit)}"
+        return said, None
     clean, corrupted, metric = question.others
     runs = run_circuit(subject.model, [[*circuit.edges]], clean, corrupted, metric, seed=subject.seed, progress=False)
     ends = runs.faithfulness_interval

@@ -174,3 +174,12 @@ def test_bad_input_is_one_sentence(circuit, options, said):
 def test_a_check_that_is_not_there(known):
     with pytest.raises(ResultError, match="there is no check 'truth'; expected one of faithfulness"):
         known[1].check("truth")
+
+
+def test_one_prompt_and_processed_weights_leave_out_what_they_cannot_have():
+    clean, corrupted = asking.texts()
+    one = validate_circuit(asking.model(), CIRCUIT, clean[:1], corrupted[:1], logit_diff(3, 5), **SMALL)
+    assert {*one.robustness_table()["ablation"]} == {"other", "zero", "mean"}
+    folded = validate_circuit(asking.model(process_weights=True), CIRCUIT, clean, corrupted, asking.METRIC, **SMALL)
+    assert {*folded.robustness_table()["ablation"]} == {"other", "mean", "resample"}
+    assert folded.check("faithfulness") == pytest.approx(asking.faithfulness(CIRCUIT), abs=1e-9)

@@ -232,8 +232,8 @@ def test_neurons_are_those_of_the_search(page, plays, model):
 def test_the_summary_repeats_the_findings(shipped, page):
     findings = [s.findings[0] for s in shipped.sections if s.findings]
     items = [li.text for li in section(page, "summary").all("ul")[0].all("li")]
-    assert items == findings[:6]
-    assert 3 <= len(items) <= 6
+    assert items == findings[:7]
+    assert 3 <= len(items) <= 7
     assert hashlib.sha256((ngl.read_checkpoint("checkpoints/shakespeare_char").path).read_bytes()).hexdigest() in (
         section(page, "summary").text
     )

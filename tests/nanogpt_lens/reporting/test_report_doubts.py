@@ -18,7 +18,7 @@ from tests.nanogpt_lens.reporting.report_helpers import text
 
 INTERVAL = re.compile(r"\(−?[\d.]+ to −?[\d.]+\)")
 SAID = re.compile(r"(few|hardly any) examples: n = \d+")
-WITH_INTERVALS = ("loss", "heads", "induction", "lens", "neurons", "checkpoints", "head_importance")
+WITH_INTERVALS = ("loss", "heads", "induction", "lens", "neurons", "checkpoints", "head_importance", "circuits")
 
 
 @pytest.fixture(scope="module")
