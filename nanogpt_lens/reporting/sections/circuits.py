@@ -184,8 +184,8 @@ def _check_gap(model: Hooked, prompts: tuple[Int[Tensor, "example pos"], Int[Ten
         few = "".join(f"; {words}" for words in [few_examples(len(gap), "t")] if words)
         raise AnalysisError(
             f"on {len(gap)} prompts the answer is not surely preferred after the clean ones more than after the "
-            f"corrupted ones (by {interval(gap.mean(), *(ends or (None, None)), 2)} logits{few}), so that there is no gap "
-            "for a circuit to close"
+            f"corrupted ones (by {interval(gap.mean(), *(ends or (None, None)), 2)} logits{few}), so that there is no "
+            "gap for a circuit to close"
         )
 
 
