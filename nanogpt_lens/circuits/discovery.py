@@ -22,7 +22,7 @@ from nanogpt_lens.circuits.kept import asks_of
 from nanogpt_lens.circuits.prepared import prepare
 from nanogpt_lens.circuits.ranking import IN_WORDS, Divergence, Question, Ranking, SearchMethod, ranking
 from nanogpt_lens.circuits.search import Search
-from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.checks import check_share, check_whole
 from nanogpt_lens.core.choices import Source, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, Text, evaluating
@@ -98,7 +98,7 @@ def find_circuit(
             threshold=threshold,
             divergence=divergence,
             at_once=at_once,
-            n_edges=-1 if n_edges is None else n_edges,
+            n_edges=n_edges,
             progress=progress,
         )
         ranked = ranking(search, method, asked)
@@ -137,9 +137,7 @@ def _check_request(
             f"threshold is {threshold!r} for the method {method!r}; expected 0 or more, and a method that scores "
             "edges: 'exact', 'acdc', 'eap', 'eap_ig', 'weights' or 'attention'"
         )
-    for name, value in (("faithfulness", faithfulness), ("at_once", at_once)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-            raise AnalysisError(f"{name} is {value!r}; expected a number above 0 and at most 1, such as 0.9")
+    check_share(faithfulness=faithfulness, at_once=at_once)
 
 
 def _chosen(

@@ -29,13 +29,13 @@ _AHEAD = 32
 
 
 def backward(
-    search: Search, *, n_edges: int, at_once: float, progress: bool
+    search: Search, *, n_edges: int | None, at_once: float, progress: bool
 ) -> tuple[Bool[Tensor, " edge"], Int[Tensor, " edge"]]:
     """Leave out the least missed edges, one after the other.
 
     Args:
         search: the runs.
-        n_edges: how many edges are to stay; -1 for as many as the tolerance asks for.
+        n_edges: how many edges are to stay; None for as many as the tolerance asks for.
         at_once: the largest share of the edges that go between two scorings.
         progress: show a bar.
 
@@ -46,12 +46,12 @@ def backward(
     found = kept if n_edges == len(kept) else None
     with tqdm(total=len(kept), desc="edges left out", unit="edge", delay=1, disable=not progress) as bar:
         while bool(kept.any()):
-            leave = _least_missed(search, kept, at_once, len(kept) if found is not None else max(n_edges, 0))
+            leave = _least_missed(search, kept, at_once, len(kept) if found is not None else n_edges or 0)
             off = search.off(_prefixes(kept, leave))
             sizes = _halvings(len(leave))
             allowed = [search.tolerance * (1 if size == 1 else _OF_SEVERAL) for size in sizes]
             fitting = [size for size, most, far in zip(sizes, allowed, off.tolist(), strict=True) if far <= most]
-            if found is None and n_edges < 0 and not fitting:
+            if found is None and n_edges is None and not fitting:
                 found = kept.clone()
             n_gone = fitting[0] if fitting else min(len(leave), max(1, int(kept.sum()) // 10))
             kept[leave[:n_gone]] = False

@@ -16,12 +16,11 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
 
-from nanogpt_lens.circuits.edges import edge_effects
 from nanogpt_lens.circuits.graph import names_of
 from nanogpt_lens.circuits.prepared import prepare
 from nanogpt_lens.circuits.ranking import Question, Ranking, SearchMethod, ranking
 from nanogpt_lens.circuits.search import Search
-from nanogpt_lens.core.checks import check_whole, default_of
+from nanogpt_lens.core.checks import check_share, check_whole, default_of
 from nanogpt_lens.core.choices import Direction, Source, check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, Text, evaluating
@@ -96,8 +95,9 @@ def grade_circuit_methods(
         if k > len(names):
             raise AnalysisError(f"k is {k}; expected at most {len(names)}, the number of edges")
         asked = Question(arguments=arguments | {"direction": direction}, steps=steps, progress=progress)
-        exact = edge_effects(**asked.arguments, memory=memory, progress=progress).effect.double()
         ranked, seconds = _timed_rankings(search, chosen, asked)
+        by_method = dict(zip(chosen, ranked, strict=True))
+        exact = (by_method.get("exact") or ranking(search, "exact", asked)).scores
         curves = torch.stack([search.curve(one.order) for one in ranked])
     return CircuitGrades(
         **_grades(search, exact, ranked, curves, seconds, chosen, k=k, relevant=relevant),
@@ -126,9 +126,7 @@ def _checked(
         check_choice(SearchMethod, methods=method)
     if not chosen:
         raise AnalysisError(f"methods is empty; expected some of {', '.join(get_args(SearchMethod))}")
-    for name, value in (("relevant", relevant), ("faithfulness", faithfulness)):
-        if not 0 < value <= 1:
-            raise AnalysisError(f"{name} is {value!r}; expected a number above 0 and at most 1")
+    check_share(relevant=relevant, faithfulness=faithfulness)
     return chosen
 
 
@@ -144,8 +142,7 @@ def _grades(
     relevant: float,
 ) -> dict[str, Any]:
     """The grades of all rankings, as fields of the result."""
-    gap = float(search.full.mean() - search.empty.mean())
-    truth = _Truth(exact, exact.abs() >= relevant * abs(gap), k)
+    truth = _Truth(exact, exact.abs() >= relevant * abs(search.gap), k)
     best = curves[methods.index("exact")] if "exact" in methods else None
     rows = [
         [*truth.grades(one), *_regret(best, curve), *_mib(curve), _fewest(curve, search.tolerance), took, one.n_runs]
@@ -162,7 +159,7 @@ def _grades(
         "curves": curves,
         "wrong_signs": torch.tensor([truth.wrong_signs(one) for one in ranked], dtype=torch.float64),
         "missed": torch.tensor([truth.missed(one) for one in ranked], dtype=torch.float64),
-        "gap": gap,
+        "gap": search.gap,
     }
 
 

@@ -46,6 +46,11 @@ class Prompts:
     reference: Any = None
     seed: int = 0
 
+    @property
+    def asked(self) -> tuple[Any, Any, Metric]:
+        """The clean prompts, the corrupted ones, and the metric, as the functions take them."""
+        return self.clean, self.corrupted, self.metric
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeptCircuit:
@@ -143,9 +148,7 @@ class KeptCircuit:
         runs = run_circuit(
             model,
             [[*self.edges]],
-            asked.clean,
-            asked.corrupted,
-            asked.metric,
+            *asked.asked,
             source=asked.source,
             reference=asked.reference,
             seed=asked.seed,

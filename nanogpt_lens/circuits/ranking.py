@@ -46,7 +46,7 @@ class Question:
         threshold: ACDC's, in units of its distance; None for several.
         divergence: ACDC's distance.
         at_once: see `elimination.backward`.
-        n_edges: how many edges are asked for; -1 for as many as the tolerance asks for.
+        n_edges: how many edges are asked for; None for as many as the tolerance asks for.
         progress: show bars.
     """
 
@@ -55,7 +55,7 @@ class Question:
     threshold: float | None = None
     divergence: Divergence = "metric"
     at_once: float = 0.5
-    n_edges: int = -1
+    n_edges: int | None = None
     progress: bool = True
 
 

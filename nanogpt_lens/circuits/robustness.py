@@ -66,9 +66,9 @@ def _rows(search: Search, circuit: Bool[Tensor, " edge"], arguments: dict[str, A
     folded = search.ready.runs.model.cfg.normalization_type == "LNPre"  # there zero is another thing
     for source in [*texts, *([] if folded else ["zero"]), "mean", *others]:
         here = search if source == arguments["source"] else _search(arguments, memory, source=source)
-        told = _gap(here) * _gap(search) > 0 and abs(_gap(here)) >= _LEAST_GAP * abs(_gap(search))
+        told = here.gap * search.gap > 0 and abs(here.gap) >= _LEAST_GAP * abs(search.gap)
         for change, kept in _sets(search.graph, circuit):
-            each = _each(here, here.values(kept[None])[0])
+            each = here.parts(here.values(kept[None])[0])
             yield change | {"ablation": source}, each if told else torch.full_like(each, torch.nan)
     if texts:
         back = _search(arguments, memory, source="other", direction="denoise")
@@ -81,7 +81,7 @@ def _rows(search: Search, circuit: Bool[Tensor, " edge"], arguments: dict[str, A
 
 def _search(arguments: dict[str, Any], memory: int, **changed: Any) -> Search:
     options: dict[str, Any] = arguments | changed
-    return Search(prepare(**options), tolerance=0.1, memory=memory)
+    return Search(prepare(**options), memory=memory)
 
 
 def _sets(
@@ -109,15 +109,6 @@ def _between_nodes(graph: CircuitGraph, circuit: Bool[Tensor, " edge"]) -> Bool[
     return torch.tensor([sender in nodes and receiver in nodes for sender, receiver in ends])
 
 
-def _gap(search: Search) -> float:
-    """The metric's mean with all edges, less that with none."""
-    return float(search.full.mean() - search.empty.mean())
-
-
-def _each(search: Search, values: Float[Tensor, " example"]) -> Float[Tensor, " example"]:
-    return ratio_per_example(values - search.empty, search.full - search.empty)
-
-
 def _at_positions(
     search: Search, circuit: Bool[Tensor, " edge"], arguments: dict[str, Any]
 ) -> Float[Tensor, " example"]:
@@ -125,11 +116,10 @@ def _at_positions(
     graph, runs = search.graph, search.ready.runs
     chosen = [edge for edge, flag in zip(graph.edges, circuit.tolist(), strict=True) if flag]
     effects = edge_effects(**arguments, edges=chosen, positions="each", progress=False).effect.double()
-    gap = abs(_gap(search))
     kept = torch.zeros(len(circuit), effects.shape[1], dtype=torch.bool)
-    kept[circuit] = effects.abs() >= _SHARE * gap
+    kept[circuit] = effects.abs() >= _SHARE * abs(search.gap)
     mask = torch.zeros(1, *graph.all_edges.shape, effects.shape[1], dtype=torch.bool)
     mask[:, graph.all_edges] = kept
     with torch.no_grad():
         values = search.ready.metric(runs(mask[..., : runs.live.shape[2]]))[0].double()
-    return _each(search, values)
+    return search.parts(values)

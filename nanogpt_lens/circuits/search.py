@@ -16,6 +16,7 @@ from torch import Tensor
 from nanogpt_lens.circuits.graph import CircuitGraph
 from nanogpt_lens.circuits.prepared import Prepared
 from nanogpt_lens.circuits.running import check_gap, values_of
+from nanogpt_lens.core.intervals import ratio_per_example
 
 Distance: TypeAlias = Callable[[Bool[Tensor, "set edge"]], Float[Tensor, " set"]]
 """How far the runs of some sets are from that of all edges; 0 is none."""
@@ -29,14 +30,22 @@ class Search:
         tolerance: how far from 1 the faithfulness of a circuit may be.
         memory: the bytes for the runs of a chunk.
 
+    Attributes:
+        empty, full: the metric of each example with no edge, and with all.
+
     Raises:
         AnalysisError: with all edges the metric is what it is with none.
     """
 
-    def __init__(self, ready: Prepared, *, tolerance: float, memory: int) -> None:
+    def __init__(self, ready: Prepared, *, tolerance: float = 0.1, memory: int) -> None:
         self.ready, self.tolerance, self.memory = ready, tolerance, memory
         self.empty, self.full = ready.ends().double()
         check_gap(float(self.empty.mean()), float(self.full.mean()))
+
+    @property
+    def gap(self) -> float:
+        """The metric's mean with all edges, less that with none."""
+        return float(self.full.mean() - self.empty.mean())
 
     @property
     def graph(self) -> CircuitGraph:
@@ -61,6 +70,10 @@ class Search:
         """The faithfulness of each set."""
         empty = self.empty.mean()
         return (self.values(kept).mean(1) - empty) / (self.full.mean() - empty)
+
+    def parts(self, values: Float[Tensor, "*sets example"]) -> Float[Tensor, "*sets example"]:
+        """Each example's part of the faithfulness of runs with these metrics, whose mean it is; for intervals."""
+        return ratio_per_example(values - self.empty, self.full - self.empty)
 
     def off(self, kept: Bool[Tensor, "set edge"]) -> Float[Tensor, " set"]:
         """How far the faithfulness of each set is from 1."""

@@ -24,13 +24,14 @@ from nanogpt_lens.circuits.search import Search
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.core.intervals import ratio_per_example, t_interval
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.runner import MEMORY
 from nanogpt_lens.results import Circuit, CircuitValidation
 from nanogpt_lens.running.metrics import Metric
+from nanogpt_lens.text.seen import share_of_rows
 
-Prompts: TypeAlias = tuple[Text, Text | None, Metric | Callable[[Tensor], Any]]
+AskedOn: TypeAlias = tuple[Text, Text | None, Metric | Callable[[Tensor], Any]]
 """Clean prompts, corrupted prompts, and the metric that asks for their answers."""
 
 CHECKS = {
@@ -57,9 +58,9 @@ def validate_circuit(
     corrupted: Text | None,
     metric: Metric | Callable[[Tensor], Any],
     *,
-    held_out: Prompts | None = None,
+    held_out: AskedOn | None = None,
     found_on: Sequence[Sequence[int]] | None = None,
-    tasks: Mapping[str, Prompts] | None = None,
+    tasks: Mapping[str, AskedOn] | None = None,
     source: Source = "other",
     reference: Text | None = None,
     n_random: int = 200,
@@ -102,7 +103,7 @@ def validate_circuit(
         if not edges:
             raise AnalysisError("the circuit has no edge; expected some, such as ['embed->0.1.v', '0.1->logits']")
         ready = prepare(**arguments)
-        checks = _Checks(Search(ready, tolerance=0.1, memory=memory), graph.flags(edges), seed)
+        checks = _Checks(Search(ready, memory=memory), graph.flags(edges), seed)
         checks.faithfulness()
         checks.completeness(knockouts)
         checks.tests(n_random, margin)
@@ -111,7 +112,7 @@ def validate_circuit(
         for name, prompts in more.items():
             if prompts is not None:
                 there = arguments | _prompts(name, prompts)
-                checks.elsewhere(name, Search(prepare(**there), tolerance=0.1, memory=memory))
+                checks.elsewhere(name, Search(prepare(**there), memory=memory))
         table = robustness(checks.search, checks.circuit, arguments, memory=memory)
     return CircuitValidation(
         **checks.fields(),
@@ -139,8 +140,7 @@ def _seen(circuit: Circuit | Edges, found_on: Sequence[Sequence[int]] | None, re
         found_on = circuit.provenance.get("arguments", {}).get("clean")
     if found_on is None:
         return None
-    known = {tuple(row) for row in found_on}
-    return sum(tuple(row) in known for row in ready.clean.tolist()) / len(ready.clean)
+    return share_of_rows(ready.clean, found_on)
 
 
 def _prompts(name: str, prompts: Any) -> dict[str, Any]:
@@ -169,12 +169,11 @@ class _Checks:
         """Ratio of means, mean of ratios, and the complement's."""
         search = self.search
         inside, outside = search.values(torch.stack([self.circuit, ~self.circuit]))
-        gap = search.full - search.empty
-        ratios = (inside - search.empty) / gap
+        ratios = (inside - search.empty) / (search.full - search.empty)
         for name, each in (
-            ("faithfulness", ratio_per_example(inside - search.empty, gap)),
+            ("faithfulness", search.parts(inside)),
             ("mean_of_ratios", ratios),
-            ("complement", ratio_per_example(outside - search.empty, gap)),
+            ("complement", search.parts(outside)),
         ):
             self._add_mean(name, each)
         self.inside, self.outside = inside, outside
@@ -264,8 +263,7 @@ class _Checks:
 
     def elsewhere(self, name: str, search: Search) -> None:
         """The faithfulness on other prompts."""
-        values = search.values(self.circuit[None])[0]
-        self._add_mean(name, ratio_per_example(values - search.empty, search.full - search.empty))
+        self._add_mean(name, search.parts(search.values(self.circuit[None])[0]))
 
     def _add_mean(self, name: str, each: Float[Tensor, " example"]) -> None:
         ends = t_interval(each)

@@ -56,9 +56,7 @@ def grade(
     asked = prompts.read(model, source=source, seed=seed)
     result = grade_circuit_methods(
         model,
-        asked.clean,
-        asked.corrupted,
-        asked.metric,
+        *asked.asked,
         methods=_methods(methods, asked),
         k=k,
         direction=direction,
@@ -147,17 +145,15 @@ def validate(
     if kept is None:
         options: dict[str, Any] = {"method": method or "greedy", "orders": 0}
         bar = shows_bar(as_json, as_csv)
-        circuit = find_circuit(model, asked.clean, asked.corrupted, asked.metric, **where, **options, progress=bar)
+        circuit = find_circuit(model, *asked.asked, **where, **options, progress=bar)
     else:
         circuit = kept.edges
     others = None if held_out_seed is None else prompts.read(model, source=asked.source, seed=held_out_seed)
     result = validate_circuit(
         model,
         circuit,
-        asked.clean,
-        asked.corrupted,
-        asked.metric,
-        held_out=None if others is None else (others.clean, others.corrupted, others.metric),
+        *asked.asked,
+        held_out=None if others is None else others.asked,
         found_on=None if kept is None else kept.found_on,
         n_random=n_random,
         **where,

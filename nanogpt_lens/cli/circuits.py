@@ -76,9 +76,7 @@ def edges(
     asked = prompts.read(model, source=source, seed=seed)
     result = edge_effects(
         model,
-        asked.clean,
-        asked.corrupted,
-        asked.metric,
+        *asked.asked,
         direction=direction,
         source=source,
         seed=seed,
@@ -131,9 +129,7 @@ def find(
     options: dict[str, Any] = {"method": method, "n_edges": n_edges, "threshold": threshold}
     circuit = find_circuit(
         model,
-        asked.clean,
-        asked.corrupted,
-        asked.metric,
+        *asked.asked,
         faithfulness=faithfulness,
         source=source,
         orders=orders,

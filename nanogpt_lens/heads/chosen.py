@@ -14,6 +14,7 @@ from nanogpt_lens.model.access import Hooked
 from nanogpt_lens.results import InductionHeads
 from nanogpt_lens.text.opened import OpenedCorpus
 from nanogpt_lens.text.prompts import repeated_tokens
+from nanogpt_lens.text.seen import share_of_rows
 
 _OTHER_SEED = 2**31
 """What is added to the seed of the random tokens on which heads are chosen; of a seed 32 bits count."""
@@ -86,5 +87,4 @@ def share_chosen_on(
         return None
     if chosen_on is None:
         chosen_on = repeated_tokens(model, seq_len=sample.seq_len, n=sample.n, seed=sample.seed)[:, : sample.seq_len]
-    seen = set(map(tuple, chosen_on.tolist()))
-    return sum(tuple(row) in seen for row in measured.tolist()) / len(measured)
+    return share_of_rows(measured, chosen_on.tolist())

@@ -139,3 +139,9 @@ def _hashes_of(symbols: Integer[np.ndarray, " symbol"]) -> Int[np.ndarray, " sta
     for shift, multiplier in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64 spreads them evenly
         value = (value ^ (value >> np.uint64(shift))) * np.uint64(multiplier)
     return ((value ^ (value >> np.uint64(31))) >> np.uint64(1)).astype(np.int64)
+
+
+def share_of_rows(rows: Int[Tensor, "example pos"], seen: Iterable[Iterable[int]]) -> float:
+    """The share of some rows of ids which are among those that have been seen, each as a whole."""
+    known = set(map(tuple, seen))
+    return sum(tuple(row) in known for row in rows.tolist()) / len(rows)

@@ -24,14 +24,7 @@ def curve(result: Circuit) -> Drawing:
     sizes = np.arange(1, len(result.curve))
     values = result.curve[1:].double().numpy()
     figure = go.Figure()
-    figure.add_hrect(
-        y0=1 - result.tolerance,
-        y1=1 + result.tolerance,
-        fillcolor=style.faint(style.CATEGORIES[2]),
-        line_width=0,
-        layer="below",
-        name="within the tolerance",
-    )
+    add_tolerance(figure, result.tolerance)
     figure.add_trace(
         go.Scatter(
             x=sizes,
@@ -95,3 +88,15 @@ def size_axes(figure: go.Figure, n: int, low: float, high: float) -> None:
         title_text="number of edges",
     )
     figure.update_yaxes(range=[low - 0.03, high + 0.03], title_text="faithfulness")
+
+
+def add_tolerance(figure: go.Figure, tolerance: float) -> None:
+    """Add the band of faithfulness that is near enough to 1."""
+    figure.add_hrect(
+        y0=1 - tolerance,
+        y1=1 + tolerance,
+        fillcolor=style.faint(style.CATEGORIES[2]),
+        line_width=0,
+        layer="below",
+        name="within the tolerance",
+    )

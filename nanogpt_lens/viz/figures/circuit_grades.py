@@ -15,7 +15,7 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.grades import HIGHER_IS_BETTER, CircuitGrades
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import one_of
-from nanogpt_lens.viz.figures.circuit_curve import HIGHEST, LOWEST, size_axes
+from nanogpt_lens.viz.figures.circuit_curve import HIGHEST, LOWEST, add_tolerance, size_axes
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import distinct, words
@@ -86,14 +86,7 @@ def _curves(result: CircuitGrades) -> Drawing:
     """Faithfulness over the number of edges, a line for each method, exact effects the strongest."""
     figure, sizes = go.Figure(), np.arange(1, result.curves.shape[1])
     if result.tolerance is not None:
-        figure.add_hrect(
-            y0=1 - result.tolerance,
-            y1=1 + result.tolerance,
-            fillcolor=style.faint(style.CATEGORIES[2]),
-            line_width=0,
-            layer="below",
-            name="within the tolerance",
-        )
+        add_tolerance(figure, result.tolerance)
     names = names_of(result)
     colour = 0
     for i in _exact_last(result):
