@@ -117,8 +117,8 @@ export class Pass {
     this.keep(`${name}.hook_scale`, scratch.scale, 1, 1);
     const unit = this.record.get(`${name}.hook_normalized`);
     if (!unit) return;
-    const d = config.d_model; // TransformerLens' hook_normalized: with weight and bias
-    unit.set(this.heap.copyOut(out, rows * d), this.row * d);
+    this.ops.norm(x, -1, -1, scratch.sent, -1, rows, config.d_model, EPS); // before weight and bias
+    unit.set(this.heap.copyOut(scratch.sent, rows * config.d_model), this.row * config.d_model);
   }
 
   /* The edits of one hook point, and what is kept of it. */
@@ -212,7 +212,7 @@ export class Pass {
       some.forEach((r, j) => {
         const x = edges && r >= row ? scratch.edited + (r - row) * d : last + r * d;
         ops.norm(x, weights.lnf_w, weights.lnf_b, scratch.normed + j * d, scratch.scale + j, 1, d, EPS);
-        this.keepFinal(r, j);
+        this.keepFinal(r, j, x);
       });
       ops.nt(scratch.normed, d, weights.unembed, d, weights.unembed_b, scratch.logits, vocab, some.length, vocab, d);
       into.set(this.f.subarray(scratch.logits, scratch.logits + some.length * vocab), i * vocab);
@@ -220,12 +220,15 @@ export class Pass {
     return into;
   }
 
-  keepFinal(row, j) {
+  keepFinal(row, j, x) {
     const { scratch, config } = this;
     const d = config.d_model;
     const unit = this.record.get("ln_final.hook_normalized");
     const scale = this.record.get("ln_final.hook_scale");
-    if (unit) unit.set(this.f.subarray(scratch.normed + j * d, scratch.normed + (j + 1) * d), row * d);
+    if (unit) {
+      this.ops.norm(x, -1, -1, scratch.sent, -1, 1, d, EPS);
+      unit.set(this.f.subarray(scratch.sent, scratch.sent + d), row * d);
+    }
     if (scale) scale[row] = this.f[scratch.scale + j];
   }
 }
