@@ -1,0 +1,65 @@
+/* Numbers as the page writes them, and the little arithmetic on logits that it needs. */
+
+/* "+0.14", "−0.37" */
+export function signedNumber(value, digits = 2) {
+  if (!Number.isFinite(value)) return "–";
+  const text = Math.abs(value).toFixed(digits);
+  return (value < 0 && Number(text) !== 0 ? "−" : "+") + text;
+}
+
+/* A number with a real minus. */
+export function plainNumber(value, digits = 2) {
+  return Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "–";
+}
+
+/* "40%", "0.4%", "<0.1%" */
+export function percentText(share) {
+  const percent = 100 * share;
+  if (!Number.isFinite(percent)) return "–";
+  if (percent >= 99.5 && percent < 100) return percent > 99.9 ? ">99.9%" : `${percent.toFixed(1)}%`;
+  if (percent >= 1) return `${Math.round(percent)}%`;
+  return percent >= 0.1 ? `${percent.toFixed(1)}%` : "<0.1%";
+}
+
+/* One row of an array [row, column]. */
+export function rowOf(array, row) {
+  const width = array.shape[array.shape.length - 1];
+  return array.data.subarray(row * width, (row + 1) * width);
+}
+
+/* The log of the sum of exponentials, in double precision. */
+export function logTotal(row) {
+  let largest = -Infinity, sum = 0;
+  for (const value of row) if (value > largest) largest = value;
+  for (const value of row) sum += Math.exp(value - largest);
+  return largest + Math.log(sum);
+}
+
+/* Probabilities of a row of logits. */
+export function probabilitiesOf(row) {
+  const normal = logTotal(row);
+  return Float64Array.from(row, (value) => Math.exp(value - normal));
+}
+
+/* The indices of the k largest values, largest first. */
+export function largestOf(values, k) {
+  const order = Array.from(values.keys ? values.keys() : values, Number);
+  return order.sort((a, b) => values[b] - values[a] || a - b).slice(0, k);
+}
+
+/* What the metric of the page is for a row of logits: log P(answer), or logit(answer) - logit(wrong). */
+export function metricOfRow(row, answer, wrong) {
+  return wrong === null ? row[answer] - logTotal(row) : row[answer] - row[wrong];
+}
+
+/* The loss of each token in nats, null for the first. */
+export function lossesOf(logits, tokens) {
+  return tokens.map((token, i) => (i === 0 ? null : -metricOfRow(rowOf(logits, i - 1), token, null)));
+}
+
+/* The largest absolute value, at least `least`, of numbers among which some may be missing. */
+export function largestSize(values, least) {
+  let largest = least;
+  for (const value of values) if (Number.isFinite(value) && Math.abs(value) > largest) largest = Math.abs(value);
+  return largest;
+}

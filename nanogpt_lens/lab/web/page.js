@@ -1,0 +1,119 @@
+/* The page: the views around one store and one engine, drawn together at most once a frame. */
+import { elem, setAttr, setText } from "./draw.js";
+import { createResults } from "./results.js";
+import { createStore } from "./store.js";
+import { cyclePartOf, viewModel } from "./view_model.js";
+import { viewGoesOn } from "./view_goes_on.js";
+import { viewHeader } from "./view_header.js";
+import { viewLensCard } from "./view_lens.js";
+import { viewPart } from "./view_part.js";
+import { viewPrompts } from "./view_prompts.js";
+import { viewSays } from "./view_says.js";
+import { viewStack } from "./view_stack.js";
+import { createTour } from "./view_tour.js";
+
+/* A line at the bottom that goes away, with at most one thing to do. */
+function createToast() {
+  const element = elem("div", { class: "toast", role: "status", hidden: true });
+  let timer = null;
+  return {
+    element,
+    say(text, action = null) {
+      element.replaceChildren(elem("span", { text }), ...(action ? [elem("button", { type: "button", class: "btn quiet", text: action.label, onclick: action.act })] : []));
+      element.hidden = false;
+      clearTimeout(timer);
+      timer = setTimeout(() => { element.hidden = true; }, 6000);
+    },
+    close: () => clearTimeout(timer),
+  };
+}
+
+/* A dialog that shows a text to be copied. */
+function createTextDialog() {
+  const title = elem("h2");
+  const text = elem("textarea", { class: "mono-text", readonly: true, rows: 16, spellcheck: "false", "aria-label": "text" });
+  const close = elem("button", { type: "button", class: "btn", text: "Close", onclick: () => element.close() });
+  const element = elem("dialog", { class: "text-dialog" }, title, text, elem("div", { class: "row" }, elem("span", { class: "sp" }), close));
+  return {
+    element,
+    show(heading, words) {
+      setText(title, heading);
+      text.value = words;
+      element.showModal();
+      text.focus();
+      text.select();
+    },
+  };
+}
+
+function themeOf(state) {
+  if (state.theme !== "auto") return state.theme;
+  return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+}
+
+/* Keys of the whole page: undo and redo where no text is being typed. */
+function pageKeys(store) {
+  return (event) => {
+    const from = event.composedPath()[0];
+    const typing = from instanceof Element && from.matches("textarea, input, select");
+    if (typing || !(event.ctrlKey || event.metaKey) || event.altKey) return;
+    const key = event.key.toLowerCase();
+    if (key === "z") { event.preventDefault(); event.shiftKey ? store.redo() : store.undo(); }
+    if (key === "y") { event.preventDefault(); store.redo(); }
+  };
+}
+
+function layoutOf(page, views) {
+  const { header, prompts, model, says, goesOn, part, stack, lens } = views;
+  const middle = elem("section", { class: "card", "data-tour": "says", "aria-label": "what the model says" }, says.element, goesOn.element);
+  const main = elem("main", {}, prompts.element, model.element, middle, part.element, stack.element, lens.element);
+  page.frame.append(header.element, main, page.tour.element, page.toast.element, page.dialog.element);
+}
+
+/* createPage({root, payload, state, standalone, mount}) -> the page: connect(lab) begins to compute. */
+export function createPage({ root, payload, state, standalone, mount }) {
+  const store = createStore(state);
+  const frame = elem("div", { class: "lab", lang: "en" });
+  const page = { root, frame, payload, store, standalone, mount, proof: { outcome: null, problem: null }, toast: createToast(), dialog: createTextDialog() };
+  Object.assign(page, {
+    say: page.toast.say, showText: page.dialog.show,
+    hasOther: () => Boolean(store.get().other), hasMean: () => Boolean(payload.reference?.length),
+    cyclePart: (part) => cyclePartOf(page, part),
+    results: createResults({ payload, store, changed: () => page.draw() }),
+  });
+  page.tour = createTour(page);
+  page.startTour = () => page.tour.start();
+  const views = { header: viewHeader(page), prompts: viewPrompts(page), model: viewModel(page), says: viewSays(page), goesOn: viewGoesOn(page), part: viewPart(page), stack: viewStack(page), lens: viewLensCard(page) };
+  layoutOf(page, views);
+  root.append(frame);
+  let planned = 0, closed = false;
+
+  function drawNow() {
+    planned = 0;
+    if (closed) return;
+    const now = store.get();
+    setAttr(frame, "data-theme", themeOf(now));
+    for (const view of Object.values(views)) view.update(now);
+  }
+  page.draw = () => { if (!planned && !closed) planned = setTimeout(drawNow, 0); };
+  const compute = () => { if (page.results.lab) page.results.refresh(); };
+  const unlisten = store.listen(() => { compute(); page.draw(); });
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  const elsewhere = (event) => { if (!event.composedPath().some((one) => one instanceof Element && one.matches(".pick-frame"))) Object.values(views).forEach((view) => view.close?.()); };
+  const keys = pageKeys(store);
+  const keysAt = standalone ? document : frame;
+  scheme.addEventListener("change", page.draw);
+  frame.addEventListener("pointerdown", elsewhere);
+  keysAt.addEventListener("keydown", keys);
+  page.connect = (lab) => { page.results.lab = lab; compute(); page.draw(); };
+  page.close = () => {
+    closed = true;
+    clearTimeout(planned);
+    unlisten();
+    page.toast.close();
+    scheme.removeEventListener("change", page.draw);
+    keysAt.removeEventListener("keydown", keys);
+  };
+  drawNow();
+  return page;
+}

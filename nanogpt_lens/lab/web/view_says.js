@@ -1,0 +1,107 @@
+/* What the model says next: a sentence made of the numbers, and bars before and after. */
+import { elem, setAttr, setText } from "./draw.js";
+import { largestOf, percentText, plainNumber, signedNumber } from "./numbers.js";
+import { partsOf } from "./results.js";
+import { partName, stackOf } from "./stack.js";
+import { tokenInWords, tokenLabel } from "./tokens.js";
+import { headlineOf, setInWords } from "./words.js";
+
+const BARS = 7;
+
+function createBar() {
+  const token = elem("bdi", { class: "tok" });
+  const tracks = ["was", "now", "beside"].map((name) => elem("div", { class: `t ${name}` }));
+  const [before, after] = [elem("span", { class: "num" }), elem("span", { class: "num now" })];
+  const element = elem("div", { class: "bar", role: "listitem" }, token, elem("div", { class: "tracks", "aria-hidden": "true" }, ...tracks), before, after);
+  return { element, token, tracks, before, after };
+}
+
+/* The tokens of the bars: the answer, and the likeliest of the runs, in the order of the run as trained. */
+function tokensOfBars(shown) {
+  const runs = [shown.before, shown.after, shown.probabilitiesBeside].filter(Boolean);
+  const most = Float64Array.from(shown.before, (_, id) => Math.max(...runs.map((run) => run[id])));
+  const ids = largestOf(most, BARS);
+  for (const id of [shown.answer, shown.wrong]) if (id !== null && !ids.includes(id)) ids[ids.length - 1 - (id === shown.wrong && !ids.includes(shown.answer) ? 1 : 0)] = id;
+  return [...new Set(ids)].sort((a, b) => shown.before[b] - shown.before[a]);
+}
+
+function updateBar(page, bar, id, shown, largest) {
+  bar.element.hidden = id === undefined;
+  if (id === undefined) return;
+  const changed = shown.now.length > 0;
+  setText(bar.token, tokenLabel(page.payload, id, 6));
+  setAttr(bar.element, "data-answer", id === shown.answer ? "answer" : id === shown.wrong ? "wrong" : null);
+  const runs = [shown.before, changed ? shown.after : null, shown.probabilitiesBeside];
+  bar.tracks.forEach((track, i) => {
+    track.hidden = !runs[i];
+    if (runs[i]) track.style.width = `${Math.max(100 * runs[i][id] / largest, 0.4)}%`;
+  });
+  setText(bar.before, percentText(shown.before[id]));
+  setText(bar.after, changed ? percentText(shown.after[id]) : "");
+  const beside = runs[2] ? `, in ${shown.idle} ${percentText(runs[2][id])}` : "";
+  setAttr(bar.element, "aria-label", `${tokenInWords(page.payload, id)}: ${percentText(shown.before[id])} as trained${changed ? `, ${percentText(shown.after[id])} with your changes` : ""}${beside}`);
+}
+
+function measureInWords(page, shown) {
+  const name = tokenInWords(page.payload, shown.answer);
+  const what = shown.wrong === null ? `log P(${name})` : `logit of ${name} minus logit of ${tokenInWords(page.payload, shown.wrong)}`;
+  const unit = shown.wrong === null ? " nats" : "";
+  const [before, after, beside] = shown.metrics;
+  if (!shown.now.length && beside === null) return `${what}: ${plainNumber(before)}${unit}`;
+  const now = shown.now.length ? ` → ${plainNumber(after)}${unit} (${signedNumber(after - before)})` : unit;
+  return `${what}: ${plainNumber(before)}${now}${beside === null ? "" : `; in ${shown.idle} ${plainNumber(beside)} (${signedNumber(beside - before)})`}`;
+}
+
+/* What to try first: a part that Python named, or the one that matters most here. */
+function invitationOf(page) {
+  const { findings, config } = page.payload;
+  const { value } = page.results.grid;
+  const parts = partsOf(config);
+  const named = findings?.heads ?? {};
+  const weight = (part, i) => Math.abs(value?.values[i] ?? 0) * (named[partName(part)] ? 3 : 1);
+  const heads = parts.map((part, i) => ({ part, weight: weight(part, i) })).filter(({ part }) => !part.mlp);
+  if (!heads.length || !value || value.values.some(Number.isNaN)) return " ";
+  const best = heads.reduce((a, b) => (b.weight > a.weight ? b : a)).part;
+  const finding = named[partName(best)];
+  return `Click head ${partName(best)}${finding?.label ? ` (${finding.label})` : ""}: it is switched off, and this line says what changes.`;
+}
+
+function updateHeadline(page, headline, shown) {
+  const { payload } = page;
+  const lead = shown.wrong === null ? null : { wrong: shown.wrong, before: shown.metrics[0], after: shown.metrics[1] };
+  const pieces = headlineOf(payload, { interventions: shown.now, before: shown.before, after: shown.after, answer: shown.answer, lead });
+  const text = pieces.map((piece) => piece.text).join("");
+  if (headline.dataset.said === text) return;
+  headline.dataset.said = text;
+  headline.replaceChildren(...pieces.map(({ text: words, tone }) => (
+    tone === undefined ? elem("bdi", { text: words }) : elem("em", { text: words, "data-tone": tone < 0 ? "less" : tone > 0 ? "more" : "same" }))));
+}
+
+export function viewSays(page) {
+  const headline = elem("p", { class: "say", "aria-live": "polite", "aria-atomic": "true", text: "The model is being unpacked…" });
+  const invitation = elem("p", { class: "note invite" });
+  const problem = elem("p", { class: "problem", role: "alert" });
+  const bars = Array.from({ length: BARS }, createBar);
+  const list = elem("div", { class: "bars", role: "list", "aria-label": "next tokens" }, ...bars.map(({ element }) => element));
+  const keys = ["as trained", "with your changes", ""].map((text, i) => elem("span", { class: ["was", "now", "beside"][i], text }));
+  const measure = elem("p", { class: "measure" });
+  const element = elem("div", { class: "says" }, elem("h2", { text: "What the model says next" }), headline, invitation, problem, list, elem("div", { class: "key" }, ...keys), measure);
+  return {
+    element,
+    update(state) {
+      const { shown } = page.results;
+      setText(problem, page.results.problem ?? "");
+      setAttr(element, "aria-busy", page.results.base.busy || page.results[state.active].busy);
+      if (!shown) return;
+      updateHeadline(page, headline, shown);
+      setText(invitation, stackOf(state).length ? " " : invitationOf(page));
+      const ids = tokensOfBars(shown);
+      const largest = Math.max(0.05, ...ids.flatMap((id) => [shown.before[id], shown.after[id], shown.probabilitiesBeside?.[id] ?? 0]));
+      bars.forEach((bar, i) => updateBar(page, bar, ids[i], shown, largest));
+      setText(keys[1], shown.beside ? `${state.active}: ${shown.now.length ? setInWords(page.payload, shown.now) : "no change"}` : "with your changes");
+      setText(keys[2], shown.beside ? `${shown.idle}: ${shown[shown.idle].length ? setInWords(page.payload, shown[shown.idle]) : "no change"}` : "");
+      keys[2].hidden = !shown.beside;
+      setText(measure, measureInWords(page, shown));
+    },
+  };
+}

@@ -1,0 +1,135 @@
+/* The stack of changes: each in words, on or off, where and with what in its place; what they do alone and together;
+   two stacks beside each other. */
+import { elem, labelledSelect, numberField, rebuild, setAttr, setText } from "./draw.js";
+import { signedNumber } from "./numbers.js";
+import { movedStack, sourceWord, stackOf, withStack } from "./stack.js";
+import { tokenLabel } from "./tokens.js";
+import { interventionInWords } from "./words.js";
+import { viewAdd } from "./view_add.js";
+
+/* The choices of a position: all, the one that is read, every one; and what is there now, if it is none of them. */
+function positionSelect(page, one, at, change) {
+  const { payload, store } = page;
+  const { tokens, read } = store.get();
+  const axis = one.activation === "pattern" ? "dest_pos" : "pos";
+  const now = one[axis] ?? null;
+  const readAt = read ?? tokens.length - 1;
+  const named = (pos) => (tokens[pos] === undefined ? String(pos) : `${pos} ${tokenLabel(payload, tokens[pos], 8)}`);
+  const choices = [["null", one.activation === "pattern" ? "all rows" : "all positions"], ["read", `where it is read (${readAt})`], ...tokens.map((_, pos) => [String(pos), named(pos)])];
+  const value = now === null ? "null" : JSON.stringify(now);
+  if (!choices.some(([choice]) => choice === value)) choices.push([value, Array.isArray(now) ? `positions ${now.slice(0, 6).join(", ")}` : String(now)]);
+  return labelledSelect("position", choices, value, (choice) => {
+    const { [axis]: _, ...rest } = one;
+    const pos = choice === "read" ? readAt : JSON.parse(choice);
+    change({ ...rest, ...(pos === null ? {} : { [axis]: pos }) });
+  }, `pos ${at}`);
+}
+
+function sourceSelect(page, one, at, change) {
+  const { source } = one;
+  const word = sourceWord(source);
+  const choices = [["zero", "off"], ...(page.hasMean() || source === "mean" ? [["mean", "its average"]] : []), ...(page.hasOther() || source === "other" ? [["other", "from the other prompt"]] : []), ["scale", "scaled"]];
+  if (word === "more") choices.push(["add", "plus a direction"]);
+  const value = word === "more" ? "add" : typeof source === "string" ? source : "scale";
+  const select = labelledSelect("what takes its place", choices, value, (choice) => {
+    if (choice !== "add") change({ ...one, source: choice === "scale" ? { scale: 2 } : choice });
+  }, `source ${at}`);
+  const number = typeof source === "string" ? null : numberField("factor", { value: source.scale ?? 1, min: -1000, max: 1000, step: 0.1, key: `scale ${at}`, onchange: (scale) => change({ ...one, source: { ...source, scale } }) });
+  return [select, number];
+}
+
+function changeCard(page, item, at, n) {
+  const { payload, store } = page;
+  const state = store.get();
+  const one = item.intervention;
+  const put = (items) => store.set(withStack(store.get(), items));
+  const change = (intervention) => put(stackOf(store.get()).map((other, i) => (i === at ? { ...other, intervention } : other)));
+  const icon = (text, label, key, act, disabled = false) => elem("button", { type: "button", class: "icon", text, "aria-label": label, title: label, "data-key": `${key} ${at}`, disabled, onclick: act });
+  const words = interventionInWords(payload, state.tokens, one);
+  const effect = elem("b", { class: "x", "data-effect": at, text: " " });
+  return elem("li", { class: "iv", "data-on": item.on || null },
+    elem("button", { type: "button", class: "sw", role: "switch", "aria-checked": String(item.on), "aria-label": words, "data-key": `on ${at}`,
+      onclick: () => put(stackOf(store.get()).map((other, i) => (i === at ? { ...other, on: !other.on } : other))) }),
+    elem("span", { class: "iv-words", text: words }), effect,
+    elem("span", { class: "iv-edit" }, positionSelect(page, one, at, change), ...sourceSelect(page, one, at, change),
+      icon("↑", "move up", "up", () => put(movedStack(stackOf(store.get()), at, -1)), at === 0),
+      icon("↓", "move down", "down", () => put(movedStack(stackOf(store.get()), at, 1)), at === n - 1),
+      icon("×", "remove", "remove", () => put(stackOf(store.get()).filter((_, i) => i !== at)))));
+}
+
+function togetherInWords(page, active) {
+  const { set } = page.results;
+  if (!active.length || !set.value || set.value.alone.length !== active.length) return " ";
+  if (active.length === 1) return `It changes the measure by ${signedNumber(set.value.whole)}.`;
+  const sum = set.value.alone.reduce((a, b) => a + b, 0);
+  return `Together ${signedNumber(set.value.whole)}; one by one they would sum to ${signedNumber(sum)}.`;
+}
+
+/* Beginning, switching and ending a comparison of two stacks. */
+function comparison(page) {
+  const { store } = page;
+  const begin = elem("button", { type: "button", class: "btn", text: "Keep as A, go on as B", onclick: () => {
+    const state = store.get();
+    const now = stackOf(state);
+    store.set({ stacks: { A: now, B: now.map((item) => ({ ...item })) }, active: "B", compare: true });
+  } });
+  const sides = ["A", "B"].map((name) => elem("button", { type: "button", class: "side", role: "radio", text: name, onclick: () => store.set({ active: name }) }));
+  const seg = elem("span", { class: "seg", role: "radiogroup", "aria-label": "the stack that is worked on" }, ...sides);
+  const end = elem("button", { type: "button", class: "btn", onclick: () => {
+    const state = store.get();
+    store.set({ stacks: { A: stackOf(state), B: [] }, active: "A", compare: false });
+  } });
+  return {
+    element: elem("span", { class: "ab" }, begin, seg, end),
+    update(state) {
+      begin.hidden = state.compare;
+      seg.hidden = end.hidden = !state.compare;
+      setText(end, `Keep only ${state.active}`);
+      sides.forEach((side) => setAttr(side, "aria-checked", side.textContent === state.active));
+    },
+  };
+}
+
+export function viewStack(page) {
+  const { store } = page;
+  const list = elem("ul", { class: "stack", "aria-label": "your changes" });
+  const empty = elem("p", { class: "note", text: "Nothing is changed. Click a part of the model, a cell of the attention, a neuron or an edge." });
+  const together = elem("span", { class: "together", role: "status" });
+  const ab = comparison(page);
+  const add = viewAdd(page);
+  const clear = elem("button", { type: "button", class: "btn quiet", text: "Remove all", onclick: () => store.set(withStack(store.get(), [])) });
+  const title = elem("h2");
+  const element = elem("section", { class: "card full", "data-tour": "stack", "aria-label": "your changes" },
+    elem("div", { class: "card-head" }, title, together, elem("span", { class: "sp" }), ab.element, clear), empty, list, add.element);
+  let drawn = null;
+  return {
+    element,
+    close: add.close,
+    update(state) {
+      const items = stackOf(state);
+      setText(title, state.compare ? `Your changes, ${state.active}` : "Your changes");
+      const signature = JSON.stringify([items, state.tokens, state.read, page.hasOther()]);
+      if (signature !== drawn) {
+        drawn = signature;
+        rebuild(list, items.map((item, at) => changeCard(page, item, at, items.length)));
+      }
+      empty.hidden = items.length > 0;
+      list.hidden = !items.length;
+      clear.hidden = !items.length;
+      const active = items.filter((item) => item.on);
+      const { set } = page.results;
+      let on = 0;
+      items.forEach((item, at) => {
+        const alone = item.on ? set.value?.alone[on++] : undefined;
+        const effect = list.children[at]?.querySelector("[data-effect]");
+        if (!effect) return;
+        setText(effect, alone === undefined ? " " : signedNumber(alone));
+        setAttr(effect, "data-tone", alone === undefined ? null : alone < 0 ? "less" : "more");
+        setAttr(effect, "title", "alone, in the model without the other changes");
+      });
+      setText(together, set.problem ?? togetherInWords(page, active));
+      ab.update(state);
+      add.update(state);
+    },
+  };
+}
