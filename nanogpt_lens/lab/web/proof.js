@@ -7,8 +7,8 @@ export async function proveEqual(cases, { breathe, progress }, run) {
   const began = performance.now();
   let [largest, worst] = [0, ""];
   for (let i = 0; i < cases.length; i++) {
-    const { tokens, other, interventions, rows, columns, expected, words } = cases[i];
-    const { logits } = await run({ tokens, other, interventions });
+    const { tokens, other, reference, interventions, rows, columns, expected, words } = cases[i];
+    const { logits } = await run({ tokens, other, reference, interventions });
     const most = expected.reduce((a, b) => Math.max(a, Math.abs(b)), 1e-30);
     const vocab = logits.shape[1];
     rows.forEach((row, r) => columns.forEach((column, c) => {
