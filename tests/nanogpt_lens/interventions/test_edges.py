@@ -109,14 +109,16 @@ def test_each_edge_is_its_exact_effect(bias):
     assert not has_hooks(hooked)
 
 
-@pytest.mark.parametrize("source", ["mean", "resample"])
+@pytest.mark.parametrize("source", ["zero", "mean", "resample"])
 def test_other_sources_are_those_of_circuits(ours, source):
+    """With "zero" circuits take away an MLP's bias with what it writes, so that a model without biases is looked at."""
+    hooked = convert(without_bias(), dtype=torch.float64) if source == "zero" else ours
     clean, _ = texts()
     reference, _ = texts(5, seed=4)
     for given in (None, reference):
-        expected = edge_effects(ours, clean, None, METRIC, source=source, reference=given, seed=3, **QUIET)
+        expected = edge_effects(hooked, clean, None, METRIC, source=source, reference=given, seed=3, **QUIET)
         for i, name in list(enumerate(expected.labels["edge"]))[::7]:
-            result = intervene(ours, clean, edge(name, source), reference=given, metric=METRIC, seed=3)
+            result = intervene(hooked, clean, edge(name, source), reference=given, metric=METRIC, seed=3)
             assert (result.metric - expected.per_example[i]).abs().max() < 1e-10, name
 
 
