@@ -19,7 +19,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.edges import edge_edits
 from nanogpt_lens.interventions.fitting import check_fits, hook_points, place_index, source_points
 from nanogpt_lens.interventions.intervention import Intervention, Interventions, as_interventions
-from nanogpt_lens.interventions.sites import Kind
+from nanogpt_lens.interventions.sites import KINDS, Kind
 from nanogpt_lens.interventions.sources import check_mean, mean_activations
 from nanogpt_lens.interventions.values import SourceValues
 from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, check_model, editing, evaluating, record
@@ -101,14 +101,18 @@ def source_values(
 def edits_of(model: Hooked, interventions: Sequence[Intervention], values: SourceValues) -> dict[str, Edit]:
     """By hook point what makes the interventions there, in their order; they are known to fit the model.
 
-    What a receiver reads along edges comes before all else at its hook point, and what a run is asked for edges after
-    all else.
+    What a receiver computes from what it reads along edges comes before all else at its hook point; the logits read the
+    last stream itself, after all else; and what a run is asked for edges comes last.
     """
     entering, recording = edge_edits(model, [one for one in interventions if one.edge], values)
+    last = KINDS["resid_post"].hook_name(model.cfg.n_layers - 1)
+    logits = entering.pop(last, None)
     edits: dict[str, list[Edit]] = {name: [edit] for name, edit in entering.items()}
     for one in interventions:
         for name, kind in ({} if one.edge else hook_points(model, one)).items():
             edits.setdefault(name, []).append(_edit(one, kind, name, values))
+    if logits is not None:
+        edits.setdefault(last, []).append(logits)
     for name, edit in recording.items():
         edits.setdefault(name, []).append(edit)
     return {name: _in_order(several) for name, several in edits.items()}
