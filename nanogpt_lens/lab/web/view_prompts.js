@@ -132,7 +132,10 @@ export function viewPrompts(page) {
       updateChips(page, clean, state);
       other.element.hidden = !state.other;
       addOther.hidden = Boolean(state.other);
-      if (state.other) other.update(state.other);
+      if (state.other) {
+        other.update(state.other);
+        other.chips.querySelectorAll("button.chip").forEach((chip, i) => setAttr(chip, "data-differs", state.other[i] !== state.tokens[i] ? "" : null));
+      }
       const differs = state.other && state.other.length !== state.tokens.length;
       lengths.hidden = !differs;
       setText(lengths, differs ? `The prompts have ${state.tokens.length} and ${state.other.length} tokens; taking activations from the other needs as many in both.` : "");

@@ -18,11 +18,17 @@ function createBar() {
 
 /* The tokens of the bars: the answer, and the likeliest of the runs, in the order of the run as trained. */
 function tokensOfBars(shown) {
-  const runs = [shown.before, shown.after, shown.probabilitiesBeside].filter(Boolean);
+  const runs = [shown.before, shown.after, shown.besides].filter(Boolean);
   const most = Float64Array.from(shown.before, (_, id) => Math.max(...runs.map((run) => run[id])));
   const ids = largestOf(most, BARS);
   for (const id of [shown.answer, shown.wrong]) if (id !== null && !ids.includes(id)) ids[ids.length - 1 - (id === shown.wrong && !ids.includes(shown.answer) ? 1 : 0)] = id;
   return [...new Set(ids)].sort((a, b) => shown.before[b] - shown.before[a]);
+}
+
+/* The runs of the three tracks: as trained, and the changes; in a comparison A has the second and B the third. */
+function tracksOf(shown) {
+  if (!shown.besides) return [shown.before, shown.now.length ? shown.after : null, null];
+  return shown.idle === "B" ? [shown.before, shown.after, shown.besides] : [shown.before, shown.besides, shown.after];
 }
 
 function updateBar(page, bar, id, shown, largest) {
@@ -31,14 +37,14 @@ function updateBar(page, bar, id, shown, largest) {
   const changed = shown.now.length > 0;
   setText(bar.token, tokenLabel(page.payload, id, 6));
   setAttr(bar.element, "data-answer", id === shown.answer ? "answer" : id === shown.wrong ? "wrong" : null);
-  const runs = [shown.before, changed ? shown.after : null, shown.probabilitiesBeside];
+  const runs = tracksOf(shown);
   bar.tracks.forEach((track, i) => {
     track.hidden = !runs[i];
-    if (runs[i]) track.style.width = `${Math.max(100 * runs[i][id] / largest, 0.4)}%`;
+    if (runs[i]) track.style.width = `${(100 * runs[i][id]) / largest}%`;
   });
   setText(bar.before, percentText(shown.before[id]));
   setText(bar.after, changed ? percentText(shown.after[id]) : "");
-  const beside = runs[2] ? `, in ${shown.idle} ${percentText(runs[2][id])}` : "";
+  const beside = shown.besides ? `, in ${shown.idle} ${percentText(shown.besides[id])}` : "";
   setAttr(bar.element, "aria-label", `${tokenInWords(page.payload, id)}: ${percentText(shown.before[id])} as trained${changed ? `, ${percentText(shown.after[id])} with your changes` : ""}${beside}`);
 }
 
@@ -96,11 +102,14 @@ export function viewSays(page) {
       updateHeadline(page, headline, shown);
       setText(invitation, stackOf(state).length ? " " : invitationOf(page));
       const ids = tokensOfBars(shown);
-      const largest = Math.max(0.05, ...ids.flatMap((id) => [shown.before[id], shown.after[id], shown.probabilitiesBeside?.[id] ?? 0]));
+      const largest = Math.max(0.05, ...ids.flatMap((id) => [shown.before[id], shown.after[id], shown.besides?.[id] ?? 0]));
       bars.forEach((bar, i) => updateBar(page, bar, ids[i], shown, largest));
-      setText(keys[1], shown.beside ? `${state.active}: ${shown.now.length ? setInWords(page.payload, shown.now) : "no change"}` : "with your changes");
-      setText(keys[2], shown.beside ? `${shown.idle}: ${shown[shown.idle].length ? setInWords(page.payload, shown[shown.idle]) : "no change"}` : "");
-      keys[2].hidden = !shown.beside;
+      const key = (name) => `${name}: ${shown[name].length ? setInWords(page.payload, shown[name]) : "no change"}`;
+      setText(keys[1], shown.besides ? key("A") : "with your changes");
+      setText(keys[2], shown.besides ? key("B") : "");
+      keys[2].hidden = !shown.besides;
+      ["A", "B"].forEach((name, i) => setAttr(keys[i + 1], "data-active", shown.besides && state.active === name ? "" : null));
+      setAttr(list, "data-three", shown.besides ? "" : null);
       setText(measure, measureInWords(page, shown));
     },
   };
