@@ -12,7 +12,9 @@ are imported when they are first used, so that `nanogpt-lens --help` needs no to
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.interventions.applying import apply
     from nanogpt_lens.interventions.intervene import intervene
     from nanogpt_lens.interventions.intervention import Intervention
+    from nanogpt_lens.lab.making import lab
     from nanogpt_lens.lens.attribution import direct_logit_attribution
     from nanogpt_lens.lens.convergence import measure_convergence
     from nanogpt_lens.lens.evaluation import evaluate_lens
@@ -101,6 +104,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.interventions.applying": ("apply",),
     "nanogpt_lens.interventions.intervene": ("intervene",),
     "nanogpt_lens.interventions.intervention": ("Intervention",),
+    "nanogpt_lens.lab.making": ("lab",),
     "nanogpt_lens.lens.attribution": ("direct_logit_attribution",),
     "nanogpt_lens.lens.convergence": ("measure_convergence",),
     "nanogpt_lens.lens.evaluation": ("evaluate_lens",),
@@ -148,6 +152,17 @@ _MODULES = {
 }
 
 __all__ = [*sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+class _Package(ModuleType):
+    """The package: `ngl.lab` is the function, also after a file of the folder `lab` was imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

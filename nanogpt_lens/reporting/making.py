@@ -18,6 +18,7 @@ from conversion.vocabulary import Vocabulary
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.output import check_output
 from nanogpt_lens.model.loading import convert
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.reporting.page import page
@@ -223,24 +224,6 @@ def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several
     if alone:
         return [summary.KEY, checkpoints.RECIPE.key]
     return [key for key in titles if several or key != checkpoints.RECIPE.key]
-
-
-def check_output(path: str | Path) -> Path:
-    """The file that a page can be written to.
-
-    Raises:
-        AnalysisError: a folder, a name that does not end in .html or .htm, or below something that is no folder.
-    """
-    file = Path(path).expanduser()
-    if file.is_dir():
-        raise AnalysisError(f"{file} is a folder; expected the name of a file, such as {file / 'report.html'}")
-    if file.suffix.lower() not in (".html", ".htm"):
-        raise AnalysisError(f"{file} does not end in .html or .htm; expected a name such as report.html")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise AnalysisError(f"{file} cannot be written ({error.strerror}); choose another path") from None
-    return file
 
 
 def _pair(

@@ -76,7 +76,14 @@ def figure_block(figure: Figure, identity: str, *, static: str = "", lazy: bool 
 
 
 def document(
-    *, title: str, body: str, style: str = "", scripts: Sequence[str] = (), libraries: Sequence[Library] = ()
+    *,
+    title: str,
+    body: str,
+    style: str = "",
+    scripts: Sequence[str] = (),
+    libraries: Sequence[Library] = (),
+    runtime_too: bool = True,
+    computes: bool = False,
 ) -> str:
     """A whole page that opens offline.
 
@@ -86,15 +93,18 @@ def document(
         style: CSS.
         scripts: classic scripts of the page's own, run after the runtime.
         libraries: which libraries its blocks need.
+        runtime_too: whether it has blocks, which the runtime mounts.
+        computes: whether its scripts compute by WebAssembly, in a worker that they make themselves.
 
     Returns:
         HTML whose content policy names the hash of each script and lets nothing else run or be fetched. The same
         arguments give the same text. Write it without changing its line ends, because the hashes are of them.
     """
-    ours = [runtime(), *scripts]
+    ours = [*([runtime()] if runtime_too else []), *scripts]
     allowed = " ".join(script_hash(text) for text in [*ours, *(script(name) for name in libraries)])
+    wasm, worker = (" 'wasm-unsafe-eval'", "worker-src blob:; ") if computes else ("", "")
     policy = (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"default-src 'none'; script-src {allowed}{wasm}; {worker}style-src 'unsafe-inline'; img-src data: blob:; "
         "font-src data:; base-uri 'none'; form-action 'none'"
     )
     base = f"body{{font-family:{FONT};color:{INK};background:{PAPER};margin:0}}"

@@ -1,0 +1,1 @@
+"""The lab: one offline page with the model inside, in which anybody can intervene."""
