@@ -107,7 +107,7 @@ function measured(context, view) {
   const turned = widest(columns) > 18;
   const top = turned ? Math.min(Math.ceil(widest(columns)) + 8, 70) : 20;
   const room = view.scroll.clientWidth - left - 2;
-  const least = view.data.text ? 24 : columns.length > 40 ? 9 : 13;
+  const least = view.data.text ? 24 : columns.length > 40 ? 5 : 13;
   const step = Math.max(least, Math.min(room / columns.length, view.data.text ? 150 : view.data.numbers ? 64 : 34));
   const high = view.data.text ? 24 : Math.min(step, 24);
   return { left, top, step, high, turned, width: Math.ceil(left + step * columns.length + 2), height: Math.ceil(top + high * rows.length + 2) };

@@ -3,7 +3,7 @@ import { elem, setAttr, setText } from "./draw.js";
 import { largestOf, percentText, plainNumber, signedNumber } from "./numbers.js";
 import { partsOf } from "./results.js";
 import { partName, stackOf } from "./stack.js";
-import { tokenInWords, tokenLabel } from "./tokens.js";
+import { plainWords, tokenInWords, tokenLabel } from "./tokens.js";
 import { headlineOf, setInWords } from "./words.js";
 
 const BARS = 7;
@@ -69,7 +69,7 @@ function invitationOf(page) {
   if (!heads.length || !value || value.values.some(Number.isNaN)) return " ";
   const best = heads.reduce((a, b) => (b.weight > a.weight ? b : a)).part;
   const finding = named[partName(best)];
-  return `Click head ${partName(best)}${finding?.label ? ` (${finding.label})` : ""}: it is switched off, and this line says what changes.`;
+  return `Click head ${partName(best)}${finding?.label ? ` (${plainWords(finding.label, 60)})` : ""}: it is switched off, and this line says what changes.`;
 }
 
 function updateHeadline(page, headline, shown) {
@@ -91,7 +91,7 @@ export function viewSays(page) {
   const list = elem("div", { class: "bars", role: "list", "aria-label": "next tokens" }, ...bars.map(({ element }) => element));
   const keys = ["as trained", "with your changes", ""].map((text, i) => elem("span", { class: ["was", "now", "beside"][i], text }));
   const measure = elem("p", { class: "measure" });
-  const element = elem("div", { class: "says" }, elem("h2", { text: "What the model says next" }), headline, invitation, problem, list, elem("div", { class: "key" }, ...keys), measure);
+  const element = elem("div", { class: "says" }, elem("h2", { text: "What the model says next" }), elem("div", { class: "say-frame" }, headline, invitation), problem, list, elem("div", { class: "key" }, ...keys), measure);
   return {
     element,
     update(state) {
@@ -102,6 +102,8 @@ export function viewSays(page) {
       updateHeadline(page, headline, shown);
       setText(invitation, stackOf(state).length ? " " : invitationOf(page));
       const ids = tokensOfBars(shown);
+      const widest = Math.max(...ids.map((id) => Array.from(tokenLabel(page.payload, id, 6)).length));
+      list.style.setProperty("--tok", `${Math.min(Math.max(9.5 * widest + 12, 40), 110)}px`);
       const largest = Math.max(0.05, ...ids.flatMap((id) => [shown.before[id], shown.after[id], shown.besides?.[id] ?? 0]));
       bars.forEach((bar, i) => updateBar(page, bar, ids[i], shown, largest));
       const key = (name) => `${name}: ${shown[name].length ? setInWords(page.payload, shown[name]) : "no change"}`;
