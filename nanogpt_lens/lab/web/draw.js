@@ -43,8 +43,8 @@ export function rebuild(container, children) {
 /* A background between negative, nothing and positive; `share` from -1 to 1. */
 export function divergingStyle(share) {
   if (!Number.isFinite(share)) return "";
-  const strength = Math.round(Math.min(Math.abs(share), 1) * 78);
-  const ink = strength > 50 ? "var(--on)" : "var(--ink)";
+  const strength = Math.round(Math.min(Math.abs(share), 1) ** 0.6 * 78); // small effects beside a large one stay visible
+  const ink = strength > 58 ? "var(--deep)" : "var(--ink)";
   return `background:color-mix(in oklab, var(${share < 0 ? "--neg" : "--pos"}) ${strength}%, var(--cell));color:${ink}`;
 }
 
@@ -52,7 +52,8 @@ export function divergingStyle(share) {
 export function shadeStyle(share, colour = "--acc") {
   if (!Number.isFinite(share)) return "";
   const strength = Math.round(Math.min(Math.max(share, 0), 1) * 90);
-  return `background:color-mix(in oklab, var(${colour}) ${strength}%, var(--cell));color:${strength > 55 ? "var(--on)" : "var(--ink)"}`;
+  const strong = colour === "--acc" ? "var(--on)" : "var(--deep)";
+  return `background:color-mix(in oklab, var(${colour}) ${strength}%, var(--cell));color:${strength > 62 ? strong : "var(--ink)"}`;
 }
 
 /* A few choices in one frame, of which one is on. */

@@ -13,7 +13,7 @@ function parsedColour(text) {
 function paletteOf(element) {
   const style = getComputedStyle(element);
   const colour = (name) => parsedColour(style.getPropertyValue(name));
-  return { cell: colour("--cell"), acc: colour("--acc"), pos: colour("--pos"), neg: colour("--neg"), mut: style.getPropertyValue("--mut"), ink: style.getPropertyValue("--ink"), on: style.getPropertyValue("--on") };
+  return { cell: colour("--cell"), acc: colour("--acc"), pos: colour("--pos"), neg: colour("--neg"), mut: style.getPropertyValue("--mut"), ink: style.getPropertyValue("--ink"), on: style.getPropertyValue("--on"), deep: style.getPropertyValue("--deep") };
 }
 
 function mixed(a, b, share) {
@@ -21,12 +21,13 @@ function mixed(a, b, share) {
 }
 
 function cellColour(palette, value, largest, diverging) {
-  const share = Math.min(Math.abs(value) / largest, 1) * 0.92;
+  const part = Math.min(Math.abs(value) / largest, 1);
+  const share = diverging ? part ** 0.6 * 0.8 : part * 0.92;
   return mixed(palette.cell, diverging ? (value < 0 ? palette.neg : palette.pos) : palette.acc, share);
 }
 
 /* createMatrix({label, read(row, column) -> text, choose(row, column)}) -> {element, update(data)}
-   data = {rows: [text], columns: [text], value(row, column) -> number | null, largest, diverging, text(row, column)} */
+   data = {rows: [text], columns: [text], value(row, column) -> number | null, largest, diverging, text(row, column), numbers} */
 export function createMatrix({ label, read, choose }) {
   const canvas = elem("canvas", { class: "matrix", tabindex: 0, role: "application", "aria-roledescription": "matrix", "aria-label": label });
   const readout = elem("p", { class: "readout", "aria-live": "polite", text: " " });
@@ -106,8 +107,8 @@ function measured(context, view) {
   const turned = widest(columns) > 18;
   const top = turned ? Math.min(Math.ceil(widest(columns)) + 8, 70) : 20;
   const room = view.scroll.clientWidth - left - 2;
-  const least = view.data.text ? 24 : columns.length > 40 ? 9 : 13;
-  const step = Math.max(least, Math.min(room / columns.length, view.data.text ? 90 : 34));
+  const least = view.data.text ? 24 : columns.length > 40 ? 5 : 13;
+  const step = Math.max(least, Math.min(room / columns.length, view.data.text ? 150 : view.data.numbers ? 64 : 34));
   const high = view.data.text ? 24 : Math.min(step, 24);
   return { left, top, step, high, turned, width: Math.ceil(left + step * columns.length + 2), height: Math.ceil(top + high * rows.length + 2) };
 }
@@ -174,9 +175,10 @@ function drawCells(context, { data, box }, palette) {
       context.beginPath();
       context.roundRect(x, y, box.step - 2 * gap, box.high - 2 * gap, box.step >= 12 ? 3 : 1);
       context.fill();
-      if (!data.text) continue;
-      context.fillStyle = Math.abs(value) / data.largest > 0.6 ? palette.on : palette.ink;
-      context.fillText(data.text(row, column), x + box.step / 2 - gap, y + box.high / 2, box.step - 3);
+      const text = data.text ? data.text(row, column) : data.numbers && box.step >= 34 && !Number.isNaN(value) ? data.numbers(value) : null;
+      if (text === null) continue;
+      context.fillStyle = Math.abs(value) / data.largest > 0.68 ? (data.diverging ? palette.deep : palette.on) : palette.ink;
+      context.fillText(text, x + box.step / 2 - gap, y + box.high / 2, box.step - 3);
     }
   }
 }

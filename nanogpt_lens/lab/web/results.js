@@ -77,7 +77,7 @@ export function createResults({ payload, store, changed }) {
     const metrics = rows.map((row) => row && metricOfRow(row, answer, wrong));
     results.shown = {
       ...question, base, run: now, beside, idle, answer, wrong, before, after: probabilities(rows[1]),
-      probabilitiesBeside: probabilities(rows[2]), metrics, rows,
+      besides: probabilities(rows[2]), metrics,
       metric: { pos: question.pos, answer, wrong },
     };
     return true;

@@ -24,6 +24,11 @@ export function visibleText(text, longest = 40) {
   return (shown.join("") || "∅") + (characters.length > longest ? "…" : "");
 }
 
+/* A name or a sentence from outside: spaces stay, what could turn the line around is made visible. */
+export function plainWords(text, longest = 400) {
+  return String(text ?? "").split(" ").map((word) => (word === "" ? "" : visibleText(word, longest))).join(" ").slice(0, longest);
+}
+
 /* The label of a token: its text made visible, or its number where there is no vocabulary. */
 export function tokenLabel(payload, id, longest = 16) {
   const text = payload.vocab ? payload.vocab[id] : undefined;

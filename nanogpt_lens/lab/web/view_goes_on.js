@@ -43,7 +43,6 @@ function samplingControls(page) {
       const top = elem("input", { type: "number", class: "num-in", min: 1, step: 1, placeholder: "all", "aria-label": "top k", "data-key": "top", value: sample.top_k ?? "" });
       top.addEventListener("change", () => set({ top_k: top.value === "" ? null : Number(top.value) }));
       rebuild(box, [
-        elem("button", { type: "button", class: "btn", text: "⚂ new dice", "data-key": "dice", onclick: () => set({ seed: (store.get().sample.seed + 1) % 2147483647 }) }),
         field("temperature", { value: sample.temperature, min: 0.05, max: 5, step: 0.1, key: "temperature", onchange: (temperature) => set({ temperature }) }),
         elem("label", {}, elem("span", { text: "top k" }), top),
         field("length", { value: sample.n, min: 1, max: 400, step: 1, key: "n", onchange: (n) => set({ n }) }),
@@ -57,8 +56,12 @@ export function viewGoesOn(page) {
   const { payload } = page;
   const lines = [createLine("as trained"), createLine("changed")];
   const controls = samplingControls(page);
+  const dice = elem("button", { type: "button", class: "btn", text: "⚂ new dice", onclick: () => {
+    const { sample } = page.store.get();
+    page.store.set({ sample: checkedSample({ ...sample, seed: (sample.seed + 1) % 2147483647 }, sample) });
+  } });
   const same = elem("p", { class: "note", role: "status" });
-  const element = elem("div", { class: "cont" }, elem("h2", { text: "It goes on, same dice" }), ...lines.map((line) => line.element), same, controls.element);
+  const element = elem("div", { class: "cont" }, elem("div", { class: "goes-head" }, elem("h2", { text: "It goes on, same dice" }), dice), ...lines.map((line) => line.element), same, controls.element);
   return {
     element,
     update(state) {
@@ -69,7 +72,7 @@ export function viewGoesOn(page) {
       lines[1].update(payload, now ?? [], different, shown?.now.length ? sampleNow.problem ?? (now.length ? "" : "…") : "the same, as nothing is changed");
       setAttr(element, "aria-busy", sampleBase.busy || sampleNow.busy);
       const done = now && !sampleBase.busy && !sampleNow.busy && now.length;
-      setText(same, done ? (different < 0 ? "Both go on alike." : `They part after ${different} ${different === 1 ? "token" : "tokens"}.`) : " ");
+      setText(same, done ? (different < 0 ? "Both go on alike." : different ? `They part after ${different} ${different === 1 ? "token" : "tokens"}.` : "They part at once.") : " ");
       controls.update(state.sample);
     },
   };

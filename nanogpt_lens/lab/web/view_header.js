@@ -1,6 +1,7 @@
 /* The line on top: the model, whether it is proven equal to PyTorch here, undo, copying, sharing, the theme. */
 import { elem, setAttr, setText } from "./draw.js";
 import { pythonOf } from "./python.js";
+import { plainWords } from "./tokens.js";
 import { copyText, documentWithState, downloadText, fileNameOf, jsonOf, linkOf } from "./share.js";
 
 const THEME_WORDS = { auto: "Theme: as the system", light: "Theme: light", dark: "Theme: dark" };
@@ -12,7 +13,7 @@ function proofInWords(proof) {
   const { equal, n, largest, worst } = proof.outcome;
   const size = Number(largest).toExponential(0).replace("e+", "e");
   if (equal && n > 0) return { text: `equal to PyTorch in this browser: ${n} checks, largest error ${size}`, tone: "good" };
-  return { text: `NOT equal to PyTorch: ${worst || `${n} checks, largest error ${size}`}; do not trust these numbers.`, tone: "bad" };
+  return { text: `NOT equal to PyTorch: largest error ${size} in ${n} checks${worst ? ` (${plainWords(worst)})` : ""}; do not trust these numbers.`, tone: "bad" };
 }
 
 function actionButton(text, onclick, more = {}) {
@@ -77,7 +78,7 @@ export function viewHeader(page) {
     store.set({ theme: order[(order.indexOf(store.get().theme) + 1) % 3] });
   } });
   const help = elem("button", { type: "button", class: "btn sign", text: "?", title: "Show the tour", "aria-label": "Show the tour", onclick: () => page.startTour() });
-  const name = elem("h1", {}, elem("bdi", { text: payload.name }));
+  const name = elem("h1", {}, elem("bdi", { text: plainWords(payload.name, 80) }));
   if (payload.sha256) name.title = `SHA-256 of the checkpoint: ${payload.sha256}`;
   const element = elem("header", { class: "top" }, name, proof, elem("span", { class: "sp" }),
     elem("div", { class: "tools" }, undo, redo, python, share.element, theme, help));

@@ -4,7 +4,7 @@ import { divergingStyle, elem, rovingFocus, segmented, setAttr, setText } from "
 import { largestSize, signedNumber } from "./numbers.js";
 import { partsOf } from "./results.js";
 import { cycledStack, partIndex, partName, sourceWord, stackOf, withStack } from "./stack.js";
-import { tokenInWords } from "./tokens.js";
+import { plainWords, tokenInWords } from "./tokens.js";
 
 const LOOK_WORDS = { off: "off", mean: "average", other: "other prompt", scaled: "scaled", more: "changed" };
 
@@ -26,7 +26,7 @@ function createCell(page, part) {
   const number = elem("i", { text: " " });
   const name = elem("b", { text: part.mlp ? `MLP ${part.layer}` : partName(part) });
   const badge = elem("small", { class: "badge" });
-  const label = finding?.label ? elem("small", { class: "found", text: finding.label }) : null;
+  const label = finding?.label ? elem("small", { class: "found", text: plainWords(finding.label, 60) }) : null;
   const button = elem("button", { type: "button", class: part.mlp ? "mlp" : "head", "data-key": partName(part), tabindex: -1, onclick: () => page.cyclePart(part) },
     elem("span", { class: "cell-line" }, name, number), label, badge);
   button.addEventListener("contextmenu", (event) => { event.preventDefault(); page.store.set({ chosen: part }); });
@@ -61,9 +61,9 @@ function updateCell(cell, state, value, largest, meaning) {
   setText(badge, word === "scaled" ? `×${item.intervention.source.scale}` : word === "live" || word === "off" ? "" : LOOK_WORDS[word]);
   badge.hidden = !badge.textContent;
   const name = part.mlp ? `MLP of layer ${part.layer}` : `head ${partName(part)}`;
-  const said = `${name}${finding?.label ? `, ${finding.label}` : ""}, ${word === "live" ? "live" : LOOK_WORDS[word]}${Number.isFinite(value) ? `, ${meaning} ${signedNumber(value)}` : ""}`;
+  const said = `${name}${finding?.label ? `, ${plainWords(finding.label, 60)}` : ""}, ${word === "live" ? "live" : LOOK_WORDS[word]}${Number.isFinite(value) ? `, ${word === "live" ? meaning : "this change does"} ${signedNumber(value)}` : ""}`;
   setAttr(button, "aria-label", said);
-  setAttr(button, "title", finding?.sentence ? `${said}\n${finding.sentence}` : said);
+  setAttr(button, "title", finding?.sentence ? `${said}\n${plainWords(finding.sentence)}` : said);
 }
 
 function legendOf(page, state) {
@@ -94,14 +94,14 @@ export function viewModel(page) {
     const heads = elem("div", { class: "heads", style: `--heads:${config.n_heads}` }, ...inside.slice(0, -1).map(({ button }) => button));
     return elem("div", { class: "layer" }, elem("span", { class: "ln", text: String(inside[0].part.layer), "aria-hidden": "true" }), heads, inside[wide - 1].button);
   });
-  const grid = elem("div", { class: "grid", role: "group", "aria-label": "the model's parts, the last layer first; arrow keys move, Enter changes", "data-dense": config.n_heads > 6 || null }, ...layers);
+  const grid = elem("div", { class: "grid", role: "group", "aria-label": "the model's parts, the last layer first; arrow keys move, Enter changes", "data-dense": config.n_heads > 6 || null, style: `--heads:${config.n_heads};--layers:${config.n_layers}` }, ...layers);
   rovingFocus(grid, () => cells.map(({ button }) => button), (at, key) => gridMove(config, at, key));
   const [left, right] = [elem("span"), elem("span")];
   const note = elem("p", { class: "note" });
   const problem = elem("p", { class: "problem" });
   const size = elem("span", { class: "mut" });
   const element = elem("section", { class: "card model", "data-tour": "model", "aria-label": "the model" }, elem("div", { class: "card-head" }, title, shows.element),
-    elem("div", { class: "scroll" }, grid), elem("div", { class: "scale", "aria-hidden": "true" }), elem("div", { class: "ends" }, left, size, right), note, problem);
+    elem("div", { class: "scroll", style: `--layers:${config.n_layers}` }, grid), elem("div", { class: "scale", "aria-hidden": "true" }), elem("div", { class: "ends" }, left, size, right), note, problem);
   return {
     element,
     update(state) {

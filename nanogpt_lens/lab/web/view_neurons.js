@@ -5,7 +5,7 @@ import { largestSize, plainNumber, signedNumber } from "./numbers.js";
 import { requestOf } from "./results.js";
 import { adoptedStack, stackOf, withStack } from "./stack.js";
 import { sweepInParts } from "./task.js";
-import { tokenInWords } from "./tokens.js";
+import { plainWords, tokenInWords } from "./tokens.js";
 
 const MOST_NEURONS = 72;
 
@@ -34,7 +34,7 @@ function matchesNeuron(words, layer, neuron, label) {
 export function viewNeurons(page) {
   const { payload, store, results } = page;
   let order = "activation";
-  const labels = new Map((payload.findings?.neurons ?? []).map((one) => [`${one.layer}.${one.neuron}`, one.label]));
+  const labels = new Map((payload.findings?.neurons ?? []).map((one) => [`${one.layer}.${one.neuron}`, plainWords(one.label, 60)]));
   const which = segmented("order of the neurons", [["activation", "by activation"], ["effect", "by effect"]], (value) => { order = value; page.draw(); });
   const search = elem("input", { type: "search", placeholder: "number or label", "aria-label": "search neurons", oninput: () => page.draw() });
   const measure = elem("button", { type: "button", class: "btn", onclick: () => (results.neurons.busy ? results.neurons.drop() : measureNeurons()) });

@@ -3,6 +3,7 @@ import { alongRow, elem, labelledSelect, setAttr, setText } from "./draw.js";
 import { partsOf } from "./results.js";
 import { partName } from "./stack.js";
 import { TABS } from "./state.js";
+import { plainWords } from "./tokens.js";
 import { viewAttention } from "./view_attention.js";
 import { viewLensTab } from "./view_lens.js";
 import { viewNeurons } from "./view_neurons.js";
@@ -13,7 +14,7 @@ const TAB_VIEWS = { attention: viewAttention, lens: viewLensTab, neurons: viewNe
 function partChoices({ config, findings }) {
   return partsOf(config).reverse().map((part) => {
     const label = findings?.heads?.[partName(part)]?.label;
-    return [partName(part), part.mlp ? `MLP ${part.layer}` : `Head ${partName(part)}${label ? `, ${label}` : ""}`];
+    return [partName(part), part.mlp ? `MLP ${part.layer}` : `Head ${partName(part)}${label ? `, ${plainWords(label, 40)}` : ""}`];
   });
 }
 
@@ -47,7 +48,7 @@ export function viewPart(page) {
       const name = partName(state.chosen);
       if (select.value !== name) select.value = name;
       const found = payload.findings?.heads?.[name]?.sentence;
-      setText(sentence, found ?? "");
+      setText(sentence, found ? plainWords(found) : "");
       sentence.hidden = !found;
       setText(wide, state.wide ? "narrower" : "wider");
       setAttr(element, "data-wide", state.wide || null);

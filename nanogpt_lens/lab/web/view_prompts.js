@@ -2,7 +2,7 @@
 import { alongRow, divergingStyle, elem, rebuild, rovingFocus, segmented, setAttr, setText, shadeStyle } from "./draw.js";
 import { createPicker } from "./draw_picker.js";
 import { lossesOf, plainNumber, signedNumber } from "./numbers.js";
-import { readTyped, takesText, tokenInWords, tokenLabel, typedOf, visibleText } from "./tokens.js";
+import { plainWords, readTyped, takesText, tokenInWords, tokenLabel, typedOf, visibleText } from "./tokens.js";
 
 /* What was typed, each unknown piece marked where it stands. */
 function typedMirror(read, asText) {
@@ -22,7 +22,7 @@ function createPrompt(page, { name, label, get, take, chip }) {
   const problem = elem("p", { class: "problem", role: "status" });
   const editor = elem("div", { class: "editor", hidden: true }, field, mirror, problem);
   const edit = elem("button", { type: "button", class: "btn quiet", text: "Edit", "aria-label": `Edit the ${name}`, onclick: () => toggle(editor.hidden) });
-  const element = elem("div", { class: "prompt" }, elem("span", { class: "lab", text: label }), elem("div", { class: "prompt-body" }, chips, editor), edit);
+  const element = elem("div", { class: "prompt" }, elem("span", { class: "prompt-name", text: label }), elem("div", { class: "prompt-body" }, chips, editor), edit);
   let drawn = null;
 
   function fit() {
@@ -110,7 +110,7 @@ export function viewPrompts(page) {
     name: "other prompt", label: "Other", get: () => store.get().other,
     take: (ids) => JSON.stringify(ids) !== JSON.stringify(store.get().other) && store.set({ other: ids }, "typing other"),
   });
-  const cursor = elem("span", { class: "chip cur", "aria-hidden": "true" }, elem("bdi", {}));
+  const cursor = elem("button", { type: "button", class: "cur", tabindex: -1, "data-key": "cursor", title: "Type on", "aria-label": "what comes next; type on", onclick: () => clean.open() }, elem("bdi", {}));
   const addOther = elem("button", { type: "button", class: "btn quiet", text: "+ other prompt", title: "A second prompt, to take activations from", onclick: () => { store.set({ other: store.get().tokens.slice() }); other.open(); } });
   const dropOther = elem("button", { type: "button", class: "btn quiet", text: "×", "aria-label": "Remove the other prompt", onclick: () => store.set({ other: null }) });
   other.element.append(dropOther);
@@ -132,7 +132,10 @@ export function viewPrompts(page) {
       updateChips(page, clean, state);
       other.element.hidden = !state.other;
       addOther.hidden = Boolean(state.other);
-      if (state.other) other.update(state.other);
+      if (state.other) {
+        other.update(state.other);
+        other.chips.querySelectorAll("button.chip").forEach((chip, i) => setAttr(chip, "data-differs", state.other[i] !== state.tokens[i] ? "" : null));
+      }
       const differs = state.other && state.other.length !== state.tokens.length;
       lengths.hidden = !differs;
       setText(lengths, differs ? `The prompts have ${state.tokens.length} and ${state.other.length} tokens; taking activations from the other needs as many in both.` : "");
@@ -147,7 +150,7 @@ export function viewPrompts(page) {
 function examplePrompts({ payload, store }) {
   const prompts = payload.findings?.prompts ?? [];
   if (prompts.length < 2) return null;
-  const buttons = prompts.slice(0, 8).map((prompt) => elem("button", { type: "button", class: "btn quiet", text: prompt.label || visibleText(typedOf(payload, prompt.tokens), 24),
+  const buttons = prompts.slice(0, 8).map((prompt) => elem("button", { type: "button", class: "btn quiet", text: prompt.label ? plainWords(prompt.label, 60) : visibleText(typedOf(payload, prompt.tokens), 24),
     onclick: () => store.set({ tokens: prompt.tokens.slice(), other: prompt.other?.slice() ?? null, answer: prompt.answer ?? null, wrong: prompt.wrong ?? null, picked: false, read: null }) }));
   return elem("div", { class: "examples", role: "group", "aria-label": "examples" }, elem("span", { class: "mut", text: "Try" }), ...buttons);
 }

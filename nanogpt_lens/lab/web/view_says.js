@@ -3,7 +3,7 @@ import { elem, setAttr, setText } from "./draw.js";
 import { largestOf, percentText, plainNumber, signedNumber } from "./numbers.js";
 import { partsOf } from "./results.js";
 import { partName, stackOf } from "./stack.js";
-import { tokenInWords, tokenLabel } from "./tokens.js";
+import { plainWords, tokenInWords, tokenLabel } from "./tokens.js";
 import { headlineOf, setInWords } from "./words.js";
 
 const BARS = 7;
@@ -18,11 +18,17 @@ function createBar() {
 
 /* The tokens of the bars: the answer, and the likeliest of the runs, in the order of the run as trained. */
 function tokensOfBars(shown) {
-  const runs = [shown.before, shown.after, shown.probabilitiesBeside].filter(Boolean);
+  const runs = [shown.before, shown.after, shown.besides].filter(Boolean);
   const most = Float64Array.from(shown.before, (_, id) => Math.max(...runs.map((run) => run[id])));
   const ids = largestOf(most, BARS);
   for (const id of [shown.answer, shown.wrong]) if (id !== null && !ids.includes(id)) ids[ids.length - 1 - (id === shown.wrong && !ids.includes(shown.answer) ? 1 : 0)] = id;
   return [...new Set(ids)].sort((a, b) => shown.before[b] - shown.before[a]);
+}
+
+/* The runs of the three tracks: as trained, and the changes; in a comparison A has the second and B the third. */
+function tracksOf(shown) {
+  if (!shown.besides) return [shown.before, shown.now.length ? shown.after : null, null];
+  return shown.idle === "B" ? [shown.before, shown.after, shown.besides] : [shown.before, shown.besides, shown.after];
 }
 
 function updateBar(page, bar, id, shown, largest) {
@@ -31,14 +37,14 @@ function updateBar(page, bar, id, shown, largest) {
   const changed = shown.now.length > 0;
   setText(bar.token, tokenLabel(page.payload, id, 6));
   setAttr(bar.element, "data-answer", id === shown.answer ? "answer" : id === shown.wrong ? "wrong" : null);
-  const runs = [shown.before, changed ? shown.after : null, shown.probabilitiesBeside];
+  const runs = tracksOf(shown);
   bar.tracks.forEach((track, i) => {
     track.hidden = !runs[i];
-    if (runs[i]) track.style.width = `${Math.max(100 * runs[i][id] / largest, 0.4)}%`;
+    if (runs[i]) track.style.width = `${(100 * runs[i][id]) / largest}%`;
   });
   setText(bar.before, percentText(shown.before[id]));
   setText(bar.after, changed ? percentText(shown.after[id]) : "");
-  const beside = runs[2] ? `, in ${shown.idle} ${percentText(runs[2][id])}` : "";
+  const beside = shown.besides ? `, in ${shown.idle} ${percentText(shown.besides[id])}` : "";
   setAttr(bar.element, "aria-label", `${tokenInWords(page.payload, id)}: ${percentText(shown.before[id])} as trained${changed ? `, ${percentText(shown.after[id])} with your changes` : ""}${beside}`);
 }
 
@@ -63,7 +69,7 @@ function invitationOf(page) {
   if (!heads.length || !value || value.values.some(Number.isNaN)) return " ";
   const best = heads.reduce((a, b) => (b.weight > a.weight ? b : a)).part;
   const finding = named[partName(best)];
-  return `Click head ${partName(best)}${finding?.label ? ` (${finding.label})` : ""}: it is switched off, and this line says what changes.`;
+  return `Click head ${partName(best)}${finding?.label ? ` (${plainWords(finding.label, 60)})` : ""}: it is switched off, and this line says what changes.`;
 }
 
 function updateHeadline(page, headline, shown) {
@@ -85,7 +91,7 @@ export function viewSays(page) {
   const list = elem("div", { class: "bars", role: "list", "aria-label": "next tokens" }, ...bars.map(({ element }) => element));
   const keys = ["as trained", "with your changes", ""].map((text, i) => elem("span", { class: ["was", "now", "beside"][i], text }));
   const measure = elem("p", { class: "measure" });
-  const element = elem("div", { class: "says" }, elem("h2", { text: "What the model says next" }), headline, invitation, problem, list, elem("div", { class: "key" }, ...keys), measure);
+  const element = elem("div", { class: "says" }, elem("h2", { text: "What the model says next" }), elem("div", { class: "say-frame" }, headline, invitation), problem, list, elem("div", { class: "key" }, ...keys), measure);
   return {
     element,
     update(state) {
@@ -96,11 +102,16 @@ export function viewSays(page) {
       updateHeadline(page, headline, shown);
       setText(invitation, stackOf(state).length ? " " : invitationOf(page));
       const ids = tokensOfBars(shown);
-      const largest = Math.max(0.05, ...ids.flatMap((id) => [shown.before[id], shown.after[id], shown.probabilitiesBeside?.[id] ?? 0]));
+      const widest = Math.max(...ids.map((id) => Array.from(tokenLabel(page.payload, id, 6)).length));
+      list.style.setProperty("--tok", `${Math.min(Math.max(9.5 * widest + 12, 40), 110)}px`);
+      const largest = Math.max(0.05, ...ids.flatMap((id) => [shown.before[id], shown.after[id], shown.besides?.[id] ?? 0]));
       bars.forEach((bar, i) => updateBar(page, bar, ids[i], shown, largest));
-      setText(keys[1], shown.beside ? `${state.active}: ${shown.now.length ? setInWords(page.payload, shown.now) : "no change"}` : "with your changes");
-      setText(keys[2], shown.beside ? `${shown.idle}: ${shown[shown.idle].length ? setInWords(page.payload, shown[shown.idle]) : "no change"}` : "");
-      keys[2].hidden = !shown.beside;
+      const key = (name) => `${name}: ${shown[name].length ? setInWords(page.payload, shown[name]) : "no change"}`;
+      setText(keys[1], shown.besides ? key("A") : "with your changes");
+      setText(keys[2], shown.besides ? key("B") : "");
+      keys[2].hidden = !shown.besides;
+      ["A", "B"].forEach((name, i) => setAttr(keys[i + 1], "data-active", shown.besides && state.active === name ? "" : null));
+      setAttr(list, "data-three", shown.besides ? "" : null);
       setText(measure, measureInWords(page, shown));
     },
   };

@@ -71,7 +71,7 @@ export function createTable(page, { name, label, table, axes }) {
         drawList(value);
       }
       const largest = largestSize(value.values, 0.01);
-      if (looks === "matrix") matrix.update({ ...value.table, diverging: true, largest, value: (row, column) => value.at[row][column] });
+      if (looks === "matrix") matrix.update({ ...value.table, diverging: true, largest, numbers: value.table.columns.length <= 13 ? (number) => signedNumber(number) : null, value: (row, column) => value.at[row][column] });
       const old = value.key !== keyOfTable(table()) && !busy ? " This was measured before your last change; measure again." : "";
       setAttr(element, "data-old", old ? "old" : null);
       return setText(note, `${axes()} The full colour is ±${largest.toFixed(2)}, the change for ${tokenInWords(payload, value.metric.answer)}. A click adopts a cell.${old}`);

@@ -1,12 +1,13 @@
 /* Three steps on the first opening: what is true of this model, and where to click. */
 import { elem, setText } from "./draw.js";
+import { plainWords } from "./tokens.js";
 
 const TOUR_TARGETS = ["model", "says", "stack"];
 const TOUR_KEY = "nanogpt-lens-lab-toured";
 
 function ownSteps({ name }) {
   return [
-    `Every block is a part of ${name}: layers from the bottom up, heads and an MLP in each. Its colour says what happens to the next token when this part is switched off, measured now, in this page.`,
+    `Every block is a part of ${plainWords(name, 60)}: layers from the bottom up, heads and an MLP in each. Its colour says what happens to the next token when this part is switched off, measured now, in this page.`,
     "Click a block: it is switched off and the model is computed anew. Click again for its average, the other prompt's, or twice as much.",
     "What you changed is kept here. Undo, compare two sets, share the link or the file, or copy it all as Python that gives the same numbers.",
   ];
@@ -24,7 +25,7 @@ function remember() {
 export function createTour(page) {
   const { payload, store } = page;
   const told = payload.findings?.tour;
-  const steps = Array.isArray(told) && told.length ? told.slice(0, 3).map(String) : ownSteps(payload);
+  const steps = Array.isArray(told) && told.length ? told.slice(0, 3).map((step) => plainWords(step, 600)) : ownSteps(payload);
   const count = elem("span", { class: "mut" });
   const text = elem("p");
   const next = elem("button", { type: "button", class: "btn pri", onclick: () => go(at + 1) });

@@ -95,10 +95,16 @@ function movesInWords(payload, before, after, answer) {
   const moves = Array.from(before, (share, id) => ({ id, points: Math.round(100 * (after[id] - share)) }))
     .filter(({ id, points }) => id !== answer && points !== 0)
     .sort((a, b) => Math.abs(b.points) - Math.abs(a.points)).slice(0, 2);
-  return moves.map(({ id, points }) => {
-    const size = Math.abs(points);
-    return `${tokenInWords(payload, id)} ${points > 0 ? "gains" : "loses"} ${size} ${size === 1 ? "point" : "points"}`;
-  });
+  const [first, second] = moves;
+  const names = moves.map(({ id }) => tokenInWords(payload, id));
+  const points = (size) => `${size} ${size === 1 ? "point" : "points"}`;
+  const verb = (move, many) => (move.points > 0 ? "gain" : "lose") + (many ? "" : "s");
+  if (!first) return "";
+  const one = `${names[0]} ${verb(first)} ${points(Math.abs(first.points))}`;
+  if (!second) return one;
+  if (first.points === second.points) return `${listWords(names)} ${verb(first, true)} ${points(Math.abs(first.points))} each`;
+  if (first.points * second.points > 0) return `${one}, ${names[1]} ${Math.abs(second.points)}`;
+  return `${one}, ${names[1]} ${verb(second)} ${Math.abs(second.points)}`;
 }
 
 /* The headline as pieces of text; a piece with `tone` is a number: 1 where it is more, -1 where less, 0 neither. */
@@ -114,7 +120,7 @@ export function headlineOf(payload, { interventions, before, after, answer, lead
     pieces.push({ text: `; its lead over ${tokenInWords(payload, lead.wrong)} goes from ${signedNumber(lead.before)} to ${signedNumber(lead.after)}` });
   } else {
     const moves = movesInWords(payload, before, after, answer);
-    if (moves.length) pieces.push({ text: `; ${listWords(moves)}` });
+    if (moves) pieces.push({ text: `; ${moves}` });
   }
   return [...pieces, { text: "." }];
 }
