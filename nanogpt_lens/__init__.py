@@ -6,8 +6,9 @@
     ngl.check("out-shakespeare-char").raise_if_failed()
 
 What most people need is here; classes of results are in `ngl.results`, metrics in `ngl.metrics`, tasks to train on in
-`ngl.tasks`, sparse autoencoders in `ngl.sae`, directions of the stream in `ngl.directions`, errors in `ngl.errors`, every analysis by name in `ngl.catalogue`. Names
-are imported when they are first used, so that `nanogpt-lens --help` needs no torch.
+`ngl.tasks`, directions of the stream in `ngl.directions`, sparse autoencoders in `ngl.sae`, errors in `ngl.errors`,
+every analysis by name in `ngl.catalogue`. Names are imported when they are first used, so that `nanogpt-lens --help`
+needs no torch.
 """
 
 from __future__ import annotations

@@ -93,7 +93,9 @@ class Lab:
 
     def __repr__(self) -> str:
         cases, size = len(self.payload["proof"]["cases"]), len(self.weights) * 4 / 3
-        return f"Lab {self.payload['name']}: {cases} checks against PyTorch, about {size / 1e6:.1f} MB; .save('lab.html')"
+        return (
+            f"Lab {self.payload['name']}: {cases} checks against PyTorch, about {size / 1e6:.1f} MB; .save('lab.html')"
+        )
 
 
 def data_blocks(payload: Mapping[str, Any], weights: bytes) -> str:

@@ -127,7 +127,11 @@ class _Drawing:
         receivers = [f"mlp{layer}", "logits"]
         if layer + 1 < self.cfg.n_layers:
             senders.append(f"mlp{layer}")
-            receivers = ["logits", f"mlp{layer + 1}", *(f"{layer + 1}.{reader}{part}" for part in (".q", ".k", ".v", ""))]
+            receivers = [
+                "logits",
+                f"mlp{layer + 1}",
+                *(f"{layer + 1}.{reader}{part}" for part in (".q", ".k", ".v", "")),
+            ]
         return f"{self.random.choice(senders)}->{self.random.choice(receivers)}"
 
     def source(self, activation: str, source: str) -> Any:

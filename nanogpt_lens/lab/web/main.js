@@ -90,6 +90,10 @@ function scriptingOf(page, payload) {
       const lab = await page.ready;
       return lab.plainRun({ interventions: [], other: null, activations: [], ...request });
     },
+    sweep: async (request) => (await page.ready).sweep(request),
+    lens: async (request) => (await page.ready).lens(request),
+    contributions: async (request) => (await page.ready).contributions(request),
+    sample: async (request) => (await page.ready).sample(request),
     state: () => JSON.parse(JSON.stringify(page.store.get())),
     set(data) {
       const { state, problem } = readState(payload, data);

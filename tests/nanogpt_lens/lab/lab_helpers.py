@@ -23,7 +23,9 @@ def folder_of(name: str, tmp_path):
     """The checkpoint of a name: one of the sizes, or a shipped one."""
     if name not in SIZES:
         return name
-    return write(tmp_path / name, seed=3, **SIZES[name]) if not (tmp_path / name).exists() else tmp_path / name / "ckpt.pt"
+    return (
+        write(tmp_path / name, seed=3, **SIZES[name]) if not (tmp_path / name).exists() else tmp_path / name / "ckpt.pt"
+    )
 
 
 def exact(path):

@@ -24,7 +24,9 @@ def test_every_file_is_in_the_bundle():
 
 def test_modules_come_after_what_they_import():
     seen = set()
-    for name, body in re.findall(r"^const (\w+)_js = \(\(\) => \{\n(.*?)^\}\)\(\);", bundle.bundled("main"), re.M | re.S):
+    for name, body in re.findall(
+        r"^const (\w+)_js = \(\(\) => \{\n(.*?)^\}\)\(\);", bundle.bundled("main"), re.M | re.S
+    ):
         assert set(re.findall(r"= (\w+)_js;", body)) <= seen, name
         seen.add(name)
     assert "main" in seen
@@ -35,7 +37,17 @@ def test_files_are_small_and_reach_nothing(name):
     text = (WEB / name).read_text("utf-8")
     assert text.startswith("/*"), "a file begins with what it is"
     assert text.count("\n") <= 400
-    for word in ("innerHTML", "outerHTML =", "insertAdjacentHTML", "document.write", "eval(", "new Function", "fetch(", "XMLHttpRequest", "http:"):
+    for word in (
+        "innerHTML",
+        "outerHTML =",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        "fetch(",
+        "XMLHttpRequest",
+        "http:",
+    ):
         assert word not in text, word
     assert "https:" not in text
 

@@ -11,7 +11,11 @@ from tests.browser import watched
 from tests.nanogpt_lens.lab.lab_helpers import SIZES, Requests, error_of, exact, folder_of
 
 pytestmark = pytest.mark.browser
-RUN = "async (requests) => { const out = []; for (const one of requests) out.push(await window.lab.run(one)); return out; }"
+RUN = """async (requests) => {
+  const out = [];
+  for (const one of requests) out.push(await window.lab.run(one));
+  return out;
+}"""
 LIMIT = 2e-5
 
 
@@ -110,7 +114,12 @@ def test_activations_by_the_names_of_transformer_lens(opened):
     requests = Requests(page.model, seed=5)
     names = [
         *(kind.hook_name(layer) for kind in KINDS.values() for layer in range(2)),
-        *(f"blocks.{layer}.ln{i}.hook_{part}" for layer in range(2) for i in (1, 2) for part in ("scale", "normalized")),
+        *(
+            f"blocks.{layer}.ln{i}.hook_{part}"
+            for layer in range(2)
+            for i in (1, 2)
+            for part in ("scale", "normalized")
+        ),
         "hook_embed",
         "ln_final.hook_scale",
         "ln_final.hook_normalized",
@@ -141,13 +150,19 @@ def test_the_unedited_run_is_not_changed_by_edits_before_it(opened):
         ({"tokens": [99]}, "the token 99; expected whole numbers from 0 to 64"),
         ({"tokens": [1] * 14}, "at most 13, the model's context"),
         ({"tokens": [1], "interventions": [{"activation": "zz"}]}, "'zz' cannot be replaced"),
-        ({"tokens": [1], "interventions": [{"activation": "z", "head": 3}]}, "no head 3 in this model; expected 0 to 2"),
+        (
+            {"tokens": [1], "interventions": [{"activation": "z", "head": 3}]},
+            "no head 3 in this model; expected 0 to 2",
+        ),
         ({"tokens": [1], "interventions": [{"activation": "z", "neuron": 3}]}, "z has no neuron"),
         ({"tokens": [1], "interventions": [{"activation": "z", "pos": 1}]}, "no position 1 in 1 tokens"),
         ({"tokens": [1], "interventions": [{"activation": "z", "source": "other"}]}, "there is no other prompt"),
         ({"tokens": [1], "other": [1, 2], "interventions": [{"activation": "z", "source": "other"}]}, "has 2 tokens"),
         ({"tokens": [1], "interventions": [{"activation": "z", "source": "resample"}]}, "'resample' is Python's alone"),
-        ({"tokens": [1], "interventions": [{"activation": "z", "source": {"add": [1.0]}}]}, "expected 7, the width of z"),
+        (
+            {"tokens": [1], "interventions": [{"activation": "z", "source": {"add": [1.0]}}]},
+            "expected 7, the width of z",
+        ),
         ({"tokens": [1], "interventions": [{"activation": "edge", "edge": "1.0->0.0"}]}, "what was written before it"),
         ({"tokens": [1], "interventions": [{"layer": 0, "wat": 1}]}, "no field 'wat'"),
         ({"tokens": [1], "activations": ["blocks.7.hook_z"]}, "there is no activation 'blocks.7.hook_z'"),
@@ -166,7 +181,9 @@ def test_the_page_proves_itself(opened):
     assert proof["equal"]
     assert proof["n"] > 60
     assert 0 < proof["largest"] < 2e-6
-    page.page.page.wait_for_function("document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent.includes('equal to PyTorch')")
+    page.page.page.wait_for_function(
+        "document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent.includes('equal to PyTorch')"
+    )
 
 
 def test_a_page_with_another_weight_is_not_trusted(files, browser, tmp_path):
@@ -187,7 +204,9 @@ def test_a_page_with_another_weight_is_not_trusted(files, browser, tmp_path):
         proof = page.page.evaluate("() => window.lab.proof")
         assert not proof["equal"]
         assert proof["largest"] > LIMIT
-        page.page.wait_for_function("document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent.includes('NOT equal')")
+        page.page.wait_for_function(
+            "document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent.includes('NOT equal')"
+        )
 
 
 def test_float64_is_what_the_proof_expects(files):

@@ -64,7 +64,17 @@ def test_what_the_payload_says(made, folder):
     assert payload["vocab"] == list(CHARS)
     assert payload["encode"] == "characters"
     assert payload["sha256"] == ngl.load(folder).nanogpt_origin.sha256
-    assert payload["config"] == {"n_layers": 2, "n_heads": 2, "d_model": 16, "d_head": 8, "d_mlp": 64, "n_ctx": 12, "d_vocab": 65, "n_tokens": 65, "act_fn": "gelu"}
+    assert payload["config"] == {
+        "n_layers": 2,
+        "n_heads": 2,
+        "d_model": 16,
+        "d_head": 8,
+        "d_mlp": 64,
+        "n_ctx": 12,
+        "d_vocab": 65,
+        "n_tokens": 65,
+        "act_fn": "gelu",
+    }
     assert len(payload["reference"]) == 32
     assert {len(row) for row in payload["reference"]} == {12}
 
@@ -106,7 +116,9 @@ def test_a_text_is_what_means_are_over(folder, tmp_path):
     text.write_text("First Citizen: before we go on. " * 40)
     payload = ngl.lab(folder, findings=False, text=text).payload
     assert payload["reference_name"] == "windows of text.txt"
-    assert set(sum(payload["reference"], [])) <= {CHARS.index(c) for c in "First Citizen: before we go on. "}
+    assert {token for row in payload["reference"] for token in row} <= {
+        CHARS.index(c) for c in "First Citizen: before we go on. "
+    }
 
 
 @pytest.mark.parametrize(
@@ -144,7 +156,9 @@ def test_no_model_is_refused():
 
 def test_the_command(folder, tmp_path):
     file = tmp_path / "out.html"
-    run = CliRunner().invoke(app, ["lab", str(folder), "-o", str(file), "--no-findings", "--prompt", "ROMEO:", "--answer", "s", "--json"])
+    run = CliRunner().invoke(
+        app, ["lab", str(folder), "-o", str(file), "--no-findings", "--prompt", "ROMEO:", "--answer", "s", "--json"]
+    )
     assert run.exit_code == 0, run.output
     said = json.loads(run.stdout)
     assert said["bytes"] == file.stat().st_size

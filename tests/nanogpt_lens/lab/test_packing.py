@@ -29,7 +29,14 @@ def unpacked(packed):
 def test_the_weights_are_nanogpts(tmp_path, bias):
     state = random_state(n_layer=2, n_head=3, n_embd=21, block_size=13, bias=bias)
     arrays = unpacked(pack(weights_of(ngl.load(write(tmp_path, n_head=3, n_embd=21, block_size=13, bias=bias)))))
-    names = {"attn_w": "attn.c_attn", "proj_w": "attn.c_proj", "in_w": "mlp.c_fc", "out_w": "mlp.c_proj", "ln1_w": "ln_1", "ln2_w": "ln_2"}
+    names = {
+        "attn_w": "attn.c_attn",
+        "proj_w": "attn.c_proj",
+        "in_w": "mlp.c_fc",
+        "out_w": "mlp.c_proj",
+        "ln1_w": "ln_1",
+        "ln2_w": "ln_2",
+    }
     for layer in range(2):
         for ours, nanogpt in names.items():
             assert torch.equal(arrays[f"{layer}.{ours}"], state[f"transformer.h.{layer}.{nanogpt}.weight"])

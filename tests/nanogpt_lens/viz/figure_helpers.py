@@ -156,7 +156,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     ),
     "get_neuron_activations": lambda: ngl.get_neuron_activations(model(), TEXT[:12], layers=[0, 3]),
     "get_neuron_activations, two texts": lambda: ngl.get_neuron_activations(model(), [TEXT[:9], TEXT[9:18]]),
-    "principal_components": lambda: ngl.directions.principal_components(model(), corpus(), "resid_post", layer=1, **QUIET),
+    "principal_components": lambda: ngl.directions.principal_components(
+        model(), corpus(), "resid_post", layer=1, **QUIET
+    ),
     "project_direction": lambda: ngl.directions.project_direction(model(), direction()),
     "direction_similarity": lambda: ngl.directions.direction_similarity(model(), direction()),
     "intervene": lambda: ngl.intervene(model(), "the king", {"place": "1.0"}, metric=ngl.metrics.loss()),
