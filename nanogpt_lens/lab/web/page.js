@@ -67,13 +67,13 @@ function layoutOf(page, views) {
   const { header, prompts, model, says, goesOn, part, stack, lens } = views;
   const middle = elem("section", { class: "card", "data-tour": "says", "aria-label": "what the model says" }, says.element, goesOn.element);
   const main = elem("main", {}, prompts.element, model.element, middle, part.element, stack.element, lens.element);
-  page.frame.append(header.element, main, page.tour.element, page.toast.element, page.dialog.element);
+  page.frame.append(header.element, page.tour.element, main, page.toast.element, page.dialog.element);
 }
 
 /* createPage({root, payload, state, standalone, mount}) -> the page: connect(lab) begins to compute. */
 export function createPage({ root, payload, state, standalone, mount }) {
   const store = createStore(state);
-  const frame = elem("div", { class: "lab", lang: "en" });
+  const frame = elem("div", { class: "lab", lang: "en", "data-whole": standalone || null });
   const page = { root, frame, payload, store, standalone, mount, proof: { outcome: null, problem: null }, toast: createToast(), dialog: createTextDialog() };
   Object.assign(page, {
     say: page.toast.say, showText: page.dialog.show,
@@ -93,6 +93,7 @@ export function createPage({ root, payload, state, standalone, mount }) {
     if (closed) return;
     const now = store.get();
     setAttr(frame, "data-theme", themeOf(now));
+    if (standalone) document.body.style.background = getComputedStyle(frame).backgroundColor;
     for (const view of Object.values(views)) view.update(now);
   }
   page.draw = () => { if (!planned && !closed) planned = setTimeout(drawNow, 0); };

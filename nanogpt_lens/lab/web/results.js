@@ -2,7 +2,7 @@
    `results.shown` is one consistent picture (prompt, run as trained, run with the changes); the rest are tasks. */
 import { hookName } from "./sites.js";
 import { largestOf, metricOfRow, probabilitiesOf, rowOf } from "./numbers.js";
-import { interventionsOf, partIntervention } from "./stack.js";
+import { interventionsOf, partIntervention, stackOf } from "./stack.js";
 import { createTask, sweepInParts } from "./task.js";
 
 const keyOf = (...parts) => JSON.stringify(parts);
@@ -62,11 +62,11 @@ export function createResults({ payload, store, changed }) {
   }
 
   function publish(state, question) {
+    results.problem = results.base.problem || (question.now.length ? results[state.active].problem : null);
     if (!results.base.fresh()) return false;
     const base = results.base.value, now = runOf(question, state.active);
     const idle = state.active === "A" ? "B" : "A";
     const beside = state.compare ? runOf(question, idle) : null;
-    results.problem = results.base.problem || (question.now.length ? results[state.active].problem : null);
     if (!now || (state.compare && !beside)) return false;
     const rows = [base, now, beside].map((run) => run && rowOf(run.logits, question.pos));
     const known = payload.config.n_tokens ?? payload.config.d_vocab; // a padded vocabulary has more
@@ -131,8 +131,14 @@ function wantSet(results) {
     const { values, base } = await lab.sweep(request);
     const alone = Array.from(values.slice(1, n + 1), (value) => value - base);
     const last = all.map((_, i) => values[0] - (n > 1 ? values[n + 1 + i] : base));
-    return { whole: values[0] - base, alone, last };
+    return { about: JSON.stringify(all), whole: values[0] - base, alone, last };
   }, 60);
+}
+
+/* What the changes of a state do alone and together; null where that is not measured yet. */
+export function measuredSet(results, state) {
+  const { value } = results.set;
+  return value && value.about === JSON.stringify(interventionsOf(stackOf(state))) ? value : null;
 }
 
 function wantLens(results) {

@@ -2,7 +2,7 @@
    click takes it through live, off, average, other prompt, scaled. */
 import { divergingStyle, elem, rovingFocus, segmented, setAttr, setText } from "./draw.js";
 import { largestSize, signedNumber } from "./numbers.js";
-import { partsOf } from "./results.js";
+import { measuredSet, partsOf } from "./results.js";
 import { cycledStack, partIndex, partName, sourceWord, stackOf, withStack } from "./stack.js";
 import { plainWords, tokenInWords } from "./tokens.js";
 
@@ -35,14 +35,15 @@ function createCell(page, part) {
 
 /* The value of each part: its effect now; of a part that is changed, what that change does. */
 function valuesOfGrid(page, state) {
-  const { grid, set, shown } = page.results;
+  const { grid, shown } = page.results;
   const parts = partsOf(page.payload.config);
   const values = grid.value?.shows === state.shows ? Array.from(grid.value.values) : parts.map(() => NaN);
   const active = stackOf(state).filter((item) => item.on);
+  const measured = measuredSet(page.results, state);
   if (state.shows === "effect" && shown) {
     parts.forEach((part, i) => {
       const at = partIndex(active, part);
-      if (at >= 0) values[i] = set.value?.last[at] ?? NaN;
+      if (at >= 0) values[i] = measured?.last[at] ?? NaN;
     });
   }
   return values;

@@ -28,6 +28,7 @@ export function viewPart(page) {
   const { payload, store } = page;
   const select = labelledSelect("the part that is looked at", partChoices(payload), partName(store.get().chosen), (name) => store.set({ chosen: partOfName(name) }));
   select.className = "title-select";
+  const tellsOfHeads = Object.values(payload.findings?.heads ?? {}).some((one) => one.sentence);
   const sentence = elem("p", { class: "note" });
   const wide = elem("button", { type: "button", class: "btn quiet", onclick: () => store.set({ wide: !store.get().wide }) });
   const tabs = TABS.map((name) => elem("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, text: name[0].toUpperCase() + name.slice(1), onclick: () => store.set({ tab: name }) }));
@@ -48,8 +49,8 @@ export function viewPart(page) {
       const name = partName(state.chosen);
       if (select.value !== name) select.value = name;
       const found = payload.findings?.heads?.[name]?.sentence;
-      setText(sentence, found ? plainWords(found) : "");
-      sentence.hidden = !found;
+      setText(sentence, found ? plainWords(found) : " ");
+      sentence.hidden = !tellsOfHeads;
       setText(wide, state.wide ? "narrower" : "wider");
       setAttr(element, "data-wide", state.wide || null);
       tabs.forEach((tab, i) => {

@@ -2,6 +2,7 @@
    two stacks beside each other. */
 import { elem, labelledSelect, numberField, rebuild, setAttr, setText } from "./draw.js";
 import { signedNumber } from "./numbers.js";
+import { measuredSet } from "./results.js";
 import { movedStack, sourceWord, stackOf, withStack } from "./stack.js";
 import { tokenLabel } from "./tokens.js";
 import { interventionInWords } from "./words.js";
@@ -57,12 +58,11 @@ function changeCard(page, item, at, n) {
       icon("×", "remove", "remove", () => put(stackOf(store.get()).filter((_, i) => i !== at)))));
 }
 
-function togetherInWords(page, active) {
-  const { set } = page.results;
-  if (!active.length || !set.value || set.value.alone.length !== active.length) return " ";
-  if (active.length === 1) return `It changes the measure by ${signedNumber(set.value.whole)}.`;
-  const sum = set.value.alone.reduce((a, b) => a + b, 0);
-  return `Together ${signedNumber(set.value.whole)}; one by one they would sum to ${signedNumber(sum)}.`;
+function togetherInWords(measured) {
+  if (!measured || !measured.alone.length) return " ";
+  if (measured.alone.length === 1) return `It changes the measure by ${signedNumber(measured.whole)}.`;
+  const sum = measured.alone.reduce((a, b) => a + b, 0);
+  return `Together ${signedNumber(measured.whole)}; one by one they would sum to ${signedNumber(sum)}.`;
 }
 
 /* Beginning, switching and ending a comparison of two stacks. */
@@ -82,7 +82,7 @@ function comparison(page) {
   return {
     element: elem("span", { class: "ab" }, begin, seg, end),
     update(state) {
-      begin.hidden = state.compare;
+      begin.hidden = state.compare || !stackOf(state).length;
       seg.hidden = end.hidden = !state.compare;
       setText(end, `Keep only ${state.active}`);
       sides.forEach((side) => setAttr(side, "aria-checked", side.textContent === state.active));
@@ -116,18 +116,17 @@ export function viewStack(page) {
       empty.hidden = items.length > 0;
       list.hidden = !items.length;
       clear.hidden = !items.length;
-      const active = items.filter((item) => item.on);
-      const { set } = page.results;
+      const measured = measuredSet(page.results, state);
       let on = 0;
       items.forEach((item, at) => {
-        const alone = item.on ? set.value?.alone[on++] : undefined;
+        const alone = item.on ? measured?.alone[on++] : undefined;
         const effect = list.children[at]?.querySelector("[data-effect]");
         if (!effect) return;
         setText(effect, alone === undefined ? " " : signedNumber(alone));
         setAttr(effect, "data-tone", alone === undefined ? null : alone < 0 ? "less" : "more");
         setAttr(effect, "title", "alone, in the model without the other changes");
       });
-      setText(together, set.problem ?? togetherInWords(page, active));
+      setText(together, items.length ? page.results.set.problem ?? togetherInWords(measured) : " ");
       ab.update(state);
       add.update(state);
     },
