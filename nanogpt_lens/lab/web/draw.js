@@ -15,6 +15,11 @@ export function elem(tag, options = {}, ...children) {
   return element;
 }
 
+/* A button of the page's looks; `more` are further options. */
+export function pressable(text, onclick, more = {}) {
+  return elem("button", { type: "button", class: "btn", text, onclick, ...more });
+}
+
 /* Set text only where it differs, so that nothing is announced or laid out without need. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;

@@ -13,7 +13,9 @@ function parsedColour(text) {
 function paletteOf(element) {
   const style = getComputedStyle(element);
   const colour = (name) => parsedColour(style.getPropertyValue(name));
-  return { cell: colour("--cell"), acc: colour("--acc"), pos: colour("--pos"), neg: colour("--neg"), mut: style.getPropertyValue("--mut"), ink: style.getPropertyValue("--ink"), on: style.getPropertyValue("--on"), deep: style.getPropertyValue("--deep") };
+  const parsed = ["cell", "acc", "pos", "neg"].map((name) => [name, colour(`--${name}`)]);
+  const written = ["mut", "ink", "on", "deep"].map((name) => [name, style.getPropertyValue(`--${name}`)]);
+  return Object.fromEntries([...parsed, ...written]);
 }
 
 function mixed(a, b, share) {

@@ -1,5 +1,6 @@
 /* Choosing a token: a button that opens a list which can be searched, the likeliest first. */
 import { elem, rebuild, setAttr, setText } from "./draw.js";
+import { createPopover } from "./draw_popover.js";
 import { percentText } from "./numbers.js";
 import { tokenInWords, tokenLabel } from "./tokens.js";
 
@@ -17,29 +18,16 @@ function matchingTokens(payload, words, shares) {
 
 /* createPicker(payload, {label, none, choose(id | null)}) -> {element, update(id | null, shares, text)} */
 export function createPicker(payload, { label, none = null, choose }) {
-  const button = elem("button", { type: "button", class: "btn pick", "aria-haspopup": "listbox", "aria-expanded": "false" });
+  const button = elem("button", { type: "button", class: "btn pick", "aria-haspopup": "listbox" });
   const search = elem("input", { type: "search", placeholder: "search", "aria-label": `search ${label}`, spellcheck: "false" });
   const list = elem("div", { class: "options", role: "listbox", "aria-label": label });
-  const panel = elem("div", { class: "popover", hidden: true }, search, list);
-  const element = elem("span", { class: "pick-frame" }, button, panel);
+  const panel = elem("div", { class: "popover" }, search, list);
+  const popover = createPopover(button, panel, { opened: () => { search.value = ""; fill(); search.focus(); }, first: () => search });
   let shares = null, current = null;
 
-  const isOpen = () => !panel.hidden;
-  function open(yes) {
-    panel.hidden = !yes;
-    setAttr(button, "aria-expanded", yes);
-    if (!yes) return;
-    search.value = "";
-    fill();
-    search.focus();
-  }
-  function take(id) {
-    open(false);
-    button.focus();
-    choose(id);
-  }
   function option(id, text, share) {
-    return elem("button", { type: "button", role: "option", "data-key": String(id), "aria-selected": String(id === current), onclick: () => take(id) },
+    const take = () => { popover.leave(); choose(id); };
+    return elem("button", { type: "button", role: "option", "data-key": String(id), "aria-selected": String(id === current), onclick: take },
       elem("bdi", { class: "mono-text", text }), elem("span", { class: "mut", text: share === null ? "" : percentText(share) }));
   }
   function fill() {
@@ -50,15 +38,15 @@ export function createPicker(payload, { label, none = null, choose }) {
       ids.length ? null : elem("p", { class: "note", text: "No token is like this." }),
     ]);
   }
-  button.addEventListener("click", () => open(!isOpen()));
   search.addEventListener("input", fill);
-  element.addEventListener("keydown", (event) => pickerKey(event, { list, search, isOpen, close: () => { open(false); button.focus(); } }));
-  element.addEventListener("focusout", (event) => {
-    if (event.relatedTarget && !element.contains(event.relatedTarget)) open(false);
+  search.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    list.querySelector("button")?.click();
   });
   return {
-    element,
-    close: () => isOpen() && open(false),
+    element: popover.element,
+    close: popover.close,
     update(id, newShares, text) {
       current = id;
       shares = newShares;
@@ -66,14 +54,4 @@ export function createPicker(payload, { label, none = null, choose }) {
       setAttr(button, "aria-label", `${label}: ${text}`);
     },
   };
-}
-
-function pickerKey(event, { list, search, isOpen, close }) {
-  if (!isOpen()) return;
-  const options = Array.from(list.querySelectorAll("button"));
-  const at = options.indexOf(event.target);
-  if (event.key === "Escape") { event.stopPropagation(); close(); }
-  else if (event.key === "ArrowDown") { event.preventDefault(); options[Math.min(at + 1, options.length - 1)]?.focus(); }
-  else if (event.key === "ArrowUp") { event.preventDefault(); (at <= 0 ? search : options[at - 1]).focus(); }
-  else if (event.key === "Enter" && event.target === search) { event.preventDefault(); options[0]?.click(); }
 }

@@ -1,5 +1,5 @@
 /* The page: the views around one store and one engine, drawn together at most once a frame. */
-import { elem, setAttr, setText } from "./draw.js";
+import { elem, pressable, setAttr, setText } from "./draw.js";
 import { createResults } from "./results.js";
 import { createStore } from "./store.js";
 import { cyclePartOf, viewModel } from "./view_model.js";
@@ -19,7 +19,8 @@ function createToast() {
   return {
     element,
     say(text, action = null) {
-      element.replaceChildren(elem("span", { text }), ...(action ? [elem("button", { type: "button", class: "btn quiet", text: action.label, onclick: action.act })] : []));
+      const more = action ? [pressable(action.label, action.act, { class: "btn quiet" })] : [];
+      element.replaceChildren(elem("span", { text }), ...more);
       element.hidden = false;
       clearTimeout(timer);
       timer = setTimeout(() => { element.hidden = true; }, 6000);
@@ -32,7 +33,7 @@ function createToast() {
 function createTextDialog() {
   const title = elem("h2");
   const text = elem("textarea", { class: "mono-text", readonly: true, rows: 16, spellcheck: "false", "aria-label": "text" });
-  const close = elem("button", { type: "button", class: "btn", text: "Close", onclick: () => element.close() });
+  const close = pressable("Close", () => element.close());
   const element = elem("dialog", { class: "text-dialog" }, title, text, elem("div", { class: "row" }, elem("span", { class: "sp" }), close));
   return {
     element,
@@ -67,25 +68,47 @@ function layoutOf(page, views) {
   const { header, prompts, model, says, goesOn, part, stack, lens } = views;
   const middle = elem("section", { class: "card", "data-tour": "says", "aria-label": "what the model says" }, says.element, goesOn.element);
   const main = elem("main", {}, prompts.element, model.element, middle, part.element, stack.element, lens.element);
-  page.frame.append(header.element, main, page.tour.element, page.toast.element, page.dialog.element);
+  page.frame.append(header.element, page.tour.element, main, page.toast.element, page.dialog.element);
+}
+
+/* What the views share: the data, the store, and what they may ask of the page. */
+function pageOf({ root, payload, state, standalone, mount }) {
+  const store = createStore(state);
+  const frame = elem("div", { class: "lab", lang: "en", "data-whole": standalone || null });
+  const [toast, dialog] = [createToast(), createTextDialog()];
+  const page = { root, frame, payload, store, standalone, mount, toast, dialog, proof: { outcome: null, problem: null } };
+  return Object.assign(page, {
+    say: toast.say, showText: dialog.show,
+    hasOther: () => Boolean(store.get().other), hasMean: () => Boolean(payload.reference?.length),
+    cyclePart: (part) => cyclePartOf(page, part),
+    startTour: () => page.tour.start(),
+    results: createResults({ payload, store, changed: () => page.draw() }),
+  });
+}
+
+function viewsOf(page) {
+  return {
+    header: viewHeader(page), prompts: viewPrompts(page), model: viewModel(page), says: viewSays(page), goesOn: viewGoesOn(page),
+    part: viewPart(page), stack: viewStack(page), lens: viewLensCard(page),
+  };
+}
+
+/* A press outside a list that is open closes it. */
+function closesLists(views) {
+  return (event) => {
+    const inside = event.composedPath().some((one) => one instanceof Element && one.matches(".pick-frame"));
+    if (!inside) Object.values(views).forEach((view) => view.close?.());
+  };
 }
 
 /* createPage({root, payload, state, standalone, mount}) -> the page: connect(lab) begins to compute. */
-export function createPage({ root, payload, state, standalone, mount }) {
-  const store = createStore(state);
-  const frame = elem("div", { class: "lab", lang: "en" });
-  const page = { root, frame, payload, store, standalone, mount, proof: { outcome: null, problem: null }, toast: createToast(), dialog: createTextDialog() };
-  Object.assign(page, {
-    say: page.toast.say, showText: page.dialog.show,
-    hasOther: () => Boolean(store.get().other), hasMean: () => Boolean(payload.reference?.length),
-    cyclePart: (part) => cyclePartOf(page, part),
-    results: createResults({ payload, store, changed: () => page.draw() }),
-  });
+export function createPage(options) {
+  const page = pageOf(options);
+  const { frame, store, standalone } = page;
   page.tour = createTour(page);
-  page.startTour = () => page.tour.start();
-  const views = { header: viewHeader(page), prompts: viewPrompts(page), model: viewModel(page), says: viewSays(page), goesOn: viewGoesOn(page), part: viewPart(page), stack: viewStack(page), lens: viewLensCard(page) };
+  const views = viewsOf(page);
   layoutOf(page, views);
-  root.append(frame);
+  page.root.append(frame);
   let planned = 0, closed = false;
 
   function drawNow() {
@@ -93,17 +116,16 @@ export function createPage({ root, payload, state, standalone, mount }) {
     if (closed) return;
     const now = store.get();
     setAttr(frame, "data-theme", themeOf(now));
+    if (standalone) document.body.style.background = getComputedStyle(frame).backgroundColor;
     for (const view of Object.values(views)) view.update(now);
   }
   page.draw = () => { if (!planned && !closed) planned = setTimeout(drawNow, 0); };
   const compute = () => { if (page.results.lab) page.results.refresh(); };
   const unlisten = store.listen(() => { compute(); page.draw(); });
   const scheme = matchMedia("(prefers-color-scheme: dark)");
-  const elsewhere = (event) => { if (!event.composedPath().some((one) => one instanceof Element && one.matches(".pick-frame"))) Object.values(views).forEach((view) => view.close?.()); };
-  const keys = pageKeys(store);
-  const keysAt = standalone ? document : frame;
+  const keys = pageKeys(store), keysAt = standalone ? document : frame;
   scheme.addEventListener("change", page.draw);
-  frame.addEventListener("pointerdown", elsewhere);
+  frame.addEventListener("pointerdown", closesLists(views));
   keysAt.addEventListener("keydown", keys);
   page.connect = (lab) => { page.results.lab = lab; compute(); page.draw(); };
   page.close = () => {

@@ -2,7 +2,7 @@
    `results.shown` is one consistent picture (prompt, run as trained, run with the changes); the rest are tasks. */
 import { hookName } from "./sites.js";
 import { largestOf, metricOfRow, probabilitiesOf, rowOf } from "./numbers.js";
-import { interventionsOf, partIntervention } from "./stack.js";
+import { interventionsOf, partIntervention, stackOf } from "./stack.js";
 import { createTask, sweepInParts } from "./task.js";
 
 const keyOf = (...parts) => JSON.stringify(parts);
@@ -38,64 +38,58 @@ function hooksOf(state) {
   return state.tab === "neurons" ? [hookName("mlp_post", state.chosen.layer)] : [];
 }
 
+/* createResults({payload, store, changed}) -> results: `shown`, `problem`, the tasks, refresh(); `lab` is set from outside. */
 export function createResults({ payload, store, changed }) {
-  const results = { shown: null, problem: null, lab: null };
-  const later = () => { refresh(); changed(); };
+  const results = { shown: null, problem: null, lab: null, changed, spoken: { base: [], now: [] } };
+  const later = () => { results.refresh(); changed(); };
   for (const name of ["base", "A", "B", "grid", "set", "lensBase", "lensNow", "sampleBase", "sampleNow"]) results[name] = createTask(later);
   for (const name of ["edges", "sweeps", "neurons"]) results[name] = createTask(changed);
-  results.spoken = { base: [], now: [] };
-
-  function wantRuns(state, question) {
-    const hooks = hooksOf(state);
-    results.base.want(keyOf(question.tokens, hooks), () => results.lab.run({ tokens: question.tokens, interventions: [], other: null, activations: hooks, channel: "base" }));
-    for (const name of ["A", "B"]) {
-      if (!question[name].length || (name !== state.active && !state.compare)) continue;
-      const request = requestOf(question, question[name], { activations: hooks, channel: `run ${name}` });
-      results[name].want(keyOf(request.tokens, request.other, request.interventions, hooks), () => results.lab.run(request));
-    }
-  }
-
-  /* The run of one stack: the run as trained where nothing is changed, null where it is not there yet. */
-  function runOf(question, name) {
-    if (!question[name].length) return results.base.value;
-    return results[name].fresh() ? results[name].value : null;
-  }
-
-  function publish(state, question) {
-    if (!results.base.fresh()) return false;
-    const base = results.base.value, now = runOf(question, state.active);
-    const idle = state.active === "A" ? "B" : "A";
-    const beside = state.compare ? runOf(question, idle) : null;
-    results.problem = results.base.problem || (question.now.length ? results[state.active].problem : null);
-    if (!now || (state.compare && !beside)) return false;
-    const rows = [base, now, beside].map((run) => run && rowOf(run.logits, question.pos));
-    const known = payload.config.n_tokens ?? payload.config.d_vocab; // a padded vocabulary has more
-    const probabilities = (row) => row && probabilitiesOf(row).subarray(0, known);
-    const before = probabilities(rows[0]);
-    const answer = state.answer ?? largestOf(before, 1)[0];
-    const wrong = state.wrong === answer ? null : state.wrong;
-    const metrics = rows.map((row) => row && metricOfRow(row, answer, wrong));
-    results.shown = {
-      ...question, base, run: now, beside, idle, answer, wrong, before, after: probabilities(rows[1]),
-      besides: probabilities(rows[2]), metrics,
-      metric: { pos: question.pos, answer, wrong },
-    };
-    return true;
-  }
-
-  function refresh() {
+  results.refresh = () => {
     const state = store.get(), question = questionOf(state);
-    wantRuns(state, question);
-    if (!publish(state, question)) return;
+    wantRuns(results, state, question);
+    if (!publish(results, payload.config, state, question)) return;
     wantGrid(results, payload.config, state);
     wantSet(results);
     wantLens(results);
     wantSamples(results, state);
-  }
-
-  results.refresh = refresh;
-  results.changed = changed;
+  };
   return results;
+}
+
+function wantRuns(results, state, question) {
+  const hooks = hooksOf(state);
+  const plain = { tokens: question.tokens, interventions: [], other: null, activations: hooks, channel: "base" };
+  results.base.want(keyOf(question.tokens, hooks), () => results.lab.run(plain));
+  for (const name of ["A", "B"]) {
+    if (!question[name].length || (name !== state.active && !state.compare)) continue;
+    const request = requestOf(question, question[name], { activations: hooks, channel: `run ${name}` });
+    results[name].want(keyOf(request.tokens, request.other, request.interventions, hooks), () => results.lab.run(request));
+  }
+}
+
+/* The run of one stack: the run as trained where nothing is changed, null where it is not there yet. */
+function runOf(results, question, name) {
+  if (!question[name].length) return results.base.value;
+  return results[name].fresh() ? results[name].value : null;
+}
+
+/* Puts what is there into `results.shown` once it is all of one question; whether it is. */
+function publish(results, config, state, question) {
+  results.problem = results.base.problem || (question.now.length ? results[state.active].problem : null);
+  if (!results.base.fresh()) return false;
+  const base = results.base.value, now = runOf(results, question, state.active);
+  const idle = state.active === "A" ? "B" : "A";
+  const beside = state.compare ? runOf(results, question, idle) : null;
+  if (!now || (state.compare && !beside)) return false;
+  const rows = [base, now, beside].map((run) => run && rowOf(run.logits, question.pos));
+  const known = config.n_tokens ?? config.d_vocab; // a padded vocabulary has more
+  const [before, after, besides] = rows.map((row) => row && probabilitiesOf(row).subarray(0, known));
+  const answer = state.answer ?? largestOf(before, 1)[0];
+  const wrong = state.wrong === answer ? null : state.wrong;
+  const metrics = rows.map((row) => row && metricOfRow(row, answer, wrong));
+  const metric = { pos: question.pos, answer, wrong };
+  results.shown = { ...question, base, run: now, idle, answer, wrong, before, after, besides, metrics, metric };
+  return true;
 }
 
 function wantGrid(results, config, state) {
@@ -131,8 +125,14 @@ function wantSet(results) {
     const { values, base } = await lab.sweep(request);
     const alone = Array.from(values.slice(1, n + 1), (value) => value - base);
     const last = all.map((_, i) => values[0] - (n > 1 ? values[n + 1 + i] : base));
-    return { whole: values[0] - base, alone, last };
+    return { about: JSON.stringify(all), whole: values[0] - base, alone, last };
   }, 60);
+}
+
+/* What the changes of a state do alone and together; null where that is not measured yet. */
+export function measuredSet(results, state) {
+  const { value } = results.set;
+  return value && value.about === JSON.stringify(interventionsOf(stackOf(state))) ? value : null;
 }
 
 function wantLens(results) {

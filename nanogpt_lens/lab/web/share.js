@@ -22,8 +22,9 @@ export async function copyText(text, root) {
 
 /* The changes as JSON, as `ngl.intervene` and window.lab.run take them. */
 export function jsonOf(payload, state) {
-  const made = { model: payload.name, sha256: payload.sha256 ?? null, tokens: state.tokens, other: state.other, interventions: interventionsOf(stackOf(state)) };
-  return JSON.stringify(made, null, 2);
+  const { tokens, other } = state;
+  const interventions = interventionsOf(stackOf(state));
+  return JSON.stringify({ model: payload.name, sha256: payload.sha256 ?? null, tokens, other, interventions }, null, 2);
 }
 
 /* The page's address with the state in it. */

@@ -2,12 +2,13 @@
 
 const UNDONE = ["tokens", "other", "answer", "wrong", "picked", "read", "stacks", "active", "compare"];
 
+const undoable = (a, b) => UNDONE.some((name) => JSON.stringify(a[name]) !== JSON.stringify(b[name]));
+
 export function createStore(first) {
   let state = first;
   let past = [], future = [];
   const listeners = new Set();
 
-  const undoable = (a, b) => UNDONE.some((name) => JSON.stringify(a[name]) !== JSON.stringify(b[name]));
   const tell = () => listeners.forEach((listener) => listener(state));
   const back = (to) => {
     state = { ...state, ...Object.fromEntries(UNDONE.map((name) => [name, to[name]])) };

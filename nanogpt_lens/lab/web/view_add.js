@@ -2,14 +2,18 @@
 import { checkedIntervention, DIFFERENCES, SITE_AXES, STREAMS } from "./checks.js";
 import { elem, labelledSelect, rebuild, setAttr, setText } from "./draw.js";
 import { adoptedStack, stackOf, withStack } from "./stack.js";
-import { tokenLabel } from "./tokens.js";
+import { plainWords, tokenLabel } from "./tokens.js";
 import { interventionInWords } from "./words.js";
 
 const SITE_WORDS = {
-  z: "head (z)", mlp_out: "MLP's output", resid_post: "stream after a layer", resid_mid: "stream in the middle of a layer", resid_pre: "stream before a layer",
-  attn_out: "attention's output", q: "queries", k: "keys", v: "values", pattern: "attention pattern", mlp_post: "neurons", mlp_pre: "neurons before their function", edge: "edge",
+  z: "head (z)", mlp_out: "MLP's output",
+  resid_post: "stream after a layer", resid_mid: "stream in the middle of a layer", resid_pre: "stream before a layer",
+  attn_out: "attention's output", q: "queries", k: "keys", v: "values", pattern: "attention pattern",
+  mlp_post: "neurons", mlp_pre: "neurons before their function", edge: "edge",
 };
-const SOURCE_WORDS = { zero: "nothing (off)", mean: "its average", other: "the other prompt's", scale: "itself, scaled", add: "itself, plus a direction" };
+const SOURCE_WORDS = {
+  zero: "nothing (off)", mean: "its average", other: "the other prompt's", scale: "itself, scaled", add: "itself, plus a direction",
+};
 const AXIS_WORDS = { layer: "layer", head: "head", neuron: "neuron", pos: "position", dest_pos: "row (from)", src_pos: "column (to)" };
 
 /* "all", "3", "0, 2" or "-1" as null, a number or a list; undefined where it is none of these. */
@@ -61,20 +65,25 @@ function directionFields(page, form, field, select) {
     const n = Math.min(payload.config.n_tokens ?? payload.config.d_vocab, 2000);
     fields.push(select("token", "token", Array.from({ length: n }, (_, id) => [String(id), `${tokenLabel(payload, id, 12)} (${id})`])));
   } else if (form.direction === "neuron") fields.push(field("neuronOf", "neuron", "0.33"));
-  else if (form.direction === "stored") fields.push(select("stored", "stored direction", Object.keys(payload.directions ?? {}).map((name) => [name, name])));
-  else {
-    fields.push(select("differenceAt", "stream", DIFFERENCES.map((site) => [site, SITE_WORDS[site]])), field("differenceLayer", "its layer", "0"), field("differencePos", "its position", String(store.get().tokens.length - 1)));
+  else if (form.direction === "stored") {
+    fields.push(select("stored", "stored direction", Object.keys(payload.directions ?? {}).map((name) => [name, plainWords(name, 60)])));
+  } else {
+    fields.push(select("differenceAt", "stream", DIFFERENCES.map((site) => [site, SITE_WORDS[site]])));
+    fields.push(field("differenceLayer", "its layer", "0"), field("differencePos", "its position", String(store.get().tokens.length - 1)));
   }
   return fields;
 }
 
 function formFields(page, form, redraw) {
   const { payload } = page;
-  const field = (name, label, placeholder, of = form) => elem("label", {}, elem("span", { text: label }),
-    elem("input", { type: "text", class: "place-in", value: of[name] ?? "", placeholder, "data-key": `add ${name}`, "aria-label": label, oninput: (event) => { of[name] = event.target.value; redraw(false); } }));
+  const field = (name, label, placeholder, of = form) => elem("label", {}, elem("span", { text: label }), elem("input", {
+    type: "text", class: "place-in", value: of[name] ?? "", placeholder, "data-key": `add ${name}`, "aria-label": label,
+    oninput: (event) => { of[name] = event.target.value; redraw(false); },
+  }));
   const select = (name, label, choices) => {
     if (!choices.some(([value]) => value === form[name])) form[name] = choices[0][0];
-    return elem("label", {}, elem("span", { text: label }), labelledSelect(label, choices, form[name], (value) => { form[name] = value; redraw(true); }, `add ${name}`));
+    const take = (value) => { form[name] = value; redraw(true); };
+    return elem("label", {}, elem("span", { text: label }), labelledSelect(label, choices, form[name], take, `add ${name}`));
   };
   const edge = form.activation === "edge";
   const axes = edge ? ["pos"] : ["layer", ...SITE_AXES[form.activation]];
@@ -90,10 +99,19 @@ function formFields(page, form, redraw) {
   ].filter(Boolean);
 }
 
+/* What the form says at first: a token's direction, added to the last stream. */
+function firstForm(payload) {
+  const last = String(payload.config.n_layers - 1);
+  return {
+    activation: "resid_post", places: { layer: last }, edge: "", source: "add", scale: "4",
+    direction: "token", token: "0", neuronOf: `${last}.0`, stored: Object.keys(payload.directions ?? {})[0] ?? "",
+    differenceAt: "resid_post", differenceLayer: last, differencePos: "-1",
+  };
+}
+
 export function viewAdd(page) {
   const { payload, store } = page;
-  const last = String(payload.config.n_layers - 1);
-  const form = { activation: "resid_post", places: { layer: last }, source: "add", scale: "4", edge: "", direction: "token", token: "0", neuronOf: `${last}.0`, stored: Object.keys(payload.directions ?? {})[0] ?? "", differenceAt: "resid_post", differenceLayer: last, differencePos: "-1" };
+  const form = firstForm(payload);
   const open = elem("button", { type: "button", class: "add", text: "+ add", "aria-expanded": "false", onclick: () => toggle(panel.hidden) });
   const fields = elem("div", { class: "row fields" });
   const said = elem("p", { class: "note", role: "status" });
@@ -114,7 +132,8 @@ export function viewAdd(page) {
     if (whole) rebuild(fields, formFields(page, form, redraw));
     const one = interventionOfForm(payload, form);
     put.disabled = !one;
-    setText(said, one ? interventionInWords(payload, store.get().tokens, one) : "This does not fit the model: expected numbers that it has, with commas between, or “all”.");
+    const wrong = "This does not fit the model: expected numbers that it has, with commas between, or “all”.";
+    setText(said, one ? interventionInWords(payload, store.get().tokens, one) : wrong);
   }
   let drawn = null;
   return {

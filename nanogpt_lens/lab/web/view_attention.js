@@ -1,5 +1,5 @@
 /* Where the chosen head looks: its pattern as a matrix; a cell can be set. */
-import { elem, numberField, segmented, setText } from "./draw.js";
+import { elem, numberField, pressable, segmented, setText } from "./draw.js";
 import { createMatrix } from "./draw_matrix.js";
 import { hookName } from "./sites.js";
 import { largestSize, plainNumber, signedNumber } from "./numbers.js";
@@ -32,13 +32,12 @@ function cellControl(page, cell, close) {
     const place = { activation: "pattern", layer, head, ...(whole ? {} : { dest_pos: cell.row }), src_pos: cell.column };
     store.set(withStack(state, adoptedStack(stackOf(state), { ...place, source })));
   };
-  const button = (text, act) => elem("button", { type: "button", class: "btn", text, onclick: act });
+  const field = numberField("number", { value: number, min: -100, max: 100, step: 0.1, onchange: (value) => { number = value; } });
   const title = `From ${tokenInWords(payload, tokens[cell.row])} (${cell.row}) to ${tokenInWords(payload, tokens[cell.column])} (${cell.column})`;
   return elem("div", { class: "inline", role: "group", "aria-label": title }, elem("b", { text: title }),
-    button("set to 0", () => adopt("zero")), button("its whole column to 0", () => adopt("zero", true)),
-    elem("span", { class: "pair" }, numberField("number", { value: number, min: -100, max: 100, step: 0.1, onchange: (value) => { number = value; } }),
-      button("add it", () => adopt({ add: [1], scale: number })), button("times it", () => adopt({ scale: number }))),
-    button("×", close));
+    pressable("set to 0", () => adopt("zero")), pressable("its whole column to 0", () => adopt("zero", true)),
+    elem("span", { class: "pair" }, field, pressable("add it", () => adopt({ add: [1], scale: number })), pressable("times it", () => adopt({ scale: number }))),
+    pressable("×", close));
 }
 
 export function viewAttention(page) {
@@ -50,11 +49,13 @@ export function viewAttention(page) {
     read(row, column) {
       const { tokens } = page.results.shown;
       const value = values[row * tokens.length + column];
-      return `${tokenInWords(payload, tokens[row])} (${row}) looks at ${tokenInWords(payload, tokens[column])} (${column}): ${store.get().pattern === "difference" ? signedNumber(value, 3) : plainNumber(value, 3)}`;
+      const [from, to] = [row, column].map((pos) => `${tokenInWords(payload, tokens[pos])} (${pos})`);
+      return `${from} looks at ${to}: ${store.get().pattern === "difference" ? signedNumber(value, 3) : plainNumber(value, 3)}`;
     },
     choose(row, column) { cell = { row, column }; drawControls(); },
   });
-  const which = segmented("which pattern", [["trained", "as trained"], ["changed", "changed"], ["difference", "difference"]], (value) => store.set({ pattern: value }));
+  const choices = [["trained", "as trained"], ["changed", "changed"], ["difference", "difference"]];
+  const which = segmented("which pattern", choices, (value) => store.set({ pattern: value }));
   const note = elem("p", { class: "note" });
   const element = elem("div", {}, which.element, matrix.element, controls, note);
   let about = null;
@@ -87,9 +88,12 @@ export function viewAttention(page) {
 }
 
 function attentionInWords(payload, state, shown, values, n) {
-  if (state.pattern === "difference") return `With your changes minus as trained; the full colour is ${plainNumber(largestSize(values, 0.05))}. Click a cell to set it.`;
+  if (state.pattern === "difference") {
+    return `With your changes minus as trained; the full colour is ±${plainNumber(largestSize(values, 0.05))}. Click a cell to set it.`;
+  }
   const row = values.subarray(shown.pos * n, shown.pos * n + shown.pos + 1);
   let most = 0;
   row.forEach((value, i) => { if (value > row[most]) most = i; });
-  return `A row looks at its columns, from 0 to 1. The row that is read (${shown.pos}) looks most at ${tokenInWords(payload, shown.tokens[most])} (${most}): ${plainNumber(row[most])}. Click a cell to set it.`;
+  const target = `${tokenInWords(payload, shown.tokens[most])} (${most}): ${plainNumber(row[most])}`;
+  return `A row looks at its columns, from 0 to 1. The row that is read (${shown.pos}) looks most at ${target}. Click a cell to set it.`;
 }

@@ -40,16 +40,24 @@ function samplingControls(page) {
       if (signature === drawn) return;
       drawn = signature;
       const field = (text, options) => elem("label", {}, elem("span", { text }), numberField(text, options));
-      const top = elem("input", { type: "number", class: "num-in", min: 1, step: 1, placeholder: "all", "aria-label": "top k", "data-key": "top", value: sample.top_k ?? "" });
+      const top = elem("input", {
+        type: "number", class: "num-in", min: 1, step: 1, placeholder: "all", "aria-label": "top k", "data-key": "top", value: sample.top_k ?? "",
+      });
       top.addEventListener("change", () => set({ top_k: top.value === "" ? null : Number(top.value) }));
       rebuild(box, [
-        field("temperature", { value: sample.temperature, min: 0.05, max: 5, step: 0.1, key: "temperature", onchange: (temperature) => set({ temperature }) }),
+        field("temperature", { value: sample.temperature, min: 0.05, max: 5, step: 0.1, key: "heat", onchange: (temperature) => set({ temperature }) }),
         elem("label", {}, elem("span", { text: "top k" }), top),
         field("length", { value: sample.n, min: 1, max: 400, step: 1, key: "n", onchange: (n) => set({ n }) }),
         field("seed", { value: sample.seed, min: 0, max: 2147483647, step: 1, key: "seed", onchange: (seed) => set({ seed }) }),
       ]);
     },
   };
+}
+
+function partingInWords(different) {
+  if (different < 0) return "Both go on alike.";
+  if (different === 0) return "They part at once.";
+  return `They part after ${different} ${different === 1 ? "token" : "tokens"}.`;
 }
 
 export function viewGoesOn(page) {
@@ -61,7 +69,8 @@ export function viewGoesOn(page) {
     page.store.set({ sample: checkedSample({ ...sample, seed: (sample.seed + 1) % 2147483647 }, sample) });
   } });
   const same = elem("p", { class: "note", role: "status" });
-  const element = elem("div", { class: "cont" }, elem("div", { class: "goes-head" }, elem("h2", { text: "It goes on, same dice" }), dice), ...lines.map((line) => line.element), same, controls.element);
+  const head = elem("div", { class: "goes-head" }, elem("h2", { text: "It goes on, same dice" }), dice);
+  const element = elem("div", { class: "cont" }, head, ...lines.map((line) => line.element), same, controls.element);
   return {
     element,
     update(state) {
@@ -69,10 +78,11 @@ export function viewGoesOn(page) {
       const now = shown?.now.length ? spoken.now : null;
       const different = now ? spoken.base.findIndex((id, i) => now[i] !== undefined && now[i] !== id) : -1;
       lines[0].update(payload, spoken.base, -1, sampleBase.problem ?? (spoken.base.length ? "" : "…"));
-      lines[1].update(payload, now ?? [], different, shown?.now.length ? sampleNow.problem ?? (now.length ? "" : "…") : "the same, as nothing is changed");
+      const waiting = now?.length ? "" : "…";
+      lines[1].update(payload, now ?? [], different, now ? sampleNow.problem ?? waiting : "the same, as nothing is changed");
       setAttr(element, "aria-busy", sampleBase.busy || sampleNow.busy);
       const done = now && !sampleBase.busy && !sampleNow.busy && now.length;
-      setText(same, done ? (different < 0 ? "Both go on alike." : different ? `They part after ${different} ${different === 1 ? "token" : "tokens"}.` : "They part at once.") : " ");
+      setText(same, done ? partingInWords(different) : " ");
       controls.update(state.sample);
     },
   };

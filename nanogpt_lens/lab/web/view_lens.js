@@ -15,6 +15,17 @@ function answerAt(lens, row, pos) {
   return lens?.answer ? lens.answer[row * lens.tokens.length + pos] : NaN;
 }
 
+function lensRow(payload, { lens, base, name, row, pos, changed }) {
+  const [was, is] = [answerAt(base, row, pos), answerAt(lens, row, pos)];
+  const i = row * lens.tokens.length + pos;
+  const [top, share] = [lens.top[i], lens.prob[i]];
+  const said = `${name}: ${tokenInWords(payload, top)} ${percentText(share)}; the answer ${percentText(was)}${changed ? `, now ${percentText(is)}` : ""}`;
+  const track = (look, value) => elem("div", { class: `t ${look}`, style: `width:${100 * value}%` });
+  return elem("div", { class: "lens-row", role: "listitem", "aria-label": said },
+    elem("span", { class: "mut", text: name }), elem("bdi", { class: "tok", text: tokenLabel(payload, top, 6), style: shadeStyle(share) }),
+    elem("div", { class: "tracks" }, track("was", was), changed ? track("now", is) : null), elem("span", { class: "num", text: percentText(changed ? is : was) }));
+}
+
 /* The tab: layers from the last to the first at the position that is read. */
 export function viewLensTab(page) {
   const { payload } = page;
@@ -29,17 +40,10 @@ export function viewLensTab(page) {
       const lens = lensNow(page), base = lensBase.value;
       setText(problem, page.results.lensNow.problem ?? lensBase.problem ?? "");
       if (!lens || !base || base.tokens.length !== lens.tokens.length) return;
-      const n = lens.tokens.length, changed = shown.now.length > 0;
-      const rows = lens.rows.map((name, row) => {
-        const [was, is] = [answerAt(base, row, shown.pos), answerAt(lens, row, shown.pos)];
-        const top = lens.top[row * n + shown.pos], share = lens.prob[row * n + shown.pos];
-        return elem("div", { class: "lens-row", role: "listitem", "aria-label": `${name}: ${tokenInWords(payload, top)} ${percentText(share)}; the answer ${percentText(was)}${changed ? `, now ${percentText(is)}` : ""}` },
-          elem("span", { class: "mut", text: name }), elem("bdi", { class: "tok", text: tokenLabel(payload, top, 6), style: shadeStyle(share) }),
-          elem("div", { class: "tracks" }, elem("div", { class: "t was", style: `width:${100 * was}%` }), changed ? elem("div", { class: "t now", style: `width:${100 * is}%` }) : null),
-          elem("span", { class: "num", text: percentText(changed ? is : was) }));
-      }).reverse();
-      rebuild(list, rows);
-      setText(note, `At position ${shown.pos}: the likeliest token if the model stopped there, and the probability of ${tokenInWords(payload, shown.answer)}${changed ? ", as trained (grey) and with your changes" : ""}.`);
+      const changed = shown.now.length > 0;
+      rebuild(list, lens.rows.map((name, row) => lensRow(payload, { lens, base, name, row, pos: shown.pos, changed })).reverse());
+      const runs = changed ? ", as trained (grey) and with your changes" : "";
+      setText(note, `At position ${shown.pos}: the likeliest token if the model stopped there, and the probability of ${tokenInWords(payload, shown.answer)}${runs}.`);
     },
   };
 }
@@ -48,20 +52,21 @@ export function viewLensTab(page) {
 export function viewLensCard(page) {
   const { payload, store } = page;
   let lens = null;
-  const shares = (state) => (state.lens === "answer" && lens.answer ? lens.answer : lens.prob);
   const rowAt = (row) => lens.rows.length - 1 - row;
   const matrix = createMatrix({
     label: "what each layer believes; arrow keys move, Enter reads at a position",
     read(row, column) {
       const i = rowAt(row) * lens.tokens.length + column;
+      const where = `After ${lens.rows[rowAt(row)]}, at ${tokenInWords(payload, lens.tokens[column])} (${column})`;
       const answer = lens.answer ? `; ${tokenInWords(payload, page.results.shown.answer)} has ${percentText(lens.answer[i])}` : "";
-      return `After ${lens.rows[rowAt(row)]}, at ${tokenInWords(payload, lens.tokens[column])} (${column}): ${tokenInWords(payload, lens.top[i])} ${percentText(lens.prob[i])}${answer}`;
+      return `${where}: ${tokenInWords(payload, lens.top[i])} ${percentText(lens.prob[i])}${answer}`;
     },
     choose: (row, column) => store.set({ read: column === lens.tokens.length - 1 ? null : column }),
   });
   const which = segmented("what the colour shows", [["likeliest", "likeliest"], ["answer", "the answer"]], (value) => store.set({ lens: value }));
   const note = elem("p", { class: "note" });
-  const element = elem("section", { class: "card full", "aria-label": "what each layer believes" }, elem("div", { class: "card-head" }, elem("h2", { text: "What each layer believes" }), which.element), matrix.element, note);
+  const head = elem("div", { class: "card-head" }, elem("h2", { text: "What each layer believes" }), which.element);
+  const element = elem("section", { class: "card full", "aria-label": "what each layer believes" }, head, matrix.element, note);
   return {
     element,
     update(state) {
@@ -69,15 +74,15 @@ export function viewLensCard(page) {
       lens = lensNow(page) ?? lens;
       setAttr(element, "aria-busy", page.results.lensBase.busy || page.results.lensNow.busy);
       if (!lens) return;
-      const n = lens.tokens.length;
+      const n = lens.tokens.length, ofAnswer = state.lens === "answer" && lens.answer !== null;
+      const at = (row, column) => rowAt(row) * n + column;
       matrix.update({
         rows: lens.rows.slice().reverse(), columns: lens.tokens.map((id) => tokenLabel(payload, id, 6)), largest: 1, diverging: false,
-        value: (row, column) => shares(state)[rowAt(row) * n + column],
-        text: (row, column) => (state.lens === "answer" ? String(Math.round(100 * shares(state)[rowAt(row) * n + column])) : tokenLabel(payload, lens.top[rowAt(row) * n + column], 4)),
+        value: (row, column) => (ofAnswer ? lens.answer : lens.prob)[at(row, column)],
+        text: (row, column) => (ofAnswer ? String(Math.round(100 * lens.answer[at(row, column)])) : tokenLabel(payload, lens.top[at(row, column)], 4)),
       });
-      const answer = page.results.shown ? tokenInWords(payload, page.results.shown.answer) : "the answer";
-      setText(note, state.lens === "answer" ? `The probability of ${answer}, in percent, if the model stopped there, by layer (rows) and position (columns).`
-        : "The likeliest next token if the model stopped there, by layer (rows) and position (columns); darker: surer.");
+      const what = ofAnswer && page.results.shown ? `The probability of ${tokenInWords(payload, page.results.shown.answer)}, in percent,` : "The likeliest next token";
+      setText(note, `${what} if the model stopped there, by layer (rows) and position (columns); darker: ${ofAnswer ? "more" : "surer"}.`);
     },
   };
 }

@@ -2,7 +2,7 @@
    click takes it through live, off, average, other prompt, scaled. */
 import { divergingStyle, elem, rovingFocus, segmented, setAttr, setText } from "./draw.js";
 import { largestSize, signedNumber } from "./numbers.js";
-import { partsOf } from "./results.js";
+import { measuredSet, partsOf } from "./results.js";
 import { cycledStack, partIndex, partName, sourceWord, stackOf, withStack } from "./stack.js";
 import { plainWords, tokenInWords } from "./tokens.js";
 
@@ -27,22 +27,24 @@ function createCell(page, part) {
   const name = elem("b", { text: part.mlp ? `MLP ${part.layer}` : partName(part) });
   const badge = elem("small", { class: "badge" });
   const label = finding?.label ? elem("small", { class: "found", text: plainWords(finding.label, 60) }) : null;
-  const button = elem("button", { type: "button", class: part.mlp ? "mlp" : "head", "data-key": partName(part), tabindex: -1, onclick: () => page.cyclePart(part) },
-    elem("span", { class: "cell-line" }, name, number), label, badge);
+  const button = elem("button", {
+    type: "button", class: part.mlp ? "mlp" : "head", "data-key": partName(part), tabindex: -1, onclick: () => page.cyclePart(part),
+  }, elem("span", { class: "cell-line" }, name, number), label, badge);
   button.addEventListener("contextmenu", (event) => { event.preventDefault(); page.store.set({ chosen: part }); });
   return { button, number, badge, part, finding };
 }
 
 /* The value of each part: its effect now; of a part that is changed, what that change does. */
 function valuesOfGrid(page, state) {
-  const { grid, set, shown } = page.results;
+  const { grid, shown } = page.results;
   const parts = partsOf(page.payload.config);
   const values = grid.value?.shows === state.shows ? Array.from(grid.value.values) : parts.map(() => NaN);
   const active = stackOf(state).filter((item) => item.on);
+  const measured = measuredSet(page.results, state);
   if (state.shows === "effect" && shown) {
     parts.forEach((part, i) => {
       const at = partIndex(active, part);
-      if (at >= 0) values[i] = set.value?.last[at] ?? NaN;
+      if (at >= 0) values[i] = measured?.last[at] ?? NaN;
     });
   }
   return values;
@@ -61,7 +63,10 @@ function updateCell(cell, state, value, largest, meaning) {
   setText(badge, word === "scaled" ? `×${item.intervention.source.scale}` : word === "live" || word === "off" ? "" : LOOK_WORDS[word]);
   badge.hidden = !badge.textContent;
   const name = part.mlp ? `MLP of layer ${part.layer}` : `head ${partName(part)}`;
-  const said = `${name}${finding?.label ? `, ${plainWords(finding.label, 60)}` : ""}, ${word === "live" ? "live" : LOOK_WORDS[word]}${Number.isFinite(value) ? `, ${word === "live" ? meaning : "this change does"} ${signedNumber(value)}` : ""}`;
+  const live = word === "live";
+  const effect = Number.isFinite(value) ? `${live ? meaning : "this change does"} ${signedNumber(value)}` : "";
+  const label = finding?.label ? plainWords(finding.label, 60) : "";
+  const said = [name, label, live ? "live" : LOOK_WORDS[word], effect].filter(Boolean).join(", ");
   setAttr(button, "aria-label", said);
   setAttr(button, "title", finding?.sentence ? `${said}\n${plainWords(finding.sentence)}` : said);
 }
@@ -74,11 +79,33 @@ function legendOf(page, state) {
   const others = page.hasOther() ? "from the other prompt, " : "";
   const click = `Click a part: off, ${page.hasMean() ? "its average, " : ""}${others}scaled, live again.`;
   if (state.shows === "contribution") {
-    return { title: `The model: what each part adds to ${answer}`, left: `against ${answer}`, right: `for ${answer}`, meaning: "it adds",
-      note: `What each part writes straight to the logit of ${answer}${wrong ? ` over ${wrong}` : ", above the mean logit"}, without the way through other parts. ${click}` };
+    const over = wrong ? ` over ${wrong}` : ", above the mean logit";
+    return {
+      title: `The model: what each part adds to ${answer}`, left: `against ${answer}`, right: `for ${answer}`, meaning: "it adds",
+      note: `What each part writes straight to the logit of ${answer}${over}, without the way through other parts. ${click}`,
+    };
   }
-  return { title: `The model: what each part does for ${answer}`, left: wrong ? "a smaller lead without it" : `${answer} is less likely without it`, right: wrong ? "a larger lead" : "more likely", meaning: "change without it",
-    note: `Change of ${quantity} when a part is switched off, measured now, in this page. ${click}` };
+  return {
+    title: `The model: what each part does for ${answer}`, meaning: "change without it",
+    left: wrong ? "a smaller lead without it" : `${answer} is less likely without it`, right: wrong ? "a larger lead" : "more likely",
+    note: `Change of ${quantity} when a part is switched off, measured now, in this page. ${click}`,
+  };
+}
+
+function createGrid(config, cells) {
+  const wide = config.n_heads + 1;
+  const layers = Array.from({ length: config.n_layers }, (_, row) => {
+    const inside = cells.slice(row * wide, (row + 1) * wide);
+    const buttons = inside.map(({ button }) => button);
+    const number = elem("span", { class: "ln", text: String(inside[0].part.layer), "aria-hidden": "true" });
+    return elem("div", { class: "layer" }, number, elem("div", { class: "heads" }, ...buttons.slice(0, -1)), buttons[wide - 1]);
+  });
+  const label = "the model's parts, the last layer first; arrow keys move, Enter changes";
+  const dense = config.n_heads > 6 || null;
+  const grid = elem("div", { class: "grid", role: "group", "aria-label": label, "data-dense": dense, style: `--heads:${config.n_heads}` }, ...layers);
+  cells[0].button.tabIndex = 0;
+  rovingFocus(grid, () => cells.map(({ button }) => button), (at, key) => gridMove(config, at, key));
+  return grid;
 }
 
 export function viewModel(page) {
@@ -87,21 +114,14 @@ export function viewModel(page) {
   const title = elem("h2");
   const shows = segmented("what the cells show", [["effect", "switched off"], ["contribution", "direct"]], (value) => store.set({ shows: value }));
   const cells = partsOf(config).map((part) => createCell(page, part));
-  cells[0].button.tabIndex = 0;
-  const wide = config.n_heads + 1;
-  const layers = Array.from({ length: config.n_layers }, (_, row) => {
-    const inside = cells.slice(row * wide, (row + 1) * wide);
-    const heads = elem("div", { class: "heads", style: `--heads:${config.n_heads}` }, ...inside.slice(0, -1).map(({ button }) => button));
-    return elem("div", { class: "layer" }, elem("span", { class: "ln", text: String(inside[0].part.layer), "aria-hidden": "true" }), heads, inside[wide - 1].button);
-  });
-  const grid = elem("div", { class: "grid", role: "group", "aria-label": "the model's parts, the last layer first; arrow keys move, Enter changes", "data-dense": config.n_heads > 6 || null, style: `--heads:${config.n_heads};--layers:${config.n_layers}` }, ...layers);
-  rovingFocus(grid, () => cells.map(({ button }) => button), (at, key) => gridMove(config, at, key));
+  const grid = createGrid(config, cells);
   const [left, right] = [elem("span"), elem("span")];
   const note = elem("p", { class: "note" });
   const problem = elem("p", { class: "problem" });
   const size = elem("span", { class: "mut" });
-  const element = elem("section", { class: "card model", "data-tour": "model", "aria-label": "the model" }, elem("div", { class: "card-head" }, title, shows.element),
-    elem("div", { class: "scroll", style: `--layers:${config.n_layers}` }, grid), elem("div", { class: "scale", "aria-hidden": "true" }), elem("div", { class: "ends" }, left, size, right), note, problem);
+  const element = elem("section", { class: "card model", "data-tour": "model", "aria-label": "the model" },
+    elem("div", { class: "card-head" }, title, shows.element), elem("div", { class: "scroll", style: `--layers:${config.n_layers}` }, grid),
+    elem("div", { class: "scale", "aria-hidden": "true" }), elem("div", { class: "ends" }, left, size, right), note, problem);
   return {
     element,
     update(state) {

@@ -26,15 +26,21 @@ function partOfName(name) {
 
 export function viewPart(page) {
   const { payload, store } = page;
-  const select = labelledSelect("the part that is looked at", partChoices(payload), partName(store.get().chosen), (name) => store.set({ chosen: partOfName(name) }));
+  const choose = (name) => store.set({ chosen: partOfName(name) });
+  const select = labelledSelect("the part that is looked at", partChoices(payload), partName(store.get().chosen), choose);
   select.className = "title-select";
+  const tellsOfHeads = Object.values(payload.findings?.heads ?? {}).some((one) => one.sentence);
   const sentence = elem("p", { class: "note" });
   const wide = elem("button", { type: "button", class: "btn quiet", onclick: () => store.set({ wide: !store.get().wide }) });
-  const tabs = TABS.map((name) => elem("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, text: name[0].toUpperCase() + name.slice(1), onclick: () => store.set({ tab: name }) }));
+  const tabs = TABS.map((name) => elem("button", {
+    type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, text: name[0].toUpperCase() + name.slice(1),
+    onclick: () => store.set({ tab: name }),
+  }));
   const bar = elem("div", { class: "tabs", role: "tablist", "aria-label": "views" }, ...tabs);
   const views = TABS.map((name) => TAB_VIEWS[name](page));
   const panels = TABS.map((name, i) => elem("div", { role: "tabpanel", id: `panel-${name}`, "aria-labelledby": `tab-${name}` }, views[i].element));
-  const element = elem("section", { class: "card part", "aria-label": "the chosen part" }, elem("div", { class: "card-head" }, select, wide), sentence, bar, ...panels);
+  const head = elem("div", { class: "card-head" }, select, wide);
+  const element = elem("section", { class: "card part", "aria-label": "the chosen part" }, head, sentence, bar, ...panels);
   bar.addEventListener("keydown", (event) => {
     const to = alongRow(tabs.indexOf(event.target), event.key, tabs.length);
     if (to === null) return;
@@ -48,8 +54,8 @@ export function viewPart(page) {
       const name = partName(state.chosen);
       if (select.value !== name) select.value = name;
       const found = payload.findings?.heads?.[name]?.sentence;
-      setText(sentence, found ? plainWords(found) : "");
-      sentence.hidden = !found;
+      setText(sentence, found ? plainWords(found) : " ");
+      sentence.hidden = !tellsOfHeads;
       setText(wide, state.wide ? "narrower" : "wider");
       setAttr(element, "data-wide", state.wide || null);
       tabs.forEach((tab, i) => {

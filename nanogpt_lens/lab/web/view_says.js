@@ -12,7 +12,8 @@ function createBar() {
   const token = elem("bdi", { class: "tok" });
   const tracks = ["was", "now", "beside"].map((name) => elem("div", { class: `t ${name}` }));
   const [before, after] = [elem("span", { class: "num" }), elem("span", { class: "num now" })];
-  const element = elem("div", { class: "bar", role: "listitem" }, token, elem("div", { class: "tracks", "aria-hidden": "true" }, ...tracks), before, after);
+  const lines = elem("div", { class: "tracks", "aria-hidden": "true" }, ...tracks);
+  const element = elem("div", { class: "bar", role: "listitem" }, token, lines, before, after);
   return { element, token, tracks, before, after };
 }
 
@@ -20,9 +21,9 @@ function createBar() {
 function tokensOfBars(shown) {
   const runs = [shown.before, shown.after, shown.besides].filter(Boolean);
   const most = Float64Array.from(shown.before, (_, id) => Math.max(...runs.map((run) => run[id])));
-  const ids = largestOf(most, BARS);
-  for (const id of [shown.answer, shown.wrong]) if (id !== null && !ids.includes(id)) ids[ids.length - 1 - (id === shown.wrong && !ids.includes(shown.answer) ? 1 : 0)] = id;
-  return [...new Set(ids)].sort((a, b) => shown.before[b] - shown.before[a]);
+  const asked = [shown.answer, shown.wrong].filter((id) => id !== null);
+  const likeliest = largestOf(most, BARS).filter((id) => !asked.includes(id));
+  return [...asked, ...likeliest].slice(0, Math.min(BARS, most.length)).sort((a, b) => shown.before[b] - shown.before[a]);
 }
 
 /* The runs of the three tracks: as trained, and the changes; in a comparison A has the second and B the third. */
@@ -45,7 +46,8 @@ function updateBar(page, bar, id, shown, largest) {
   setText(bar.before, percentText(shown.before[id]));
   setText(bar.after, changed ? percentText(shown.after[id]) : "");
   const beside = shown.besides ? `, in ${shown.idle} ${percentText(shown.besides[id])}` : "";
-  setAttr(bar.element, "aria-label", `${tokenInWords(page.payload, id)}: ${percentText(shown.before[id])} as trained${changed ? `, ${percentText(shown.after[id])} with your changes` : ""}${beside}`);
+  const now = changed ? `, ${percentText(shown.after[id])} with your changes` : "";
+  setAttr(bar.element, "aria-label", `${tokenInWords(page.payload, id)}: ${percentText(shown.before[id])} as trained${now}${beside}`);
 }
 
 function measureInWords(page, shown) {
@@ -55,7 +57,8 @@ function measureInWords(page, shown) {
   const [before, after, beside] = shown.metrics;
   if (!shown.now.length && beside === null) return `${what}: ${plainNumber(before)}${unit}`;
   const now = shown.now.length ? ` → ${plainNumber(after)}${unit} (${signedNumber(after - before)})` : unit;
-  return `${what}: ${plainNumber(before)}${now}${beside === null ? "" : `; in ${shown.idle} ${plainNumber(beside)} (${signedNumber(beside - before)})`}`;
+  const other = beside === null ? "" : `; in ${shown.idle} ${plainNumber(beside)} (${signedNumber(beside - before)})`;
+  return `${what}: ${plainNumber(before)}${now}${other}`;
 }
 
 /* What to try first: a part that Python named, or the one that matters most here. */
@@ -69,7 +72,8 @@ function invitationOf(page) {
   if (!heads.length || !value || value.values.some(Number.isNaN)) return " ";
   const best = heads.reduce((a, b) => (b.weight > a.weight ? b : a)).part;
   const finding = named[partName(best)];
-  return `Click head ${partName(best)}${finding?.label ? ` (${plainWords(finding.label, 60)})` : ""}: it is switched off, and this line says what changes.`;
+  const label = finding?.label ? ` (${plainWords(finding.label, 60)})` : "";
+  return `Click head ${partName(best)}${label}: it is switched off, and this line says what changes.`;
 }
 
 function updateHeadline(page, headline, shown) {
@@ -91,7 +95,9 @@ export function viewSays(page) {
   const list = elem("div", { class: "bars", role: "list", "aria-label": "next tokens" }, ...bars.map(({ element }) => element));
   const keys = ["as trained", "with your changes", ""].map((text, i) => elem("span", { class: ["was", "now", "beside"][i], text }));
   const measure = elem("p", { class: "measure" });
-  const element = elem("div", { class: "says" }, elem("h2", { text: "What the model says next" }), elem("div", { class: "say-frame" }, headline, invitation), problem, list, elem("div", { class: "key" }, ...keys), measure);
+  const sentence = elem("div", { class: "say-frame" }, headline, invitation);
+  const element = elem("div", { class: "says" }, elem("h2", { text: "What the model says next" }), sentence, problem, list,
+    elem("div", { class: "key" }, ...keys), measure);
   return {
     element,
     update(state) {

@@ -1,7 +1,8 @@
 /* The stack of changes: each in words, on or off, where and with what in its place; what they do alone and together;
    two stacks beside each other. */
-import { elem, labelledSelect, numberField, rebuild, setAttr, setText } from "./draw.js";
+import { elem, labelledSelect, numberField, pressable, rebuild, setAttr, setText } from "./draw.js";
 import { signedNumber } from "./numbers.js";
+import { measuredSet } from "./results.js";
 import { movedStack, sourceWord, stackOf, withStack } from "./stack.js";
 import { tokenLabel } from "./tokens.js";
 import { interventionInWords } from "./words.js";
@@ -15,9 +16,11 @@ function positionSelect(page, one, at, change) {
   const now = one[axis] ?? null;
   const readAt = read ?? tokens.length - 1;
   const named = (pos) => (tokens[pos] === undefined ? String(pos) : `${pos} ${tokenLabel(payload, tokens[pos], 8)}`);
-  const choices = [["null", one.activation === "pattern" ? "all rows" : "all positions"], ["read", `where it is read (${readAt})`], ...tokens.map((_, pos) => [String(pos), named(pos)])];
+  const all = one.activation === "pattern" ? "all rows" : "all positions";
+  const choices = [["null", all], ["read", `where it is read (${readAt})`], ...tokens.map((_, pos) => [String(pos), named(pos)])];
   const value = now === null ? "null" : JSON.stringify(now);
-  if (!choices.some(([choice]) => choice === value)) choices.push([value, Array.isArray(now) ? `positions ${now.slice(0, 6).join(", ")}` : String(now)]);
+  const several = Array.isArray(now) ? `positions ${now.slice(0, 6).join(", ")}` : String(now);
+  if (!choices.some(([choice]) => choice === value)) choices.push([value, several]);
   return labelledSelect("position", choices, value, (choice) => {
     const { [axis]: _, ...rest } = one;
     const pos = choice === "read" ? readAt : JSON.parse(choice);
@@ -28,14 +31,18 @@ function positionSelect(page, one, at, change) {
 function sourceSelect(page, one, at, change) {
   const { source } = one;
   const word = sourceWord(source);
-  const choices = [["zero", "off"], ...(page.hasMean() || source === "mean" ? [["mean", "its average"]] : []), ...(page.hasOther() || source === "other" ? [["other", "from the other prompt"]] : []), ["scale", "scaled"]];
+  const choices = [["zero", "off"]];
+  if (page.hasMean() || source === "mean") choices.push(["mean", "its average"]);
+  if (page.hasOther() || source === "other") choices.push(["other", "from the other prompt"]);
+  choices.push(["scale", "scaled"]);
   if (word === "more") choices.push(["add", "plus a direction"]);
   const value = word === "more" ? "add" : typeof source === "string" ? source : "scale";
   const select = labelledSelect("what takes its place", choices, value, (choice) => {
     if (choice !== "add") change({ ...one, source: choice === "scale" ? { scale: 2 } : choice });
   }, `source ${at}`);
-  const number = typeof source === "string" ? null : numberField("factor", { value: source.scale ?? 1, min: -1000, max: 1000, step: 0.1, key: `scale ${at}`, onchange: (scale) => change({ ...one, source: { ...source, scale } }) });
-  return [select, number];
+  if (typeof source === "string") return [select];
+  const scaled = (scale) => change({ ...one, source: { ...source, scale } });
+  return [select, numberField("factor", { value: source.scale ?? 1, min: -1000, max: 1000, step: 0.1, key: `scale ${at}`, onchange: scaled })];
 }
 
 function changeCard(page, item, at, n) {
@@ -44,7 +51,8 @@ function changeCard(page, item, at, n) {
   const one = item.intervention;
   const put = (items) => store.set(withStack(store.get(), items));
   const change = (intervention) => put(stackOf(store.get()).map((other, i) => (i === at ? { ...other, intervention } : other)));
-  const icon = (text, label, key, act, disabled = false) => elem("button", { type: "button", class: "icon", text, "aria-label": label, title: label, "data-key": `${key} ${at}`, disabled, onclick: act });
+  const icon = (text, label, act, disabled = false) => (
+    pressable(text, act, { class: "icon", "aria-label": label, title: label, "data-key": `${label} ${at}`, disabled }));
   const words = interventionInWords(payload, state.tokens, one);
   const effect = elem("b", { class: "x", "data-effect": at, text: " " });
   return elem("li", { class: "iv", "data-on": item.on || null },
@@ -52,17 +60,16 @@ function changeCard(page, item, at, n) {
       onclick: () => put(stackOf(store.get()).map((other, i) => (i === at ? { ...other, on: !other.on } : other))) }),
     elem("span", { class: "iv-words", text: words }), effect,
     elem("span", { class: "iv-edit" }, positionSelect(page, one, at, change), ...sourceSelect(page, one, at, change),
-      icon("↑", "move up", "up", () => put(movedStack(stackOf(store.get()), at, -1)), at === 0),
-      icon("↓", "move down", "down", () => put(movedStack(stackOf(store.get()), at, 1)), at === n - 1),
-      icon("×", "remove", "remove", () => put(stackOf(store.get()).filter((_, i) => i !== at)))));
+      icon("↑", "move up", () => put(movedStack(stackOf(store.get()), at, -1)), at === 0),
+      icon("↓", "move down", () => put(movedStack(stackOf(store.get()), at, 1)), at === n - 1),
+      icon("×", "remove", () => put(stackOf(store.get()).filter((_, i) => i !== at)))));
 }
 
-function togetherInWords(page, active) {
-  const { set } = page.results;
-  if (!active.length || !set.value || set.value.alone.length !== active.length) return " ";
-  if (active.length === 1) return `It changes the measure by ${signedNumber(set.value.whole)}.`;
-  const sum = set.value.alone.reduce((a, b) => a + b, 0);
-  return `Together ${signedNumber(set.value.whole)}; one by one they would sum to ${signedNumber(sum)}.`;
+function togetherInWords(measured) {
+  if (!measured || !measured.alone.length) return " ";
+  if (measured.alone.length === 1) return `It changes the measure by ${signedNumber(measured.whole)}.`;
+  const sum = measured.alone.reduce((a, b) => a + b, 0);
+  return `Together ${signedNumber(measured.whole)}; one by one they would sum to ${signedNumber(sum)}.`;
 }
 
 /* Beginning, switching and ending a comparison of two stacks. */
@@ -73,7 +80,7 @@ function comparison(page) {
     const now = stackOf(state);
     store.set({ stacks: { A: now, B: now.map((item) => ({ ...item })) }, active: "B", compare: true });
   } });
-  const sides = ["A", "B"].map((name) => elem("button", { type: "button", class: "side", role: "radio", text: name, onclick: () => store.set({ active: name }) }));
+  const sides = ["A", "B"].map((name) => pressable(name, () => store.set({ active: name }), { class: "side", role: "radio" }));
   const seg = elem("span", { class: "seg", role: "radiogroup", "aria-label": "the stack that is worked on" }, ...sides);
   const end = elem("button", { type: "button", class: "btn", onclick: () => {
     const state = store.get();
@@ -82,7 +89,7 @@ function comparison(page) {
   return {
     element: elem("span", { class: "ab" }, begin, seg, end),
     update(state) {
-      begin.hidden = state.compare;
+      begin.hidden = state.compare || !stackOf(state).length;
       seg.hidden = end.hidden = !state.compare;
       setText(end, `Keep only ${state.active}`);
       sides.forEach((side) => setAttr(side, "aria-checked", side.textContent === state.active));
@@ -116,18 +123,17 @@ export function viewStack(page) {
       empty.hidden = items.length > 0;
       list.hidden = !items.length;
       clear.hidden = !items.length;
-      const active = items.filter((item) => item.on);
-      const { set } = page.results;
+      const measured = measuredSet(page.results, state);
       let on = 0;
       items.forEach((item, at) => {
-        const alone = item.on ? set.value?.alone[on++] : undefined;
+        const alone = item.on ? measured?.alone[on++] : undefined;
         const effect = list.children[at]?.querySelector("[data-effect]");
         if (!effect) return;
         setText(effect, alone === undefined ? " " : signedNumber(alone));
         setAttr(effect, "data-tone", alone === undefined ? null : alone < 0 ? "less" : "more");
         setAttr(effect, "title", "alone, in the model without the other changes");
       });
-      setText(together, set.problem ?? togetherInWords(page, active));
+      setText(together, items.length ? page.results.set.problem ?? togetherInWords(measured) : " ");
       ab.update(state);
       add.update(state);
     },

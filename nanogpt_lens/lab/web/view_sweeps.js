@@ -21,6 +21,16 @@ function sourceChoices(page) {
   return sourcesOf({ mean: page.hasMean(), other: page.hasOther() });
 }
 
+function sourceChoice(choices, source, take) {
+  return labelledSelect("source", choices.map(([value, text]) => [value, value === "zero" ? "nothing (off)" : text]), source, take, "source");
+}
+
+function layerSelect({ payload, store }, state) {
+  const layers = Array.from({ length: payload.config.n_layers }, (_, layer) => [layer, String(layer)]);
+  const take = (layer) => store.set({ chosen: { ...store.get().chosen, layer: Number(layer) } });
+  return labelledSelect("receiving layer", layers, state.chosen.layer, take, "layer");
+}
+
 export function viewEdges(page) {
   const { payload, store } = page;
   let source = "zero";
@@ -36,9 +46,8 @@ export function viewEdges(page) {
     update(state) {
       const choices = sourceChoices(page);
       bar.update(JSON.stringify([choices, state.chosen.layer, intact()]), () => [
-        elem("label", {}, "into layer ", labelledSelect("receiving layer", Array.from({ length: payload.config.n_layers }, (_, i) => [i, String(i)]), state.chosen.layer,
-          (layer) => store.set({ chosen: { ...store.get().chosen, layer: Number(layer) } }), "layer")),
-        elem("label", {}, "replaced by ", labelledSelect("source", choices.map(([value, text]) => [value, value === "zero" ? "nothing" : text]), intact(), (value) => { source = value; page.draw(); }, "source")),
+        elem("label", {}, "into layer ", layerSelect(page, state)),
+        elem("label", {}, "replaced by ", sourceChoice(choices, intact(), (value) => { source = value; page.draw(); })),
       ]);
       table.update();
     },
@@ -68,7 +77,7 @@ export function viewSweeps(page) {
           if (kind === "streams" && page.hasOther()) source = "other";
           page.draw();
         }, "kind"),
-        elem("label", {}, "by ", labelledSelect("source", choices.map(([value, text]) => [value, value === "zero" ? "nothing (off)" : text]), intact(), (value) => { source = value; page.draw(); }, "source")),
+        elem("label", {}, "by ", sourceChoice(choices, intact(), (value) => { source = value; page.draw(); })),
       ]);
       table.update();
     },

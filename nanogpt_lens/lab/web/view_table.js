@@ -1,7 +1,7 @@
 /* A sweep in the page: a button, progress, a matrix and a sorted list of what was measured; a click adopts a cell. */
-import { elem, rebuild, segmented, setAttr, setText } from "./draw.js";
+import { elem, pressable, rebuild, segmented, setAttr, setText } from "./draw.js";
 import { createMatrix } from "./draw_matrix.js";
-import { largestSize, signedNumber } from "./numbers.js";
+import { largestOf, largestSize, signedNumber } from "./numbers.js";
 import { requestOf } from "./results.js";
 import { adoptedStack, stackOf, withStack } from "./stack.js";
 import { candidatesOf } from "./sweeps.js";
@@ -11,70 +11,101 @@ import { interventionInWords } from "./words.js";
 
 const MOST_LISTED = 24;
 
-/* createTable(page, {name: task, label, table(): what would be measured, axes: a sentence}) */
-export function createTable(page, { name, label, table, axes }) {
+/* What a table was measured for: another prompt, changes or measure make it old. */
+function keyOfTable(table, shown) {
+  const first = table.cells.find((line) => line.some(Boolean));
+  return JSON.stringify([table.rows, table.columns, first, shown?.tokens, shown?.other, shown?.now, shown?.metric]);
+}
+
+/* Begin to measure a table: its task's value is {table, at: changes [row][column], values, candidates, key, metric}. */
+function measureTable(results, name, table) {
+  const { shown, lab } = results;
+  if (!shown) return;
+  const { candidates, places } = candidatesOf(table);
+  const key = keyOfTable(table, shown);
+  const request = requestOf(shown, [...shown.now, ...candidates.flat()], { candidates, metric: shown.metric, channel: name });
+  request.interventions = shown.now;
+  const wrap = (values) => {
+    const at = table.cells.map((line) => line.map((cell) => (cell ? NaN : null)));
+    places.forEach(([row, column], i) => { at[row][column] = values[i]; });
+    return { table, at, values, candidates, key, metric: shown.metric };
+  };
+  results[name].want(`${key} ${performance.now()}`, async ({ alive, show }) => (
+    wrap(await sweepInParts(lab, request, { alive, show: (values, part) => show(wrap(values), part) }, 24))));
+}
+
+/* The cells with the largest effects, as buttons that adopt them. */
+function sortedCells(value, words, adopt) {
+  const order = largestOf(value.values.map((change) => (Number.isFinite(change) ? Math.abs(change) : -1)), MOST_LISTED);
+  return order.filter((i) => Number.isFinite(value.values[i])).map((i) => {
+    const [cell] = value.candidates[i];
+    const number = elem("b", { text: signedNumber(value.values[i], 3), "data-tone": value.values[i] < 0 ? "less" : "more" });
+    return elem("li", {}, elem("button", { type: "button", "data-key": String(i), onclick: () => adopt(cell) }, elem("span", { text: words(cell) }), number));
+  });
+}
+
+/* The matrix and the sorted list of what a task measured. */
+function createFindings(page, name, label) {
   const { payload, store, results } = page;
+  const list = elem("ol", { class: "sorted" });
+  let drawn = null;
+  const words = (cell) => interventionInWords(payload, results.shown?.tokens ?? [], cell);
+  const adopt = (cell) => {
+    const state = store.get();
+    store.set(withStack(state, adoptedStack(stackOf(state), cell)));
+    page.say("The change is in your stack.");
+  };
+  const matrix = createMatrix({
+    label,
+    read(row, column) {
+      const { table, at } = results[name].value;
+      return `${words(table.cells[row][column])}: ${signedNumber(at[row][column], 3)}`;
+    },
+    choose: (row, column) => adopt(results[name].value.table.cells[row][column]),
+  });
+  return {
+    elements: [matrix.element, list],
+    update(value, looks, largest) {
+      matrix.element.hidden = !value || looks !== "matrix";
+      list.hidden = !value || looks !== "list";
+      if (!value) return;
+      if (drawn !== value) rebuild(list, sortedCells(value, words, adopt));
+      drawn = value;
+      const numbers = value.table.columns.length <= 13 ? (number) => signedNumber(number) : null;
+      if (looks === "matrix") matrix.update({ ...value.table, diverging: true, largest, numbers, value: (row, column) => value.at[row][column] });
+    },
+  };
+}
+
+/* createTable(page, {name: task, label, table(): what would be measured, axes(): a sentence}) */
+export function createTable(page, { name, label, table, axes }) {
+  const { payload, results } = page;
   const task = results[name];
   let looks = "matrix";
-  const start = elem("button", { type: "button", class: "btn pri", onclick: () => (task.busy ? task.drop() : begin()) });
+  const start = pressable("", () => (task.busy ? task.drop() : measureTable(results, name, table())), { class: "btn pri" });
   const bar = elem("progress", { max: 1, value: 0, "aria-label": "progress" });
   const which = segmented("show as", [["matrix", "table"], ["list", "sorted"]], (value) => { looks = value; page.draw(); });
   const note = elem("p", { class: "note", role: "status" });
   const problem = elem("p", { class: "problem" });
-  const list = elem("ol", { class: "sorted" });
-  let drawn = null;
-  const said = (cell, value) => `${interventionInWords(payload, results.shown?.tokens ?? [], cell)}: ${signedNumber(value, 3)}`;
-  const adopt = (cell) => { const state = store.get(); store.set(withStack(state, adoptedStack(stackOf(state), cell))); page.say("The change is in your stack."); };
-  const matrix = createMatrix({
-    label,
-    read: (row, column) => said(task.value.table.cells[row][column], task.value.at[row][column]),
-    choose: (row, column) => adopt(task.value.table.cells[row][column]),
-  });
-  const element = elem("div", {}, elem("div", { class: "row" }, start, which.element), bar, problem, matrix.element, list, note);
-
-  const keyOfTable = (what) => JSON.stringify([what.cells.length, what.rows, what.columns, what.cells.find((line) => line.some(Boolean)), results.shown?.tokens, results.shown?.other, results.shown?.now, results.shown?.metric]);
-  function begin() {
-    const { shown } = results;
-    if (!shown) return;
-    const what = table();
-    const { candidates, places } = candidatesOf(what);
-    const request = requestOf(shown, [...shown.now, ...candidates.flat()], { candidates, metric: shown.metric, channel: name });
-    request.interventions = shown.now;
-    const wrap = (values) => {
-      const at = what.cells.map((line) => line.map((cell) => (cell ? NaN : null)));
-      places.forEach(([row, column], i) => { at[row][column] = values[i]; });
-      return { table: what, at, values, candidates, key: keyOfTable(what), metric: shown.metric };
-    };
-    task.want(`${keyOfTable(what)} ${performance.now()}`, async ({ alive, show }) => wrap(await sweepInParts(results.lab, request, { alive, show: (values, part) => show(wrap(values), part) }, 24)));
-  }
-  function drawList(value) {
-    const order = Array.from(value.values.keys()).filter((i) => Number.isFinite(value.values[i])).sort((a, b) => Math.abs(value.values[b]) - Math.abs(value.values[a]));
-    rebuild(list, order.slice(0, MOST_LISTED).map((i) => elem("li", {}, elem("button", { type: "button", "data-key": String(i), onclick: () => adopt(value.candidates[i][0]) },
-      elem("span", { text: interventionInWords(payload, results.shown.tokens, value.candidates[i][0]) }),
-      elem("b", { text: signedNumber(value.values[i], 3), "data-tone": value.values[i] < 0 ? "less" : "more" })))));
-  }
+  const findings = createFindings(page, name, label);
+  const element = elem("div", {}, elem("div", { class: "row" }, start, which.element), bar, problem, ...findings.elements, note);
   return {
     element,
     update() {
       const { value, busy, progress } = task;
-      const count = candidatesOf(table()).candidates.length;
-      setText(start, busy ? "Stop" : `Measure ${count}`);
+      const now = table();
+      setText(start, busy ? "Stop" : `Measure ${candidatesOf(now).candidates.length}`);
       bar.hidden = !busy;
       bar.value = progress ?? 0;
       which.update(looks);
       setText(problem, task.problem ?? "");
-      matrix.element.hidden = !value || looks !== "matrix";
-      list.hidden = !value || looks !== "list";
-      if (!value) return setText(note, axes());
-      if (drawn !== value) {
-        drawn = value;
-        drawList(value);
-      }
-      const largest = largestSize(value.values, 0.01);
-      if (looks === "matrix") matrix.update({ ...value.table, diverging: true, largest, numbers: value.table.columns.length <= 13 ? (number) => signedNumber(number) : null, value: (row, column) => value.at[row][column] });
-      const old = value.key !== keyOfTable(table()) && !busy ? " This was measured before your last change; measure again." : "";
+      const largest = value ? largestSize(value.values, 0.01) : 1;
+      findings.update(value, looks, largest);
+      const old = Boolean(value) && !busy && value.key !== keyOfTable(now, results.shown);
       setAttr(element, "data-old", old ? "old" : null);
-      return setText(note, `${axes()} The full colour is ±${largest.toFixed(2)}, the change for ${tokenInWords(payload, value.metric.answer)}. A click adopts a cell.${old}`);
+      if (!value) return setText(note, axes());
+      const scale = `The full colour is ±${largest.toFixed(2)}, the change for ${tokenInWords(payload, value.metric.answer)}. A click adopts a cell.`;
+      return setText(note, `${axes()} ${scale}${old ? " This was measured before your last change; measure again." : ""}`);
     },
   };
 }

@@ -7,7 +7,8 @@ const TOUR_KEY = "nanogpt-lens-lab-toured";
 
 function ownSteps({ name }) {
   return [
-    `Every block is a part of ${plainWords(name, 60)}: layers from the bottom up, heads and an MLP in each. Its colour says what happens to the next token when this part is switched off, measured now, in this page.`,
+    `Every block is a part of ${plainWords(name, 60)}: layers from the bottom up, heads and an MLP in each. Its colour says what `
+      + "happens to the next token when this part is switched off, measured now, in this page.",
     "Click a block: it is switched off and the model is computed anew. Click again for its average, the other prompt's, or twice as much.",
     "What you changed is kept here. Undo, compare two sets, share the link or the file, or copy it all as Python that gives the same numbers.",
   ];
@@ -30,7 +31,8 @@ export function createTour(page) {
   const text = elem("p");
   const next = elem("button", { type: "button", class: "btn pri", onclick: () => go(at + 1) });
   const close = elem("button", { type: "button", class: "btn quiet", text: "Close", onclick: () => go(steps.length) });
-  const element = elem("div", { class: "tour", role: "dialog", "aria-label": "a short tour", hidden: true, tabindex: -1 }, text, elem("div", { class: "row" }, count, elem("span", { class: "sp" }), close, next));
+  const row = elem("div", { class: "row" }, count, elem("span", { class: "sp" }), close, next);
+  const element = elem("div", { class: "tour", role: "dialog", "aria-label": "a short tour", hidden: true, tabindex: -1 }, text, row);
   let at = 0, before = null;
   element.addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); go(steps.length); } });
 

@@ -48,7 +48,8 @@ function sourceInWords(payload, source) {
   if (source === "other") return "from the other prompt";
   const scale = source.scale ?? 1;
   if (!("add" in source)) return `× ${scale}`;
-  return Array.isArray(source.add) && source.add.length === 1 ? `+ ${scale * source.add[0]}` : `+ ${scale} × ${directionInWords(payload, source.add)}`;
+  const number = Array.isArray(source.add) && source.add.length === 1;
+  return number ? `+ ${scale * source.add[0]}` : `+ ${scale} × ${directionInWords(payload, source.add)}`;
 }
 
 /* A position of the prompt: "the last “e”", "“C” (6)". */
@@ -117,7 +118,8 @@ export function headlineOf(payload, { interventions, before, after, answer, lead
   if (was === is) pieces.push({ text: "stays at " }, { text: is, tone: 0 });
   else pieces.push({ text: tone < 0 ? "falls from " : "rises from " }, { text: was, tone }, { text: " to " }, { text: is, tone });
   if (lead) {
-    pieces.push({ text: `; its lead over ${tokenInWords(payload, lead.wrong)} goes from ${signedNumber(lead.before)} to ${signedNumber(lead.after)}` });
+    const [from, to] = [lead.before, lead.after].map((value) => signedNumber(value));
+    pieces.push({ text: `; its lead over ${tokenInWords(payload, lead.wrong)} goes from ${from} to ${to}` });
   } else {
     const moves = movesInWords(payload, before, after, answer);
     if (moves) pieces.push({ text: `; ${moves}` });
