@@ -14,7 +14,7 @@ from typing import Any
 from conversion.atomic import write_text
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.output import check_output
-from nanogpt_lens.lab.bundle import module_source, page_source
+from nanogpt_lens.lab.bundle import page_source
 from nanogpt_lens.viz.page import document
 from nanogpt_lens.viz.tokens import safe_json, visible
 
@@ -113,9 +113,18 @@ def standalone_script() -> str:
     return _embeddable(f"(() => {{\n{page_source()}\nmain_js.mountStandalone(document.getElementById('lab'));\n}})();")
 
 
-def widget_module() -> str:
-    """The ES module of a notebook's cell, after anywidget's contract."""
-    return module_source()
+def lab_script() -> str:
+    """The script of another page that holds the lab, which starts when it comes into view."""
+    start = (
+        "const place = document.getElementById('lab');\n"
+        "const watch = new IntersectionObserver((entries) => {\n"
+        "  if (!entries.some((entry) => entry.isIntersecting)) return;\n"
+        "  watch.disconnect();\n"
+        "  main_js.mountStandalone(place, { address: false });\n"
+        "}, { rootMargin: '300px' });\n"
+        "watch.observe(place);"
+    )
+    return _embeddable(f"(() => {{\n{page_source()}\n{start}\n}})();")
 
 
 def _embeddable(text: str) -> str:
