@@ -1,0 +1,1 @@
+"""The model in a page, to be taken apart there."""
