@@ -189,16 +189,16 @@ def _tour(model: Hooked, prompt: Prompt | None, heads: Mapping[str, Any]) -> lis
     return sentences
 
 
-def probabilities_without(
-    model: Hooked, tokens: Sequence[int], answer: int
-) -> tuple[float, dict[str, float]]:
+def probabilities_without(model: Hooked, tokens: Sequence[int], answer: int) -> tuple[float, dict[str, float]]:
     """The probability of an answer after a prompt, and by head ("1.0") or MLP ("mlp0") without that part."""
     cfg = model.cfg
     parts = [f"{layer}.{head}" for layer in range(cfg.n_layers) for head in range(cfg.n_heads)]
     parts += [f"mlp{layer}" for layer in range(cfg.n_layers)]
     metric, ids = answer_logprob(answer), list(tokens)
     results = {part: intervene(model, ids, Intervention.at(part, "zero"), metric=metric) for part in parts}
-    return _probability(next(iter(results.values())).base_metric), {part: _probability(result.metric) for part, result in results.items()}
+    return _probability(next(iter(results.values())).base_metric), {
+        part: _probability(result.metric) for part, result in results.items()
+    }
 
 
 def _probability(logprob: Float[Tensor, " example"] | None) -> float:

@@ -2,6 +2,7 @@
 import { bytesOf, openLab } from "./client.js";
 import { elem } from "./draw.js";
 import { createPage } from "./page.js";
+import { pythonOf } from "./python.js";
 import { firstState, fragmentOf, readFragment, readState } from "./state.js";
 
 /* Bytes in whatever form a host hands them over. */
@@ -100,6 +101,7 @@ function scriptingOf(page, payload) {
       if (!state) throw new Error(problem);
       page.store.replace(state);
     },
+    python: () => pythonOf(payload, page.store.get()),
     ready: page.ready.then(() => undefined),
     proof: page.proofDone,
   };
