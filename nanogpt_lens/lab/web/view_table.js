@@ -40,7 +40,8 @@ function sortedCells(value, words, adopt) {
   return order.filter((i) => Number.isFinite(value.values[i])).map((i) => {
     const [cell] = value.candidates[i];
     const number = elem("b", { text: signedNumber(value.values[i], 3), "data-tone": value.values[i] < 0 ? "less" : "more" });
-    return elem("li", {}, elem("button", { type: "button", "data-key": String(i), onclick: () => adopt(cell) }, elem("span", { text: words(cell) }), number));
+    const text = elem("span", { text: words(cell) });
+    return elem("li", {}, elem("button", { type: "button", "data-key": String(i), onclick: () => adopt(cell) }, text, number));
   });
 }
 
