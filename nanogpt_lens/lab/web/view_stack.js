@@ -1,7 +1,7 @@
 /* The stack of changes: each in words, on or off, where and with what in its place; what they do alone and together;
    two stacks beside each other. */
 import { elem, labelledSelect, numberField, pressable, rebuild, setAttr, setText } from "./draw.js";
-import { signedNumber } from "./numbers.js";
+import { signedNumber, toneOf } from "./numbers.js";
 import { measuredSet } from "./results.js";
 import { movedStack, sourceWord, stackOf, withStack } from "./stack.js";
 import { plainWords, tokenLabel } from "./tokens.js";
@@ -136,7 +136,7 @@ export function viewStack(page) {
         const effect = list.children[at]?.querySelector("[data-effect]");
         if (!effect) return;
         setText(effect, alone === undefined ? " " : signedNumber(alone));
-        setAttr(effect, "data-tone", alone === undefined ? null : alone < 0 ? "less" : "more");
+        setAttr(effect, "data-tone", toneOf(alone));
         setAttr(effect, "title", "alone, in the model without the other changes");
       });
       setText(together, items.length ? page.results.set.problem ?? togetherInWords(measured) : " ");
