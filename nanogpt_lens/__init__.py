@@ -6,8 +6,9 @@
     ngl.check("out-shakespeare-char").raise_if_failed()
 
 What most people need is here; classes of results are in `ngl.results`, metrics in `ngl.metrics`, tasks to train on in
-`ngl.tasks`, sparse autoencoders in `ngl.sae`, errors in `ngl.errors`, every analysis by name in `ngl.catalogue`. Names
-are imported when they are first used, so that `nanogpt-lens --help` needs no torch.
+`ngl.tasks`, directions of the stream in `ngl.directions`, sparse autoencoders in `ngl.sae`, errors in `ngl.errors`,
+every analysis by name in `ngl.catalogue`. Names are imported when they are first used, so that `nanogpt-lens --help`
+needs no torch.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from nanogpt_lens.circuits.validation import validate_circuit
     from nanogpt_lens.compare.heads import match_heads
     from nanogpt_lens.core.errors import AnalysisError, NanoGPTLensError
-    from nanogpt_lens.directions.find import direction_similarity, principal_components, project_direction
     from nanogpt_lens.directions.steer import steer, steering_effect
     from nanogpt_lens.heads.ablation import ablate_induction_heads
     from nanogpt_lens.heads.attention import attention_patterns, attention_statistics
@@ -89,7 +89,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.circuits.validation": ("validate_circuit",),
     "nanogpt_lens.compare.heads": ("match_heads",),
     "nanogpt_lens.core.errors": ("AnalysisError", "NanoGPTLensError"),
-    "nanogpt_lens.directions.find": ("direction_similarity", "principal_components", "project_direction"),
     "nanogpt_lens.directions.steer": ("steer", "steering_effect"),
     "nanogpt_lens.heads.ablation": ("ablate_induction_heads",),
     "nanogpt_lens.heads.attention": ("attention_patterns", "attention_statistics"),
@@ -148,7 +147,7 @@ _MODULES = {
     "metrics": "nanogpt_lens.running.metrics",
     "tasks": "nanogpt_lens.text.tasks",
     "widgets": "nanogpt_lens.reporting.widgets",
-    **{folder: f"nanogpt_lens.{folder}" for folder in ("results", "sae", "viz")},
+    **{folder: f"nanogpt_lens.{folder}" for folder in ("directions", "results", "sae", "viz")},
 }
 
 __all__ = [*sorted(_HOMES)]  # pyright: ignore[reportUnsupportedDunderAll]

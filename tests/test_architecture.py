@@ -20,8 +20,8 @@ RANKS: dict[str, int] = {
     **dict.fromkeys(("interventions", "losses"), 5),
     **dict.fromkeys(("heads", "lens", "neurons", "patching", "sae"), 6),
     **dict.fromkeys(("circuits", "compare", "directions"), 7),
-    "catalogue": 8,
-    **dict.fromkeys(("runs", "reporting", "lab", "server"), 9),
+    **dict.fromkeys(("catalogue", "lab"), 8),
+    **dict.fromkeys(("runs", "reporting", "server"), 9),
     "cli": 10,
     **dict.fromkeys(("nanogpt_lens", "__main__"), 11),
 }

@@ -128,7 +128,10 @@ def test_a_lens_is_evaluated(folders):
     ("call", "words"),
     [
         (lambda m, t: ngl.logit_lens(m, t[:2], k=3), "k is 3; expected at most 2"),
-        (lambda m, t: ngl.principal_components(m, t, "resid_post", layer=0, k=5), "k is 5; expected at most 4"),
+        (
+            lambda m, t: ngl.directions.principal_components(m, t, "resid_post", layer=0, k=5),
+            "k is 5; expected at most 4",
+        ),
         (lambda m, t: ngl.search_neurons(m, t, window=4, progress=False), "window is 4; expected at most 3"),
         (lambda m, t: ngl.search_neurons(m, t, k=20, progress=False), "k is 20, but .* at most 4 excerpts of 3"),
         (lambda m, t: ngl.text_loss(m, t, seq_len=4), "windows of 4 tokens were asked for; expected 1 to 3"),

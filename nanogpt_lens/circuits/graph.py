@@ -9,7 +9,7 @@ layers with 4 heads has 479 edges. Biases belong to no node and flow always. The
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -18,22 +18,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.interventions.nodes import Node, receivers_of, senders_of
+from nanogpt_lens.interventions.nodes import Edge, Node, edges_named
 from nanogpt_lens.model.access import Hooked
-
-ARROW = "->"
-
-
-@dataclass(frozen=True)
-class Edge:
-    """What one node reads of what another wrote; its name is such as "0.1->1.0.k" or "embed->mlp0"."""
-
-    sender: Node
-    receiver: Node
-
-    def __str__(self) -> str:
-        return f"{self.sender}{ARROW}{self.receiver}"
-
 
 Edges: TypeAlias = str | Edge | Iterable[str | Edge]
 """One edge or several, by name or as they are; "0.1->1.0" is the head's three."""
@@ -126,7 +112,7 @@ class CircuitGraph:
             AnalysisError: a name that is no edge, or an edge that this model does not have.
         """
         some = [edges] if isinstance(edges, str | Edge) else list(edges)
-        found = {edge for one in some for edge in ([one] if isinstance(one, Edge) else self._named(one))}
+        found = {edge for one in some for edge in ([one] if isinstance(one, Edge) else edges_named(self.model, one))}
         for edge in found:
             if edge not in self.index:
                 raise AnalysisError(
@@ -134,16 +120,6 @@ class CircuitGraph:
                     "a receiver reads what was written before it"
                 )
         return sorted(found, key=self.index.__getitem__)
-
-    def _named(self, name: str) -> list[Edge]:
-        sender, arrow, receiver = str(name).partition(ARROW)
-        if not arrow:
-            raise AnalysisError(
-                f"{name!r} is no edge; expected sender->receiver, such as '0.1->1.0.k' or 'embed->mlp0'"
-            )
-        ((start,),) = senders_of(self.model, [sender.strip()])
-        (ends,) = receivers_of(self.model, [receiver.strip()])
-        return [Edge(start, end) for end in ends]
 
 
 def names_of(edges: Sequence[Edge]) -> tuple[str, ...]:

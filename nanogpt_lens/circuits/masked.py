@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,17 +26,10 @@ from nanogpt_lens.circuits.flow import Flow, Shared
 from nanogpt_lens.circuits.graph import CircuitGraph
 from nanogpt_lens.circuits.written import written
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.interventions.nodes import Node
+from nanogpt_lens.interventions.nodes import stream_hook
+from nanogpt_lens.interventions.receiving import normalised
 from nanogpt_lens.model.access import Hooked
-from nanogpt_lens.model.identity import affine
 from nanogpt_lens.patching.continuation import TOLERANCE, is_plain, score_scale
-
-
-def hook_read(receiver: Node, n_layers: int) -> str:
-    """The hook point of the residual stream that a receiver reads."""
-    if receiver.kind == "logits":
-        return f"blocks.{n_layers - 1}.hook_resid_post"
-    return f"blocks.{receiver.layer}." + ("hook_resid_mid" if receiver.kind == "mlp" else "hook_resid_pre")
 
 
 def names_read(n_layers: int) -> list[str]:
@@ -78,7 +70,7 @@ class MaskedRuns:
         self._qkv: dict[int, tuple[Tensor, Tensor]] = {}
         self._kept_mask, self._kept = torch.zeros_like(self.graph.all_edges), dict[int, Shared]()
         self._without: dict[str, Tensor] = {
-            str(receiver): run[hook_read(receiver, self.graph.n_layers)][:, :end]
+            str(receiver): run[stream_hook(receiver, self.graph.n_layers)][:, :end]
             + changes[self.graph.n_before(receiver) - 1]
             for receiver in self.graph.receivers
         }
@@ -222,7 +214,7 @@ class MaskedRuns:
         """What some of a layer's heads write, from what enters their queries, keys and values."""
         block = self.model.blocks[layer]
         n_sets, _, n_examples, n_pos, _ = inputs.shape
-        normal = self._normal(block.ln1, inputs).flatten(2, 3)
+        normal = normalised(self.model, block.ln1, inputs).flatten(2, 3)
         weight, bias = self._weights(layer)
         if len(heads) < self.graph.n_heads:
             rows = [part * self.graph.n_heads + head for part in range(3) for head in heads]
@@ -237,16 +229,12 @@ class MaskedRuns:
         flat = rearrange(z, "(set head) example pos d_head -> set head (example pos) d_head", set=n_sets)
         return (flat @ block.attn.W_O[heads]).unflatten(2, (n_examples, n_pos))
 
-    def _normal(self, norm: Any, x: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
-        """A stream after a LayerNorm of the model."""
-        return F.layer_norm(x, x.shape[-1:], *affine(norm, self.model), self.model.cfg.eps)
-
     def _mlp(
         self, layer: int, inputs: Float[Tensor, "set 1 example pos d_model"]
     ) -> Float[Tensor, "set 1 example pos d_model"]:
         """What a layer's MLP writes, from what enters it."""
         block = self.model.blocks[layer]
-        normal = self._normal(block.ln2, inputs)
+        normal = normalised(self.model, block.ln2, inputs)
         return block.mlp(rearrange(normal, "set one example pos d -> (set one example) pos d")).view_as(inputs)
 
 

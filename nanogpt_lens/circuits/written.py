@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nanogpt_lens.core.choices import Source, check_choice
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.interventions.fitting import check_nothing
 from nanogpt_lens.interventions.sites import KINDS
 from nanogpt_lens.interventions.sources import mean_of, replacing_examples
 from nanogpt_lens.model.access import Hooked, record
@@ -61,13 +62,8 @@ def put_in_place(
         AnalysisError: there is no such source, or nothing to take it from; "zero" in a model with processed weights.
     """
     check_choice(Source, source=source)
-    if source == "zero" and model.cfg.normalization_type == "LNPre":
-        raise AnalysisError(
-            "source is 'zero', and this model's weights are processed: biases of values are folded into that of the "
-            "attention's output, so that nothing is another thing than in the checkpoint; load the model without "
-            "process_weights, or take 'mean', 'resample' or 'other'"
-        )
     if source == "zero":
+        check_nothing(model, source)
         return torch.zeros_like(base)
     if source == "other":
         if other is None:

@@ -64,9 +64,13 @@ def lab(
         typer.echo(f"warning: {warning}", err=True)
     if as_json:
         cases = len(made.payload["proof"]["cases"])
-        typer.echo(json.dumps({"path": path, "output": str(output), "bytes": size, "checks": cases}, ensure_ascii=False))
+        typer.echo(
+            json.dumps({"path": path, "output": str(output), "bytes": size, "checks": cases}, ensure_ascii=False)
+        )
     else:
-        typer.echo(f"{output}: {size / 1e6:.2f} MB with the model inside; it opens offline and proves itself on opening")
+        typer.echo(
+            f"{output}: {size / 1e6:.2f} MB with the model inside; it opens offline and proves itself on opening"
+        )
     if open_it:
         typer.launch(output.expanduser().resolve().as_uri())
 

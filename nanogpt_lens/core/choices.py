@@ -13,6 +13,9 @@ Activation: TypeAlias = Literal[
 ]
 """An activation that can be patched, by TransformerLens' name without `hook_`."""
 
+Intervened: TypeAlias = Literal[Activation, "edge"]
+"""What an intervention changes: an activation, or an edge, what one node reads of what another wrote."""
+
 Direction: TypeAlias = Literal["denoise", "noise"]
 """Which run is patched: the corrupted one with clean activations, or the clean one with corrupted activations."""
 

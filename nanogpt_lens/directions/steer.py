@@ -23,9 +23,10 @@ from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import interval_fields
 from nanogpt_lens.directions.find import as_direction
-from nanogpt_lens.interventions.applying import SourceValues, apply, edits_of
+from nanogpt_lens.interventions.applying import apply, edits_of
 from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.units import checked_layers
+from nanogpt_lens.interventions.values import SourceValues
 from nanogpt_lens.model.access import (
     Hooked,
     check_model,
@@ -193,7 +194,7 @@ def _scores_under(
     progress: bool,
 ) -> Float[Tensor, "direction scale score example"]:
     """Each sequence's scores under each intervention of the grid of directions and scales."""
-    edits = [edits_of([one], SourceValues(), model.cfg.n_layers) for row in grid for one in row]
+    edits = [edits_of(model, [one], SourceValues()) for row in grid for one in row]
     parts = []
     total = len(text) * (1 + len(edits))
     with evaluating(model), tqdm(total=total, unit="sequence", desc="steering", delay=1, disable=not progress) as bar:

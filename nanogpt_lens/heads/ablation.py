@@ -24,12 +24,13 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.heads.chosen import chosen_on_others, share_chosen_on
 from nanogpt_lens.heads.induction import repeated_and_unrepeated
-from nanogpt_lens.interventions.applying import SourceValues, edits_of
+from nanogpt_lens.interventions.applying import edits_of
 from nanogpt_lens.interventions.controls import USUAL, control_sets, sets_of_the_same_layers
 from nanogpt_lens.interventions.grammar import layer_and_index
 from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.sites import KINDS
 from nanogpt_lens.interventions.sources import mean_activations
+from nanogpt_lens.interventions.values import SourceValues
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, loss_per_token, provenance, record
 from nanogpt_lens.results import InductionHeads, Sample, Scores
 from nanogpt_lens.running.batches import batches
@@ -244,7 +245,7 @@ def _second_half_losses(
                 values = SourceValues(mean=means, other=kept)
                 part = []
                 for interventions in replacements:
-                    edits = edits_of(interventions, values, model.cfg.n_layers)
+                    edits = edits_of(model, interventions, values)
                     part.append(loss_per_token(model, tokens[rows], edits)[:, start:].double().mean(1))
                     bar.update(len(part[-1]))
                 pieces.append(torch.stack(part))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,63 +16,13 @@ from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.interventions.fitting import check_fits, hook_points, place_index
+from nanogpt_lens.interventions.edges import edge_edits
+from nanogpt_lens.interventions.fitting import check_fits, hook_points, place_index, source_points
 from nanogpt_lens.interventions.intervention import Intervention, Interventions, as_interventions
-from nanogpt_lens.interventions.sites import Kind
-from nanogpt_lens.interventions.sources import check_mean, mean_activations, mean_of, replacing_examples
+from nanogpt_lens.interventions.sites import KINDS, Kind
+from nanogpt_lens.interventions.sources import check_mean, mean_activations
+from nanogpt_lens.interventions.values import SourceValues
 from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, check_model, editing, evaluating, record
-
-
-@dataclass(frozen=True)
-class SourceValues:
-    """What the sources of interventions put in place.
-
-    Attributes:
-        other: another run's activations by hook point.
-        mean: means by hook point, of the activation's shape but for the dimensions they are taken over; where there
-            is none, the mean of what arrives at the hook point.
-        reference: activations by hook point that "resample" draws from; where there are none, those
-            that arrive at the hook point.
-        same_run: whether the reference's examples are those of the run itself, so that none may be drawn for itself.
-        seed: the seed of the draw.
-    """
-
-    other: Mapping[str, Float[Tensor, "example ..."]] = field(default_factory=dict)
-    mean: Mapping[str, Float[Tensor, " ..."]] = field(default_factory=dict)
-    reference: Mapping[str, Float[Tensor, "reference ..."]] = field(default_factory=dict)
-    same_run: bool = False
-    seed: int = 0
-
-    def put(self, source: str, kind: Kind, name: str, value: Float[Tensor, "example ..."]) -> Float[Tensor, " ..."]:
-        """What takes the place of `value` at a hook point; it broadcasts to its shape.
-
-        Raises:
-            AnalysisError: there is nothing to take its place, or something of another shape.
-        """
-        if source == "other":
-            if name not in self.other:
-                raise AnalysisError("the source is 'other' and there is no other run; give other=, a text")
-            return _of_shape(self.other[name], value, f"the other run's activation at {name}")
-        if source == "mean":
-            if name not in self.mean:
-                check_mean(kind, len(value), same_run=True)
-            mean = self.mean[name] if name in self.mean else mean_of(kind, value)
-            return _of_shape(mean, value, f"the mean at {name}")
-        rows = self.reference.get(name, value)
-        same_run = self.same_run or name not in self.reference
-        examples = replacing_examples(len(value), len(rows), same_run=same_run, seed=self.seed)
-        return _of_shape(rows[examples], value, f"the reference's activation at {name}")
-
-
-def _of_shape(new: Float[Tensor, " ..."], value: Float[Tensor, "example ..."], what: str) -> Float[Tensor, " ..."]:
-    """`new`; AnalysisError unless it broadcasts to the shape of `value`."""
-    expected = value.shape[value.dim() - new.dim() :]
-    if any(a not in (1, b) for a, b in zip(new.shape, expected, strict=True)):
-        raise AnalysisError(
-            f"{what} has shape {list(new.shape)}; expected {list(expected)}, as in this run: give as many tokens, and "
-            "one example or as many"
-        )
-    return new
 
 
 @contextmanager
@@ -88,14 +37,15 @@ def apply(
     """Make interventions in every run of the model while the context is open.
 
     Everything that runs the model's hook points sees them: calling it, `run_with_cache`, `ngl.generate`. Several at
-    one hook point are made in their order. The hooks are gone afterwards, also after an exception.
+    one hook point are made in their order, edges first. The hooks are gone afterwards, also after an exception.
 
     Args:
         model: the model.
         interventions: one, several, or their JSON.
         other: the text whose run "other" takes activations from, of the runs' own length; run once, here.
         reference: the texts that "mean" averages and "resample" draws from, run once, here; None for the examples of
-            each run itself, as they arrive at the hook point, after the interventions before it.
+            each run itself, as they arrive at the hook point, after the interventions before it. The mean pattern of
+            sequences that are longer than the run's is cut to its length, which is exact because attention is causal.
         seed: the seed of "resample".
 
     Yields:
@@ -115,7 +65,7 @@ def apply(
     ]
     with evaluating(model):
         values = source_values(model, some, other=texts[0], reference=texts[1], seed=seed)
-    with editing(model, edits_of(some, values, model.cfg.n_layers)):
+    with editing(model, edits_of(model, some, values)):
         yield model
 
 
@@ -136,7 +86,7 @@ def source_values(
     names: dict[str, dict[str, Kind]] = {"other": {}, "mean": {}, "resample": {}}
     for one in interventions:
         if isinstance(one.source, str) and one.source in names:
-            names[one.source] |= hook_points(one, model.cfg.n_layers)
+            names[one.source] |= source_points(model, one)
     if names["other"] and other is None:
         raise AnalysisError("the source is 'other' and there is no other run; give other=, a text")
     if same_run and reference is not None:
@@ -148,12 +98,23 @@ def source_values(
     return SourceValues(other=taken, mean=means, reference=rows, same_run=same_run, seed=seed)
 
 
-def edits_of(interventions: Sequence[Intervention], values: SourceValues, n_layers: int) -> dict[str, Edit]:
-    """By hook point what makes the interventions there, in their order; they are known to fit the model."""
-    edits: dict[str, list[Edit]] = {}
+def edits_of(model: Hooked, interventions: Sequence[Intervention], values: SourceValues) -> dict[str, Edit]:
+    """By hook point what makes the interventions there, in their order; they are known to fit the model.
+
+    What a receiver computes from what it reads along edges comes before all else at its hook point; the logits read the
+    last stream itself, after all else; and what a run is asked for edges comes last.
+    """
+    entering, recording = edge_edits(model, [one for one in interventions if one.edge], values)
+    last = KINDS["resid_post"].hook_name(model.cfg.n_layers - 1)
+    logits = entering.pop(last, None)
+    edits: dict[str, list[Edit]] = {name: [edit] for name, edit in entering.items()}
     for one in interventions:
-        for name, kind in hook_points(one, n_layers).items():
+        for name, kind in ({} if one.edge else hook_points(model, one)).items():
             edits.setdefault(name, []).append(_edit(one, kind, name, values))
+    if logits is not None:
+        edits.setdefault(last, []).append(logits)
+    for name, edit in recording.items():
+        edits.setdefault(name, []).append(edit)
     return {name: _in_order(several) for name, several in edits.items()}
 
 

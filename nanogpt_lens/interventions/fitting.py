@@ -9,6 +9,7 @@ import torch
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.intervention import Indices, Intervention
+from nanogpt_lens.interventions.nodes import edges_named, entry_hook, entry_kind, exit_hook, stream_hook
 from nanogpt_lens.interventions.sites import KINDS, Kind
 from nanogpt_lens.model.access import Hooked
 
@@ -16,32 +17,62 @@ from nanogpt_lens.model.access import Hooked
 def check_fits(model: Hooked, one: Intervention) -> None:
     """Raise AnalysisError unless the model has the layers, heads and neurons, and room for the positions.
 
-    A direction must have the width of the activation.
+    A direction must have the width of the activation; and what nothing is must be the same as in the checkpoint.
     """
     cfg = model.cfg
-    kind = KINDS[one.activation]
     for axis, size in (("layer", cfg.n_layers), ("head", cfg.n_heads), ("neuron", cfg.d_mlp)):
         for place in as_tuple(getattr(one, axis)):
             if place >= size:
                 raise AnalysisError(f"there is no {axis} {place} in this model; expected 0 to {size - 1}")
     for axis in ("pos", "dest_pos", "src_pos"):
         positions_from_start(as_tuple(getattr(one, axis)), cfg.n_ctx, axis)
-    for name in hook_points(one, cfg.n_layers):
+    for name in (*hook_points(model, one), *recorded_points(model, one)):
         if name not in model.hook_dict:
             raise AnalysisError(f"the model has no hook point {name}; expected a model that has, as nanoGPT's do")
     if not isinstance(one.source, str) and "add" in one.source:
-        width = _width(model, one, kind)
+        width = _width(model, one)
         if len(one.source["add"]) != width:
+            name = "the stream" if one.edge else one.activation
             raise AnalysisError(
-                f"the direction has {len(one.source['add'])} numbers; expected {width}, the width of {kind.name}"
+                f"the direction has {len(one.source['add'])} numbers; expected {width}, the width of {name}"
             )
+    elif one.edge and (one.source == "zero" or not isinstance(one.source, str)):
+        check_nothing(model, one.source)
 
 
-def hook_points(one: Intervention, n_layers: int) -> dict[str, Kind]:
-    """The names of the hook points that an intervention is made at, and its activation."""
+def check_nothing(model: Hooked, source: object) -> None:
+    """Raise AnalysisError where the weights are processed, so that a node that writes nothing is another thing."""
+    if model.cfg.normalization_type == "LNPre":
+        raise AnalysisError(
+            f"source is {source!r}, and this model's weights are processed: biases of values are folded into that of "
+            "the attention's output, so that nothing is another thing than in the checkpoint; load the model without "
+            "process_weights, or take 'mean', 'resample' or 'other'"
+        )
+
+
+def hook_points(model: Hooked, one: Intervention) -> dict[str, Kind]:
+    """The names of the hook points that an intervention is made at, and its activation; of an edge its receivers'."""
+    n_layers = model.cfg.n_layers
+    if one.edge:
+        ends = [edge.receiver for edge in edges_named(model, one.edge)]
+        return {entry_hook(end, n_layers): entry_kind(end) for end in ends}
     kind = KINDS[one.activation]
     layers = range(n_layers) if one.layer is None else as_tuple(one.layer)
     return {kind.hook_name(layer): kind for layer in layers}
+
+
+def source_points(model: Hooked, one: Intervention) -> dict[str, Kind]:
+    """The hook points of what takes the place: those of `hook_points`, but of an edge its sender's."""
+    return dict([exit_hook(edges_named(model, one.edge)[0].sender)]) if one.edge else hook_points(model, one)
+
+
+def recorded_points(model: Hooked, one: Intervention) -> list[str]:
+    """The hook points that an edge needs of the run itself: its sender's, and the stream that its receivers read."""
+    if not one.edge:
+        return []
+    ends = [edge.receiver for edge in edges_named(model, one.edge)]
+    streams = [stream_hook(end, model.cfg.n_layers) for end in ends if end.kind != "logits"]
+    return list(dict.fromkeys([*source_points(model, one), *streams]))
 
 
 def place_index(one: Intervention, kind: Kind, shape: Sequence[int]) -> tuple[Any, ...]:
@@ -82,9 +113,12 @@ def as_tuple(places: Indices) -> tuple[int, ...]:
     return () if places is None else (places,) if isinstance(places, int) else places
 
 
-def _width(model: Hooked, one: Intervention, kind: Kind) -> int:
+def _width(model: Hooked, one: Intervention) -> int:
     """The number of numbers that a direction for this intervention has."""
     cfg = model.cfg
+    if one.edge:
+        return int(cfg.d_model)
+    kind = KINDS[one.activation]
     if kind.name == "pattern":
         return 1
     if "neuron" in kind.axes:

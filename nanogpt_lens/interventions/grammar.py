@@ -7,6 +7,7 @@
 | "L0N17" | neuron 17 of layer 0 |
 | "mlp0" | the MLP of layer 0 |
 | "embed", "logits" | the embedding, and the logits |
+| "0.1->1.0.k" | an edge: what the keys of head 1.0 read of what head 0.1 wrote |
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from nanogpt_lens.core.errors import AnalysisError
+
+ARROW = "->"
 
 Unit: TypeAlias = Literal["head", "neuron"]
 
@@ -52,6 +57,47 @@ def read_place(word: str) -> Place | None:
     if letter == "N":
         return None if part else Place("neuron", layer, index)
     return Place("head" if letter == "H" or part else "unit", layer, index, part)
+
+
+def edge_name(word: object) -> str:
+    """The name of an edge as it is usually written, such as "0.1->1.0.k" for "L0H1 -> L1H0.k".
+
+    Raises:
+        AnalysisError: the word names no edge, or one from a node that is computed after its reader.
+    """
+    ends = [read_place(end) for end in word.split(ARROW)] if isinstance(word, str) else []
+    match ends:
+        case [Place() as sender, Place() as receiver] if _may_send(sender) and _may_receive(receiver):
+            name = f"{_node_name(sender)}{ARROW}{_node_name(receiver)}"
+        case _:
+            raise AnalysisError(
+                f"{word!r} is no edge; expected a sender (embed, a head such as 0.1, an MLP such as mlp0), '->', and a "
+                "receiver (a head's 1.0.q, 1.0.k or 1.0.v, 1.0 for all three, an MLP, logits), such as '0.1->1.0.k'"
+            )
+    order = (sender.layer, sender.kind == "mlp") < (receiver.layer, receiver.kind == "mlp")
+    if receiver.kind != "logits" and not order:
+        raise AnalysisError(
+            f"{name!r} is no edge: {_node_name(receiver)} is computed before {_node_name(sender)} or beside it; "
+            "expected a receiver behind the sender"
+        )
+    return name
+
+
+def _may_send(place: Place) -> bool:
+    """Whether a node of that name writes into the residual stream."""
+    return place.kind in ("embed", "unit", "head", "mlp") and not place.part
+
+
+def _may_receive(place: Place) -> bool:
+    """Whether a node of that name reads from the residual stream."""
+    return place.kind in ("unit", "head", "mlp", "logits") and place.part != "z"
+
+
+def _node_name(place: Place) -> str:
+    """A node as it is usually written."""
+    if place.kind in ("unit", "head"):
+        return f"{place.layer}.{place.index}" + (f".{place.part}" if place.part else "")
+    return f"mlp{place.layer}" if place.kind == "mlp" else place.kind
 
 
 def layer_and_index(item: object, unit: Unit) -> tuple[int, int] | None:

@@ -40,7 +40,8 @@ def intervene(
         interventions: one `Intervention`, several, made in their order, or their JSON.
         other: the text of the run that "other" takes activations from, of the same length; one example or as many.
         reference: the texts that "mean" averages and "resample" draws from; None for the examples of `text`, none of
-            which is then drawn for itself. Either way in the model as it is, without the interventions.
+            which is then drawn for itself. Either way in the model as it is, without the interventions. Longer texts
+            have means as well; that of a pattern is cut to the length of `text`, exact because attention is causal.
         metric: what is measured on the logits of both runs, such as `ngl.metrics.logit_diff(" Mary", " John")`.
         activations: which are kept of both runs: hook points ("blocks.0.attn.hook_z"), or names of activations ("z"),
             which are kept of all layers.
@@ -64,7 +65,7 @@ def intervene(
         bound = None if metric is None else bind(metric, model, tokens)
         values = source_values(model, some, other=others, reference=rows, same_run=reference is None, seed=seed)
         base = record(model, tokens, names)
-        with editing(model, edits_of(some, values, model.cfg.n_layers)):
+        with editing(model, edits_of(model, some, values)):
             edited = record(model, tokens, names)
         metrics = [None if bound is None else bound.of_run(logits["logits"]) for logits in (edited, base)]
     labels = token_labels(model, tokens[0]) if len(tokens) == 1 else ()
@@ -127,4 +128,5 @@ def _in_words(one: Intervention) -> str:
         change = f"plus {one.source['scale']:g} * direction"
     else:
         change = f"times {one.source['scale']:g}"
-    return " ".join([one.activation, *([f"({', '.join(places)})"] if places else []), change])
+    what = f"edge {one.edge}" if one.edge else one.activation
+    return " ".join([what, *([f"({', '.join(places)})"] if places else []), change])

@@ -4,6 +4,7 @@
     Intervention("pattern", layer=0, head=1, dest_pos=-1, src_pos=(0, 1), source="zero")
     Intervention("resid_post", layer=1, source={"add": direction, "scale": 4.0})
     Intervention.at("1.0", "zero")                      # written as `grammar` says
+    Intervention("edge", edge="0.1->1.0.k", source="other")   # what one node reads of what another wrote
 
 It goes to JSON and comes back unchanged, so that a command line, a page or a server can speak of it.
 `nanogpt_lens.interventions.applying` makes it happen in a model.
@@ -20,9 +21,9 @@ from typing import Any, TypeAlias, get_args
 
 import torch
 
-from nanogpt_lens.core.choices import Activation, Source
+from nanogpt_lens.core.choices import Intervened, Source
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.interventions.grammar import Place, read_place
+from nanogpt_lens.interventions.grammar import ARROW, Place, edge_name, read_place
 from nanogpt_lens.interventions.sites import kind_of
 
 Indices: TypeAlias = int | tuple[int, ...] | None
@@ -40,7 +41,7 @@ class Intervention:
     """What takes an activation's place, and at which places.
 
     Attributes:
-        activation: one of `nanogpt_lens.core.choices.Activation`, with or without `hook_` in front.
+        activation: one of `nanogpt_lens.core.choices.Activation`, with or without `hook_` in front; or "edge".
         layer, head, neuron: which of them; None for all, several as a tuple.
         pos: at which positions; negative ones count from the end.
         dest_pos, src_pos: of a pattern, the attending and the attended positions, instead of `pos`.
@@ -48,14 +49,17 @@ class Intervention:
             its examples alone, so that rows still sum to one); "resample", another reference example's at the same
             position; "other", another run's; {"scale": x}, itself times x; {"add": direction, "scale": x}, itself plus
             x times a direction. A direction has d_model numbers for a stream, d_head for z, q, k and v, one for each
-            neuron that is named (all d_mlp where none is), and one number for a pattern.
+            neuron that is named (all d_mlp where none is), one number for a pattern, and d_model for an edge.
+        edge: of the activation "edge", which one: "0.1->1.0.k" is what the keys of head 1.0 read of what head 0.1
+            writes, "0.1->1.0" the same of its queries, keys and values. The receiver reads what the source says
+            instead, at its positions `pos`; nobody else sees it, and the biases stay.
 
     Raises:
-        AnalysisError: no such activation or source, an axis that the activation does not have, or something that is
-            no whole number where a place is named.
+        AnalysisError: no such activation, source or edge, an axis that the activation does not have, or something that
+            is no whole number where a place is named.
     """
 
-    activation: Activation
+    activation: Intervened
     layer: Indices = None
     head: Indices = None
     neuron: Indices = None
@@ -63,20 +67,26 @@ class Intervention:
     dest_pos: Indices = None
     src_pos: Indices = None
     source: Source | Mapping[str, Any] = "zero"
+    edge: str | None = None
 
     def __post_init__(self) -> None:
-        kind = kind_of(self.activation)
-        object.__setattr__(self, "activation", kind.name)
+        if self.activation == "edge":
+            name, known = "edge", ("pos",)
+        else:
+            kind = kind_of(self.activation, also=("edge",))
+            name, known = kind.name, ("layer", *kind.axes)
+        object.__setattr__(self, "activation", name)
+        object.__setattr__(self, "edge", _edge(self.edge, name))
         for axis in AXES:
             places = _indices(axis, getattr(self, axis))
-            if places is not None and axis not in ("layer", *kind.axes):
-                known = ", ".join(("layer", *kind.axes))
-                raise AnalysisError(f"{kind.name} has no {axis}, and {axis} is {places}; expected some of {known}")
+            if places is not None and axis not in known:
+                some = f"{'' if len(known) == 1 else 'some of '}{', '.join(known)}"
+                raise AnalysisError(f"{name} has no {axis}, and {axis} is {places}; expected {some}")
             object.__setattr__(self, axis, places)
         object.__setattr__(self, "source", _source(self.source))
 
     def __hash__(self) -> int:
-        return hash((self.activation, *(getattr(self, axis) for axis in AXES)))
+        return hash((self.activation, self.edge, *(getattr(self, axis) for axis in AXES)))
 
     @classmethod
     def at(
@@ -84,13 +94,14 @@ class Intervention:
         place: str,
         source: Source | Mapping[str, Any] = "zero",
         *,
-        activation: Activation | None = None,
+        activation: Intervened | None = None,
         pos: Indices = None,
     ) -> Intervention:
         """The intervention at a place that is written as `nanogpt_lens.interventions.grammar` says.
 
         Args:
-            place: "0.1" is a head's z, "0.1.k" its keys, "mlp0" an MLP's output, "L3N33" a neuron's activation.
+            place: "0.1" is a head's z, "0.1.k" its keys, "mlp0" an MLP's output, "L3N33" a neuron's activation,
+                "0.1->1.0.k" an edge.
             source: what takes its place, as above.
             activation: None for the one that the place means; "mlp_post" and "mlp_pre" make "3.33" a neuron.
             pos: at which positions, as above.
@@ -98,13 +109,16 @@ class Intervention:
         Raises:
             AnalysisError: the place is none that can be replaced, or not one of that activation.
         """
+        asked = activation if activation in (None, "edge") else kind_of(activation, also=("edge",)).name
+        if isinstance(place, str) and ARROW in place and asked in (None, "edge"):
+            return cls("edge", edge=place, pos=pos, source=source)
         written = read_place(place) if isinstance(place, str) else None
-        meant, places = _activation_and_places(written, None if activation is None else kind_of(activation).name)
+        meant, places = _activation_and_places(written, asked)
         if meant is None:
-            asked = "" if activation is None else f" of the activation {activation!r}"
+            of = "" if activation is None else f" of the activation {activation!r}"
             raise AnalysisError(
-                f"{place!r} is no place{asked} that can be replaced; expected a head such as '0.1', its '0.1.k', an "
-                "MLP such as 'mlp0', or a neuron such as 'L3N33'"
+                f"{place!r} is no place{of} that can be replaced; expected a head such as '0.1', its '0.1.k', an MLP "
+                "such as 'mlp0', a neuron such as 'L3N33', or an edge such as '0.1->1.0.k'"
             )
         return cls(meant, **places, pos=pos, source=source)
 
@@ -171,10 +185,10 @@ def _plain(value: Any) -> Any:
 
 
 def _activation_and_places(
-    place: Place | None, activation: Activation | None
-) -> tuple[Activation | None, dict[str, int]]:
+    place: Place | None, activation: Intervened | None
+) -> tuple[Intervened | None, dict[str, Any]]:
     """The activation that a written place means, and its layer and head or neuron; None where it means none."""
-    if place is None or place.kind in ("embed", "logits"):
+    if place is None or activation == "edge" or place.kind in ("embed", "logits"):
         return None, {}
     if place.kind == "mlp":
         fits = activation in (None, "mlp_out", "mlp_post", "mlp_pre")
@@ -185,6 +199,15 @@ def _activation_and_places(
     part: Any = place.part or activation or "z"
     fits = part in ("z", "q", "k", "v", "pattern") and activation in (None, part)
     return part if fits else None, {"layer": place.layer, "head": place.index}
+
+
+def _edge(edge: Any, activation: str) -> str | None:
+    """The usual name of an edge where an edge is changed, else None."""
+    if activation == "edge" and edge is None:
+        raise AnalysisError("the activation is 'edge' and edge is missing; expected edge=, such as '0.1->1.0.k'")
+    if activation != "edge" and edge is not None:
+        raise AnalysisError(f"{activation} has no edge, and edge is {edge!r}; expected the activation 'edge'")
+    return None if edge is None else edge_name(edge)
 
 
 def _indices(axis: str, places: Any) -> Indices:

@@ -1,8 +1,8 @@
-"""The nodes of a model's graph that path patching speaks of, written as `grammar` says.
+"""The nodes of a model's graph and the edges between them, written as `grammar` says.
 
 Senders are what writes into the residual stream: "embed", heads ("0.1" is head 1 of layer 0, also
 "L0H1"), MLPs ("mlp0"). Receivers are what reads it: a head's "1.0.q", "1.0.k", "1.0.v" ("1.0" is
-all three), an MLP, and "logits".
+all three), an MLP, and "logits". An edge is what one reads of what another wrote.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.interventions.grammar import read_place
+from nanogpt_lens.interventions.grammar import ARROW, read_place
+from nanogpt_lens.interventions.sites import KINDS, Kind
 from nanogpt_lens.model.access import Hooked
 
 Nodes: TypeAlias = str | tuple[int, int] | Sequence[str | tuple[int, int]]
@@ -42,6 +43,59 @@ class Node:
         if self.kind == "head":
             return f"{self.layer}.{self.head}" + (f".{self.part}" if self.part else "")
         return f"mlp{self.layer}" if self.kind == "mlp" else self.kind
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What one node reads of what another wrote; its name is such as "0.1->1.0.k" or "embed->mlp0"."""
+
+    sender: Node
+    receiver: Node
+
+    def __str__(self) -> str:
+        return f"{self.sender}{ARROW}{self.receiver}"
+
+
+def edges_named(model: Hooked, name: str) -> list[Edge]:
+    """The edge of that name, or three where it names a head as a whole: those into its q, k and v.
+
+    Raises:
+        AnalysisError: it is no name of an edge, or one of its ends is not in this model.
+    """
+    sender, arrow, receiver = str(name).partition(ARROW)
+    if not arrow:
+        raise AnalysisError(f"{name!r} is no edge; expected sender->receiver, such as '0.1->1.0.k' or 'embed->mlp0'")
+    ((start,),) = senders_of(model, [sender.strip()])
+    (ends,) = receivers_of(model, [receiver.strip()])
+    return [Edge(start, end) for end in ends]
+
+
+def is_before(sender: Node, receiver: Node) -> bool:
+    """Whether what the sender writes is there when the receiver reads; an MLP reads its layer's heads."""
+    return (sender.layer, sender.kind == "mlp") < (receiver.layer, receiver.kind == "mlp")
+
+
+def stream_hook(receiver: Node, n_layers: int) -> str:
+    """The hook point of the residual stream that a receiver reads."""
+    if receiver.kind == "logits":
+        return f"blocks.{n_layers - 1}.hook_resid_post"
+    return f"blocks.{receiver.layer}." + ("hook_resid_mid" if receiver.kind == "mlp" else "hook_resid_pre")
+
+
+def entry_kind(receiver: Node) -> Kind:
+    """The first activation that a receiver has for itself: a head's q, k or v, an MLP's input, the final stream."""
+    return KINDS[receiver.part or {"mlp": "mlp_pre", "logits": "resid_post"}[receiver.kind]]
+
+
+def entry_hook(receiver: Node, n_layers: int) -> str:
+    """The hook point of that activation; it is linear in what the receiver reads, and read by nothing else."""
+    return entry_kind(receiver).hook_name(min(receiver.layer, n_layers - 1))
+
+
+def exit_hook(sender: Node) -> tuple[str, Kind]:
+    """The hook point from which one knows what a sender writes, and the activation there."""
+    kind = KINDS[{"embed": "resid_pre", "head": "z", "mlp": "mlp_out"}[sender.kind]]
+    return kind.hook_name(max(sender.layer, 0)), kind
 
 
 def senders_of(model: Hooked, nodes: str | Sequence[Nodes]) -> list[tuple[Node, ...]]:

@@ -72,15 +72,20 @@ _ALIASES = {
 }
 
 
-def kind_of(activation: str) -> Kind:
+def kind_of(activation: str, *, also: Sequence[str] = ()) -> Kind:
     """The activation of that name, with or without `hook_` in front.
+
+    Args:
+        activation: the name.
+        also: what could have been given instead, for the error.
 
     Raises:
         AnalysisError: there is no activation of that name.
     """
     kind = KINDS.get(plain_name(activation))
     if kind is None:
-        raise AnalysisError(f"the activation {activation!r} cannot be patched; expected one of {', '.join(KINDS)}")
+        known = ", ".join([*KINDS, *also])
+        raise AnalysisError(f"the activation {activation!r} cannot be patched; expected one of {known}")
     return kind
 
 

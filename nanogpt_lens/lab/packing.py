@@ -56,7 +56,9 @@ def config_of(model: Hooked) -> dict[str, Any]:
             "1e-5, as nanoGPT has"
         )
     if cfg.d_head * cfg.n_heads != cfg.d_model or getattr(cfg, "attn_only", False):
-        raise AnalysisError("the model's heads do not fill the stream, or it has no MLPs; the lab computes nanoGPT alone")
+        raise AnalysisError(
+            "the model's heads do not fill the stream, or it has no MLPs; the lab computes nanoGPT alone"
+        )
     return {
         **{name: int(getattr(cfg, name)) for name in ("n_layers", "n_heads", "d_model", "d_head", "d_mlp", "n_ctx")},
         "d_vocab": int(cfg.d_vocab),

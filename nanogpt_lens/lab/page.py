@@ -14,7 +14,7 @@ from typing import Any
 from conversion.atomic import write_text
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.output import check_output
-from nanogpt_lens.lab.bundle import module_source, page_source
+from nanogpt_lens.lab.bundle import page_source
 from nanogpt_lens.viz.page import document
 from nanogpt_lens.viz.tokens import safe_json, visible
 
@@ -93,7 +93,9 @@ class Lab:
 
     def __repr__(self) -> str:
         cases, size = len(self.payload["proof"]["cases"]), len(self.weights) * 4 / 3
-        return f"Lab {self.payload['name']}: {cases} checks against PyTorch, about {size / 1e6:.1f} MB; .save('lab.html')"
+        return (
+            f"Lab {self.payload['name']}: {cases} checks against PyTorch, about {size / 1e6:.1f} MB; .save('lab.html')"
+        )
 
 
 def data_blocks(payload: Mapping[str, Any], weights: bytes) -> str:
@@ -111,9 +113,18 @@ def standalone_script() -> str:
     return _embeddable(f"(() => {{\n{page_source()}\nmain_js.mountStandalone(document.getElementById('lab'));\n}})();")
 
 
-def widget_module() -> str:
-    """The ES module of a notebook's cell, after anywidget's contract."""
-    return module_source()
+def lab_script() -> str:
+    """The script of another page that holds the lab, which starts when it comes into view."""
+    start = (
+        "const place = document.getElementById('lab');\n"
+        "const watch = new IntersectionObserver((entries) => {\n"
+        "  if (!entries.some((entry) => entry.isIntersecting)) return;\n"
+        "  watch.disconnect();\n"
+        "  main_js.mountStandalone(place, { address: false });\n"
+        "}, { rootMargin: '300px' });\n"
+        "watch.observe(place);"
+    )
+    return _embeddable(f"(() => {{\n{page_source()}\n{start}\n}})();")
 
 
 def _embeddable(text: str) -> str:

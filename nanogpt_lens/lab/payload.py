@@ -1,4 +1,4 @@
-"""What the page knows besides the weights: the model's sizes and vocabulary, prompts, findings, and the proof's cases."""
+"""What the page knows besides the weights: the model's sizes and vocabulary, prompts, and the proof's cases."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ def prompts_of(model: Hooked, prompts: Sequence[LabPrompt] | None) -> list[dict[
     if prompts is None:
         return None
     if isinstance(prompts, str | Mapping) or not isinstance(prompts, Sequence) or not prompts:
-        raise AnalysisError(f"prompts is {prompts!r}; expected a list, such as ['ROMEO:', {{'clean': ..., 'other': ...}}]")
+        raise AnalysisError(
+            f"prompts is {prompts!r}; expected a list, such as ['ROMEO:', {{'clean': ..., 'other': ...}}]"
+        )
     return [_prompt(model, prompt, i) for i, prompt in enumerate(prompts)]
 
 
 def _prompt(model: Hooked, prompt: LabPrompt, number: int) -> dict[str, Any]:
-    given = dict(prompt) if isinstance(prompt, Mapping) else {"clean": prompt}
+    given: dict[str, Any] = dict(prompt) if isinstance(prompt, Mapping) else {"clean": prompt}
     name = f"prompts[{number}]"
     if unknown := [str(key) for key in given if key not in _NAMES]:
         raise AnalysisError(f"{name} has {', '.join(unknown)}; expected some of {', '.join(_NAMES)}")

@@ -36,7 +36,7 @@ class Proof:
     """
 
     cases: tuple[dict[str, Any], ...]
-    expected: tuple[Float[Tensor, "row column"], ...]
+    expected: tuple[Float[Tensor, "_ _"], ...]
 
 
 def proof_of(model: Hooked, *, seed: int = 0) -> Proof:
@@ -46,9 +46,8 @@ def proof_of(model: Hooked, *, seed: int = 0) -> Proof:
     cases = [drawing.case([], length) for length in sorted({1, max(1, exact.cfg.n_ctx // 2), exact.cfg.n_ctx})]
     for activation in KINDS:
         cases += [drawing.case([(activation, source)]) for source in SOURCES]
-    if "edge" in __import__("typing").get_args(__import__("nanogpt_lens.core.choices", fromlist=["x"]).Activation):
-        cases += [drawing.case([("edge", source)]) for source in SOURCES]
-        cases += [drawing.case([("z", "zero"), ("edge", "other"), ("resid_mid", "add")])]
+    cases += [drawing.case([("edge", source)]) for source in SOURCES]
+    cases += [drawing.case([("z", "zero"), ("edge", "other"), ("resid_mid", "add")])]
     return Proof(tuple(cases), tuple(_expected(exact, case) for case in cases))
 
 
@@ -128,7 +127,11 @@ class _Drawing:
         receivers = [f"mlp{layer}", "logits"]
         if layer + 1 < self.cfg.n_layers:
             senders.append(f"mlp{layer}")
-            receivers = ["logits", f"mlp{layer + 1}", *(f"{layer + 1}.{reader}{part}" for part in (".q", ".k", ".v", ""))]
+            receivers = [
+                "logits",
+                f"mlp{layer + 1}",
+                *(f"{layer + 1}.{reader}{part}" for part in (".q", ".k", ".v", "")),
+            ]
         return f"{self.random.choice(senders)}->{self.random.choice(receivers)}"
 
     def source(self, activation: str, source: str) -> Any:

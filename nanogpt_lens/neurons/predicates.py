@@ -67,6 +67,10 @@ end it. speaker_name: as in Shakespeare's plays, the characters, spaces among th
 line that follows an empty line (or begins the text) and ends with its only colon."""
 
 
+USUAL = {"speaker_name": "speakers' names", "newline": "line breaks", "upper_case": "upper-case letters"}
+"""Classes for which separating neurons are looked for where nobody names one, and what they are in words."""
+
+
 def token_class(
     model: Hooked, sequences: Sequences, predicate: Predicate, *, name: str = "predicate"
 ) -> tuple[Bool[np.ndarray, " token"], str]:

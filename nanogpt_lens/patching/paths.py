@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from nanogpt_lens.core.choices import Direction
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.interventions.nodes import Node, Nodes, label, receivers_of, senders_of
+from nanogpt_lens.interventions.nodes import Node, Nodes, entry_hook, is_before, label, receivers_of, senders_of
 from nanogpt_lens.model.access import Edit, Hooked, Text, evaluating, has_hooks, provenance, record
 from nanogpt_lens.patching.runner import CHUNK_TOKENS, MEMORY
 from nanogpt_lens.patching.runs import (
@@ -222,7 +222,7 @@ class _PathPatcher:
                     chunk = _Chunk(group, masks[places])
                     inputs = self._inputs(chunk, readers, first)
                     for j, ends in enumerate(receivers):
-                        if any(_reaches(sender, end) for sender in group for end in ends):
+                        if any(is_before(sender, end) for sender in group for end in ends):
                             out[i, j, places] = self._patched_metric(chunk, ends, inputs).to(out.dtype)
                     bar.update(len(places))
         return out
@@ -312,24 +312,13 @@ class _PathPatcher:
         return self.base[f"blocks.{self.n_layers - 1}.hook_resid_post"]
 
     def _hook(self, node: Node) -> str:
-        """The hook point at which a receiver's input is noted and replaced.
-
-        It is linear in what it reads, and read by nothing else.
-        """
-        if node.kind == "logits":
-            return f"blocks.{self.n_layers - 1}.hook_resid_post"
-        return f"blocks.{node.layer}." + (f"attn.hook_{node.part}" if node.kind == "head" else "mlp.hook_pre")
+        """The hook point at which a receiver's input is noted and replaced."""
+        return entry_hook(node, self.n_layers)
 
     def _run(self, chunk: _Chunk, edits: dict[str, Edit], first: int) -> Float[Tensor, "site example pos d_vocab"]:
         """The logits of a run of all sites of a chunk, which begins at the first layer that is edited."""
         begin = first if first > 0 and not self.observed else None
         return run_copies(self.model, self.tokens, self.base, len(chunk.mask), edits, layer=begin)
-
-
-def _reaches(sender: Node, receiver: Node) -> bool:
-    """Whether what the sender writes is there when the receiver reads; an MLP reads its layer's heads."""
-    same = sender.kind == "head" and receiver.kind == "mlp" and sender.layer == receiver.layer
-    return sender.layer < receiver.layer or same
 
 
 def _edit_that_notes(noted: dict[str, Float[Tensor, "row pos ..."]], name: str) -> Edit:

@@ -6,9 +6,9 @@ Every text is escaped by the template; tokens have gone through `viz.tokens.visi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from nanogpt_lens.viz.tokens import visible
 
@@ -92,6 +92,21 @@ class Picture:
     picture: Figure | Widget
     caption: str
     label: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabBlock:
+    """The lab, with the model inside.
+
+    Attributes:
+        payload, weights: see `nanogpt_lens.lab.page.Lab`.
+        caption: what it is.
+    """
+
+    kind: ClassVar[str] = "lab"
+    payload: Mapping[str, Any]
+    weights: bytes
+    caption: str
 
 
 @dataclass(frozen=True, kw_only=True)

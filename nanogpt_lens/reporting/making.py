@@ -30,6 +30,7 @@ from nanogpt_lens.reporting.sections import (
     circuits,
     heads,
     induction,
+    lab,
     lens,
     loss,
     neurons,
@@ -43,7 +44,7 @@ from nanogpt_lens.text.corpus import Corpus
 
 RECIPES: dict[str, Recipe] = {
     module.RECIPE.key: module.RECIPE
-    for module in (certificate, loss, heads, attention, induction, lens, patching, circuits, neurons, checkpoints)
+    for module in (certificate, loss, heads, attention, induction, lens, patching, circuits, neurons, lab, checkpoints)
 }
 """All sections but the summary, in their order."""
 

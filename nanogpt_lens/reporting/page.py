@@ -9,7 +9,8 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
-from nanogpt_lens.reporting.blocks import LEVELS, Picture
+from nanogpt_lens.lab.page import data_blocks, lab_script
+from nanogpt_lens.reporting.blocks import LEVELS, LabBlock, Picture
 from nanogpt_lens.reporting.section import Section
 from nanogpt_lens.viz.colours import css_colours
 from nanogpt_lens.viz.libraries import Library
@@ -38,19 +39,31 @@ def page(*, name: str, title: str, status: str, tone: str, sections: Sequence[Se
     """
     pictures = _Pictures()
     body = _template().render(
-        name=name, status=status, tone=tone, sections=sections, picture=pictures.placed, levels=LEVELS
+        name=name,
+        status=status,
+        tone=tone,
+        sections=sections,
+        picture=pictures.placed,
+        lab=pictures.lab,
+        levels=LEVELS,
     )
     return document(
-        title=title, body=body, style=_style(), scripts=(_read("report.js"),), libraries=tuple(sorted(pictures.needed))
+        title=title,
+        body=body,
+        style=_style(),
+        scripts=(_read("report.js"), *pictures.scripts),
+        libraries=tuple(sorted(pictures.needed)),
+        computes=bool(pictures.scripts),
     )
 
 
 class _Pictures:
-    """Gives each figure and widget its name on the page, and notes which libraries they need."""
+    """Gives each figure and widget its name on the page, and notes which libraries and scripts they need."""
 
     def __init__(self) -> None:
         self.n = 0
         self.needed: set[Library] = set()
+        self.scripts: tuple[str, ...] = ()
 
     def placed(self, picture: Picture) -> Markup:
         """The HTML of a block's figure or widget, which `viz` has escaped."""
@@ -62,6 +75,11 @@ class _Pictures:
             return Markup(picture.picture.block(identity))
         self.needed.add("plotly")
         return Markup(figure_block(picture.picture, identity, static=_STATIC))
+
+    def lab(self, block: LabBlock) -> Markup:
+        """The HTML of the lab, whose data are made harmless already; it starts when it comes into view."""
+        self.scripts = (lab_script(),)
+        return Markup(f'<div id="lab" class="lab"></div>{data_blocks(block.payload, block.weights)}')
 
 
 @cache

@@ -21,11 +21,12 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import ratio_per_example, t_interval
-from nanogpt_lens.interventions.applying import SourceValues, edits_of
+from nanogpt_lens.interventions.applying import edits_of
 from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.sites import kind_of
 from nanogpt_lens.interventions.sources import RunningMean
 from nanogpt_lens.interventions.units import Units
+from nanogpt_lens.interventions.values import SourceValues
 from nanogpt_lens.model.access import (
     Hooked,
     device_of,
@@ -229,7 +230,7 @@ def _sums(
 
     def loss(source: Source, values: SourceValues) -> Float[Tensor, " example"]:
         one = Intervention(kind_of(units.activation).name, layer=units.layers[0], source=source)
-        return loss_per_token(model, tokens, edits_of([one], values, model.cfg.n_layers)).double().mean(1)
+        return loss_per_token(model, tokens, edits_of(model, [one], values)).double().mean(1)
 
     sums = {
         "variance": (x - mean).square().sum((1, 2)),

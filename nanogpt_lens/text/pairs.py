@@ -87,6 +87,11 @@ class PromptPair:
         return min(self.clean_logit_diff, -self.corrupted_logit_diff)
 
 
+def prompt_length(n_tokens: int, n_ctx: int) -> int | None:
+    """The length of prompts from a text of so many tokens that there are several; None for the usual one."""
+    return None if n_tokens >= (LENGTH + 1) * 4 else max(2, min(n_tokens // 4 - 1, n_ctx - 1))
+
+
 def find_prompt_pair(
     model: Hooked,
     corpus: Corpus | None = None,

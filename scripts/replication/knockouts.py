@@ -11,8 +11,9 @@ from torch import Tensor
 from nanogpt_lens.core.choices import Ablation
 from nanogpt_lens.heads.ablation import Head, Z, heads_replaced
 from nanogpt_lens.heads.on_tasks import task_sequences
-from nanogpt_lens.interventions.applying import SourceValues, edits_of
+from nanogpt_lens.interventions.applying import edits_of
 from nanogpt_lens.interventions.sources import mean_activations
+from nanogpt_lens.interventions.values import SourceValues
 from nanogpt_lens.model.access import Hooked, can_start, device_of, evaluating, next_token_loss, record, run
 from nanogpt_lens.text.tasks import Task
 from scripts.replication.measured import where
@@ -77,7 +78,7 @@ def _run(
 ) -> Tensor:
     """Logits with the output of some heads replaced; layers before them are not run again."""
     replaced = heads_replaced(heads, "other" if mode == "resample" else mode)
-    edits = edits_of(replaced, values, model.cfg.n_layers)
+    edits = edits_of(model, replaced, values)
     start = min((layer for layer, _ in heads), default=0)
     if start and can_start(model):
         return run(model, kept[f"blocks.{start}.hook_resid_pre"], edits, start=start)

@@ -39,6 +39,7 @@ export class Pass {
     this.site("resid_mid", layer, scratch.stream, d);
     this.mlp(layer);
     this.site("mlp_out", layer, scratch.out, d);
+    if (this.wanted.includes(`mlp${layer}`)) this.senders.set(`mlp${layer}`, this.withoutBias(layer));
     const to = this.trace.resid[layer + 1] + row * d;
     for (let i = 0; i < size; i++) f[to + i] = f[scratch.stream + i] + f[scratch.out + i];
     this.site("resid_post", layer, to, d);
@@ -58,7 +59,7 @@ export class Pass {
     ["q", "k", "v"].forEach((name, part) => this.site(name, layer, qkv + part * d, 3 * d));
     for (let head = 0; head < config.n_heads; head++) this.attend(layer, head);
     this.site("z", layer, scratch.z, d);
-    for (let head = 0; head < config.n_heads; head++) this.keepSender(`${layer}.${head}`, scratch.z + head * dh, d, w.proj_w + head * dh, dh);
+    for (let head = 0; head < config.n_heads; head++) this.keepHead(layer, head);
     ops.nt(scratch.z, d, w.proj_w, d, w.proj_b, scratch.out, d, rows, d, d);
   }
 
@@ -107,7 +108,6 @@ export class Pass {
     this.site("mlp_pre", layer, scratch.pre, m);
     ops.gelu(scratch.pre, scratch.post, rows * m, config.act_fn !== "gelu");
     this.site("mlp_post", layer, scratch.post, m);
-    this.keepSender(`mlp${layer}`, scratch.post, m, w.out_w, m);
     ops.nt(scratch.post, m, w.out_w, m, w.out_b, scratch.out, d, rows, d, m);
   }
 
@@ -140,13 +140,23 @@ export class Pass {
     }
   }
 
-  /* What a sender writes into the stream in this run, where an edge needs it: its output without biases. */
-  keepSender(name, at, stride, weight, width) {
+  /* What a head writes into the stream in this run, where an edge needs it, without the bias, which is nobody's. */
+  keepHead(layer, head) {
+    const name = `${layer}.${head}`;
     if (!this.wanted.includes(name)) return;
-    const { config, ops, scratch, rows } = this;
-    const d = config.d_model;
-    ops.nt(at, stride, weight, name.startsWith("mlp") ? config.d_mlp : d, -1, scratch.sent, d, rows, d, width);
+    const { config, ops, scratch, rows, weights } = this;
+    const [d, dh] = [config.d_model, config.d_head];
+    ops.nt(scratch.z + head * dh, d, weights.layers[layer].proj_w + head * dh, d, -1, scratch.sent, d, rows, d, dh);
     this.senders.set(name, this.allRows(scratch.sent));
+  }
+
+  /* What an MLP writes, likewise. */
+  withoutBias(layer) {
+    const { config, scratch, weights, row, f } = this;
+    const rows = this.allRows(scratch.out);
+    const bias = weights.layers[layer].out_b;
+    if (bias >= 0) for (let i = row * config.d_model; i < rows.length; i++) rows[i] -= f[bias + (i % config.d_model)];
+    return rows;
   }
 
   /* A stream [pos, d_model] out of the heap; rows before `row` are zero and nobody reads them. */
@@ -177,26 +187,16 @@ export class Pass {
     }
   }
 
-  /* The stream as one receiver sees it, in scratch.edited. */
+  /* The stream as one receiver sees it, in scratch.edited: what senders wrote, exchanged for what edits say. */
   edited(stream, edits) {
-    const { config, scratch, rows, row, f, n } = this;
+    const { config, scratch, rows, row, f } = this;
     const d = config.d_model;
     f.copyWithin(scratch.edited, stream, stream + rows * d);
-    for (const edit of edits) {
-      const live = this.senders.get(edit.sender.name);
-      const put = this.put(edit, "edge");
-      const { kind, scale } = edit.source;
-      for (const r of edit.rows || Array.from({ length: n }, (_, i) => i)) {
-        if (r < row) continue;
-        const at = scratch.edited + (r - row) * d;
-        for (let i = 0; i < d; i++) {
-          const now = live[r * d + i];
-          if (kind === "zero") f[at + i] -= now;
-          else if (kind === "scale") f[at + i] += (scale - 1) * now;
-          else if (kind === "add") f[at + i] += scale * put.values[i];
-          else f[at + i] += put.values[kind === "mean" ? i : (r + (edit.offset || 0)) * d + i] - now;
-        }
-      }
+    for (const name of new Set(edits.map((edit) => edit.sender.name))) {
+      const wrote = this.senders.get(name);
+      const reads = wrote.slice();
+      for (const edit of edits) if (edit.sender.name === name) exchange(reads, edit, this.put(edit, "edge"), row, d);
+      for (let i = 0; i < rows * d; i++) f[scratch.edited + i] += reads[row * d + i] - wrote[row * d + i];
     }
   }
 
@@ -230,6 +230,20 @@ export class Pass {
       unit.set(this.f.subarray(scratch.sent, scratch.sent + d), row * d);
     }
     if (scale) scale[row] = this.f[scratch.scale + j];
+  }
+}
+
+/* What a receiver reads of a sender, [pos, d_model], at the rows of an edit from `first` on. */
+function exchange(reads, edit, put, first, d) {
+  const { kind, scale } = edit.source;
+  const offset = edit.offset || 0;
+  for (const r of edit.rows || Array.from({ length: reads.length / d }, (_, i) => i)) {
+    for (let i = 0; r >= first && i < d; i++) {
+      if (kind === "zero") reads[r * d + i] = 0;
+      else if (kind === "scale") reads[r * d + i] *= scale;
+      else if (kind === "add") reads[r * d + i] += scale * put.values[i];
+      else reads[r * d + i] = put.values[kind === "mean" ? i : (r + offset) * d + i];
+    }
   }
 }
 

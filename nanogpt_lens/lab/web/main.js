@@ -32,7 +32,7 @@ function startPage(host, { payload, weights, state, standalone, mount, problem }
   );
   page.proofDone.catch(() => {});
   page.ready.catch(() => {});
-  page.tour.begin();
+  if (standalone) page.tour.begin();
   return { page, close() { closed = true; page.close(); lab?.close(); place.remove(); } };
 }
 
@@ -90,6 +90,10 @@ function scriptingOf(page, payload) {
       const lab = await page.ready;
       return lab.plainRun({ interventions: [], other: null, activations: [], ...request });
     },
+    sweep: async (request) => (await page.ready).sweep(request),
+    lens: async (request) => (await page.ready).lens(request),
+    contributions: async (request) => (await page.ready).contributions(request),
+    sample: async (request) => (await page.ready).sample(request),
     state: () => JSON.parse(JSON.stringify(page.store.get())),
     set(data) {
       const { state, problem } = readState(payload, data);
@@ -122,17 +126,18 @@ function followAddress(page, payload) {
   });
 }
 
-/* The page as a file of its own: everything is read from the document. */
-export function mountStandalone(root) {
+/* The page as a file of its own: everything is read from the document. With address: false it is a part of another page,
+   whose address is not the lab's. */
+export function mountStandalone(root, { address = true } = {}) {
   const payload = jsonInDocument("payload");
   if (!payload) throw new Error("the file holds no model: its payload is missing");
   const weights = bytesOf(document.querySelector('script[data-lab="weights"]').textContent.trim());
-  const fragment = readFragment(location.hash);
+  const fragment = address ? readFragment(location.hash) : { data: null, problem: null };
   const { state, problem } = stateFrom(payload, [fragment.data, jsonInDocument("state"), payload.state]);
-  const { page, close } = startPage(root, { payload, weights, state, problem: fragment.problem ?? problem, standalone: true, mount: root });
+  const { page, close } = startPage(root, { payload, weights, state, problem: fragment.problem ?? problem, standalone: address, mount: root });
   const api = scriptingOf(page, payload);
   api.ready.catch(() => {});
   window.lab = api;
-  followAddress(page, payload);
+  if (address) followAddress(page, payload);
   return close;
 }

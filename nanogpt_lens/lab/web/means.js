@@ -59,19 +59,20 @@ export class Means {
     return sums;
   }
 
-  /* The mean of what a node writes into the stream: linear in the mean of what its weights read. */
+  /* The mean of what a node writes into the stream, without biases: linear in the mean of what it is made from. */
   sender(means, node) {
     const { config, heap, weights } = this.engine.model;
     if (node.kind === "embed") return means.get(hookName("resid_pre", 0));
     const layer = weights.layers[node.layer];
-    const head = node.kind === "head";
+    if (node.kind === "mlp") {
+      const bias = (i) => (layer.out_b < 0 ? 0 : heap.f32[layer.out_b + i]);
+      return means.get(hookName("mlp_out", node.layer)).map((x, i) => x - bias(i));
+    }
+    const z = means.get(hookName("z", node.layer));
     const { width } = unitsOf(config, "z");
-    const [from, columns, weight] = head ? [node.head * width, width, layer.proj_w] : [0, config.d_mlp, layer.out_w];
-    const input = means.get(hookName(head ? "z" : "mlp_post", node.layer));
-    const stride = head ? config.d_model : config.d_mlp;
     return Float64Array.from({ length: config.d_model }, (_, i) => {
       let sum = 0;
-      for (let j = 0; j < columns; j++) sum += heap.f32[weight + i * stride + from + j] * input[from + j];
+      for (let j = node.head * width; j < (node.head + 1) * width; j++) sum += heap.f32[layer.proj_w + i * config.d_model + j] * z[j];
       return sum;
     });
   }

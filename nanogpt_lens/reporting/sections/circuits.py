@@ -17,7 +17,7 @@ from nanogpt_lens.model.access import Hooked, device_of, n_tokens
 from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubt, doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
-from nanogpt_lens.reporting.sections.patching import prompt_length
+from nanogpt_lens.reporting.sections.patching import length_of_prompts
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, interval, number, percent
 from nanogpt_lens.results import Circuit
@@ -99,7 +99,7 @@ def _in_text(subject: Subject) -> _Question:
     Raises:
         AnalysisError: none was found.
     """
-    model, length = subject.model, prompt_length(subject)
+    model, length = subject.model, length_of_prompts(subject)
     pairs = find_prompt_pairs(model, subject.corpus, k=2 * _PROMPTS, seq_len=length, seed=subject.seed)
 
     def stacked(some: int, stop: int) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"], Metric]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.neurons.find import find_neurons
+from nanogpt_lens.neurons.predicates import USUAL
 from nanogpt_lens.neurons.search import search_neurons
 from nanogpt_lens.reporting.blocks import Block, ExcerptLine, NeuronCard, NeuronCards, Paragraph, Span, Table, spans_of
 from nanogpt_lens.reporting.doubts import doubts
@@ -27,9 +28,6 @@ SAMPLE = 200_000
 """Tokens of the text that are searched, from its beginning; fewer of a large model, and the section says how many."""
 
 _LEAST = 2**14
-
-CLASSES = {"speaker_name": "speakers' names", "newline": "line breaks", "upper_case": "upper-case letters"}
-"""Classes for which separating neurons are looked for."""
 
 FEATURED = ("speaker_name", "upper_case", "newline")
 """Which class the summary names: first those that no single token decides."""
@@ -124,7 +122,7 @@ def _sample(subject: Subject) -> tuple[Corpus, int, str]:
 def _separating(subject: Subject, corpus: Corpus) -> dict[str, SeparatingNeurons]:
     """The classes that the sample holds enough of, and how well neurons separate them."""
     by_class: dict[str, SeparatingNeurons] = {}
-    for name in CLASSES if subject.has_vocabulary else ():
+    for name in USUAL if subject.has_vocabulary else ():
         try:
             by_class[name] = find_neurons(
                 subject.model,
@@ -150,7 +148,7 @@ def _neurons_to_list(search: NeuronSearch, separating: dict[str, SeparatingNeuro
             if (layer, neuron) not in seen and active[layer, neuron]:
                 seen.add((layer, neuron))
                 side = "high" if result.sign[layer, neuron] > 0 else "low"
-                yield _Listed(layer=layer, neuron=neuron, why=f"{side} on {CLASSES[name]}")
+                yield _Listed(layer=layer, neuron=neuron, why=f"{side} on {USUAL[name]}")
     deviations = (search.values.double() - search.mean.double()) / search.variance.double().sqrt().clamp_min(1e-12)
     deviations = deviations.masked_fill((search.sparsity < _RARE) | ~active, -torch.inf)
     layers = deviations.shape[0]
@@ -170,7 +168,7 @@ def _classes_table(separating: dict[str, SeparatingNeurons]) -> Table:
         for row in result.top(_OF_CLASS).to_dict("records"):
             rows.append(
                 (
-                    CLASSES[name],
+                    USUAL[name],
                     f"{row['layer_label']}.{row['neuron']}",
                     "higher" if row["sign"] > 0 else "lower",
                     number(row["separation"]),
@@ -185,7 +183,7 @@ def _classes_table(separating: dict[str, SeparatingNeurons]) -> Table:
         "higher (where the row says lower: lower) on a token of the class than on another (0.5 says nothing, 1 is "
         "perfect). Held out: on text that had no part in the choice. Chance: 95% of the best neurons of all stay below "
         "it when the class is shifted along the text."
-        + doubts(**{CLASSES[name]: result for name, result in separating.items()}),
+        + doubts(**{USUAL[name]: result for name, result in separating.items()}),
         left=(0, 1, 2),
     )
 
@@ -195,11 +193,11 @@ def _findings(separating: dict[str, SeparatingNeurons]) -> tuple[str, ...]:
         result = separating[name]
         row = result.top(1).to_dict("records")[0]
         if not row["low"] > result.chance:
-            return (f"No single neuron separates {CLASSES[name]} by more than chance can.",)
+            return (f"No single neuron separates {USUAL[name]} by more than chance can.",)
         side = "higher" if row["sign"] > 0 else "lower"
         return (
             f"Of single neurons, {row['layer_label']}.{row['neuron']}, which is {side} there, separates "
-            f"{CLASSES[name]} best: AUROC "
+            f"{USUAL[name]} best: AUROC "
             f"{interval(row['held_out'], row['low'], row['high'])} on held-out text, where chance reaches "
             f"{number(result.chance)}.",
         )

@@ -21,7 +21,7 @@ from nanogpt_lens.reporting.subject import OwnPair, Subject
 from nanogpt_lens.reporting.words import list_of, number, percent, quoted
 from nanogpt_lens.results import PatchingResult
 from nanogpt_lens.running.metrics import Metric, logit_diff
-from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair, find_prompt_pairs
+from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair, find_prompt_pairs, prompt_length
 
 _PAIRS = 8
 _PATHS = 64  # heads and MLPs whose paths are patched
@@ -53,7 +53,7 @@ def _make(subject: Subject) -> Content:
         findings.append(said)
     try:
         pairs = find_prompt_pairs(
-            subject.model, subject.corpus, k=_PAIRS, seq_len=prompt_length(subject), seed=subject.seed
+            subject.model, subject.corpus, k=_PAIRS, seq_len=length_of_prompts(subject), seed=subject.seed
         )
     except AnalysisError as reason:
         if subject.pair is None:
@@ -90,11 +90,9 @@ def _without_pair(subject: Subject, error: NoPairFoundError) -> str:
     return f"No pair of prompts was found: {error.reason}. Give another text, or {other_pair}."
 
 
-def prompt_length(subject: Subject) -> int | None:
+def length_of_prompts(subject: Subject) -> int | None:
     """The length of prompts from a short text; None for the usual one."""
-    if subject.text is None or len(subject.text.ids) >= 17 * 4:
-        return None
-    return max(2, min(len(subject.text.ids) // 4 - 1, int(subject.model.cfg.n_ctx) - 1))
+    return None if subject.text is None else prompt_length(len(subject.text.ids), int(subject.model.cfg.n_ctx))
 
 
 def _case_of(model: Any, pair: PromptPair) -> _Case:

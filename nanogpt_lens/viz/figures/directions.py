@@ -26,7 +26,7 @@ def components(result: PrincipalComponents, *, k: int = 20) -> Drawing:
     """The share of the variance of each component, and their sum so far.
 
     Args:
-        result: of `ngl.principal_components`.
+        result: of `ngl.directions.principal_components`.
         k: how many components.
 
     Raises:
@@ -96,7 +96,7 @@ def similar(result: SimilarDirections, *, which: str | None = None, k: int = 8) 
     """The vectors with the largest cosines, by kind, beside the largest that random directions reach.
 
     Args:
-        result: of `ngl.direction_similarity`.
+        result: of `ngl.directions.direction_similarity`.
         which: only "input", "output", "embedding" or "unembedding".
         k: how many of each kind.
 

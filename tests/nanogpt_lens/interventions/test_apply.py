@@ -237,3 +237,19 @@ def test_folded_weights_do_not_matter_to_a_pattern():
     one = Intervention("pattern", layer=1, head=0, source="other")
     logits = [intervene(model(process_weights=w), tokens, one, other=other).logits for w in (False, True)]
     assert (logits[0].log_softmax(-1) - logits[1].log_softmax(-1)).abs().max() < 1e-9
+
+
+def test_the_mean_pattern_of_longer_sequences_is_that_of_their_beginnings(ours):
+    """Attention is causal: what comes later changes no row of the pattern before it."""
+    tokens, reference = texts(4, seed=1)
+    one = Intervention("pattern", layer=(0, 2), head=1, dest_pos=(2, 4), source="mean")
+    cut = intervene(ours, tokens[:, :5], one, reference=reference)
+    same = intervene(ours, tokens[:, :5], one, reference=reference[:, :5])
+    assert (cut.logits - same.logits).abs().max() < 1e-12
+    assert (cut.logits - cut.base).abs().max() > 1e-4
+    kept = native_run(reference, ["blocks.1.attn.hook_pattern"])["blocks.1.attn.hook_pattern"].mean(0)
+    with torch.no_grad():
+        edit = {"blocks.1.attn.hook_pattern": lambda p: kept[:, : p.shape[-2], : p.shape[-1]].expand_as(p)}
+        expected = native()(tokens[:, :5], edits=edit)
+    with apply(ours, Intervention("pattern", layer=1, source="mean"), reference=reference):
+        assert (ours(tokens[:, :5], return_type="logits") - expected).abs().max() < 1e-10

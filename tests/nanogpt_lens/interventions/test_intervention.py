@@ -30,6 +30,9 @@ def indices(numbers):
     return st.none() | numbers | st.lists(numbers, min_size=1, max_size=3, unique=True).map(tuple)
 
 
+EDGES = st.sampled_from(["embed->0.0.q", "0.1->1.0.k", "0.1->1.0", "mlp0->mlp2", "2.9->logits", "L0H1 -> L1H0.V"])
+
+
 @st.composite
 def interventions(draw):
     kind = draw(st.sampled_from(list(KINDS.values())))
@@ -39,6 +42,8 @@ def interventions(draw):
         | st.fixed_dictionaries({"scale": NUMBERS})
         | st.fixed_dictionaries({"add": st.lists(NUMBERS, min_size=1, max_size=4), "scale": NUMBERS})
     )
+    if draw(st.booleans()):
+        return Intervention("edge", edge=draw(EDGES), pos=draw(indices(st.integers(-9, 9))), source=source)
     return Intervention(kind.name, **places, source=source)
 
 
@@ -52,6 +57,10 @@ def test_json_and_back(one):
     assert as_interventions(text) == [one] == as_interventions(one) == as_interventions([one.to_json()])
     if isinstance(one.source, dict):
         assert all(type(number) is float for number in one.source.get("add", ()))
+    if one.edge:
+        assert Intervention.at(one.edge, one.source, pos=one.pos) == one
+        assert Intervention.from_json({"place": f" {one.edge} ", "source": one.source, "pos": one.pos}) == one
+        assert Intervention.at(one.edge, one.source, pos=one.pos, activation="edge") == one
 
 
 def test_plain_numbers_whatever_was_given():
@@ -140,6 +149,33 @@ def test_an_intervention_at_a_written_place(word, activation, expected):
         ({"place": "0.1", "head": 1}, "has no field 'head'; expected some of place, source"),
         ({"place": "logits"}, "'logits' is no place that can be replaced"),
         ({"place": "L0H1", "activation": "mlp_post"}, "'L0H1' is no place of the activation 'mlp_post'"),
+        ({"place": "0.1", "activation": "edge"}, "'0.1' is no place of the activation 'edge' that can be replaced"),
+        ({"place": "0.1->1.0", "activation": "k"}, "'0.1->1.0' is no place of the activation 'k'"),
+        ({"activation": "edge"}, "the activation is 'edge' and edge is missing; expected edge=, such as"),
+        ({"activation": "z", "edge": "0.1->1.0.k"}, "z has no edge, and edge is '0.1->1.0.k'; expected the activation"),
+        ({"activation": "edge", "edge": "0.1->1.0.k", "layer": 1}, "edge has no layer, and layer is 1; expected pos"),
+        ({"activation": "edge", "edge": "0.1->1.0.k", "head": (0, 1)}, "edge has no head"),
+        ({"activation": "edge", "edge": "0.1->mlp0", "neuron": 3}, "edge has no neuron, and neuron is 3; expected pos"),
+        ({"activation": "edge", "edge": "0.1->1.0.k", "src_pos": 1}, "edge has no src_pos"),
+        *(
+            ({"activation": "edge", "edge": name}, f"{name!r} is no edge; expected a sender")
+            for name in (
+                "0.1",
+                "0.1->",
+                "0.1->1.0.z",
+                "0.1.k->1.0",
+                "logits->1.0",
+                "0.0->embed",
+                "L0N1->1.0",
+                "a->b",
+                3,
+            )
+        ),
+        ({"activation": "edge", "edge": "0.1->0.1->1.0"}, "'0.1->0.1->1.0' is no edge"),
+        ({"place": "1.0->0.1.k"}, "'1.0->0.1.k' is no edge: 0.1.k is computed before 1.0 or beside it"),
+        ({"place": "0.0->0.1.q"}, "'0.0->0.1.q' is no edge"),
+        ({"place": "mlp0->mlp0"}, "'mlp0->mlp0' is no edge: mlp0 is computed before mlp0 or beside it"),
+        ({"place": "mlp0->0.1"}, "'mlp0->0.1' is no edge"),
         ("{", "the intervention is no JSON"),
         ("[1]", r"the intervention is \[1\]; expected a JSON object"),
     ],
@@ -165,6 +201,13 @@ def test_what_is_no_intervention(fields, message):
         ({"activation": "resid_mid", "source": {"add": [1.0]}}, "the direction has 1 numbers; expected 16"),
         ({"activation": "mlp_post", "neuron": (1, 2), "source": {"add": [1.0]}}, "1 numbers; expected 2"),
         ({"activation": "z", "source": "other"}, "the source is 'other' and there is no other run; give other="),
+        ({"place": "3.0->logits"}, "'3.0' is not in this model of 3 layers with 2 heads each"),
+        ({"place": "0.0->3.0"}, "'3.0' is not in this model"),
+        ({"place": "0.2->1.0.k"}, "'0.2' is not in this model"),
+        ({"place": "mlp0->1.5"}, "'1.5' is not in this model"),
+        ({"place": "0.0->1.0.k", "pos": 9}, "there is no position 9 in 9 tokens; expected -9 to 8"),
+        ({"place": "0.0->1.0.k", "source": {"add": [1.0] * 8}}, "8 numbers; expected 16, the width of the stream"),
+        ({"place": "0.0->1.0.k", "source": "other"}, "the source is 'other' and there is no other run; give other="),
         ([], None),
         (7, "the interventions are 7; expected an Intervention, several, or their JSON"),
         ("no", "the interventions are no JSON"),
@@ -185,8 +228,13 @@ def test_runs_that_do_not_fit():
     taken = Intervention("z", layer=0, source="other")
     with pytest.raises(AnalysisError, match="the other run's activation at blocks.0.attn.hook_z has shape"):
         intervene(ours, tokens, taken, other=tokens[:, :4])
+    with pytest.raises(AnalysisError, match="the other run's activation at blocks.0.hook_mlp_out has shape"):
+        intervene(ours, tokens, Intervention.at("mlp0->1.0", "other"), other=tokens[:, :4])
     with pytest.raises(AnalysisError, match="resampling needs another example"):
         intervene(ours, tokens[:1], Intervention("z", source="resample"))
+    short = Intervention("pattern", layer=1, source="mean")
+    with pytest.raises(AnalysisError, match="the mean at blocks.1.attn.hook_pattern has shape"):
+        intervene(ours, tokens, short, reference=tokens[:, :4])
     with pytest.raises(AnalysisError, match="the mean pattern of one example is that example"):
         intervene(ours, tokens[:1], Intervention("pattern", source="mean"))
     with pytest.raises(AnalysisError, match="there is no activation 'nothing'"):

@@ -38,7 +38,7 @@ def metric() -> Any:
 
 @cache
 def direction() -> torch.Tensor:
-    return ngl.principal_components(model(), corpus(), "resid_post", layer=1, **QUIET).values[0]
+    return ngl.directions.principal_components(model(), corpus(), "resid_post", layer=1, **QUIET).values[0]
 
 
 def _two(function: Callable[..., Any], **options: Any) -> Any:
@@ -156,9 +156,11 @@ RESULTS: dict[str, Callable[[], Result]] = {
     ),
     "get_neuron_activations": lambda: ngl.get_neuron_activations(model(), TEXT[:12], layers=[0, 3]),
     "get_neuron_activations, two texts": lambda: ngl.get_neuron_activations(model(), [TEXT[:9], TEXT[9:18]]),
-    "principal_components": lambda: ngl.principal_components(model(), corpus(), "resid_post", layer=1, **QUIET),
-    "project_direction": lambda: ngl.project_direction(model(), direction()),
-    "direction_similarity": lambda: ngl.direction_similarity(model(), direction()),
+    "principal_components": lambda: ngl.directions.principal_components(
+        model(), corpus(), "resid_post", layer=1, **QUIET
+    ),
+    "project_direction": lambda: ngl.directions.project_direction(model(), direction()),
+    "direction_similarity": lambda: ngl.directions.direction_similarity(model(), direction()),
     "intervene": lambda: ngl.intervene(model(), "the king", {"place": "1.0"}, metric=ngl.metrics.loss()),
     "steering_effect": lambda: ngl.steering_effect(
         model(), corpus(), direction(), layer=1, scales=(4, -4, 0), tokens=["e", " "], n=4, controls=3, **QUIET

@@ -143,7 +143,7 @@ def test_of_a_corpus_only_the_name_of_its_file(tmp_path: Path):
     file = tmp_path / "my texts (old)" / "play.txt"
     file.parent.mkdir()
     file.write_text(corpus(), encoding="utf-8")
-    made = ngl.principal_components(model(), file, "resid_post", layer=1, progress=False)
+    made = ngl.directions.principal_components(model(), file, "resid_post", layer=1, progress=False)
     assert str(file) in made.definition
     assert "tokens of play.txt, read in" in caption(made)
     assert "my texts" not in caption(made)

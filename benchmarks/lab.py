@@ -1,0 +1,153 @@
+"""The model in the page, in Chromium on this machine, against PyTorch with one thread in the same run.
+
+    python benchmarks/lab.py [--rounds 20] [--large]
+
+- `open`: from the start of the navigation of the shipped model's file until the first logits are there, and until the
+  numbers are on the page;
+- `edit`: one head of one layer switched off at 64 tokens: the page's own run, from the call to the logits; median over
+  all heads, beside the same run in PyTorch (TransformerLens with one hook, one thread, in this process);
+- `plain`: a run of 64 tokens in plain JavaScript over the same by the WebAssembly kernel;
+- `sweep`: every head switched off once, at 64 tokens;
+- `--large`: nanoGPT's GPU configuration with random weights (6 layers, 6 heads, 384 wide, context 256: 10.6M
+  parameters), one edit at 256 tokens.
+
+Chromium is Debian's, driven by Playwright, without a graphics card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolve().parent]  # conversion.py there
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import nanogpt_lens as ngl
+from tests.browser import launched, watched
+from tests.making import write
+
+TIMED = """async ({requests, rounds}) => {
+  const times = [];
+  for (let i = 0; i < rounds; i++) {
+    for (const one of requests) {
+      const began = performance.now();
+      await window.lab.run(one);
+      times.push(performance.now() - began);
+    }
+  }
+  return times;
+}"""
+SWEEP = """async (request) => {
+  const began = performance.now();
+  await window.lab.sweep(request);
+  return performance.now() - began;
+}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--large", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, launched() as browser:
+        place = Path(folder)
+        shipped(place, browser, options.rounds)
+        if options.large:
+            large(place, browser)
+
+
+def shipped(folder: Path, browser, rounds: int) -> None:
+    model = ngl.load("shakespeare_char")
+    file = folder / "lab.html"
+    ngl.lab("shakespeare_char", output=file)
+    print(f"file: {file.stat().st_size / 1e6:.2f} MB")
+    first, shown = zip(*(opening(browser, file) for _ in range(3)), strict=True)
+    seconds = [statistics.median(times) for times in (first, shown)]
+    print("open: {:.2f} s to the first logits, {:.2f} s to the numbers".format(*seconds))
+    tokens = torch.randint(65, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    heads = [(layer, head) for layer in range(4) for head in range(4)]
+    requests = [{"tokens": tokens, "interventions": [off(*head)]} for head in heads]
+    with watched(browser) as page:
+        ready(page, file)
+        page.page.evaluate(TIMED, {"requests": requests, "rounds": 2})
+        edits = page.page.evaluate(TIMED, {"requests": requests, "rounds": rounds})
+        fresh = page.page.evaluate(TIMED, {"requests": texts(4 * rounds), "rounds": 1})
+        metric = {"pos": -1, "answer": 1}
+        candidates = [[off(*head)] for head in heads]
+        sweeps = [
+            page.page.evaluate(SWEEP, {"tokens": one["tokens"], "candidates": candidates, "metric": metric})
+            for one in texts(rounds, seed=1)
+        ]
+    with watched(browser) as page:
+        ready(page, file, "?plain")
+        slow = page.page.evaluate(TIMED, {"requests": texts(5), "rounds": 1})
+    torch_run = statistics.median(in_torch(model, tokens, head) for _ in range(rounds) for head in heads)
+    edit, run = statistics.median(edits), statistics.median(fresh)
+    print(f"edit: {edit:.1f} ms in the page, {torch_run:.1f} ms in PyTorch: {edit / torch_run:.2f} times")
+    plain = statistics.median(slow)
+    print(f"run: {run:.1f} ms; plain JavaScript {plain:.1f} ms: {plain / run:.1f} times")
+    print(f"sweep: all {len(heads)} heads at 64 tokens in {statistics.median(sweeps):.0f} ms")
+
+
+def large(folder: Path, browser) -> None:
+    path = write(folder / "large", n_layer=6, n_head=6, n_embd=384, block_size=256, bias=False)
+    file = folder / "large.html"
+    ngl.lab(path, findings=False, output=file)
+    tokens = torch.randint(65, (256,), generator=torch.Generator().manual_seed(0)).tolist()
+    requests = [{"tokens": tokens, "interventions": [off(layer, 0)]} for layer in range(6)]
+    with watched(browser) as page:
+        ready(page, file)
+        page.page.evaluate(TIMED, {"requests": requests[:1], "rounds": 1})
+        edits = page.page.evaluate(TIMED, {"requests": requests, "rounds": 2})
+    middle, slowest = statistics.median(edits), max(edits)
+    size = file.stat().st_size / 1e6
+    print(f"large: {size:.0f} MB; an edit at 256 tokens {middle:.0f} ms, the slowest {slowest:.0f} ms")
+
+
+def off(layer: int, head: int) -> dict[str, object]:
+    return {"activation": "z", "layer": layer, "head": head, "source": "zero"}
+
+
+def texts(n: int, seed: int = 2) -> list[dict[str, list[int]]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [{"tokens": torch.randint(65, (64,), generator=generator).tolist()} for _ in range(n)]
+
+
+def ready(page, file: Path, query: str = "") -> None:
+    page.page.goto(file.as_uri() + query)
+    page.page.evaluate("() => window.lab.proof")
+    page.page.wait_for_timeout(1500)  # the page's own sweeps are done
+
+
+def opening(browser, file: Path) -> tuple[float, float]:
+    with watched(browser) as page:
+        began = time.perf_counter()
+        page.page.goto(file.as_uri())
+        page.page.evaluate("() => window.lab.run({tokens: [0]})")
+        first = time.perf_counter() - began
+        page.page.wait_for_function("document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent.includes('%')")
+        return first, time.perf_counter() - began
+
+
+def in_torch(model, tokens: list[int], head: tuple[int, int]) -> float:
+    layer, number = head
+
+    def switch_off(value, hook):
+        value[:, :, number] = 0.0
+        return value
+
+    began = time.perf_counter()
+    with torch.no_grad():
+        model.run_with_hooks(torch.tensor([tokens]), fwd_hooks=[(f"blocks.{layer}.attn.hook_z", switch_off)])
+    return 1000 * (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()
