@@ -69,8 +69,7 @@ export function createMatrix({ label, read, choose }) {
     update(data) {
       const stays = view.cursor && data.rows.length > view.cursor.row && data.columns.length > view.cursor.column;
       view.data = data;
-      if (!stays) view.cursor = null;
-      drawMatrix(view);
+      show(stays ? view.cursor : null);
     },
     redraw: () => drawMatrix(view),
   };

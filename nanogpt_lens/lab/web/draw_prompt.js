@@ -49,6 +49,7 @@ function createEditor(payload, { name, take, done }) {
     follow(ids) {
       if (element.hidden || JSON.stringify(readTyped(payload, field.value).ids) === JSON.stringify(ids)) return;
       field.value = typedOf(payload, ids);
+      check();
     },
   };
 }

@@ -7,6 +7,12 @@ export function signedNumber(value, digits = 2) {
   return (value < 0 && Number(text) !== 0 ? "−" : "+") + text;
 }
 
+/* Whether a change, as it is written, is "less" or "more"; null for none. */
+export function toneOf(change, digits = 2) {
+  if (!Number.isFinite(change) || Number(Math.abs(change).toFixed(digits)) === 0) return null;
+  return change < 0 ? "less" : "more";
+}
+
 /* A number with a real minus. */
 export function plainNumber(value, digits = 2) {
   return Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "–";

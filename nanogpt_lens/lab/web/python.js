@@ -79,14 +79,16 @@ function measureLines(position, answer, wrong, text) {
   const lines = [`position, answer = ${position}, ${answer}${text(answer)}`];
   if (wrong === null) {
     lines.push(
-      "before, after = (logits[0, position].double().log_softmax(-1)[answer].item() for logits in (result.base, result.logits))",
+      "rows = [logits[0, position].double().log_softmax(-1) for logits in (result.base, result.logits)]",
+      "before, after = (row[answer].item() for row in rows)",
       'print(f"log P(answer) without: {before:.6f}")',
       'print(f"log P(answer) with:    {after:.6f}  ({after - before:+.6f})")',
     );
   } else {
     lines.push(
       `wrong = ${wrong}${text(wrong)}`,
-      "before, after = ((row[answer] - row[wrong]).item() for row in (result.base[0, position].double(), result.logits[0, position].double()))",
+      "rows = [logits[0, position].double() for logits in (result.base, result.logits)]",
+      "before, after = ((row[answer] - row[wrong]).item() for row in rows)",
       'print(f"logit(answer) - logit(wrong) without: {before:.6f}")',
       'print(f"logit(answer) - logit(wrong) with:    {after:.6f}  ({after - before:+.6f})")',
     );

@@ -33,10 +33,11 @@ function cellControl(page, cell, close) {
     store.set(withStack(state, adoptedStack(stackOf(state), { ...place, source })));
   };
   const field = numberField("number", { value: number, min: -100, max: 100, step: 0.1, onchange: (value) => { number = value; } });
+  const withNumber = [pressable("add it", () => adopt({ add: [1], scale: number })), pressable("times it", () => adopt({ scale: number }))];
   const title = `From ${tokenInWords(payload, tokens[cell.row])} (${cell.row}) to ${tokenInWords(payload, tokens[cell.column])} (${cell.column})`;
   return elem("div", { class: "inline", role: "group", "aria-label": title }, elem("b", { text: title }),
     pressable("set to 0", () => adopt("zero")), pressable("its whole column to 0", () => adopt("zero", true)),
-    elem("span", { class: "pair" }, field, pressable("add it", () => adopt({ add: [1], scale: number })), pressable("times it", () => adopt({ scale: number }))),
+    elem("span", { class: "pair" }, field, ...withNumber),
     pressable("×", close));
 }
 
@@ -73,15 +74,16 @@ export function viewAttention(page) {
         matrix.element.hidden = true;
         return;
       }
-      values = shown && valuesOfPattern(state, shown);
+      const pattern = shown && valuesOfPattern(state, shown);
       matrix.element.hidden = false;
-      if (!values) return;
+      if (!pattern) return;
+      values = pattern;
       const subject = `${partName(state.chosen)} ${shown.tokens.length}`;
       if (subject !== about) { about = subject; cell = null; drawControls(); }
       const labels = shown.tokens.map((id) => tokenLabel(payload, id, 6));
       const n = labels.length, difference = state.pattern === "difference";
       matrix.update({ rows: labels, columns: labels, diverging: difference, largest: difference ? largestSize(values, 0.05) : 1,
-        value: (row, column) => (column > row ? null : values[row * n + column]) });
+        value: (row, column) => (column > row ? null : pattern[row * n + column]) });
       setText(note, attentionInWords(payload, state, shown, values, n));
     },
   };

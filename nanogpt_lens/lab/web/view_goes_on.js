@@ -45,7 +45,7 @@ function samplingControls(page) {
       });
       top.addEventListener("change", () => set({ top_k: top.value === "" ? null : Number(top.value) }));
       rebuild(box, [
-        field("temperature", { value: sample.temperature, min: 0.05, max: 5, step: 0.1, key: "heat", onchange: (temperature) => set({ temperature }) }),
+        field("temperature", { value: sample.temperature, min: 0.05, max: 5, step: 0.1, key: "heat", onchange: (heat) => set({ temperature: heat }) }),
         elem("label", {}, elem("span", { text: "top k" }), top),
         field("length", { value: sample.n, min: 1, max: 400, step: 1, key: "n", onchange: (n) => set({ n }) }),
         field("seed", { value: sample.seed, min: 0, max: 2147483647, step: 1, key: "seed", onchange: (seed) => set({ seed }) }),

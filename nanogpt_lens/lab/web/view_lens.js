@@ -19,11 +19,13 @@ function lensRow(payload, { lens, base, name, row, pos, changed }) {
   const [was, is] = [answerAt(base, row, pos), answerAt(lens, row, pos)];
   const i = row * lens.tokens.length + pos;
   const [top, share] = [lens.top[i], lens.prob[i]];
-  const said = `${name}: ${tokenInWords(payload, top)} ${percentText(share)}; the answer ${percentText(was)}${changed ? `, now ${percentText(is)}` : ""}`;
+  const now = changed ? `, now ${percentText(is)}` : "";
+  const said = `${name}: ${tokenInWords(payload, top)} ${percentText(share)}; the answer ${percentText(was)}${now}`;
   const track = (look, value) => elem("div", { class: `t ${look}`, style: `width:${100 * value}%` });
   return elem("div", { class: "lens-row", role: "listitem", "aria-label": said },
     elem("span", { class: "mut", text: name }), elem("bdi", { class: "tok", text: tokenLabel(payload, top, 6), style: shadeStyle(share) }),
-    elem("div", { class: "tracks" }, track("was", was), changed ? track("now", is) : null), elem("span", { class: "num", text: percentText(changed ? is : was) }));
+    elem("div", { class: "tracks" }, track("was", was), changed ? track("now", is) : null),
+    elem("span", { class: "num", text: percentText(changed ? is : was) }));
 }
 
 /* The tab: layers from the last to the first at the position that is read. */
@@ -43,7 +45,8 @@ export function viewLensTab(page) {
       const changed = shown.now.length > 0;
       rebuild(list, lens.rows.map((name, row) => lensRow(payload, { lens, base, name, row, pos: shown.pos, changed })).reverse());
       const runs = changed ? ", as trained (grey) and with your changes" : "";
-      setText(note, `At position ${shown.pos}: the likeliest token if the model stopped there, and the probability of ${tokenInWords(payload, shown.answer)}${runs}.`);
+      const answer = `the probability of ${tokenInWords(payload, shown.answer)}${runs}`;
+      setText(note, `At position ${shown.pos}: the likeliest token if the model stopped there, and ${answer}.`);
     },
   };
 }
@@ -79,9 +82,13 @@ export function viewLensCard(page) {
       matrix.update({
         rows: lens.rows.slice().reverse(), columns: lens.tokens.map((id) => tokenLabel(payload, id, 6)), largest: 1, diverging: false,
         value: (row, column) => (ofAnswer ? lens.answer : lens.prob)[at(row, column)],
-        text: (row, column) => (ofAnswer ? String(Math.round(100 * lens.answer[at(row, column)])) : tokenLabel(payload, lens.top[at(row, column)], 4)),
+        text: (row, column) => {
+          const i = at(row, column);
+          return ofAnswer ? String(Math.round(100 * lens.answer[i])) : tokenLabel(payload, lens.top[i], 4);
+        },
       });
-      const what = ofAnswer && page.results.shown ? `The probability of ${tokenInWords(payload, page.results.shown.answer)}, in percent,` : "The likeliest next token";
+      const { shown } = page.results;
+      const what = ofAnswer && shown ? `The probability of ${tokenInWords(payload, shown.answer)}, in percent,` : "The likeliest next token";
       setText(note, `${what} if the model stopped there, by layer (rows) and position (columns); darker: ${ofAnswer ? "more" : "surer"}.`);
     },
   };

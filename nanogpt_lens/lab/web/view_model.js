@@ -81,12 +81,12 @@ function legendOf(page, state) {
   if (state.shows === "contribution") {
     const over = wrong ? ` over ${wrong}` : ", above the mean logit";
     return {
-      title: `The model: what each part adds to ${answer}`, left: `against ${answer}`, right: `for ${answer}`, meaning: "it adds",
+      title: `What each part adds to ${answer}`, left: `against ${answer}`, right: `for ${answer}`, meaning: "it adds",
       note: `What each part writes straight to the logit of ${answer}${over}, without the way through other parts. ${click}`,
     };
   }
   return {
-    title: `The model: what each part does for ${answer}`, meaning: "change without it",
+    title: `What each part does for ${answer}`, meaning: "change without it",
     left: wrong ? "a smaller lead without it" : `${answer} is less likely without it`, right: wrong ? "a larger lead" : "more likely",
     note: `Change of ${quantity} when a part is switched off, measured now, in this page. ${click}`,
   };

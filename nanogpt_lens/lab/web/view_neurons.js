@@ -86,7 +86,8 @@ export function viewNeurons(page) {
   const strip = elem("div", { class: "neurons", role: "group", "aria-label": "neurons; a click switches one off" });
   const note = elem("p", { class: "note" });
   const problem = elem("p", { class: "problem" });
-  rovingFocus(strip, () => Array.from(strip.children), (at, key, n) => alongRow(at, { ArrowDown: "ArrowRight", ArrowUp: "ArrowLeft" }[key] ?? key, n));
+  const along = { ArrowDown: "ArrowRight", ArrowUp: "ArrowLeft" };
+  rovingFocus(strip, () => Array.from(strip.children), (at, key, n) => alongRow(at, along[key] ?? key, n));
   return {
     element: elem("div", {}, elem("div", { class: "row" }, which.element, search, measure), strip, problem, note),
     update(state) {

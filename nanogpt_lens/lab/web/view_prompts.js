@@ -106,7 +106,8 @@ export function viewPrompts(page) {
   const { payload, store } = page;
   const clean = cleanPrompt(page), other = otherPrompt(page), pickers = answerPickers(page);
   const cursor = elem("button", {
-    type: "button", class: "cur", tabindex: -1, "data-key": "cursor", title: "Type on", "aria-label": "what comes next; type on", onclick: () => clean.open(),
+    type: "button", class: "cur", tabindex: -1, "data-key": "cursor", title: "Type on", "aria-label": "what comes next; type on",
+    onclick: () => clean.open(),
   }, elem("bdi", {}));
   const choices = ["surprise", "effect", "plain"].map((value) => [value, value]);
   const colours = segmented("colour of the tokens", choices, (value) => store.set({ colours: value }));

@@ -1,10 +1,10 @@
 /* The stack of changes: each in words, on or off, where and with what in its place; what they do alone and together;
    two stacks beside each other. */
 import { elem, labelledSelect, numberField, pressable, rebuild, setAttr, setText } from "./draw.js";
-import { signedNumber } from "./numbers.js";
+import { signedNumber, toneOf } from "./numbers.js";
 import { measuredSet } from "./results.js";
 import { movedStack, sourceWord, stackOf, withStack } from "./stack.js";
-import { tokenLabel } from "./tokens.js";
+import { plainWords, tokenLabel } from "./tokens.js";
 import { interventionInWords } from "./words.js";
 import { viewAdd } from "./view_add.js";
 
@@ -97,17 +97,22 @@ function comparison(page) {
   };
 }
 
+function averagesInWords({ reference, reference_name: name }) {
+  return `Averages are over ${reference?.length ?? 0} sequences${name ? `: ${plainWords(name)}` : ""}.`;
+}
+
 export function viewStack(page) {
   const { store } = page;
   const list = elem("ul", { class: "stack", "aria-label": "your changes" });
   const empty = elem("p", { class: "note", text: "Nothing is changed. Click a part of the model, a cell of the attention, a neuron or an edge." });
+  const averages = elem("p", { class: "note", text: averagesInWords(page.payload) });
   const together = elem("span", { class: "together", role: "status" });
   const ab = comparison(page);
   const add = viewAdd(page);
   const clear = elem("button", { type: "button", class: "btn quiet", text: "Remove all", onclick: () => store.set(withStack(store.get(), [])) });
   const title = elem("h2");
   const element = elem("section", { class: "card full", "data-tour": "stack", "aria-label": "your changes" },
-    elem("div", { class: "card-head" }, title, together, elem("span", { class: "sp" }), ab.element, clear), empty, list, add.element);
+    elem("div", { class: "card-head" }, title, together, elem("span", { class: "sp" }), ab.element, clear), empty, list, averages, add.element);
   let drawn = null;
   return {
     element,
@@ -122,6 +127,7 @@ export function viewStack(page) {
       }
       empty.hidden = items.length > 0;
       list.hidden = !items.length;
+      averages.hidden = !items.some(({ intervention }) => intervention.source === "mean");
       clear.hidden = !items.length;
       const measured = measuredSet(page.results, state);
       let on = 0;
@@ -130,7 +136,7 @@ export function viewStack(page) {
         const effect = list.children[at]?.querySelector("[data-effect]");
         if (!effect) return;
         setText(effect, alone === undefined ? " " : signedNumber(alone));
-        setAttr(effect, "data-tone", alone === undefined ? null : alone < 0 ? "less" : "more");
+        setAttr(effect, "data-tone", toneOf(alone));
         setAttr(effect, "title", "alone, in the model without the other changes");
       });
       setText(together, items.length ? page.results.set.problem ?? togetherInWords(measured) : " ");

@@ -1,7 +1,7 @@
 /* A sweep in the page: a button, progress, a matrix and a sorted list of what was measured; a click adopts a cell. */
 import { elem, pressable, rebuild, segmented, setAttr, setText } from "./draw.js";
 import { createMatrix } from "./draw_matrix.js";
-import { largestOf, largestSize, signedNumber } from "./numbers.js";
+import { largestOf, largestSize, signedNumber, toneOf } from "./numbers.js";
 import { requestOf } from "./results.js";
 import { adoptedStack, stackOf, withStack } from "./stack.js";
 import { candidatesOf } from "./sweeps.js";
@@ -39,8 +39,9 @@ function sortedCells(value, words, adopt) {
   const order = largestOf(value.values.map((change) => (Number.isFinite(change) ? Math.abs(change) : -1)), MOST_LISTED);
   return order.filter((i) => Number.isFinite(value.values[i])).map((i) => {
     const [cell] = value.candidates[i];
-    const number = elem("b", { text: signedNumber(value.values[i], 3), "data-tone": value.values[i] < 0 ? "less" : "more" });
-    return elem("li", {}, elem("button", { type: "button", "data-key": String(i), onclick: () => adopt(cell) }, elem("span", { text: words(cell) }), number));
+    const number = elem("b", { text: signedNumber(value.values[i], 3), "data-tone": toneOf(value.values[i], 3) });
+    const text = elem("span", { text: words(cell) });
+    return elem("li", {}, elem("button", { type: "button", "data-key": String(i), onclick: () => adopt(cell) }, text, number));
   });
 }
 
