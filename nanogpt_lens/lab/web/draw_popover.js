@@ -11,7 +11,12 @@ export function createPopover(button, panel, { opened, first = () => null }) {
   function open(yes) {
     panel.hidden = !yes;
     setAttr(button, "aria-expanded", yes);
-    if (yes) opened();
+    if (!yes) return;
+    opened();
+    panel.style.transform = "none";
+    const box = panel.getBoundingClientRect(), wide = document.documentElement.clientWidth;
+    const shift = Math.max(8 - box.left, 0) || Math.min(wide - 8 - box.right, 0); // stays within the window
+    if (shift) panel.style.transform = `translateX(${shift}px)`;
   }
   const leave = () => { open(false); button.focus(); };
   function step(event, by) {

@@ -76,7 +76,9 @@ function interventionLines(payload, interventions) {
 }
 
 function measureLines(position, answer, wrong, text) {
-  const lines = [`position, answer = ${position}, ${answer}${text(answer)}`];
+  const known = Number.isInteger(answer);
+  const lines = known ? [`position, answer = ${position}, ${answer}${text(answer)}`]
+    : [`position = ${position}`, "answer = result.base[0, position].argmax().item()  # the likeliest without the interventions"];
   if (wrong === null) {
     lines.push(
       "rows = [logits[0, position].double().log_softmax(-1) for logits in (result.base, result.logits)]",
@@ -96,7 +98,7 @@ function measureLines(position, answer, wrong, text) {
   return lines;
 }
 
-/* The script for a state whose answer is known (`state.answer` is an id). */
+/* The script for a state; where its answer is null, the script takes the likeliest. */
 export function pythonOf(payload, state) {
   const interventions = interventionsOf(stackOf(state));
   const sources = interventions.map((one) => one.source);

@@ -2,7 +2,8 @@
 import { elem, setText } from "./draw.js";
 import { plainWords } from "./tokens.js";
 
-const TOUR_TARGETS = ["model", "says", "stack"];
+const OWN_TARGETS = ["model", "says", "stack"];
+const TOLD_TARGETS = ["model", "says", "model"];
 const TOUR_KEY = "nanogpt-lens-lab-toured";
 
 function ownSteps({ name }) {
@@ -26,7 +27,9 @@ function remember() {
 export function createTour(page) {
   const { payload, store } = page;
   const told = payload.findings?.tour;
-  const steps = Array.isArray(told) && told.length ? told.slice(0, 3).map((step) => plainWords(step, 600)) : ownSteps(payload);
+  const fromPython = Array.isArray(told) && told.length > 0;
+  const targets = fromPython ? TOLD_TARGETS : OWN_TARGETS;
+  const steps = fromPython ? told.slice(0, 3).map((step) => plainWords(step, 600)) : ownSteps(payload);
   const count = elem("span", { class: "mut" });
   const text = elem("p");
   const next = elem("button", { type: "button", class: "btn pri", onclick: () => go(at + 1) });
@@ -43,7 +46,7 @@ export function createTour(page) {
     at = step;
     const over = step >= steps.length;
     element.hidden = over;
-    mark(over ? null : TOUR_TARGETS[step]);
+    mark(over ? null : targets[step]);
     if (over) {
       remember();
       store.set({ toured: true });
@@ -54,7 +57,7 @@ export function createTour(page) {
     setText(count, `${step + 1} of ${steps.length}`);
     setText(next, step === steps.length - 1 ? "Begin" : "Next");
     if (quiet) return;
-    const target = page.frame.querySelector(`[data-tour="${TOUR_TARGETS[step]}"]`);
+    const target = page.frame.querySelector(`[data-tour="${targets[step]}"]`);
     const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     target?.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
     next.focus({ preventScroll: true });
