@@ -15,10 +15,12 @@ import base64
 import io
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,10 @@ def read(name: str) -> nbformat.NotebookNode:
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
+FRAMES = "from nanogpt_lens.lab import page as _page; _page.find_spec = lambda name: None"
+"""Shows the lab as a frame, which holds the page; an anywidget's page is nowhere in the notebook."""
+
+
 def execute(notebook: nbformat.NotebookNode, *, timeout: float = 300) -> float:
     """Run every cell of a notebook in an empty folder, in this very environment; returns the seconds that it took.
 
@@ -85,7 +91,12 @@ def execute(notebook: nbformat.NotebookNode, *, timeout: float = 300) -> float:
             record_timing=False,
         )
         start = time.perf_counter()
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(FRAMES))
         client.execute(env={**os.environ, **ENVIRONMENT})
+        del notebook.cells[0]
+        for cell in notebook.cells:
+            if cell.cell_type == "code" and cell.execution_count:
+                cell.execution_count -= 1
         return time.perf_counter() - start
 
 
@@ -99,6 +110,11 @@ def outputs(notebook: nbformat.NotebookNode) -> Iterator[tuple[int, nbformat.Not
 def is_widget(data: dict[str, Any]) -> bool:
     """Whether an output is one of our widgets, which may run scripts."""
     return 'data-ngl-data="ngl-' in data.get(HTML, "")
+
+
+def is_lab(data: dict[str, Any]) -> bool:
+    """Whether an output is the lab in its frame."""
+    return data.get(HTML, "").startswith("<iframe ") and "data-lab=" in data[HTML]
 
 
 def tidy(notebook: nbformat.NotebookNode) -> None:
@@ -132,6 +148,8 @@ def still(notebook: nbformat.NotebookNode, context: Any) -> None:
             _replace(output, _figure(data[PLOTLY]), _caption(data[PLOTLY]))
         elif is_widget(data):
             _replace(output, _widget(context, data[HTML]), data[TEXT])
+        elif is_lab(data):
+            _replace(output, _lab(context, data[HTML]), data[TEXT])
         elif "<script" in data.get(HTML, ""):
             del data[HTML]  # of `setup_notebook`: what it is, is in its text
 
@@ -194,6 +212,24 @@ def _widget(context: Any, html: str) -> Picture:
     element = page.query_selector("main figure") or page.query_selector("main [data-ngl]")
     picture = element.screenshot(animations="disabled")
     page.close()
+    return _scaled(picture)
+
+
+def _lab(context: Any, html: str) -> Picture:
+    """The upper part of the page in a frame, once it has proven itself."""
+    page = context.new_page()
+    page.set_viewport_size({"width": 1280, "height": 860})
+    page.set_content(unescape(re.search(r'srcdoc="([^"]*)"', html)[1]))  # type: ignore[index]
+    page.evaluate("() => window.lab.proof")
+    page.keyboard.press("Escape")  # the tour
+    page.wait_for_timeout(2000)  # the effects of all parts
+    picture = page.screenshot(animations="disabled")
+    page.close()
+    return _scaled(picture)
+
+
+def _scaled(picture: bytes) -> Picture:
+    """A screenshot, which is at twice the resolution, as a picture of either."""
 
     def draw(scale: float) -> bytes:
         if scale == 2.0:

@@ -109,7 +109,9 @@ def test_it_runs_and_its_pictures_show_something(name):
     assert all(shows_something(figure) for figure in figures)
     widgets = [html for html in shown_as(notebook, notebooks.HTML) if notebooks.is_widget({notebooks.HTML: html})]
     assert all(leaves(widget_data(html)) > 20 for html in widgets)
-    assert len(shown_as(notebooks.read(name), notebooks.PNG)) == len(figures) + len(widgets)
+    labs = [html for html in shown_as(notebook, notebooks.HTML) if notebooks.is_lab({notebooks.HTML: html})]
+    assert len(labs) == (name == "00_quickstart")
+    assert len(shown_as(notebooks.read(name), notebooks.PNG)) == len(figures) + len(widgets) + len(labs)
     notebooks.tidy(notebook)
     same_story(committed, printed(notebook))
 
