@@ -85,8 +85,9 @@ function updateHeadline(page, headline, shown) {
   const text = pieces.map((piece) => piece.text).join("");
   if (headline.dataset.said === text) return;
   headline.dataset.said = text;
+  const tones = { "-1": "less", 0: "same", 1: "more" };
   headline.replaceChildren(...pieces.map(({ text: words, tone }) => (
-    tone === undefined ? elem("bdi", {}, ...quotedWords(words)) : elem("em", { text: words, "data-tone": tone < 0 ? "less" : tone > 0 ? "more" : "same" }))));
+    tone === undefined ? elem("bdi", {}, ...quotedWords(words)) : elem("em", { text: words, "data-tone": tones[tone] }))));
 }
 
 export function viewSays(page) {
