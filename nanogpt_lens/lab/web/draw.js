@@ -20,6 +20,11 @@ export function pressable(text, onclick, more = {}) {
   return elem("button", { type: "button", class: "btn", text, onclick, ...more });
 }
 
+/* A sentence as pieces, its “tokens” in a face that tells l from I. */
+export function quotedWords(text) {
+  return text.split(/(“[^”]+”)/).filter(Boolean).map((piece) => (piece[0] === "“" ? elem("span", { class: "quoted", text: piece }) : piece));
+}
+
 /* Set text only where it differs, so that nothing is announced or laid out without need. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;

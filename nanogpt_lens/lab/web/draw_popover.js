@@ -12,11 +12,11 @@ export function createPopover(button, panel, { opened, first = () => null }) {
     panel.hidden = !yes;
     setAttr(button, "aria-expanded", yes);
     if (!yes) return;
-    opened();
     panel.style.transform = "none";
     const box = panel.getBoundingClientRect(), wide = document.documentElement.clientWidth;
     const shift = Math.max(8 - box.left, 0) || Math.min(wide - 8 - box.right, 0); // stays within the window
     if (shift) panel.style.transform = `translateX(${shift}px)`;
+    opened();
   }
   const leave = () => { open(false); button.focus(); };
   function step(event, by) {

@@ -49,8 +49,15 @@ export function probabilitiesOf(row) {
 
 /* The indices of the k largest values, largest first. */
 export function largestOf(values, k) {
-  const order = Array.from(values.keys ? values.keys() : values, Number);
-  return order.sort((a, b) => values[b] - values[a] || a - b).slice(0, k);
+  const order = [];
+  for (let i = 0; i < values.length; i++) {
+    if (order.length === k && !(values[i] > values[order[k - 1]])) continue;
+    let at = order.length;
+    while (at > 0 && values[i] > values[order[at - 1]]) at--;
+    order.splice(at, 0, i);
+    if (order.length > k) order.pop();
+  }
+  return order;
 }
 
 /* What the metric of the page is for a row of logits: log P(answer), or logit(answer) - logit(wrong). */
@@ -58,9 +65,14 @@ export function metricOfRow(row, answer, wrong) {
   return wrong === null ? row[answer] - logTotal(row) : row[answer] - row[wrong];
 }
 
-/* The loss of each token in nats, null for the first. */
+const lossesByRun = new WeakMap();
+
+/* The loss of each token in nats, null for the first; of a run's logits it is computed once. */
 export function lossesOf(logits, tokens) {
-  return tokens.map((token, i) => (i === 0 ? null : -metricOfRow(rowOf(logits, i - 1), token, null)));
+  if (!lossesByRun.has(logits)) {
+    lossesByRun.set(logits, tokens.map((token, i) => (i === 0 ? null : -metricOfRow(rowOf(logits, i - 1), token, null))));
+  }
+  return lossesByRun.get(logits);
 }
 
 /* The largest absolute value, at least `least`, of numbers among which some may be missing. */

@@ -79,7 +79,8 @@ function pageOf({ root, payload, state, standalone, mount }) {
   const page = { root, frame, payload, store, standalone, mount, toast, dialog, proof: { outcome: null, problem: null } };
   return Object.assign(page, {
     say: toast.say, showText: dialog.show,
-    hasOther: () => Boolean(store.get().other), hasMean: () => Boolean(payload.reference?.length),
+    hasOther: () => store.get().other?.length === store.get().tokens.length, // one that activations can be taken from
+    hasMean: () => Boolean(payload.reference?.length),
     cyclePart: (part) => cyclePartOf(page, part),
     startTour: () => page.tour.start(),
     results: createResults({ payload, store, changed: () => page.draw() }),

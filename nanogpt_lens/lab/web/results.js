@@ -81,6 +81,8 @@ function publish(results, config, state, question) {
   const idle = state.active === "A" ? "B" : "A";
   const beside = state.compare ? runOf(results, question, idle) : null;
   if (!now || (state.compare && !beside)) return false;
+  const about = [base, now, beside, question.pos, state.answer, state.wrong, state.active, keyOf(question.other, question.A, question.B)];
+  if (results.shown?.about.every((one, i) => one === about[i])) return true; // nothing is new
   const rows = [base, now, beside].map((run) => run && rowOf(run.logits, question.pos));
   const known = config.n_tokens ?? config.d_vocab; // a padded vocabulary has more
   const [before, after, besides] = rows.map((row) => row && probabilitiesOf(row).subarray(0, known));
@@ -88,7 +90,7 @@ function publish(results, config, state, question) {
   const wrong = state.wrong === answer ? null : state.wrong;
   const metrics = rows.map((row) => row && metricOfRow(row, answer, wrong));
   const metric = { pos: question.pos, answer, wrong };
-  results.shown = { ...question, base, run: now, idle, answer, wrong, before, after, besides, metrics, metric };
+  results.shown = { ...question, about, base, run: now, idle, answer, wrong, before, after, besides, metrics, metric };
   return true;
 }
 

@@ -25,7 +25,7 @@ function readPlaces(text) {
   return numbers.length === 1 ? numbers[0] : numbers;
 }
 
-function directionChoices(payload, form, other) {
+function directionChoices(payload, other) {
   const kinds = [["token", "a token's unembedding"], ["neuron", "what a neuron writes"]];
   if (other) kinds.push(["difference", "the other prompt minus this one"]);
   if (Object.keys(payload.directions ?? {}).length) kinds.push(["stored", "stored with the file"]);
@@ -60,7 +60,7 @@ function interventionOfForm(payload, form) {
 function directionFields(page, form, field, select) {
   const { payload, store } = page;
   if (form.activation === "pattern") return [];
-  const fields = [select("direction", "direction", directionChoices(payload, form, page.hasOther()))];
+  const fields = [select("direction", "direction", directionChoices(payload, Boolean(store.get().other)))];
   if (form.direction === "token") {
     const n = Math.min(payload.config.n_tokens ?? payload.config.d_vocab, 2000);
     fields.push(select("token", "token", Array.from({ length: n }, (_, id) => [String(id), `${tokenLabel(payload, id, 12)} (${id})`])));
@@ -140,7 +140,7 @@ export function viewAdd(page) {
     element: elem("div", { class: "adding" }, open, panel),
     close: () => {},
     update(state) {
-      const signature = JSON.stringify([state.other !== null, state.tokens.length]);
+      const signature = JSON.stringify([state.other?.length, state.tokens.length]);
       if (signature === drawn || panel.hidden) return;
       drawn = signature;
       redraw(true);

@@ -39,13 +39,14 @@ function samplingControls(page) {
       const signature = JSON.stringify(sample);
       if (signature === drawn) return;
       drawn = signature;
+      const heat = (temperature) => set({ temperature });
       const field = (text, options) => elem("label", {}, elem("span", { text }), numberField(text, options));
       const top = elem("input", {
         type: "number", class: "num-in", min: 1, step: 1, placeholder: "all", "aria-label": "top k", "data-key": "top", value: sample.top_k ?? "",
       });
       top.addEventListener("change", () => set({ top_k: top.value === "" ? null : Number(top.value) }));
       rebuild(box, [
-        field("temperature", { value: sample.temperature, min: 0.05, max: 5, step: 0.1, key: "heat", onchange: (heat) => set({ temperature: heat }) }),
+        field("temperature", { value: sample.temperature, min: 0.05, max: 5, step: 0.1, key: "heat", onchange: heat }),
         elem("label", {}, elem("span", { text: "top k" }), top),
         field("length", { value: sample.n, min: 1, max: 400, step: 1, key: "n", onchange: (n) => set({ n }) }),
         field("seed", { value: sample.seed, min: 0, max: 2147483647, step: 1, key: "seed", onchange: (seed) => set({ seed }) }),

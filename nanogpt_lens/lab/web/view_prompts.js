@@ -56,7 +56,11 @@ function otherPrompt(page) {
     name: "other prompt", label: "Other", get: () => store.get().other,
     take: (ids) => JSON.stringify(ids) !== JSON.stringify(store.get().other) && store.set({ other: ids }, "typing other"),
   });
-  const begin = () => { store.set({ other: store.get().tokens.slice() }); prompt.open(); };
+  const begin = () => {
+    store.set({ other: store.get().tokens.slice() });
+    prompt.element.hidden = false; // what is hidden takes no focus
+    prompt.open();
+  };
   const add = pressable("+ other prompt", begin, { class: "btn quiet", title: "A second prompt, to take activations from" });
   prompt.element.append(pressable("×", () => store.set({ other: null }), { class: "btn quiet", "aria-label": "Remove the other prompt" }));
   const lengths = elem("p", { class: "note", role: "status" });

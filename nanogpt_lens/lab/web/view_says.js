@@ -1,5 +1,5 @@
 /* What the model says next: a sentence made of the numbers, and bars before and after. */
-import { elem, setAttr, setText } from "./draw.js";
+import { elem, quotedWords, setAttr, setText } from "./draw.js";
 import { largestOf, percentText, plainNumber, signedNumber } from "./numbers.js";
 import { partsOf } from "./results.js";
 import { partName, stackOf } from "./stack.js";
@@ -78,13 +78,16 @@ function invitationOf(page) {
 
 function updateHeadline(page, headline, shown) {
   const { payload } = page;
+  if (headline.shown === shown) return;
+  headline.shown = shown;
   const lead = shown.wrong === null ? null : { wrong: shown.wrong, before: shown.metrics[0], after: shown.metrics[1] };
   const pieces = headlineOf(payload, { interventions: shown.now, before: shown.before, after: shown.after, answer: shown.answer, lead });
   const text = pieces.map((piece) => piece.text).join("");
   if (headline.dataset.said === text) return;
   headline.dataset.said = text;
+  const tones = { "-1": "less", 0: "same", 1: "more" };
   headline.replaceChildren(...pieces.map(({ text: words, tone }) => (
-    tone === undefined ? elem("bdi", { text: words }) : elem("em", { text: words, "data-tone": tone < 0 ? "less" : tone > 0 ? "more" : "same" }))));
+    tone === undefined ? elem("bdi", {}, ...quotedWords(words)) : elem("em", { text: words, "data-tone": tones[tone] }))));
 }
 
 export function viewSays(page) {
@@ -118,7 +121,8 @@ export function viewSays(page) {
       keys[2].hidden = !shown.besides;
       ["A", "B"].forEach((name, i) => setAttr(keys[i + 1], "data-active", shown.besides && state.active === name ? "" : null));
       setAttr(list, "data-three", shown.besides ? "" : null);
-      setText(measure, measureInWords(page, shown));
+      const measured = measureInWords(page, shown);
+      if (measure.textContent !== measured) measure.replaceChildren(...quotedWords(measured));
     },
   };
 }

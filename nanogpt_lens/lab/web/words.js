@@ -1,5 +1,5 @@
 /* Interventions and what they do, in words. */
-import { percentText, signedNumber } from "./numbers.js";
+import { largestOf, percentText, signedNumber } from "./numbers.js";
 import { tokenInWords, tokenLabel } from "./tokens.js";
 
 const STREAM_WORDS = {
@@ -93,9 +93,8 @@ export function setInWords(payload, interventions) {
 }
 
 function movesInWords(payload, before, after, answer) {
-  const moves = Array.from(before, (share, id) => ({ id, points: Math.round(100 * (after[id] - share)) }))
-    .filter(({ id, points }) => id !== answer && points !== 0)
-    .sort((a, b) => Math.abs(b.points) - Math.abs(a.points)).slice(0, 2);
+  const sizes = Float64Array.from(before, (share, id) => (id === answer ? 0 : Math.abs(after[id] - share)));
+  const moves = largestOf(sizes, 2).map((id) => ({ id, points: Math.round(100 * (after[id] - before[id])) })).filter(({ points }) => points !== 0);
   const [first, second] = moves;
   const names = moves.map(({ id }) => tokenInWords(payload, id));
   const points = (size) => `${size} ${size === 1 ? "point" : "points"}`;
@@ -128,10 +127,7 @@ export function headlineOf(payload, { interventions, before, after, answer, lead
 }
 
 function expectationOf(payload, before, answer) {
-  let best = 0, second = 1;
-  before.forEach((share, id) => { if (share > before[best]) best = id; });
-  second = best === 0 ? 1 : 0;
-  before.forEach((share, id) => { if (id !== best && share > before[second]) second = id; });
+  const [best, second] = largestOf(before, 2);
   const pieces = [{ text: `The model expects ${tokenInWords(payload, best)} here: ` }, { text: percentText(before[best]), tone: 0 }];
   const next = answer !== best ? answer : second;
   if (before.length > 1) pieces.push({ text: `; ${tokenInWords(payload, next)} has ` }, { text: percentText(before[next]), tone: 0 });
