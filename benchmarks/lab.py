@@ -31,6 +31,7 @@ import torch
 import nanogpt_lens as ngl
 from tests.browser import launched, watched
 from tests.making import write
+from tests.nanogpt_lens.lab.lab_helpers import until
 
 TIMED = """async ({requests, rounds}) => {
   const times = [];
@@ -132,7 +133,7 @@ def opening(browser, file: Path) -> tuple[float, float]:
         page.page.goto(file.as_uri())
         page.page.evaluate("() => window.lab.run({tokens: [0]})")
         first = time.perf_counter() - began
-        page.page.wait_for_function("document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent.includes('%')")
+        until(page.page, "document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent.includes('%')")
         return first, time.perf_counter() - began
 
 

@@ -38,7 +38,8 @@ def main() -> None:
             page.page.evaluate("() => window.lab.proof")
             frames = list(visit(page.page))
             page.check_silent()
-    images = [Image.open(io.BytesIO(frame)).convert("RGB").resize((960, 600), Image.Resampling.LANCZOS) for frame, _ in frames]
+    opened = [Image.open(io.BytesIO(frame)).convert("RGB") for frame, _ in frames]
+    images = [image.resize((960, 600), Image.Resampling.LANCZOS) for image in opened]
     with replacing(OUT) as temporary:
         images[0].save(
             temporary,

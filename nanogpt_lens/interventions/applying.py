@@ -37,7 +37,8 @@ def apply(
     """Make interventions in every run of the model while the context is open.
 
     Everything that runs the model's hook points sees them: calling it, `run_with_cache`, `ngl.generate`. Several at
-    one hook point are made in their order, edges first. The hooks are gone afterwards, also after an exception.
+    one hook point are made in their order, after what an edge changes there. The hooks are gone afterwards, also after
+    an exception.
 
     Args:
         model: the model.
@@ -101,8 +102,8 @@ def source_values(
 def edits_of(model: Hooked, interventions: Sequence[Intervention], values: SourceValues) -> dict[str, Edit]:
     """By hook point what makes the interventions there, in their order; they are known to fit the model.
 
-    What a receiver computes from what it reads along edges comes before all else at its hook point; the logits read the
-    last stream itself, after all else; and what a run is asked for edges comes last.
+    What a receiver makes of changed edges comes before all else at its hook point; the logits read the last stream
+    after all else there; what is recorded for edges comes last.
     """
     entering, recording = edge_edits(model, [one for one in interventions if one.edge], values)
     last = KINDS["resid_post"].hook_name(model.cfg.n_layers - 1)

@@ -17,7 +17,8 @@ from nanogpt_lens.model.access import Hooked
 def check_fits(model: Hooked, one: Intervention) -> None:
     """Raise AnalysisError unless the model has the layers, heads and neurons, and room for the positions.
 
-    A direction must have the width of the activation; and what nothing is must be the same as in the checkpoint.
+    A direction must have the width of the activation. An edge needs LayerNorms, and to be nothing, or a multiple of
+    itself, weights that are not processed.
     """
     cfg = model.cfg
     for axis, size in (("layer", cfg.n_layers), ("head", cfg.n_heads), ("neuron", cfg.d_mlp)):
@@ -38,6 +39,11 @@ def check_fits(model: Hooked, one: Intervention) -> None:
             )
     elif one.edge and (one.source == "zero" or not isinstance(one.source, str)):
         check_nothing(model, one.source)
+    if one.edge and model.cfg.normalization_type not in ("LN", "LNPre"):
+        raise AnalysisError(
+            f"an edge is changed, and the model's normalization_type is {model.cfg.normalization_type!r}; expected LN "
+            "or LNPre, as nanoGPT has"
+        )
 
 
 def check_nothing(model: Hooked, source: object) -> None:

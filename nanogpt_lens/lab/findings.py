@@ -30,16 +30,16 @@ from nanogpt_lens.text.from_model import own_text
 from nanogpt_lens.viz.tokens import visible
 
 DOES: dict[str, str] = {
-    "induction": "gives {share} of its attention to what followed the last time this token stood here, on random tokens "
-    "that are repeated",
+    "induction": "gives {share} of its attention to what followed the last time this token stood here, on random "
+    "tokens that are repeated",
     "previous_token": "gives {share} of its attention to the token before, on text",
-    "duplicate_token": "gives {share} of its attention to earlier places with the same token, on random tokens that are "
-    "repeated",
+    "duplicate_token": "gives {share} of its attention to earlier places with the same token, on random tokens that "
+    "are repeated",
     "anti_copying": "lowers the tokens that it attends to (by its weights {score:.2f}, where 1 is lowering alone)",
     "copying": "raises the tokens that it attends to (by its weights {score:.2f}, where 1 is raising alone)",
     "sink": "gives {share} of its attention to the first position, on text",
-    "positional": "looks at places, whatever stands there: {share} of how its attention differs from an even one is the "
-    "same in all sequences",
+    "positional": "looks at places, whatever stands there: {share} of how its attention differs from an even one is "
+    "the same in all sequences",
     "broad": "attends broadly: its attention has {share} of the entropy of an even one",
 }
 """What a head of each name does, in words, the most telling name first; `score` is its score, `share` in percent."""
@@ -196,9 +196,8 @@ def probabilities_without(model: Hooked, tokens: Sequence[int], answer: int) -> 
     parts += [f"mlp{layer}" for layer in range(cfg.n_layers)]
     metric, ids = answer_logprob(answer), list(tokens)
     results = {part: intervene(model, ids, Intervention.at(part, "zero"), metric=metric) for part in parts}
-    return _probability(next(iter(results.values())).base_metric), {
-        part: _probability(result.metric) for part, result in results.items()
-    }
+    without = {part: _probability(result.metric) for part, result in results.items()}
+    return _probability(results[parts[0]].base_metric), without
 
 
 def _probability(logprob: Float[Tensor, " example"] | None) -> float:

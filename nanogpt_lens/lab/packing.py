@@ -109,12 +109,12 @@ def _says_something(name: str, tensor: Float[Tensor, " ..."], model: Hooked) -> 
 
 
 def pack(tensors: Mapping[str, Shaped[Tensor, " ..."]]) -> Packed:
-    """Tensors as bytes: float64 stays, everything else is float32."""
+    """Tensors as bytes: what the proof expects ("proof...") is float64, everything else float32."""
     pieces: list[bytes] = []
     index: list[dict[str, Any]] = []
     offset = 0
     for name, tensor in tensors.items():
-        kind = "float64" if tensor.dtype == torch.float64 else "float32"
+        kind = "float64" if name.startswith("proof") else "float32"
         content = tensor.detach().cpu().contiguous().numpy().astype(np.dtype(kind).newbyteorder("<")).tobytes()
         index.append({"name": name, "shape": list(tensor.shape), "dtype": kind, "offset": offset})
         padded = content + bytes(-len(content) % _ALIGNED)

@@ -122,15 +122,16 @@ def test_other_sources_are_those_of_circuits(ours, source):
             assert (result.metric - expected.per_example[i]).abs().max() < 1e-10, name
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_set_of_edges_is_the_circuit_of_all_others(ours, seed):
+@pytest.mark.parametrize(("seed", "source"), [*((seed, "other") for seed in range(4)), (1, "mean"), (2, "resample")])
+def test_a_set_of_edges_is_the_circuit_of_all_others(ours, seed, source):
     clean, corrupted = texts()
     names = [str(one) for one in CircuitGraph(ours).edges]
     chosen = torch.rand(len(names), generator=torch.Generator().manual_seed(seed)) < (0.1, 0.3, 0.6, 1.0)[seed]
     changed = [name for name, flag in zip(names, chosen, strict=True) if flag]
     kept = [name for name in names if name not in changed]
-    expected = run_circuit(ours, kept, clean, corrupted, METRIC, **QUIET)
-    result = intervene(ours, clean, [edge(name) for name in changed[::-1]], other=corrupted, metric=METRIC)
+    expected = run_circuit(ours, kept, clean, corrupted, METRIC, source=source, seed=seed, **QUIET)
+    some = [edge(name, source) for name in changed[::-1]]
+    result = intervene(ours, clean, some, other=corrupted, metric=METRIC, seed=seed)
     assert (result.metric - expected.per_example[0]).abs().max() < 1e-10
     if len(changed) == len(names):  # nothing of the clean text is left
         assert (result.logits - ours(corrupted, return_type="logits")).abs().max() < 1e-10
@@ -238,6 +239,12 @@ def test_processed_weights(ours):
     for source in ("zero", {"scale": 0.5}):
         with pytest.raises(AnalysisError, match="weights are processed"):
             intervene(folded, tokens, edge("0.1->1.0.v", source))
+
+
+def test_another_normalization_is_refused(ours, monkeypatch):
+    monkeypatch.setattr(ours.cfg, "normalization_type", "RMS")
+    with pytest.raises(AnalysisError, match="normalization_type is 'RMS'; expected LN or LNPre"):
+        intervene(ours, texts()[0], edge("0.1->1.0.v", "mean"))
 
 
 def test_gradients_go_through_an_edge(ours):

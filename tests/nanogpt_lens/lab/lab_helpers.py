@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import torch
@@ -108,3 +109,11 @@ def error_of(got, expected) -> float:
     got, expected = torch.tensor(got, dtype=torch.float64), expected.double()
     assert got.shape == expected.shape
     return float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-9))
+
+
+def until(page, condition, seconds=20):
+    """Wait until an expression of the page is true; Playwright's own waiting needs eval, which the page forbids."""
+    deadline = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.05)

@@ -1,4 +1,4 @@
-""" "Copy as Python": the script that the page gives prints the numbers that the page shows, for every kind of change."""
+"""Copy as Python: the script that the page gives prints the numbers that the page shows, for every kind of change."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import torch
 import nanogpt_lens as ngl
 from nanogpt_lens.interventions.sites import KINDS
 from tests.browser import watched
-from tests.nanogpt_lens.lab.lab_helpers import SIZES, Requests, error_of, exact, folder_of
+from tests.nanogpt_lens.lab.lab_helpers import SIZES, Requests, error_of, exact, folder_of, until
 
 pytestmark = pytest.mark.browser
 RUN = """async (requests) => {
@@ -17,6 +17,7 @@ RUN = """async (requests) => {
   return out;
 }"""
 LIMIT = 2e-5
+TEXT = "document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent"
 
 
 class Opened:
@@ -181,8 +182,9 @@ def test_the_page_proves_itself(opened):
     assert proof["equal"]
     assert proof["n"] > 60
     assert 0 < proof["largest"] < 2e-6
-    page.page.page.wait_for_function(
-        "document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent.includes('equal to PyTorch')"
+    until(
+        page.page.page,
+        "TEXT_OF_PAGE.includes('equal to PyTorch')",
     )
 
 
@@ -204,9 +206,7 @@ def test_a_page_with_another_weight_is_not_trusted(files, browser, tmp_path):
         proof = page.page.evaluate("() => window.lab.proof")
         assert not proof["equal"]
         assert proof["largest"] > LIMIT
-        page.page.wait_for_function(
-            "document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent.includes('NOT equal')"
-        )
+        until(page.page, f"{TEXT}.includes('NOT equal')")
 
 
 def test_float64_is_what_the_proof_expects(files):

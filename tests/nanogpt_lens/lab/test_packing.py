@@ -64,7 +64,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path):
 
 
 def test_every_tensor_begins_where_a_float64_may():
-    packed = pack({"a": torch.ones(3), "b": torch.ones(2, dtype=torch.float64), "c": torch.ones(1, 1)})
+    packed = pack({"a": torch.ones(3), "proof.0": torch.ones(2), "c": torch.ones(1, 1, dtype=torch.float64)})
     assert [entry["offset"] for entry in packed.index] == [0, 16, 32]
     assert [entry["dtype"] for entry in packed.index] == ["float32", "float64", "float32"]
 
