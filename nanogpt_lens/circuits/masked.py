@@ -232,10 +232,11 @@ class MaskedRuns:
     def _mlp(
         self, layer: int, inputs: Float[Tensor, "set 1 example pos d_model"]
     ) -> Float[Tensor, "set 1 example pos d_model"]:
-        """What a layer's MLP writes, from what enters it."""
+        """What a layer's MLP writes, from what enters it, without its bias."""
         block = self.model.blocks[layer]
         normal = normalised(self.model, block.ln2, inputs)
-        return block.mlp(rearrange(normal, "set one example pos d -> (set one example) pos d")).view_as(inputs)
+        out = block.mlp(rearrange(normal, "set one example pos d -> (set one example) pos d")).view_as(inputs)
+        return out - block.mlp.b_out
 
 
 def _carried(

@@ -24,12 +24,12 @@ def names_written(n_layers: int) -> list[str]:
 
 
 def written(model: Hooked, run: Mapping[str, Float[Tensor, ...]]) -> Float[Tensor, "sender example pos d_model"]:
-    """What each sender of the graph wrote in a run; a head's share of the attention's bias belongs to no sender."""
+    """What each sender of the graph wrote in a run; the biases of attention and MLPs belong to no sender."""
     senders = [run["hook_embed"] + run["hook_pos_embed"]]
     for layer in range(model.cfg.n_layers):
         z, w_o = run[f"blocks.{layer}.attn.hook_z"], model.blocks[layer].attn.W_O
         senders += einsum(z, w_o, "example pos head d_head, head d_head d_model -> head example pos d_model")
-        senders.append(run[f"blocks.{layer}.hook_mlp_out"])
+        senders.append(run[f"blocks.{layer}.hook_mlp_out"] - model.blocks[layer].mlp.b_out.detach())
     return torch.stack(senders)
 
 

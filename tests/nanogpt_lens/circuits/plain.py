@@ -49,6 +49,9 @@ def run(state: State, n_head: int, tokens: Tensor, other: State | None, live: se
         for i in range(layers + receiver.startswith("mlp")):
             if weight(f"h.{i}.attn.c_proj.bias") is not None:
                 total = total + weight(f"h.{i}.attn.c_proj.bias")
+        for i in range(layers):
+            if weight(f"h.{i}.mlp.c_proj.bias") is not None:
+                total = total + weight(f"h.{i}.mlp.c_proj.bias")
         return total
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -70,6 +73,6 @@ def run(state: State, n_head: int, tokens: Tensor, other: State | None, live: se
             wrote[f"{i}.{h}"] = scores.softmax(-1) @ v @ out.T
         x = norm(entering(f"mlp{i}"), f"h.{i}.ln_2")
         x = F.gelu(F.linear(x, weight(f"h.{i}.mlp.c_fc.weight"), weight(f"h.{i}.mlp.c_fc.bias")))
-        wrote[f"mlp{i}"] = F.linear(x, weight(f"h.{i}.mlp.c_proj.weight"), weight(f"h.{i}.mlp.c_proj.bias"))
+        wrote[f"mlp{i}"] = F.linear(x, weight(f"h.{i}.mlp.c_proj.weight"))
     wrote["logits"] = F.linear(norm(entering("logits"), "ln_f"), state["lm_head.weight"])
     return wrote

@@ -171,11 +171,11 @@ def test_the_handmade_circuit_and_nothing_else():
 
 @pytest.mark.parametrize("source", ["zero", "mean", "resample"])
 def test_without_a_corrupted_text(source):
-    """All out-edges of the last MLP are one edge: its effect is that of the ablated MLP."""
+    """All out-edges of the last MLP are one edge: its effect is that of the MLP's ablated neurons, its bias stays."""
     clean, _ = texts()
     options = {"source": source, "seed": 3, **QUIET}
     result = edge_effects(model(), clean, None, METRIC, edges="mlp2->logits", **options)
-    swept = activation_patching(model(), clean, None, METRIC, activation="mlp_out", axes=("layer",), **options)
+    swept = activation_patching(model(), clean, None, METRIC, activation="mlp_post", axes=("layer",), **options)
     torch.testing.assert_close(result.values[0], swept.values[2], rtol=0, atol=1e-10)
 
 
