@@ -94,7 +94,7 @@ def lab(
         "reference": _reference(model, corpus, seed),
         "reference_name": corpus.windows_name,
         "directions": _directions(model, directions),
-        "findings": findings_of(model, corpus=corpus, prompts=chosen, seed=seed) if findings else _plain(chosen),
+        "findings": findings_of(model, corpus=text, prompts=chosen, seed=seed) if findings else _plain(chosen),
     }
     payload, packed = payload_of(model, proof_of(model, seed=seed), about)
     made = Lab(payload=payload, weights=packed.bytes)

@@ -198,7 +198,9 @@ class NeuronCards:
     cards: tuple[NeuronCard, ...]
 
 
-Block: TypeAlias = Paragraph | Heading | Listing | Facts | Table | Picture | Tokens | TextSample | NeuronCards
+Block: TypeAlias = (
+    Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards
+)
 
 
 def picture_of(result: Result, label: str, *, before: str = "", **options: object) -> Picture:

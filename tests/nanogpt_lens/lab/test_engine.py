@@ -184,7 +184,7 @@ def test_the_page_proves_itself(opened):
     assert 0 < proof["largest"] < 2e-6
     until(
         page.page.page,
-        "TEXT_OF_PAGE.includes('equal to PyTorch')",
+        f"{TEXT}.includes('equal to PyTorch')",
     )
 
 
