@@ -1,8 +1,9 @@
 """The circuits of the shipped induction models, found, checked and graded: `python -m scripts.circuits`.
 
-For each of three seeds 32 prompts `[A][B] ... [A]` of 32 random tokens are asked; other 32 are held out. What comes out
-is `docs/data/circuits.json`, and the tables of `docs/CIRCUITS.md`. A seed takes about five minutes on one core;
-`--tables` fills the tables alone.
+For each of three seeds 32 prompts `[A][B] ... [A]` of 32 random tokens are asked; other 32 are held out. Then a circuit
+is found on each kind of prompts (`PROMPT_KINDS`), and run on 32 others of every kind. What comes out is
+`docs/data/circuits.json`, and the tables of `docs/CIRCUITS.md`. A seed takes about six minutes on one core; `--prompts`
+computes the kinds of prompts alone, `--tables` fills the tables alone.
 """
 
 from __future__ import annotations
@@ -52,6 +53,62 @@ def of_seed(seed: str) -> dict[str, Any]:
         "grades": json.loads(grades.table().drop(columns="seconds").to_json(None, orient="index") or "{}"),
         "verdict": grades.verdict(),
     }
+
+
+PROMPT_KINDS = {
+    "as drawn": "random tokens [A][B] ... [A], as they are drawn",
+    "solved": "the same, those that the model answers",
+    "own task": "prompts of the model's own task, as they are drawn",
+}
+"""The kinds of prompts that circuits are found on; each is a column of the table of prompts."""
+
+
+def pairs_of_kind(model: Any, kind: str, seed: int) -> Any:
+    """Prompt pairs of a kind; what is held out is of another seed."""
+    import nanogpt_lens as ngl
+    from nanogpt_lens.text.task_pairs import pairs_by_name
+
+    options: dict[str, Any] = {"n": PROMPTS, "seq_len": LENGTH, "seed": seed}
+    if kind == "own task":
+        return pairs_by_name(model, "trigger_bigrams", **options)
+    return ngl.induction_pairs(model, **options, solved_by=model if kind == "solved" else None)
+
+
+def by_prompts(seed: str) -> dict[str, Any]:
+    """For each kind of prompts how even their gap is, the circuit found on them, and what it does on others."""
+    import nanogpt_lens as ngl
+    from nanogpt_lens.running.metrics import logit_diff_of
+
+    model = ngl.load(place("induction", seed))
+    asked, held_out = (
+        {
+            kind: (pairs.clean, pairs.corrupted, logit_diff_of(pairs))
+            for kind in PROMPT_KINDS
+            for pairs in [pairs_of_kind(model, kind, s)]
+        }
+        for s in (0, 1)
+    )
+    found = {}
+    for kind, prompts in asked.items():
+        circuit = ngl.find_circuit(model, *prompts, orders=0)
+        gap = (circuit.full - circuit.empty).double()
+        elsewhere = {}
+        for other, held in held_out.items():
+            runs = ngl.run_circuit(model, [[*circuit.edges]], *held, progress=False)
+            low, high = runs.faithfulness_interval or ([None], [None])
+            elsewhere[other] = [round(float(end), 6) for end in (runs.faithfulness[0], low[0], high[0])]
+        found[kind] = {
+            "chosen": prompts[2].on,
+            "gap": float(gap.mean()),
+            "below_a_tenth": int((gap.abs() < 0.1 * gap.mean()).sum()),
+            "share_of_eight": float(gap.topk(8).values.sum() / gap.sum()),
+            "edges": list(circuit.edges),
+            "faithfulness": circuit.faithfulness,
+            "interval": circuit.faithfulness_interval,
+            "minimal": circuit.is_minimal,
+            "held_out": elsewhere,
+        }
+    return found
 
 
 def _off_diagonal(matrix: Any) -> list[float]:
@@ -130,18 +187,43 @@ def ways_table(seeds: dict[str, Any]) -> str:
     return markdown(["how it is run", *seeds], rows)
 
 
-TABLES = {"found": found_table, "checked": checked_table, "graded": graded_table, "ways": ways_table}
+def prompts_table(seeds: dict[str, Any]) -> str:
+    """The kinds of prompts, the three seeds side by side: how even the gap is, and what a circuit of each does."""
+    rows = []
+    for kind in PROMPT_KINDS:
+        ones = [one["prompts"][kind] for one in seeds.values()]
+        cells = [
+            " / ".join(str(one["below_a_tenth"]) for one in ones),
+            " / ".join(f"{one['share_of_eight']:.0%}" for one in ones),
+            " / ".join(str(len(one["edges"])) for one in ones),
+            " / ".join(f"{one['faithfulness']:.2f}" for one in ones),
+        ]
+        cells += [" / ".join(f"{one['held_out'][other][0]:.2f}" for one in ones) for other in PROMPT_KINDS]
+        rows.append([kind, *cells])
+    header = ["prompts", "gap below a tenth", "gap of the first eight", "edges", "faithfulness"]
+    return markdown([*header, *(f"on others {kind}" for kind in PROMPT_KINDS)], rows)
+
+
+TABLES = {
+    "found": found_table,
+    "prompts": prompts_table,
+    "checked": checked_table,
+    "graded": graded_table,
+    "ways": ways_table,
+}
 
 
 def main() -> None:
     """Compute what is missing, and fill the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", action="store_true", help="fill the tables from the numbers that are there")
+    parser.add_argument("--prompts", action="store_true", help="compute the kinds of prompts alone")
     parser.add_argument("--seeds", nargs="*", default=SEEDS)
     options = parser.parse_args()
     seeds = json.loads(OUT.read_text()) if OUT.is_file() else {}
     for seed in [] if options.tables else options.seeds:
-        seeds[seed] = of_seed(seed)
+        before = seeds[seed] if options.prompts else of_seed(seed)
+        seeds[seed] = before | {"prompts": by_prompts(seed)}
         write_text(OUT, json.dumps(dict(sorted(seeds.items())), indent=1) + "\n")
         print(seed, seeds[seed]["verdict"])
     if DOCUMENT.is_file():

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
 from beartype import beartype
+
+ALWAYS, EVERY = 50, 50
+"""The calls of a function that are checked in a process: the first ones, and then every fiftieth."""
 
 COMPILED = {"conversion.native"}
 """Modules that torch compiles in a test; what they compute is compared with other code everywhere."""
@@ -36,11 +41,37 @@ def states_shapes(thing: Any) -> bool:
     return any(STATED.search(hint if isinstance(hint, str) else repr(hint)) for hint in thing.__annotations__.values())
 
 
+def now_and_then(checked: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose first calls are checked, and then every fiftieth.
+
+    A check costs up to a millisecond, and a search calls small functions ten thousand times, with the same shapes.
+    """
+    calls = itertools.count()
+
+    @functools.wraps(checked)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        call = next(calls)
+        return (checked if call < ALWAYS or call % EVERY == 0 else plain)(*args, **kwargs)
+
+    return function
+
+
 def check_where_stated() -> None:
     """Let jaxtyping's import hook pass over functions without shapes: checking nothing costs it as much as they do."""
     decorator = jaxtyping.jaxtyped
 
     def where_stated(**options: Any) -> Callable[[Any], Any]:
-        return lambda thing: decorator(**options)(thing) if states_shapes(thing) else thing
+        def decorate(thing: Any) -> Any:
+            if not states_shapes(thing):
+                return thing
+            if not isinstance(thing, type):
+                return now_and_then(decorator(**options)(thing), thing)
+            plain = thing.__init__
+            checked = decorator(**options)(thing)
+            if checked.__init__ is not plain:
+                checked.__init__ = now_and_then(checked.__init__, plain)
+            return checked
+
+        return decorate
 
     jaxtyping.jaxtyped = where_stated

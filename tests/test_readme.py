@@ -29,7 +29,7 @@ FILES = re.sub(
 )
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
 DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT + FILES + CIRCUITS
-TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 60
+TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 20
 
 
 def blocks(language, text=README):
@@ -50,6 +50,7 @@ def python_of(text):
     return code
 
 
+@pytest.mark.slow
 def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
     (tmp_path / "input.txt").write_text(TEXT)
     done = subprocess.run([sys.executable, "-c", python_of(README)], cwd=tmp_path, capture_output=True, text=True)
@@ -58,11 +59,20 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [ANALYSES, LENSES, pytest.param(PICTURES, marks=pytest.mark.slow), DYNAMICS, ARCHITECTURE, FILES, CIRCUITS],
-    ids=["ANALYSES", "LENSES_AND_NEURONS", "PICTURES", "TRAINING_DYNAMICS", "ARCHITECTURE", "FILES", "CIRCUITS"],
+    [README, ANALYSES, LENSES, pytest.param(PICTURES, marks=pytest.mark.slow), DYNAMICS, ARCHITECTURE, FILES, CIRCUITS],
+    ids=[
+        "README",
+        "ANALYSES",
+        "LENSES_AND_NEURONS",
+        "PICTURES",
+        "TRAINING_DYNAMICS",
+        "ARCHITECTURE",
+        "FILES",
+        "CIRCUITS",
+    ],
 )
 def test_the_snippets_run(tmp_path, monkeypatch, text):
-    """In this process: importing TransformerLens anew would take longer than most of them."""
+    """In this process: importing TransformerLens anew would take longer than most of them; the README's, see above."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(catalogue, "ANALYSES", dict(catalogue.ANALYSES))  # one of them registers an analysis
     (tmp_path / "input.txt").write_text(TEXT)

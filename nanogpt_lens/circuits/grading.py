@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 from torch import Tensor
 
+from nanogpt_lens.circuits.grade_intervals import grade_intervals
 from nanogpt_lens.circuits.graph import names_of
 from nanogpt_lens.circuits.prepared import prepare
 from nanogpt_lens.circuits.ranking import Question, Ranking, SearchMethod, ranking
@@ -77,7 +78,8 @@ def grade_circuit_methods(
         faithfulness: 0.9 counts the edges that bring the faithfulness within 0.1 of 1.
 
     Returns:
-        grades [method, score], `curves`, `regret`, and a `verdict`. Orders are by magnitude.
+        grades [method, score], `curves`, `regret`, and a `verdict`. Orders are by magnitude. `low` and `high` are the
+        bootstrap's over the prompts, for the grades that look at the scores alone (see `grade_intervals`).
 
     Raises:
         AnalysisError: an unknown method, and whatever `find_circuit` raises.
@@ -97,10 +99,11 @@ def grade_circuit_methods(
         asked = Question(arguments=arguments | {"direction": direction}, steps=steps, progress=progress)
         ranked, seconds = _timed_rankings(search, chosen, asked)
         by_method = dict(zip(chosen, ranked, strict=True))
-        exact = (by_method.get("exact") or ranking(search, "exact", asked)).scores
+        exact = by_method.get("exact") or ranking(search, "exact", asked)
         curves = torch.stack([search.curve(one.order) for one in ranked])
     return CircuitGrades(
-        **_grades(search, exact, ranked, curves, seconds, chosen, k=k, relevant=relevant),
+        **_grades(search, exact.scores, ranked, curves, seconds, chosen, k=k, relevant=relevant),
+        **_intervals(search, exact, ranked, k=k, relevant=relevant, seed=seed),
         quantity="grades of methods that find circuits",
         definition=(
             f"against the exact effect of every edge ({direction}, source {source}) on {ready.metric.definition}; "
@@ -161,6 +164,17 @@ def _grades(
         "missed": torch.tensor([truth.missed(one) for one in ranked], dtype=torch.float64),
         "gap": search.gap,
     }
+
+
+def _intervals(
+    search: Search, exact: Ranking, ranked: Sequence[Ranking], *, k: int, relevant: float, seed: int
+) -> dict[str, Any]:
+    """The fields of the intervals over prompts; none for one prompt, or for a metric without examples."""
+    if exact.per_example is None or exact.per_example.shape[1] < 2:
+        return {}
+    gap = search.full - search.empty
+    low, high = grade_intervals(exact.per_example, gap, ranked, n_scores=len(SCORES), k=k, relevant=relevant, seed=seed)
+    return {"low": low, "high": high, "interval": "bootstrap"}
 
 
 def mib_sizes(n_edges: int) -> list[int]:

@@ -69,6 +69,8 @@ class Ranking:
         signed: whether the scores have a sign.
         chosen: the circuit that the method chooses by itself; None where it only ranks.
         circuits: other circuits that it came by, one for each of ACDC's thresholds.
+        per_example: the scores in each example, whose mean they are; of one that they are in all examples; None where
+            they are no means, and where the metric does not tell examples apart.
         n_runs: how many forward passes it took; a backward pass counts as two, a layer as its part of a pass.
     """
 
@@ -77,6 +79,7 @@ class Ranking:
     signed: bool = True
     chosen: Bool[Tensor, " edge"] | None = None
     circuits: Bool[Tensor, "threshold edge"] | None = None
+    per_example: Float[Tensor, "edge _"] | None = None
     n_runs: float = 0.0
 
     @property
@@ -98,19 +101,26 @@ def ranking(search: Search, method: SearchMethod, asked: Question) -> Ranking:
 
 def _exact(search: Search, asked: Question) -> Ranking:
     result = edge_effects(**asked.arguments, memory=search.memory, progress=asked.progress)
-    return replace(_by_magnitude(result.effect), n_runs=2 + sum(map(search.graph.layers_behind, search.graph.edges)))
+    examples, base = result.per_example, result.base_per_example
+    return replace(
+        _by_magnitude(result.effect),
+        per_example=None if examples is None or base is None else examples - base,
+        n_runs=2 + sum(map(search.graph.layers_behind, search.graph.edges)),
+    )
 
 
 def _estimated(method: Literal["eap", "eap_ig"]) -> Callable[[Search, Question], Ranking]:
     def estimate(search: Search, asked: Question) -> Ranking:
         result = edge_attribution(**asked.arguments, method=method, steps=asked.steps, progress=asked.progress)
-        return replace(_by_magnitude(result.values), n_runs=2 + 3 * (asked.steps if method == "eap_ig" else 1))
+        n_runs = 2 + 3 * (asked.steps if method == "eap_ig" else 1)
+        return replace(_by_magnitude(result.values), per_example=result.per_example, n_runs=n_runs)
 
     return estimate
 
 
 def _weights(search: Search, asked: Question) -> Ranking:
-    return replace(_by_magnitude(by_weights(asked.arguments["model"])), signed=False)
+    ranked = _by_magnitude(by_weights(asked.arguments["model"]))
+    return replace(ranked, signed=False, per_example=ranked.scores[:, None])
 
 
 def _attention(search: Search, asked: Question) -> Ranking:

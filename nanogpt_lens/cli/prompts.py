@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,7 +32,13 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "task": (
-        Annotated[Literal["induction"] | None, typer.Option(help="prompts [A][B]...[A] of random tokens")],
+        Annotated[
+            str | None,
+            typer.Option(
+                help="induction ([A][B]...[A] of random tokens), repeated_random, trigger_bigrams, or a run's folder "
+                "with its task.json"
+            ),
+        ],
         None,
     ),
     "text": (
@@ -44,8 +50,14 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "seq_len": (Annotated[int | None, typer.Option(min=2, help="tokens of each of them")], None),
+    "solved": (
+        Annotated[
+            bool, typer.Option("--solved", help="of --task, only prompts that this model answers; results say so")
+        ],
+        False,
+    ),
 }
-_WAYS = "expected --clean with --corrupted and --answer, or --task induction, or --text"
+_WAYS = "expected --clean with --corrupted and --answer, or --task, or --text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +72,7 @@ class PromptOptions:
     text: Any
     n: int | None
     seq_len: int | None
+    solved: bool
 
     @property
     def none(self) -> bool:
@@ -83,7 +96,7 @@ class PromptOptions:
         if self.clean:
             clean, corrupted, metric = self._written(source)
         else:
-            clean, corrupted, metric = self._induction(model, seed) if self.task else self._in_text(model, seed)
+            clean, corrupted, metric = self._of_task(model, seed) if self.task else self._in_text(model, seed)
         return Prompts(clean=clean, corrupted=corrupted, metric=metric, source=source, seed=seed)
 
     def _check(self) -> None:
@@ -100,6 +113,7 @@ class PromptOptions:
         else:
             strays = [option for option, value in (("--n", self.n), ("--seq-len", self.seq_len)) if value is not None]
             reason = "--clean, whose texts are as they are"
+        strays += ["--solved"] if self.solved and not self.task else []
         if strays:
             raise AnalysisError(f"{strays[0]} was given with {reason}; leave it out")
 
@@ -120,12 +134,13 @@ class PromptOptions:
         metric = logit_diff(self.answer, self.wrong) if self.wrong else answer_logprob(self.answer)
         return clean, corrupted, metric
 
-    def _induction(self, model: Any, seed: int) -> tuple[Any, Any, Any]:
-        from nanogpt_lens.running.metrics import logit_diff
-        from nanogpt_lens.text.prompts import induction_pairs
+    def _of_task(self, model: Any, seed: int) -> tuple[Any, Any, Any]:
+        from nanogpt_lens.running.metrics import logit_diff_of
+        from nanogpt_lens.text.task_pairs import pairs_by_name
 
-        pairs = induction_pairs(model, seq_len=self.seq_len, n=self.n or 16, seed=seed)
-        return pairs.clean, pairs.corrupted, logit_diff(pairs.answer, pairs.wrong)
+        by = {"solved_by": model} if self.solved else {}
+        pairs = pairs_by_name(model, self.task or "", seq_len=self.seq_len, n=self.n or 16, seed=seed, **by)
+        return pairs.clean, pairs.corrupted, logit_diff_of(pairs)
 
     def _in_text(self, model: Any, seed: int) -> tuple[Any, Any, Any]:
         from torch import stack

@@ -6,30 +6,27 @@ at which positions nothing but an earlier occurrence tells what comes next (see 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from einops import einsum, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
-from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import mean_fields, ratio_per_example
 from nanogpt_lens.heads.attention import pattern_hook
 from nanogpt_lens.heads.induction import follows
 from nanogpt_lens.model.access import (
     Edit,
     Hooked,
-    check_model,
     device_of,
     evaluating,
-    n_tokens,
     next_token_loss,
     provenance,
     run,
 )
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches
+from nanogpt_lens.text.task_pairs import check_fits, task_generator
 from nanogpt_lens.text.tasks import Task, TaskSequences
 
 POSITIONS = ("required", "unseen", "other")
@@ -55,23 +52,10 @@ def task_sequences(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) ->
     Raises:
         AnalysisError: the task has other characters than the model.
     """
-    check_model(model)
     check_whole(1, n=n)
     check_whole(seed=seed)
-    vocabulary = getattr(getattr(model, "tokenizer", None), "encoder", None)
-    chars = getattr(vocabulary, "chars", None)
-    if task.vocab_size != n_tokens(model) or (chars is not None and tuple(chars) != tuple(task.vocabulary.chars)):
-        raise AnalysisError(
-            f"the task '{task.name}' has {task.vocab_size} characters, and the model {n_tokens(model)} tokens or "
-            "others; expected the same: give the task.json of the model's own run"
-        )
-    task.refuse_shorter_than(model.cfg.n_ctx)
+    check_fits(model, task)
     return task.draw(n, model.cfg.n_ctx, task_generator(seed))
-
-
-def task_generator(seed: int) -> np.random.Generator:
-    """The generator that draws the sequences to measure on; no training run's generator starts like it."""
-    return np.random.default_rng([2**32 - 1, seed])
 
 
 def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> Scores:

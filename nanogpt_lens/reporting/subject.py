@@ -25,8 +25,13 @@ from nanogpt_lens.reporting.words import command, short_path
 from nanogpt_lens.text.corpus import Corpus, name_of, open_corpus, path_of
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.text.from_model import OWN_TEXT, own_text
+from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair, find_prompt_pairs
 
 OTHER_SIZES = "other sample sizes: numbers differ a little"
+LOOKED_AT = 512
+"""Windows of the text in which pairs of prompts are looked for."""
+
+_PAIRS = 16  # that are kept
 _LOOKED_AT = 50_000  # tokens of the text among which a passage begins
 _LONGEST = 128
 _WORK = 2e12  # parameters times tokens that a section reads at most: minutes on a CPU
@@ -170,6 +175,32 @@ class Subject:
         generator = torch.Generator().manual_seed(self.seed + number)
         start = starts[int(torch.randint(len(starts), (1,), generator=generator))]
         return torch.from_numpy(ids[start : start + seq_len].copy())
+
+    @property
+    def prompt_length(self) -> int | None:
+        """The length of prompts from a short text; None for the usual one."""
+        if self.text is None or len(self.text.ids) >= 17 * 4:
+            return None
+        return max(2, min(len(self.text.ids) // 4 - 1, int(self.model.cfg.n_ctx) - 1))
+
+    def prompt_pairs(self, k: int) -> tuple[PromptPair, ...]:
+        """The best pairs of prompts of the text, at most 16, which are searched for once for all sections.
+
+        Raises:
+            NoPairFoundError: there is none.
+            AnalysisError: the text does not fit the model.
+        """
+        if isinstance(self._pairs_or_reason, NoPairFoundError):
+            raise self._pairs_or_reason
+        return self._pairs_or_reason[:k]
+
+    @cached_property
+    def _pairs_or_reason(self) -> tuple[PromptPair, ...] | NoPairFoundError:
+        options: dict[str, Any] = {"seq_len": self.prompt_length, "n": LOOKED_AT, "seed": self.seed}
+        try:
+            return find_prompt_pairs(self.model, self.corpus, k=_PAIRS, **options)
+        except NoPairFoundError as reason:
+            return reason
 
     def _beginnings(self, ids: Int[np.ndarray, " token"], seq_len: int) -> Sequence[int]:
         """The places at which a passage may begin: behind an empty line, behind a line break, or anywhere."""

@@ -49,6 +49,8 @@ class CircuitGrades(Result):
         gap: the metric of all edges, less that of none.
         safe_overlap: the share of the top that a method has to find to be called safe.
         tolerance: how far from 1 the faithfulness may be; None in a file of an earlier version.
+        low, high: 95% intervals of the grades over the prompts, percentiles of a bootstrap; nan for grades, or methods,
+            that have none; None for fewer than two prompts.
     """
 
     exact: Float[Tensor, " edge"]
@@ -61,6 +63,8 @@ class CircuitGrades(Result):
     gap: float
     safe_overlap: float = 0.8
     tolerance: float | None = None
+    low: Float[Tensor, "method score"] | None = None
+    high: Float[Tensor, "method score"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

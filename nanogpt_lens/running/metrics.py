@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, as_tokens, kl, single_token
+from nanogpt_lens.text.pair import Pair
 
 Answer: TypeAlias = int | str | Sequence[int] | Sequence[str] | Tensor
 """One token for all examples, or one for each: ids, or strings of one token."""
@@ -91,11 +92,13 @@ class LogitDiff(Metric):
 
     answer: Answer
     wrong: Answer
+    on: str = ""
 
     @property
     def definition(self) -> str:
-        """What is computed, in words."""
-        return f"logit({_in_words(self.answer)}) - logit({_in_words(self.wrong)}) at position {_in_words(self.pos)}"
+        """What is computed, in words, and on which prompts where these were chosen."""
+        said = f"logit({_in_words(self.answer)}) - logit({_in_words(self.wrong)}) at position {_in_words(self.pos)}"
+        return f"{said}, on prompts {self.on}" if self.on else said
 
     def resolved(self, model: Hooked, tokens: Int[Tensor, "example pos"]) -> Metric:
         """The same metric with ids in place of strings."""
@@ -104,7 +107,8 @@ class LogitDiff(Metric):
 
     def to_json(self) -> dict[str, Any]:
         """The metric as plain data."""
-        return {"name": "logit_diff", **{name: _plain(getattr(self, name)) for name in ("answer", "wrong", "pos")}}
+        plain = {"name": "logit_diff", **{name: _plain(getattr(self, name)) for name in ("answer", "wrong", "pos")}}
+        return plain | ({"on": self.on} if self.on else {})
 
     def at_reads(
         self, logits: Float[Tensor, "*axes example read d_vocab"], reads: Sequence[int]
@@ -210,14 +214,28 @@ class Loss(Metric):
         return -logits.log_softmax(-1).gather(-1, target).squeeze(-1).mean(-1)
 
 
-def logit_diff(answer: Answer, wrong: Answer, *, pos: Positions = -1) -> Metric:
+_LONGEST = 300
+"""Letters of what a file says of its prompts."""
+
+
+def logit_diff(answer: Answer, wrong: Answer, *, pos: Positions = -1, on: str = "") -> Metric:
     """The logit of the right answer minus that of a wrong one.
 
     Args:
         answer, wrong: a token for all examples or one for each, as ids or as strings of one token.
         pos: the position whose logits are read; over several positions the mean is taken.
+        on: how the prompts were chosen of more, in words, which results repeat; "" where they were not.
     """
-    return LogitDiff(answer=answer, wrong=wrong, pos=pos)
+    return LogitDiff(answer=answer, wrong=wrong, pos=pos, on=on)
+
+
+def logit_diff_of(pairs: Pair) -> LogitDiff:
+    """The logit difference of prompt pairs at their last token, which says how they were chosen, where they were.
+
+    Args:
+        pairs: of `induction_pairs` or `task_pairs`.
+    """
+    return LogitDiff(answer=pairs.answer, wrong=pairs.wrong, on=pairs.chosen)
 
 
 def answer_logprob(answer: Answer, *, pos: Positions = -1) -> Metric:
@@ -259,17 +277,18 @@ def metric_from_json(plain: Any) -> Metric:
     makers: dict[Any, Callable[..., Metric]] = {"logit_diff": logit_diff, "answer_logprob": answer_logprob}
     fields = dict(plain) if isinstance(plain, Mapping) else {}
     name, pos = fields.pop("name", None), fields.pop("pos", -1)
+    on = {"on": fields.pop("on")} if name == "logit_diff" and isinstance(fields.get("on"), str) else {}
     maker = makers.get(name if isinstance(name, str) else None)
     expected = {"answer", "wrong"} if name == "logit_diff" else {"answer"}
     ids = [i for value in fields.values() for i in (value if isinstance(value, list) else [value])]
     positions = pos if isinstance(pos, list) else [] if pos is None else [pos]
     small = all(isinstance(i, str) or _is_whole(i) for i in ids) and all(map(_is_whole, positions))
-    if maker is None or set(fields) != expected or not small:
+    if maker is None or set(fields) != expected or not small or len(on.get("on", "")) > _LONGEST:
         raise AnalysisError(
             f"{str(plain)[:60]!r} is no metric; expected one such as {{'name': 'logit_diff', 'answer': [3], "
             "'wrong': [4], 'pos': -1}}"
         )
-    return maker(**fields, pos=pos)
+    return maker(**fields, **on, pos=pos)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,6 @@ beginning-of-sequence token, so none is put in front.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -16,28 +15,17 @@ from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, device_of, n_tokens
+from nanogpt_lens.text.pair import Pair
+from nanogpt_lens.text.solved import solved_pairs
 
 LEAST_VOCABULARY = 5
 """Tokens that the vocabulary must have for [A][B]...[A] prompts."""
 
+LONGEST = 32
+"""The tokens of a prompt, where nothing else is said and the context has room."""
+
 Repeats: TypeAlias = Literal["avoid", "forbid", "allow"]
 """Whether random ids of one sequence may be equal: only where the vocabulary is too small, never, or freely."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Pair:
-    """Clean and corrupted prompts.
-
-    Attributes:
-        clean, corrupted: the prompts as ids.
-        answer: the token that each clean prompt calls for.
-        wrong: another token of each.
-    """
-
-    clean: Int[Tensor, "example pos"]
-    corrupted: Int[Tensor, "example pos"]
-    answer: Int[Tensor, " example"]
-    wrong: Int[Tensor, " example"]
 
 
 def random_tokens(
@@ -83,7 +71,9 @@ def repeated_tokens(
     return repeat(once, "example pos -> example (copy pos)", copy=copies)
 
 
-def induction_pairs(model: Hooked, *, seq_len: int | None = None, n: int = 32, seed: int = 0) -> Pair:
+def induction_pairs(
+    model: Hooked, *, seq_len: int | None = None, n: int = 32, seed: int = 0, solved_by: Hooked | None = None
+) -> Pair:
     """Prompts `... [A][B] ... [A]`, whose answer is `[B]`, and the same with the first `[A]` replaced.
 
     All other tokens are random, distinct where the vocabulary allows, and neither A nor B. The
@@ -94,16 +84,19 @@ def induction_pairs(model: Hooked, *, seq_len: int | None = None, n: int = 32, s
         seq_len: the tokens of a prompt, at least 4; None for the context, the vocabulary or 32, whichever is least.
         n: the number of prompts.
         seed: the seed of the random ids.
+        solved_by: a model, usually the same; None for the prompts as they are drawn. Else only those in which its top
+            token is the answer after the clean prompt, and is not after the corrupted one; `chosen` says of how many.
 
     Returns:
         The pair; `wrong` is the last of the random tokens.
 
     Raises:
-        AnalysisError: the prompts are too short or longer than the context, or the vocabulary has fewer than 5 tokens.
+        AnalysisError: the prompts are too short or longer than the context, the vocabulary has fewer than 5 tokens, or
+            too few are solved.
     """
     if model.cfg.n_ctx < 4:
         raise AnalysisError(f"the model's context is {model.cfg.n_ctx} tokens; [A][B]...[A] prompts need at least 4")
-    seq_len = int(seq_len or max(4, min(model.cfg.n_ctx, 32, n_tokens(model))))
+    seq_len = int(seq_len or max(4, min(model.cfg.n_ctx, LONGEST, n_tokens(model))))
     if not 4 <= seq_len <= model.cfg.n_ctx:
         raise AnalysisError(f"prompts of {seq_len} tokens were asked for; expected 4 to {model.cfg.n_ctx}, the context")
     if n_tokens(model) < LEAST_VOCABULARY:
@@ -111,6 +104,12 @@ def induction_pairs(model: Hooked, *, seq_len: int | None = None, n: int = 32, s
             f"the vocabulary has {n_tokens(model)} tokens; [A][B]...[A] prompts need at least {LEAST_VOCABULARY}"
         )
     generator = torch.Generator().manual_seed(seed)
+    if solved_by is not None:
+        return solved_pairs(solved_by, lambda many: _induction_pairs(model, seq_len, many, generator), n=n)
+    return _induction_pairs(model, seq_len, n, generator)
+
+
+def _induction_pairs(model: Hooked, seq_len: int, n: int, generator: torch.Generator) -> Pair:
     size, device = n_tokens(model), device_of(model)
     special = random_tokens(model, n, 3, generator=generator).cpu()  # A, B, and what replaces A
     fill = torch.rand(n, size, generator=generator)

@@ -18,7 +18,7 @@ import nanogpt_lens as ngl
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.heads.on_tasks import task_accuracy, task_heads, task_sequences
 from nanogpt_lens.model.access import Hooked, device_of, evaluating, run
-from nanogpt_lens.text.prompts import Pair
+from nanogpt_lens.text.pair import Pair
 from nanogpt_lens.text.tasks import Task
 from scripts.replication.formation import random_heads
 from scripts.replication.knockouts import Head, Heads, without

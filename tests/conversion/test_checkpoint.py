@@ -261,7 +261,7 @@ def test_two_writers_never_publish_a_torn_file(tmp_path):
         for writer in writers:
             assert writer.stdout is not None
             assert writer.stdout.readline()  # both write from here on
-        end = time.time() + 2
+        end = time.time() + 1
         reads = 0
         while time.time() < end or not reads:
             read_checkpoint(tmp_path)

@@ -17,12 +17,11 @@ from nanogpt_lens.model.access import Hooked, device_of, n_tokens
 from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubt, doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
-from nanogpt_lens.reporting.sections.patching import length_of_prompts
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, interval, number, percent
 from nanogpt_lens.results import Circuit
 from nanogpt_lens.running.metrics import Metric, logit_diff
-from nanogpt_lens.text.pairs import NoPairFoundError, find_prompt_pairs
+from nanogpt_lens.text.pairs import NoPairFoundError
 from nanogpt_lens.text.prompts import LEAST_VOCABULARY, induction_pairs
 
 MOST_EDGES = 700
@@ -53,7 +52,7 @@ class _Question:
     clean: Int[Tensor, "example pos"]
     corrupted: Int[Tensor, "example pos"]
     metric: Metric
-    others: tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"], Metric] | None
+    others: tuple[Int[Tensor, "other pos"], Int[Tensor, "other pos"], Metric] | None
     others_are: str
     command: str
 
@@ -99,8 +98,8 @@ def _in_text(subject: Subject) -> _Question:
     Raises:
         AnalysisError: none was found.
     """
-    model, length = subject.model, length_of_prompts(subject)
-    pairs = find_prompt_pairs(model, subject.corpus, k=2 * _PROMPTS, seq_len=length, seed=subject.seed)
+    model, length = subject.model, subject.prompt_length
+    pairs = subject.prompt_pairs(2 * _PROMPTS)
 
     def stacked(some: int, stop: int) -> tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"], Metric]:
         chosen = pairs[some:stop]

@@ -21,7 +21,7 @@ from nanogpt_lens.reporting.subject import OwnPair, Subject
 from nanogpt_lens.reporting.words import list_of, number, percent, quoted
 from nanogpt_lens.results import PatchingResult
 from nanogpt_lens.running.metrics import Metric, logit_diff
-from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair, find_prompt_pairs, prompt_length
+from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair
 
 _PAIRS = 8
 _PATHS = 64  # heads and MLPs whose paths are patched
@@ -52,9 +52,7 @@ def _make(subject: Subject) -> Content:
         commands.append(_command(subject, case))
         findings.append(said)
     try:
-        pairs = find_prompt_pairs(
-            subject.model, subject.corpus, k=_PAIRS, seq_len=length_of_prompts(subject), seed=subject.seed
-        )
+        pairs = subject.prompt_pairs(_PAIRS)
     except AnalysisError as reason:
         if subject.pair is None:
             if isinstance(reason, NoPairFoundError):
@@ -88,11 +86,6 @@ def _without_pair(subject: Subject, error: NoPairFoundError) -> str:
         else f"a pair of your own as ids: ngl.report({subject.name!r}, clean=[...], corrupted=[...])"
     )
     return f"No pair of prompts was found: {error.reason}. Give another text, or {other_pair}."
-
-
-def length_of_prompts(subject: Subject) -> int | None:
-    """The length of prompts from a short text; None for the usual one."""
-    return None if subject.text is None else prompt_length(len(subject.text.ids), int(subject.model.cfg.n_ctx))
 
 
 def _case_of(model: Any, pair: PromptPair) -> _Case:

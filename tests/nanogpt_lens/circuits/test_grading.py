@@ -12,7 +12,9 @@ from scipy.stats import spearmanr
 from nanogpt_lens.circuits.edges import edge_effects
 from nanogpt_lens.circuits.estimates import edge_attribution
 from nanogpt_lens.circuits.grading import MIB_SHARES, grade_circuit_methods, mib_sizes
+from nanogpt_lens.circuits.running import run_circuit
 from nanogpt_lens.core.errors import AnalysisError, ResultError
+from nanogpt_lens.core.intervals import times_drawn
 from nanogpt_lens.results import CircuitGrades, load_result
 from nanogpt_lens.running.metrics import logit_diff
 from nanogpt_lens.text.prompts import induction_pairs
@@ -180,3 +182,36 @@ def test_questions_that_the_grades_cannot_answer(grades):
     with pytest.raises(ResultError, match="do not include 'exact'"):
         _ = found.regret
     assert math.isnan(float(found.at(method="eap", score="mean_regret")))
+
+
+def test_intervals_are_those_of_prompts_drawn_again_in_plain_lines(grades, truth):
+    """The grades of each resample by other functions; methods that would search anew have none."""
+    clean, corrupted = asking.texts()
+    effects = edge_effects(asking.model(), clean, corrupted, asking.METRIC, **QUIET)
+    exact = (effects.per_example - effects.base_per_example).double()
+    estimate = edge_attribution(asking.model(), clean, corrupted, asking.METRIC, **QUIET).per_example.double()
+    runs = run_circuit(asking.model(), [[]], clean, corrupted, asking.METRIC, **QUIET)
+    gap, drawn = (runs.full - runs.empty).double(), []
+    for counts in times_drawn(4, resamples=1000):
+        one, two = estimate @ counts / 4, exact @ counts / 4
+        used = two.abs() >= 0.05 * abs(float(gap @ counts / 4))
+        right = float((one.sign() == two.sign())[used].double().mean())
+        drawn.append([spearmanr(one, two).statistic, right, len(top(one, 5) & top(two, 5)) / 5])
+    row = grades.methods.index("eap")
+    for end, share in ((grades.low, 0.025), (grades.high, 0.975)):
+        expected = torch.tensor(drawn).double().quantile(share, dim=0)
+        torch.testing.assert_close(end[row, :3], expected, rtol=0, atol=1e-9)
+    assert grades.interval == "bootstrap"
+    assert bool(grades.low[:, 4:].isnan().all())
+    for method in ("greedy", "acdc", "attention"):
+        assert bool(grades.low[grades.row_of(method)].isnan().all())
+    assert not math.isnan(float(grades.low[grades.row_of("weights"), 0]))
+    assert (grades.low.nan_to_num(0) <= grades.high.nan_to_num(1)).all()
+
+
+def test_one_prompt_or_a_function_of_the_logits_has_no_interval():
+    clean, corrupted = asking.texts()
+    one = logit_diff(3, 5)
+    for asked in ((clean[:1], corrupted[:1], one), (clean, corrupted, lambda logits: logits[:, -1, 3].mean())):
+        found = grade_circuit_methods(asking.model(), *asked, methods=["exact", "eap"], k=5, **QUIET)
+        assert (found.low, found.high, found.interval) == (None, None, "")

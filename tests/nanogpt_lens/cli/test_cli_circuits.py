@@ -258,10 +258,11 @@ class TestPrompts:
 
     def test_found_in_a_text(self, tmp_path):
         file = tmp_path / "text.txt"
-        file.write_text(play(6000))
-        words = ("circuit", "edges", "shakespeare_char", "--text", file, "--n", 3, "--json")
+        file.write_text(play(1500))
+        words = ("circuit", "edges", "induction", "--text", file, "--n", 3, "--seq-len", 6, "--json")
         found = json.loads(run(*words)[1])["edges"]
-        pairs = find_prompt_pairs(ngl.load("shakespeare_char"), file, k=3)
+        pairs = find_prompt_pairs(ngl.load("induction"), file, k=3, seq_len=6)
+        assert len(pairs) == 3
         assert found["provenance"]["arguments"]["clean"] == [pair.clean.tolist() for pair in pairs]
         assert found["clean"] == pytest.approx(sum(pair.clean_logit_diff for pair in pairs) / 3, rel=1e-4)
 

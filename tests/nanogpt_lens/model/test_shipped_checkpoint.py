@@ -118,6 +118,7 @@ def test_the_readme_says_what_the_config_says(checkpoint):
     assert sample_text(checkpoint, characters=40, seed=1337) in readme
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TEXT.is_file(), reason="the training text is not in the repository")
 def test_the_certificate_compares_its_loss_on_val_bin(checkpoint, tmp_path):
     """nanoGPT's layout of folders, with the run's own data: proven; with a wrong n_head: exposed."""

@@ -9,7 +9,7 @@ import nanogpt_lens as ngl
 from nanogpt_lens.core import intervals
 from nanogpt_lens.reporting.blocks import Paragraph, Table
 from nanogpt_lens.reporting.doubts import doubts
-from nanogpt_lens.reporting.making import report
+from nanogpt_lens.reporting.making import report, section_titles
 from nanogpt_lens.results import Sample, Scores
 from tests.conftest import convert
 from tests.handmade import handmade_checkpoint
@@ -18,6 +18,8 @@ from tests.nanogpt_lens.reporting.report_helpers import text
 
 INTERVAL = re.compile(r"\(−?[\d.]+ to −?[\d.]+\)")
 SAID = re.compile(r"(few|hardly any) examples: n = \d+")
+WITHOUT = ("certificate", "summary")
+"""Sections that take long, or repeat others."""
 WITH_INTERVALS = ("loss", "heads", "induction", "lens", "neurons", "checkpoints", "head_importance", "circuits")
 
 
@@ -55,7 +57,8 @@ def registered(monkeypatch):
 def test_every_block_with_intervals_says_it(folder, registered, monkeypatch, threshold, few):
     for kind in intervals.FEW:
         monkeypatch.setitem(intervals.FEW, kind, threshold)
-    made = report(folder, corpus=text(3000), progress=False)
+    every = [key for key in section_titles() if key not in WITHOUT]
+    made = report(folder, corpus=text(3000), sections=every, progress=False)
     assert not made.failed
     seen = set()
     for section in made.sections:
@@ -69,8 +72,11 @@ def test_every_block_with_intervals_says_it(folder, registered, monkeypatch, thr
     assert seen == set(WITH_INTERVALS)
 
 
+SHORT = ["loss", "heads", "induction", "checkpoints"]
+
+
 def test_a_short_text_is_said_where_it_is_read_and_not_where_tokens_are_random(folder):
-    made = {s.key: s for s in report(folder, corpus=text(70), progress=False).sections}
+    made = {s.key: s for s in report(folder, corpus=text(70), sections=SHORT, progress=False).sections}
     captions = {b.header[0]: b.caption for b in made["induction"].body if isinstance(b, Table)}
     assert re.search(r"Text: few examples: n = \d\.", captions["head"])
     assert "Random tokens:" not in captions["head"]

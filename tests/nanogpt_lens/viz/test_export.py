@@ -213,8 +213,8 @@ def test_a_browser_that_hangs_is_given_up_and_ended(tmp_path, monkeypatch):
     monkeypatch.setenv("CHROMIUM", program(tmp_path, f"echo $$ > {note}; exec sleep 600"))
     start, threads = time.monotonic(), set(threading.enumerate())
     with (
-        pytest.raises(AnalysisError, match=r"did not start within 2 seconds.*apt-get install chromium"),
-        one_browser(timeout=2),
+        pytest.raises(AnalysisError, match=r"did not start within 1 seconds.*apt-get install chromium"),
+        one_browser(timeout=1),
     ):
         pass
     assert time.monotonic() - start < 30
