@@ -25,7 +25,7 @@ from nanogpt_lens.reporting.words import command, short_path
 from nanogpt_lens.text.corpus import Corpus, name_of, open_corpus, path_of
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.text.from_model import OWN_TEXT, own_text
-from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair, find_prompt_pairs
+from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair, find_prompt_pairs, prompt_length
 
 OTHER_SIZES = "other sample sizes: numbers differ a little"
 LOOKED_AT = 512
@@ -179,9 +179,7 @@ class Subject:
     @property
     def prompt_length(self) -> int | None:
         """The length of prompts from a short text; None for the usual one."""
-        if self.text is None or len(self.text.ids) >= 17 * 4:
-            return None
-        return max(2, min(len(self.text.ids) // 4 - 1, int(self.model.cfg.n_ctx) - 1))
+        return None if self.text is None else prompt_length(len(self.text.ids), int(self.model.cfg.n_ctx))
 
     def prompt_pairs(self, k: int) -> tuple[PromptPair, ...]:
         """The best pairs of prompts of the text, at most 16, which are searched for once for all sections.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.lab.making import lab
 from nanogpt_lens.reporting.blocks import LabBlock
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
@@ -33,11 +34,15 @@ def _make(subject: Subject) -> Content:
 
 
 def _prompts(subject: Subject) -> list[dict[str, Any]] | None:
-    """The user's own prompts, where there are some."""
-    if subject.pair is None:
+    """The user's own prompts, or the pair that was found in the text; None where there is none."""
+    if subject.pair is not None:
+        given = subject.pair.options()
+        return [{"other": given["corrupted"], **{key: given.get(key) for key in ("clean", "answer", "wrong")}}]
+    try:
+        (pair,) = subject.prompt_pairs(1)
+    except AnalysisError:
         return None
-    given = subject.pair.options()
-    return [{"other": given["corrupted"], **{key: given.get(key) for key in ("clean", "answer", "wrong")}}]
+    return [{"clean": pair.clean, "other": pair.corrupted, "answer": pair.answer, "wrong": pair.wrong}]
 
 
 RECIPE = Recipe(
