@@ -64,7 +64,7 @@ function resolve(config, given, n) {
   return edit;
 }
 
-function plainName(activation) {
+export function plainName(activation) {
   const name = String(activation).replace(/^attn\./, "").replace(/^mlp\.hook_/, "mlp_").replace(/^hook_/, "");
   return name === "post" || name === "neurons" ? "mlp_post" : name;
 }

@@ -1,6 +1,6 @@
 /* What can be asked of the engine: a run, a sweep over many interventions, the lens, direct contributions, a sample. */
 
-import { hookName, range, resolveAll } from "./sites.js";
+import { SITES, hookName, plainName, range, resolveAll } from "./sites.js";
 import { firstLayer, firstRow } from "./edits.js";
 import { contributionsOf } from "./contributions.js";
 import { Sampling } from "./sampling.js";
@@ -10,7 +10,7 @@ import { proveEqual } from "./proof.js";
 export const TASKS = {
   async run(engine, request) {
     const began = performance.now();
-    const { pass, base, setting, activations } = ran(engine, request, request.activations || []);
+    const { pass, base, setting, activations } = ran(engine, request, hookNames(engine, request.activations || []));
     const logits = engine.logitsOf(base).slice();
     if (pass) pass.logits(range(setting.tokens.length).slice(pass.row), logits.subarray(pass.row * engine.config.d_vocab));
     const n = setting.tokens.length;
@@ -109,6 +109,12 @@ function ran(engine, request, names) {
   const unchanged = names.filter((name) => !record.has(name));
   const all = () => new Map([...record, ...engine.recorded(base, unchanged)]);
   return { pass, base, setting, activations: all };
+}
+
+/* Names of hook points; "z" and the like stand for those of all layers, as in `ngl.intervene`. */
+function hookNames(engine, names) {
+  const layers = range(engine.config.n_layers);
+  return names.flatMap((name) => (SITES[plainName(name)] ? layers.map((layer) => hookName(plainName(name), layer)) : [name]));
 }
 
 function candidateValue(engine, parent, setting, candidate, metric, base) {

@@ -89,7 +89,7 @@ export function viewLensCard(page) {
       });
       const { shown } = page.results;
       const what = ofAnswer && shown ? `The probability of ${tokenInWords(payload, shown.answer)}, in percent,` : "The likeliest next token";
-      setText(note, `${what} if the model stopped there, by layer (rows) and position (columns); darker: ${ofAnswer ? "more" : "surer"}.`);
+      setText(note, `${what} if the model stopped there, by layer (rows) and position (columns); the stronger a colour, the ${ofAnswer ? "likelier" : "surer"}.`);
     },
   };
 }

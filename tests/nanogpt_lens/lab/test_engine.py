@@ -133,6 +133,12 @@ def test_activations_by_the_names_of_transformer_lens(opened):
             assert error_of(got["activations"][name], expected[name][0]) < LIMIT, (name, request)
 
 
+def test_an_activation_of_all_layers(opened):
+    page = opened("odd")
+    (got,) = page.run([{"tokens": [1, 2, 3], "activations": ["z"]}])
+    assert set(got["activations"]) == {f"blocks.{layer}.attn.hook_z" for layer in range(2)}
+
+
 def test_the_unedited_run_is_not_changed_by_edits_before_it(opened):
     page = opened("odd")
     tokens = Requests(page.model).ids(9)
