@@ -4,6 +4,8 @@
 
 - `open`: from the start of the navigation of the shipped model's file until the first logits are there, and until the
   numbers are on the page;
+- `click`: from a click on a head until the sentence about the prediction has changed, at 64 tokens; median over all
+  heads, the page's own sweep of all parts going on behind;
 - `edit`: one head of one layer switched off at 64 tokens: the page's own run, from the call to the logits; median over
   all heads, beside the same run in PyTorch (TransformerLens with one hook, one thread, in this process);
 - `plain`: a run of 64 tokens in plain JavaScript over the same by the WebAssembly kernel;
@@ -44,6 +46,25 @@ TIMED = """async ({requests, rounds}) => {
   }
   return times;
 }"""
+CLICKED = """async () => {
+  const root = document.querySelector(".nanogpt-lens-lab").shadowRoot;
+  const said = root.querySelector(".say");
+  const named = (one) => (one.getAttribute("aria-label") ?? "").startsWith("head ");
+  const heads = [...root.querySelectorAll("button")].filter(named);
+  const anything = { childList: true, characterData: true, subtree: true };
+  const times = [];
+  for (const head of heads) {
+    const began = performance.now();
+    const changed = new Promise((done) => {
+      new MutationObserver((_, watch) => { watch.disconnect(); done(); }).observe(said, anything);
+    });
+    head.click();
+    await changed;
+    times.push(performance.now() - began);
+    await new Promise((done) => setTimeout(done, 600));
+  }
+  return times;
+}"""
 SWEEP = """async (request) => {
   const began = performance.now();
   await window.lab.sweep(request);
@@ -80,6 +101,9 @@ def shipped(folder: Path, browser, rounds: int) -> None:
         page.page.evaluate(TIMED, {"requests": requests, "rounds": 2})
         edits = page.page.evaluate(TIMED, {"requests": requests, "rounds": rounds})
         fresh = page.page.evaluate(TIMED, {"requests": texts(4 * rounds), "rounds": 1})
+        page.page.evaluate("(tokens) => window.lab.set({version: 1, tokens, stacks: {}})", tokens)
+        page.page.wait_for_timeout(1500)
+        clicks = page.page.evaluate(CLICKED)
         metric = {"pos": -1, "answer": 1}
         candidates = [[off(*head)] for head in heads]
         sweeps = [
@@ -91,6 +115,7 @@ def shipped(folder: Path, browser, rounds: int) -> None:
         slow = page.page.evaluate(TIMED, {"requests": texts(5), "rounds": 1})
     torch_run = statistics.median(in_torch(model, tokens, head) for _ in range(rounds) for head in heads)
     edit, run = statistics.median(edits), statistics.median(fresh)
+    print(f"click: {statistics.median(clicks):.0f} ms to the new sentence, the slowest {max(clicks):.0f} ms")
     print(f"edit: {edit:.1f} ms in the page, {torch_run:.1f} ms in PyTorch: {edit / torch_run:.2f} times")
     plain = statistics.median(slow)
     print(f"run: {run:.1f} ms; plain JavaScript {plain:.1f} ms: {plain / run:.1f} times")
