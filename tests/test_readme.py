@@ -21,6 +21,7 @@ PICTURES = (ROOT / "docs" / "PICTURES.md").read_text()
 REPORT = (ROOT / "docs" / "REPORT.md").read_text()
 DYNAMICS = (ROOT / "docs" / "TRAINING_DYNAMICS.md").read_text()
 CIRCUITS = (ROOT / "docs" / "CIRCUITS.md").read_text()
+LAB = (ROOT / "docs" / "LAB.md").read_text()
 FILES = re.sub(
     r"\n## (Vocabularies|Exports and their clients)\n.*?(?=\n## )",  # tests/test_files_document.py has these
     "",
@@ -28,7 +29,7 @@ FILES = re.sub(
     flags=re.DOTALL,
 )
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
-DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT + FILES + CIRCUITS
+DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT + FILES + CIRCUITS + LAB
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 20
 
 
@@ -59,7 +60,7 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [README, ANALYSES, LENSES, pytest.param(PICTURES, marks=pytest.mark.slow), DYNAMICS, ARCHITECTURE, FILES, CIRCUITS],
+    [README, ANALYSES, LENSES, pytest.param(PICTURES, marks=pytest.mark.slow), DYNAMICS, ARCHITECTURE, FILES, CIRCUITS, LAB],
     ids=[
         "README",
         "ANALYSES",
@@ -69,6 +70,7 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
         "ARCHITECTURE",
         "FILES",
         "CIRCUITS",
+        "LAB",
     ],
 )
 def test_the_snippets_run(tmp_path, monkeypatch, text):
@@ -85,7 +87,7 @@ def test_the_commands_run(tmp_path, monkeypatch):
 
     Edits at every hook are in the README's own snippet; text that the model writes for itself, in the tests of it.
     """
-    both = blocks("console", README + DYNAMICS)
+    both = blocks("console", README + DYNAMICS + LAB)
     lines = [line[2:] for block in both for line in block.splitlines() if line.startswith("$ nanogpt-lens")]
     assert len(lines) >= 5
     monkeypatch.chdir(tmp_path)
