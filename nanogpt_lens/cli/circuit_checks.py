@@ -103,8 +103,7 @@ def _print_grades(result: CircuitGrades, worst: str | None, count: int) -> None:
         for method, values in zip(result.methods, result.values.tolist(), strict=True)
     ]
     print_table(["method", *(score.replace("_", " ") for score in result.labels["score"])], table)
-    if result.low is not None and result.high is not None:
-        _print_intervals(result)
+    _print_intervals(result)
     if worst is not None:
         typer.echo(f"the edges on which {worst} is farthest off:")
         off = result.worst(worst, count).to_dict("records")
@@ -113,21 +112,20 @@ def _print_grades(result: CircuitGrades, worst: str | None, count: int) -> None:
 
 
 def _print_intervals(result: CircuitGrades) -> None:
-    """The intervals of the grades that have one, of the methods that have one."""
-    rows = []
-    for method, values, low, high in zip(
-        result.methods, result.values.tolist(), result.low.tolist(), result.high.tolist(), strict=True
-    ):
-        if method != "exact" and not math.isnan(low[0]):
-            rows.append([method, *(_share(*three) for three in zip(values, low, high, strict=True))])
-    has = [any(row[1 + i] != "-" and "[" in row[1 + i] for row in rows) for i in range(len(result.labels["score"]))]
-    if not rows:
+    """The intervals of the grades that have one, of the methods that have one; nothing where there is none."""
+    if result.low is None or result.high is None:
         return
-    typer.echo("intervals over the prompts:")
-    header = [score.replace("_", " ") for score, there in zip(result.labels["score"], has, strict=True) if there]
-    table = [[row[0], *(cell for cell, there in zip(row[1:], has, strict=True) if there)] for row in rows]
-    print_table(["method", *header], table)
-    print_few_examples(result)
+    places = [i for i, there in enumerate((~result.low.isnan()).any(0).tolist()) if there]
+    ends = zip(result.methods, result.values.tolist(), result.low.tolist(), result.high.tolist(), strict=True)
+    rows = [
+        [method, *(_share(values[i], low[i], high[i]) for i in places)]
+        for method, values, low, high in ends
+        if method != "exact" and not math.isnan(low[0])
+    ]
+    if rows:
+        typer.echo("intervals over the prompts:")
+        print_table(["method", *(result.labels["score"][i].replace("_", " ") for i in places)], rows)
+        print_few_examples(result)
 
 
 def validate(
