@@ -63,3 +63,41 @@ def test_few_prompts_have_the_gap():
         assert float(asked.topk(8).values.sum() / asked.sum()) > 0.955
         assert 2.9 < float(held_out.mean() / asked.mean()) < 3.3
     assert "{}, {} and {} of the 32 have less than a tenth of the mean gap".format(*small) in PROSE
+
+
+def test_what_is_said_of_the_kinds_of_prompts_is_true():
+    kinds = {kind: [one["prompts"][kind] for one in SEEDS.values()] for kind in circuits.PROMPT_KINDS}
+    for one, seed in zip(kinds["as drawn"], SEEDS.values(), strict=True):  # the same search as of the first table
+        assert one["edges"] == seed["edges"]
+        assert one["held_out"]["as drawn"][0] == pytest.approx(seed["checks"]["held_out"]["value"], abs=1e-4)
+    assert all(one["below_a_tenth"] == 0 and one["minimal"] for one in kinds["solved"] + kinds["own task"])
+    assert {f"{one['share_of_eight']:.0%}" for one in kinds["solved"]} == {"35%"}
+    drawn = [int(one["chosen"].split()[2]) for one in kinds["solved"]]
+    assert all(4.5 < n / circuits.PROMPTS < 5.5 for n in drawn)
+    more = {len(s["edges"]) - len(d["edges"]) for s, d in zip(kinds["solved"], kinds["as drawn"], strict=True)}
+    assert more == {3, 4}
+
+    def span(found, held):
+        values = [one["held_out"][held][0] for one in kinds[found]]
+        return f"{min(values):.2f} to {max(values):.2f}"
+
+    for found, held in (
+        ("solved", "as drawn"),
+        ("as drawn", "as drawn"),
+        ("solved", "solved"),
+        ("own task", "own task"),
+    ):
+        assert span(found, held) in PROSE
+    assert sum(one["held_out"]["solved"][0] >= 0.9 for one in kinds["solved"]) == 2
+    for found, held in (("as drawn", "own task"), ("solved", "own task"), ("own task", "as drawn")):
+        assert all(abs(one["held_out"][held][0]) < 0.005 for one in kinds[found])
+    for one in kinds["own task"]:
+        assert {"embed->mlp0", "mlp1->logits"} <= {*one["edges"]}
+        assert len(one["edges"]) in (11, 12)
+        assert not any(edge.startswith("mlp0->1.") and edge.endswith(".k") for edge in one["edges"])
+
+
+def test_the_chosen_prompts_are_those_of_the_file():
+    for seed, one in SEEDS.items():
+        model = ngl.load(place("induction", seed))
+        assert circuits.pairs_of_kind(model, "solved", 0).chosen == one["prompts"]["solved"]["chosen"]

@@ -103,11 +103,29 @@ def _print_grades(result: CircuitGrades, worst: str | None, count: int) -> None:
         for method, values in zip(result.methods, result.values.tolist(), strict=True)
     ]
     print_table(["method", *(score.replace("_", " ") for score in result.labels["score"])], table)
+    _print_intervals(result)
     if worst is not None:
         typer.echo(f"the edges on which {worst} is farthest off:")
         off = result.worst(worst, count).to_dict("records")
         cells = [[row["edge"], *(number(row[name], 4) for name in ("exact", "estimate", "off"))] for row in off]
         print_table(["edge", "exact", "estimate", "off"], cells)
+
+
+def _print_intervals(result: CircuitGrades) -> None:
+    """The intervals of the grades that have one, of the methods that have one; nothing where there is none."""
+    if result.low is None or result.high is None:
+        return
+    places = [i for i, there in enumerate((~result.low.isnan()).any(0).tolist()) if there]
+    ends = zip(result.methods, result.values.tolist(), result.low.tolist(), result.high.tolist(), strict=True)
+    rows = [
+        [method, *(_share(values[i], low[i], high[i]) for i in places)]
+        for method, values, low, high in ends
+        if method != "exact" and not math.isnan(low[0])
+    ]
+    if rows:
+        typer.echo("intervals over the prompts:")
+        print_table(["method", *(result.labels["score"][i].replace("_", " ") for i in places)], rows)
+        print_few_examples(result)
 
 
 def validate(

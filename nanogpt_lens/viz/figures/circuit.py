@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -37,6 +37,7 @@ def circuit(
     *,
     kind: Literal["drawing", "curve"] = "drawing",
     edges: Literal["circuit", "all"] | int | None = None,
+    beside: Mapping[str, Circuit] | None = None,
 ) -> Drawing:
     """The circuit within its model, or the faithfulness of every number of edges.
 
@@ -44,6 +45,7 @@ def circuit(
         result: of `ngl.find_circuit`.
         kind: "drawing", or "curve".
         edges: which are drawn: "circuit"; "all"; or a number, for so many of the first by rank. None for "circuit".
+        beside: other circuits by name, whose curves are drawn in the same picture; with kind="curve".
 
     Raises:
         ResultError: another kind or word, a number that counts nothing, names that are none of edges.
@@ -52,7 +54,9 @@ def circuit(
     if kind == "curve":
         if edges is not None:
             raise ResultError(f"edges is {edges!r}, but the curve is of all; leave it out, or give kind='drawing'")
-        return curve(result)
+        return curve(result, beside)
+    if beside is not None:
+        raise ResultError("beside was given, but the drawing is of one circuit; leave it out, or give kind='curve'")
     return _Picture(result, _chosen(result, "circuit" if edges is None else edges)).drawing()
 
 

@@ -66,8 +66,14 @@ class TestGrade:
         lines = shown.splitlines()
         assert lines[0] == expected.verdict()
         assert [line.split()[0] for line in lines[2:6]] == ["method", "exact", "eap", "weights"]
-        assert lines[6] == "the edges on which eap is farthest off:"
-        assert [line.split()[0] for line in lines[8:]] == expected.worst("eap", 2)["edge"].tolist()
+        assert lines[6] == "intervals over the prompts:"
+        assert lines[7].split("  ")[0] == "method"
+        assert [line.split()[0] for line in lines[8:10]] == ["eap", "weights"]
+        low, high = (float(end[expected.row_of("eap"), 0]) for end in (expected.low, expected.high))
+        assert f"[{low:.3f}, {high:.3f}]" in lines[8].replace("-0.000", "0.000")
+        assert "few examples: n = 4" in shown
+        worst = lines.index("the edges on which eap is farthest off:")
+        assert [line.split()[0] for line in lines[worst + 2 :]] == expected.worst("eap", 2)["edge"].tolist()
 
     def test_a_row_per_grade_as_csv(self, expected):
         code, shown, _ = run(*self.WORDS, "--csv")

@@ -13,6 +13,7 @@ import torch
 
 import nanogpt_lens as ngl
 from nanogpt_lens.text.pairs import find_prompt_pairs
+from nanogpt_lens.text.task_pairs import pairs_by_name
 from tests.nanogpt_lens.cli.test_cli import run
 from tests.nanogpt_lens.neurons.neuron_helpers import play
 
@@ -266,10 +267,37 @@ class TestPrompts:
         assert found["provenance"]["arguments"]["clean"] == [pair.clean.tolist() for pair in pairs]
         assert found["clean"] == pytest.approx(sum(pair.clean_logit_diff for pair in pairs) / 3, rel=1e-4)
 
+    @pytest.mark.parametrize("task", ["trigger_bigrams", "repeated_random", "checkpoints/induction"])
+    def test_of_a_task(self, task):
+        words = ("circuit", "edges", "induction", "--task", task, "--n", 4, "--seq-len", 16, "--json")
+        code, shown, _ = run(*words)
+        pairs = pairs_by_name(ngl.load("induction"), task, n=4, seq_len=16)
+        arguments = json.loads(shown)["edges"]["provenance"]["arguments"]
+        assert code == 0
+        assert arguments["clean"] == pairs.clean.tolist()
+        assert arguments["corrupted"] == pairs.corrupted.tolist()
+
+    def test_those_that_the_model_answers_are_said_to_be_chosen(self, tmp_path):
+        words = ("circuit", "find", "induction", "--task", "induction", "--n", 4, "--seq-len", 16, *QUICK, "--solved")
+        code, shown, _ = run(*words, "-o", tmp_path / "kept")
+        model = ngl.load("induction")
+        pairs = ngl.induction_pairs(model, n=4, seq_len=16, solved_by=model)
+        assert code == 0
+        assert pairs.chosen in shown
+        code, shown, _ = run("circuit", "check", tmp_path / "kept", "induction", "--json")
+        assert (code, pairs.chosen in shown) == (0, True)
+
     @pytest.mark.parametrize(
         ("words", "sentence"),
         [
             ((), "no prompts are given; expected --clean with --corrupted and --answer, or --task"),
+            (("--task", "text"), "the task text has no prompt pairs, since nothing marks what a text calls for: give"),
+            (
+                ("--task", "trigger_bigrams"),
+                "this model was not trained on trigger_bigrams, whose bigrams",
+            ),
+            (("--task", "no/such/run"), "cannot be read"),
+            ((*PROMPT, "--solved"), "--solved was given with --clean, whose texts are as they are"),
             ((*PROMPT, "--task", "induction"), "--clean and --task were both given; expected"),
             (("--task", "induction", "--text", "x.txt"), "--task and --text were both given"),
             (("--task", "induction", "--answer", "o"), "--answer was given with --task, which makes its own"),

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,14 +41,19 @@ def test_every_public_function_that_returns_a_result_is_tested_here():
     assert functions - {"load_result", "evaluate_sae"} <= tested
 
 
+@cache
+def drawn_of(name: str) -> go.Figure:
+    """The figure of a result, drawn once for the tests that only read it."""
+    return figure(result(name))
+
+
 def captions(drawn: go.Figure) -> list[Any]:
     return [note for note in drawn.layout.annotations if note.name == "caption"]
 
 
 @ALL
 def test_the_caption_says_what_and_on_what(name):
-    made = result(name)
-    drawn = figure(made)
+    made, drawn = result(name), drawn_of(name)
     caption = drawn.layout.meta["caption"]
     assert drawn.layout.meta == {"caption": caption}
     (note,) = captions(drawn)
@@ -74,7 +80,7 @@ def test_the_caption_says_what_and_on_what(name):
 
 @ALL
 def test_titles_axes_and_size(name):
-    drawn = figure(result(name))
+    drawn = drawn_of(name)
     assert drawn.layout.title.text
     lines = drawn.layout.title.text.split("<br>")
     assert all(style.extent(line, 15) <= 328 - 10 for line in lines), "too wide for the report on a phone of 360 pixels"
@@ -94,8 +100,7 @@ def test_titles_axes_and_size(name):
 
 @ALL
 def test_the_same_result_gives_the_same_json_and_it_is_small(name):
-    made = result(name)
-    first, second = (figure(made).to_json(engine="json") for _ in range(2))
+    first, second = (drawn.to_json(engine="json") for drawn in (drawn_of(name), figure(result(name))))
     assert first == second
     json.loads(first, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
     assert len(first) < 200_000
@@ -113,7 +118,7 @@ def test_our_template_and_not_the_default(name):
 
 @ALL
 def test_category_axes_keep_every_label_apart(name):
-    drawn = figure(result(name))
+    drawn = drawn_of(name)
     for trace in drawn.data:
         if trace.type == "heatmap":
             for labels in (trace.x, trace.y):
@@ -125,7 +130,7 @@ def test_category_axes_keep_every_label_apart(name):
 
 @ALL
 def test_signed_scales_are_white_at_zero_and_unsigned_ones_begin_there(name):
-    drawn = figure(result(name))
+    drawn = drawn_of(name)
     for trace in drawn.data:
         if trace.type == "heatmap":
             scale = drawn.layout[trace.coloraxis]
@@ -141,7 +146,7 @@ def test_signed_scales_are_white_at_zero_and_unsigned_ones_begin_there(name):
 
 @ALL
 def test_every_hover_text_reads_what_is_there(name):
-    for trace in figure(result(name)).data:
+    for trace in drawn_of(name).data:
         if trace.hoverinfo == "skip":
             continue
         template = trace.node.hovertemplate if trace.type == "sankey" else trace.hovertemplate
@@ -157,7 +162,7 @@ def test_every_hover_text_reads_what_is_there(name):
 
 @ALL
 def test_without_caption_only_the_caption_is_gone(name):
-    drawn = figure(result(name))
+    drawn = drawn_of(name)
     bare, caption = uncaptioned(drawn)
     assert caption == drawn.layout.meta["caption"]
     assert not captions(bare)

@@ -55,3 +55,27 @@ def test_of_a_real_circuit():
 def test_edges_are_not_chosen():
     with pytest.raises(ResultError, match="edges is 3, but the curve is of all"):
         figure(made(), kind="curve", edges=3)
+
+
+def test_several_in_one_picture():
+    other = made(curve=made().curve.flip(0), method="eap", rank=made().rank.flip(0))
+    drawn = figure(made(), kind="curve", beside={"EAP": other, "again %{x}": made()})
+    lines = [trace for trace in drawn.data if trace.showlegend is not False]
+    assert [line.name for line in lines][1:] == ["EAP", "again %\u2060{x}"]
+    assert len({line.line.color for line in lines}) == 3
+    assert np.asarray(lines[1].y) == pytest.approx(other.curve[1:].numpy(), rel=1e-4, abs=1e-6)
+    diamonds = [trace for trace in drawn.data if trace.showlegend is False]
+    assert [(d.x[0], d.marker.color) for d in diamonds] == [(3, line.line.color) for line in lines]
+    assert drawn.layout.title.text.replace("<br>", " ").startswith("Edges that they take: ")
+    assert "3 values are beyond" in drawn.layout.meta["caption"]
+    assert "each on its own prompts" in drawn.layout.meta["caption"]
+
+
+def test_what_cannot_stand_beside_it():
+    for beside in ({}, ["EAP"], {"EAP": 3}, {3: made()}):
+        with pytest.raises(ResultError, match="expected circuits by name, such as"):
+            figure(made(), kind="curve", beside=beside)
+    with pytest.raises(ResultError, match="is of a model with .* other edges, this one of"):
+        figure(made(), kind="curve", beside={"real": result("find_circuit")})
+    with pytest.raises(ResultError, match="beside was given, but the drawing is of one circuit"):
+        figure(made(), beside={"EAP": made()})
