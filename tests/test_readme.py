@@ -60,7 +60,17 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    [README, ANALYSES, LENSES, pytest.param(PICTURES, marks=pytest.mark.slow), DYNAMICS, ARCHITECTURE, FILES, CIRCUITS, LAB],
+    [
+        README,
+        ANALYSES,
+        LENSES,
+        pytest.param(PICTURES, marks=pytest.mark.slow),
+        DYNAMICS,
+        ARCHITECTURE,
+        FILES,
+        CIRCUITS,
+        LAB,
+    ],
     ids=[
         "README",
         "ANALYSES",
