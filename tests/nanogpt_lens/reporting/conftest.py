@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-WINDOWS, TRIED = 96, 12
+WINDOWS, TRIED = 128, 24
 """Windows that are looked at, and of them those whose edits are tried; `test_report.py` has the usual ones."""
 
 
