@@ -61,18 +61,16 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        README,
         ANALYSES,
         LENSES,
         pytest.param(PICTURES, marks=pytest.mark.slow),
         DYNAMICS,
         ARCHITECTURE,
         FILES,
-        CIRCUITS,
-        LAB,
+        pytest.param(CIRCUITS, marks=pytest.mark.slow),
+        pytest.param(LAB, marks=pytest.mark.slow),
     ],
     ids=[
-        "README",
         "ANALYSES",
         "LENSES_AND_NEURONS",
         "PICTURES",

@@ -185,6 +185,7 @@ def test_json_and_csv_hold_the_result(stages, tmp_path):
     assert {row["measure"] for row in table} == {"task_accuracy"}
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_a_picture_as_svg_has_the_mark(stages, text, tmp_path):
     chromium()

@@ -77,6 +77,7 @@ def printed(python):
     return [float(x) for x in re.findall(r": +(-?\d+\.\d+)", said.getvalue())]
 
 
+@pytest.mark.slow
 def test_it_gives_the_pages_numbers(page, monkeypatch):
     opened, model = page
     monkeypatch.setattr(ngl, "load", cache(ngl.load))  # the scripts load it seventy times

@@ -84,6 +84,7 @@ def check_random(opened, name, n, *, plain=False, seed=0):
         assert error_of(got["logits"], page.expected(request).logits[0]) < LIMIT, request
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [False, True], ids=["simd", "plain"])
 @pytest.mark.parametrize("name", ["odd", "one"])
 def test_random_interventions(opened, name, plain):
@@ -110,6 +111,7 @@ def test_every_site_from_every_source(opened):
         assert error_of(got["logits"], page.expected(request).logits[0]) < LIMIT, request
 
 
+@pytest.mark.slow
 def test_activations_by_the_names_of_transformer_lens(opened):
     page = opened("odd")
     requests = Requests(page.model, seed=5)
@@ -194,6 +196,7 @@ def test_the_page_proves_itself(opened):
     )
 
 
+@pytest.mark.slow
 def test_a_page_with_another_weight_is_not_trusted(files, browser, tmp_path):
     import base64
     import gzip

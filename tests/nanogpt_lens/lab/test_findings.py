@@ -173,6 +173,7 @@ def induction():
     return model, findings_of(model)
 
 
+@pytest.mark.slow
 def test_a_trained_model(induction):
     """The prompt of its task is answered by the model, and the other one otherwise; text is text."""
     model, found = induction
@@ -195,6 +196,7 @@ def test_a_trained_model(induction):
     check_tour(model, found)
 
 
+@pytest.mark.slow
 def test_neurons_of_classes(induction):
     _, found = induction
     neurons = found["neurons"]

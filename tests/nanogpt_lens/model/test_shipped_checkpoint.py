@@ -92,6 +92,7 @@ def test_loss_on_the_plays_is_reproduced_without_the_training_text(checkpoint):
     assert losses.mean() < 2.0 < math.log(65)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TEXT.is_file(), reason="needs tinyshakespeare.txt, which is not part of the package")
 def test_loss_on_the_validation_text_is_reproduced(checkpoint):
     content = TEXT.read_bytes()

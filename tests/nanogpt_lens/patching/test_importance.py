@@ -49,6 +49,7 @@ def test_batches_change_nothing_for_zero_ablation(monkeypatch):
     assert (whole.values - parts.values).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_the_estimate_ranks_the_heads_of_a_trained_model():
     hooked = ngl.load("shakespeare_char")
     exact = ngl.head_importance(hooked, n=16, progress=False)
