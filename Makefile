@@ -27,8 +27,8 @@ test-slow: .venv/.dev  ## what takes minutes: six notebooks, pictures in a brows
 test-slow-tl4: .venv-tl4/.dev
 	$(PYTEST) $(BIN4)/python -m pytest -m slow $(SHARED)
 
-coverage: .venv/.dev  ## which lines and branches the suite runs; the page is in htmlcov/
-	$(PYTEST) $(BIN)/python -m pytest $(SHARED) --cov --cov-report=term:skip-covered --cov-report=html
+coverage: .venv/.dev  ## which lines and branches all tests run, slow ones too; the page is in htmlcov/
+	$(PYTEST) $(BIN)/python -m pytest -m "slow or not slow" $(SHARED) --cov --cov-report=term:skip-covered --cov-report=html
 
 check: .venv/.dev
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ from nanogpt_lens.interventions.sites import KINDS
 from tests.browser import watched
 from tests.nanogpt_lens.lab.lab_helpers import SIZES, Requests, error_of, exact, folder_of, until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]  # a browser, pages and PyTorch in float64 take many seconds
 RUN = """async (requests) => {
   const out = [];
   for (const one of requests) out.push(await window.lab.run(one));

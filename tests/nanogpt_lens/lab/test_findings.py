@@ -19,6 +19,8 @@ from tests.conftest import convert
 from tests.handmade import INDUCTION, PREVIOUS, handmade_checkpoint, handmade_model
 from tests.making import random_state
 
+pytestmark = pytest.mark.slow  # a trained model
+
 SIZES = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 20, "vocab_size": 11}
 
 

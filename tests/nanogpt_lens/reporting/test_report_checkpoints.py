@@ -13,6 +13,8 @@ from nanogpt_lens.text.corpus import windows
 from tests.making import CHARS, content, write_meta
 from tests.nanogpt_lens.reporting.report_helpers import read, section, small, text
 
+pytestmark = pytest.mark.slow  # reports of several checkpoints
+
 
 def stage(file, iteration, *, seed, stated=1.25, **sizes):
     """A checkpoint with other random weights."""

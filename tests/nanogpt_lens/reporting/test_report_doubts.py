@@ -16,6 +16,8 @@ from tests.handmade import handmade_checkpoint
 from tests.making import CHARS, content, write_meta
 from tests.nanogpt_lens.reporting.report_helpers import text
 
+pytestmark = pytest.mark.slow  # whole reports
+
 INTERVAL = re.compile(r"\(−?[\d.]+ to −?[\d.]+\)")
 SAID = re.compile(r"(few|hardly any) examples: n = \d+")
 WITHOUT = ("certificate", "summary")

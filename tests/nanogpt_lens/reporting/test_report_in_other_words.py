@@ -16,6 +16,8 @@ from nanogpt_lens.results import Result
 from tests.nanogpt_lens.reporting.report_helpers import small, text
 from tests.nanogpt_lens.viz.test_prose_is_for_people import differences, in_other_words, same_but_for_words
 
+pytestmark = pytest.mark.slow  # whole reports
+
 SECTIONS = ("heads", "attention", "induction", "lens", "neurons", "loss")
 
 

@@ -14,6 +14,8 @@ from nanogpt_lens.runs.crossings import SHARES, crossing, crossing_interval
 from nanogpt_lens.runs.drift import drift_p
 from tests.nanogpt_lens.runs.test_change_points import curve, noise
 
+pytestmark = pytest.mark.slow  # hundreds of simulated curves
+
 N, STAGES, SEQUENCES, HEADS = 400, 16, 64, 16
 LEAST_COVERAGE, MOST_ALARMS = 0.93, 0.08
 STAGE = torch.arange(STAGES, dtype=torch.float64)

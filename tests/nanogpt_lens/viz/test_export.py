@@ -22,6 +22,8 @@ from nanogpt_lens.viz.export import find_browser, one_browser, to_png, to_svg
 from nanogpt_lens.viz.figures import figure
 from tests.browser import chromium
 
+pytestmark = pytest.mark.slow  # a browser that draws
+
 browser = pytest.mark.browser
 
 

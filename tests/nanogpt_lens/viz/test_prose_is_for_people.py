@@ -21,6 +21,8 @@ from nanogpt_lens.results import Result
 from nanogpt_lens.viz.figures import figure
 from tests.nanogpt_lens.viz.figure_helpers import RESULTS, result
 
+pytestmark = pytest.mark.slow  # every figure twice
+
 OTHER = str.maketrans(string.ascii_letters, string.ascii_lowercase[::-1] + string.ascii_uppercase[::-1])
 ROOM = ("height", "margin", "pad", "yshift", "ay", "y", "domain")
 """What the width of words decides in a layout."""
