@@ -119,16 +119,17 @@ void norm(const float *x, const float *weight, const float *bias, float *out, fl
   }
 }
 
-/* e to the power of x, in float64: 2^n times the series of what remains, |remainder| below 0.35 */
+/* e to the power of x, in float64: 2^n times the series of what remains, |remainder| below 0.35, up to r^9 / 9! */
 static inline double power_of_e(double x) {
   if (x < -700) return 0;
   if (x > 700) x = 700;
   double n = __builtin_floor(x * 1.4426950408889634074 + 0.5);
   double r = x - n * 0.693147180369123816490 - n * 1.90821492927058770002e-10; /* ln 2 in two parts */
-  double sum = 1;
-  for (int i = 13; i >= 1; i--) sum = 1 + sum * r / i;
+  double low = 1 + r * (1 + r * (1 / 2.0 + r * (1 / 6.0 + r * (1 / 24.0))));
+  double high = 1 / 120.0 + r * (1 / 720.0 + r * (1 / 5040.0 + r * (1 / 40320.0 + r * (1 / 362880.0))));
+  double square = r * r;
   union { unsigned long long bits; double value; } two = {.bits = (unsigned long long)((long long)n + 1023) << 52};
-  return sum * two.value;
+  return (low + square * square * r * high) * two.value;
 }
 
 /* rows of attention scores, in place: times `factor`, then softmax over the first `first + i + 1` of `n` columns */
@@ -148,14 +149,14 @@ void softmax(float *s, int lds, int rows, int first, int n, double factor) {
   }
 }
 
-/* erf from a table of [erf, its slope] at steps of 1/64 up to 6, by its Taylor series around the nearest */
+/* erf from a table of its Taylor series, five numbers each, at steps of 1/64 up to 6, by the nearest */
 static inline double erf_of(double x, const double *table) {
   double size = x < 0 ? -x : x;
   if (size >= 6) return x < 0 ? -1 : 1;
   int i = size * 64 + 0.5;
-  double at = i / 64.0, d = size - at, slope = table[2 * i + 1];
-  double series = 1 + d * (-at + d * ((2 * at * at - 1) / 3 + d * (at * (3 - 2 * at * at) / 6 + d * ((4 * at * at * at * at - 12 * at * at + 3) / 30))));
-  double value = table[2 * i] + slope * d * series;
+  const double *c = table + 5 * i;
+  double d = size - i * (1 / 64.0);
+  double value = c[0] + d * (c[1] + d * (c[2] + d * (c[3] + d * c[4])));
   return x < 0 ? -value : value;
 }
 
