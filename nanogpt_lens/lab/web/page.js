@@ -102,6 +102,8 @@ function closesLists(views) {
   };
 }
 
+const FIRST = ["says", "model", "prompts", "stack"]; // what a click is about; large tables follow
+
 /* createPage({root, payload, state, standalone, mount}) -> the page: connect(lab) begins to compute. */
 export function createPage(options) {
   const page = pageOf(options);
@@ -110,7 +112,7 @@ export function createPage(options) {
   const views = viewsOf(page);
   layoutOf(page, views);
   page.root.append(frame);
-  let planned = 0, closed = false;
+  let planned = 0, following = 0, closed = false;
 
   function drawNow() {
     planned = 0;
@@ -118,7 +120,13 @@ export function createPage(options) {
     const now = store.get();
     setAttr(frame, "data-theme", themeOf(now));
     if (standalone) document.body.style.background = getComputedStyle(frame).backgroundColor;
-    for (const view of Object.values(views)) view.update(now);
+    for (const name of FIRST) views[name].update(now);
+    clearTimeout(following);
+    following = setTimeout(drawRest, 0);
+  }
+  function drawRest() {
+    if (closed) return;
+    for (const [name, view] of Object.entries(views)) if (!FIRST.includes(name)) view.update(store.get());
   }
   page.draw = () => { if (!planned && !closed) planned = setTimeout(drawNow, 0); };
   const compute = () => { if (page.results.lab) page.results.refresh(); };
@@ -132,6 +140,7 @@ export function createPage(options) {
   page.close = () => {
     closed = true;
     clearTimeout(planned);
+    clearTimeout(following);
     unlisten();
     page.toast.close();
     scheme.removeEventListener("change", page.draw);
