@@ -116,7 +116,7 @@ def standalone_script() -> str:
 def lab_script() -> str:
     """The script of another page that holds the lab, which starts when it comes into view."""
     start = (
-        "const place = document.getElementById('lab');\n"
+        "const place = document.getElementById('lab-page');\n"
         "const watch = new IntersectionObserver((entries) => {\n"
         "  if (!entries.some((entry) => entry.isIntersecting)) return;\n"
         "  watch.disconnect();\n"

@@ -79,7 +79,7 @@ class _Pictures:
     def lab(self, block: LabBlock) -> Markup:
         """The HTML of the lab, whose data are made harmless already; it starts when it comes into view."""
         self.scripts = (lab_script(),)
-        return Markup(f'<div id="lab" class="lab"></div>{data_blocks(block.payload, block.weights)}')
+        return Markup(f'<div id="lab-page" class="lab"></div>{data_blocks(block.payload, block.weights)}')
 
 
 @cache

@@ -29,7 +29,8 @@ def _make(subject: Subject) -> Content:
     made = lab(subject.model, text=subject.corpus, prompts=_prompts(subject), findings=False, seed=subject.seed)
     checks = len(made.payload["proof"]["cases"])
     about = f"It is checked against PyTorch on opening: {checks} runs with interventions of every kind."
-    block = LabBlock(payload=made.payload, weights=made.weights, caption=f"{_CAPTION} {about}")
+    payload = {**made.payload, "name": subject.name, "code": f"ngl.load({subject.name!r})"}
+    block = LabBlock(payload=payload, weights=made.weights, caption=f"{_CAPTION} {about}")
     return Content(body=(block,), commands=(again,))
 
 
