@@ -81,14 +81,14 @@ def _read(model: Hooked, one: Any, number: int) -> Prompt:
     other = one.get("other")
     return Prompt(
         label=str(one.get("label") or f"prompt {number}"),
-        tokens=_ids(model, one["tokens"], f"tokens of prompt {number}"),
-        other=None if other is None else _ids(model, other, f"other of prompt {number}"),
-        answer=_token(model, one.get("answer"), f"answer of prompt {number}"),
-        wrong=_token(model, one.get("wrong"), f"wrong of prompt {number}"),
+        tokens=ids_of(model, one["tokens"], f"tokens of prompt {number}"),
+        other=None if other is None else ids_of(model, other, f"other of prompt {number}"),
+        answer=token_of(model, one.get("answer"), f"answer of prompt {number}"),
+        wrong=token_of(model, one.get("wrong"), f"wrong of prompt {number}"),
     )
 
 
-def _ids(model: Hooked, text: Any, name: str) -> tuple[int, ...]:
+def ids_of(model: Hooked, text: Any, name: str) -> tuple[int, ...]:
     """The ids of one text."""
     rows = as_tokens(model, text, name=name)
     if len(rows) > 1:
@@ -96,7 +96,7 @@ def _ids(model: Hooked, text: Any, name: str) -> tuple[int, ...]:
     return tuple(rows[0].tolist())
 
 
-def _token(model: Hooked, token: Any, name: str) -> int | None:
+def token_of(model: Hooked, token: Any, name: str) -> int | None:
     """The id of an answer; None where there is none."""
     if token is None:
         return None

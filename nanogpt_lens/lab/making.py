@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from conversion.atomic import write_text
 from conversion.backends import BackendChoice
 from conversion.config import ActFn
 from conversion.errors import CheckpointError
@@ -98,14 +97,8 @@ def lab(
     }
     payload, packed = payload_of(model, proof_of(model, seed=seed), about)
     made = Lab(payload=payload, weights=packed.bytes)
-    return made if file is None else _written(made, file)
-
-
-def _written(made: Lab, file: Path) -> Lab:
-    try:
-        write_text(file, made.html())
-    except OSError as error:
-        raise AnalysisError(f"{file} cannot be written ({error.strerror}); choose another path") from None
+    if file is not None:
+        made.save(file)
     return made
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.lab.beginnings import ids_of, token_of
 from nanogpt_lens.lab.packing import Packed, config_of, pack, weights_of
 from nanogpt_lens.lab.proof import Proof
-from nanogpt_lens.model.access import Hooked, Text, as_tokens, n_tokens, single_token, token_labels
+from nanogpt_lens.model.access import Hooked, n_tokens, token_labels
 
 LabPrompt: TypeAlias = str | Sequence[int] | Mapping[str, Any]
 """A prompt: a text or ids, or {"clean": ..., "other": ..., "answer": ..., "wrong": ..., "label": ...}."""
@@ -53,27 +54,17 @@ def _prompt(model: Hooked, prompt: LabPrompt, number: int) -> dict[str, Any]:
         raise AnalysisError(f"{name} has {', '.join(unknown)}; expected some of {', '.join(_NAMES)}")
     if given.get("clean") is None:
         raise AnalysisError(f"{name} has no clean prompt; expected a text or ids")
-    clean = _row(model, given["clean"], name)
-    other = None if given.get("other") is None else _row(model, given["other"], f"{name}, other,")
+    clean = ids_of(model, given["clean"], name)
+    other = None if given.get("other") is None else ids_of(model, given["other"], f"{name}, other,")
     if other is not None and len(other) != len(clean):
         raise AnalysisError(f"{name} has {len(clean)} tokens and its other one {len(other)}; expected as many")
-    answers = {key: _answer(model, given.get(key), f"{name}, {key},") for key in ("answer", "wrong")}
-    return {"label": str(given.get("label", f"prompt {number + 1}")), "tokens": clean, "other": other, **answers}
-
-
-def _row(model: Hooked, text: Text, name: str) -> list[int]:
-    tokens = as_tokens(model, text, name=name)
-    if len(tokens) != 1:
-        raise AnalysisError(f"{name} is {len(tokens)} texts; expected one")
-    return tokens[0].tolist()
-
-
-def _answer(model: Hooked, answer: str | int | None, name: str) -> int | None:
-    if answer is None or isinstance(answer, str):
-        return None if answer is None else single_token(model, answer, name)
-    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < model.cfg.d_vocab:
-        raise AnalysisError(f"{name} is {answer!r}; expected a token, or an id from 0 to {model.cfg.d_vocab - 1}")
-    return answer
+    answers = {key: token_of(model, given.get(key), f"{name}, {key},") for key in ("answer", "wrong")}
+    return {
+        "label": str(given.get("label", f"prompt {number + 1}")),
+        "tokens": list(clean),
+        "other": None if other is None else list(other),
+        **answers,
+    }
 
 
 def payload_of(model: Hooked, proof: Proof, about: Mapping[str, Any]) -> tuple[dict[str, Any], Packed]:
