@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from nanogpt_lens.cli.options import JsonOption, PathArgument, SeedOption, TokenDtypeOption, tokens_of, with_reading
+from nanogpt_lens.cli.options import (
+    JsonOption,
+    PathArgument,
+    SeedOption,
+    TokenDtypeOption,
+    check_text,
+    tokens_of,
+    with_reading,
+)
 from nanogpt_lens.model.reading import Reading
 
 
@@ -46,8 +54,7 @@ def lab(
     from nanogpt_lens.lab.making import lab as make
     from nanogpt_lens.lab.making import size_warning
 
-    if text is not None and not text.expanduser().exists():
-        raise AnalysisError(f"{text} does not exist; expected a text file, nanoGPT's .bin or its data folder")
+    check_text(text)
     if prompt is None and (other or answer or wrong):
         raise AnalysisError("--other, --answer or --wrong was given without --prompt; give one too")
     made = make(

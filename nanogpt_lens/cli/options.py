@@ -17,6 +17,7 @@ from conversion.config import ActFn
 from conversion.errors import ConversionError
 from conversion.token_files import TokenDtype, TokenFile
 from nanogpt_lens.cli.wording import in_options
+from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -90,6 +91,12 @@ def tokens_of(path: Path | str | None, token_dtype: TokenDtype | None, option: s
     if path is None:
         raise ConversionError(f"--token-dtype was given without {option}; give both")
     return TokenFile(path, token_dtype)
+
+
+def check_text(path: Path | None) -> None:
+    """Raise AnalysisError where `--text` names something that is not there."""
+    if path is not None and not path.expanduser().exists():
+        raise AnalysisError(f"{path} does not exist; expected a text file, nanoGPT's .bin or its data folder")
 
 
 def val_bin_of(val_bin: Path | None, no_val_bin: bool, token_dtype: TokenDtype | None) -> ValBin:

@@ -16,6 +16,7 @@ from nanogpt_lens.cli.options import (
     SeedOption,
     TokenDtypeOption,
     ValBinOption,
+    check_text,
     tokens_of,
     val_bin_of,
     with_reading,
@@ -71,8 +72,7 @@ def report(
     from nanogpt_lens.core.errors import AnalysisError
     from nanogpt_lens.reporting.making import report as make
 
-    if text is not None and not text.expanduser().exists():
-        raise AnalysisError(f"{text} does not exist; expected a text file, nanoGPT's .bin or its data folder")
+    check_text(text)
     if token_dtype is not None and text is None and val_bin is None:
         raise AnalysisError("--token-dtype was given without --text or --val-bin; give one of them too")
     chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]
