@@ -7,8 +7,8 @@
 
 What most people need is here; classes of results are in `ngl.results`, metrics in `ngl.metrics`, tasks to train on in
 `ngl.tasks`, directions of the stream in `ngl.directions`, sparse autoencoders in `ngl.sae`, errors in `ngl.errors`,
-every analysis by name in `ngl.catalogue`. Names are imported when they are first used, so that `nanogpt-lens --help`
-needs no torch.
+every analysis by name in `ngl.catalogue`, hypotheses for `ngl.scrub` in `ngl.scrubbing`. Names are imported when they
+are first used, so that `nanogpt-lens --help` needs no torch.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.circuits.estimates import edge_attribution
     from nanogpt_lens.circuits.grading import grade_circuit_methods
     from nanogpt_lens.circuits.running import run_circuit
+    from nanogpt_lens.circuits.scrubbing import scrub
     from nanogpt_lens.circuits.validation import validate_circuit
     from nanogpt_lens.compare.heads import match_heads
     from nanogpt_lens.core.errors import AnalysisError, NanoGPTLensError
@@ -86,6 +87,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.circuits.estimates": ("edge_attribution",),
     "nanogpt_lens.circuits.grading": ("grade_circuit_methods",),
     "nanogpt_lens.circuits.running": ("run_circuit",),
+    "nanogpt_lens.circuits.scrubbing": ("scrub",),
     "nanogpt_lens.circuits.validation": ("validate_circuit",),
     "nanogpt_lens.compare.heads": ("match_heads",),
     "nanogpt_lens.core.errors": ("AnalysisError", "NanoGPTLensError"),
@@ -145,6 +147,7 @@ _MODULES = {
     "catalogue": "nanogpt_lens.catalogue",
     "errors": "nanogpt_lens.core.errors",
     "metrics": "nanogpt_lens.running.metrics",
+    "scrubbing": "nanogpt_lens.circuits.scrubbing",
     "tasks": "nanogpt_lens.text.tasks",
     "widgets": "nanogpt_lens.reporting.widgets",
     **{folder: f"nanogpt_lens.{folder}" for folder in ("directions", "results", "sae", "viz")},

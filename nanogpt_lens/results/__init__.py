@@ -35,6 +35,7 @@ from nanogpt_lens.results.patching import AttributionResult, PatchingResult, Scr
 from nanogpt_lens.results.sae import SAEEvaluation
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.results.scores import Scores
+from nanogpt_lens.results.scrubbing import Scrubbing
 from nanogpt_lens.results.trajectory import ChangePoint, Trajectory
 from nanogpt_lens.results.validation import CircuitValidation
 
@@ -69,6 +70,7 @@ __all__ = [
     "Sample",
     "Scores",
     "ScreeningResult",
+    "Scrubbing",
     "SeparatingNeurons",
     "SimilarDirections",
     "SteeringEffect",

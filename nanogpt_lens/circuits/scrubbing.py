@@ -1,0 +1,300 @@
+"""Causal scrubbing: how much of what a model does is left if only what a hypothesis names is kept.
+
+A hypothesis says of activations what of the input they depend on, and what they read. If it is true, nothing changes
+when each is computed from another input on which its feature has the same value, and when all that is not named comes
+from any input. `nanogpt_lens.circuits.claims` has the form of a hypothesis, `features` the features,
+`scrubbed` how such runs are made.
+
+Where a claim is about every position by itself (a head's keys and values), what stands in is another prompt *and*
+position: "depends on the previous token" says that the position does not matter either. "position" is a feature.
+
+Source: Chan et al. 2022, "Causal Scrubbing: a method for rigorously testing interpretability hypotheses".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from nanogpt_lens.circuits.claims import Claim, Hypothesis, feature_words, read_hypothesis
+from nanogpt_lens.circuits.features import DEFINITIONS, Features
+from nanogpt_lens.circuits.places import Agreements, Uniforms
+from nanogpt_lens.circuits.scrubbed import Scrubbed, Variant
+from nanogpt_lens.circuits.tree import Branch, tree_of
+from nanogpt_lens.circuits.unrolled import hypothesis_of
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import ratio_per_example, t_interval
+from nanogpt_lens.core.permutation import max_statistic_p
+from nanogpt_lens.model.access import (
+    Hooked,
+    Text,
+    as_tokens,
+    check_model,
+    evaluating,
+    log_probs,
+    n_tokens,
+    provenance,
+    token_labels,
+)
+from nanogpt_lens.patching.continuation import is_plain
+from nanogpt_lens.results import Sample, Scrubbing
+from nanogpt_lens.results.scrubbing import FREE, HYPOTHESIS, NOTHING, PERMUTED
+from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
+from nanogpt_lens.text.pair import Pair
+
+FEATURES: Mapping[str, str] = DEFINITIONS
+"""The features by name, and what each is."""
+
+__all__ = ["FEATURES", "Claim", "Hypothesis", "hypothesis_of", "read_hypothesis", "scrub"]
+
+
+def scrub(
+    model: Hooked,
+    hypothesis: Hypothesis | Mapping[str, Any] | str | Path,
+    data: Pair | Text,
+    metric: Metric | Callable[[Tensor], Any] | None = None,
+    *,
+    n_draws: int = 4,
+    weaken: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> Scrubbing:
+    """Scrub a model by a hypothesis, with the controls that tell what the number means.
+
+    Each prompt is scrubbed in turn: its label stays, its logits come from stand-ins among all prompts. Draws are
+    uniform and with replacement. The prompts are taken for all that there are: intervals do not cover that others
+    would stand in for one another.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge.
+        hypothesis: the claims, or the path of a file with them.
+        data: the clean prompts of a pair with its answers; or texts of one length, whose last token is the answer.
+        metric: as for `activation_patching`, of the logits at the end of the prompts; None for the loss on the answer,
+            in nats.
+        n_draws: how often each prompt is scrubbed.
+        weaken: measure the hypothesis with each claim weakened as well, for `cost`, `need` and `rest`.
+        seed: the seed of the draws.
+        progress: show a bar.
+
+    Returns:
+        The recovered share of the metric, not clamped, of the hypothesis and of its controls: nothing scrubbed, which
+        is 1; the logits of a random prompt, which is 0; and the same claims with the values of their features
+        permuted, each as frequent as before.
+
+    Raises:
+        AnalysisError: the hypothesis is none, names what the model does not have, or cannot be said of it; the prompts
+            are too few, or the metric does not tell them from random ones; the model is no plain nanoGPT.
+    """
+    check_model(model)
+    check_whole(1, n_draws=n_draws)
+    check_whole(seed=seed)
+    claims = read_hypothesis(hypothesis)
+    tokens, answer = _prompts(model, data)
+    with evaluating(model):
+        if not is_plain(model) or getattr(model.cfg, "attn_only", False):
+            raise AnalysisError("scrubbing needs a nanoGPT model to which no hooks are attached: load it with ngl.load")
+        tree = tree_of(model, claims, tokens.shape[1])
+        labels = None if getattr(model, "tokenizer", None) is None else _labels(model)
+        agreements = Agreements(Features(tokens, answer, labels, claims.classes), seed)
+        for branch in tree.walk():
+            agreements.agreement(branch.claim.depends_on, branch.pool)  # unknown features are told before anything runs
+        measure = _Measure(model, tokens, answer, metric)
+        scrubbed = Scrubbed(model, tree, tokens, agreements)
+        variants = [None, Variant("permuted"), *(_weaker(tree) if weaken else [])]
+        with tqdm(total=n_draws * len(tokens), unit="prompt", delay=1, disable=not progress) as bar:
+            draws = [
+                _one_draw(scrubbed, measure, len(tokens), variants, Uniforms(seed, i), bar) for i in range(n_draws)
+            ]
+    return _result(model, claims, tree, agreements, measure, variants, torch.stack(draws, 1), seed)
+
+
+class _Measure:
+    """The metric of logits at the end of the prompts.
+
+    Args:
+        model, tokens, answer: the prompts.
+        metric: the metric; None for the loss on the answer.
+
+    Raises:
+        AnalysisError: the metric reads other positions, or has no value for each prompt.
+    """
+
+    def __init__(
+        self,
+        model: Hooked,
+        tokens: Int[Tensor, "example pos"],
+        answer: Int[Tensor, " example"],
+        metric: Metric | Callable[[Tensor], Any] | None,
+    ) -> None:
+        self.tokens, self.answer = tokens, answer
+        self._bound: BoundMetric | None = None if metric is None else bind(metric, model, tokens)
+        if self._bound is None:
+            return
+        last = tokens.shape[1] - 1
+        if not self._bound.per_example or self._bound.reads != (last,):
+            raise AnalysisError(
+                f"the metric {self._bound.definition} reads the positions {list(self._bound.reads)[:4]}; expected one "
+                f"with a value for each prompt at its end, {last}, such as ngl.metrics.logit_diff(answer, wrong)"
+            )
+
+    @property
+    def definition(self) -> str:
+        """What is measured, in words."""
+        return "loss on the answer, nats" if self._bound is None else self._bound.definition
+
+    def __call__(self, logits: Float[Tensor, "example d_vocab"]) -> Float[Tensor, " example"]:
+        """The value of each prompt, in float64."""
+        if self._bound is not None:
+            return self._bound(logits[None, :, None])[0].double()
+        return -log_probs(logits.double()).gather(-1, self.answer[:, None])[:, 0]
+
+
+def _prompts(model: Hooked, data: Pair | Text) -> tuple[Int[Tensor, "example pos"], Int[Tensor, " example"]]:
+    """The prompts and what each calls for.
+
+    Raises:
+        AnalysisError: there are fewer than two, or they have no token before the answer.
+    """
+    if isinstance(data, Pair):
+        tokens, answer = as_tokens(model, data.clean, name="the prompts"), data.answer
+    else:
+        whole = as_tokens(model, data, name="the prompts")
+        tokens, answer = whole[:, :-1], whole[:, -1]
+    if len(tokens) < 2 or tokens.shape[1] < 1:
+        raise AnalysisError(
+            f"{len(tokens)} prompts of {tokens.shape[1]} tokens before the answer were given; expected two or more, of "
+            "which each can stand in for others"
+        )
+    return tokens, answer.to(tokens.device)
+
+
+def _labels(model: Hooked) -> tuple[str, ...]:
+    return token_labels(model, torch.arange(n_tokens(model)))
+
+
+def _weaker(tree: Branch) -> list[Variant]:
+    """The hypothesis with each claim weakened: its feature kept, freed, or what it does not name kept."""
+    variants = []
+    for branch in tree.walk():
+        variants += [Variant("kept", branch.path), Variant("freed", branch.path)]
+        variants += [Variant("rest kept", branch.path)] if branch.reads is not None else []
+    return variants
+
+
+def _one_draw(
+    scrubbed: Scrubbed,
+    measure: _Measure,
+    n: int,
+    variants: Sequence[Variant | None],
+    uniforms: Uniforms,
+    bar: Any,
+) -> Float[Tensor, "condition example"]:
+    """The metric of each prompt, scrubbed once: of the model itself, of random prompts' logits, and of each variant."""
+    device = measure.tokens.device
+    plain, some = [], []
+    for rows in torch.arange(n, device=device).split(scrubbed.chunk):
+        uniforms.begin()
+        plain.append(scrubbed.plain_logits(rows))
+        some.append(torch.stack(scrubbed.logits(rows, uniforms, variants)))
+        bar.update(len(rows))
+    own = torch.cat(plain)
+    drawn = (uniforms.fresh("a random prompt", n) * n).long().clamp(max=n - 1).to(device)
+    return torch.stack([measure(logits) for logits in (own, own[drawn], *torch.cat(some, 1))]).cpu()
+
+
+def _result(
+    model: Hooked,
+    hypothesis: Hypothesis,
+    tree: Branch,
+    agreements: Agreements,
+    measure: _Measure,
+    variants: Sequence[Variant | None],
+    every: Float[Tensor, "condition draw example"],
+    seed: int,
+) -> Scrubbing:
+    """What the metric of each condition, draw and prompt says."""
+    own, free, scrubbed = every[0], every[1], every[2:]
+    gap = (free - own).mean(0)
+    if not abs(float(gap.mean())) > 1e-9 * max(1.0, float(own.abs().mean())):
+        raise AnalysisError(
+            f"the {measure.definition} of the model is {float(own.mean()):.4f}, and that of random prompts' logits the "
+            "same: there is nothing to recover; give prompts that call for different tokens"
+        )
+    ordered = torch.stack([scrubbed[0], own, free, scrubbed[1]])
+    recovered = ratio_per_example((free - ordered).mean(1), gap)
+    low, high = t_interval(recovered) or (recovered.mean(-1), recovered.mean(-1))
+    over_draws = (free - ordered).mean(-1) / (free - own).mean(-1)
+    branches = list(tree.walk())
+    used = [agreements.agreement(branch.claim.depends_on, branch.pool) for branch in branches]
+    words = [feature_words(branch.claim.depends_on) for branch in branches]
+    return Scrubbing(
+        values=recovered.mean(-1),
+        axes=("condition",),
+        labels={"condition": (HYPOTHESIS, NOTHING, FREE, PERMUTED)},
+        quantity=f"recovered share of the {measure.definition}",
+        definition="causal scrubbing (Chan et al. 2022): every activation computed from inputs that agree with its own "
+        "in what it is said to depend on, everything not named from any input; (random prompt's logits - scrubbed) / "
+        "(random prompt's logits - model), of means over prompts and draws, not clamped",
+        sample=Sample(n=len(measure.tokens), seq_len=measure.tokens.shape[1], seed=seed),
+        interval="t",
+        provenance=provenance(
+            model,
+            metric=measure.definition,
+            hypothesis=hypothesis.to_json(),
+            n_draws=every.shape[1],
+            seed=seed,
+            prompts=measure.tokens.tolist(),
+            answer=measure.answer.tolist(),
+        ),
+        low=low,
+        high=high,
+        metric=ordered.mean(1),
+        over_draws=over_draws,
+        hypothesis=hypothesis.to_json(),
+        claims=tuple(branch.path for branch in branches),
+        features=tuple(word if isinstance(word, str) else ", ".join(word) for word in words),
+        alone=torch.tensor([agreement.alone for agreement in used]),
+        n_values=torch.tensor([agreement.n_values for agreement in used]),
+        **_of_claims(branches, variants, (scrubbed[0] - scrubbed).mean(1), gap, seed),
+    )
+
+
+def _of_claims(
+    branches: Sequence[Branch],
+    variants: Sequence[Variant | None],
+    better: Float[Tensor, "variant example"],
+    gap: Float[Tensor, " example"],
+    seed: int,
+) -> dict[str, Any]:
+    """The fields of a result about what each claim costs; none where that was not measured.
+
+    Args:
+        branches: the claims.
+        variants: the weakened hypotheses.
+        better: how much less of the metric each of them loses than the hypothesis.
+        gap: what there is to lose.
+        seed: the seed of the sign flips.
+    """
+    fields: dict[str, Any] = {}
+    for name, change, sign in (("cost", "kept", 1), ("need", "freed", -1), ("rest", "rest kept", 1)):
+        rows = {
+            variant.path: i for i, variant in enumerate(variants) if variant is not None and variant.change == change
+        }
+        if not rows:
+            continue
+        places = [i for i, branch in enumerate(branches) if branch.path in rows]
+        shares = ratio_per_example(sign * better[[rows[branches[i].path] for i in places]], gap)
+        low, high = t_interval(shares) or (shares.mean(-1), shares.mean(-1))
+        columns = {"": shares.mean(-1), "_low": low, "_high": high, "_p": max_statistic_p(shares, seed=seed)}
+        for suffix, values in columns.items():
+            whole = torch.full((len(branches),), torch.nan, dtype=torch.float64)
+            whole[places] = values.double()
+            fields[name + suffix] = whole
+    return fields
