@@ -36,8 +36,8 @@ DEFINITIONS: Mapping[str, str] = {
 """What each feature is."""
 
 _OFFSET = re.compile(r"(token|class)(?:-(\d{1,6})|@(\d{1,6}))?")
-_NONE = -1
-"""The value where there is no such token."""
+_NONE, _NO_CLASS = -1, -2
+"""The values where there is no such token, and where a token is in no class."""
 
 Ids = Int[np.ndarray, "example pos"]
 
@@ -159,7 +159,7 @@ class Features:
         if not self.classes:
             kinds = {kind: i for i, kind in enumerate(sorted({_kind(label) for label in self.labels}))}
             return np.array([kinds[_kind(label)] for label in self.labels])[self.tokens]
-        of_token = np.full(len(self.labels), _NONE)
+        of_token = np.full(len(self.labels), _NO_CLASS)
         ids = {label: i for i, label in enumerate(self.labels)}
         for number, (name, tokens) in enumerate(self.classes.items()):
             for token in tokens:
@@ -167,7 +167,7 @@ class Features:
                     raise AnalysisError(
                         f"the class {name!r} has {token!r}, which is no token of the model's vocabulary"
                     )
-                if of_token[ids[token]] != _NONE:
+                if of_token[ids[token]] != _NO_CLASS:
                     raise AnalysisError(
                         f"{token!r} is in the class {name!r} and in another; expected one class for each"
                     )

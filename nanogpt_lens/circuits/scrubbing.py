@@ -101,8 +101,7 @@ def scrub(
         if not is_plain(model) or getattr(model.cfg, "attn_only", False):
             raise AnalysisError("scrubbing needs a nanoGPT model to which no hooks are attached: load it with ngl.load")
         tree = tree_of(model, claims, tokens.shape[1])
-        labels = None if getattr(model, "tokenizer", None) is None else _labels(model)
-        agreements = Agreements(Features(tokens, answer, labels, claims.classes), seed)
+        agreements = Agreements(Features(tokens, answer, _labels(model), claims.classes), seed)
         for branch in tree.walk():
             agreements.agreement(branch.claim.depends_on, branch.pool)  # unknown features are told before anything runs
         measure = _Measure(model, tokens, answer, metric)
@@ -165,8 +164,9 @@ def _prompts(model: Hooked, data: Pair | Text) -> tuple[Int[Tensor, "example pos
     if isinstance(data, Pair):
         tokens, answer = as_tokens(model, data.clean, name="the prompts"), data.answer
     else:
-        whole = as_tokens(model, data, name="the prompts")
-        tokens, answer = whole[:, :-1], whole[:, -1]
+        whole = data if isinstance(data, Tensor) and data.dim() == 2 else as_tokens(model, data, name="the prompts")
+        tokens, answer = (as_tokens(model, some, name="the prompts") for some in (whole[:, :-1], whole[:, -1:]))
+        answer = answer[:, 0]
     if len(tokens) < 2 or tokens.shape[1] < 1:
         raise AnalysisError(
             f"{len(tokens)} prompts of {tokens.shape[1]} tokens before the answer were given; expected two or more, of "
@@ -175,7 +175,11 @@ def _prompts(model: Hooked, data: Pair | Text) -> tuple[Int[Tensor, "example pos
     return tokens, answer.to(tokens.device)
 
 
-def _labels(model: Hooked) -> tuple[str, ...]:
+def _labels(model: Hooked) -> tuple[str, ...] | None:
+    """Every token as text; None for a model without a vocabulary."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None or getattr(tokenizer, "missing", None):
+        return None
     return token_labels(model, torch.arange(n_tokens(model)))
 
 

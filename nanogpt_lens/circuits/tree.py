@@ -75,7 +75,9 @@ class Branch:
     def at(self) -> At:
         """Which positions a claim about keys or values is about; "" for other nodes."""
         is_key_or_value = isinstance(self.node, Node) and self.node.part in ("k", "v")
-        return (self.claim.at or "each") if is_key_or_value else ""
+        if not is_key_or_value:
+            return ""
+        return "each" if self.claim.at == "" else self.claim.at
 
     def walk(self) -> Iterator[Branch]:
         """This branch and all below it."""
@@ -176,9 +178,7 @@ class _Planter:
         at = claim.at
         if not (isinstance(node, Node) and node.part in ("k", "v")):
             if at != "":
-                raise AnalysisError(
-                    f"{path} is at {at!r}; expected that of keys and values alone, which a head has many of"
-                )
+                raise AnalysisError(f"{path} is at {at!r}; only a head's keys and values are at several positions")
             return pool, whole, axes
         if at in ("", "each"):
             return Pool(None, same=self.same), False, axes + 1
