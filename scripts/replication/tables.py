@@ -22,6 +22,15 @@ def fill(document: str, found: Found) -> str:
     return _PLACE.sub(lambda m: f"{m[1]}{TABLES[m[2]](found)}\n{m[3]}", document)
 
 
+def with_tables(document: str, tables: Mapping[str, str]) -> str:
+    """The document with these tables in place of those of the same names.
+
+    Raises:
+        KeyError: the document has a table of another name.
+    """
+    return _PLACE.sub(lambda m: f"{m[1]}{tables[m[2]]}\n{m[3]}", document)
+
+
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; all columns but the first are aligned to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
