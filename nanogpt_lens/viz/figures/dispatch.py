@@ -24,6 +24,7 @@ import nanogpt_lens.viz.figures.lens as lens
 import nanogpt_lens.viz.figures.neurons as neurons
 import nanogpt_lens.viz.figures.patching as patching
 import nanogpt_lens.viz.figures.sae as sae
+import nanogpt_lens.viz.figures.scrubbing as scrubbing
 import nanogpt_lens.viz.figures.separating as separating
 import nanogpt_lens.viz.figures.trajectories as trajectories
 import nanogpt_lens.viz.figures.tuned as tuned
@@ -46,6 +47,7 @@ from nanogpt_lens.results import (
     PrincipalComponents,
     Result,
     SAEEvaluation,
+    Scrubbing,
     SeparatingNeurons,
     SimilarDirections,
     SteeringEffect,
@@ -77,6 +79,7 @@ KINDS: dict[type[Result], Draw] = {
     PatchingResult: patching.effects,
     PrincipalComponents: directions.components,
     SAEEvaluation: sae.evaluation,
+    Scrubbing: scrubbing.scrubbing,
     SeparatingNeurons: separating.best,
     SimilarDirections: directions.similar,
     SteeringEffect: directions.steering,

@@ -26,6 +26,7 @@ class Dot:
         ideal: where a tick stands, for what would be perfect; nan for none.
         beside: a few words at the right edge.
         hover: what is pointed at, in words; the numbers follow.
+        hollow: whether it is a ring, for what says less than it seems to.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Dot:
     hover: str
     ideal: float = math.nan
     beside: str = ""
+    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,7 @@ class DotRows:
         figure = go.Figure()
         places = dict(zip(self._keys(), self._depths, strict=True))
         every = [(dot, places[i, j]) for i, (_, dots) in enumerate(self.groups) for j, dot in enumerate(dots)]
-        for dot, y in every:
-            self._interval(figure, dot, y)
-        if self.ideal:
-            self._ideals(figure, every)
-        for beyond in (False, True):
-            some = [(dot, y) for dot, y in every if self._beyond(dot) is beyond]
-            if some:
-                figure.add_trace(self._dots(some, beyond))
+        self.add_dots(figure, every)
         for (i, j), y in places.items():
             if j < 0:
                 _add_text(figure, f"<b>{self.groups[i][0]}</b>", y=y, x=0, anchor="left", colour=style.INK)
@@ -112,6 +107,17 @@ class DotRows:
         )
         figure.update_xaxes(range=[self.low, self.high], zeroline=True, nticks=7)
         return figure
+
+    def add_dots(self, figure: go.Figure, every: Sequence[tuple[Dot, float]]) -> None:
+        """Draw dots with their intervals, each at its height."""
+        for dot, y in every:
+            self._interval(figure, dot, y)
+        if self.ideal:
+            self._ideals(figure, every)
+        for beyond in (False, True):
+            some = [(dot, y) for dot, y in every if self._beyond(dot) is beyond]
+            if some:
+                figure.add_trace(self._dots(some, beyond))
 
     def _keys(self) -> list[tuple[int, int]]:
         """(group, row) from the top down; row -1 is the heading."""
@@ -163,7 +169,8 @@ class DotRows:
         room = 0.015 * (self.high - self.low)
         x = [min(max(dot.value, self.low + room), self.high - room) if beyond else dot.value for dot, _ in some]
         left = [dot.value < middle for dot, _ in some]
-        symbols = ["triangle-left" if at else "triangle-right" for at in left] if beyond else "circle"
+        rings = ["circle-open" if dot.hollow else "circle" for dot, _ in some] if any(d.hollow for d, _ in some) else []
+        symbols = ["triangle-left" if at else "triangle-right" for at in left] if beyond else rings or "circle"
         return go.Scatter(
             x=digits(x),
             y=[y for _, y in some],

@@ -19,6 +19,9 @@ QUIET = {"progress": False}
 CLEAN = ["ROMEO: I l", "HENRY: I l", "LUCIO: I l", "TYBAL: I l"]
 CORRUPTED = ["JULIE: I h", "ROMEO: I h", "MARCI: I h", "DUKEE: I h"]
 TEXT = "First Citizen:\nBefore we proceed any further"
+HYPOTHESIS: dict[str, Any] = {
+    "logits": {"reads": {"mlp0": {"reads": {"embed": {"depends_on": "token"}}}, "embed": {"depends_on": "token"}}}
+}
 Z = {"activation": "z", "axes": ("layer", "head", "pos"), **QUIET}
 
 
@@ -136,6 +139,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     ),
     "validate_circuit": lambda: ngl.validate_circuit(
         asking.model(), ["embed->mlp0", "mlp0->logits"], *asking.texts(), asking.METRIC, n_random=20, knockouts=4
+    ),
+    "scrub": lambda: ngl.scrub(
+        asking.model(), HYPOTHESIS, ngl.induction_pairs(asking.model(), n=12, seq_len=6), **QUIET
     ),
     "logit_lens": lambda: ngl.logit_lens(model(), TEXT),
     "logit_lens, two texts": lambda: ngl.logit_lens(model(), [TEXT[:9], TEXT[9:18]]),
