@@ -20,8 +20,8 @@ from scripts.results import DATA, ROOT, SEEDS, place
 
 OUT = DATA / "scrubbing.json"
 DOCUMENT = ROOT / "docs" / "SCRUBBING.md"
-PROMPTS, LENGTH, DRAWS, ORDERS = 512, 32, 4, 8
-PROMPTS_WEAKENED = 128
+PROMPTS, LENGTH, DRAWS, ORDERS = 512, 32, 2, 8
+PROMPTS_WEAKENED = 64
 """The prompts on which every claim is weakened, which takes a hundred times as long as the hypothesis itself."""
 
 PREVIOUS = {"1337": "0.1", "1338": "0.2", "1339": "0.1"}
@@ -97,7 +97,8 @@ def of_seed(seed: str) -> dict[str, Any]:
 def _share(result: Any) -> dict[str, Any]:
     """The recovered share of a result, with its interval, and that of its features permuted."""
     low, high = result.interval_of_recovered
-    numbers = {"recovered": result.recovered, "low": low, "high": high, "permuted": result.of("features permuted")}
+    numbers = {"recovered": result.recovered, "low": low, "high": high}
+    numbers |= {"permuted": result.of("features permuted"), "guess": result.of("uniform guess")}
     return {name: round(value, 6) for name, value in numbers.items()}
 
 
@@ -149,6 +150,8 @@ def ladder_table(found: dict[str, Any], kind: str) -> str:
         ]
         for name in names
     ]
+    guesses = [found["seeds"][seed][kind]["rungs"][next(iter(names))]["guess"] for seed in seeds]
+    rows.append(["a uniform guess", *(f"{guess:.2f}" for guess in guesses), ""])
     return markdown(["hypothesis", *seeds, "features permuted"], rows)
 
 

@@ -45,7 +45,7 @@ from nanogpt_lens.model.access import (
 )
 from nanogpt_lens.patching.continuation import is_plain
 from nanogpt_lens.results import Sample, Scrubbing
-from nanogpt_lens.results.scrubbing import FREE, HYPOTHESIS, NOTHING, PERMUTED
+from nanogpt_lens.results.scrubbing import FREE, HYPOTHESIS, NOTHING, PERMUTED, UNIFORM
 from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
 from nanogpt_lens.text.pair import Pair
 
@@ -85,8 +85,9 @@ def scrub(
 
     Returns:
         The recovered share of the metric, not clamped, of the hypothesis and of its controls: nothing scrubbed, which
-        is 1; the logits of a random prompt, which is 0; and the same claims with the values of their features
-        permuted, each as frequent as before.
+        is 1; the logits of a random prompt, which is 0; the same claims with the values of their features permuted,
+        each as frequent as before; and logits that are all the same. A model that is sure of itself is worse than
+        these where its logits are of another prompt, so that to know nothing may be to recover a good part.
 
     Raises:
         AnalysisError: the hypothesis is none, names what the model does not have, or cannot be said of it; the prompts
@@ -200,7 +201,7 @@ def _one_draw(
     uniforms: Uniforms,
     bar: Any,
 ) -> Float[Tensor, "condition example"]:
-    """The metric of each prompt, scrubbed once: of the model itself, of random prompts' logits, and of each variant."""
+    """The metric of each prompt, scrubbed once: of the model, random prompts' logits, none, and each variant."""
     device = measure.tokens.device
     plain, some = [], []
     for rows in torch.arange(n, device=device).split(scrubbed.chunk):
@@ -210,7 +211,9 @@ def _one_draw(
         bar.update(len(rows))
     own = torch.cat(plain)
     drawn = (uniforms.fresh("a random prompt", n) * n).long().clamp(max=n - 1).to(device)
-    return torch.stack([measure(logits) for logits in (own, own[drawn], *torch.cat(some, 1))]).cpu()
+    return torch.stack(
+        [measure(logits) for logits in (own, own[drawn], torch.zeros_like(own), *torch.cat(some, 1))]
+    ).cpu()
 
 
 def _result(
@@ -224,14 +227,14 @@ def _result(
     seed: int,
 ) -> Scrubbing:
     """What the metric of each condition, draw and prompt says."""
-    own, free, scrubbed = every[0], every[1], every[2:]
+    own, free, guess, scrubbed = every[0], every[1], every[2], every[3:]
     gap = (free - own).mean(0)
     if not abs(float(gap.mean())) > 1e-9 * max(1.0, float(own.abs().mean())):
         raise AnalysisError(
             f"the {measure.definition} of the model is {float(own.mean()):.4f}, and that of random prompts' logits the "
             "same: there is nothing to recover; give prompts that call for different tokens"
         )
-    ordered = torch.stack([scrubbed[0], own, free, scrubbed[1]])
+    ordered = torch.stack([scrubbed[0], own, free, scrubbed[1], guess])
     recovered = ratio_per_example((free - ordered).mean(1), gap)
     low, high = t_interval(recovered) or (recovered.mean(-1), recovered.mean(-1))
     over_draws = (free - ordered).mean(-1) / (free - own).mean(-1)
@@ -241,7 +244,7 @@ def _result(
     return Scrubbing(
         values=recovered.mean(-1),
         axes=("condition",),
-        labels={"condition": (HYPOTHESIS, NOTHING, FREE, PERMUTED)},
+        labels={"condition": (HYPOTHESIS, NOTHING, FREE, PERMUTED, UNIFORM)},
         quantity=f"recovered share of the {measure.definition}",
         definition="causal scrubbing (Chan et al. 2022): every activation computed from inputs that agree with its own "
         "in what it is said to depend on, everything not named from any input; (random prompt's logits - scrubbed) / "

@@ -16,7 +16,8 @@ from nanogpt_lens.results.base import Result
 if TYPE_CHECKING:
     import pandas as pd
 
-HYPOTHESIS, NOTHING, FREE, PERMUTED = "hypothesis", "nothing scrubbed", "drawn freely", "features permuted"
+HYPOTHESIS, NOTHING, FREE = "hypothesis", "nothing scrubbed", "drawn freely"
+PERMUTED, UNIFORM = "features permuted", "uniform guess"
 """The hypothesis and its controls, as labels of the axis condition."""
 
 FEW_AGREE = 0.1
@@ -122,7 +123,7 @@ class Scrubbing(Result):
         low, high = self.interval_of_recovered
         said = [
             f"{self.name} recovers {self.recovered:.0%} ({low:.0%} to {high:.0%}) of what the model does; with its "
-            f"features permuted {self.of(PERMUTED):.0%}"
+            f"features permuted {self.of(PERMUTED):.0%}, by a uniform guess {self.of(UNIFORM):.0%}"
         ]
         said += self._costliest()
         said += [

@@ -55,8 +55,10 @@ def test_a_true_hypothesis_loses_nothing_and_the_controls_are_what_they_are():
     assert result.of("nothing scrubbed") == 1.0
     assert result.of("drawn freely") == 0.0
     assert result.of("features permuted") < 0.3
-    own = loss_by_hand(model(data[:, :-1])[:, -1].detach(), data[:, -1])
-    assert float(result.metric[1].mean()) == pytest.approx(float(own), abs=1e-12)
+    own = float(loss_by_hand(model(data[:, :-1])[:, -1].detach(), data[:, -1]))
+    assert float(result.metric[1].mean()) == pytest.approx(own, abs=1e-12)
+    free = float(result.metric[2].mean())
+    assert result.of("uniform guess") == pytest.approx((free - math.log(VOCAB)) / (free - own), abs=1e-9)
     assert not has_hooks(model)
 
 
