@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
+from nanogpt_lens.core.intervals import ratio_per_example, t_interval
 from nanogpt_lens.results.base import Result
 
 if TYPE_CHECKING:
@@ -102,6 +103,18 @@ class Scrubbing(Result):
         """What the hypothesis changes of each prompt's metric: a mean of 0 may hide changes that cancel."""
         return self.metric[self._place(HYPOTHESIS)] - self.metric[self._place(NOTHING)]
 
+    def recovered_of(self, examples: Int[Tensor, " some"]) -> tuple[float, float, float]:
+        """The share that the hypothesis recovers of some prompts, by their places, and the ends of its 95% interval.
+
+        The others have stood in for them all the same. For one prompt the ends are the share.
+        """
+        scrubbed, own, free = (
+            self.metric[self._place(name)][examples].double() for name in (HYPOTHESIS, NOTHING, FREE)
+        )
+        each = ratio_per_example(free - scrubbed, free - own)
+        low, high = t_interval(each) or (each.mean(), each.mean())
+        return float(each.mean()), float(low), float(high)
+
     def claims_table(self) -> pd.DataFrame:
         """A row for each claim: its feature, how its places agree, and what it costs and is needed for.
 
@@ -126,11 +139,7 @@ class Scrubbing(Result):
             f"features permuted {self.of(PERMUTED):.0%}, by a uniform guess {self.of(UNIFORM):.0%}"
         ]
         said += self._costliest()
-        said += [
-            f"{alone:.0%} of the places of {claim} agree with no other and stand in for themselves, which tests nothing"
-            for claim, feature, alone in zip(self.claims, self.features, self.alone.tolist(), strict=True)
-            if alone > FEW_AGREE and feature != "everything"
-        ]
+        said += self._alone()
         return "; ".join(said)
 
     def _costliest(self) -> list[str]:
@@ -146,6 +155,22 @@ class Scrubbing(Result):
         if most < len(self.claims):
             return [f"that {claim} depends on {self.features[most]} alone costs most, {float(costs[most]):.0%}"]
         return [f"that nothing else matters for {claim} costs most, {float(costs[most]):.0%}"]
+
+    def _alone(self) -> list[str]:
+        """The sentence about the claim whose places agree least, if it has too few that do."""
+        shares = {
+            claim: alone
+            for claim, feature, alone in zip(self.claims, self.features, self.alone.tolist(), strict=True)
+            if alone > FEW_AGREE and feature != "everything"
+        }
+        if not shares:
+            return []
+        most = max(shares, key=shares.__getitem__)
+        others = f" (and more than {FEW_AGREE:.0%} in {len(shares) - 1} other claims)" if len(shares) > 1 else ""
+        return [
+            f"{shares[most]:.0%} of the places of {most}{others} agree with no other and stand in for themselves, "
+            "which tests nothing"
+        ]
 
     def _place(self, condition: str) -> int:
         if condition not in self.labels["condition"]:
