@@ -6,7 +6,8 @@ import { Engine } from "./engine.js";
 import { TASKS } from "./tasks.js";
 import { tensorsOf, unpacked } from "./weights.js";
 
-const PATIENCE = 12; // milliseconds of work before others are let in
+const PATIENCE = 4; // milliseconds of work before others are let in
+const SHORT = 24; // milliseconds of a run that begins at once
 
 export class Host {
   constructor(post) {
@@ -52,7 +53,7 @@ export class Host {
       if (done === total || performance.now() - last >= PATIENCE) this.post({ id, progress: [done, total] });
     };
     const token = (one) => this.post({ id, token: one });
-    if (task !== "run" || this.runTook > PATIENCE * 2) {
+    if (task !== "run" || this.runTook > SHORT) {
       await pause(); // a cancellation that came right behind the request; what is short is done at once
       if (this.cancelled.has(id)) throw new Cancelled();
     }
