@@ -111,7 +111,7 @@ function closesLists(views) {
 }
 
 const FIRST = ["says", "model", "prompts", "stack"]; // what a click is about; large tables follow
-const WAIT = { first: 16, rest: 60 }; // milliseconds that drawing waits for a run on its way: one drawing shows it too
+const WAIT = { first: 40, rest: 100 }; // milliseconds that drawing waits for a run on its way: one drawing shows it too
 
 /* Work that is done once it is due: plan(delay) may bring it forward and never puts it off. */
 function createTurn(work) {
