@@ -110,7 +110,7 @@ def edge_graph(result: EdgeEffects, *, pos: int | None = None) -> Widget:
     at_pos = table[order, pos].abs()
     shown = [i for i in at_pos.argsort(descending=True, stable=True)[:_FIRST].tolist() if at_pos[i] > 0]
     words = [f"{result.quantity}: {result.definition}", f"An edge is the wider, the larger its {what}"]
-    words += [*filter(None, [result.few_examples]), *_drawn(result, order)]
+    words += [*filter(None, [result.few_examples.capitalize()]), *_drawn(result, order)]
     return _widget(props, graph, shown=shown, caption=words, column=pos)
 
 

@@ -38,7 +38,7 @@
 .ngl-c .node.pale rect{fill:var(--pale);stroke:var(--line)}.ngl-c .node.pale text{fill:var(--off)}
 .ngl-c .node.chosen rect{stroke:var(--acc);stroke-width:2.5}
 .ngl-c .node:focus-visible rect{stroke:var(--acc);stroke-width:3}
-.ngl-c .looks .edge:not(.on){opacity:.07}.ngl-c .looks .node:not(.on){opacity:.35}.ngl-c .edge.on{opacity:1}
+.ngl-c .looks .edge:not(.on){opacity:.07}.ngl-c .looks .node:not(.on){opacity:.5}.ngl-c .edge.on{opacity:1}
 .ngl-c .side{flex:1 1 230px;max-width:420px;min-width:0}
 .ngl-c .side h4{font-size:13px;margin:2px 0 4px;font-weight:650}
 .ngl-c .scroll{overflow:auto;max-height:440px}
@@ -397,7 +397,7 @@
       return [`${which}, faithfulness `, faithful === null ? "–" : faithful.toFixed(3).replace("-", "−")];
     }
     const where = data.tokens.length ? `, changed at position ${state.pos} alone, ` : "";
-    const which = n < state.n ? `${n} of ${data.total} effects are not 0` : `The ${n} largest of ${data.total} effects`;
+    const which = n < state.n ? `${n} of ${data.total} effects ${n === 1 ? "is" : "are"} not 0` : `The ${n} largest of ${data.total} effects`;
     return [`${which}${where}`, data.tokens.length ? data.tokens[state.pos] : ""];
   }
 

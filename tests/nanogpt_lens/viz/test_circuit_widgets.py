@@ -14,7 +14,7 @@ from tests.hostile import HOSTILE
 from tests.nanogpt_lens.viz.circuit_helpers import KEPT, NAMES, made
 
 
-def effects(values, tokens=None, *, low=None, high=None, names=NAMES):
+def effects(values, tokens=None, *, low=None, high=None, names=NAMES, per_example=None):
     """Made-up effects of edges: the metric is 3 without a change."""
     labels = {"edge": tuple(names)} | ({"pos": tuple(tokens)} if tokens else {})
     return PatchingResult(
@@ -29,6 +29,10 @@ def effects(values, tokens=None, *, low=None, high=None, names=NAMES):
         patched="edges",
         effect_low=low,
         effect_high=high,
+        low=None if low is None else low + 3.0,
+        high=None if high is None else high + 3.0,
+        per_example=per_example,
+        interval="t",
     )
 
 
@@ -96,6 +100,11 @@ class TestEdgeEffects:
             assert value == pytest.approx(by_name[name], rel=1e-3)
             assert [low, high] == pytest.approx([by_name[name] - 1, by_name[name] + 1], rel=1e-3)
         assert sorted(abs(row[0]) for row in props["values"])[::-1] == [abs(row[0]) for row in props["values"]]
+
+    def test_few_prompts_are_said_to_be_few(self):
+        values = values_of()
+        few = effects(values, low=values - 1, high=values + 1, per_example=values[:, None].expand(-1, 4) + 3.0)
+        assert "Few examples: n = 4" in few.widget().caption
 
     def test_each_position_has_its_own_effects(self):
         values = values_of(n_pos=3)
