@@ -26,7 +26,13 @@ def test_the_wheel_has_what_it_must(wheel):
     for checkpoint in ("shakespeare_char", "handmade_induction", "induction", "induction_control"):
         for name in ("ckpt.pt", "meta.pkl", "config.json", "README.md"):
             assert f"nanogpt_lens/_checkpoints/{checkpoint}/{name}" in names
-    for name in ("viz/assets/runtime.js", "viz/assets/attention.js", "reporting/page.html", "reporting/report.css"):
+    for name in (
+        "viz/assets/runtime.js",
+        "viz/assets/attention.js",
+        "viz/assets/circuit.js",
+        "reporting/page.html",
+        "reporting/report.css",
+    ):
         assert f"nanogpt_lens/{name}" in names
     for name in (
         "nanogpt_lens/py.typed",

@@ -282,10 +282,10 @@ class Result:
         return figure(self, **options)
 
     def widget(self, **options: Any) -> Widget:
-        """A CircuitsVis widget of this result; options are those of its function in `viz.widgets`.
+        """An interactive widget of this result; options are those of its function in `viz.widgets`.
 
         Raises:
-            ResultError: CircuitsVis has no widget for such a result, or no such option or place.
+            ResultError: there is no widget for such a result, or no such option or place.
         """
         from nanogpt_lens.viz.widgets import widget
 

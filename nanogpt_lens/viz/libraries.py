@@ -25,6 +25,8 @@ from nanogpt_lens.core.errors import AnalysisError
 Library = Literal["circuitsvis", "plotly"]
 LIBRARIES: tuple[Library, ...] = get_args(Library)
 
+_SCRIPTS = ("runtime.js", "attention.js", "circuit.js")  # ours, the one that mounts the others first
+
 
 @cache
 def script(library: Library) -> str:
@@ -52,7 +54,7 @@ def script(library: Library) -> str:
 def runtime() -> str:
     """Our own script, which mounts every block of a page or a notebook."""
     assets = files("nanogpt_lens.viz") / "assets"
-    return _embeddable("\n".join((assets / name).read_text("utf-8") for name in ("runtime.js", "attention.js")))
+    return _embeddable("\n".join((assets / name).read_text("utf-8") for name in _SCRIPTS))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A widget: a component of CircuitsVis or our canvas, its data, and the static picture that stands in for it."""
+"""A widget: a component of CircuitsVis or one of ours, its data, and the static picture that stands in for it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from nanogpt_lens.viz.style import FONT, MUTED
 from nanogpt_lens.viz.tokens import safe_json
 
 _NUMBERS = itertools.count(1)
+_OURS = ("attention", "circuit")
+_DARK = "@media (prefers-color-scheme:dark){body{background:#14171c;color:#e8ebf0}figcaption{color:#a5adb9 !important}}"
+"""A page for what has dark colours, too."""
 _prepared: list[bool] = []
 
 
@@ -30,7 +33,7 @@ class Widget:
     `ngl.setup_notebook()` put that into the notebook before. Where scripts do not run, its static picture is shown.
 
     Attributes:
-        component: CircuitsVis' name of it, or "attention" for the canvas.
+        component: CircuitsVis' name of it; "attention" for our canvas, "circuit" for our drawing.
         props: the component's data, tokens made harmless already.
         static: HTML of the static picture.
         caption: what it shows, as text.
@@ -45,14 +48,14 @@ class Widget:
 
     @property
     def needs(self) -> Library | None:
-        """The library that it needs; none for the canvas."""
-        return None if self.component == "attention" else "circuitsvis"
+        """The library that it needs; none for what our own script draws."""
+        return None if self.component in _OURS else "circuitsvis"
 
     def block(self, identity: str, *, lazy: bool = True) -> str:
         """HTML for a page that has the runtime and the library, see `page.document`."""
         return block(
             identity,
-            self.needs or "attention",
+            self.needs or self.component,
             self.props,
             static=self.static,
             needs=self.needs,
@@ -76,6 +79,7 @@ class Widget:
         page = document(
             title=f"{self.component} - nanogpt-lens",
             body=f'<main style="max-width:900px;margin:16px auto;padding:0 16px">{self.with_caption("w1")}</main>',
+            style=_DARK if self.component == "circuit" else "",
             libraries=(self.needs,) if self.needs else (),
         )
         try:

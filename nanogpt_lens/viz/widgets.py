@@ -1,4 +1,4 @@
-"""CircuitsVis' widgets, fed from our results: data made harmless, small, and with a static picture behind it.
+"""CircuitsVis' widgets and two of our own, fed from our results: data made harmless, small, a static picture behind it.
 
 Source: CircuitsVis, https://github.com/TransformerLensOrg/CircuitsVis, whose script draws all but the large
 attention patterns: those, above `CANVAS_ABOVE` cells, a canvas of our own draws with the same looks and controls.
@@ -11,8 +11,18 @@ from inspect import signature
 from typing import Any, Literal
 
 from nanogpt_lens.core.errors import ResultError
-from nanogpt_lens.results import AttentionPatterns, LensResult, MixedAttention, NeuronSearch, Result
+from nanogpt_lens.results import (
+    AttentionPatterns,
+    AttributionResult,
+    Circuit,
+    LensResult,
+    MixedAttention,
+    NeuronSearch,
+    PatchingResult,
+    Result,
+)
 from nanogpt_lens.viz.attention_widgets import attention_heads, attention_pattern
+from nanogpt_lens.viz.circuit_widgets import circuit_graph, edge_graph, of_edges
 from nanogpt_lens.viz.neuron_widgets import text_neuron_activations, topk_samples, topk_tokens
 from nanogpt_lens.viz.token_widgets import (
     colored_loss,
@@ -28,9 +38,11 @@ __all__ = [
     "Widget",
     "attention_heads",
     "attention_pattern",
+    "circuit_graph",
     "colored_loss",
     "colored_tokens",
     "colored_tokens_multi",
+    "edge_graph",
     "loss_by_point",
     "setup_notebook",
     "text_neuron_activations",
@@ -67,7 +79,7 @@ def widget(result: Result, *, kind: str | None = None, **options: Any) -> Widget
     name = type(result).__name__
     if not functions:
         axes = ", ".join(result.axes)
-        raise ResultError(f"CircuitsVis has no widget for a {name} with the axes {axes}; draw it with .plot()")
+        raise ResultError(f"there is no widget for a {name} with the axes {axes}; draw it with .plot()")
     kind = kind or next(iter(functions))
     if kind not in functions:
         raise ResultError(f"kind is {kind!r}; expected {' or '.join(functions)} for this {name}")
@@ -84,6 +96,10 @@ def _functions(result: Result) -> dict[str, Callable[..., Widget]]:
         return {"attention_heads": attention_heads, "attention_pattern": attention_pattern}
     if isinstance(result, LensResult):
         return {"token_log_probs": token_log_probs, "loss_by_point": loss_by_point}
+    if isinstance(result, Circuit):
+        return {"circuit_graph": circuit_graph}
+    if isinstance(result, PatchingResult | AttributionResult) and of_edges(result):
+        return {"edge_graph": edge_graph}
     if isinstance(result, NeuronSearch):
         return {"topk_samples": topk_samples}
     if result.axes[-3:] == ("layer", "neuron", "pos") and "pos" in result.labels:

@@ -36,15 +36,13 @@ export function setAttr(element, name, value) {
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, String(value));
 }
 
-/* Replace the children, keeping the focus on the one with the same data-key. */
+/* Replace the children, keeping the focus on the one with the same data-key. Nothing here asks how large anything is,
+   which would lay out the whole page on the spot. */
 export function rebuild(container, children) {
   const root = container.getRootNode();
   const focused = root.activeElement;
   const key = focused && container.contains(focused) ? focused.getAttribute("data-key") : null;
-  const [left, top] = [container.scrollLeft, container.scrollTop];
   container.replaceChildren(...children.filter(Boolean));
-  container.scrollLeft = left;
-  container.scrollTop = top;
   if (key === null) return;
   const again = Array.from(container.querySelectorAll("[data-key]")).find((one) => one.getAttribute("data-key") === key);
   if (again) again.focus({ preventScroll: true });

@@ -29,13 +29,14 @@ function cellColour(palette, value, largest, diverging) {
 }
 
 /* createMatrix({label, read(row, column) -> text, choose(row, column)}) -> {element, update(data)}
-   data = {rows: [text], columns: [text], value(row, column) -> number | null, largest, diverging, text(row, column), numbers} */
+   data = {rows: [text], columns: [text], value(row, column) -> number | null, largest, diverging, text(row, column), numbers,
+           about: what all of that depends on, compared by identity: while it stays, nothing is drawn anew} */
 export function createMatrix({ label, read, choose }) {
   const canvas = elem("canvas", { class: "matrix", tabindex: 0, role: "application", "aria-roledescription": "matrix", "aria-label": label });
   const readout = elem("p", { class: "readout", "aria-live": "polite", text: " " });
   const scroll = elem("div", { class: "scroll" }, canvas);
   const element = elem("div", { class: "matrix-block" }, scroll, readout);
-  const view = { data: null, box: null, cursor: null, canvas, scroll };
+  const view = { data: null, about: [], box: null, cursor: null, canvas, scroll };
 
   function show(cursor) {
     view.cursor = cursor;
@@ -67,6 +68,9 @@ export function createMatrix({ label, read, choose }) {
   return {
     element,
     update(data) {
+      const about = [...data.about, canvas.closest("[data-theme]")?.getAttribute("data-theme")];
+      if (about.every((one, i) => one === view.about[i])) return;
+      view.about = about;
       const stays = view.cursor && data.rows.length > view.cursor.row && data.columns.length > view.cursor.column;
       view.data = data;
       show(stays ? view.cursor : null);

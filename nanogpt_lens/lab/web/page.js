@@ -1,5 +1,5 @@
 /* The page: the views around one store and one engine, drawn together at most once a frame. */
-import { elem, pressable, setAttr, setText } from "./draw.js";
+import { elem, pressable, setText } from "./draw.js";
 import { createResults } from "./results.js";
 import { createStore } from "./store.js";
 import { cyclePartOf, viewModel } from "./view_model.js";
@@ -50,6 +50,14 @@ function createTextDialog() {
 function themeOf(state) {
   if (state.theme !== "auto") return state.theme;
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+}
+
+/* The theme's colours, in a file of its own also behind the page. */
+function drawTheme({ frame, store, standalone }) {
+  const theme = themeOf(store.get());
+  if (frame.getAttribute("data-theme") === theme) return;
+  frame.setAttribute("data-theme", theme);
+  if (standalone) document.body.style.background = getComputedStyle(frame).backgroundColor;
 }
 
 /* Keys of the whole page: undo and redo where no text is being typed. */
@@ -103,6 +111,22 @@ function closesLists(views) {
 }
 
 const FIRST = ["says", "model", "prompts", "stack"]; // what a click is about; large tables follow
+const WAIT = { first: 40, rest: 100 }; // milliseconds that drawing waits for a run on its way: one drawing shows it too
+
+/* Work that is done once it is due: plan(delay) may bring it forward and never puts it off. */
+function createTurn(work) {
+  let timer = 0, due = Infinity;
+  return {
+    plan(delay) {
+      const at = performance.now() + delay;
+      if (at >= due) return;
+      clearTimeout(timer);
+      due = at;
+      timer = setTimeout(() => { due = Infinity; work(); }, delay);
+    },
+    stop() { clearTimeout(timer); due = -Infinity; },
+  };
+}
 
 /* createPage({root, payload, state, standalone, mount}) -> the page: connect(lab) begins to compute. */
 export function createPage(options) {
@@ -112,23 +136,17 @@ export function createPage(options) {
   const views = viewsOf(page);
   layoutOf(page, views);
   page.root.append(frame);
-  let planned = 0, following = 0, closed = false;
-
-  function drawNow() {
-    planned = 0;
-    if (closed) return;
-    const now = store.get();
-    setAttr(frame, "data-theme", themeOf(now));
-    if (standalone) document.body.style.background = getComputedStyle(frame).backgroundColor;
-    for (const name of FIRST) views[name].update(now);
-    clearTimeout(following);
-    following = setTimeout(drawRest, 0);
-  }
-  function drawRest() {
-    if (closed) return;
+  const wait = (most) => (page.results.running(store.get()) ? most : 0);
+  const rest = createTurn(() => {
     for (const [name, view] of Object.entries(views)) if (!FIRST.includes(name)) view.update(store.get());
+  });
+  function drawFirst() {
+    drawTheme(page);
+    for (const name of FIRST) views[name].update(store.get());
+    rest.plan(wait(WAIT.rest));
   }
-  page.draw = () => { if (!planned && !closed) planned = setTimeout(drawNow, 0); };
+  const first = createTurn(drawFirst);
+  page.draw = () => first.plan(wait(WAIT.first));
   const compute = () => { if (page.results.lab) page.results.refresh(); };
   const unlisten = store.listen(() => { compute(); page.draw(); });
   const scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -138,14 +156,13 @@ export function createPage(options) {
   keysAt.addEventListener("keydown", keys);
   page.connect = (lab) => { page.results.lab = lab; compute(); page.draw(); };
   page.close = () => {
-    closed = true;
-    clearTimeout(planned);
-    clearTimeout(following);
+    first.stop();
+    rest.stop();
     unlisten();
     page.toast.close();
     scheme.removeEventListener("change", page.draw);
     keysAt.removeEventListener("keydown", keys);
   };
-  drawNow();
+  drawFirst();
   return page;
 }

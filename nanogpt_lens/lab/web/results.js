@@ -44,6 +44,7 @@ export function createResults({ payload, store, changed }) {
   const later = () => { results.refresh(); changed(); };
   for (const name of ["base", "A", "B", "grid", "set", "lensBase", "lensNow", "sampleBase", "sampleNow"]) results[name] = createTask(later);
   for (const name of ["edges", "sweeps", "neurons"]) results[name] = createTask(changed);
+  results.running = (state) => results.base.busy || results[state.active].busy;
   results.refresh = () => {
     const state = store.get(), question = questionOf(state);
     wantRuns(results, state, question);

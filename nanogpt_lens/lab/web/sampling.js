@@ -25,8 +25,8 @@ export class Sampling {
     this.done = 0; // rows of the trace that are there
   }
 
-  /* One more token. */
-  next() {
+  /* One more token; `breathe` lets others work between the layers: what is done so far is in this sample's own trace. */
+  async next(breathe) {
     const { engine, trace } = this;
     const { n_ctx, n_layers, d_vocab } = engine.config;
     const offset = Math.max(0, this.tokens.length - n_ctx);
@@ -36,7 +36,11 @@ export class Sampling {
     engine.embed(trace, row);
     const put = (edit, name) => this.put(this.origin.get(edit), name);
     const setting = { ...this.setting, tokens: trace.tokens, edits };
-    const pass = engine.pass(trace, setting, { put, row }).through(0, n_layers);
+    const pass = engine.pass(trace, setting, { put, row });
+    for (const layer of range(n_layers)) {
+      pass.through(layer, layer + 1);
+      await breathe();
+    }
     this.done = trace.n;
     const logits = pass.logits([trace.n - 1], new Float32Array(d_vocab)).subarray(0, engine.config.n_tokens);
     const id = chosen(logits, this.options, this.random);

@@ -76,8 +76,7 @@ export const TASKS = {
     const sampling = new Sampling(engine, request);
     try {
       for (let i = 0; i < request.n; i++) {
-        token(sampling.next());
-        await breathe();
+        token(await sampling.next(breathe));
       }
       return { ids: Int32Array.from(sampling.drawn) };
     } finally {

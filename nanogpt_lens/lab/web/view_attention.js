@@ -82,7 +82,8 @@ export function viewAttention(page) {
       if (subject !== about) { about = subject; cell = null; drawControls(); }
       const labels = shown.tokens.map((id) => tokenLabel(payload, id, 6));
       const n = labels.length, difference = state.pattern === "difference";
-      matrix.update({ rows: labels, columns: labels, diverging: difference, largest: difference ? largestSize(values, 0.05) : 1,
+      matrix.update({ about: [shown.base, shown.run, state.pattern, partName(state.chosen)], rows: labels, columns: labels,
+        diverging: difference, largest: difference ? largestSize(values, 0.05) : 1,
         value: (row, column) => (column > row ? null : pattern[row * n + column]) });
       setText(note, attentionInWords(payload, state, shown, values, n));
     },

@@ -80,6 +80,7 @@ export function viewLensCard(page) {
       const n = lens.tokens.length, ofAnswer = state.lens === "answer" && lens.answer !== null;
       const at = (row, column) => rowAt(row) * n + column;
       matrix.update({
+        about: [lens, ofAnswer],
         rows: lens.rows.slice().reverse(), columns: lens.tokens.map((id) => tokenLabel(payload, id, 6)), largest: 1, diverging: false,
         value: (row, column) => (ofAnswer ? lens.answer : lens.prob)[at(row, column)],
         text: (row, column) => {

@@ -106,7 +106,7 @@ export function viewSays(page) {
     update(state) {
       const { shown } = page.results;
       setText(problem, page.results.problem ?? "");
-      setAttr(element, "aria-busy", page.results.base.busy || page.results[state.active].busy);
+      setAttr(element, "aria-busy", page.results.running(state));
       if (!shown) return;
       updateHeadline(page, headline, shown);
       setText(invitation, stackOf(state).length ? " " : invitationOf(page));

@@ -45,7 +45,7 @@ function sourceSelect(page, one, at, change) {
   return [select, numberField("factor", { value: source.scale ?? 1, min: -1000, max: 1000, step: 0.1, key: `scale ${at}`, onchange: scaled })];
 }
 
-function changeCard(page, item, at, n) {
+function changeCard(page, item, at, last) {
   const { payload, store } = page;
   const state = store.get();
   const one = item.intervention;
@@ -61,8 +61,23 @@ function changeCard(page, item, at, n) {
     elem("span", { class: "iv-words", text: words }), effect,
     elem("span", { class: "iv-edit" }, positionSelect(page, one, at, change), ...sourceSelect(page, one, at, change),
       icon("↑", "move up", () => put(movedStack(stackOf(store.get()), at, -1)), at === 0),
-      icon("↓", "move down", () => put(movedStack(stackOf(store.get()), at, 1)), at === n - 1),
+      icon("↓", "move down", () => put(movedStack(stackOf(store.get()), at, 1)), last),
       icon("×", "remove", () => put(stackOf(store.get()).filter((_, i) => i !== at)))));
+}
+
+/* The cards of a list of changes; one whose change, place and choices are as they were stays. */
+function createCards(page, list) {
+  let drawn = [];
+  return (state) => {
+    const items = stackOf(state);
+    const isLast = (at) => at === items.length - 1;
+    const choices = [state.tokens, state.read, page.hasOther()];
+    const now = items.map((item, at) => JSON.stringify([item, isLast(at), choices]));
+    if (now.length === drawn.length && now.every((card, at) => card === drawn[at])) return;
+    const before = [...list.children];
+    rebuild(list, items.map((item, at) => (now[at] === drawn[at] ? before[at] : changeCard(page, item, at, isLast(at)))));
+    drawn = now;
+  };
 }
 
 function togetherInWords(measured) {
@@ -113,18 +128,14 @@ export function viewStack(page) {
   const title = elem("h2");
   const element = elem("section", { class: "card full", "data-tour": "stack", "aria-label": "your changes" },
     elem("div", { class: "card-head" }, title, together, elem("span", { class: "sp" }), ab.element, clear), empty, list, averages, add.element);
-  let drawn = null;
+  const updateCards = createCards(page, list);
   return {
     element,
     close: add.close,
     update(state) {
       const items = stackOf(state);
       setText(title, state.compare ? `Your changes, ${state.active}` : "Your changes");
-      const signature = JSON.stringify([items, state.tokens, state.read, page.hasOther()]);
-      if (signature !== drawn) {
-        drawn = signature;
-        rebuild(list, items.map((item, at) => changeCard(page, item, at, items.length)));
-      }
+      updateCards(state);
       empty.hidden = items.length > 0;
       list.hidden = !items.length;
       averages.hidden = !items.some(({ intervention }) => intervention.source === "mean");

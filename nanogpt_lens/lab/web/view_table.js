@@ -73,7 +73,7 @@ function createFindings(page, name, label) {
       if (drawn !== value) rebuild(list, sortedCells(value, words, adopt));
       drawn = value;
       const numbers = value.table.columns.length <= 13 ? (number) => signedNumber(number) : null;
-      if (looks === "matrix") matrix.update({ ...value.table, diverging: true, largest, numbers, value: (row, column) => value.at[row][column] });
+      if (looks === "matrix") matrix.update({ ...value.table, about: [value], diverging: true, largest, numbers, value: (row, column) => value.at[row][column] });
     },
   };
 }

@@ -6,13 +6,15 @@ import { Engine } from "./engine.js";
 import { TASKS } from "./tasks.js";
 import { tensorsOf, unpacked } from "./weights.js";
 
-const PATIENCE = 12; // milliseconds of work before others are let in
+const PATIENCE = 4; // milliseconds of work before others are let in
+const SHORT = 24; // milliseconds of a run that does not wait to be cancelled
 
 export class Host {
   constructor(post) {
     this.post = post;
     this.cancelled = new Set();
     this.runTook = 0; // milliseconds of the last run
+    this.turns = new Turns();
   }
 
   async receive({ id, task, request }) {
@@ -44,7 +46,7 @@ export class Host {
     let last = performance.now();
     const breathe = async () => {
       if (performance.now() - last < PATIENCE) return;
-      await pause();
+      await this.turns.next();
       last = performance.now();
       if (this.cancelled.has(id)) throw new Cancelled();
     };
@@ -52,14 +54,37 @@ export class Host {
       if (done === total || performance.now() - last >= PATIENCE) this.post({ id, progress: [done, total] });
     };
     const token = (one) => this.post({ id, token: one });
-    if (task !== "run" || this.runTook > PATIENCE * 2) {
-      await pause(); // a cancellation that came right behind the request; what is short is done at once
+    if (task !== "run" || this.runTook > SHORT) {
+      await (task === "run" ? pause() : this.turns.next()); // a cancellation that came right behind the request
       if (this.cancelled.has(id)) throw new Cancelled();
     }
     const asked = task === "prove" ? { cases: this.cases } : request;
     const result = await TASKS[task](this.engine, asked, { breathe, progress, token });
     if (task === "run") this.runTook = result.ms;
     return result;
+  }
+}
+
+/* Jobs that take turns; a message that comes during one job's turn is received before the next job's. */
+class Turns {
+  constructor() {
+    this.waiting = [];
+  }
+
+  /* Resolves when it is one's turn again. */
+  next() {
+    return new Promise((resolve) => {
+      this.waiting.push(resolve);
+      if (this.waiting.length === 1) this.give();
+    });
+  }
+
+  async give() {
+    while (this.waiting.length) {
+      await pause(); // sent before the turn that is being taken
+      await pause(); // sent after it, so behind every message that came during it
+      this.waiting.shift()();
+    }
   }
 }
 

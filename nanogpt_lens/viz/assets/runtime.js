@@ -1,4 +1,4 @@
-/* Mounts what a page or a notebook holds: CircuitsVis components, attention on a canvas, Plotly figures.
+/* Mounts what a page or a notebook holds: CircuitsVis components, attention on a canvas, circuits, Plotly figures.
    Every block is <div data-ngl="ID" data-kind="..."> with a static picture inside, and beside it
    <script type="application/json" data-ngl-data="ID">. Text reaches the page by textContent alone. */
 (function () {
@@ -80,6 +80,10 @@
     attention(block, data) {
       block.replaceChildren();
       window.NGL.attention(block, data);
+    },
+    circuit(block, data) {
+      block.replaceChildren();
+      window.NGL.circuit(block, data);
     },
     plotly(block, data) {
       const narrow = block.clientWidth < 480;

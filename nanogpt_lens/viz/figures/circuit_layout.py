@@ -23,8 +23,10 @@ Ends: TypeAlias = tuple[str, str, str]
 """The node that an edge leaves, the node that it reaches, and "q", "k", "v" or ""."""
 
 _NAME = re.compile(r"(embed|mlp\d{1,3}|\d{1,3}\.\d{1,3})->(?:(mlp\d{1,3}|logits)|(\d{1,3}\.\d{1,3})\.([qkv]))")
+PORTS = {"q": -0.19, "k": 0.0, "v": 0.19}
+"""Where a head is reached, in heads beside its middle."""
+
 _HEAD = 0.62  # width of a head, in heads
-_PORTS = {"q": -0.19, "k": 0.0, "v": 0.19}  # where a head is reached, beside its middle
 _BESIDE = 0.06  # between a node and the first lane
 _LANE = 0.07  # between two lanes, where there is room and there are not many heads
 _MOST = 2048  # heads
@@ -160,7 +162,7 @@ class CircuitLayout:
     def port(self, node: str, part: str) -> Point:
         """Where a head is reached as query, key or value."""
         box = self.boxes[node]
-        return box.x + _PORTS[part], box.bottom
+        return box.x + PORTS[part], box.bottom
 
     def ways(self, edges: Sequence[Ends]) -> list[Way]:
         """The way of each edge."""

@@ -16,6 +16,11 @@ RUN = """async (requests) => {
   for (const one of requests) out.push(await window.lab.run(one));
   return out;
 }"""
+SAMPLE = """async ({request, between}) => {
+  const sampled = window.lab.sample(request);
+  for (const one of between) await window.lab.run(one);
+  return Array.from((await sampled).ids);
+}"""
 LIMIT = 2e-5
 TEXT = "document.querySelector('.nanogpt-lens-lab').shadowRoot.textContent"
 
@@ -150,6 +155,21 @@ def test_the_unedited_run_is_not_changed_by_edits_before_it(opened):
     first, _, again, grown, once_more = page.run([plain, edited, plain, longer, plain])
     assert first == again == once_more
     assert error_of(grown["logits"], page.expected(longer).logits[0]) < LIMIT
+
+
+@pytest.mark.parametrize("off", [[], [{"activation": "z", "layer": 2, "head": 1, "source": "zero"}]], ids=["", "off"])
+def test_a_sample_is_pytorchs_though_runs_come_between(opened, off):
+    page = opened("shakespeare_char")
+    requests = Requests(page.model, seed=4)
+    prompt = requests.ids(58)  # the sample goes past the context of 64
+    between = [requests.request() for _ in range(12)]
+    sample = {"tokens": prompt, "interventions": off, "n": 12, "temperature": 0, "seed": 1}
+    got = page.page.page.evaluate(SAMPLE, {"request": sample, "between": between})
+    tokens = list(prompt)
+    for _ in range(12):
+        said = ngl.intervene(page.model, tokens[-64:], off).logits
+        tokens.append(int(said[0, -1].argmax()))
+    assert got == tokens[58:]
 
 
 @pytest.mark.parametrize(

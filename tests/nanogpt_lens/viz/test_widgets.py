@@ -433,9 +433,7 @@ class TestBadInput:
             attention.widget(**options)
 
     def test_of_others(self, model):
-        with pytest.raises(
-            ResultError, match="CircuitsVis has no widget for a Scores with the axes layer, head; draw it"
-        ):
+        with pytest.raises(ResultError, match="there is no widget for a Scores with the axes layer, head; draw it"):
             ngl.prefix_matching(model, seq_len=5, n=2).widget()
         result = ngl.get_neuron_activations(model, TEXT)
         with pytest.raises(ResultError, match="there is no neuron 999"):
