@@ -196,6 +196,8 @@ def _prompts_title(worse: np.ndarray, better: np.ndarray) -> str:
     n = len(worse)
     if not worse.any() and not better.any():
         return "No prompt changes"
+    if worse.all() or better.all():
+        return f"{'Both' if n == 2 else f'All {n:,}'} prompts get {'worse' if worse.all() else 'better'}"
     same = 1.0 - worse.mean() - better.mean()
     rest = f", {percent(same)} stay the same" if (~worse & ~better).any() else ""
     return f"Of {n:,} prompts {percent(worse.mean())} get worse, {percent(better.mean())} better{rest}"

@@ -216,5 +216,5 @@ def _title(result: Scrubbing) -> str:
     name, permuted = quoted(result.name), result.of(PERMUTED)
     said = f"{name[:1].upper()}{name[1:]} recovers {percent(result.recovered)}"
     if permuted >= result.interval_of_recovered[0]:
-        return f"{said}, permuted features as much: {percent(permuted)}"
+        return f"{said}, permuted features about as much: {percent(permuted)}"
     return f"{said} of what the model does, with permuted features {percent(permuted)}"

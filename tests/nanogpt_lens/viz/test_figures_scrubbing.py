@@ -125,7 +125,7 @@ class TestTree:
 
     def test_the_title_is_the_finding_beside_its_control(self):
         assert title(figure(made())) == "“an idea” recovers 80% of what the model does, with permuted features 10%"
-        assert title(figure(made(recovered=0.12))) == "“an idea” recovers 12%, permuted features as much: 10%"
+        assert title(figure(made(recovered=0.12))) == "“an idea” recovers 12%, permuted features about as much: 10%"
         assert title(figure(made(hypothesis={}))).startswith("The hypothesis recovers 80%")
 
     def test_costs_that_were_not_measured_are_not_drawn(self):
