@@ -18,7 +18,7 @@ from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, interval, line_of, list_of, number, percent, plural, short_path
 from nanogpt_lens.results import Scrubbing
-from nanogpt_lens.results.claims_in_words import features_in_words, node_in_words
+from nanogpt_lens.results.claims_in_words import features_in_words, node_in_words, verb
 from nanogpt_lens.results.scrubbing import FEW_AGREE, PERMUTED
 from nanogpt_lens.text.prompts import LONGEST
 from nanogpt_lens.text.task_pairs import own_task, pairs_by_name
@@ -104,10 +104,11 @@ def _costs(result: Scrubbing) -> list[str]:
     """The claims that surely cost something, the dearest first, in words."""
     found: list[tuple[float, str]] = []
     for row in result.claims_table().to_dict("records"):
-        where = _node(str(row["claim"]))
+        where, feature = _node(str(row["claim"])), features_in_words(str(row["depends_on"]))
+        name = node_in_words(str(row["claim"]).rpartition("/")[2])
         said = {
-            "cost": f"that {where} depends on {features_in_words(str(row['depends_on']))} alone",
-            "rest": f"that {where} reads nothing else",
+            "cost": f"that {where} {verb(name, 'depends')} on {feature} alone",
+            "rest": f"that {where} {verb(name, 'reads')} nothing else",
         }
         for what, words in said.items():
             value, p = row.get(what, math.nan), row.get(f"{what}_p", math.nan)
