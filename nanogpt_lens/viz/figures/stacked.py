@@ -96,7 +96,8 @@ class StackedRows:
             first = top + _LINE * len(lines)
             heights = [-(first + _DOT * (i + 0.5)) for i in range(len(thing.dots))]
             every += zip(thing.dots, heights, strict=True)
-            for dot, y, number in zip(thing.dots, heights, thing.written, strict=False):
+            numbers = thing.written or [""] * len(thing.dots)
+            for dot, y, number in zip(thing.dots, heights, numbers, strict=True):
                 self._add_number(figure, dot, y, number)
         self._add_branches(figure)
         self._dots.add_dots(figure, every)
