@@ -100,6 +100,7 @@ def test_the_commands_run(tmp_path, monkeypatch):
     assert len(lines) >= 5
     monkeypatch.chdir(tmp_path)
     (tmp_path / "input.txt").write_text(TEXT)
+    (tmp_path / "hypothesis.yaml").write_text("logits: {reads: {'1.0': {depends_on: [token, followed_earlier]}}}")
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[1] == "train":
@@ -108,6 +109,8 @@ def test_the_commands_run(tmp_path, monkeypatch):
             words += ["--n", "8"]
         if "task_heads" in words or words[1:3] == ["neurons", "ablate"]:
             words += ["--n", "8"]
+        if words[1] == "scrub":
+            words += ["--n", "16"]
         if words[1] == "induction":
             words += ["--text", "input.txt"]
         if words[1] == "check":

@@ -35,6 +35,7 @@ from nanogpt_lens.cli.options import (
     with_reading,
 )
 from nanogpt_lens.cli.report import register as register_report
+from nanogpt_lens.cli.scrubbing import register as register_scrubbing
 from nanogpt_lens.cli.trajectory import register as register_trajectory
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.choices import ExportFormat, TrainOn
@@ -353,6 +354,7 @@ for register in (
     register_lenses,
     register_neurons,
     register_circuits,
+    register_scrubbing,
     register_trajectory,
     register_catalogue,
     register_report,

@@ -59,6 +59,9 @@ def report(
     corrupted: Annotated[str | None, typer.Option(help="one of the same length with another answer")] = None,
     answer: Annotated[str | None, typer.Option(help="one token; else the model's own after the clean prompt")] = None,
     wrong: Annotated[str | None, typer.Option(help="one token; else the model's own after the corrupted one")] = None,
+    hypothesis: Annotated[
+        Path | None, typer.Option(help="a file that says what the model does, as for scrub: is the explanation true?")
+    ] = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
     *,
@@ -86,6 +89,7 @@ def report(
         corrupted=corrupted,
         answer=answer,
         wrong=wrong,
+        hypothesis=hypothesis,
         seed=seed,
         progress=not as_json and sys.stderr.isatty(),
         **reading.options(),

@@ -15,6 +15,7 @@ from conversion.checkpoint import CHECKPOINT_NAME
 from conversion.config import ActFn
 from conversion.val_loss import ValBin
 from conversion.vocabulary import Vocabulary
+from nanogpt_lens.circuits.claims import Hypothesis, read_hypothesis
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
@@ -35,6 +36,7 @@ from nanogpt_lens.reporting.sections import (
     loss,
     neurons,
     patching,
+    scrubbing,
     summary,
 )
 from nanogpt_lens.reporting.sections.further import further_recipes
@@ -42,10 +44,22 @@ from nanogpt_lens.reporting.subject import OwnPair, Subject, text_of
 from nanogpt_lens.reporting.words import line_of
 from nanogpt_lens.text.corpus import Corpus
 
-RECIPES: dict[str, Recipe] = {
-    module.RECIPE.key: module.RECIPE
-    for module in (certificate, loss, heads, attention, induction, lens, patching, circuits, neurons, lab, checkpoints)
-}
+_MODULES = (
+    certificate,
+    loss,
+    heads,
+    attention,
+    induction,
+    lens,
+    patching,
+    circuits,
+    scrubbing,
+    neurons,
+    lab,
+    checkpoints,
+)
+
+RECIPES: dict[str, Recipe] = {module.RECIPE.key: module.RECIPE for module in _MODULES}
 """All sections but the summary, in their order."""
 
 SECTIONS: Mapping[str, str] = {summary.KEY: summary.TITLE, **{key: r.title for key, r in RECIPES.items()}}
@@ -115,6 +129,7 @@ def report(
     corrupted: str | Sequence[int] | None = None,
     answer: str | int | None = None,
     wrong: str | int | None = None,
+    hypothesis: Hypothesis | Mapping[str, Any] | str | Path | None = None,
     val_bin: ValBin = None,
     seed: int = 0,
     progress: bool = True,
@@ -140,6 +155,7 @@ def report(
             none.
         answer, wrong: one token each, as text or id, what the clean and the corrupted prompt call for; None for the
             model's own top tokens.
+        hypothesis: what the model is said to do, as for `ngl.scrub`; with it there is a section on scrubbing.
         val_bin: the run's validation data, for the certificate: as for `ngl.check`.
         seed: of everything that is drawn.
         progress: show a bar over the sections.
@@ -150,8 +166,8 @@ def report(
 
     Raises:
         AnalysisError: a model in place of a path, a section that does not exist or that these checkpoints cannot
-            have, half a pair, prompts that do not fit or are equal or have no section, an output that cannot be
-            written.
+            have, half a pair, prompts that do not fit or are equal or have no section, a hypothesis that cannot be said
+            of the model or has no section, an output that cannot be written.
         NanoGPTLensError: a checkpoint or text that cannot be read.
     """
     if not isinstance(path, str | Path):
@@ -166,16 +182,16 @@ def report(
     reading = Reading(backend=backend, meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
     stages = checkpoints.checkpoints_of(path)
     alone = len(stages) > 1 and not checkpoints.has_own(path)
-    chosen = chosen_sections(sections, path=path, several=len(stages) > 1, alone=alone)
-    if pair is not None and patching.RECIPE.key not in chosen:
-        raise AnalysisError(
-            "clean and corrupted prompts were given, but the section patching, which alone uses them, is not among the "
-            f"sections ({', '.join(chosen)}); choose it too, or leave the prompts out"
-        )
+    claims = None if hypothesis is None else read_hypothesis(hypothesis)
+    several, scrubs = len(stages) > 1, claims is not None
+    chosen = chosen_sections(sections, path=path, several=several, alone=alone, scrubs=scrubs)
+    _check_used(chosen, pair, claims)
     about: dict[str, Any] = {
         "path": str(path),
         "raw_text": corpus,
         "pair": pair,
+        "hypothesis": claims,
+        "hypothesis_file": scrubbing.file_of(hypothesis),
         "stages": stages,
         "val_bin": val_bin,
         "seed": seed,
@@ -189,7 +205,9 @@ def report(
     return result
 
 
-def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several: bool, alone: bool) -> list[str]:
+def chosen_sections(
+    sections: Sequence[str] | None, *, path: str | Path, several: bool, alone: bool, scrubs: bool = False
+) -> list[str]:
     """The keys of the sections that are made, in the order of `section_titles`.
 
     Args:
@@ -197,10 +215,11 @@ def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several
         path: what the report is about.
         several: it has several checkpoints.
         alone: these are compared, and none is looked into.
+        scrubs: a hypothesis is given.
 
     Raises:
         AnalysisError: one that does not exist, or none; one that needs several checkpoints where there is one, or one
-            where there are several.
+            where there are several, or a hypothesis where there is none.
     """
     titles = section_titles()
     names = [sections] if isinstance(sections, str) else None if sections is None else list(sections)
@@ -215,6 +234,11 @@ def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several
             raise AnalysisError(
                 f"the section {comparing} was chosen, but {path} is one checkpoint; expected a folder with several"
             )
+        if scrubbing.RECIPE.key in names and not scrubs:
+            raise AnalysisError(
+                f"the section {scrubbing.RECIPE.key} was chosen without a hypothesis; give hypothesis='FILE' too, or "
+                "leave it out"
+            )
         single = [name for name in names if name not in (summary.KEY, comparing)] if alone else []
         if single:
             raise AnalysisError(
@@ -224,7 +248,22 @@ def chosen_sections(sections: Sequence[str] | None, *, path: str | Path, several
         return [key for key in titles if key in names]
     if alone:
         return [summary.KEY, checkpoints.RECIPE.key]
-    return [key for key in titles if several or key != checkpoints.RECIPE.key]
+    absent = {checkpoints.RECIPE.key: not several, scrubbing.RECIPE.key: not scrubs}
+    return [key for key in titles if not absent.get(key)]
+
+
+def _check_used(chosen: Sequence[str], pair: OwnPair | None, claims: Hypothesis | None) -> None:
+    """Raise AnalysisError where prompts or a hypothesis are given, and no section uses them."""
+    for given, what, key in (
+        (pair, "clean and corrupted prompts were", patching.RECIPE.key),
+        (claims, "a hypothesis was", scrubbing.RECIPE.key),
+    ):
+        if given is not None and key not in chosen:
+            them, prompts = ("them", "the prompts") if given is pair else ("it", "the hypothesis")
+            raise AnalysisError(
+                f"{what} given, but the section {key}, which alone uses {them}, is not among the sections "
+                f"({', '.join(chosen)}); choose it too, or leave {prompts} out"
+            )
 
 
 def _pair(
@@ -254,6 +293,8 @@ def _subject(about: dict[str, Any], reading: Reading) -> Subject:
     model = convert(checkpoint, backend=reading.backend, consume=True)
     if about["pair"] is not None:
         patching.own_case(model, about["pair"])
+    if about["hypothesis"] is not None:
+        scrubbing.check_hypothesis(model, about["hypothesis"])
     return Subject(**about, checkpoint=kept, n_params=n_params, _model=model, text=text_of(model, about["raw_text"]))
 
 

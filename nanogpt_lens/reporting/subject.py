@@ -17,6 +17,7 @@ from conversion.checkpoint import Checkpoint
 from conversion.token_files import TokenFile
 from conversion.val_loss import ValBin
 from nanogpt_lens.catalogue import find
+from nanogpt_lens.circuits.claims import Hypothesis
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, n_tokens, token_labels
 from nanogpt_lens.model.fingerprints import file_hash
@@ -81,6 +82,8 @@ class Subject:
         text: encoded; None for the model's own text.
         raw_text: as it was given, which every checkpoint that is compared encodes for itself.
         pair: the user's prompts.
+        hypothesis: what the user says that the model does; None for nothing.
+        hypothesis_file: the file that it was given as; None where it was none.
         stages: other checkpoints of the folder, see `checkpoints`.
         val_bin: the run's validation data, for the certificate.
         seed: of everything that is drawn.
@@ -94,6 +97,8 @@ class Subject:
     text: Text | None = None
     raw_text: Corpus | None = None
     pair: OwnPair | None = None
+    hypothesis: Hypothesis | None = None
+    hypothesis_file: str | None = None
     stages: tuple[Path, ...] = ()
     val_bin: ValBin = None
     seed: int = 0
@@ -260,6 +265,8 @@ class Subject:
         pair = {} if self.pair is None or (sections and "patching" not in sections) else self.pair.options()
         if not all(isinstance(value, str) for value in pair.values()):
             return self._report_in_python(pair, sections)
+        scrubs = self.hypothesis is not None and (not sections or "scrubbing" in sections)
+        options += ["--hypothesis", short_path(self.hypothesis_file or "hypothesis.yaml")] if scrubs else []
         for word, value in pair.items():
             options += [f"--{word}", value]
         chosen = ["--sections", ",".join(sections)] if sections else []

@@ -33,6 +33,11 @@ def features_in_words(features: str) -> str:
     return every[0] if len(every) == 1 else f"{', '.join(every[:-1])} and {every[-1]}"
 
 
+def verb(name: str, one: str) -> str:
+    """A verb, such as "depends", that goes with an activation in words: "depend" with "logits" and "keys"."""
+    return one.removesuffix("s") if name == "logits" or name.startswith(("keys ", "values ")) else one
+
+
 def _node(node: str) -> str:
     if part := re.fullmatch(r"(?:\d+\.\d+\.)?([qkv])", node):
         return _PARTS[part[1]]

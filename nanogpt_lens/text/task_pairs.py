@@ -65,12 +65,9 @@ def _task(model: Hooked, name: str) -> Task:
         )
     if name not in NAMES:
         return read_task(name)
-    origin = getattr(model, "nanogpt_origin", None)
-    path = getattr(origin, "path", None)
-    if path is not None and (Path(path).parent / TASK_NAME).is_file():
-        own = read_task(Path(path))
-        if own.kind == name:
-            return own
+    origin, own = getattr(model, "nanogpt_origin", None), _of_run(model)
+    if own is not None and own.kind == name:
+        return own
     vocabulary = getattr(origin, "vocabulary", None)
     if name == "repeated_random" and isinstance(vocabulary, CharVocabulary):
         return RepeatedRandom(vocabulary=vocabulary, name="repeated random characters of the model")
@@ -78,6 +75,20 @@ def _task(model: Hooked, name: str) -> Task:
         "has no characters" if name == "repeated_random" else f"was not trained on {name}, whose bigrams are a text's"
     )
     raise AnalysisError(f"this model {lacks}; expected another task: {_IN_WORDS}")
+
+
+def own_task(model: Hooked) -> str:
+    """The name of the task that the model was trained on, where its folder says so and it has pairs; else induction."""
+    own = _of_run(model)
+    return own.kind if own is not None and own.kind in NAMES else NAMES[0]
+
+
+def _of_run(model: Hooked) -> Task | None:
+    """The task of the model's own run; None where its folder has none."""
+    path = getattr(getattr(model, "nanogpt_origin", None), "path", None)
+    if path is None or not (Path(path).parent / TASK_NAME).is_file():
+        return None
+    return read_task(Path(path))
 
 
 def check_fits(model: Hooked, task: Task) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -127,26 +127,9 @@ def _prompts(result: Scrubbing) -> Drawing:
     sign = _towards_worse(result)
     least = _UNCHANGED * float(np.abs(change).max(initial=0.0))
     worse, better = change * sign > least, change * sign < -least
-    figure, (edges, centres) = go.Figure(), _bins(change)
-    for name, places, colour in (
-        ("worse", worse, _WORSE),
-        ("better", better, _BETTER),
-        ("the same", ~worse & ~better, CONTROL),
-    ):
-        if places.any():
-            counts = np.histogram(change[places], edges)[0]
-            some = counts > 0
-            figure.add_trace(
-                go.Bar(
-                    x=digits(centres[some]),
-                    y=counts[some],
-                    width=float(edges[1] - edges[0]),
-                    marker={"color": colour, "line": {"width": 0.5, "color": style.PAPER}},
-                    name=name,
-                    hovertemplate=f"about %{{x:.3g}}: %{{y}} prompts, {name}.<extra></extra>",
-                )
-            )
     mean = float(change.mean())
+    kinds = [("the same", ~worse & ~better, CONTROL), ("worse", worse, _WORSE), ("better", better, _BETTER)]
+    figure = _histogram(change, kinds)
     figure.add_vline(x=0, line={"color": style.MUTED, "width": 1}, name="no change")
     figure.add_vline(
         x=mean,
@@ -176,6 +159,27 @@ def _prompts(result: Scrubbing) -> Drawing:
     )
 
 
+def _histogram(change: np.ndarray, kinds: Sequence[tuple[str, np.ndarray, str]]) -> go.Figure:
+    """Bars of how many prompts change by how much, each kind of prompts in its colour."""
+    figure, (edges, centres) = go.Figure(), _bins(change)
+    for name, places, colour in kinds:
+        if not places.any():
+            continue
+        counts = np.histogram(change[places], edges)[0]
+        some = counts > 0
+        figure.add_trace(
+            go.Bar(
+                x=digits(centres[some]),
+                y=counts[some],
+                width=float(edges[1] - edges[0]),
+                marker={"color": colour, "line": {"width": 0.5, "color": style.PAPER}},
+                name=name,
+                hovertemplate=f"about %{{x:.3g}}: %{{y}} prompts, {name}.<extra></extra>",
+            )
+        )
+    return figure
+
+
 def _towards_worse(result: Scrubbing) -> float:
     """1 if random logits have more of the metric than the model, as a loss; -1 if they have less."""
     names = result.labels["condition"]
@@ -196,6 +200,8 @@ def _prompts_title(worse: np.ndarray, better: np.ndarray) -> str:
     n = len(worse)
     if not worse.any() and not better.any():
         return "No prompt changes"
+    if worse.all() or better.all():
+        return f"{'Both' if n == 2 else f'All {n:,}'} prompts get {'worse' if worse.all() else 'better'}"
     same = 1.0 - worse.mean() - better.mean()
     rest = f", {percent(same)} stay the same" if (~worse & ~better).any() else ""
     return f"Of {n:,} prompts {percent(worse.mean())} get worse, {percent(better.mean())} better{rest}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import plotly.graph_objects as go
 import torch
 
-from nanogpt_lens.results.claims_in_words import features_in_words, node_in_words
+from nanogpt_lens.results.claims_in_words import features_in_words, node_in_words, verb
 from nanogpt_lens.results.scrubbing import FEW_AGREE, PERMUTED, Scrubbing
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.captions import interval_of
@@ -155,11 +155,11 @@ def _claims(result: Scrubbing, shown: list[int]) -> list[StackedRow]:
         path, feature = result.claims[i], result.features[i]
         parent = next((row_of[above] for above in _above(path) if above in row_of), None)
         pairs = [_dot(result, what, i) for what in _COLOURS if _there(result, what, i)]
-        row_of[path] = len(rows)
+        name, row_of[path] = node_in_words(path.rpartition("/")[2]), len(rows)
         rows.append(
             StackedRow(
-                name=node_in_words(path.rpartition("/")[2]),
-                text=f"depends on {features_in_words(feature)}",
+                name=name,
+                text=f"{verb(name, 'depends')} on {features_in_words(feature)}",
                 dots=[dot for dot, _ in pairs],
                 written=[number for _, number in pairs],
                 depth=0 if parent is None else rows[parent].depth + 1,
@@ -216,5 +216,5 @@ def _title(result: Scrubbing) -> str:
     name, permuted = quoted(result.name), result.of(PERMUTED)
     said = f"{name[:1].upper()}{name[1:]} recovers {percent(result.recovered)}"
     if permuted >= result.interval_of_recovered[0]:
-        return f"{said}, permuted features as much: {percent(permuted)}"
+        return f"{said}, permuted features about as much: {percent(permuted)}"
     return f"{said} of what the model does, with permuted features {percent(permuted)}"

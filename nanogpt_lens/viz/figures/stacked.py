@@ -15,7 +15,7 @@ from nanogpt_lens.viz.tokens import joined, visible
 _LINE, _DOT, _GAP, _HEADING = 15, 10, 5, 22  # pixels of a line of words, of a dot, between rows, of a heading
 _EDGE = 10  # pixels on the left of all words
 _STEP, _DEEPEST = 14, 84  # pixels by which a row stands in, and all of them together
-_PHONE = 336  # pixels of a line of words: a figure does not know how wide it will be
+_PHONE = 304  # pixels of a line of words: a figure does not know how wide it will be
 _MOST_LINES = 2
 
 
@@ -96,7 +96,8 @@ class StackedRows:
             first = top + _LINE * len(lines)
             heights = [-(first + _DOT * (i + 0.5)) for i in range(len(thing.dots))]
             every += zip(thing.dots, heights, strict=True)
-            for dot, y, number in zip(thing.dots, heights, thing.written, strict=False):
+            numbers = thing.written or [""] * len(thing.dots)
+            for dot, y, number in zip(thing.dots, heights, numbers, strict=True):
                 self._add_number(figure, dot, y, number)
         self._add_branches(figure)
         self._dots.add_dots(figure, every)

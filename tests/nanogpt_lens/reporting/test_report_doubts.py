@@ -22,7 +22,18 @@ INTERVAL = re.compile(r"\(−?[\d.]+ to −?[\d.]+\)")
 SAID = re.compile(r"(few|hardly any) examples: n = \d+")
 WITHOUT = ("certificate", "summary")
 """Sections that take long, or repeat others."""
-WITH_INTERVALS = ("loss", "heads", "induction", "lens", "neurons", "checkpoints", "head_importance", "circuits")
+WITH_INTERVALS = (
+    "loss",
+    "heads",
+    "induction",
+    "lens",
+    "neurons",
+    "checkpoints",
+    "head_importance",
+    "circuits",
+    "scrubbing",
+)
+HYPOTHESIS = {"logits": {"reads": {"embed": {"depends_on": "token"}}}}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +71,7 @@ def test_every_block_with_intervals_says_it(folder, registered, monkeypatch, thr
     for kind in intervals.FEW:
         monkeypatch.setitem(intervals.FEW, kind, threshold)
     every = [key for key in section_titles() if key not in WITHOUT]
-    made = report(folder, corpus=text(3000), sections=every, progress=False)
+    made = report(folder, corpus=text(3000), sections=every, hypothesis=HYPOTHESIS, progress=False)
     assert not made.failed
     seen = set()
     for section in made.sections:
