@@ -71,15 +71,21 @@ MAIN = "keys read MLP 0, which reads that head"
 """The hypothesis of which every claim is weakened."""
 
 
+def pairs_of(model: Any, kind: str, n: int = PROMPTS) -> Any:
+    """The prompts of a kind."""
+    from nanogpt_lens.text.task_pairs import pairs_by_name
+
+    return pairs_by_name(model, kind, n=n, seq_len=LENGTH)
+
+
 def of_seed(seed: str) -> dict[str, Any]:
     """What every rung recovers of one model, and what each claim of the main one costs."""
     import nanogpt_lens as ngl
-    from nanogpt_lens.text.task_pairs import pairs_by_name
 
     model = ngl.load(place("induction", seed))
     found: dict[str, Any] = {}
     for kind in PROMPT_KINDS:
-        pairs = pairs_by_name(model, kind, n=PROMPTS, seq_len=LENGTH)
+        pairs = pairs_of(model, kind)
         results = {
             name: ngl.scrub(model, {"name": name, **rung}, pairs, n_draws=DRAWS, weaken=False)
             for name, rung in ladder(PREVIOUS[seed]).items()
@@ -103,13 +109,15 @@ def _share(result: Any) -> dict[str, Any]:
 
 
 def counting(name: str, seed: str) -> dict[str, Any]:
-    """What "it depends on the last token, and on which others there are" recovers, on prompts in several orders."""
+    """What "it depends on the last token, and on which others there are" recovers, of prompts in their own order.
+
+    Seven random orders of each stand in for it.
+    """
     import nanogpt_lens as ngl
     from nanogpt_lens.text.pair import Pair
-    from nanogpt_lens.text.task_pairs import pairs_by_name
 
     model = ngl.load(place(name, seed))
-    pairs = pairs_by_name(model, "trigger_bigrams", n=PROMPTS // ORDERS, seq_len=LENGTH)
+    pairs = pairs_of(model, "trigger_bigrams", PROMPTS // ORDERS)
     generator = torch.Generator().manual_seed(0)
     orders = [torch.arange(LENGTH), *(_shuffled(generator) for _ in range(ORDERS - 1))]
     some = [pairs.clean[:, order] for order in orders]
@@ -123,10 +131,12 @@ def counting(name: str, seed: str) -> dict[str, Any]:
         "which characters there are": ["token", "counts_before"],
         "the last character alone": "token",
     }
-    return {
-        words: _share(ngl.scrub(model, {"logits": {"depends_on": feature}}, data, n_draws=DRAWS, weaken=False))
-        for words, feature in said.items()
-    }
+    in_order = torch.arange(len(pairs.clean))
+    found = {}
+    for words, feature in said.items():
+        result = ngl.scrub(model, {"logits": {"depends_on": feature}}, data, n_draws=DRAWS, weaken=False)
+        found[words] = dict(zip(("recovered", "low", "high"), result.recovered_of(in_order), strict=True))
+    return found
 
 
 def _shuffled(generator: torch.Generator) -> torch.Tensor:
@@ -176,14 +186,19 @@ def main() -> None:
     """Scrub, unless the tables alone are asked for, and fill the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tables", action="store_true", help="fill the tables from the file that is there")
-    if not parser.parse_args().tables:
-        models = {"1 layer": "induction_control", "2 layers": "induction"}
-        found = {
-            "seeds": {seed: of_seed(seed) for seed in SEEDS},
-            "counting": {words: {s: counting(name, s) for s in SEEDS} for words, name in models.items()},
-        }
+    parser.add_argument("--again", action="store_true", help="compute what the file has already, too")
+    options = parser.parse_args()
+    found: dict[str, Any] = {"seeds": {}, "counting": {}}
+    if OUT.is_file() and not options.again:
+        found = json.loads(OUT.read_text())
+    for seed in [] if options.tables else SEEDS:
+        if seed not in found["seeds"]:
+            found["seeds"][seed] = of_seed(seed)
+            write_text(OUT, json.dumps(found, indent=1) + "\n")
+    if not options.tables and not found["counting"]:
+        found["counting"]["1 layer"] = {SEEDS[0]: counting("induction_control", SEEDS[0])}
+        found["counting"]["2 layers"] = {seed: counting("induction", seed) for seed in SEEDS}
         write_text(OUT, json.dumps(found, indent=1) + "\n")
-    found = json.loads(OUT.read_text())
     if DOCUMENT.is_file():
         tables = {name: table(found) for name, table in TABLES.items()}
         write_text(DOCUMENT, with_tables(DOCUMENT.read_text(), tables))

@@ -31,6 +31,7 @@ NAMES = [
     "03_logit_lens_analysis",
     "04_novel_findings",
     "05_circuits",
+    "06_causal_scrubbing",
 ]
 SECTIONS = ["Question", "Method", "What to expect", "What we found", "What could be wrong"]
 MOST_LINES, MOST_BYTES = 120, 1_000_000
