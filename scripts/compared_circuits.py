@@ -26,18 +26,14 @@ METHODS = ("exact", "eap_ig", "eap", "greedy")
 _KEPT = ("values", "low", "high", "chance", "p", "ceiling", "renumbered", "renumbered_p", "half_correlation", "gap")
 
 
-def asked(model: Any, kind: str, seed: int, solver: Any = None) -> tuple[Any, ...]:
+def asked(model: Any, kind: str, seed: int) -> tuple[Any, ...]:
     """Clean prompts, corrupted prompts and the metric."""
-    import nanogpt_lens as ngl
     from nanogpt_lens.running.metrics import logit_diff_of
     from nanogpt_lens.text.task_pairs import pairs_by_name
 
-    if kind == "repeated random":
-        pairs = pairs_by_name(model, "repeated_random", n=PROMPTS, seq_len=LENGTH, seed=seed)
-    elif solver is not None:
-        pairs = ngl.induction_pairs(model, n=PROMPTS, seq_len=LENGTH, seed=seed, solved_by=solver)
-    else:
-        pairs = pairs_of_kind(model, kind, seed)
+    options: dict[str, Any] = {"n": PROMPTS, "seq_len": LENGTH, "seed": seed}
+    repeated = kind == "repeated random"
+    pairs = pairs_by_name(model, "repeated_random", **options) if repeated else pairs_of_kind(model, kind, seed)
     return pairs.clean, pairs.corrupted, logit_diff_of(pairs)
 
 
@@ -48,22 +44,22 @@ def found(model: Any, prompts: tuple[Any, ...], method: Any = "exact") -> Any:
     return ngl.find_circuit(model, *prompts, method=method, orders=0, progress=False)
 
 
-def seeds() -> dict[str, Any]:
-    """The three seeds on both kinds of prompts, heads matched in two ways."""
+def seeds(some: list[str]) -> dict[str, Any]:
+    """The seeds on both kinds of prompts, heads matched in two ways."""
     import nanogpt_lens as ngl
 
-    models = {seed: ngl.load(place("induction", seed)) for seed in SEEDS}
+    models = {seed: ngl.load(place("induction", seed)) for seed in some}
     out = {}
     for kind, called in KINDS.items():
         things = [(m, found(m, asked(m, kind, 0)), *asked(m, kind, 1)) for m in models.values()]
         for match, splits in (("behaviour", 4), ("effects", 0)):
-            options: dict[str, Any] = {"match": match, "splits": splits, "names": SEEDS}
+            options: dict[str, Any] = {"match": match, "splits": splits, "names": some}
             out[f"{called}, {match}"] = plain(ngl.compare_circuits(*things, **options, progress=False))
     return out
 
 
-def stages() -> dict[str, Any]:
-    """Some stages of the first run, on its own task."""
+def stages(some: list[str]) -> dict[str, Any]:
+    """Some stages of the first run, on its own task; it alone has them."""
     import nanogpt_lens as ngl
 
     things = []
@@ -74,12 +70,12 @@ def stages() -> dict[str, Any]:
     return {"trigger bigrams": plain(ngl.compare_circuits(*things, **options, splits=2, progress=False))}
 
 
-def tasks() -> dict[str, Any]:
+def tasks(some: list[str]) -> dict[str, Any]:
     """Three kinds of prompts on each seed."""
     import nanogpt_lens as ngl
 
     out = {}
-    for seed in SEEDS:
+    for seed in some:
         model = ngl.load(place("induction", seed))
         kinds = {**KINDS, "repeated random": "repeated random"}
         things = [(model, found(model, asked(model, kind, 0)), *asked(model, kind, 1)) for kind in kinds]
@@ -87,12 +83,12 @@ def tasks() -> dict[str, Any]:
     return out
 
 
-def methods() -> dict[str, Any]:
+def methods(some: list[str]) -> dict[str, Any]:
     """Four methods on each seed; each is asked on the prompts that it is compared on, whose noise they share."""
     import nanogpt_lens as ngl
 
     out = {}
-    for seed in SEEDS:
+    for seed in some:
         model = ngl.load(place("induction", seed))
         prompts, others = (asked(model, "solved", s) for s in (0, 1))
         circuits = [found(model, prompts, method) for method in METHODS]
@@ -154,28 +150,38 @@ def diagonal(one: dict[str, Any], score: str, what: str = "values") -> list[floa
 
 
 def seeds_table(numbers: dict[str, Any]) -> str:
-    """The seeds, a row for each kind of prompts and way of matching."""
-    rows = []
-    for name, one in numbers["seeds"].items():
-        ceiling = off_diagonal(one, "rank_correlation", "ceiling")
-        shared = off_diagonal(one, "jaccard", "ceiling")
-        rows.append(
-            [
-                name,
-                span(off_diagonal(one, "rank_correlation")),
-                span(off_diagonal(one, "rank_correlation", "chance")),
-                f"{max(off_diagonal(one, 'rank_correlation', 'p')):.3f}",
-                span(ceiling) if ceiling else "–",
-                span(off_diagonal(one, "jaccard")),
-                span(off_diagonal(one, "jaccard", "chance")),
-                span(shared) if shared else "–",
-                span(off_diagonal(one, "transfer")),
-                span([v for i, row in enumerate(one["renumbered"]) for j, v in enumerate(row) if i != j]),
-                span(diagonal(one, "transfer")),
-            ]
-        )
-    header = ["prompts, match", "correlation", "chance", "p at most", "ceiling", "shared edges", "chance", "ceiling"]
-    return markdown([*header, "transfer", "other heads", "own"], rows)
+    """The seeds, a column for each kind of prompts and way of matching heads."""
+    columns = [_seeds_column(one) for one in numbers["seeds"].values()]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    return markdown(["", *numbers["seeds"]], rows)
+
+
+def _seeds_column(one: dict[str, Any]) -> dict[str, str]:
+    """What is said of the pairs of seeds, each as the least and the largest."""
+
+    def of(score: str, what: str = "values") -> str:
+        some = off_diagonal(one, score, what)
+        return span(some) if some else "–"
+
+    def reach(score: str) -> str:
+        return span([*off_diagonal(one, score, "low"), *off_diagonal(one, score, "high")])
+
+    others = [v for i, row in enumerate(one["renumbered"]) for j, v in enumerate(row) if i != j]
+    return {
+        "rank correlation": of("rank_correlation"),
+        "its intervals reach": reach("rank_correlation"),
+        "by chance": of("rank_correlation", "chance"),
+        "p": of("rank_correlation", "p"),
+        "ceiling": of("rank_correlation", "ceiling"),
+        "shared edges": of("jaccard"),
+        "of random circuits": of("jaccard", "chance"),
+        "of halves of the prompts": of("jaccard", "ceiling"),
+        "transfer": of("transfer"),
+        "its intervals reach ": reach("transfer"),
+        "of random circuits ": of("transfer", "chance"),
+        "with heads at random": span(others),
+        "own circuits": span(diagonal(one, "transfer")),
+    }
 
 
 def matrix_table(one: dict[str, Any], score: str) -> str:
@@ -206,7 +212,6 @@ def _two(value: float) -> str:
 TABLES = {
     "compared_seeds": seeds_table,
     "compared_stages": lambda n: matrix_table(n["stages"]["trigger bigrams"], "transfer"),
-    "compared_stages_correlation": lambda n: matrix_table(n["stages"]["trigger bigrams"], "rank_correlation"),
     "compared_tasks": lambda n: beside_table(n["tasks"], "transfer"),
     "compared_methods": lambda n: beside_table(n["methods"], "rank_correlation"),
     "compared_methods_edges": lambda n: beside_table(n["methods"], "jaccard"),
@@ -217,13 +222,15 @@ def main() -> None:
     """Compute what is asked for, and fill the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="those to compute; all by default")
+    parser.add_argument("--seeds", nargs="*", default=SEEDS, help="of tasks and methods, whose others stay as they are")
     parser.add_argument("--tables", action="store_true", help="fill the tables from the numbers that are there")
     options = parser.parse_args()
     numbers = json.loads(OUT.read_text()) if OUT.is_file() else {}
     for part in [] if options.tables else options.parts or PARTS:
-        numbers[part] = PARTS[part]()
+        new = PARTS[part](options.seeds)
+        numbers[part] = {**numbers.get(part, {}), **new}
         write_text(OUT, json.dumps(dict(sorted(numbers.items())), indent=1) + "\n")
-        for name, one in numbers[part].items():
+        for name, one in new.items():
             print(part, name, one["sentence"], flush=True)
     if DOCUMENT.is_file():
         filled = TABLE_IN.sub(

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.results.compared_circuits import CircuitComparison
@@ -16,6 +16,7 @@ from nanogpt_lens.viz.figures.choices import one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map, heat_maps
 from nanogpt_lens.viz.figures.labels import places
+from nanogpt_lens.viz.figures.numbers import facts
 
 _SHOWN = ("rank_correlation", "jaccard", "transfer")
 _NAMES = {
@@ -48,7 +49,7 @@ def comparison(
             _map(result, score),
             title=_title(result),
             unit=f"{_NAMES[score]}: {_UNIT}",
-            x_title="model" if score == "transfer" else "",
+            x_title="in the model of" if score == "transfer" else "",
             y_title="circuit of" if score == "transfer" else "",
             signed=True,
         )
@@ -58,7 +59,7 @@ def comparison(
         [_map(result, name) for name in _SHOWN],
         title=_title(result),
         unit=_UNIT,
-        x_title="",
+        x_title="in the model of",
         y_title="",
         signed=True,
         columns=1,
@@ -75,34 +76,21 @@ def _map(result: CircuitComparison, score: str) -> Map:
         values.fill_diagonal_(0).diagonal().add_(result.score(score, "ceiling").diagonal())
         chance.diagonal().copy_(chance.nanmean(1))
     names = places(result, "one")
+    ends = {end: result.score(score, end) for end in ("low", "high")}
+    known = {} if bool(ends["low"].isnan().all()) else ends
+    ceiling = result.score(score, "ceiling")
+    others = {"by_chance": chance, "p": result.score(score, "p")}
+    data, said = facts(**known, **others, ceiling=None if bool(ceiling.isnan().all()) else ceiling)
     return Map(
         z=values - chance,
         x=names,
         y=names,
-        hover=_hover(result, score),
-        data=_facts(result, score, values, chance),
+        hover=f"%{{y}} {'in' if score == 'transfer' else 'and'} %{{x}}: %{{text}}{said}.",
+        data=data,
         text=[[_cell(value) for value in row] for row in values.tolist()],
         downwards=True,
         name=_NAMES[score],
     )
-
-
-def _facts(
-    result: CircuitComparison, score: str, values: Float[Tensor, "one other"], chance: Float[Tensor, "one other"]
-) -> Float32[np.ndarray, "one other fact"]:
-    """What the hover text says of each cell."""
-    others = [result.score(score, what) for what in ("ceiling", "p", "low", "high")]
-    return torch.stack([values, chance, *others], dim=-1).float().numpy()
-
-
-def _hover(result: CircuitComparison, score: str) -> str:
-    said = "%{y} in %{x}" if score == "transfer" else "%{y} and %{x}"
-    parts = [f"{said}: %{{customdata[0]:.2f}}", "by chance %{customdata[1]:.2f}"]
-    parts += ["ceiling %{customdata[2]:.2f}"] if not bool(result.score(score, "ceiling").isnan().all()) else []
-    parts += ["p %{customdata[3]:.3f}"]
-    if not bool(result.score(score, "low").isnan().all()):
-        parts.append("95% interval %{customdata[4]:.2f} to %{customdata[5]:.2f}")
-    return "<br>".join(parts)
 
 
 def _cell(value: float) -> str:

@@ -86,7 +86,7 @@ def test_what_the_diagonals_are_is_said():
     drawn = figure(bare)
     assert "On the first two diagonals nothing, since no ceiling was measured" in drawn.layout.meta["caption"]
     assert drawn.data[0].text[0][0] == ""
-    assert "ceiling %" not in drawn.data[0].hovertemplate
+    assert "ceiling" not in drawn.data[0].hovertemplate
 
 
 @pytest.mark.parametrize("score", SCORES)
