@@ -114,6 +114,7 @@ def plain(result: Any) -> dict[str, Any]:
         "names": list(result.names),
         "scores": list(result.labels["score"]),
         "n_edges": list(result.n_edges),
+        "edges": result.provenance["arguments"]["circuits"],
         "shared": result.shared.tolist(),
         "partner": result.partner.tolist(),
         "worth": _rounded(result.worth.tolist()),
@@ -167,21 +168,34 @@ def _seeds_column(one: dict[str, Any]) -> dict[str, str]:
         return span([*off_diagonal(one, score, "low"), *off_diagonal(one, score, "high")])
 
     others = [v for i, row in enumerate(one["renumbered"]) for j, v in enumerate(row) if i != j]
+    possible = shares_of_possible(one)
     return {
         "rank correlation": of("rank_correlation"),
-        "its intervals reach": reach("rank_correlation"),
-        "by chance": of("rank_correlation", "chance"),
+        "intervals reach": reach("rank_correlation"),
+        "of other orders of the heads": of("rank_correlation", "chance"),
         "p": of("rank_correlation", "p"),
         "ceiling": of("rank_correlation", "ceiling"),
+        "share of what is possible": span(possible) if possible else "–",
         "shared edges": of("jaccard"),
-        "of random circuits": of("jaccard", "chance"),
-        "of halves of the prompts": of("jaccard", "ceiling"),
+        "with random circuits": of("jaccard", "chance"),
+        "between halves of the prompts": of("jaccard", "ceiling"),
         "transfer": of("transfer"),
-        "its intervals reach ": reach("transfer"),
-        "of random circuits ": of("transfer", "chance"),
+        "its intervals reach": reach("transfer"),
+        "of random circuits": of("transfer", "chance"),
         "with heads at random": span(others),
         "own circuits": span(diagonal(one, "transfer")),
     }
+
+
+def shares_of_possible(one: dict[str, Any]) -> list[float]:
+    """The rank correlation as a share of its ceiling, both above chance, of all pairs."""
+    three = (off_diagonal(one, "rank_correlation", what) for what in ("values", "chance", "ceiling"))
+    values, chance, ceiling = three
+    if not ceiling:
+        return []
+    return [
+        (value - by_chance) / (most - by_chance) for value, by_chance, most in zip(values, chance, ceiling, strict=True)
+    ]
 
 
 def matrix_table(one: dict[str, Any], score: str) -> str:

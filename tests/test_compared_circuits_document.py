@@ -17,7 +17,8 @@ BEST = [SEEDS[f"{kind}, effects"] for kind in ("induction", "trigger bigrams")]
 
 
 def percent(values):
-    return f"{100 * min(values):.0f} to {100 * max(values):.0f}%"
+    ends = [f"{100 * end:.0f}" for end in (min(values), max(values))]
+    return f"{ends[0]}%" if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}%"
 
 
 def others(one):
@@ -44,15 +45,17 @@ def test_what_is_said_of_the_seeds_is_true():
         f"So {span(off(INDUCTION, 'rank_correlation'))} on induction",
         f"in all three pairs (p at most {max(off(INDUCTION, 'rank_correlation', 'p')):.2f})",
         f"and {span(off(BIGRAMS, 'rank_correlation'))} on trigger bigrams",
-        f"(p from {min(off(BIGRAMS, 'rank_correlation', 'p')):.2f} to {max(off(BIGRAMS, 'rank_correlation', 'p')):.2f})",
+        f"(p from {span(off(BIGRAMS, 'rank_correlation', 'p'))})",
         f"random does {span(others(BIGRAMS))}",
         f"On induction it does {span(others(INDUCTION))}",
     ):
         assert said in PROSE, said
     every = [INDUCTION, BIGRAMS]
     ceilings = [v for one in every for v in off(one, "rank_correlation", "ceiling")]
-    assert f"correlate by {span(ceilings)} only" in PROSE
+    assert f"of the prompts put the ceiling at {span(ceilings)}." in PROSE
     assert f"alone, give {span([v for one in every for v in off(one, 'rank_correlation', 'chance')])} already" in PROSE
+    possible = [span(compared.shares_of_possible(one)) for one in every]
+    assert f"between chance and ceiling that is {possible[0]} and {possible[1]}." in PROSE
     more = [
         best - plain
         for match, one in zip(BEST, every, strict=True)
@@ -82,3 +85,42 @@ def test_what_is_said_of_the_stages_is_true():
     p = STAGES["p"][STAGES["scores"].index("rank_correlation")]
     assert [(i, j) for i in range(6) for j in range(i) if p[i][j] <= 0.05] == [(5, 4)]
     assert p[5][4] == pytest.approx(0.01)
+
+
+def test_what_is_said_of_the_circuits_is_true():
+    """On trigger bigrams all four heads of layer 1 in every seed, and no head of layer 0."""
+    for edges in BIGRAMS["edges"]:
+        assert {f"mlp0->1.{head}.v" for head in range(4)} <= {*edges}
+        assert not any(edge.startswith("0.") or "->0." in edge for edge in edges)
+
+
+def test_what_is_said_of_the_tasks_is_true():
+    shared, chance, apart, together, ps = [], [], [], [], []
+    for one in NUMBERS["tasks"].values():
+        assert one["names"] == ["induction", "trigger bigrams", "repeated random"]
+        of = {name: one["values"][one["scores"].index(name)] for name in ("jaccard", "transfer")}
+        place = one["scores"].index("jaccard")
+        shared.append(of["jaccard"][0][1])
+        chance.append(one["chance"][place][0][1])
+        ps.append(one["p"][place][0][1])
+        apart += [of["transfer"][0][1], of["transfer"][1][0]]
+        together += [of["transfer"][i][j] for i in (1, 2) for j in (1, 2)]
+    assert f"share {percent(shared)} of the edges in either, where random circuits share {percent(chance)}" in PROSE
+    assert max(ps) < 0.0101
+    assert max(map(abs, apart)) < 0.005
+    assert f"the circuit of either does {compared.span(together)} of both" in PROSE
+
+
+def test_what_is_said_of_the_methods_is_true():
+    ranks, edges, exact, gradient = [], [], [], []
+    for one in NUMBERS["methods"].values():
+        assert one["names"] == ["exact", "eap_ig", "eap", "greedy"]
+        of = {name: one["values"][one["scores"].index(name)] for name in ("rank_correlation", "jaccard", "transfer")}
+        ranks += of["rank_correlation"][0][1:3]
+        edges += of["jaccard"][0][1:3]
+        exact.append(of["transfer"][0][0])
+        gradient.append(of["transfer"][1][1])
+        assert one["n_edges"][1] == one["n_edges"][0] + 1
+    span = compared.span
+    assert f"like the exact effects by {span(ranks)}, and their circuits share {percent(edges)}" in PROSE
+    assert f"does {span(exact)}, and that of EAP-IG, which has an edge more, {span(gradient)}" in PROSE
