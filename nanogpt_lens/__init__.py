@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.circuits.running import run_circuit
     from nanogpt_lens.circuits.scrubbing import scrub
     from nanogpt_lens.circuits.validation import validate_circuit
+    from nanogpt_lens.compare.circuits import compare_circuits
     from nanogpt_lens.compare.heads import match_heads
     from nanogpt_lens.core.errors import AnalysisError, NanoGPTLensError
     from nanogpt_lens.directions.steer import steer, steering_effect
@@ -89,6 +90,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.circuits.running": ("run_circuit",),
     "nanogpt_lens.circuits.scrubbing": ("scrub",),
     "nanogpt_lens.circuits.validation": ("validate_circuit",),
+    "nanogpt_lens.compare.circuits": ("compare_circuits",),
     "nanogpt_lens.compare.heads": ("match_heads",),
     "nanogpt_lens.core.errors": ("AnalysisError", "NanoGPTLensError"),
     "nanogpt_lens.directions.steer": ("steer", "steering_effect"),

@@ -20,7 +20,7 @@ from scripts.results import DATA, ROOT, SEEDS, place
 OUT = DATA / "circuits.json"
 DOCUMENT = ROOT / "docs" / "CIRCUITS.md"
 PROMPTS, LENGTH, ORDERS = 32, 32, 8
-_TABLE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TABLE_IN = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def of_seed(seed: str) -> dict[str, Any]:
@@ -228,7 +228,8 @@ def main() -> None:
         print(seed, seeds[seed]["verdict"])
     if DOCUMENT.is_file():
         text = DOCUMENT.read_text()
-        write_text(DOCUMENT, _TABLE.sub(lambda m: f"{m[1]}{TABLES[m[2]](seeds)}\n{m[3]}", text))
+        filled = TABLE_IN.sub(lambda m: f"{m[1]}{TABLES[m[2]](seeds)}\n{m[3]}" if m[2] in TABLES else m[0], text)
+        write_text(DOCUMENT, filled)
 
 
 if __name__ == "__main__":

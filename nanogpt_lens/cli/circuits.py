@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.cli.circuit_checks import grade, validate
+from nanogpt_lens.cli.circuit_compare import compare
 from nanogpt_lens.cli.options import (
     CsvOption,
     JsonOption,
@@ -52,7 +53,8 @@ def register(parent: typer.Typer) -> None:
     """Add the commands to the application."""
     for command in (edges, find, grade, validate):
         app.command()(on_model(with_prompts(command)))
-    app.command()(with_reading(with_prompts(check)))
+    for command in (check, compare):
+        app.command()(with_reading(with_prompts(command)))
     parent.add_typer(app, name="circuit")
 
 

@@ -10,6 +10,7 @@ from nanogpt_lens.results.attribution import LogitAttribution
 from nanogpt_lens.results.base import Result, load_result
 from nanogpt_lens.results.caching import ResultCache
 from nanogpt_lens.results.circuits import CircuitRuns
+from nanogpt_lens.results.compared_circuits import CircuitComparison
 from nanogpt_lens.results.effects import (
     NeuronAblation,
     NeuronStatistics,
@@ -44,6 +45,7 @@ __all__ = [
     "AttributionResult",
     "ChangePoint",
     "Circuit",
+    "CircuitComparison",
     "CircuitGrades",
     "CircuitRuns",
     "CircuitValidation",

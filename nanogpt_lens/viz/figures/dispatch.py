@@ -12,6 +12,7 @@ import nanogpt_lens.viz.figures.attention as attention
 import nanogpt_lens.viz.figures.attribution as attribution
 import nanogpt_lens.viz.figures.bars as bars
 import nanogpt_lens.viz.figures.circuit as circuit
+import nanogpt_lens.viz.figures.circuit_comparison as circuit_comparison
 import nanogpt_lens.viz.figures.circuit_grades as circuit_grades
 import nanogpt_lens.viz.figures.circuit_validation as circuit_validation
 import nanogpt_lens.viz.figures.composition as composition
@@ -33,6 +34,7 @@ from nanogpt_lens.results import (
     AttentionPatterns,
     AttributionResult,
     Circuit,
+    CircuitComparison,
     CircuitGrades,
     CircuitValidation,
     ConvergenceResult,
@@ -66,6 +68,7 @@ KINDS: dict[type[Result], Draw] = {
     AttentionPatterns: attention.patterns,
     AttributionResult: patching.estimates,
     Circuit: circuit.circuit,
+    CircuitComparison: circuit_comparison.comparison,
     CircuitGrades: circuit_grades.grades,
     CircuitValidation: circuit_validation.validation,
     ConvergenceResult: lens.convergence,

@@ -16,6 +16,7 @@ from tests.nanogpt_lens.circuits import asking
 from tests.nanogpt_lens.neurons.neuron_helpers import play
 
 QUIET = {"progress": False}
+PLAIN = ["embed->logits"]
 CLEAN = ["ROMEO: I l", "HENRY: I l", "LUCIO: I l", "TYBAL: I l"]
 CORRUPTED = ["JULIE: I h", "ROMEO: I h", "MARCI: I h", "DUKEE: I h"]
 TEXT = "First Citizen:\nBefore we proceed any further"
@@ -142,6 +143,13 @@ RESULTS: dict[str, Callable[[], Result]] = {
     ),
     "scrub": lambda: ngl.scrub(
         asking.model(), HYPOTHESIS, ngl.induction_pairs(asking.model(), n=12, seq_len=6), **QUIET
+    ),
+    "compare_circuits": lambda: ngl.compare_circuits(
+        *((asking.model(), edges, *asking.texts(), asking.METRIC) for edges in (["embed->0.1", "0.1->logits"], PLAIN)),
+        n_random=5,
+        draws=9,
+        splits=1,
+        **QUIET,
     ),
     "logit_lens": lambda: ngl.logit_lens(model(), TEXT),
     "logit_lens, two texts": lambda: ngl.logit_lens(model(), [TEXT[:9], TEXT[9:18]]),
