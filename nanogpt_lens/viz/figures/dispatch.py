@@ -12,6 +12,7 @@ import nanogpt_lens.viz.figures.attention as attention
 import nanogpt_lens.viz.figures.attribution as attribution
 import nanogpt_lens.viz.figures.bars as bars
 import nanogpt_lens.viz.figures.circuit as circuit
+import nanogpt_lens.viz.figures.circuit_atlas as circuit_atlas
 import nanogpt_lens.viz.figures.circuit_grades as circuit_grades
 import nanogpt_lens.viz.figures.circuit_validation as circuit_validation
 import nanogpt_lens.viz.figures.composition as composition
@@ -32,6 +33,7 @@ from nanogpt_lens.results import (
     AttentionPatterns,
     AttributionResult,
     Circuit,
+    CircuitAtlas,
     CircuitGrades,
     CircuitValidation,
     ConvergenceResult,
@@ -64,6 +66,7 @@ KINDS: dict[type[Result], Draw] = {
     AttentionPatterns: attention.patterns,
     AttributionResult: patching.estimates,
     Circuit: circuit.circuit,
+    CircuitAtlas: circuit_atlas.atlas,
     CircuitGrades: circuit_grades.grades,
     CircuitValidation: circuit_validation.validation,
     ConvergenceResult: lens.convergence,
@@ -171,7 +174,7 @@ def options_of(result: Result) -> tuple[str, ...]:
 
 def _drawer(result: Result) -> Draw:
     """The function that draws such a result."""
-    if "step" in result.axes:
+    if "step" in result.axes and not isinstance(result, CircuitAtlas):
         return trajectories.over_steps
     for kind in type(result).__mro__:
         if kind in KINDS:
