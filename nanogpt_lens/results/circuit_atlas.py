@@ -100,12 +100,12 @@ class CircuitAtlas(Result):
         """The edges that came and went.
 
         At the stage where their effect is largest its interval is beyond `least`, and at the last stages it is below
-        half of that.
+        half of that, not changed for good.
         """
         peak, places = self.values.abs().max(0)
         near = torch.minimum(self.low.abs(), self.high.abs()).gather(0, places[None])[0]
         one_sided = (self.low * self.high > 0).gather(0, places[None])[0]
-        gone = (near > self.least) & one_sided & (self.final.abs() < peak / 2)
+        gone = (near > self.least) & one_sided & (self.final.abs() < peak / 2) & ~self.changed
         return tuple(name for name, flag in zip(self.edges, gone.tolist(), strict=True) if flag)
 
     def half_of(self, edge: str) -> tuple[float, float, float]:
