@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_lens.cli.circuit_atlas import atlas
 from nanogpt_lens.cli.circuit_checks import grade, validate
 from nanogpt_lens.cli.circuit_compare import compare
 from nanogpt_lens.cli.options import (
@@ -55,6 +56,7 @@ def register(parent: typer.Typer) -> None:
         app.command()(on_model(with_prompts(command)))
     for command in (check, compare):
         app.command()(with_reading(with_prompts(command)))
+    app.command()(with_reading(atlas))
     parent.add_typer(app, name="circuit")
 
 

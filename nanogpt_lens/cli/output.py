@@ -122,7 +122,7 @@ def draw(picture: Any, plot: Path | None) -> None:
 
     figure = picture.plot() if hasattr(picture, "plot") else picture
     if plot.suffix == ".html":
-        write_text(plot, figure.to_html(include_plotlyjs=True))
+        write_text(plot, figure.to_html(include_plotlyjs=True, auto_play=False))
     else:
         {".png": to_png, ".svg": to_svg}[plot.suffix](figure, plot)
     typer.echo(f"picture written to {plot}", err=True)

@@ -55,6 +55,10 @@ def trajectory(
         typer.Option(help="a text file or data folder; without it, the run's task or its last model's text"),
     ] = None,
     token_dtype: TokenDtypeOption = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="of edge_effects: the prompts, induction, a task or a run's folder; else the run's own task"),
+    ] = None,
     pattern: Annotated[str, typer.Option(help="which files are the checkpoints")] = "ckpt*.pt",
     at: Annotated[
         list[str] | None,
@@ -76,18 +80,21 @@ def trajectory(
     with only_first():
         from nanogpt_lens.core.distributed import is_first
         from nanogpt_lens.results.files import check_target
+        from nanogpt_lens.runs.on_pairs import takes_pairs
         from nanogpt_lens.runs.trajectory import trajectory as measured
 
         one_format(as_json, as_csv)
         if output is not None:
             check_target(output)
         check_picture(plot)
-        known = find(measure).options()
+        analysis = find(measure)
+        known = {*analysis.options(), *(("n",) if takes_pairs(analysis) else ())}
         options: dict[str, Any] = {k: v for k, v in (("n", n), ("seed", seed)) if v is not None and k in known}
         result = measured(
             path,
             measure,
             corpus=tokens_of(text, token_dtype, "--text"),
+            pairs=pairs,
             pattern=pattern,
             resume=resume,
             **reading.options(),

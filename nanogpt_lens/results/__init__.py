@@ -9,6 +9,7 @@ from __future__ import annotations
 from nanogpt_lens.results.attribution import LogitAttribution
 from nanogpt_lens.results.base import Result, load_result
 from nanogpt_lens.results.caching import ResultCache
+from nanogpt_lens.results.circuit_atlas import CircuitAtlas
 from nanogpt_lens.results.circuits import CircuitRuns
 from nanogpt_lens.results.compared_circuits import CircuitComparison
 from nanogpt_lens.results.effects import (
@@ -45,6 +46,7 @@ __all__ = [
     "AttributionResult",
     "ChangePoint",
     "Circuit",
+    "CircuitAtlas",
     "CircuitComparison",
     "CircuitGrades",
     "CircuitRuns",

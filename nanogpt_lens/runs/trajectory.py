@@ -32,9 +32,11 @@ from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.results import Result, Sample, Trajectory
 from nanogpt_lens.results.files import as_json
+from nanogpt_lens.runs.on_pairs import fingerprint_of, on_pairs, pairs_for, takes_pairs
 from nanogpt_lens.runs.stages import PATTERN, Stage, Walk, list_stages
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.from_model import own_text
+from nanogpt_lens.text.pair import Pair
 from nanogpt_lens.text.task import TASK_NAME
 from nanogpt_lens.text.tasks import Task, read_task
 
@@ -50,6 +52,7 @@ def trajectory(
     *,
     corpus: Corpus | None = None,
     task: Task | None = None,
+    pairs: Pair | str | None = None,
     pattern: str = PATTERN,
     resume: str | Path | None = None,
     backend: BackendChoice = "auto",
@@ -69,11 +72,15 @@ def trajectory(
     Args:
         path: a folder with `ckpt*.pt` of one run, or the name of a shipped checkpoint with stages.
         measure: the name of an analysis of `ngl.catalogue` that needs no more than the model and a corpus or task,
-            such as score_heads, prefix_matching, text_loss, head_importance or task_accuracy. Or a function from the
+            such as score_heads, prefix_matching, text_loss, head_importance or task_accuracy; or edge_effects or
+            edge_attribution, whose effects on the logit difference of `pairs` are followed. Or a function from the
             model to a result, a tensor, or a number, the same axes at every step.
         corpus: the text of measures on text, of which every step reads the same windows. None for sequences of the
             task in the folder's `task.json`, or without that file for text drawn from the last checkpoint.
         task: the task of measures on a task; None for the folder's.
+        pairs: the prompts of measures on prompt pairs: such as `ngl.induction_pairs` makes, or a word that
+            `pairs_by_name` knows, as "induction"; None for those of the folder's task, without one for "induction".
+            They are made once, by n, seq_len and seed.
         pattern: the pattern of the checkpoints' file names.
         resume: a folder where the values of finished checkpoints are saved every ten seconds; the same call goes on
             from there. A function of your own is known by its name alone.
@@ -95,7 +102,7 @@ def trajectory(
     walk = Walk(stages, reading=reading, device=device, dtype=dtype)
     folder = stages[0].path.parent
     with alone():
-        name, function, source = _measure_and_source(measure, walk, folder, corpus, task, options)
+        name, function, source = _measure_and_source(measure, walk, folder, corpus, task, pairs, options)
     rank, size = world()
     mine = [stages[i] for i in share(len(stages), what="checkpoints", hint="start fewer processes")]
     kept = None
@@ -118,6 +125,8 @@ def trajectory(
         _check_same(json.loads(part.pop(_ABOUT).numpy().tobytes()), about, name, "some checkpoints")
     if kept is not None:
         kept.delete()
+    if pairs is not None:
+        options |= {"pairs": fingerprint_of(pairs) if isinstance(pairs, Pair) else pairs}
     return _result(every, about, stages, name, walk, options, path)
 
 
@@ -127,11 +136,14 @@ def _measure_and_source(
     folder: Path,
     corpus: Corpus | None,
     task: Task | None,
+    pairs: Pair | str | None,
     options: dict[str, Any],
-) -> tuple[str, Callable[[Hooked], Any], Task | Corpus | None]:
-    """The measure's name, a function of the model alone, and the task or text that it looks at."""
+) -> tuple[str, Callable[[Hooked], Any], Task | Corpus | Pair | None]:
+    """The measure's name, a function of the model alone, and the task, text or prompts that it looks at."""
+    sources = {"corpus": corpus, "task": task, "pairs": pairs}
+    given = [name for name, value in sources.items() if value is not None]
     if callable(measure):
-        names = [*options, *(k for k, v in (("corpus", corpus), ("task", task)) if v is not None)]
+        names = [*options, *given]
         if names:
             raise AnalysisError(
                 f"{', '.join(names)} were given for a function of your own; expected options for measures by name: "
@@ -139,18 +151,22 @@ def _measure_and_source(
             )
         return getattr(measure, "__qualname__", type(measure).__name__), measure, None
     analysis = find(measure)
-    if not analysis.alone:
+    with_pairs = takes_pairs(analysis)
+    if not analysis.alone and not with_pairs:
         raise AnalysisError(
             f"{measure} needs {', '.join(analysis.needs())}, so that it cannot be followed by name; expected one of "
-            f"{', '.join(a.name for a in ANALYSES.values() if a.alone)}, or a function of the model"
+            f"{', '.join(a.name for a in ANALYSES.values() if a.alone or takes_pairs(a))}, or a function of the model"
         )
-    analysis.check(options)
-    for kind, value in (("corpus", corpus), ("task", task)):
-        if value is not None and not analysis.takes(kind) and analysis.looks_at != "corpus":
+    for kind in given:
+        if not (with_pairs if kind == "pairs" else analysis.takes(kind) or analysis.looks_at == "corpus"):
             alone = "the weights alone" if analysis.looks_at == "weights" else analysis.looks_at
             raise AnalysisError(
                 f"{kind}= was given, but {measure!r} looks at {alone.replace('task', 'the task')}; leave it out"
             )
+    if with_pairs:
+        made = pairs_for(walk.at(walk.stages[-1]), folder, pairs, options)
+        return measure, on_pairs(analysis, made, options), made
+    analysis.check(options)
     source: tuple[Any, ...] = ()
     if analysis.looks_at == "task":
         source = (task if task is not None else read_task(folder),)
@@ -311,8 +327,10 @@ def _identity(stage: Stage) -> list[Any]:
     return [stage.step, stage.path.name, status.st_size, status.st_mtime_ns]
 
 
-def _source_hash(walk: Walk, source: Task | Corpus | None) -> str | None:
+def _source_hash(walk: Walk, source: Task | Corpus | Pair | None) -> str | None:
     """A hash of the task or the tokens that the measure looks at."""
+    if isinstance(source, Pair):
+        return fingerprint_of(source)
     if source is None or isinstance(source, Task):
         return source and source.sha256
     opened = open_corpus(walk.model or walk.at(walk.stages[-1]), source)

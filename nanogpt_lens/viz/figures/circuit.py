@@ -24,10 +24,10 @@ from nanogpt_lens.viz.figures.numbers import digits
 MOST = 2000
 """Edges that are drawn at most."""
 
-_WIDEST, _FINEST = 7.0, 0.8  # pixels of an edge
-_NEGATIVE, _POSITIVE, _UNSIGNED = "#b2182b", "#2166ac", style.CATEGORIES[0]  # the first two of the diverging scale
+WIDEST, FINEST = 7.0, 0.8  # pixels of an edge
+NEGATIVE, POSITIVE, _UNSIGNED = "#b2182b", "#2166ac", style.CATEGORIES[0]  # the first two of the diverging scale
 _OUTSIDE = 0.25  # opacity of edges that do not belong to the circuit
-_LAYER, _NODE, _PALE, _PALE_INK = "#f6f7f9", "#dfe7f1", "#fbfbfc", "#a4abb6"
+LAYER, NODE, PALE, PALE_INK = "#f6f7f9", "#dfe7f1", "#fbfbfc", "#a4abb6"
 _LISTED = 8  # neighbours of a node in its hover text
 _HOVERED = 1500  # places to point at, in all
 
@@ -149,7 +149,7 @@ class _Picture:
         (low, high), _ = self.layout.size
         boxes, beyond = self.layout.boxes, 0.32 * self.layout.gap
         return [
-            _rect(f"layer {i}", low, boxes[f"{i}.0"].bottom - beyond, high, boxes[f"mlp{i}"].top + beyond, _LAYER, None)
+            rect(f"layer {i}", low, boxes[f"{i}.0"].bottom - beyond, high, boxes[f"mlp{i}"].top + beyond, LAYER, None)
             for i in range(self.layout.n_layers)
         ]
 
@@ -187,14 +187,14 @@ class _Picture:
         """Pixels of each edge, by the square root of its size; many edges, or many heads, make them finer."""
         sizes = self._sizes()
         largest = float(sizes.max()) if len(sizes) else 0.0
-        widest = _WIDEST * min(1.0, math.sqrt(60 / max(60, len(sizes))), 8 / self.layout.n_heads)
+        widest = WIDEST * min(1.0, math.sqrt(60 / max(60, len(sizes))), 8 / self.layout.n_heads)
         share = (sizes / largest).sqrt() if largest > 0 else sizes
-        return [round(width, 2) for width in (_FINEST + (widest - _FINEST) * share).tolist()]
+        return [round(width, 2) for width in (FINEST + (widest - FINEST) * share).tolist()]
 
     def _colour(self, score: float) -> str:
         if not self.result.signed:
             return _UNSIGNED
-        return _NEGATIVE if score < 0 else _POSITIVE
+        return NEGATIVE if score < 0 else POSITIVE
 
     def _boxes(self) -> list[go.layout.Shape]:
         """The nodes, those without an edge of the circuit pale."""
@@ -202,8 +202,8 @@ class _Picture:
         shapes = []
         for node, box in self.layout.boxes.items():
             ends = (box.x - box.width / 2, box.bottom, box.x + box.width / 2, box.top)
-            fill, line = (_NODE, style.MUTED) if node in used else (_PALE, style.GRID)
-            shapes.append(_rect(node, *ends, fill, line))
+            fill, line = (NODE, style.MUTED) if node in used else (PALE, style.GRID)
+            shapes.append(rect(node, *ends, fill, line))
         return shapes
 
     def _names(self) -> go.Scatter:
@@ -223,7 +223,7 @@ class _Picture:
             text=nodes,
             textfont={
                 "size": style.TEXT if self.layout.n_heads <= 8 else 9,
-                "color": [style.INK if node in reads or node in writes else _PALE_INK for node in nodes],
+                "color": [style.INK if node in reads or node in writes else PALE_INK for node in nodes],
             },
             customdata=[f"reads {_listed(reads.get(n))}; is read by {_listed(writes.get(n))}" for n in nodes],
             hovertemplate="%{text} %{customdata}.<extra></extra>",
@@ -282,9 +282,9 @@ class _Picture:
         scores = self.result.values[list(self.shown)]
         entries = []
         if self.result.signed and bool((scores < 0).any()):
-            entries.append(("without it the metric falls", _NEGATIVE, 1.0))
+            entries.append(("without it the metric falls", NEGATIVE, 1.0))
         if self.result.signed and bool((scores >= 0).any()):
-            entries.append(("without it the metric rises", _POSITIVE, 1.0))
+            entries.append(("without it the metric rises", POSITIVE, 1.0))
         if self.some_outside:
             entries.append(("not in the circuit", style.MUTED, _OUTSIDE))
         look = {"x": [None], "y": [None], "mode": "lines", "hoverinfo": "skip", "showlegend": True}
@@ -311,7 +311,8 @@ def _listed(names: Sequence[str] | None) -> str:
     return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _rect(name: str, x0: float, y0: float, x1: float, y1: float, fill: str, line: str | None) -> go.layout.Shape:
+def rect(name: str, x0: float, y0: float, x1: float, y1: float, fill: str, line: str | None) -> go.layout.Shape:
+    """A rectangle behind all traces, with a line or without."""
     return go.layout.Shape(
         name=name,
         type="rect",

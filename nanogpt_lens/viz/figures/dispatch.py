@@ -12,6 +12,7 @@ import nanogpt_lens.viz.figures.attention as attention
 import nanogpt_lens.viz.figures.attribution as attribution
 import nanogpt_lens.viz.figures.bars as bars
 import nanogpt_lens.viz.figures.circuit as circuit
+import nanogpt_lens.viz.figures.circuit_atlas as circuit_atlas
 import nanogpt_lens.viz.figures.circuit_comparison as circuit_comparison
 import nanogpt_lens.viz.figures.circuit_grades as circuit_grades
 import nanogpt_lens.viz.figures.circuit_validation as circuit_validation
@@ -34,6 +35,7 @@ from nanogpt_lens.results import (
     AttentionPatterns,
     AttributionResult,
     Circuit,
+    CircuitAtlas,
     CircuitComparison,
     CircuitGrades,
     CircuitValidation,
@@ -69,6 +71,7 @@ KINDS: dict[type[Result], Draw] = {
     AttributionResult: patching.estimates,
     Circuit: circuit.circuit,
     CircuitComparison: circuit_comparison.comparison,
+    CircuitAtlas: circuit_atlas.atlas,
     CircuitGrades: circuit_grades.grades,
     CircuitValidation: circuit_validation.validation,
     ConvergenceResult: lens.convergence,
@@ -177,7 +180,7 @@ def options_of(result: Result) -> tuple[str, ...]:
 
 def _drawer(result: Result) -> Draw:
     """The function that draws such a result."""
-    if "step" in result.axes:
+    if "step" in result.axes and not isinstance(result, CircuitAtlas):
         return trajectories.over_steps
     for kind in type(result).__mro__:
         if kind in KINDS:
