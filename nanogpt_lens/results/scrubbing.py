@@ -99,6 +99,16 @@ class Scrubbing(Result):
         return float(self.values[self._place(condition)])
 
     @property
+    def above_permuted(self) -> tuple[float, float, float]:
+        """What is recovered beyond the same claims with permuted features, and the ends of its 95% interval, paired."""
+        hypothesis, own, free, permuted = (
+            self.metric[self._place(name)].double() for name in (HYPOTHESIS, NOTHING, FREE, PERMUTED)
+        )
+        each = ratio_per_example(permuted - hypothesis, free - own)
+        low, high = t_interval(each) or (each.mean(), each.mean())
+        return float(each.mean()), float(low), float(high)
+
+    @property
     def change(self) -> Float[Tensor, " example"]:
         """What the hypothesis changes of each prompt's metric: a mean of 0 may hide changes that cancel."""
         return self.metric[self._place(HYPOTHESIS)] - self.metric[self._place(NOTHING)]
@@ -138,6 +148,10 @@ class Scrubbing(Result):
             f"{self.name} recovers {self.recovered:.0%} ({low:.0%} to {high:.0%}) of what the model does; with its "
             f"features permuted {self.of(PERMUTED):.0%}, by a uniform guess {self.of(UNIFORM):.0%}"
         ]
+        if self.above_permuted[1] <= 0:
+            said.append(
+                "that is not surely more than with permuted features, so that what they are hardly matters here"
+            )
         said += self._costliest()
         said += self._alone()
         return "; ".join(said)

@@ -19,7 +19,7 @@ from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, interval, line_of, list_of, number, percent, plural, short_path
 from nanogpt_lens.results import Scrubbing
 from nanogpt_lens.results.claims_in_words import features_in_words, node_in_words, verb
-from nanogpt_lens.results.scrubbing import FEW_AGREE, PERMUTED
+from nanogpt_lens.results.scrubbing import FEW_AGREE, PERMUTED, UNIFORM
 from nanogpt_lens.text.prompts import LONGEST
 from nanogpt_lens.text.task_pairs import own_task, pairs_by_name
 
@@ -129,8 +129,13 @@ def _node(path: str) -> str:
 def _reservations(result: Scrubbing) -> list[str]:
     """What the number does not say."""
     said = []
-    if result.of(PERMUTED) >= result.interval_of_recovered[0]:
+    if result.above_permuted[1] <= 0:
         said.append("With permuted features about as much is recovered: what the claims depend on hardly matters here.")
+    if result.recovered <= result.of(UNIFORM):
+        said.append(
+            f"A uniform guess, which knows nothing, recovers {percent(result.of(UNIFORM))}: the logits of a random prompt "
+            "are surely wrong, so that a share is no fraction of an explanation."
+        )
     alone = [
         (share, path)
         for share, path, feature in zip(result.alone.tolist(), result.claims, result.features, strict=True)

@@ -17,9 +17,9 @@ from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.numbers import digits
 from nanogpt_lens.viz.figures.scrubbing_tree import (
     CONTROL,
-    ENDS,
     RECOVERED,
     add_ends,
+    ends,
     measured,
     percent,
     permuted_dot,
@@ -97,10 +97,10 @@ def _ladder(rungs: Mapping[str, Scrubbing]) -> Drawing:
     group = StackedGroup(heading="What each hypothesis recovers", rows=rows, keys=keys)
     stack = StackedRows([group], *seen([dot for row in rows for dot in row.dots]))
     figure = stack.draw()
-    add_ends(figure)
+    add_ends(figure, first)
     figure.update_xaxes(title_text=f"share of the {measured(first)}", tickformat=".0%")
     models = {one.checkpoint_sha256 or one.checkpoint for one in rungs.values()}
-    notes = [ENDS, *(["Each on its own model and prompts"] if len(models) > 1 else [])]
+    notes = [ends(first), *(["Each on its own model and prompts"] if len(models) > 1 else [])]
     return Drawing(
         figure=figure,
         title=_ladder_title(rungs),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import plotly.graph_objects as go
 import torch
 
 from nanogpt_lens.results.claims_in_words import features_in_words, node_in_words, verb
-from nanogpt_lens.results.scrubbing import FEW_AGREE, PERMUTED, Scrubbing
+from nanogpt_lens.results.scrubbing import FEW_AGREE, PERMUTED, UNIFORM, Scrubbing
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.dots import Dot
@@ -30,6 +31,7 @@ _MEANING = {
 _LOW, _HIGH = -0.5, 1.5  # that are seen at most
 _SURE, _LEAST = 0.05, 0.005  # p, and the least cost whose number is written
 _NAME = 40
+_APART = 0.15
 
 
 def tree(result: Scrubbing, k: int | None = None) -> Drawing:
@@ -39,7 +41,7 @@ def tree(result: Scrubbing, k: int | None = None) -> Drawing:
     groups = [head, StackedGroup(heading="The claims", rows=_claims(result, shown), keys=_keys(result))]
     rows = StackedRows(groups, *seen([dot for group in groups for row in group.rows for dot in row.dots]))
     figure = rows.draw()
-    add_ends(figure)
+    add_ends(figure, result)
     figure.update_xaxes(title_text=f"share of the {measured(result)}", tickformat=".0%")
     return Drawing(
         figure=figure,
@@ -98,9 +100,15 @@ def seen(dots: list[Dot]) -> tuple[float, float]:
     return max(_LOW, min(-0.06, *every, 0.0) - 0.02), min(_HIGH, max(1.1, *every, 0.0) + 0.02)
 
 
-def add_ends(figure: go.Figure) -> None:
-    """The controls that are 0 and 1 by definition, as lines through the picture with their names."""
-    for value, name, anchor in ((0, "random", "center"), (1, "the model", "right")):
+def add_ends(figure: go.Figure, result: Scrubbing) -> None:
+    """The controls that need no draws, as lines through the picture with their names: what 0 and 1 are, and a guess."""
+    lines: list[tuple[float, str, Literal["center", "right"]]] = [
+        (0.0, "random", "center"),
+        (1.0, "the model", "right"),
+    ]
+    if _APART < result.of(UNIFORM) < 1 - 2 * _APART:  # else names would overlap
+        lines.append((result.of(UNIFORM), UNIFORM, "center"))
+    for value, name, anchor in lines:
         figure.add_vline(x=value, line={"color": style.MUTED, "width": 1, "dash": "dot"}, layer="below", name=name)
         figure.add_annotation(
             text=name,
@@ -115,8 +123,12 @@ def add_ends(figure: go.Figure) -> None:
         )
 
 
-ENDS = "0 is the logits of a random prompt, 1 the model with nothing scrubbed"
-"""What these lines are."""
+def ends(result: Scrubbing) -> str:
+    """What these lines are."""
+    return (
+        "0 is the logits of a random prompt, 1 the model with nothing scrubbed; a uniform guess, which knows nothing, "
+        f"recovers {percent(result.of(UNIFORM))}"
+    )
 
 
 def _keys(result: Scrubbing) -> list[tuple[str, str]]:
@@ -191,7 +203,7 @@ def _dot(result: Scrubbing, what: str, i: int) -> tuple[Dot, str]:
 
 def _notes(result: Scrubbing, n_shown: int) -> tuple[str, ...]:
     """How the picture is read."""
-    notes = [ENDS, "What a part reads hangs from it; what is not named is said not to matter"]
+    notes = [ends(result), "What a part reads hangs from it; what is not named is said not to matter"]
     if result.cost is None:
         notes.append("What each claim costs was not measured: leave out weaken=False")
     else:
@@ -215,6 +227,6 @@ def _title(result: Scrubbing) -> str:
     """What the hypothesis recovers, beside its control."""
     name, permuted = quoted(result.name), result.of(PERMUTED)
     said = f"{name[:1].upper()}{name[1:]} recovers {percent(result.recovered)}"
-    if permuted >= result.interval_of_recovered[0]:
+    if result.above_permuted[1] <= 0:
         return f"{said}, permuted features about as much: {percent(permuted)}"
     return f"{said} of what the model does, with permuted features {percent(permuted)}"

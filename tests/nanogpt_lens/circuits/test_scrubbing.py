@@ -245,6 +245,29 @@ def test_singletons_are_counted_and_said(handmade):
     assert "stand in for themselves" in result.sentence()
 
 
+def test_what_is_above_the_permuted_features_is_paired_and_said():
+    model, data = first_token()
+    true = scrub(model, reads(h0={"depends_on": "token@0"}, h1={"depends_on": "token@1"}), data, **QUIET)
+    difference, low, high = true.above_permuted
+    assert difference == pytest.approx(true.recovered - true.of("features permuted"), abs=1e-9)
+    assert 0 < low < difference < high
+    assert "permuted features, so" not in true.sentence()
+    empty = scrub(model, reads(h0={"depends_on": "nothing"}), data, **QUIET)
+    assert empty.above_permuted[1] <= 0 <= empty.above_permuted[2] + 1e-12
+    assert "not surely more than with permuted features" in empty.sentence()
+
+
+def test_the_share_of_some_prompts_is_theirs():
+    model, data = first_token()
+    result = scrub(model, reads(h1={"depends_on": "token@1"}), data, **QUIET)
+    some = torch.arange(40)
+    scrubbed, own, free = result.metric[:3, some].mean(1)
+    share, low, high = result.recovered_of(some)
+    assert share == pytest.approx(float((free - scrubbed) / (free - own)), abs=1e-9)
+    assert low < share < high
+    assert result.recovered_of(torch.arange(len(data)))[0] == pytest.approx(result.recovered, abs=1e-9)
+
+
 def test_the_same_seed_gives_the_same_and_another_one_not():
     model, data = first_token()
     hypothesis = reads(h1={"depends_on": "token@1"})
