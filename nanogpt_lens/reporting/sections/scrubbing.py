@@ -133,8 +133,8 @@ def _reservations(result: Scrubbing) -> list[str]:
         said.append("With permuted features about as much is recovered: what the claims depend on hardly matters here.")
     if result.recovered <= result.of(UNIFORM):
         said.append(
-            f"A uniform guess, which knows nothing, recovers {percent(result.of(UNIFORM))}: the logits of a random prompt "
-            "are surely wrong, so that a share is no fraction of an explanation."
+            f"A uniform guess, which knows nothing, recovers {percent(result.of(UNIFORM))}: the logits of a random "
+            "prompt are surely wrong, so that a share is no fraction of an explanation."
         )
     alone = [
         (share, path)

@@ -63,7 +63,7 @@ def test_it_prints_the_sentence_the_controls_and_the_claims_in_words(file, expec
     assert code == 0
     lines = shown.splitlines()
     assert lines[:2] == [expected.sentence(), expected.definition]
-    for name, line in zip(expected.labels["condition"], lines[3:7], strict=True):
+    for name, line in zip(expected.labels["condition"], lines[3:8], strict=True):
         assert line.startswith(f"{name} ")
     assert f"{expected.of('features permuted'):.1%} [" in lines[6]
     first = lines.index(next(line for line in lines if line.startswith("claim ")))

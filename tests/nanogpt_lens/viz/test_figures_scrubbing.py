@@ -12,7 +12,7 @@ import torch
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import Sample, Scrubbing
 from nanogpt_lens.results.claims_in_words import features_in_words, node_in_words, verb
-from nanogpt_lens.results.scrubbing import FREE, HYPOTHESIS, NOTHING, PERMUTED
+from nanogpt_lens.results.scrubbing import FREE, HYPOTHESIS, NOTHING, PERMUTED, UNIFORM
 from nanogpt_lens.viz.figures import figure
 from tests.hostile import HOSTILE, plain
 from tests.nanogpt_lens.viz.figure_helpers import named, result
@@ -28,9 +28,10 @@ NEED = (0.9, 0.8, 0.7, 0.6, 3.0, 0.0)
 
 
 def made(*, weaken: bool = True, recovered: float = 0.8, **changed: Any) -> Scrubbing:
-    numbers = torch.tensor([recovered, 1.0, 0.0, 0.1], dtype=torch.float64)
+    numbers = torch.tensor([recovered, 1.0, 0.0, 0.1, 0.6], dtype=torch.float64)
     n = len(changed.get("claims", PATHS))
     measured: dict[str, Any] = {}
+    scrubbed, own, free = torch.tensor([[1.0, 3, 2, 2], [1, 1, 1, 4], [5, 5, 5, 5]])
     for name, values in (("cost", COST), ("rest", REST), ("need", NEED)) if weaken else ():
         value = torch.tensor((values * 20)[:n], dtype=torch.float64)
         measured |= {name: value, f"{name}_low": value - 0.03, f"{name}_high": value + 0.03}
@@ -38,7 +39,7 @@ def made(*, weaken: bool = True, recovered: float = 0.8, **changed: Any) -> Scru
     about: dict[str, Any] = {
         "values": numbers,
         "axes": ("condition",),
-        "labels": {"condition": (HYPOTHESIS, NOTHING, FREE, PERMUTED)},
+        "labels": {"condition": (HYPOTHESIS, NOTHING, FREE, PERMUTED, UNIFORM)},
         "quantity": "recovered share of the loss",
         "definition": "made up",
         "sample": Sample(n=4, seq_len=8, seed=0),
@@ -46,8 +47,8 @@ def made(*, weaken: bool = True, recovered: float = 0.8, **changed: Any) -> Scru
         "provenance": {"nanogpt_lens": "1", "arguments": {"metric": "loss, nats"}},
         "low": numbers - 0.05,
         "high": numbers + 0.05,
-        "metric": torch.tensor([[1.0, 3, 2, 2], [1, 1, 1, 4], [5, 5, 5, 5], [4, 4, 4, 4]]),
-        "over_draws": torch.rand(4, 3),
+        "metric": torch.stack([scrubbed, own, free, scrubbed + (recovered - 0.1) * float((free - own).mean()), free]),
+        "over_draws": torch.rand(5, 3),
         "hypothesis": {"name": "an idea", "logits": {}},
         "claims": PATHS,
         "features": FEATURES,
