@@ -32,6 +32,7 @@ def made(*, weaken: bool = True, recovered: float = 0.8, **changed: Any) -> Scru
     n = len(changed.get("claims", PATHS))
     measured: dict[str, Any] = {}
     scrubbed, own, free = torch.tensor([[1.0, 3, 2, 2], [1, 1, 1, 4], [5, 5, 5, 5]])
+    permuted = scrubbed + (recovered - 0.1) * float((free - own).mean()) + torch.tensor([0.3, -0.3, 0.3, -0.3])
     for name, values in (("cost", COST), ("rest", REST), ("need", NEED)) if weaken else ():
         value = torch.tensor((values * 20)[:n], dtype=torch.float64)
         measured |= {name: value, f"{name}_low": value - 0.03, f"{name}_high": value + 0.03}
@@ -47,7 +48,7 @@ def made(*, weaken: bool = True, recovered: float = 0.8, **changed: Any) -> Scru
         "provenance": {"nanogpt_lens": "1", "arguments": {"metric": "loss, nats"}},
         "low": numbers - 0.05,
         "high": numbers + 0.05,
-        "metric": torch.stack([scrubbed, own, free, scrubbed + (recovered - 0.1) * float((free - own).mean()), free]),
+        "metric": torch.stack([scrubbed, own, free, permuted, free]),
         "over_draws": torch.rand(5, 3),
         "hypothesis": {"name": "an idea", "logits": {}},
         "claims": PATHS,
@@ -173,7 +174,7 @@ class TestPrompts:
         assert {trace.name: int(sum(trace.y)) for trace in drawn.data} == {"the same": 1, "worse": 2, "better": 1}
 
     def test_nothing_changes(self):
-        assert title(figure(made(metric=torch.ones(4, 4)), kind="prompts")) == "No prompt changes"
+        assert title(figure(made(metric=torch.ones(5, 4)), kind="prompts")) == "No prompt changes"
 
 
 class TestLadder:
