@@ -20,9 +20,10 @@ from typing import Any, Literal, TypeAlias, get_args
 from nanogpt_lens.core.choices import check_choice, did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 
-LooksAt: TypeAlias = Literal["weights", "random tokens", "corpus", "text", "prompts", "task", "direction"]
+LooksAt: TypeAlias = Literal["weights", "random tokens", "corpus", "text", "prompts", "task", "direction", "hypothesis"]
 """What an analysis needs beside the model: nothing (it looks at the weights, or draws tokens), a corpus to measure on,
-one text, clean and corrupted prompts with a metric, a run's task, or a direction of the residual stream."""
+one text, clean and corrupted prompts with a metric, a run's task, a direction of the residual stream, or a hypothesis
+and prompts."""
 
 Source: TypeAlias = Literal["corpus", "task"]
 """What an analysis that is followed over training or made from the command line takes behind the model."""
@@ -205,6 +206,7 @@ _row("run_circuit", "circuits.running", "prompts", "the model with some of its e
 _row("find_circuit", "circuits.discovery", "prompts", "few edges that do what all do, and whether any can go")
 _row("grade_circuit_methods", "circuits.grading", "prompts", "methods that find circuits, against the truth")
 _row("validate_circuit", "circuits.validation", "prompts", "whether a circuit holds what it claims")
+_row("scrub", "circuits.scrubbing", "hypothesis", "what is left where only a hypothesis is true")
 _row("logit_lens", "lens.logit", "text", "what each layer would predict", "lens")
 _row("measure_convergence", "lens.convergence", "corpus", "the logit lens by depth: KL, entropy, loss", "lens")
 _row("direct_logit_attribution", "lens.attribution", "text", "what each component adds to a logit", "lens")

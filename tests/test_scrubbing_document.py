@@ -43,6 +43,21 @@ def test_the_rungs_are_the_hypotheses_of_the_script():
             assert [*FOUND["seeds"][seed][kind]["rungs"]] == [*scrubbing.ladder(scrubbing.PREVIOUS[seed])]
 
 
+def test_what_is_said_of_the_handmade_models_keys_is_true():
+    model = ngl.load("handmade_induction")
+    pairs = ngl.induction_pairs(model, n=128, seq_len=12)
+    token, position = {"depends_on": "token"}, {"depends_on": "position"}
+
+    def recovered(**read):
+        key = {"depends_on": "previous_token", "reads": {"0.1": {"depends_on": "previous_token"}, **read}}
+        head = {"depends_on": ["token", "followed_earlier"], "reads": {"q": token, "k": key, "v": token}}
+        hypothesis = {"logits": {"reads": {"1.0": head}}}
+        return ngl.scrub(model, hypothesis, pairs, weaken=False, progress=False).recovered
+
+    assert f"previous-token head alone, {recovered():.0%} is recovered here" in PROSE
+    assert recovered(embed=position) == pytest.approx(1.0, abs=1e-3)
+
+
 def test_one_rung_is_what_the_file_says():
     model = ngl.load(scrubbing.place("induction", "1337"))
     pairs = scrubbing.pairs_of(model, TASK)

@@ -61,6 +61,17 @@ class Claim:
     at: At = ""
     reads: tuple[Claim, ...] | None = None
 
+    def __post_init__(self) -> None:
+        if isinstance(self.depends_on, Sequence) and not isinstance(self.depends_on, str):
+            object.__setattr__(self, "depends_on", tuple(self.depends_on))
+        if self.reads is not None:
+            object.__setattr__(self, "reads", tuple(self.reads))
+        whole = isinstance(self.at, int) and not isinstance(self.at, bool) and self.at >= 0
+        if not (whole or self.at in ("", *_AT)) or isinstance(self.at, bool):
+            raise AnalysisError(
+                f"the claim about {self.node!r} is at {self.at!r:.60}; expected {', '.join(_AT)}, or a position"
+            )
+
     @property
     def name(self) -> str:
         """The node, and its position where the claim is about one: "k", "k@3"."""
@@ -92,8 +103,11 @@ class Hypothesis:
     positions: Positions = "any"
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check_choice(Positions, positions=self.positions)
+
     def to_json(self) -> dict[str, Any]:
-        """The hypothesis as plain values, which `read_hypothesis` reads."""
+        """The hypothesis as plain values, which `read_hypothesis` reads unless a feature is a function."""
         classes = {"classes": {name: list(tokens) for name, tokens in self.classes.items()}} if self.classes else {}
         root = {key: value for key, value in self.logits.to_json().items() if key != "node"}
         return {"name": self.name, "positions": self.positions, **classes, "logits": root}
@@ -175,14 +189,38 @@ def _read_file(path: Path) -> Any:
     Raises:
         AnalysisError: there is no such file, it is too large, or it is no YAML.
     """
-    if not path.is_file():
-        raise AnalysisError(f"there is no file {str(path)!r}; expected a hypothesis in YAML or JSON")
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # too long for a name, as the text of a hypothesis is
+        there = False
+    if not there:
+        raise AnalysisError(f"there is no file {str(path)[:60]!r}; expected a hypothesis in YAML or JSON")
     if path.stat().st_size > _LARGEST:
         raise AnalysisError(f"{path} has {path.stat().st_size:,} bytes; expected a hypothesis of at most {_LARGEST:,}")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_EveryKeyOnce)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise AnalysisError(f"{path} is no YAML: {' '.join(str(error).split())[:200]}") from None
+
+
+class _EveryKeyOnce(yaml.SafeLoader):
+    """Plain values alone, and no mapping that has a key twice, of which the first would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping.
+
+        Raises:
+            ConstructorError: it has a key twice.
+        """
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 class _Reader:

@@ -177,15 +177,23 @@ class Features:
     def _of_function(self, function: Callable[..., Any]) -> Ids:
         """The values that a function of the tokens gives, one for each place or one for each prompt."""
         given = function(self.torch_tokens)
-        values = np.array(given.tolist() if isinstance(given, Tensor) else given)
+        try:
+            values = np.array(given.tolist() if isinstance(given, Tensor) else given)
+        except ValueError:  # rows of several lengths
+            values = np.empty(0, dtype=object)
         if values.shape == self.tokens.shape[:1]:
             values = np.broadcast_to(values[:, None], self.tokens.shape)
-        if values.shape != self.tokens.shape or values.dtype.kind not in "biufUS":
+        if values.shape != self.tokens.shape or not _are_values(values):
             raise AnalysisError(
                 f"the feature {feature_words(function)!r} gave values of shape {list(values.shape)}; expected a number "
                 f"or word for each prompt and position, {list(self.tokens.shape)}"
             )
         return np.unique(values, return_inverse=True)[1].reshape(self.tokens.shape)
+
+
+def _are_values(values: np.ndarray) -> bool:
+    """Whether these are numbers or words, none of them nan."""
+    return values.dtype.kind in "biuUS" or (values.dtype.kind == "f" and bool(np.isfinite(values).all()))
 
 
 def _by_prefix(tokens: Ids, order: Callable[..., Ids]) -> Ids:

@@ -54,12 +54,14 @@ class Agreement:
         members: the places of the pool, value by value.
         first: for each value, where its places begin among `members`.
         size: for each value, how many there are.
+        n_values: how many values the feature has there; fewer than `size` has where positions are kept.
     """
 
     value_of: Int[Tensor, " place"]
     members: Int[Tensor, " member"]
     first: Int[Tensor, " value"]
     size: Int[Tensor, " value"]
+    n_values: int
 
     def drawn(self, place: Int[Tensor, " item"], uniform: Float[Tensor, " item"]) -> Int[Tensor, " item"]:
         """For each place one with the same value, chosen by a number between 0 and 1."""
@@ -67,11 +69,6 @@ class Agreement:
         size = self.size[value]
         chosen = (uniform * size).long().clamp(max=size - 1)
         return self.members[self.first[value] + chosen]
-
-    @property
-    def n_values(self) -> int:
-        """How many values there are."""
-        return len(self.size)
 
     @property
     def alone(self) -> float:
@@ -105,6 +102,7 @@ class Agreements:
         values = self.features.values(feature).ravel()[within]
         if permuted:
             values = _permuted(values, position[within] if pool.same else None, generator(self.seed, permuted))
+        n_values = len(np.unique(values))
         if pool.same:
             values = np.unique(values, return_inverse=True)[1] * n_pos + position[within]
         numbers, size = np.unique(values, return_inverse=True, return_counts=True)[1:]
@@ -112,7 +110,8 @@ class Agreements:
         value_of[within] = numbers
         members = within[np.argsort(numbers, kind="stable")]
         first = np.concatenate([[0], np.cumsum(size)[:-1]])
-        return Agreement(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (value_of, members, first, size)))
+        arrays = (torch.from_numpy(np.ascontiguousarray(a)) for a in (value_of, members, first, size))
+        return Agreement(*arrays, n_values=n_values)
 
 
 class Uniforms:

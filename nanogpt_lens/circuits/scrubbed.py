@@ -137,7 +137,7 @@ class Scrubbed:
 
     def _drawn(self, places: Places, agreement: Agreement, path: str) -> Places:
         uniform = self._uniforms.numbers(path, len(places.row))
-        place = agreement.drawn(places.row * self.n_pos + places.here, uniform)
+        place = agreement.drawn((places.row * self.n_pos + places.here).cpu(), uniform).to(places.row.device)
         return Places(place // self.n_pos, place % self.n_pos, places.whole)
 
     def _value(self, branch: Branch, places: Places) -> Float[Tensor, "item pos width"]:
@@ -164,12 +164,17 @@ class Scrubbed:
         return total
 
     def _head(self, branch: Branch, node: Node, places: Places) -> Float[Tensor, "item pos d_model"]:
-        """What a head writes, from the queries, keys and values that the hypothesis names and those of the rest."""
+        """What a head writes, from the queries, keys and values that the hypothesis names and those of the rest.
+
+        A query of the rest is the one at its place; its keys and values are those of its prompt that this head can see.
+        """
         rest = self._rest(branch, places)
+        if not branch.reads:
+            return self._plain(node, rest)
         parts: dict[str, Float[Tensor, "item pos d_head"]] = {}
         for part in "qkv":
             receiver = Node("head", node.layer, node.head, part)
-            claims = [child for child in branch.reads or () if child.node == receiver]
+            claims = [child for child in branch.reads if child.node == receiver]
             everywhere = Places(rest.row, rest.here, part != "q" or places.whole)
             if claims and claims[0].at in ("", "each", "all"):
                 parts[part] = self._claimed(claims[0], places)

@@ -145,6 +145,11 @@ class _Measure:
             )
 
     @property
+    def is_loss(self) -> bool:
+        """Whether less is better."""
+        return self._bound is None
+
+    @property
     def definition(self) -> str:
         """What is measured, in words."""
         return "loss on the answer, nats" if self._bound is None else self._bound.definition
@@ -229,11 +234,7 @@ def _result(
     """What the metric of each condition, draw and prompt says."""
     own, free, guess, scrubbed = every[0], every[1], every[2], every[3:]
     gap = (free - own).mean(0)
-    if not abs(float(gap.mean())) > 1e-9 * max(1.0, float(own.abs().mean())):
-        raise AnalysisError(
-            f"the {measure.definition} of the model is {float(own.mean()):.4f}, and that of random prompts' logits the "
-            "same: there is nothing to recover; give prompts that call for different tokens"
-        )
+    _check_gap(measure, gap, own)
     ordered = torch.stack([scrubbed[0], own, free, scrubbed[1], guess])
     recovered = ratio_per_example((free - ordered).mean(1), gap)
     low, high = t_interval(recovered) or (recovered.mean(-1), recovered.mean(-1))
@@ -273,6 +274,19 @@ def _result(
     )
 
 
+def _check_gap(measure: _Measure, gap: Float[Tensor, " example"], own: Float[Tensor, "draw example"]) -> None:
+    """Raise AnalysisError unless the metric surely tells the model's logits from those of random prompts."""
+    low, high = (float(end) for end in t_interval(gap) or (gap.mean(), gap.mean()))
+    tiny = abs(float(gap.mean())) <= 1e-9 * max(1.0, float(own.abs().mean()))
+    if not (tiny or low <= 0 <= high or (measure.is_loss and high < 0)):
+        return
+    raise AnalysisError(
+        f"the {measure.definition} of the model is {float(own.mean()):.3f}, and that of random prompts' logits differs "
+        f"by {float(gap.mean()):.3f} ({low:.3f} to {high:.3f}), in which the model is not surely the better: there is "
+        "nothing to recover; give prompts that it does well on, and that call for different tokens, or more of them"
+    )
+
+
 def _of_claims(
     branches: Sequence[Branch],
     variants: Sequence[Variant | None],
@@ -289,19 +303,32 @@ def _of_claims(
         gap: what there is to lose.
         seed: the seed of the sign flips.
     """
+    shares = {
+        name: _shares(branches, variants, change, sign * better, gap)
+        for name, change, sign in (("cost", "kept", 1), ("need", "freed", -1), ("rest", "rest kept", 1))
+    }
+    if shares["cost"].isnan().all():
+        return {}
+    together = max_statistic_p(torch.cat([shares["cost"], shares["rest"]]), seed=seed).split(len(branches))
+    p = {"cost": together[0], "rest": together[1], "need": max_statistic_p(shares["need"], seed=seed)}
     fields: dict[str, Any] = {}
-    for name, change, sign in (("cost", "kept", 1), ("need", "freed", -1), ("rest", "rest kept", 1)):
-        rows = {
-            variant.path: i for i, variant in enumerate(variants) if variant is not None and variant.change == change
-        }
-        if not rows:
-            continue
-        places = [i for i, branch in enumerate(branches) if branch.path in rows]
-        shares = ratio_per_example(sign * better[[rows[branches[i].path] for i in places]], gap)
-        low, high = t_interval(shares) or (shares.mean(-1), shares.mean(-1))
-        columns = {"": shares.mean(-1), "_low": low, "_high": high, "_p": max_statistic_p(shares, seed=seed)}
-        for suffix, values in columns.items():
-            whole = torch.full((len(branches),), torch.nan, dtype=torch.float64)
-            whole[places] = values.double()
-            fields[name + suffix] = whole
+    for name, share in shares.items():
+        low, high = t_interval(share) or (share.mean(-1), share.mean(-1))
+        fields |= {name: share.mean(-1), f"{name}_low": low, f"{name}_high": high, f"{name}_p": p[name]}
     return fields
+
+
+def _shares(
+    branches: Sequence[Branch],
+    variants: Sequence[Variant | None],
+    change: str,
+    better: Float[Tensor, "variant example"],
+    gap: Float[Tensor, " example"],
+) -> Float[Tensor, "claim example"]:
+    """What a change to each claim makes, as a share of the gap; nan for claims that were not changed like that."""
+    rows = {one.path: i for i, one in enumerate(variants) if one is not None and one.change == change}
+    shares = torch.full((len(branches), len(gap)), torch.nan, dtype=torch.float64)
+    for i, branch in enumerate(branches):
+        if branch.path in rows:
+            shares[i] = ratio_per_example(better[rows[branch.path]], gap)
+    return shares

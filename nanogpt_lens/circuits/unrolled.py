@@ -16,14 +16,14 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.grammar import ARROW
 from nanogpt_lens.results import Circuit
 
-_MOST = 2000
+_MOST, _DEEPEST = 2000, 300
 
 
 def hypothesis_of(
     circuit: Circuit | Sequence[str],
     *,
     depends_on: Mapping[str, Feature] | None = None,
-    at: Literal["all", "each"] = "all",
+    at: Literal["all", "each"] | None = None,
     name: str = "",
 ) -> Hypothesis:
     """The hypothesis that a circuit is all that matters.
@@ -32,21 +32,26 @@ def hypothesis_of(
         circuit: what `find_circuit` returns, or the names of edges such as "0.1->1.0.k".
         depends_on: by node or receiver, such as {"1.0.k": "previous_token", "embed": "token"}, the features of the
             claims about it; "everything" for the others.
-        at: whether keys and values are one activation of all positions, or one claim for each.
+        at: whether keys and values are one activation of all positions, whose feature is read where the head writes, or
+            one claim for each; None for "each" where features are given, else "all". Stand-ins keep their position, as
+            in a circuit that is run on prompts.
         name: the hypothesis' name.
 
     Raises:
         AnalysisError: an edge is not written as a sender and one receiver, a feature is given for a node that the
             circuit does not have, or the tree has more than 2,000 claims.
     """
+    at = at or ("each" if depends_on else "all")
     check_choice(Literal["all", "each"], at=at)
     tree = _Tree(circuit.edges if isinstance(circuit, Circuit) else circuit, depends_on or {}, at)
-    logits = tree.claim("logits", "logits")
+    logits = tree.claim("logits", "logits", depth=0)
     unknown = sorted(set(tree.depends_on) - tree.nodes)
     if unknown:
         known = ", ".join(sorted(tree.nodes))
         raise AnalysisError(f"depends_on has {', '.join(map(repr, unknown))}; expected nodes of the circuit: {known}")
-    return Hypothesis(logits=logits, name=name or f"a circuit of {sum(map(len, tree.senders.values()))} edges")
+    return Hypothesis(
+        logits=logits, positions="same", name=name or f"a circuit of {sum(map(len, tree.senders.values()))} edges"
+    )
 
 
 class _Tree:
@@ -69,21 +74,27 @@ class _Tree:
                 raise AnalysisError(f"{edge!r} is no edge of a circuit; expected such as '0.1->1.0.k' or 'embed->mlp0'")
             self.senders.setdefault(receiver, []).append(sender)
 
-    def claim(self, node: str, name: str, *, at: str = "") -> Claim:
+    def claim(self, node: str, name: str, *, depth: int, at: str = "") -> Claim:
         """The claim about a node, under the name that its reader has for it, and all that it reads."""
         self._n_claims += 1
+        if depth > _DEEPEST:
+            raise AnalysisError(f"the edges go round in a circle through {node!r}; expected those of a circuit")
         if self._n_claims > _MOST:
             raise AnalysisError(
                 f"the circuit's graph unrolls to more than {_MOST:,} claims, since a node is there once for every "
                 "way to the logits; expected fewer edges"
             )
         self.nodes.add(node)
-        return Claim(node=name, depends_on=self.depends_on.get(node, "everything"), at=at, reads=self._reads(node))
+        return Claim(
+            node=name, depends_on=self.depends_on.get(node, "everything"), at=at, reads=self._reads(node, depth + 1)
+        )
 
-    def _reads(self, node: str) -> tuple[Claim, ...] | None:
+    def _reads(self, node: str, depth: int) -> tuple[Claim, ...] | None:
         if node == "embed":
             return None
         if node.count(".") != 1:  # an MLP, the logits, or a head's query, key or value
-            return tuple(self.claim(sender, sender) for sender in self.senders.get(node, []))
+            return tuple(self.claim(sender, sender, depth=depth) for sender in self.senders.get(node, []))
         parts = [part for part in "qkv" if f"{node}.{part}" in self.senders]
-        return tuple(self.claim(f"{node}.{part}", part, at="" if part == "q" else self.at) for part in parts)
+        return tuple(
+            self.claim(f"{node}.{part}", part, at="" if part == "q" else self.at, depth=depth) for part in parts
+        )

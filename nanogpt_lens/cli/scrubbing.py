@@ -50,7 +50,7 @@ def _list_features(asked: bool) -> None:
 def scrub(
     model: Any,
     hypothesis: Annotated[
-        Path, typer.Argument(help="a YAML or JSON file with the tree of claims, see docs/CIRCUITS.md")
+        Path, typer.Argument(help="a YAML or JSON file with the tree of claims, see docs/SCRUBBING.md")
     ],
     *,
     task: Annotated[

@@ -44,7 +44,7 @@ class Scrubbing(Result):
         rest: what is recovered in addition if what a claim does not name comes from its own place; nan where it says
             nothing of what it reads.
         cost_low, cost_high, need_low, need_high, rest_low, rest_high: their 95% intervals, of each by itself.
-        cost_p, need_p, rest_p: of none at all, corrected for the number of claims.
+        cost_p, rest_p: of none at all, corrected for all costs and rests together; need_p, for all needs.
     """
 
     low: Float[Tensor, " condition"]
@@ -162,8 +162,9 @@ class Scrubbing(Result):
             return []
         costs = torch.cat([self.cost, self.rest.nan_to_num(-torch.inf)])
         p = torch.cat([self.cost_p, self.rest_p.nan_to_num(1.0)])
+        costs = costs.where(p <= 0.05, -torch.inf)
         most = int(costs.argmax())
-        if not (float(p[most]) <= 0.05 and float(costs[most]) > 0):
+        if not float(costs[most]) > 0:
             return []
         claim = self.claims[most % len(self.claims)]
         if most < len(self.claims):

@@ -146,6 +146,10 @@ class Naive:
         every = [(i, j) for i in range(self.n) for j in range(self.n_pos)]
         same = whole or (self.same and len(pool) > self.n)
         rest = self.rest(path, place, pool, where, same)
+        if not claim.reads:
+            at = range(self.n_pos) if whole else [rest[1]]
+            rows = [self.plain(node, rest[0], pos) for pos in at]
+            return torch.stack(rows) if whole else rows[0]
         rows = []
         for pos in range(self.n_pos) if whole else [place[1]]:
             q = self.plain(f"{node}.q", rest[0], pos if whole else rest[1])

@@ -53,6 +53,8 @@ def test_a_file_is_what_it_says(tmp_path):
         ("logits: {depends_on: [1]}", "'logits' depends on [1]; expected the name of a feature"),
         ("logits: {reads: {k: {at: -1}}}", "is at -1; expected each, all, here, or a position"),
         ("logits: {reads: [k]}", "reads 'k'; expected a claim with its node"),
+        ('logits: {reads: {"1.0": {depends_on: nothing}, "1.0": {}}}', "the key '1.0' is there twice"),
+        ("logits: {}\nlogits: {}", "the key 'logits' is there twice"),
     ],
 )
 def test_what_is_no_hypothesis_is_refused(tmp_path, text, message):
@@ -71,6 +73,8 @@ def test_aliases_that_grow_without_end_are_refused(tmp_path):
     file.write_text(text)
     with pytest.raises(AnalysisError, match="has more than 2,000 claims"):
         read_hypothesis(file)
+    with pytest.raises(AnalysisError, match="there is no file"):
+        read_hypothesis("logits: {reads: {embed: {}}}  # the text itself " * 40)
     with pytest.raises(AnalysisError, match="there is no file"):
         read_hypothesis(tmp_path / "none.yaml")
     (tmp_path / "large.yaml").write_text("#" * (2**20 + 1))

@@ -18,7 +18,7 @@ LABELS = ["a", "b", " ", "\n", "7", "é", ".", ""]
 
 
 def features(tokens=TOKENS, labels=None, classes=None):
-    return Features(tokens, ANSWER, labels, classes or {})
+    return Features(tokens, ANSWER[: len(tokens)], labels, classes or {})
 
 
 def same(one, other):
@@ -97,6 +97,9 @@ def test_a_function_gives_a_value_for_each_place_or_prompt():
     assert same(features().values(lambda tokens: tokens % 2), (TOKENS % 2).numpy())
     words = [["x", "y", "x", "x", "y", "y"], ["y"] * 6]
     assert same(features().values(lambda tokens: words), np.array(words))
+    for bad in ([[1], [1, 2]], torch.full((2, 6), torch.nan), [None, None]):
+        with pytest.raises(AnalysisError, match="expected a number or word for each prompt and position"):
+            features().values(lambda tokens, bad=bad: bad)
 
 
 def test_every_feature_of_the_list_has_a_definition_and_a_value():
@@ -121,6 +124,7 @@ def test_stand_ins_agree_and_are_uniform():
     kept = made.agreement("token", Pool(None, same=True))
     drawn = kept.drawn(place, uniform)
     assert torch.equal(drawn % 6, place % 6)
+    assert kept.n_values == every.n_values == 3
 
 
 def test_permuted_values_are_as_frequent_as_before_and_say_nothing():

@@ -234,8 +234,26 @@ def test_a_circuit_as_a_hypothesis(handmade):
     assert named.claim("logits/1.0/k").depends_on == ("previous_token", "position")
     with pytest.raises(AnalysisError, match="depends_on has '2.0'"):
         hypothesis_of(edges, depends_on={"2.0": "token"})
+    assert scrub(model, named, pairs, **QUIET).recovered == pytest.approx(1.0, abs=1e-3)
+    by_key = hypothesis_of(edges, depends_on={"1.0.k": ["previous_token"]})
+    assert by_key.claim("logits/1.0/k").at == "each"
+    assert scrub(model, by_key, pairs, **QUIET).recovered == pytest.approx(1.0, abs=1e-3)
     with pytest.raises(AnalysisError, match="'embed' is no edge"):
         hypothesis_of(["embed"])
+    with pytest.raises(AnalysisError, match="go round in a circle through 'mlp0'"):
+        hypothesis_of(["mlp0->mlp0", "mlp0->logits"])
+
+
+def test_a_head_that_reads_nothing_is_one_that_depends_on_nothing(handmade):
+    """Both say that any other place will do; the draws are others."""
+    model, pairs = handmade
+    key = {"depends_on": "previous_token", "reads": {"embed": {"depends_on": "position"}}}
+    ends = []
+    for head in ({"reads": {}}, {"depends_on": "nothing"}):
+        claim = {**key, "reads": {**key["reads"], "0.1": head}}
+        ends.append(scrub(model, induction(k=claim), pairs, n_draws=4, **QUIET).interval_of_recovered)
+    assert ends[0][0] < ends[1][1]
+    assert ends[1][0] < ends[0][1]
 
 
 def test_singletons_are_counted_and_said(handmade):
@@ -371,6 +389,9 @@ def test_bad_data_and_metrics_are_refused():
         scrub(model, {"logits": {}}, data[:1], **QUIET)
     with pytest.raises(AnalysisError, match="there is nothing to recover"):
         scrub(model, {"logits": {}}, data[:1].expand(4, -1), **QUIET)
+    unsure = prompts(40, seed=3)
+    with pytest.raises(AnalysisError, match="the model is not surely the better: there is nothing to recover"):
+        scrub(model, {"logits": {}}, with_answer(unsure, unsure.flip(0)[:, 2]), **QUIET)
     with pytest.raises(AnalysisError, match=r"reads the positions \[0, 1, 2\]"):
         scrub(model, {"logits": {}}, data, lambda logits: logits.sum(), **QUIET)
     with pytest.raises(AnalysisError, match="gave values of shape"):
@@ -388,5 +409,11 @@ def test_a_hypothesis_is_data():
     )
     assert ngl.scrubbing.read_hypothesis(made.to_json()) == made
     assert [path for path, _ in made.walk()] == ["logits", "logits/0.0", "logits/0.0/k@1"]
+    assert made.with_claim("logits/0.0", depends_on=["token"]).claim("logits/0.0").depends_on == ("token",)
+    for at in (-1, "evry", True):
+        with pytest.raises(AnalysisError, match="expected each, all, here, or a position"):
+            made.with_claim("logits/0.0/k@1", at=at)
+    with pytest.raises(AnalysisError, match="positions is 'smae'"):
+        Hypothesis(Claim("logits"), positions="smae")
     with pytest.raises(AnalysisError, match="there is no claim 'logits/0.1'; expected one of logits, logits/0.0"):
         made.with_claim("logits/0.1", depends_on="token")

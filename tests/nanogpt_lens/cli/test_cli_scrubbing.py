@@ -13,7 +13,6 @@ import torch
 import nanogpt_lens as ngl
 from nanogpt_lens.circuits.scrubbing import FEATURES
 from nanogpt_lens.text.task_pairs import own_task, pairs_by_name
-from tests.making import write, write_meta
 from tests.nanogpt_lens.cli.test_cli import run
 
 MODEL = "handmade_induction"
@@ -111,26 +110,24 @@ def test_the_task_is_the_models_own(file, tmp_path):
     assert own_task(model) == "trigger_bigrams"
     assert own_task(ngl.load(MODEL)) == "induction"
     expected = ngl.scrub(
-        model, file, pairs_by_name(model, "trigger_bigrams", n=4), n_draws=1, weaken=False, progress=False
+        model, file, pairs_by_name(model, "trigger_bigrams", n=16), n_draws=1, weaken=False, progress=False
     )
-    words = ("--n", 4, "--n-draws", 1, "--no-weaken", "--json")
+    words = ("--n", 16, "--n-draws", 1, "--no-weaken", "--json")
     rows = json.loads(run("scrub", "induction", file, *words)[1])["scrubbing"]["rows"]
     assert rows[0]["value"] == pytest.approx(expected.recovered, rel=1e-5)
 
 
 def test_passages_of_a_text_end_with_the_answer(file, tmp_path):
-    write_meta(tmp_path / "out")
-    write(tmp_path / "out")
     (tmp_path / "text.txt").write_text("the king and the night " * 40)
     (tmp_path / "all.yaml").write_text("logits: {reads: {resid_pre1: {depends_on: token}}}")
-    words = ("--text", tmp_path / "text.txt", "--n", 8, "--seq-len", 5, "--n-draws", 1, "--json")
-    code, shown, _ = run("scrub", tmp_path / "out", tmp_path / "all.yaml", *words)
+    words = ("--text", tmp_path / "text.txt", "--n", 16, "--seq-len", 5, "--n-draws", 1, "--json")
+    code, shown, _ = run("scrub", "shakespeare_char", tmp_path / "all.yaml", *words)
     assert code == 0
     found = json.loads(shown)["scrubbing"]
-    assert found["sample"]["n"] == 8
+    assert found["sample"]["n"] == 16
     assert found["sample"]["seq_len"] == 5
     prompts = found["provenance"]["arguments"]["prompts"]
-    model = ngl.load(tmp_path / "out")
+    model = ngl.load("shakespeare_char")
     whole = model.to_tokens("the king and the night " * 40, prepend_bos=False, truncate=False)[0].tolist()
     for prompt, answer in zip(prompts, found["provenance"]["arguments"]["answer"], strict=True):
         assert any(whole[i : i + 6] == [*prompt, answer] for i in range(len(whole)))
