@@ -114,6 +114,8 @@ class Features:
             return np.broadcast_to(base[:, [int(at)]], base.shape)
         shifted = np.full_like(base, _NONE)
         n_back = int(back or 0)
+        if n_back >= n_pos:
+            raise AnalysisError(f"{word!r} is before the first of the {n_pos} tokens of a prompt, wherever it is read")
         shifted[:, n_back:] = base[:, : max(0, n_pos - n_back)]
         return shifted
 

@@ -84,6 +84,8 @@ def compare(
         progress=shows_bar(as_json, as_csv),
         **options,
     )
+    if prompts.none:
+        _warn_of_others(result, kept)
     save_result(result, output)
     draw(result, plot)
     if as_json:
@@ -122,6 +124,18 @@ def _asked(
         return [one.prompts(model).asked for one, model in zip(kept, models, strict=True)], sources[0]
     chosen = source or sources[0]
     return [prompts.read(model, source=chosen, seed=seed).asked for model in models], chosen
+
+
+def _warn_of_others(result: CircuitComparison, kept: list[KeptCircuit]) -> None:
+    """Say of circuits that do not do here, on the prompts that they were found on, what they did there."""
+    for i, one in enumerate(kept):
+        here = float(result.score("transfer")[i, i])
+        if abs(here - one.faithfulness) > one.tolerance:
+            typer.echo(
+                f"{one.path} had a faithfulness of {one.faithfulness:.2f} where it was found, and has {here:.2f} in "
+                "this model on the same prompts: give the model that it was found in, with a --model for each circuit",
+                err=True,
+            )
 
 
 def _names(saved: list[Path]) -> list[str]:

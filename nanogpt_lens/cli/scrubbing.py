@@ -85,6 +85,7 @@ def scrub(
     """
     from nanogpt_lens.circuits.scrubbing import read_hypothesis
     from nanogpt_lens.circuits.scrubbing import scrub as scrubbing_of
+    from nanogpt_lens.text.task_pairs import own_task
 
     check_picture(plot)
     claims = read_hypothesis(hypothesis)
@@ -100,7 +101,8 @@ def scrub(
     elif as_csv:
         typer.echo(_as_csv(result), nl=False)
     else:
-        _print(result)
+        where = f"passages of {text}" if text is not None else f"prompts of the task {task or own_task(model)}"
+        _print(result, f"{len(result.metric[0]):,} {where}, {result.seq_len} tokens each")
 
 
 def _data(model: Any, task: str | None, text: Any, n: int, seq_len: int | None, seed: int) -> Any:
@@ -137,8 +139,9 @@ def _as_csv(result: Scrubbing) -> str:
     return whole.reindex(columns=["measure", "place", "depends_on", "value", "low", "high", "p"]).to_csv(index=False)
 
 
-def _print(result: Scrubbing) -> None:
+def _print(result: Scrubbing, prompts: str) -> None:
     typer.echo(result.sentence())
+    typer.echo(f"{prompts}, {result.over_draws.shape[1]} draws of each")
     typer.echo(result.definition)
     ends = zip(result.values.tolist(), result.low.tolist(), result.high.tolist(), strict=True)
     means = result.metric.double().mean(-1).tolist()

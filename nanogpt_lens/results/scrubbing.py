@@ -80,6 +80,10 @@ class Scrubbing(Result):
         return str(self.hypothesis.get("name") or "the hypothesis")
 
     @property
+    def _quoted(self) -> str:
+        return self.name if self.name == "the hypothesis" else f'"{self.name}"'
+
+    @property
     def recovered(self) -> float:
         """The share that the hypothesis recovers: 1 is what the model does, 0 what a random prompt's logits do."""
         return self.of(HYPOTHESIS)
@@ -145,7 +149,7 @@ class Scrubbing(Result):
         """What was found, in a few sentences."""
         low, high = self.interval_of_recovered
         said = [
-            f"{self.name} recovers {self.recovered:.0%} ({low:.0%} to {high:.0%}) of what the model does; with its "
+            f"{self._quoted} recovers {self.recovered:.0%} ({low:.0%} to {high:.0%}) of what the model does; with its "
             f"features permuted {self.of(PERMUTED):.0%}, by a uniform guess {self.of(UNIFORM):.0%}"
         ]
         if self.above_permuted[1] <= 0:
@@ -181,10 +185,10 @@ class Scrubbing(Result):
         if not shares:
             return []
         most = max(shares, key=shares.__getitem__)
-        others = f" (and more than {FEW_AGREE:.0%} in {len(shares) - 1} other claims)" if len(shares) > 1 else ""
+        others = f" (and more than {FEW_AGREE:.0%} of {_others(len(shares) - 1)})" if len(shares) > 1 else ""
         return [
             f"{shares[most]:.0%} of the places of {most}{others} agree with no other and stand in for themselves, "
-            "which tests nothing"
+            "which tests nothing: give more prompts, or a feature with fewer values"
         ]
 
     def _place(self, condition: str) -> int:
@@ -198,3 +202,8 @@ class Scrubbing(Result):
         frame = self.to_dataframe().drop(columns=["condition"]).set_index("condition_label")
         tables = [frame[["value", "low", "high"]], self.claims_table().set_index("claim")]
         return [self.sentence(), *(line for table in tables for line in table.round(3).to_string().splitlines())]
+
+
+def _others(n: int) -> str:
+    """How many other claims, in words."""
+    return "another claim" if n == 1 else f"{n} other claims"

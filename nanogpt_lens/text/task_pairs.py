@@ -74,7 +74,8 @@ def _task(model: Hooked, name: str) -> Task:
     lacks = (
         "has no characters" if name == "repeated_random" else f"was not trained on {name}, whose bigrams are a text's"
     )
-    raise AnalysisError(f"this model {lacks}; expected another task: {_IN_WORDS}")
+    others = _IN_WORDS.replace(f"{name}, ", "")
+    raise AnalysisError(f"this model {lacks}; expected another task: {others}")
 
 
 def own_task(model: Hooked) -> str:

@@ -362,6 +362,7 @@ BAD = [
         "'colour' is no feature; expected token, previous_token",
     ),
     ({"logits": {"reads": {"0.0": {"depends_on": "token@9"}}}}, "'token@9' is not in prompts of 3 tokens"),
+    ({"logits": {"reads": {"0.0": {"depends_on": "token-3"}}}}, "'token-3' is before the first of the 3 tokens"),
     ({"logits": {"reads": {"0.0": {"depends_on": "class"}}}}, "the feature 'class' needs a vocabulary"),
     ({"logits": {"reads": {"0.0": {"depends": "token"}}}}, "has the key 'depends'; expected depends_on, at, reads"),
     ({"logits": {"reads": {0.1: {}}}}, "write it in quotes, '0.1', since YAML reads 1.10 as 1.1"),

@@ -99,3 +99,15 @@ def test_what_does_not_go_is_one_sentence(saved, words, said):
     assert code == 2
     assert not shown
     assert said in " ".join(told.split())
+
+
+def test_a_circuit_that_does_nothing_where_it_is_run_is_warned_of(saved, tmp_path):
+    code, _, said = run("circuit", "compare", *saved, "--model", MODEL, *FEW)
+    assert (code, said) == (0, "")
+    kept = json.loads(saved[1].read_text())
+    kept["circuit"]["edges"] = ["embed->logits"]  # as if it had been found in another model
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(kept))
+    code, _, said = run("circuit", "compare", saved[0], other, "--model", MODEL, *FEW)
+    assert code == 0
+    assert "with a --model for each circuit" in said

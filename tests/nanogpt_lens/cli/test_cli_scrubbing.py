@@ -61,10 +61,11 @@ def test_it_prints_the_sentence_the_controls_and_the_claims_in_words(file, expec
     code, shown, _ = run("scrub", MODEL, file, *FEW)
     assert code == 0
     lines = shown.splitlines()
-    assert lines[:2] == [expected.sentence(), expected.definition]
-    for name, line in zip(expected.labels["condition"], lines[3:8], strict=True):
+    assert [lines[0], lines[2]] == [expected.sentence(), expected.definition]
+    assert lines[1] == "16 prompts of the task induction, 8 tokens each, 2 draws of each"
+    for name, line in zip(expected.labels["condition"], lines[4:9], strict=True):
         assert line.startswith(f"{name} ")
-    assert f"{expected.of('features permuted'):.1%} [" in lines[6]
+    assert f"{expected.of('features permuted'):.1%} [" in lines[7]
     first = lines.index(next(line for line in lines if line.startswith("claim ")))
     claims = (
         "logits: everything",
