@@ -73,9 +73,11 @@ class Widget:
         """Write one self-contained HTML file that opens offline; a killed run leaves the old file or the new one.
 
         Raises:
-            AnalysisError: the file cannot be written.
+            AnalysisError: the file cannot be written, or its name ends in something else than .html.
         """
         file = Path(path).expanduser()
+        if file.suffix not in ("", ".html", ".htm"):
+            raise AnalysisError(f"{file} ends in {file.suffix!r}; a widget is a page: expected .html")
         page = document(
             title=f"{self.component} - nanogpt-lens",
             body=f'<main style="max-width:900px;margin:16px auto;padding:0 16px">{self.with_caption("w1")}</main>',

@@ -85,7 +85,9 @@ def widget(result: Result, *, kind: str | None = None, **options: Any) -> Widget
         raise ResultError(f"kind is {kind!r}; expected {' or '.join(functions)} for this {name}")
     known = list(signature(functions[kind]).parameters)[1:]
     if unknown := sorted(options.keys() - set(known)):
-        raise ResultError(f"{kind} has no option {', '.join(unknown)}; expected {', '.join(known)}")
+        raise ResultError(
+            f"the widget {kind} has no option {', '.join(unknown)}; expected {', '.join(known) or 'none'}"
+        )
     return functions[kind](result, **options)
 
 

@@ -491,3 +491,10 @@ class TestBadInput:
         monkeypatch.setattr(neuron_widgets, "MOST", 100)
         with pytest.raises(ResultError, match="1,280 activations; expected 1 to 100: choose with layer= and neuron="):
             ngl.get_neuron_activations(model, TEXT).widget()
+
+
+def test_a_widget_is_saved_as_a_page(tmp_path):
+    widget = ngl.attention_patterns(lens_model(), torch.arange(5)[None]).widget()
+    with pytest.raises(AnalysisError, match=r"x\.png ends in '\.png'; a widget is a page: expected \.html"):
+        widget.save(tmp_path / "x.png")
+    assert widget.save(tmp_path / "x.html").read_text().startswith("<!doctype html>")
