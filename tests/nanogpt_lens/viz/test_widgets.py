@@ -494,7 +494,7 @@ class TestBadInput:
 
 
 def test_a_widget_is_saved_as_a_page(tmp_path):
-    widget = ngl.attention_patterns(lens_model(), torch.arange(5)[None]).widget()
+    widget = ngl.attention_patterns(lens_model(tmp_path), torch.arange(5)[None]).widget()
     with pytest.raises(AnalysisError, match=r"x\.png ends in '\.png'; a widget is a page: expected \.html"):
         widget.save(tmp_path / "x.png")
     assert widget.save(tmp_path / "x.html").read_text().startswith("<!doctype html>")
