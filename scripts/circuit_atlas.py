@@ -10,19 +10,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import permutations
+from functools import partial
+from itertools import permutations, product
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeAlias
 
 import torch
 from scipy.stats import kendalltau
+from torch import Tensor
 
 import nanogpt_lens as ngl
 from conversion.atomic import write_text
 from nanogpt_lens import TrainConfig, train
+from nanogpt_lens.core.intervals import mean_fields
 from nanogpt_lens.results import CircuitAtlas, HeadMatches, Trajectory, load_result
 from nanogpt_lens.runs.atlas import circuit_atlas
 from nanogpt_lens.text.tasks import read_task
@@ -33,6 +38,7 @@ from scripts.ship_induction import SHIPPED, settings
 OUT = DATA / "circuit_atlas.json"
 DOCUMENT = ROOT / "docs" / "CIRCUITS.md"
 PROMPTS = 32
+HALVINGS = 10
 LAST_TRAINED, LAST = 2000, 6000
 TRAINED = tuple(step for step in SHIPPED if step <= LAST_TRAINED)
 KINDS = {
@@ -40,6 +46,9 @@ KINDS = {
     "solved": "random tokens [A][B] ... [A] that the model at the end answers",
 }
 """The kinds of prompts; at the end means the last stage, so that these are chosen by what comes out."""
+
+Halves: TypeAlias = Mapping[str, float]
+"""The half-way point of each edge that has changed."""
 
 _TABLE = re.compile(r"(<!-- atlas: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -113,7 +122,10 @@ def at_steps(effects: Trajectory, steps: tuple[int, ...]) -> Trajectory:
 def summary(atlas: CircuitAtlas) -> dict[str, Any]:
     """What an atlas says, in plain numbers."""
     table = atlas.table()
-    rows = table[table["changed"]].drop(columns="changed").to_json(None, orient="records", double_precision=4) or "[]"
+    rows = (
+        table[table["changed"]].drop(columns=["changed", "shrunk"]).to_json(None, orient="records", double_precision=4)
+        or "[]"
+    )
     return {
         "steps": atlas.steps,
         "n_curves": atlas.n_curves,
@@ -121,36 +133,86 @@ def summary(atlas: CircuitAtlas) -> dict[str, Any]:
         "spans": atlas.spans.tolist(),
         "togetherness": atlas.togetherness(),
         "faded": atlas.faded,
+        "shrunk": atlas.diminished,
         "changed": json.loads(rows),
     }
 
 
-def renamed(matches: HeadMatches, edges: tuple[str, ...]) -> tuple[str, ...]:
-    """The edges of the first model with the names that the second model's heads have."""
+def renamed(edge: str, heads: Sequence[Sequence[int]]) -> str:
+    """An edge of one model with the names that another's heads have: `heads[layer][head]`."""
 
     def other(name: str) -> str:
-        head, dot, part = name.partition(".")[0], ".", name.split(".", 2)[1:]
-        if not head.isdigit():
+        layer, *part = name.split(".")
+        if not layer.isdigit():
             return name
-        layer, place = int(head), (1, int(head), int(part[0]))
-        return dot.join([str(layer), str(int(matches.partner_head[place])), *part[1:]])
+        return ".".join([layer, str(heads[int(layer)][int(part[0])]), *part[1:]])
 
-    return tuple("->".join(map(other, edge.split("->"))) for edge in edges)
+    return "->".join(map(other, edge.split("->")))
+
+
+def halves_of(atlas: CircuitAtlas) -> dict[str, float]:
+    """The half-way point of each edge that has changed."""
+    return {edge: atlas.half_of(edge)[0] for edge in atlas.order_of_changes}
+
+
+def rank_correlation(one: Halves, other: Halves, names: Callable[[str], str] = str) -> float:
+    """Kendall's tau of the half-way points of edges that both have, by the names of the second; nan for one or none."""
+    pairs = [(half, other[names(edge)]) for edge, half in one.items() if names(edge) in other]
+    found: Any = kendalltau(*zip(*pairs, strict=True)) if len(pairs) > 1 else None
+    return math.nan if found is None else float(found.statistic)
+
+
+def chance(one: Halves, other: Halves, tau: float, heads: Sequence[int]) -> tuple[float, float]:
+    """The mean tau over all numberings of the second model's heads within layers, and the share at least as large.
+
+    Args:
+        one, other: the half-way points, each by its model's own names.
+        tau: with the heads paired as they are, which is one of these numberings.
+        heads: how many there are in each layer.
+    """
+    numberings = product(*(permutations(range(n)) for n in heads))
+    taus = [rank_correlation(one, other, partial(renamed, heads=numbering)) for numbering in numberings]
+    return fmean(t for t in taus if not math.isnan(t)), fmean(t >= tau - 1e-9 for t in taus)
+
+
+def between_halves(effects: Trajectory) -> dict[str, Any]:
+    """How far the order is the same in two halves of the prompts of one seed, in random halvings: a ceiling."""
+    assert effects.per_example is not None
+    n = effects.per_example.shape[-1]
+    generator, taus = torch.Generator().manual_seed(0), list[float]()
+    for _ in range(HALVINGS):
+        order = torch.randperm(n, generator=generator)
+        # what has changed, and when, does not depend on the tests
+        one, other = (
+            circuit_atlas(of_prompts(effects, half), level=0.5, permutations=200)
+            for half in (order[: n // 2], order[n // 2 :])
+        )
+        taus.append(rank_correlation(halves_of(one), halves_of(other)))
+    return {"mean": fmean(taus), "low": min(taus), "high": max(taus)}
+
+
+def of_prompts(effects: Trajectory, places: Tensor) -> Trajectory:
+    """The same over some of the prompts."""
+    assert effects.per_example is not None
+    return replace(effects, **mean_fields(effects.per_example[..., places]))
 
 
 def agreement(one: CircuitAtlas, other: CircuitAtlas, matches: HeadMatches) -> dict[str, Any]:
-    """How far the order of what changes is the same in another seed, after matching heads."""
-    names = dict(zip(one.edges, renamed(matches, one.edges), strict=True))
+    """How far the order of what changes is the same in another seed, after matching heads, and after any numbering."""
+    heads = matches.partner_head[1].long().tolist()
+    names = {edge: renamed(edge, heads) for edge in one.edges}
     shared = [edge for edge in one.order_of_changes if names[edge] in other.order_of_changes]
-    halves = [(one.half_of(edge)[0], other.half_of(names[edge])[0]) for edge in shared]
-    found: Any = kendalltau(*zip(*halves, strict=True)) if len(shared) > 2 else None
+    points = halves_of(one), halves_of(other)
+    tau = rank_correlation(*points, names.__getitem__)
+    mean, p = chance(*points, tau, [len(row) for row in heads])
     sure = [(a, b) for a, b in permutations(shared, 2) if one.surely_before(a, b)]
     there = [(other.surely_before(names[a], names[b]), other.surely_before(names[b], names[a])) for a, b in sure]
     return {
         "changed": [len(one.order_of_changes), len(other.order_of_changes)],
         "shared": len(shared),
-        "tau": None if found is None else float(found.statistic),
-        "p": None if found is None else float(found.pvalue),
+        "tau": tau,
+        "tau_renumbered": mean,
+        "p_renumbered": p,
         "sure_pairs": len(sure),
         "same": sum(same for same, _ in there),
         "reversed": sum(back for _, back in there),
@@ -178,6 +240,9 @@ def measured(runs: Path) -> dict[str, Any]:
         },
         "all_stages": {kind: summary(circuit_atlas(effects[kind][SEEDS[0]])) for kind in KINDS},
         "common": {kind: {seed: summary(atlas) for seed, atlas in of.items()} for kind, of in atlases.items()},
+        "halves": {
+            kind: {s: between_halves(at_steps(e, common)) for s, e in of.items()} for kind, of in effects.items()
+        },
         "agreement": {
             kind: {
                 f"{a} {b}": agreement(of[a], of[b], ngl.match_heads(heads[a], heads[b]))
@@ -205,13 +270,30 @@ def tables(data: dict[str, Any]) -> dict[str, str]:
                 ]
             )
         for pair, found in data["agreement"][kind].items():
-            tau = "-" if found["tau"] is None else f"{found['tau']:.2f} (p = {found['p']:.2g})"
+            taus = [f"{found[name]:.2f}" for name in ("tau", "tau_renumbered", "p_renumbered")]
             counts = [found[name] for name in ("shared", "sure_pairs", "same", "reversed")]
-            agree.append([kind, pair.replace(" ", " and "), tau, *map(str, counts)])
+            agree.append([kind, pair.replace(" ", " and "), *taus, *map(str, counts)])
     head = ["prompts", "edge", "effect at the end", "a tenth of the way", "half-way", "p of a transition", "appears"]
-    other = ["prompts", "seeds", "rank correlation of half-way points", "edges that change in both"]
-    other += ["pairs surely in order in the first", "surely the same in the second", "surely reversed"]
-    return {"order": markdown(head, order), "agreement": markdown(other, agree)}
+    other = ["prompts", "seeds", "rank correlation of half-way points", "mean of all numberings", "p"]
+    other += ["edges that change in both", "pairs surely in order in the first", "surely the same in the second"]
+    other += ["surely reversed"]
+    return {"order": markdown(head, order), "verdicts": _verdicts(data), "agreement": markdown(other, agree)}
+
+
+def _verdicts(data: dict[str, Any]) -> str:
+    """What each atlas says of its edges, one row each."""
+    rows = []
+    for kind in KINDS:
+        atlases = {SEEDS[0]: data["all_stages"][kind]}, data["common"][kind]
+        for seed, found in ((seed, found) for of in atlases for seed, found in of.items()):
+            common = found["steps"] == data["common_steps"]
+            halves = data["halves"][kind][seed] if common else None
+            appears = ", ".join(f"`{row['edge']}`" for row in found["changed"] if row["formed"])
+            counts = [len(found[name]) for name in ("changed", "shrunk", "faded")]
+            tau = f"{halves['mean']:.2f} ({halves['low']:.2f} to {halves['high']:.2f})" if halves else "-"
+            rows.append([kind, seed, str(len(found["steps"])), appears or "none", *map(str, counts), tau])
+    head = ["prompts", "seed", "stages", "appear", "change for good", "shrink for good", "come and go"]
+    return markdown([*head, "rank correlation of half-way points, two halves of the prompts"], rows)
 
 
 def _with(row: dict[str, Any], point: str) -> str:

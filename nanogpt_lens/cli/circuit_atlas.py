@@ -55,10 +55,12 @@ def atlas(
     with only_first():
         from nanogpt_lens.core.distributed import is_first
         from nanogpt_lens.results.files import check_target
-        from nanogpt_lens.runs.atlas import circuit_atlas
+        from nanogpt_lens.runs.atlas import PERMUTATIONS, circuit_atlas
+        from nanogpt_lens.runs.change_points import check_options
         from nanogpt_lens.runs.trajectory import trajectory
 
         one_format(as_json, as_csv)
+        check_options(least, level, PERMUTATIONS, seed)
         if output is not None:
             check_target(output)
         check_picture(plot)

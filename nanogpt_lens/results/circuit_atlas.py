@@ -26,7 +26,10 @@ class CircuitAtlas(Result):
     Attributes:
         values: the effects.
         low, high: their 95% intervals over the prompts.
-        changed: whether the effect of an edge at the end differs from that at the beginning, surely over the prompts.
+        changed: whether the effect of an edge at the end is `least` or more away from zero, and on that side of its
+            effect at the beginning by `least` or more, surely over the prompts, for good.
+        shrunk: whether it is there from the start, and at the end nearer to zero by `least` or more, surely over the
+            prompts, for good; such an edge has not changed.
         formed: whether an edge appears: whether it has changed in a transition, neither by noise nor by drift.
         onset, onset_low, onset_high: the step at which an edge that has changed is past a tenth of the way for good,
             with its 95% interval over the prompts, whose ends are stages; nan for the others.
@@ -44,6 +47,7 @@ class CircuitAtlas(Result):
     low: Float[Tensor, "step edge"]
     high: Float[Tensor, "step edge"]
     changed: Bool[Tensor, " edge"]
+    shrunk: Bool[Tensor, " edge"]
     formed: Bool[Tensor, " edge"]
     onset: Float[Tensor, " edge"]
     onset_low: Float[Tensor, " edge"]
@@ -97,16 +101,21 @@ class CircuitAtlas(Result):
 
     @property
     def faded(self) -> tuple[str, ...]:
-        """The edges that came and went.
+        """The edges that came and went: they have not changed for good, nor were they there from the start.
 
-        At the stage where their effect is largest its interval is beyond `least`, and at the last stages it is below
-        half of that, not changed for good.
+        At the stage where their effect is largest its interval is beyond `least`, on one side of zero; at the first
+        stage and, on average, at the last stages it is below half of that.
         """
         peak, places = self.values.abs().max(0)
         near = torch.minimum(self.low.abs(), self.high.abs()).gather(0, places[None])[0]
         one_sided = (self.low * self.high > 0).gather(0, places[None])[0]
-        gone = (near > self.least) & one_sided & (self.final.abs() < peak / 2) & ~self.changed
-        return tuple(name for name, flag in zip(self.edges, gone.tolist(), strict=True) if flag)
+        small = (self.values[0].abs() < peak / 2) & (self.final.abs() < peak / 2)
+        return self._named((near > self.least) & one_sided & small & ~self.changed)
+
+    @property
+    def diminished(self) -> tuple[str, ...]:
+        """The edges that have shrunk."""
+        return self._named(self.shrunk)
 
     def half_of(self, edge: str) -> tuple[float, float, float]:
         """The half-way point of an edge, and both ends of its interval; nan where it has not changed.
@@ -151,6 +160,7 @@ class CircuitAtlas(Result):
         names = (
             "formed",
             "changed",
+            "shrunk",
             "baseline",
             "final",
             "onset",
@@ -168,7 +178,8 @@ class CircuitAtlas(Result):
     def sentence(self) -> str:
         """What appears, when, and in which order, in a sentence or two."""
         n, every, changed = len(self.order), len(self.edges), int(self.changed.sum())
-        gone = f"; {len(self.faded)} came and went" if self.faded else ""
+        gone = f"; {len(self.diminished)} shrank for good" if self.diminished else ""
+        gone += f"; {len(self.faded)} came and went" if self.faded else ""
         if not n:
             return f"of {every} edges {changed} change for good, and none in a transition{gone}"
         when = {edge: "{:,.0f} ({:,.0f} to {:,.0f})".format(*self.half_of(edge)) for edge in self.order}
@@ -180,6 +191,9 @@ class CircuitAtlas(Result):
             moments = f"at no fewer than {len(self.spans)} moments" if len(self.spans) > 1 else "perhaps at one moment"
             said += f", last {last}, at {when[last]}, {moments}"
         return said + gone
+
+    def _named(self, flags: Bool[Tensor, " edge"]) -> tuple[str, ...]:
+        return tuple(edge for edge, flag in zip(self.edges, flags.tolist(), strict=True) if flag)
 
     def _by_half(self, flags: Bool[Tensor, " edge"]) -> tuple[str, ...]:
         places = flags.nonzero()[:, 0]

@@ -6,9 +6,13 @@
     atlas.plot(kind="film")
 
 An edge has changed where its effect at the last stages differs from that at the first, by the rules of
-`change_points`, in its own unit: by `least` or more, to `least` or more, surely over the prompts, for good. Its sign is
-that of its effect at the last stages: an edge whose effect is negative changes as its effect falls. An effect that only
-shrinks does not count. Every edge that has changed has an onset and a half-way point, with intervals over the prompts.
+`change_points`, in its own unit: away from zero, by `least` or more and to `least` or more, surely over the prompts,
+for good. Its sign is that of its effect at the last stages: an edge whose effect is negative changes as its effect
+falls. Every edge that has changed has an onset and a half-way point, with intervals over the prompts.
+
+An effect that only shrinks has not changed, in these words, even where it is gone. It has shrunk where it is there from
+the start, at the first stage at least half of what it is where it is largest, and where it is nearer to zero at the
+last stages than at the first: by `least` or more, surely over the prompts, for good.
 
 It appears where, besides, neither noise nor drift explains the change: where there is a transition. The curves looked
 at are those of the edges whose effects differ by `least` or more between any two stages, each with both signs, as the
@@ -34,14 +38,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.results import ChangePoint, CircuitAtlas, Scores, Trajectory
-from nanogpt_lens.runs.change_points import POINTS, find_change_point
-from nanogpt_lens.runs.crossings import ends
+from nanogpt_lens.runs.change_points import POINTS, check_options, find_change_point
+from nanogpt_lens.runs.crossings import SHARES, ends
+
+PERMUTATIONS = 20_000
 
 _SIGNS = (1.0, -1.0)
 _ANY = 1 - 1e-9
@@ -49,7 +55,7 @@ _ANY = 1 - 1e-9
 
 
 def circuit_atlas(
-    effects: Trajectory, *, least: float = 0.1, level: float = 0.05, permutations: int = 20_000, seed: int = 0
+    effects: Trajectory, *, least: float = 0.1, level: float = 0.05, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> CircuitAtlas:
     """When every edge appears in training, and which may have appeared at one moment.
 
@@ -65,9 +71,10 @@ def circuit_atlas(
         AnalysisError: it is no such trajectory, or whatever `find_change_point` raises.
     """
     _check(effects)
-    found = _change_points(effects, least=least, level=_ANY, permutations=permutations, seed=seed)
+    check_options(least, level, permutations, seed)
     n_curves = _n_looked_at(effects, least)
-    _check_level(level, permutations, n_curves)
+    _check_permutations(level, permutations, n_curves)
+    found = _change_points(effects, least=least, level=_ANY, permutations=permutations, seed=seed)
     p = {name: _corrected(found, name, n_curves) for name in ("p_value", "p_noise", "p_drift")}
     columns: dict[str, Any] = {
         f"{point}{suffix}": _column(found, name, point)
@@ -85,6 +92,7 @@ def circuit_atlas(
         axes=effects.axes,
         labels=effects.labels,
         changed=changed,
+        shrunk=_shrunk(effects, least) & ~changed,
         formed=formed,
         **columns,
         n_curves=n_curves,
@@ -139,12 +147,9 @@ def _check(effects: Trajectory) -> None:
         )
 
 
-def _check_level(level: float, permutations: int, n_curves: int) -> None:
-    """Raise AnalysisError unless the level is a probability that the corrected p can be below."""
-    if isinstance(level, bool) or not isinstance(level, float | int) or not 0 < level < 1:
-        raise AnalysisError(f"level is {level!r}; expected a probability between 0 and 1, such as 0.05")
+def _check_permutations(level: float, permutations: int, n_curves: int) -> None:
+    """Raise AnalysisError unless the corrected p can be below the level."""
     each = -math.expm1(math.log1p(-level) / n_curves)
-    check_whole(1, permutations=permutations)
     if each * (1 + permutations) < 1:
         raise AnalysisError(
             f"permutations is {permutations:,}, too few to tell among {n_curves} curves at the level of {level:g}; "
@@ -167,6 +172,19 @@ def _change_points(effects: Trajectory, **options: Any) -> list[ChangePoint]:
     _, final = ends(effects.values.double().T)
     places = [_SIGNS.index(-1.0 if value < 0 else 1.0) for value in final.tolist()]
     return [find_change_point(curves, edge=i, sign=place, looked_at=(), **options) for i, place in enumerate(places)]
+
+
+def _shrunk(effects: Trajectory, least: float) -> Bool[Tensor, " edge"]:
+    """Whether the effect of each edge is there from the start and nearer to zero at the end, surely and for good."""
+    assert effects.per_example is not None
+    values = effects.values.double()
+    baseline, final = ends(values.T)
+    first, last = ends(effects.per_example.double().movedim(0, -1))
+    low, high = t_interval(last - first) or (final - baseline, final - baseline)  # of two prompts or more there is one
+    there = values[0].abs() >= values.abs().amax(0) / 2
+    nearer = (final.abs() < baseline.abs()) & ((final - baseline).abs() >= least * (1 - 1e-6))
+    past_half = (values[-1] - baseline) / (final - baseline) >= SHARES[1]  # nan, of no change, is not
+    return there & nearer & (low * high > 0) & past_half
 
 
 def _n_looked_at(effects: Trajectory, least: float) -> int:

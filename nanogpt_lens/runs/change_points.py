@@ -131,7 +131,7 @@ def find_change_point(
             direction is unknown; `looked_at` names no axis; or a number is out of its range.
         ResultError: an axis has no such place.
     """
-    _check_options(least, direction, level, permutations, seed)
+    check_options(least, level, permutations, seed, direction)
     steps, curve_values, examples = _one_curve(curve, places)
     sign = 1.0 if direction == "rise" else -1.0
     values = sign * curve_values
@@ -178,7 +178,7 @@ def find_change_point(
     )
 
 
-def _check_options(least: float, direction: str, level: float, permutations: int, seed: int) -> None:
+def check_options(least: float, level: float, permutations: int, seed: int, direction: str = "rise") -> None:
     """Raise AnalysisError unless the options of `find_change_point` are in their ranges."""
     if direction not in get_args(Direction):
         raise AnalysisError(f"direction is {direction!r}; expected {' or '.join(get_args(Direction))}")

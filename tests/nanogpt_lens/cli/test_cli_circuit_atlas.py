@@ -66,6 +66,22 @@ def test_trajectory_takes_pairs(folder):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--level", "2"), "level is 2.0; expected a probability"),
+        (("--level", "0"), "level is 0.0; expected a probability"),
+        (("--least", "inf"), "least is inf; expected a number, 0 or more"),
+        (("--least", "nan"), "nan"),  # some versions of click refuse it themselves
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_measured(folder, words, said, monkeypatch):
+    monkeypatch.setattr("nanogpt_lens.runs.trajectory.trajectory", None)
+    code, _, error = run("circuit", "atlas", folder, *ASKED, *words)
+    assert code == 2
+    assert said in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
         (("circuit", "atlas", "handmade_induction"), "expected at least"),
         (("trajectory", "{folder}", "--measure", "prefix_matching", "--pairs", "induction"), "--pairs"),
     ],

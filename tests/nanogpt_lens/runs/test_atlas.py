@@ -71,7 +71,8 @@ def test_the_edges_that_appear_are_those_that_rise_or_fall_for_good(atlas):
     assert isinstance(atlas, CircuitAtlas)
     assert atlas.order == tuple(sorted(TRUE, key=TRUE.__getitem__))
     assert set(atlas.order_of_changes) == set(TRUE)
-    assert atlas.faded == ("mlp0->logits", "embed->logits")
+    assert atlas.faded == ("mlp0->logits",)
+    assert atlas.diminished == ("embed->logits",)
     assert atlas.p_value[atlas.formed].max() < 0.05 < atlas.p_value[2]
 
 
@@ -140,6 +141,47 @@ def in_common(low, high, places):
     return max(low[i] for i in places) < min(high[i] for i in places) or len(places) == 1
 
 
+SHRINKING = {
+    "embed->0.0.v": 2.0 - rise(700, 2.0),  # gone
+    "embed->0.1.v": 2.0 - rise(700, 1.5),  # smaller
+    "0.0->mlp0": rise(700, 1.5) - 2.0,
+    "embed->logits": 2.0 - rise(700, 2.05),  # gone, and a little beyond
+    "0.1->mlp0": 2.0 - rise(700, 0.09),  # by less than counts
+    "mlp0->1.0.k": 2.0 - rise(700, 1.5) + rise(2000, 1.5),  # back again
+    "mlp0->mlp1": 2.0 - rise(700, 2.0) + rise(2950, 1.9, width=10.0),  # back again at the last stage
+    "mlp0->logits": 0.2 + rise(400, 1.8) - rise(1400, 1.9),  # comes and goes
+    "1.0->logits": 2.0 - rise(700, 4.0),  # to the other side
+}
+
+
+def test_what_shrinks_for_good_has_shrunk_and_has_not_come():
+    """Against what was drawn, and the verdict of each single curve towards zero."""
+    made = effects(SHRINKING)
+    atlas = circuit_atlas(made)
+    names = tuple(SHRINKING)
+    assert atlas.diminished == names[:4]
+    assert atlas.faded == ("mlp0->logits",)
+    assert atlas.order_of_changes == ("1.0->logits",)
+    for edge in names[:7]:
+        direction = "rise" if SHRINKING[edge][0] < 0 else "fall"
+        alone = find_change_point(made, edge=edge, direction=direction, looked_at=(), permutations=2000)
+        assert alone.formed == (edge in atlas.diminished)
+    assert "; 4 shrank for good; 1 came and went" in atlas.sentence()
+    assert atlas.table().set_index("edge")["shrunk"].sum() == 4
+
+
+def test_what_is_not_sure_has_not_shrunk():
+    """Half of the prompts shrink by much, and half grow by a little less."""
+    made = effects({"embed->0.0.v": 2.0 - rise(700, 0.2), "0.0->mlp0": ZERO})
+    assert circuit_atlas(made).diminished == ("embed->0.0.v",)
+    way = rise(700)[:, None] * torch.tensor([1.0, -1.0]).repeat(12)
+    each = made.per_example.clone()
+    each[:, 0] += way
+    low, high = t_interval(each)
+    spread = replace(made, per_example=each, low=low, high=high, values=each.mean(-1))
+    assert circuit_atlas(spread).diminished == ()
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_no_fewer_moments_are_enough(seed):
     """Against all ways of giving six intervals to fewer groups, and the disjoint intervals that forbid it."""
@@ -192,7 +234,7 @@ def test_it_is_kept_and_read(atlas, tmp_path):
 
 def test_sentences(atlas, made):
     assert "of 8 edges 5 change for good, 5 in a transition: first embed->0.0.v, half-way at" in atlas.sentence()
-    assert atlas.sentence().endswith("moments; 2 came and went")
+    assert atlas.sentence().endswith("moments; 1 shrank for good; 1 came and went")
     assert circuit_atlas(made, least=50.0).sentence() == "of 8 edges 0 change for good, and none in a transition"
     assert atlas.sentence() in repr(atlas)
 
@@ -217,10 +259,13 @@ def test_what_is_no_trajectory_of_edges_is_refused(made, change, said):
     [
         ({"level": 2}, "level is 2; expected a probability"),
         ({"permutations": 100}, "permutations is 100, too few to tell among"),
+        ({"level": 0}, "level is 0; expected a probability"),
         ({"least": -1}, "least is -1; expected a number, 0 or more"),
+        ({"least": NAN}, "least is nan; expected a number, 0 or more"),
     ],
 )
-def test_bad_options(made, options, said):
+def test_bad_options(made, options, said, monkeypatch):
+    monkeypatch.setattr("nanogpt_lens.runs.atlas.find_change_point", None)  # before any of it
     with pytest.raises(AnalysisError, match=said):
         circuit_atlas(made, **options)
 

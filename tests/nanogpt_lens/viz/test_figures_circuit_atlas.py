@@ -41,6 +41,7 @@ def made(**changed: Any) -> CircuitAtlas:
         "low": values - 0.01,
         "high": values + 0.01,
         "changed": ~half.isnan(),
+        "shrunk": torch.zeros_like(formed),
         "formed": formed,
         **{
             f"{point}{end}": t for point in ("onset", "half") for end, t in (("", half), ("_low", low), ("_high", high))
