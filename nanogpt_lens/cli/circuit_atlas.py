@@ -21,6 +21,7 @@ from nanogpt_lens.cli.output import (
     shows_bar,
 )
 from nanogpt_lens.core.choices import Direction
+from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 def atlas(
     path: Annotated[str, typer.Argument(help="a folder with ckpt*.pt of one run, or a shipped checkpoint with stages")],
     pairs: Annotated[
-        str | None, typer.Option(help="the prompts: induction, a task or a run's folder; else the run's own task")
+        str | None,
+        typer.Option(
+            help="the prompts: induction, a task or a run's folder; else the run's own task, or induction without one"
+        ),
     ] = None,
     n: Annotated[int, typer.Option(min=2, help="prompts")] = 32,
     seq_len: Annotated[int | None, typer.Option(min=2, help="tokens of each of them")] = None,
@@ -64,6 +68,10 @@ def atlas(
         if output is not None:
             check_target(output)
         check_picture(plot)
+        if kind == "film" and plot is not None and plot.suffix != ".html":
+            raise ResultError(
+                f"{plot} ends in {plot.suffix!r}, and a film has a slider; expected .html, or --kind multiples"
+            )
         lengths: dict[str, Any] = {} if seq_len is None else {"seq_len": seq_len}
         effects = trajectory(
             path,

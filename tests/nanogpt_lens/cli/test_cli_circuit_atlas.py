@@ -69,6 +69,7 @@ def test_trajectory_takes_pairs(folder):
         (("--level", "2"), "level is 2.0; expected a probability"),
         (("--level", "0"), "level is 0.0; expected a probability"),
         (("--least", "inf"), "least is inf; expected a number, 0 or more"),
+        (("--kind", "film", "--plot", "x.png"), "a film has a slider; expected .html, or --kind multiples"),
         (("--least", "nan"), "nan"),  # some versions of click refuse it themselves
     ],
 )
