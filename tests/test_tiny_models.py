@@ -37,6 +37,7 @@ LACKS = {
     "induction_composition": r"the model has 1 layer",
     "ablate_induction_heads": r"context is \d tokens|no induction head: the highest prefix matching is",
     "in_context_learning_score": r"of a context of 2;",
+    "scrub": r"there is nothing to recover",
 }
 """What an analysis may say that such a model lacks."""
 
@@ -75,6 +76,7 @@ def arguments(name, model, text):
     corrupted = torch.from_numpy(np.array([1, 1, 0])[: model.cfg.n_ctx].copy())
     pair = (clean, corrupted, ngl.metrics.logit_diff(0, 1))
     direction = torch.arange(model.cfg.d_model) + 1.0
+    triples = torch.cartesian_prod(*[torch.arange(2)] * 3)  # two tokens and the answer
     known: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
         **dict.fromkeys(
             ("activation_patching", "attribution_patching", "screen_and_verify"),
@@ -82,6 +84,7 @@ def arguments(name, model, text):
         ),
         **dict.fromkeys(("edge_effects", "edge_attribution", "find_circuit", "grade_circuit_methods"), (pair, {})),
         **dict.fromkeys(("run_circuit", "validate_circuit"), ((["embed->logits"], *pair), {})),
+        "scrub": (({"logits": {"reads": {"embed": {"depends_on": "token"}}}}, triples), {}),
         "path_patching": (pair, {"senders": "heads", "receivers": ["logits"]}),
         "find_neurons": ((text, np.arange(len(ids)) % 2 == 0), {}),
         "ablate_neurons": ((text, ["0.1"]), {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -110,8 +111,9 @@ class DotRows:
 
     def add_dots(self, figure: go.Figure, every: Sequence[tuple[Dot, float]]) -> None:
         """Draw dots with their intervals, each at its height."""
-        for dot, y in every:
-            self._interval(figure, dot, y)
+        lines = [line for dot, y in every for line in self._interval(dot, y)]
+        layout: Any = figure.layout
+        figure.update_layout(shapes=[*layout.shapes, *lines])  # at once: one by one they cost their square
         if self.ideal:
             self._ideals(figure, every)
         for beyond in (False, True):
@@ -139,15 +141,13 @@ class DotRows:
     def _beyond(self, dot: Dot) -> bool:
         return not self.low <= dot.value <= self.high
 
-    def _interval(self, figure: go.Figure, dot: Dot, y: float) -> None:
+    def _interval(self, dot: Dot, y: float) -> list[dict[str, Any]]:
         """The line of an interval, as far as it is seen; none for a dot that is not, whose number stands there."""
-        if self._beyond(dot):
-            return
         low, high = max(dot.low, self.low), min(dot.high, self.high)
-        if low < high:  # nan is not
-            figure.add_shape(
-                type="line", x0=low, x1=high, y0=y, y1=y, line={"width": 1.8, "color": dot.colour}, opacity=0.6
-            )
+        if self._beyond(dot) or not low < high:  # nan is not
+            return []
+        line = {"width": 1.8, "color": dot.colour}
+        return [{"type": "line", "x0": low, "x1": high, "y0": y, "y1": y, "line": line, "opacity": 0.6}]
 
     def _ideals(self, figure: go.Figure, every: Sequence[tuple[Dot, float]]) -> None:
         some = [(dot.ideal, y) for dot, y in every if not math.isnan(dot.ideal)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -56,6 +57,14 @@ class StackedGroup:
 
 
 @dataclass(frozen=True)
+class _Parts:
+    """Words and lines of a figure, which are put into it at once: one by one they cost the square of their number."""
+
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class StackedRows:
     """The rows of a picture, group by group.
 
@@ -87,19 +96,21 @@ class StackedRows:
         """The figure with its y axis; the x axis has no title yet."""
         figure = go.Figure()
         every: list[tuple[Dot, float]] = []
+        parts = _Parts()
         for thing, top in self._placed:
             if isinstance(thing, StackedGroup):
-                self._add_heading(figure, thing, top)
+                self._add_heading(parts, thing, top)
                 continue
             lines = self._lines(thing)
-            self._add_words(figure, "<br>".join(lines), top, thing.depth)
+            self._add_words(parts, "<br>".join(lines), top, thing.depth)
             first = top + _LINE * len(lines)
             heights = [-(first + _DOT * (i + 0.5)) for i in range(len(thing.dots))]
             every += zip(thing.dots, heights, strict=True)
             numbers = thing.written or [""] * len(thing.dots)
             for dot, y, number in zip(thing.dots, heights, numbers, strict=True):
-                self._add_number(figure, dot, y, number)
-        self._add_branches(figure)
+                self._add_number(parts, dot, y, number)
+        self._add_branches(parts)
+        figure.update_layout(annotations=parts.notes, shapes=parts.lines)
         self._dots.add_dots(figure, every)
         figure.update_traces(marker={"size": 7})
         figure.update_yaxes(range=[-self.height, 0], showticklabels=False, ticks="", showgrid=False, zeroline=False)
@@ -152,35 +163,37 @@ class StackedRows:
         """Where words of a depth begin, in pixels from the left edge of the plot."""
         return _EDGE + self._step * depth - self.left
 
-    def _add_heading(self, figure: go.Figure, group: StackedGroup, top: float) -> None:
-        _annotate(figure, f"<b>{group.heading}</b>", y=-(top + 4), xshift=self._x(0), colour=style.INK, size=style.TEXT)
+    def _add_heading(self, parts: _Parts, group: StackedGroup, top: float) -> None:
+        _annotate(parts, f"<b>{group.heading}</b>", y=-(top + 4), xshift=self._x(0), colour=style.INK, size=style.TEXT)
         for i, (text, colour) in enumerate(group.keys):
             y = -(top + _HEADING + _LINE * i)
-            _annotate(figure, f"● {text}", y=y, xshift=self._x(0), colour=colour, size=style.SMALL)
+            _annotate(parts, f"● {text}", y=y, xshift=self._x(0), colour=colour, size=style.SMALL)
 
-    def _add_words(self, figure: go.Figure, text: str, top: float, depth: int) -> None:
-        _annotate(figure, text, y=-top, xshift=self._x(depth), colour=style.INK, size=style.SMALL)
+    def _add_words(self, parts: _Parts, text: str, top: float, depth: int) -> None:
+        _annotate(parts, text, y=-top, xshift=self._x(depth), colour=style.INK, size=style.SMALL)
 
-    def _add_number(self, figure: go.Figure, dot: Dot, y: float, number: str) -> None:
+    def _add_number(self, parts: _Parts, dot: Dot, y: float, number: str) -> None:
         """A number behind the interval of a dot, or before it where there is no room behind."""
         if not number or not self.low <= dot.value <= self.high:
             return
         ends = [max(min(end, self.high), self.low) if end == end else dot.value for end in (dot.low, dot.high)]
         behind = ends[1] < self.low + 0.8 * (self.high - self.low)
-        figure.add_annotation(
-            text=f"<b>{number}</b>",
-            x=ends[1] if behind else ends[0],
-            xshift=6 if behind else -6,
-            xanchor="left" if behind else "right",
-            y=y,
-            yanchor="middle",
-            showarrow=False,
-            bgcolor=style.PAPER,
-            borderpad=0,
-            font={"size": style.SMALL, "color": dot.colour},
+        parts.notes.append(
+            {
+                "text": f"<b>{number}</b>",
+                "x": ends[1] if behind else ends[0],
+                "xshift": 6 if behind else -6,
+                "xanchor": "left" if behind else "right",
+                "y": y,
+                "yanchor": "middle",
+                "showarrow": False,
+                "bgcolor": style.PAPER,
+                "borderpad": 0,
+                "font": {"size": style.SMALL, "color": dot.colour},
+            }
         )
 
-    def _add_branches(self, figure: go.Figure) -> None:
+    def _add_branches(self, parts: _Parts) -> None:
         """Lines from each row down to those that hang from it."""
         tops = {id(thing): top for thing, top in self._placed}
         for group in self.groups:
@@ -190,12 +203,12 @@ class StackedRows:
                     continue
                 y = -(tops[id(row)] + _LINE / 2 + 1)
                 trunk = self._x(group.rows[row.parent].depth) + 4
-                _line(figure, (trunk, self._x(row.depth) - 3), (y, y))
+                _line(parts, (trunk, self._x(row.depth) - 3), (y, y))
                 lowest[row.parent] = y
             for parent, y in lowest.items():
                 row = group.rows[parent]
                 trunk = self._x(row.depth) + 4
-                _line(figure, (trunk, trunk), (-(tops[id(row)] + _LINE * len(self._lines(row)) + 1), y))
+                _line(parts, (trunk, trunk), (-(tops[id(row)] + _LINE * len(self._lines(row)) + 1), y))
 
 
 def _fitted(text: str, room: float, *, most: int) -> list[str]:
@@ -204,34 +217,38 @@ def _fitted(text: str, room: float, *, most: int) -> list[str]:
     return lines if len(lines) <= most else [*lines[: most - 1], f"{lines[most - 1]}…"]
 
 
-def _annotate(figure: go.Figure, text: str, *, y: float, xshift: float, colour: str, size: int) -> None:
+def _annotate(parts: _Parts, text: str, *, y: float, xshift: float, colour: str, size: int) -> None:
     """Words on paper that hide the grid behind them, their upper edge at a height."""
-    figure.add_annotation(
-        text=text,
-        xref="paper",
-        x=0,
-        xanchor="left",
-        xshift=xshift,
-        y=y,
-        yanchor="top",
-        align="left",
-        showarrow=False,
-        borderpad=0,
-        bgcolor=style.PAPER,
-        font={"size": size, "color": colour},
+    parts.notes.append(
+        {
+            "text": text,
+            "xref": "paper",
+            "x": 0,
+            "xanchor": "left",
+            "xshift": xshift,
+            "y": y,
+            "yanchor": "top",
+            "align": "left",
+            "showarrow": False,
+            "borderpad": 0,
+            "bgcolor": style.PAPER,
+            "font": {"size": size, "color": colour},
+        }
     )
 
 
-def _line(figure: go.Figure, x: tuple[float, float], y: tuple[float, float]) -> None:
+def _line(parts: _Parts, x: tuple[float, float], y: tuple[float, float]) -> None:
     """A line whose ends are so many pixels from the left edge of the plot."""
-    figure.add_shape(
-        type="line",
-        xref="paper",
-        xsizemode="pixel",
-        xanchor=0,
-        x0=x[0],
-        x1=x[1],
-        y0=y[0],
-        y1=y[1],
-        line={"width": 1, "color": "#aab0ba"},
+    parts.lines.append(
+        {
+            "type": "line",
+            "xref": "paper",
+            "xsizemode": "pixel",
+            "xanchor": 0,
+            "x0": x[0],
+            "x1": x[1],
+            "y0": y[0],
+            "y1": y[1],
+            "line": {"width": 1, "color": "#aab0ba"},
+        }
     )

@@ -99,6 +99,7 @@ def test_effects_are_those_of_edge_effects_and_may_be_given():
     assert float(found.score("rank_correlation")[0, 1]) == pytest.approx(float(torch.corrcoef(ranked)[0, 1]))
 
 
+@pytest.mark.slow
 def test_methods_on_one_model():
     """The estimates against the truth, as the grades have them; a method without a sign by its magnitudes."""
     made, (clean, corrupted) = model(0), texts()
@@ -152,6 +153,7 @@ def test_a_circuit_on_another_task(handmade):
     assert found.score("transfer")[1, 0] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_ceiling_of_prompts_without_noise_is_one():
     """Where all prompts are the same, both halves agree on everything, and a half's circuit does what it did there."""
     clean, corrupted = (row[:1].repeat(8, 1) for row in texts())
@@ -168,6 +170,7 @@ def test_the_ceiling_of_prompts_without_noise_is_one():
         assert float(found.half_transfer[seed, 0]) == pytest.approx(like.faithfulness, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_halves_of_noisy_prompts_agree_less_and_are_those_of_the_effects():
     found = compare_circuits(one(), one(1), match="numbers", **(QUICK | {"splits": 3}))
     assert found.half_correlation.shape == (2, 3)

@@ -172,6 +172,7 @@ def test_nothing_to_show_in_time():
         figure(replace(made(), formed=nothing, changed=nothing, spans=torch.zeros(0, 2).double()))
 
 
+@pytest.mark.slow
 def test_the_slider_moves_the_drawing_in_a_browser(tmp_path):
     """One offline file: what is on the screen after the slider's step is what the frame says."""
     file = tmp_path / "film.html"
