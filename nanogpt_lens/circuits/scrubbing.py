@@ -152,7 +152,7 @@ class _Measure:
     @property
     def definition(self) -> str:
         """What is measured, in words."""
-        return "loss on the answer, nats" if self._bound is None else self._bound.definition
+        return "loss on the answer" if self._bound is None else self._bound.definition
 
     def __call__(self, logits: Float[Tensor, "example d_vocab"]) -> Float[Tensor, " example"]:
         """The value of each prompt, in float64."""

@@ -58,7 +58,7 @@ def measured(result: Scrubbing) -> str:
     """What is recovered, in a few words."""
     arguments = result.provenance.get("arguments")
     metric = arguments.get("metric") if isinstance(arguments, Mapping) else None
-    return words(metric.removesuffix(", nats") if isinstance(metric, str) and metric else "metric", longest=60)
+    return words(metric if isinstance(metric, str) and metric else "metric", longest=60)
 
 
 def quoted(name: str) -> str:

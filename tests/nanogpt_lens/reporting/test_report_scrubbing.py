@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import nanogpt_lens as ngl
+from nanogpt_lens.core import intervals
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.reporting.blocks import Facts, Paragraph, Picture, Table
 from nanogpt_lens.reporting.making import SECTIONS, chosen_sections, report
@@ -16,6 +17,7 @@ from nanogpt_lens.reporting.sections import scrubbing
 from tests.hostile import HOSTILE
 from tests.nanogpt_lens.cli.test_cli import run
 from tests.nanogpt_lens.reporting.report_helpers import read, section
+from tests.nanogpt_lens.reporting.test_report_doubts import SAID, with_intervals
 
 HYPOTHESIS = """
 name: keys are the token itself
@@ -62,6 +64,17 @@ def test_it_stands_behind_circuits_and_is_there_only_with_a_hypothesis():
     without = chosen_sections(None, **about)
     assert "scrubbing" not in without
     assert set(chosen_sections(None, **about, scrubs=True)) - set(without) == {"scrubbing"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("threshold", "few"), [(10**9, True), (0, False)])
+def test_every_block_with_intervals_says_that_examples_are_few(file, monkeypatch, threshold, few):
+    for kind in intervals.FEW:
+        monkeypatch.setitem(intervals.FEW, kind, threshold)
+    blocks = list(with_intervals(made(file)[0]))
+    assert blocks
+    for what, said in blocks:
+        assert bool(SAID.search(said)) is few, (what, said)
 
 
 def test_numbers_are_those_of_the_function(of_file, expected):
