@@ -108,9 +108,7 @@ class Scrubbing(Result):
         hypothesis, own, free, permuted = (
             self.metric[self._place(name)].double() for name in (HYPOTHESIS, NOTHING, FREE, PERMUTED)
         )
-        each = ratio_per_example(permuted - hypothesis, free - own)
-        low, high = t_interval(each) or (each.mean(), each.mean())
-        return float(each.mean()), float(low), float(high)
+        return _share(permuted - hypothesis, free - own)
 
     @property
     def change(self) -> Float[Tensor, " example"]:
@@ -125,9 +123,7 @@ class Scrubbing(Result):
         scrubbed, own, free = (
             self.metric[self._place(name)][examples].double() for name in (HYPOTHESIS, NOTHING, FREE)
         )
-        each = ratio_per_example(free - scrubbed, free - own)
-        low, high = t_interval(each) or (each.mean(), each.mean())
-        return float(each.mean()), float(low), float(high)
+        return _share(free - scrubbed, free - own)
 
     def claims_table(self) -> pd.DataFrame:
         """A row for each claim: its feature, how its places agree, and what it costs and is needed for.
@@ -202,6 +198,13 @@ class Scrubbing(Result):
         frame = self.to_dataframe().drop(columns=["condition"]).set_index("condition_label")
         tables = [frame[["value", "low", "high"]], self.claims_table().set_index("claim")]
         return [self.sentence(), *(line for table in tables for line in table.round(3).to_string().splitlines())]
+
+
+def _share(part: Float[Tensor, " example"], gap: Float[Tensor, " example"]) -> tuple[float, float, float]:
+    """A share of the gap and the ends of its 95% interval; for one prompt the ends are the share."""
+    each = ratio_per_example(part, gap)
+    low, high = t_interval(each) or (each.mean(), each.mean())
+    return float(each.mean()), float(low), float(high)
 
 
 def _others(n: int) -> str:

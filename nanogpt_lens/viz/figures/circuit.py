@@ -112,25 +112,13 @@ class _Picture:
         """Layers, then edges, then nodes above them."""
         figure = go.Figure([self._edges_hover(), self._letters(), self._names(), *self._legend()])
         shapes = [*self._layers(), *self._lines(), *self._boxes()]
-        (low, high), height = self.layout.size
-        bare = {"ticks": "", "showgrid": False, "zeroline": False}
-        layers = range(self.layout.n_layers)
         figure.update_layout(shapes=shapes)
-        figure.update_xaxes(
-            range=[low, high], showticklabels=False, title_text="a head's query (q), key (k), value (v)", **bare
-        )
-        figure.update_yaxes(
-            range=[0, height],
-            tickvals=[self.layout.boxes[f"{i}.0"].y for i in layers],
-            ticktext=[f"layer {i}" for i in layers],
-            ticklabelstandoff=6,
-            **bare,
-        )
+        name_layers(figure, self.layout)
         return Drawing(
             figure=figure,
             title=_title(self.result),
             notes=self._notes(),
-            plot=int(height),
+            plot=int(self.layout.size[1]),
             left=64,
             below=26,
             legend=self.result.signed or self.some_outside,
@@ -323,4 +311,21 @@ def rect(name: str, x0: float, y0: float, x1: float, y1: float, fill: str, line:
         fillcolor=fill,
         line={"width": 0 if line is None else 1, "color": line or fill},
         layer="below",
+    )
+
+
+def name_layers(figure: go.Figure, layout: CircuitLayout) -> None:
+    """Give the axes of a circuit's drawing their range, and the layers their names."""
+    (low, high), height = layout.size
+    bare = {"ticks": "", "showgrid": False, "zeroline": False}
+    layers = range(layout.n_layers)
+    figure.update_xaxes(
+        range=[low, high], showticklabels=False, title_text="a head's query (q), key (k), value (v)", **bare
+    )
+    figure.update_yaxes(
+        range=[0, height],
+        tickvals=[layout.boxes[f"{i}.0"].y for i in layers],
+        ticktext=[f"layer {i}" for i in layers],
+        ticklabelstandoff=6,
+        **bare,
     )

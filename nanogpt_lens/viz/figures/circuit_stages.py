@@ -20,7 +20,18 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.circuit_atlas import CircuitAtlas
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import count
-from nanogpt_lens.viz.figures.circuit import FINEST, LAYER, NEGATIVE, NODE, PALE, PALE_INK, POSITIVE, WIDEST, rect
+from nanogpt_lens.viz.figures.circuit import (
+    FINEST,
+    LAYER,
+    NEGATIVE,
+    NODE,
+    PALE,
+    PALE_INK,
+    POSITIVE,
+    WIDEST,
+    name_layers,
+    rect,
+)
 from nanogpt_lens.viz.figures.circuit_layout import CircuitLayout, Ends, Point, Way, ends_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.numbers import digits
@@ -39,7 +50,6 @@ def film(result: CircuitAtlas, title: str, edges: int | None) -> Drawing:
     """The drawing with a slider over the steps and a button that plays them, at the last stage to begin with."""
     picture = StagePicture.of(result, edges)
     n = len(result.steps)
-    (low, high), height = picture.layout.size
     figure = go.Figure(
         [picture.hover(n - 1), picture.letters(), picture.names(), *picture.legend()],
         frames=[
@@ -48,23 +58,12 @@ def film(result: CircuitAtlas, title: str, edges: int | None) -> Drawing:
         ],
     )
     figure.update_layout(shapes=picture.shapes(n - 1), sliders=[_slider(result)], updatemenus=[_buttons()])
-    bare = {"ticks": "", "showgrid": False, "zeroline": False}
-    layers = range(picture.layout.n_layers)
-    figure.update_xaxes(
-        range=[low, high], showticklabels=False, title_text="a head's query (q), key (k), value (v)", **bare
-    )
-    figure.update_yaxes(
-        range=[0, height],
-        tickvals=[picture.layout.boxes[f"{i}.0"].y for i in layers],
-        ticktext=[f"layer {i}" for i in layers],
-        ticklabelstandoff=6,
-        **bare,
-    )
+    name_layers(figure, picture.layout)
     return Drawing(
         figure=figure,
         title=title,
         notes=("Upwards, as the model computes", *picture.notes()),
-        plot=int(height),
+        plot=int(picture.layout.size[1]),
         left=64,
         above=92,
         below=26,
