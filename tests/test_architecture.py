@@ -21,9 +21,10 @@ RANKS: dict[str, int] = {
     **dict.fromkeys(("heads", "lens", "neurons", "patching", "sae"), 6),
     **dict.fromkeys(("circuits", "directions"), 7),
     **dict.fromkeys(("catalogue", "compare", "lab"), 8),
-    **dict.fromkeys(("runs", "reporting", "server"), 9),
-    "cli": 10,
-    **dict.fromkeys(("nanogpt_lens", "__main__"), 11),
+    **dict.fromkeys(("runs", "reporting"), 9),
+    "server": 10,  # it makes reports and follows runs
+    "cli": 11,
+    **dict.fromkeys(("nanogpt_lens", "__main__"), 12),
 }
 """A file may import from lower ranks and from its own folder; folders of one rank stay apart."""
 

@@ -1,0 +1,1 @@
+"""The package asked from outside: over HTTP, and as MCP."""
