@@ -95,3 +95,8 @@ def find_tokens(file: Path, d_vocab: int, token_dtype: TokenDtype | None = None)
 def has_tokens(path: Path) -> bool:
     """Whether a file is named like one of tokens."""
     return path.suffix in TOKEN_SUFFIXES
+
+
+def is_no_path(text: str) -> bool:
+    """Whether a string is too long for a path or for a name in one, or has lines as no path has: it is a text itself."""
+    return "\n" in text or len(text) > 1000 or any(len(part.encode("utf-8", "replace")) > 255 for part in text.split("/"))
