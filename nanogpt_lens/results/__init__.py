@@ -33,6 +33,7 @@ from nanogpt_lens.results.heads import (
 from nanogpt_lens.results.intervening import InterventionResult
 from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores, TunedLens
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
+from nanogpt_lens.results.output_difference import OutputDifference
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
 from nanogpt_lens.results.sae import SAEEvaluation
 from nanogpt_lens.results.sample import Sample
@@ -66,6 +67,7 @@ __all__ = [
     "NeuronPage",
     "NeuronSearch",
     "NeuronStatistics",
+    "OutputDifference",
     "PatchingResult",
     "PrincipalComponents",
     "Result",
