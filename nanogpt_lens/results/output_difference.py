@@ -218,7 +218,7 @@ class OutputDifference(Result):
             said += f", {b}'s loss is {abs(loss[0]):.3g}{_between(*ends)} {side} {a}'s"
         top = self.where(k=1)
         if len(top):
-            row = top.iloc[0]
+            row = top.to_dict("records")[0]
             said += (
                 f"; of the tokens that follow {LEAST} times and more they differ most on {row['token']!r} "
                 f"({row['mean']:.3g}, n = {row['count']:,})"

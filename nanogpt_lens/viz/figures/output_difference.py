@@ -1,4 +1,4 @@
-"""Outputs of two models: where they differ, what gains and loses probability, and the excerpts where they differ most."""
+"""Outputs of two models: where they differ, what gains and loses probability, and excerpts where they differ most."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _where(result: OutputDifference, by: By, measure: str, k: int) -> Drawing:
         if len(tokens):
             most = "the largest" if measure == "loss_difference" else "the highest"
             groups.append((f"{_GROUPED[by]}: {most}", _rows(tokens, "token")))
-    drawn = DotRows(groups=groups, **_range(groups, 0.27))
+    drawn = DotRows(groups, *_range(groups, 0.27))
     figure = drawn.draw()
     name = _named(result, _NAMED[measure])
     unit = result.unit_of(measure)
@@ -134,10 +134,10 @@ def _where_title(result: OutputDifference, measure: str, kinds: pd.DataFrame, by
     order: Order = "abs" if measure == "loss_difference" else "high"
     top = result.where(by, measure=measure, k=1, order=order)
     if by == "kind" and len(kinds):
-        row = kinds.iloc[int(kinds["mean"].abs().to_numpy().argmax())]
+        row = kinds.to_dict("records")[int(kinds["mean"].abs().to_numpy().argmax())]
         said += f", {row['mean']:.3g} before {row['kind']}"
     elif by != "kind" and len(top):
-        row = top.iloc[0]
+        row = top.to_dict("records")[0]
         said += f", {row['mean']:.3g} {'after' if by == 'context' else 'before'} {quoted(row['token'])}"
     return said.replace(" -", " −")
 
@@ -153,7 +153,7 @@ def _rows(frame: pd.DataFrame, column: str) -> list[Dot]:
             hover=f"{quoted(row[column]) if column == 'token' else row[column]}, n = {row['count']:,}",
             beside=f"n = {row['count']:,}",
         )
-        for _, row in frame.iterrows()
+        for row in frame.to_dict("records")
     ]
 
 
@@ -169,12 +169,12 @@ def _dot(label: str, value: float, low: float, high: float, *, hover: str, besid
     )
 
 
-def _range(groups: Sequence[tuple[str, Sequence[Dot]]], beside: float) -> dict[str, float]:
+def _range(groups: Sequence[tuple[str, Sequence[Dot]]], beside: float) -> tuple[float, float]:
     """From 0, or below, to the largest end of an interval; a share of the width is left for words at the right."""
     every = [x for _, dots in groups for d in dots for x in (d.value, d.low, d.high) if math.isfinite(x)]
     low, high = min([0.0, *every]), max([0.0, *every])
     room = (high - low) or 1.0
-    return {"low": low - (0.04 * room if low < 0 else 0.01 * room), "high": high + beside / (1 - beside) * room}
+    return low - (0.04 * room if low < 0 else 0.01 * room), high + beside / (1 - beside) * room
 
 
 def _gains(result: OutputDifference, k: int) -> Drawing:
@@ -183,7 +183,7 @@ def _gains(result: OutputDifference, k: int) -> Drawing:
     headings: dict[Order, str] = {"high": "{b} gives them more", "low": "{b} gives them less"}
     for order, heading in headings.items():
         frame = result.gains(k, order=order)
-        frame = frame[frame["difference"] > 0] if order == "high" else frame[frame["difference"] < 0]
+        frame = frame.loc[frame["difference"] > 0] if order == "high" else frame.loc[frame["difference"] < 0]
         dots = [
             _dot(
                 quoted(row["token"]),
@@ -193,7 +193,7 @@ def _gains(result: OutputDifference, k: int) -> Drawing:
                 hover=f"{quoted(row['token'])}, from {100 * row['mean_a']:.3g}% to {100 * row['mean_b']:.3g}%",
                 beside=f"{100 * row['mean_a']:.2g}% to {100 * row['mean_b']:.2g}%",
             )
-            for _, row in frame.iterrows()
+            for row in frame.to_dict("records")
         ]
         if dots:
             groups.append((_named(result, heading), dots))
@@ -206,7 +206,7 @@ def _gains(result: OutputDifference, k: int) -> Drawing:
         )
     else:
         groups = [("", [_dot("all tokens", 0.0, math.nan, math.nan, hover="all tokens")])]
-    drawn = DotRows(groups=groups, **_range(groups, 0.36))
+    drawn = DotRows(groups, *_range(groups, 0.36))
     figure = drawn.draw()
     figure.update_xaxes(title_text="mean probability, difference in percentage points")
     return Drawing(
