@@ -100,7 +100,8 @@ def _similarity(
     both: Float[Tensor, " left_out"], one: Float[Tensor, " left_out"], other: Float[Tensor, " left_out"]
 ) -> tuple[float, float, float]:
     """The value and the ends of its interval."""
-    values = both / (one * other).sqrt()
+    same = (both == one) & (both == other)  # without the rounding of the root
+    values = torch.where(same, 1.0, both / (one * other).sqrt())
     if not bool(((one > _NOTHING) & (other > _NOTHING)).all()):
         return torch.nan, torch.nan, torch.nan
     ends = t_interval(pseudo_values(values[1:], values[0]))
