@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from nanogpt_lens.compare.distributions import apart
 from nanogpt_lens.compare.grouped import GroupedMeans
+from nanogpt_lens.compare.sampled import called, text_of_both
 from nanogpt_lens.compare.vocabularies import KINDS, SharedVocabulary, shared_vocabulary
 from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.errors import AnalysisError
@@ -26,8 +27,7 @@ from nanogpt_lens.model.access import Hooked, evaluating, provenance
 from nanogpt_lens.neurons.peaks import TopWindows
 from nanogpt_lens.results.output_difference import MEASURES, OutputDifference
 from nanogpt_lens.results.sample import Sample
-from nanogpt_lens.text.corpus import Corpus, open_corpus
-from nanogpt_lens.text.opened import OpenedCorpus
+from nanogpt_lens.text.corpus import Corpus
 from nanogpt_lens.text.sequences import Batch, Sequences
 
 _LOGITS = 2**25
@@ -85,9 +85,9 @@ def compare_outputs(
     """
     check_whole(1, k=k, **({} if window is None else {"window": window}))
     check_whole(seed=seed)
-    called = _names(names)
+    two = called(names)
     vocabulary = shared_vocabulary(a, b)
-    sequences = _sequences(a, b, corpus, vocabulary.size, seq_len, batch_size)
+    sequences = _sequences(a, b, corpus, seq_len, batch_size)
     size = default_of(window, 32, min(sequences.seq_len, sequences.n_tokens))
     if size > sequences.seq_len:
         raise AnalysisError(f"window is {size}; expected at most {sequences.seq_len}, the length of a sequence")
@@ -101,13 +101,13 @@ def compare_outputs(
         labels={"measure": MEASURES},
         quantity="difference of two models' predictions, nats per token",
         definition=f"means over the next tokens of {sequences.name}, read in sequences of {sequences.seq_len} tokens; "
-        f"distributions over {vocabulary.size} tokens, without padding of the vocabulary; a is {called[0]}, b is "
-        f"{called[1]}, and differences are b less a",
+        f"distributions over {vocabulary.size} tokens, without padding of the vocabulary; a is {two[0]}, b is "
+        f"{two[1]}, and differences are b less a",
         title="outputs, compared",
         unit="nats per token",
         units={"agreement": ""},
         scores=SCORES,
-        names=called,
+        names=two,
         sample=Sample(corpus=sequences.name, n=seen.n_sequences, n_tokens=sequences.n_tokens, seed=seed),
         provenance=provenance(
             b,
@@ -116,7 +116,7 @@ def compare_outputs(
             batch_size=sequences.batch_size,
             k=k,
             window=size,
-            names=called,
+            names=two,
             models=[provenance(a), provenance(b)],
         ),
     )
@@ -212,20 +212,13 @@ def _excerpts(peaks: TopWindows, sequences: Sequences) -> dict[str, Shaped[Tenso
     }
 
 
-def _sequences(
-    a: Hooked, b: Hooked, corpus: Corpus, n_vocab: int, seq_len: int | None, batch_size: int | None
-) -> Sequences:
+def _sequences(a: Hooked, b: Hooked, corpus: Corpus, seq_len: int | None, batch_size: int | None) -> Sequences:
     """The text as both models can read it.
 
     Raises:
         AnalysisError: it has no next token, or is longer than the smaller context.
     """
-    opened = open_corpus(a, corpus)
-    if not isinstance(opened, OpenedCorpus):
-        raise AnalysisError("there is no text; give a text, the path of a text file or data folder, or ids")
-    smaller = min(int(model.cfg.n_ctx) for model in (a, b))
-    opened = replace(opened, d_vocab=n_vocab, n_ctx=smaller)
-    sequences = opened.sequences(seq_len=seq_len, batch_size=batch_size, least=2)
+    sequences = text_of_both((a, b), corpus).sequences(seq_len=seq_len, batch_size=batch_size, least=2)
     if min(sequences.seq_len, sequences.text_length) < 2:
         raise AnalysisError(
             "each sequence has 1 token, after which none is known; expected 2 or more: give longer ones"
@@ -234,15 +227,3 @@ def _sequences(
         most = max(1, _LOGITS // (sequences.seq_len * max(int(model.cfg.d_vocab) for model in (a, b))))
         sequences = replace(sequences, batch_size=min(sequences.batch_size, most))
     return sequences
-
-
-def _names(names: Any) -> tuple[str, str]:
-    """The two names.
-
-    Raises:
-        AnalysisError: they are not two different ones.
-    """
-    called = tuple(names) if isinstance(names, tuple | list) else ()
-    if len(called) != 2 or not all(isinstance(name, str) and name for name in called) or called[0] == called[1]:
-        raise AnalysisError(f"names is {names!r}; expected two different ones, such as ('before', 'after')")
-    return called[0], called[1]

@@ -35,6 +35,7 @@ from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores,
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.output_difference import OutputDifference
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
+from nanogpt_lens.results.representations import RepresentationSimilarity
 from nanogpt_lens.results.sae import SAEEvaluation
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.results.scores import Scores
@@ -70,6 +71,7 @@ __all__ = [
     "OutputDifference",
     "PatchingResult",
     "PrincipalComponents",
+    "RepresentationSimilarity",
     "Result",
     "ResultCache",
     "SAEEvaluation",

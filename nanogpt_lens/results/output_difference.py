@@ -28,6 +28,9 @@ By: TypeAlias = Literal["answer", "context", "kind"]
 Extreme: TypeAlias = Literal["differing", "worse", "better"]
 """Excerpts: where KL(a || b) is largest, where b's loss is most above a's, and where it is most below."""
 
+Order: TypeAlias = Literal["high", "low", "abs"]
+"""Which means come first: the highest, the lowest, or the largest in magnitude."""
+
 LEAST = 20
 """How many places a token must have to be ranked, where nothing is said."""
 
@@ -95,7 +98,7 @@ class OutputDifference(Result):
         measure: str = "kl_ab",
         k: int | None = 10,
         least: int = LEAST,
-        order: Literal["high", "low", "abs"] = "high",
+        order: Order = "high",
     ) -> pd.DataFrame:
         """The groups with the largest means of a measure, a row each.
 
@@ -140,7 +143,7 @@ class OutputDifference(Result):
         )
         return _sorted(frame, "mean", order).head(len(frame) if k is None else k).reset_index(drop=True)
 
-    def gains(self, k: int | None = 10, *, order: Literal["high", "low", "abs"] = "high") -> pd.DataFrame:
+    def gains(self, k: int | None = 10, *, order: Order = "high") -> pd.DataFrame:
         """The tokens that b gives more probability than a does, averaged over all places, whatever follows there.
 
         Args:
@@ -215,7 +218,7 @@ class OutputDifference(Result):
             said += f", {b}'s loss is {abs(loss[0]):.3g}{_between(*ends)} {side} {a}'s"
         top = self.where(k=1)
         if len(top):
-            row = top.iloc[0]
+            row = top.to_dict("records")[0]
             said += (
                 f"; of the tokens that follow {LEAST} times and more they differ most on {row['token']!r} "
                 f"({row['mean']:.3g}, n = {row['count']:,})"
