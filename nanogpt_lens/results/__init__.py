@@ -41,7 +41,7 @@ from nanogpt_lens.results.scrubbing import Scrubbing
 from nanogpt_lens.results.trajectory import ChangePoint, Trajectory
 from nanogpt_lens.results.transplants import Transplants
 from nanogpt_lens.results.validation import CircuitValidation
-from nanogpt_lens.results.weight_difference import Origin
+from nanogpt_lens.results.weight_difference import Origin, WeightDifference
 
 __all__ = [
     "AttentionPatterns",
@@ -84,5 +84,6 @@ __all__ = [
     "Trajectory",
     "Transplants",
     "TunedLens",
+    "WeightDifference",
     "load_result",
 ]
