@@ -41,7 +41,9 @@ from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.results.scores import Scores
 from nanogpt_lens.results.scrubbing import Scrubbing
 from nanogpt_lens.results.trajectory import ChangePoint, Trajectory
+from nanogpt_lens.results.transplants import Transplants
 from nanogpt_lens.results.validation import CircuitValidation
+from nanogpt_lens.results.weight_difference import Origin, WeightDifference
 
 __all__ = [
     "AttentionPatterns",
@@ -68,6 +70,7 @@ __all__ = [
     "NeuronPage",
     "NeuronSearch",
     "NeuronStatistics",
+    "Origin",
     "OutputDifference",
     "PatchingResult",
     "PrincipalComponents",
@@ -83,6 +86,8 @@ __all__ = [
     "SimilarDirections",
     "SteeringEffect",
     "Trajectory",
+    "Transplants",
     "TunedLens",
+    "WeightDifference",
     "load_result",
 ]
