@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.compare.cka import LEAST, Gram, cka, gram, in_random_order
-from nanogpt_lens.compare.sampled import called, text_of_both
+from nanogpt_lens.compare.sampled import called, depth_labels, text_of_both
 from nanogpt_lens.compare.vocabularies import shared_vocabulary
 from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.errors import AnalysisError
@@ -89,7 +89,7 @@ def compare_representations(
         p=p,
         interval="t",
         axes=("point_a", "point_b"),
-        labels={f"point_{which}": _labels(depths) for which, depths in zip("ab", asked[:2], strict=True)},
+        labels={f"point_{which}": depth_labels(depths) for which, depths in zip("ab", asked[:2], strict=True)},
         quantity="linear CKA of residual streams",
         definition=f"unbiased HSIC (Song et al. 2012) over {len(drawn.tokens)} tokens of {drawn.name}, one at a random "
         f"position of each window of {drawn.tokens.shape[1]}; intervals by the jackknife over these tokens; chance: "
@@ -161,11 +161,6 @@ def _points(model: Hooked, points: Sequence[Point]) -> tuple[int, ...]:
     return grid(model, points, None).depths
 
 
-def _labels(depths: Sequence[int]) -> tuple[str, ...]:
-    """Names of depths, such as "0.resid_pre", "0.resid_mid", "0.resid_post"."""
-    return tuple("0.resid_pre" if d == 0 else f"{(d - 1) // 2}.{POINTS[2 - d % 2]}" for d in depths)
-
-
 def _chance(
     one: Sequence[Gram],
     other: Sequence[Gram],
@@ -189,6 +184,6 @@ def _reference(one: Sequence[Gram], third: Sequence[Gram], depths: Sequence[int]
         "reference": found.values,
         "reference_low": found.low,
         "reference_high": found.high,
-        "reference_points": _labels(depths),
+        "reference_points": depth_labels(depths),
         "reference_name": name,
     }

@@ -1,4 +1,4 @@
-"""A text for several models at once, and what they are called."""
+"""A text for several models at once, what they are called, and what points of them are."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, n_tokens
+from nanogpt_lens.results.lens import POINTS
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.opened import OpenedCorpus
 
@@ -35,3 +36,8 @@ def called(names: Any) -> tuple[str, str]:
     if len(two) != 2 or not all(isinstance(name, str) and name for name in two) or two[0] == two[1]:
         raise AnalysisError(f"names is {names!r}; expected two different ones, such as ('before', 'after')")
     return two[0], two[1]
+
+
+def depth_labels(depths: Sequence[int]) -> tuple[str, ...]:
+    """The names of depths of the residual stream, such as "0.resid_pre", "0.resid_mid", "0.resid_post"."""
+    return tuple("0.resid_pre" if depth == 0 else f"{(depth - 1) // 2}.{POINTS[2 - depth % 2]}" for depth in depths)

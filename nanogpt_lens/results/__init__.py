@@ -32,6 +32,7 @@ from nanogpt_lens.results.heads import (
 )
 from nanogpt_lens.results.intervening import InterventionResult
 from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores, TunedLens
+from nanogpt_lens.results.mean_difference import MeanDifference
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
 from nanogpt_lens.results.output_difference import OutputDifference
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
@@ -65,6 +66,7 @@ __all__ = [
     "LensResult",
     "LensScores",
     "LogitAttribution",
+    "MeanDifference",
     "MixedAttention",
     "NeuronAblation",
     "NeuronPage",
