@@ -12,6 +12,7 @@ from nanogpt_lens.results.caching import ResultCache
 from nanogpt_lens.results.circuit_atlas import CircuitAtlas
 from nanogpt_lens.results.circuits import CircuitRuns
 from nanogpt_lens.results.compared_circuits import CircuitComparison
+from nanogpt_lens.results.comparison import ModelComparison
 from nanogpt_lens.results.effects import (
     NeuronAblation,
     NeuronStatistics,
@@ -68,6 +69,7 @@ __all__ = [
     "LogitAttribution",
     "MeanDifference",
     "MixedAttention",
+    "ModelComparison",
     "NeuronAblation",
     "NeuronPage",
     "NeuronSearch",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from conversion.atomic import write_text
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
+from nanogpt_lens.results.comparison_in_words import sentences_of
 from nanogpt_lens.results.files import check_target
 
 if TYPE_CHECKING:
@@ -58,16 +59,7 @@ class ModelComparison:
 
     def sentences(self) -> tuple[str, ...]:
         """What was found, at most a sentence for each part: first what differs, then where it sits, then the rest."""
-        order = ("outputs", "transplants", "weights", "representations", "heads", "difference_lens", "edges")
-        said = [self._sentence(part) for part in order]
-        return tuple(sentence for sentence in said if sentence)
-
-    def _sentence(self, part: str) -> str:
-        result = self.parts.get(part)
-        if result is None:
-            return self.left_out.get(part, "") if part == "transplants" else ""
-        said = getattr(result, "sentence", None)
-        return str(said()) if callable(said) else ""
+        return sentences_of(self.parts, self.left_out, self.names)
 
     def plot(self, part: str | None = None, **options: Any) -> Figure:
         """The picture of a part; None for the one that says most: where the difference sits, if that is known.

@@ -98,5 +98,6 @@ def has_tokens(path: Path) -> bool:
 
 
 def is_no_path(text: str) -> bool:
-    """Whether a string is too long for a path or for a name in one, or has lines as no path has: it is a text itself."""
-    return "\n" in text or len(text) > 1000 or any(len(part.encode("utf-8", "replace")) > 255 for part in text.split("/"))
+    """Whether a string is a text itself: of several lines, or too long for a path or for a name in one."""
+    longest = max(len(part.encode("utf-8", "replace")) for part in text.split("/"))
+    return "\n" in text or len(text) > 1000 or longest > 255
