@@ -94,9 +94,11 @@ def _print(comparison: ModelComparison) -> None:
     transplants = comparison.parts.get("transplants")
     if transplants is not None:
         print_table(*_carriers(transplants, comparison.names))
+    by_reason: dict[str, list[str]] = {}
     for part, why in comparison.left_out.items():
-        if part != "transplants":
-            typer.echo(f"without {part.replace('_', ' ')}: {why}")
+        by_reason.setdefault(why, []).append(part.replace("_", " "))
+    for why, left_out in by_reason.items():
+        typer.echo(f"without {' and '.join(left_out)}: {why}")
     typer.echo(f"before: {comparison.names[0]}; after: {comparison.names[1]}; measured on {comparison.text}")
 
 

@@ -6,13 +6,12 @@ What comes out (outputs), what is inside (weights, representations, heads), and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from conversion.backends import BackendChoice
@@ -53,7 +52,7 @@ def compare(
     *,
     text: Corpus | None = None,
     prompts: Text | None = None,
-    metric: Metric | Callable[[Tensor], Any] | None = None,
+    metric: Metric | None = None,
     parts: Sequence[Part] | None = None,
     reference: str | Path | Hooked | None = None,
     names: Sequence[str] | None = None,
@@ -138,7 +137,7 @@ class _Work:
     pair: Subjects
     text: Corpus | None
     prompts: Text | None
-    metric: Metric | Callable[[Tensor], Any] | None
+    metric: Metric | None
     third: Hooked | None
     seq_len: int | None
     seed: int

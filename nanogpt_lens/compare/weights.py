@@ -54,7 +54,7 @@ def compare_weights(a: Hooked, b: Hooked, *, seed: int = 0) -> WeightDifference:
     check_whole(seed=seed)
     check_one_shape(a, b)
     with torch.no_grad():
-        comparison = _Comparison(a, b)
+        comparison = _WeightComparison(a, b)
         comparison.tables()
         for layer in range(a.cfg.n_layers):
             comparison.layer(layer)
@@ -87,7 +87,7 @@ def _token_names(model: Hooked) -> tuple[str, ...]:
     return (*token_labels(model, torch.arange(n)), *map(str, range(n, every)))
 
 
-class _Comparison:
+class _WeightComparison:
     """The comparison of two models, matrix by matrix, in the order of the computation.
 
     Args:

@@ -45,7 +45,7 @@ def blocks_of(part: str, comparison: ModelComparison) -> tuple[str, tuple[Block,
 
 def _plain(result: Result, comparison: ModelComparison) -> list[Block]:
     said = getattr(result, "sentence", None)
-    finding: list[Block] = [Paragraph(text=f"{line_of(said())}.", tone="plain")] if callable(said) else []
+    finding: list[Block] = [Paragraph(text=f"{line_of(str(said()))}.", tone="plain")] if callable(said) else []
     return [*finding, picture_of(result, TITLES["representations"])]
 
 
@@ -68,11 +68,11 @@ def _transplant_table(result: Transplants, names: tuple[str, str]) -> Table:
     ways = ((names[1], names[0]), names)
     frames = {way: result.table(way).set_index("component") for way in ("b into a", "a into b")}  # type: ignore[arg-type]
     rows = []
-    for name, row in frames["b into a"].iterrows():
-        other = frames["a into b"].loc[name]
+    for name in map(str, frames["b into a"].index):
+        row, other = (frames[way].loc[name].to_dict() for way in ("b into a", "a into b"))
         rows.append(
             (
-                str(name),
+                name,
                 _share(row),
                 _share(other),
                 percent(row["moved"]),

@@ -16,7 +16,7 @@ from nanogpt_lens.reporting.making import Report
 from nanogpt_lens.reporting.page import page
 from nanogpt_lens.reporting.section import Section, in_a_sentence
 from nanogpt_lens.reporting.subject import source_of
-from nanogpt_lens.reporting.words import command, line_of, short_path
+from nanogpt_lens.reporting.words import command, line_of, list_of, short_path
 from nanogpt_lens.results import ModelComparison
 from nanogpt_lens.text.corpus import Corpus
 
@@ -106,8 +106,12 @@ def _summary(comparison: ModelComparison, again: str) -> Section:
         body.append(picture_of(comparison[part], f"{TITLES[part]}: one picture"))
     body += [Listing(items=said[_SENTENCES:])] if said[_SENTENCES:] else []
     body.append(Facts(pairs=_facts(comparison)))
-    for part, why in comparison.left_out.items():
-        body.append(Paragraph(text=f"Without {TITLES[part]}: {why}.", tone="note"))
+    if comparison.left_out:
+        by_reason: dict[str, list[str]] = {}
+        for part, why in comparison.left_out.items():
+            by_reason.setdefault(why, []).append(f"“{TITLES[part]}”")
+        missing = [f"{list_of(names)}: {why}" for why, names in by_reason.items()]
+        body.append(Paragraph(text=f"What this page does not have. {'. '.join(missing)}.", tone="note"))
     return Section(
         key="summary", title="What differs", reading=_FIRST, status="done", commands=(again,), body=tuple(body)
     )

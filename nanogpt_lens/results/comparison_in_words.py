@@ -17,6 +17,14 @@ _MOST = 6
 
 def sentences_of(parts: Mapping[str, Any], left_out: Mapping[str, str], names: tuple[str, str]) -> tuple[str, ...]:
     """At most a sentence for each part, the most telling first."""
+    weights = parts.get("weights")
+    if isinstance(weights, WeightDifference) and weights.origin == "separate starts":
+        parts = {name: part for name, part in parts.items() if name != "weights"}
+        apart = (
+            f"their weights show no common start (mean cosine {weights.origin_cosine:.2f}, p = {weights.origin_p:.2g}), so "
+            "that a part of the one has no counterpart in the other"
+        )
+        left_out = {**left_out, "transplants": apart}
     said = [
         _outputs(parts.get("outputs"), names),
         _carried(parts.get("transplants"), left_out.get("transplants", ""), names),
@@ -61,7 +69,7 @@ def _carried(result: Any, why: str, names: tuple[str, str]) -> str:
     """Which components carry the difference, or why that cannot be asked."""
     a, b = names
     if not isinstance(result, Transplants):
-        return f"Which parts carry the difference cannot be asked by transplants: {why}." if why else ""
+        return f"Transplants cannot say which parts carry the difference: {why}." if why else ""
     i = result.labels["direction"].index("b into a")
     by = result.measures.index(result.by)
     n = int(result.changed.sum())
