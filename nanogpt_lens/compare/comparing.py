@@ -96,6 +96,7 @@ def compare(
     """
     chosen = _chosen(parts)
     check_whole(seed=seed)
+    check_whole(2, **({} if seq_len is None else {"seq_len": seq_len}))
     reading = Reading(backend=backend, meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
     pair = subjects_of(a, b, names, reading)
     third = None if reference is None else subjects_of(pair.a, reference, ("a", "reference"), reading).b

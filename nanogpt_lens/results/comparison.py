@@ -114,7 +114,8 @@ class ModelComparison:
             raise ResultError(f"{file} cannot be read ({error.strerror}); expected what `save` wrote") from None
         except ValueError:
             raise ResultError(f"{file} is not JSON; the file is damaged: make the comparison again") from None
-        if not isinstance(plain, dict) or plain.pop("format", None) != FORMAT or not isinstance(plain["parts"], list):
+        whole = isinstance(plain, dict) and plain.pop("format", None) == FORMAT
+        if not whole or not isinstance(plain.get("parts"), list) or len(plain.get("names", ())) != 2:
             raise ResultError(f"{file} is no comparison of format {FORMAT}; another version wrote it: make it again")
         parts = {str(name): Result.load(Path(folder) / Path(str(name)).name) for name in plain.pop("parts")}
         names = plain.pop("names")

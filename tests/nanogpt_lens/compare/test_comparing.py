@@ -1,0 +1,203 @@
+"""`ngl.compare`: what differs is named and nothing else; what does not apply is left out, with its reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import nanogpt_lens as ngl
+from nanogpt_lens.compare.comparing import PARTS
+from nanogpt_lens.core.errors import AnalysisError, ResultError
+from nanogpt_lens.results import ModelComparison, Scores
+from tests.making import CHARS
+from tests.nanogpt_lens.compare.pairs_of_files import TEXT, saved, state, with_other_head
+
+QUIET: dict[str, Any] = {"text": TEXT, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("base") / "before")
+
+
+@pytest.fixture(scope="module")
+def one_head(base, tmp_path_factory) -> ModelComparison:
+    after = saved(tmp_path_factory.mktemp("head") / "after", with_other_head(state(), 0, 1))
+    return ngl.compare(base, after, **QUIET)
+
+
+class TestTwoCopies:
+    @pytest.fixture(scope="class")
+    def copies(self, base, tmp_path_factory):
+        return ngl.compare(base, saved(tmp_path_factory.mktemp("copy") / "after"), **QUIET)
+
+    def test_all_is_equal_exactly(self, copies):
+        assert copies["outputs"].same
+        assert float(copies["outputs"].at(measure="agreement")) == 1
+        assert set(copies["weights"].verdicts) == {"identical"}
+        assert torch.equal(copies["representations"].values.diagonal(), torch.ones(5, dtype=torch.float64))
+        assert copies["weights"].origin == "identical"
+
+    def test_there_is_nothing_to_move(self, copies):
+        assert set(copies.left_out) == {"transplants"}
+        assert "same weights" in copies.left_out["transplants"]
+        with pytest.raises(ResultError, match="no part 'transplants': the two have the same weights"):
+            copies["transplants"]
+
+    def test_sentences_say_so(self, copies):
+        assert "predict exactly the same" in copies.sentences()[0]
+        assert any("identical" in sentence for sentence in copies.sentences())
+
+
+class TestOneHead:
+    def test_it_is_named_and_nothing_else(self, one_head):
+        assert one_head["weights"].changed == ("0.1",)
+        assert not one_head["weights"].rewritten
+
+    def test_it_carries_the_whole_difference(self, one_head):
+        transplants = one_head["transplants"]
+        for direction in ("a into b", "b into a"):
+            assert transplants.smallest_set(direction) == ("0.1",)
+            assert transplants.share("0.1", direction) == pytest.approx(1, abs=1e-5)
+            assert transplants.share("mlp1", direction) == 0
+
+    def test_the_second_sentence_names_it(self, one_head):
+        assert one_head.sentences()[1].startswith("0.1 (1 of the 1 parts that differ, 100% of their parameters)")
+        assert "carry 100%" in one_head.sentences()[1]
+
+    def test_all_parts_are_there(self, one_head):
+        assert set(one_head.parts) == set(PARTS)
+        assert not one_head.left_out
+
+    def test_it_is_saved_and_read(self, one_head, tmp_path):
+        read = ModelComparison.load(one_head.save(tmp_path / "kept"))
+        assert read.sentences() == one_head.sentences()
+        assert read.facts == one_head.facts
+        for name, part in one_head.parts.items():
+            assert type(read[name]) is type(part)
+            assert torch.equal(read[name].values.nan_to_num(9), part.values.nan_to_num(9))
+        read.save(tmp_path / "kept")  # in place of what is there
+
+    def test_it_is_json(self, one_head):
+        plain = json.loads(json.dumps(one_head.to_json(), allow_nan=False))
+        assert plain["names"] == ["before", "after"]
+        assert set(plain["parts"]) == set(PARTS)
+        assert plain["sentences"] == list(one_head.sentences())
+
+    def test_a_picture_of_each_part(self, one_head):
+        assert one_head.plot().layout.title.text == one_head["transplants"].plot().layout.title.text
+        for part in PARTS:
+            assert one_head.plot(part).data
+
+    def test_the_other_way_round_is_the_other_way_round(self, one_head, base, tmp_path):
+        after = saved(tmp_path / "after", with_other_head(state(), 0, 1))
+        turned = ngl.compare(after, base, **QUIET, parts=["outputs", "transplants"])
+        there, here = (c["outputs"].measure("loss_difference")[0] for c in (turned, one_head))
+        assert there == pytest.approx(-here, abs=1e-9)
+        assert turned["outputs"].measure("kl_ab")[0] == pytest.approx(one_head["outputs"].measure("kl_ba")[0], abs=1e-9)
+
+
+class TestWhatIsLeftOut:
+    def test_separate_starts(self, base, tmp_path):
+        other = saved(tmp_path / "other", state(seed=5))
+        made = ngl.compare(base, other, **QUIET)
+        assert set(made.left_out) == {"transplants", "difference_lens"}
+        assert "no common start" in made.sentences()[1]
+        assert "carry" not in made.sentences()[1].partition(":")[2]
+
+    def test_another_number_of_layers(self, base, tmp_path):
+        deeper = saved(tmp_path / "deeper", n_layer=3)
+        made = ngl.compare(base, deeper, **QUIET)
+        assert set(made.parts) == {"outputs", "representations"}
+        assert "layers 2 and 3" in made.left_out["weights"]
+        assert made["representations"].shape == {"point_a": 5, "point_b": 7}
+
+    def test_another_vocabulary_is_compared_by_character(self, base, tmp_path):
+        shuffled = saved(tmp_path / "shuffled", chars=CHARS[1:] + CHARS[0])
+        made = ngl.compare(base, shuffled, **QUIET)
+        assert isinstance(made["outputs"], Scores)
+        assert made["outputs"].labels["score"] == ("a", "b", "difference")
+        assert "vocabularies differ" in made.left_out["representations"]
+        assert "nats per character" in made.sentences()[0]
+
+    def test_another_vocabulary_and_ids(self, base, tmp_path):
+        shuffled = saved(tmp_path / "shuffled", chars=CHARS[1:] + CHARS[0])
+        made = ngl.compare(base, shuffled, text=torch.arange(60), progress=False)
+        assert "vocabularies differ" in made.left_out["outputs"]
+        assert set(made.parts) == {"weights"}
+
+
+class TestWhatGoesIn:
+    def test_models_and_their_own_text(self, base, tmp_path):
+        models = [ngl.load(base), ngl.load(saved(tmp_path / "after", with_other_head(state(), 1, 0)))]
+        made = ngl.compare(*models, parts="outputs", progress=False)
+        assert made.names == ("before", "after")
+        assert made.text == "text that the two models write themselves"
+        assert made["outputs"].n_examples == 64
+
+    def test_prompts_and_a_metric(self, base, tmp_path):
+        after = saved(tmp_path / "after", with_other_head(state(), 1, 0))
+        metric = ngl.metrics.logit_diff("a", "b")
+        prompts = ["to be, or ", "that is th", "in the min", "tis nobler"]
+        made = ngl.compare(
+            base, after, text=TEXT, prompts=prompts, metric=metric, parts=["transplants"], progress=False
+        )
+        metric = metric.resolved(ngl.load(base))
+        a, b = (float(metric(ngl.load(p)(prompts, return_type="logits")).mean()) for p in (base, after))
+        gap = made["transplants"].gap[made["transplants"].labels["direction"].index("b into a")]
+        assert float(gap[made["transplants"].measures.index("metric")]) == pytest.approx(b - a, abs=1e-5)
+
+    def test_a_third_model_for_similarity(self, base, tmp_path):
+        after, third = saved(tmp_path / "after", with_other_head(state(), 1, 0)), saved(tmp_path / "3", state(seed=4))
+        made = ngl.compare(base, after, **QUIET, reference=third, parts=["representations"])
+        assert made["representations"].reference is not None
+
+    def test_same_names_are_told_apart(self, base, tmp_path):
+        other = saved(tmp_path / "before", state(seed=2))
+        assert ngl.compare(base, other, **QUIET, parts=["weights"]).names == ("before (a)", "before (b)")
+        assert ngl.compare(base, other, **QUIET, parts=["weights"], names=["x", "y"]).names == ("x", "y")
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"parts": ["output"]}, "no part 'output'.*did you mean 'outputs'"),
+            ({"parts": []}, "parts is empty"),
+            ({"names": ["x", "x"]}, "expected two different names"),
+            ({"names": "xy"}, "expected two different names"),
+            ({"seed": -1}, "seed"),
+            ({"seq_len": 1}, "seq_len"),
+        ],
+    )
+    def test_bad_options(self, base, options, words):
+        with pytest.raises(AnalysisError, match=words):
+            ngl.compare(base, base, **QUIET, **options)
+
+    def test_a_path_that_is_not_there(self, base):
+        with pytest.raises(ngl.NanoGPTLensError, match="nowhere"):
+            ngl.compare(base, "nowhere/out", **QUIET)
+
+    def test_no_model(self, base):
+        with pytest.raises(AnalysisError, match="expected a HookedTransformer"):
+            ngl.compare(base, 3, **QUIET)
+
+
+class TestFiles:
+    def test_a_folder_with_something_else(self, one_head, tmp_path):
+        (tmp_path / "note.txt").write_text("mine")
+        with pytest.raises(ResultError, match="is no saved comparison"):
+            one_head.save(tmp_path)
+        assert (tmp_path / "note.txt").read_text() == "mine"
+
+    @pytest.mark.parametrize("text", ["{", "[]", '{"format": 99, "parts": []}', '{"format": 1}'])
+    def test_a_damaged_file(self, tmp_path, text):
+        (tmp_path / "comparison.json").write_text(text)
+        with pytest.raises(ResultError, match=r"comparison\.json"):
+            ModelComparison.load(tmp_path)
+
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(ResultError, match="cannot be read"):
+            ModelComparison.load(tmp_path / "none")
