@@ -84,15 +84,15 @@ class MeanDifference(Result):
 
         i, j = self._index("point", point), self._index("position", str(position))
         place = (self.reader_index(reader), i, j)
-        rows = [
-            {"token": self.vocabulary[token], "logit": logit, "beyond_control": abs(logit) > self.control_logit[place]}
-            for ids, logits in (
-                (self.promoted[place], self.promoted_logits[place]),
-                (self.suppressed[place], self.suppressed_logits[place]),
-            )
-            for token, logit in zip(ids.tolist(), logits.tolist(), strict=True)
-        ]
-        return pd.DataFrame(rows).astype({"beyond_control": bool})
+        ids = torch.cat([self.promoted[place], self.suppressed[place]]).tolist()
+        logits = torch.cat([self.promoted_logits[place], self.suppressed_logits[place]])
+        return pd.DataFrame(
+            {
+                "token": pd.Series([self.vocabulary[token] for token in ids], dtype=object),
+                "logit": logits.numpy(),
+                "beyond_control": (logits.abs() > self.control_logit[place]).numpy(),
+            }
+        )
 
     @property
     def beyond_control(self) -> Bool[Tensor, "point position"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
@@ -133,7 +133,7 @@ class OutputDifference(Result):
         names = self.kind_names if by == "kind" else self.vocabulary
         frame = pd.DataFrame(
             {
-                "token" if by != "kind" else "kind": [names[j] for j in ranked],
+                "token" if by != "kind" else "kind": _column([names[j] for j in ranked]),
                 "count": count[ranked],
                 "sequences": sequences[ranked],
                 "mean": mean,
@@ -163,7 +163,7 @@ class OutputDifference(Result):
         mean, difference, error = (self.probability[n].numpy() for n in ("mean_a", "difference", "error"))
         frame = pd.DataFrame(
             {
-                "token": list(self.vocabulary),
+                "token": _column(self.vocabulary),
                 "mean_a": mean,
                 "mean_b": mean + difference,
                 "difference": difference,
@@ -247,6 +247,13 @@ def _ends(
         half = stdtrit(np.maximum(degrees, 1), 1 - (1 - LEVEL) / 2 / looked_at) * error
         columns |= {f"low{end}": mean - half, f"high{end}": mean + half}
     return columns
+
+
+def _column(tokens: Iterable[str]) -> pd.Series:
+    """A column of texts as they are, halves of surrogate pairs included."""
+    import pandas as pd
+
+    return pd.Series(list(tokens), dtype=object)
 
 
 def _sorted(frame: pd.DataFrame, column: str, order: str) -> pd.DataFrame:

@@ -26,6 +26,7 @@ import nanogpt_lens.viz.figures.lens as lens
 import nanogpt_lens.viz.figures.neurons as neurons
 import nanogpt_lens.viz.figures.output_difference as output_difference
 import nanogpt_lens.viz.figures.patching as patching
+import nanogpt_lens.viz.figures.representations as representations
 import nanogpt_lens.viz.figures.sae as sae
 import nanogpt_lens.viz.figures.scrubbing as scrubbing
 import nanogpt_lens.viz.figures.separating as separating
@@ -45,12 +46,14 @@ from nanogpt_lens.results import (
     LensResult,
     LensScores,
     LogitAttribution,
+    MeanDifference,
     NeuronAblation,
     NeuronSearch,
     NeuronStatistics,
     OutputDifference,
     PatchingResult,
     PrincipalComponents,
+    RepresentationSimilarity,
     Result,
     SAEEvaluation,
     Scrubbing,
@@ -81,12 +84,14 @@ KINDS: dict[type[Result], Draw] = {
     LensResult: lens.reading,
     LensScores: tuned.scores,
     LogitAttribution: attribution.contributions,
+    MeanDifference: representations.mean_difference,
     NeuronAblation: separating.ablation,
     NeuronSearch: neurons.search,
     NeuronStatistics: neurons.statistics,
     OutputDifference: output_difference.difference,
     PatchingResult: patching.effects,
     PrincipalComponents: directions.components,
+    RepresentationSimilarity: representations.similarity,
     SAEEvaluation: sae.evaluation,
     Scrubbing: scrubbing.scrubbing,
     SeparatingNeurons: separating.best,

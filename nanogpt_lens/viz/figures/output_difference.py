@@ -68,20 +68,20 @@ def difference(
         ResultError: no such kind, group, measure or excerpts, or an option of another picture.
     """
     one_of("kind", kind, ("where", "gains", "excerpts"))
-    theirs = {"by": "where", "measure": "where", "which": "excerpts"}
-    for name, value in (("by", by), ("measure", measure), ("which", which)):
-        if value is not None and theirs[name] != kind:
-            raise ResultError(f"{name} is {value!r}, but this picture has kind={kind!r}; give kind={theirs[name]!r}")
+    theirs = {
+        "by": ("where", by, ("answer", "context", "kind")),
+        "measure": ("where", measure, MEASURES),
+        "which": ("excerpts", which, tuple(_EXTREMES)),
+    }
+    for name, (picture, value, known) in theirs.items():
+        if value is not None and one_of(name, value, known) and picture != kind:
+            raise ResultError(f"{name} is {value!r}, but this picture has kind={kind!r}; expected kind={picture!r}")
     most = count("k", 10 if k is None else k)
     if kind == "gains":
         return _gains(result, most)
     if kind == "excerpts":
-        extreme: Extreme = "differing" if which is None else which
-        one_of("which", extreme, tuple(_EXTREMES))
-        return _excerpts(result, extreme, most)
-    grouped: By = "answer" if by is None else by
-    one_of("by", grouped, ("answer", "context", "kind"))
-    return _where(result, grouped, one_of("measure", measure or "kl_ab", MEASURES), most)
+        return _excerpts(result, "differing" if which is None else which, most)
+    return _where(result, "answer" if by is None else by, "kl_ab" if measure is None else measure, most)
 
 
 def _named(result: OutputDifference, text: str) -> str:

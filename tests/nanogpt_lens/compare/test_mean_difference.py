@@ -7,14 +7,14 @@ from copy import deepcopy
 import pytest
 import torch
 
-import nanogpt_lens as ngl
 from nanogpt_lens.compare.mean_difference import mean_difference_lens
 from nanogpt_lens.core.errors import AnalysisError, ResultError
 from nanogpt_lens.model.access import has_hooks
+from nanogpt_lens.model.loading import load
 from nanogpt_lens.model.weights import unembedding
 from nanogpt_lens.results import MeanDifference, load_result
 from nanogpt_lens.text.corpus import open_corpus
-from tests.making import CHARS
+from tests.making import CHARS, content, random_state, write, write_meta
 from tests.nanogpt_lens.compare.two_models import characters_model
 from tests.nanogpt_lens.neurons.stream_helpers import corpus, text_of
 
@@ -32,13 +32,14 @@ def loudest(model):
     return int(unembedding(model).norm(dim=0).argmax())
 
 
-def with_direction(model, token, strength=3.0):
-    """A copy that adds one direction to the output of the first MLP everywhere: that which a token reads."""
-    changed = deepcopy(model)
+def with_direction(folder, model, token, strength=3.0):
+    """The model of seed 0, whose first MLP adds one direction everywhere: that which a token reads."""
     direction = unembedding(model)[:, token]
-    with torch.no_grad():
-        changed.blocks[0].mlp.b_out += strength * direction / direction.norm()
-    return changed
+    state = random_state(dtype=torch.float64)
+    state["transformer.h.0.mlp.c_proj.bias"] += strength * direction / direction.norm()
+    write(folder, content(state))
+    write_meta(folder)
+    return load(folder, dtype=torch.float64)
 
 
 def test_means_norms_and_logits_are_those_of_the_cache(pair):
@@ -63,16 +64,16 @@ def test_means_norms_and_logits_are_those_of_the_cache(pair):
                     assert row["logit"] == pytest.approx(float(expected[CHARS.index(row["token"])]), abs=1e-9)
 
 
-def test_a_direction_that_was_put_in_is_named(pair):
+def test_a_direction_that_was_put_in_is_named(pair, tmp_path):
     """Random texts, one direction added at the first MLP: nothing before it, and there its token, by both readers."""
     a = pair[0]
     token = loudest(a)
-    b = with_direction(a, token)
+    b = with_direction(tmp_path / "b", a, token)
     found = mean_difference_lens(a, b, corpus(2000), n=60, names=("before", "after"), **QUIET)
     before = [found.labels["point"].index(name) for name in ("0.resid_pre", "0.resid_mid")]
     assert bool((found.values[before] == 0).all())
     assert not bool(found.beyond_control[before].any())
-    assert bool(found.beyond_control[2:].all())
+    assert bool(found.beyond_control[found.labels["point"].index("0.resid_post")].all())
     for reader in ("a", "b"):
         best = found.tokens("0.resid_post", 0, reader=reader).iloc[0]
         assert (best["token"], best["beyond_control"]) == (CHARS[token], True)
@@ -131,14 +132,10 @@ def test_texts_options_and_files(pair, tmp_path):
 def test_models_with_processed_weights(tmp_path):
     """Folded weights are read as they are, and the lens gives the same tokens."""
     plain = characters_model(tmp_path / "a")
-    changed = with_direction(plain, loudest(plain))
+    changed = with_direction(tmp_path / "b", plain, loudest(plain))
     found = mean_difference_lens(plain, changed, corpus(500), **QUIET)
-    folded = ngl.load(tmp_path / "a", process_weights=True, dtype=torch.float64)
-    moved = deepcopy(folded)
-    with torch.no_grad():
-        difference = changed.blocks[0].mlp.b_out - plain.blocks[0].mlp.b_out
-        moved.blocks[0].mlp.b_out += difference - difference.mean()
-    again = mean_difference_lens(folded, moved, corpus(500), **QUIET)
+    folded = [load(tmp_path / name, process_weights=True, dtype=torch.float64) for name in "ab"]
+    again = mean_difference_lens(*folded, corpus(500), **QUIET)
     at = found.labels["point"].index("0.resid_post")
     assert torch.equal(again.promoted[:, at], found.promoted[:, at])
     torch.testing.assert_close(again.promoted_logits[:, at], found.promoted_logits[:, at], rtol=1e-6, atol=1e-9)

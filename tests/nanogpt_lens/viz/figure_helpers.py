@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ import plotly.graph_objects as go
 import torch
 
 import nanogpt_lens as ngl
+from nanogpt_lens.compare.characters import loss_per_character
+from nanogpt_lens.compare.mean_difference import mean_difference_lens
+from nanogpt_lens.compare.outputs import compare_outputs
+from nanogpt_lens.compare.representations import compare_representations
 from nanogpt_lens.results import Result, Sample, Scores
 from tests.nanogpt_lens.circuits import asking
 from tests.nanogpt_lens.neurons.neuron_helpers import play
 
+ROOT = Path(__file__).parents[3]
 QUIET = {"progress": False}
 PLAIN = ["embed->logits"]
 CLEAN = ["ROMEO: I l", "HENRY: I l", "LUCIO: I l", "TYBAL: I l"]
@@ -29,6 +35,11 @@ Z = {"activation": "z", "axes": ("layer", "head", "pos"), **QUIET}
 @cache
 def model() -> Any:
     return ngl.load("shakespeare_char")
+
+
+@cache
+def early() -> Any:
+    return ngl.load(ROOT / "checkpoints/shakespeare_char/ckpt_000800.pt")
 
 
 @cache
@@ -153,6 +164,14 @@ RESULTS: dict[str, Callable[[], Result]] = {
         splits=1,
         **QUIET,
     ),
+    "compare_outputs": lambda: compare_outputs(
+        early(), model(), corpus(), names=("step 800", "step 1200"), k=4, window=16, **QUIET
+    ),
+    "loss_per_character": lambda: loss_per_character(early(), model(), corpus(), piece=60, n=8),
+    "compare_representations": lambda: compare_representations(
+        early(), model(), corpus(), n=60, reference=early(), permutations=5, **QUIET
+    ),
+    "mean_difference_lens": lambda: mean_difference_lens(early(), model(), corpus(), n=24, **QUIET),
     "logit_lens": lambda: ngl.logit_lens(model(), TEXT),
     "logit_lens, two texts": lambda: ngl.logit_lens(model(), [TEXT[:9], TEXT[9:18]]),
     "measure_convergence": lambda: ngl.measure_convergence(model(), corpus(), n=8, **QUIET),
