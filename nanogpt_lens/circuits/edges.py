@@ -93,7 +93,12 @@ def edge_effects(
             raise AnalysisError("no edge is given; expected some, such as '0.1->1.0.k', or None for all")
         runs = two_runs(model, clean, corrupted, metric, KINDS["q"], direction, also=names_written(graph.n_layers))
         ids = None if reference is None else reference_tokens(model, reference, runs.tokens)
-        sweep = _EdgeSweep(model, graph, runs, source, ids, seed=seed, engine=engine, memory=memory)
+        live = written(model, runs.base)
+        other = None if runs.other is None else written(model, runs.other)
+        changes = put_in_place(model, live, source, other=other, reference=ids, seed=seed) - live
+        sweep = EdgeSweep(
+            model, graph, runs, changes, source=source, reference=ids, seed=seed, engine=engine, memory=memory
+        )
         per_example = sweep.values(chosen, positions == "each", progress=progress)
     clean_value, corrupted_value = runs.values()
     axes = ("edge", "pos") if positions == "each" else ("edge",)
@@ -127,25 +132,36 @@ def edge_effects(
     )
 
 
-class _EdgeSweep:
-    """The changed runs of all edges."""
+class EdgeSweep:
+    """The runs of all edges, in each of which one receiver reads something else of one sender.
+
+    Args:
+        model: the model that is run.
+        graph: its graph.
+        runs: its run on the tokens, with what `names_written` names, and the metric.
+        changes: what is added to what each sender wrote, where an edge is changed: perhaps what it wrote on other
+            tokens, or in another model, less what it wrote here.
+        source, reference, seed: where that comes from.
+        engine, memory: as for `activation_patching`.
+
+    Raises:
+        AnalysisError: queries or MLP outputs computed here are not the model's own.
+    """
 
     def __init__(
         self,
         model: Hooked,
         graph: CircuitGraph,
         runs: TwoRuns,
-        source: Source,
-        reference: Tensor | None,
+        changes: Float[Tensor, "sender example pos d_model"],
         *,
-        seed: int,
-        engine: Engine,
-        memory: int,
+        source: Source = "other",
+        reference: Tensor | None = None,
+        seed: int = 0,
+        engine: Engine = "auto",
+        memory: int = MEMORY,
     ) -> None:
-        self.model, self.graph, self.runs = model, graph, runs
-        live = written(model, runs.base)
-        other = None if runs.other is None else written(model, runs.other)
-        self.changes = put_in_place(model, live, source, other=other, reference=reference, seed=seed) - live
+        self.model, self.graph, self.runs, self.changes = model, graph, runs, changes
         setup = SweepSetup(
             kind=KINDS["q"],
             axes=("layer",),

@@ -82,16 +82,6 @@ class HybridRuns:
         self._logits: Float[Tensor, "example pos d_vocab"] | None = None
 
     @property
-    def relative_rounding(self) -> float:
-        """The share of a number's size up to which a difference may be rounding."""
-        return 64 * torch.finfo(self.hybrid.model.cfg.dtype).eps
-
-    @property
-    def rounding(self) -> float:
-        """The KL divergence, in nats, up to which two runs may be the same but for rounding."""
-        return max((20 * self.relative_rounding) ** 2, 1e-15)  # of logits up to about 20
-
-    @property
     def components(self) -> tuple[Component, ...]:
         """The components of the models."""
         return self.hybrid.components

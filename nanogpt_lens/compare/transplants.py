@@ -21,7 +21,7 @@ from torch import Tensor
 from nanogpt_lens.circuits.hypotheses import share_at_least
 from nanogpt_lens.compare.components import check_one_shape, differing, named_components, weights_of
 from nanogpt_lens.compare.hybrids import Hybrid, HybridRuns
-from nanogpt_lens.compare.origin import shared_start
+from nanogpt_lens.compare.kinship import check_difference, check_start, relative_rounding
 from nanogpt_lens.compare.smallest import first_of, random_sets, sizes_up_to, smallest_set
 from nanogpt_lens.compare.transplant_text import TransplantText, transplant_text
 from nanogpt_lens.core.checks import check_share, check_whole
@@ -87,40 +87,40 @@ def transplant(
     check_whole(1, n_random=n_random)
     check_share(enough=enough)
     check_one_shape(a, b)
-    measures = ("kl", "loss" if metric is None else "metric")
-    if by is not None and by not in measures:
-        check_choice(Measure, by=by)
-        raise AnalysisError(f"by is {by!r}; expected one of {', '.join(measures)}, for {_why(metric)}")
+    measure, measures = measure_of(metric, by), measures_of(metric)
     text = transplant_text(a, b, corpus, metric, seq_len=seq_len, n=n, seed=seed)
-    cosine = _check_start(a, b, seed)
+    cosine = check_start(a, b, seed)
     with evaluating(b):
         hybrid = Hybrid(a, b)
         runs = HybridRuns(hybrid, text.tokens, text.metric)
         tried = range(len(hybrid.components))
         candidates = torch.tensor(tried if components is None else named_components(hybrid.components, components))
-        study = _Study(runs, differing(a, b), candidates, measures, by or measures[metric is not None], progress)
+        study = _Study(runs, differing(a, b), candidates, measures, measure, progress)
         fields = study.singles()
         if search:
             fields |= study.searched(enough, n_random, seed)
     return _result(a, b, text, study, fields, cosine, enough=enough, n_random=n_random, seed=seed, search=search)
 
 
-def _why(metric: Metric | None) -> str:
-    return "no metric was given" if metric is None else "a metric was given"
+def measure_of(metric: Metric | None, by: Measure | None) -> Measure:
+    """The measure that was asked for; "metric" where a metric was given and nothing was asked, else "kl".
+
+    Raises:
+        AnalysisError: there is no such measure, or not without a metric, or not beside one.
+    """
+    if by is None:
+        return "kl" if metric is None else "metric"
+    check_choice(Measure, by=by)
+    known = measures_of(metric)
+    if by not in known:
+        given = "no metric was given" if metric is None else "a metric was given"
+        raise AnalysisError(f"by is {by!r}; expected one of {', '.join(known)}, for {given}")
+    return by
 
 
-def _check_start(a: Hooked, b: Hooked, seed: int) -> float:
-    """The mean cosine of the two models' matrices; AnalysisError where they show no common start, or are equal."""
-    origin = shared_start(a, b, seed=seed)
-    if origin.verdict == "identical":
-        raise AnalysisError("a and b are identical, parameter by parameter: there is no difference to transplant")
-    if not origin.is_shared:
-        raise AnalysisError(
-            f"a and b show no common start (the mean cosine of their matrices is {origin.cosine:.3f}, by chance "
-            f"{origin.chance_mean:.3f} with a deviation of {origin.chance_deviation:.3f}), so that their components do "
-            "not correspond: compare their circuits with compare_circuits, or match their heads with match_heads"
-        )
-    return origin.cosine
+def measures_of(metric: Metric | None) -> tuple[Measure, Measure]:
+    """The two measures: of the output, and of what the loss or the metric is."""
+    return ("kl", "loss" if metric is None else "metric")
 
 
 class _Study:
@@ -143,8 +143,8 @@ class _Study:
         runs: HybridRuns,
         changed: Bool[Tensor, " component"],
         tried: Int[Tensor, " tried"],
-        measures: tuple[str, str],
-        by: str,
+        measures: tuple[Measure, Measure],
+        by: Measure,
         progress: bool,
     ) -> None:
         self.runs, self.changed, self.tried, self.progress = runs, changed, tried, progress
@@ -153,13 +153,7 @@ class _Study:
         n = len(runs.components)
         self.ends = runs.measure(torch.stack([torch.ones(n).bool(), torch.zeros(n).bool()]))
         self.gaps = torch.stack([self._gap(direction) for direction in range(2)])
-        largest = float(self.ends[:2].amax((1, 2)).max())
-        rounding = runs.rounding
-        if not largest > rounding:
-            raise AnalysisError(
-                f"a and b do the same on this text (the KL divergence is {largest:.1e} nats, which is rounding): there "
-                "is no difference to transplant; give text on which they differ, or compare their weights"
-            )
+        check_difference(runs.hybrid.model, float(self.ends[:2].amax((1, 2)).max()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -261,7 +255,7 @@ class _Study:
         sure = torch.ones(2, 2, dtype=torch.bool)
         ends = t_interval(self.gaps[:, 1])
         sure[:, 1] = False if ends is None else (ends[0] > 0) | (ends[1] < 0)
-        size = self.ends[2].abs().max() * self.runs.relative_rounding
+        size = self.ends[2].abs().max() * relative_rounding(self.runs.hybrid.model)
         sure[:, 1] &= self.gaps[:, 1].abs().mean(-1) > size
         return sure
 

@@ -43,7 +43,7 @@ from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.results.scores import Scores
 from nanogpt_lens.results.scrubbing import Scrubbing
 from nanogpt_lens.results.trajectory import ChangePoint, Trajectory
-from nanogpt_lens.results.transplants import Transplants
+from nanogpt_lens.results.transplants import TransplantedEdges, Transplants
 from nanogpt_lens.results.validation import CircuitValidation
 from nanogpt_lens.results.weight_difference import Origin, WeightDifference
 
@@ -90,6 +90,7 @@ __all__ = [
     "SimilarDirections",
     "SteeringEffect",
     "Trajectory",
+    "TransplantedEdges",
     "Transplants",
     "TunedLens",
     "WeightDifference",

@@ -175,6 +175,92 @@ class Transplants(Result):
         return lines
 
 
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class TransplantedEdges(Result):
+    """The share of the difference between two models that moves along each edge, with the axes direction and edge.
+
+    1 is the donor, 0 the receiver, whose run is changed. Shares of several edges need not add up.
+
+    Attributes:
+        values: the shares; nan where the models do not surely differ.
+        low, high: their 95% intervals over the sequences.
+        effect: what the measure changes by along an edge: KL(donor, changed) in nats, the loss, or the metric.
+        effect_low, effect_high: their intervals, each sequence against itself.
+        base: the measure of the receiver.
+        gap, gap_low, gap_high: that of the donor less that of the receiver.
+        measured: what is measured, in words: "output", "loss", or a metric's definition.
+        cosine: the mean cosine of the models' matrices, by which they share a start.
+        by: "kl", "loss" or "metric".
+    """
+
+    low: Float[Tensor, "direction edge"]
+    high: Float[Tensor, "direction edge"]
+    effect: Float[Tensor, "direction edge"]
+    effect_low: Float[Tensor, "direction edge"]
+    effect_high: Float[Tensor, "direction edge"]
+    base: Float[Tensor, " direction"]
+    gap: Float[Tensor, " direction"]
+    gap_low: Float[Tensor, " direction"]
+    gap_high: Float[Tensor, " direction"]
+    measured: str
+    cosine: float
+    by: str
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """The names of the edges."""
+        return self.labels["edge"]
+
+    def share(self, edge: str, direction: TransplantDirection) -> float:
+        """The share that moves along one edge.
+
+        Raises:
+            ResultError: there is no such edge or direction.
+        """
+        return float(self.at(direction=direction, edge=edge))
+
+    def table(self, direction: TransplantDirection) -> pd.DataFrame:
+        """A row for each edge, those with the largest share first.
+
+        Raises:
+            ResultError: there is no such direction.
+        """
+        import pandas as pd
+
+        place = self._index("direction", direction)
+        names = ("values", "low", "high", "effect", "effect_low", "effect_high")
+        columns = {name: getattr(self, name)[place].double().numpy() for name in names}
+        columns = {"share": columns.pop("values"), **columns}
+        frame = pd.DataFrame({"edge": self.edges, **columns})
+        return frame.sort_values(by="share", ascending=False, kind="stable", ignore_index=True)
+
+    def sentence(self) -> str:
+        """Along which edges most moves, in both directions."""
+        said = []
+        for i, direction in enumerate(self.labels["direction"]):
+            if bool(self.values[i].isnan().all()):
+                said.append(
+                    f"{direction}: the models do not surely differ in {self.measured} ({float(self.gap[i]):.3g}, "
+                    f"{float(self.gap_low[i]):.3g} to {float(self.gap_high[i]):.3g})"
+                )
+                continue
+            most = self.values[i].argsort(descending=True, stable=True)[:3].tolist()
+            named = [f"{self.edges[j]} {float(self.values[i, j]):.0%}{self._ends(i, j)}" for j in most]
+            said.append(f"{direction}: most of the difference in {self.measured} moves along {', '.join(named)}")
+        return "; ".join(said)
+
+    def _ends(self, direction: int, edge: int) -> str:
+        low, high = float(self.low[direction, edge]), float(self.high[direction, edge])
+        return "" if low != low else f" ({low:.0%} to {high:.0%})"
+
+    def _summary(self) -> list[str]:
+        lines = [self.sentence()]
+        for direction in self.labels["direction"]:
+            frame = self.table(direction)[["edge", "share", "low", "high"]].head(5)  # type: ignore[arg-type]
+            lines += [direction, *frame.round(3).to_string(index=False).splitlines()]
+        return lines
+
+
 def _listed(names: tuple[str, ...], most: int = 6) -> str:
     """Some names; how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

@@ -14,6 +14,7 @@ from conversion.checkpoint import read_checkpoint
 from conversion.native import GPT
 from nanogpt_lens.compare.origin import shared_start
 from nanogpt_lens.compare.transplants import transplant
+from nanogpt_lens.model.encoding import encode_text
 from nanogpt_lens.model.places import find_checkpoint
 from tests.conftest import convert
 
@@ -37,7 +38,7 @@ def before_and_after(steps: int = 250):
     checkpoint = read_checkpoint(find_checkpoint("shakespeare_char"))
     a = convert(checkpoint)
     native = GPT.from_checkpoint(checkpoint).train()
-    ids = a.to_tokens(made_up(0))[0]
+    ids = encode_text(a, made_up(0))
     optimizer = torch.optim.AdamW(native.parameters(), lr=1e-3, betas=(0.9, 0.99))
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
@@ -58,15 +59,16 @@ def test_what_was_learnt_moves_with_few_components():
     held_out = made_up(1)
     assert float(ngl.text_loss(b, held_out, n=16).values) < float(ngl.text_loss(a, held_out, n=16).values) - 1
     assert shared_start(a, b).verdict == "shared start"
-    found = transplant(a, b, held_out, n=24, n_random=39, progress=False)
-    print(found)
-    for i, direction in enumerate(("a into b", "b into a")):
-        chosen = found.smallest_set(direction)
-        assert len(chosen) < int(found.changed.sum()) / 2
+    found = transplant(a, b, held_out, n=12, seq_len=48, n_random=19, progress=False)
+    most = {"a into b": 24, "b into a": 8}  # to make it speak the new language takes less than to undo that
+    for i, (direction, size) in enumerate(most.items()):
+        assert 1 <= len(found.smallest_set(direction)) <= size < int(found.changed.sum())
         assert float(found.set_share[i, 0]) > 0.8
-        assert float(found.set_p[i, 0]) <= 0.05
+        assert float(found.set_p[i, 0]) == pytest.approx(1 / 20)
+        assert float(found.random_share[i, 0].mean()) < 0.7
         assert float(found.curve[i, -1]) == pytest.approx(1.0, abs=1e-6)
         assert float(found.curve[i, 0]) == pytest.approx(0.0, abs=1e-6)
+    assert found.values.isfinite().all()
 
 
 @pytest.mark.slow
