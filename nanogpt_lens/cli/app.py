@@ -21,6 +21,7 @@ from nanogpt_lens.cli.catalogue import register as register_catalogue
 from nanogpt_lens.cli.circuits import register as register_circuits
 from nanogpt_lens.cli.lab import register as register_lab
 from nanogpt_lens.cli.lenses import register as register_lenses
+from nanogpt_lens.cli.mcp import register as register_mcp
 from nanogpt_lens.cli.neurons import register as register_neurons
 from nanogpt_lens.cli.options import (
     JsonOption,
@@ -359,6 +360,7 @@ for register in (
     register_catalogue,
     register_report,
     register_lab,
+    register_mcp,
 ):
     register(app)
 
