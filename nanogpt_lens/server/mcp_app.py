@@ -8,8 +8,10 @@ and an error is one sentence.
 
 from __future__ import annotations
 
+import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,14 @@ from nanogpt_lens.server.tools import (
 NAME = "nanogpt-lens"
 _TOOLS = (describing, experiment, mattering, finding_circuits, components, comparing, reports, pictures)
 _LONGEST = 1000  # letters of an error
+
+
+@asynccontextmanager
+async def _quiet(server: MCPServer) -> AsyncIterator[None]:
+    """While it serves, what libraries print goes to standard error: the SDK keeps the real output for itself."""
+    with redirect_stdout(sys.stderr):
+        yield
+
 
 INSTRUCTIONS = (
     "Analyses of small GPT-2-like language models (nanoGPT checkpoints), exact and with controls. Begin with "
@@ -108,7 +118,9 @@ def make_server(
     models = ServedModels(paths, reading)
     folder = Path(output_folder or tempfile.mkdtemp(prefix="nanogpt-lens-reports-")).expanduser().resolve()
     desk = Desk(models, None if text is None else Path(text).expanduser().resolve(), folder)
-    server = ToolServer(NAME, version=version("nanogpt-lens"), instructions=INSTRUCTIONS, log_level="WARNING")
+    server = ToolServer(
+        NAME, version=version("nanogpt-lens"), instructions=INSTRUCTIONS, log_level="WARNING", lifespan=_quiet
+    )
     for tool in _TOOLS:
         tool.register(server, desk)
     return server

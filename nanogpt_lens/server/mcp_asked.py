@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, as_tokens, evaluating, n_tokens, run, single_token
+from nanogpt_lens.model.encoding import encode_text
 from nanogpt_lens.server.mcp_script import Script
 
 MOST_LETTERS = 4096
@@ -40,16 +41,25 @@ class PairArgument(BaseModel):
     )
 
 
-def text_or_ids(text: str, ids: Sequence[int] | None, model: Hooked, what: str = "text") -> list[int]:
+def text_or_ids(text: str, ids: Sequence[int] | None, model: Hooked, *, is_corpus: bool = False) -> list[int]:
     """The ids of what was given.
+
+    Args:
+        text, ids: one of them.
+        model: the model.
+        is_corpus: whether it may be longer than the model's context.
 
     Raises:
         AnalysisError: nothing was given, or both, or what does not fit the model.
     """
     if bool(text) == (ids is not None):
         given = "both were given" if text else "neither was given"
-        raise AnalysisError(f"{what} or ids: {given}; expected one of them, and not empty")
-    return as_tokens(model, text if ids is None else list(ids), name=f"the {what}")[0].tolist()
+        raise AnalysisError(f"text or ids: {given}; expected one of them, and not empty")
+    if is_corpus and text:
+        return encode_text(model, text).tolist()
+    if is_corpus and ids:
+        return [token_of(model, token, "an id") for token in ids]
+    return as_tokens(model, text if ids is None else list(ids))[0].tolist()
 
 
 def token_of(model: Hooked, token: str | int, name: str) -> int:

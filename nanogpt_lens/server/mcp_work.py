@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -64,6 +65,8 @@ class Work:
 
     def run(self, function: Callable[[Work], Any]) -> tuple[Any, BaseException | None]:
         """What a function returns, and what it raises; called in the thread."""
+        import transformer_lens  # noqa: F401 - an import that is cut short would leave half a module
+
         with self._guard:
             self._thread = threading.get_ident()
         result, error = None, None
@@ -126,6 +129,7 @@ async def work_in_thread(
                 result, error = await anyio.to_thread.run_sync(work.run, function)
                 finished = True
                 group.cancel_scope.cancel()
+        await anyio.lowlevel.checkpoint()  # where the client has cancelled, this is the end
         if deadline.cancelled_caught or isinstance(error, Stopped):
             raise AnalysisError(
                 f"this took longer than {limit:g} seconds and was stopped (at {work.step_name}); ask for less: shorter "

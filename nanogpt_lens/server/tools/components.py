@@ -30,11 +30,11 @@ def register(server: MCPServer, desk: Desk) -> None:
         title="Describe one head or neuron",
         description=(
             "Use it to learn what one head ('1.0') or neuron ('L3N33') is. Of a head: eight scores (induction, "
-            "previous token, copying, ...) each with its chance level, 95% interval and the threshold that a name needs, the "
-            "names it earned, and where it attends most. Of a neuron: the excerpts on which it is highest and the "
-            "tokens that it promotes. Of both: what taking it out (its mean in its place) costs in loss, and what it "
-            "adds to the logit of the true next token. Costs 5 to 40 seconds. Control of the cost: all other heads, "
-            "or 20 random other neurons of the layer; p is the share that costs as much."
+            "previous token, copying, ...) each with its chance level, 95% interval and the threshold that a name "
+            "needs, the names it earned, and where it attends most. Of a neuron: the excerpts on which it is "
+            "highest and the tokens that it promotes. Of both: what taking it out (its mean in its place) costs in "
+            "loss, and what it adds to the logit of the true next token. Costs 5 to 40 seconds. Control of the cost: "
+            "all other heads, or 20 random other neurons of the layer; p is the share that costs as much."
         ),
     )
     async def describe_component(

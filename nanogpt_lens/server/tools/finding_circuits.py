@@ -109,7 +109,7 @@ def _document(
         seed=seed,
         caveats=_caveats(asked, circuit, held_out),
         picture=said,
-        metric="logit difference, answer - wrong",
+        metric="logit of answer minus logit of wrong after the last token",
         n_pairs=len(asked) - held_out,
         n_held_out=held_out,
         n_edges=circuit.n_edges,

@@ -97,9 +97,7 @@ def _effects(
         seed=seed,
         caveats=_caveats(asked, direction, draws),
         picture=said,
-        metric=heads.quantity.removesuffix(" after patching z")
-        if len(asked) == 1
-        else "logit difference, answer - wrong",
+        metric="logit of answer minus logit of wrong after the last token",
         n_pairs=len(asked),
         clean=heads.clean,
         corrupted=heads.corrupted,

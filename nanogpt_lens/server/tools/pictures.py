@@ -129,7 +129,7 @@ def _drawn(
             tool="picture",
             model=script.served.name,
             finding=_sentence(analysis, result, level),
-            interval={"t": "95%, Student's t", "bootstrap": "95%, bootstrap"}.get(result.interval, result.interval),
+            interval={"t": "95%, Student's t", "bootstrap": "95%, bootstrap"}.get(result.interval or "", ""),
             python=script.python,
             seed=options.get("seed"),
             caveats=[*([desk.about_text] if sources == [desk.corpus] else []), *filter(None, [result.few_examples])],
@@ -151,7 +151,7 @@ def _corpus(desk: Desk, script: Script, text: str, ids: list[int] | None) -> Any
     """Ids of what the client gave, or the text of the start: a text of a client never names a file."""
     if not text and ids is None:
         return desk.corpus
-    given = text_or_ids(text, ids, script.model)
+    given = text_or_ids(text, ids, script.model, is_corpus=True)
     return script.name("text", torch.tensor(given), f"torch.tensor({given})", imports="import torch")
 
 
