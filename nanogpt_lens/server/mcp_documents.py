@@ -100,7 +100,7 @@ class DescribeDocument(Document):
     can_be_asked: dict[str, str] = Field(description="the other tools, and what each is for")
 
 
-class NextToken(Part):
+class LikelyToken(Part):
     """A token that may come next."""
 
     token: str
@@ -114,8 +114,8 @@ class RunDocument(Document):
 
     tokens: list[str]
     ids: list[int]
-    next_tokens: list[NextToken] = Field(description="after the last token, without interventions")
-    next_tokens_changed: list[NextToken] = Field(description="the same with the interventions; empty where none")
+    next_tokens: list[LikelyToken] = Field(description="after the last token, without interventions")
+    next_tokens_changed: list[LikelyToken] = Field(description="the same with the interventions; empty where none")
     metric: str
     metric_value: Number
     metric_changed: Number

@@ -25,7 +25,7 @@ from nanogpt_lens.server.mcp_asked import (
     token_of,
 )
 from nanogpt_lens.server.mcp_desk import Answered, Desk
-from nanogpt_lens.server.mcp_documents import Control, NextToken, RunDocument
+from nanogpt_lens.server.mcp_documents import Control, LikelyToken, RunDocument
 from nanogpt_lens.server.mcp_elsewhere import same_elsewhere
 from nanogpt_lens.server.mcp_script import Script
 from nanogpt_lens.server.mcp_work import Work
@@ -166,12 +166,12 @@ class _Experiment:
             [plain[i] for i in ordered.indices.tolist()],
         )
 
-    def _likeliest(self, logits: Tensor, k: int) -> list[NextToken]:
+    def _likeliest(self, logits: Tensor, k: int) -> list[LikelyToken]:
         logits = logits[: n_tokens(self.model)].double()
         best = logits.softmax(-1).topk(min(k, len(logits)))
         labels = token_labels(self.model, best.indices)
         return [
-            NextToken(token=label, id=i, probability=p, logit=float(logits[i]))
+            LikelyToken(token=label, id=i, probability=p, logit=float(logits[i]))
             for label, i, p in zip(labels, best.indices.tolist(), best.values.tolist(), strict=True)
         ]
 
