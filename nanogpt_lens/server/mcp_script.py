@@ -6,14 +6,20 @@ What a tool answers with as its lines of Python is what it did: a line cannot sa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import nanogpt_lens as ngl
 from nanogpt_lens.model.access import Hooked
 from nanogpt_lens.server.served import ServedModel
 
 _QUIET = ("progress",)  # options that change nothing of a result
+
+
+def public() -> ModuleType:
+    """The package as a user imports it: the lines are written with its public names."""
+    return import_module("nanogpt_lens")
 
 
 class Script:
@@ -74,15 +80,14 @@ class Script:
 
     def _function(self, function: str) -> Callable[..., Any]:
         module, _, name = function.rpartition(".")
-        if module == "ngl":
-            return getattr(ngl, name)
-        if module.startswith("ngl."):
-            return getattr(getattr(ngl, module.removeprefix("ngl.")), name)
+        if module == "ngl" or module.startswith("ngl."):
+            home: Any = public()
+            for part in function.split(".")[1:]:
+                home = getattr(home, part)
+            return home
         line = f"from {module} import {name}"
         if line not in self._imports:
             self._imports.append(line)
-        from importlib import import_module
-
         return getattr(import_module(module), name)
 
     def _call(self, function: str, arguments: Sequence[Any], options: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from nanogpt_lens.server.mcp_asked import MOST_LETTERS, Ids, Name, Rows, Seed, t
 from nanogpt_lens.server.mcp_desk import Answered, Desk
 from nanogpt_lens.server.mcp_documents import Control, PictureDocument
 from nanogpt_lens.server.mcp_pictures import png_of
-from nanogpt_lens.server.mcp_script import Script
+from nanogpt_lens.server.mcp_script import Script, public
 from nanogpt_lens.server.mcp_work import Work
 
 LIMIT = 300.0
@@ -157,9 +157,7 @@ def _corpus(desk: Desk, script: Script, text: str, ids: list[int] | None) -> Any
 
 def _public(analysis: Any) -> str:
     """The function as it is written in Python."""
-    import nanogpt_lens as ngl
-
-    if analysis.name in ngl.__all__:
+    if analysis.name in public().__all__:
         return f"ngl.{analysis.name}"
     return f"{analysis.function.__module__}.{analysis.name}"
 
