@@ -233,7 +233,7 @@ class LabEngine:
         return (centred / scale * gain + bias) @ self.model.W_U + self.model.b_U
 
     def _reading(self, metric: LabMetric) -> Float[Tensor, " d_model"]:
-        """The direction of the stream that a difference of logits reads, through the LayerNorm's centring and weight."""
+        """The direction of the stream that a difference of logits reads, through the LayerNorm."""
         unembedding = self.model.W_U.double()
         against = unembedding.mean(1) if metric.wrong is None else unembedding[:, metric.wrong]
         read = affine(self.model.ln_final, self.model)[0].double() * (unembedding[:, metric.answer] - against)
