@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.circuits.scrubbing import scrub
     from nanogpt_lens.circuits.validation import validate_circuit
     from nanogpt_lens.compare.circuits import compare_circuits
+    from nanogpt_lens.compare.comparing import compare
     from nanogpt_lens.compare.heads import match_heads
     from nanogpt_lens.core.errors import AnalysisError, NanoGPTLensError
     from nanogpt_lens.directions.steer import steer, steering_effect
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from nanogpt_lens.lens.logit import logit_lens
     from nanogpt_lens.lens.tuned import train_tuned_lens
     from nanogpt_lens.losses.on_text import in_context_learning_score, text_loss
-    from nanogpt_lens.losses.words import text_quality
     from nanogpt_lens.model.encoding import encode_text
     from nanogpt_lens.model.loading import check, load
     from nanogpt_lens.model.places import shipped_checkpoints
@@ -91,6 +91,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.circuits.scrubbing": ("scrub",),
     "nanogpt_lens.circuits.validation": ("validate_circuit",),
     "nanogpt_lens.compare.circuits": ("compare_circuits",),
+    "nanogpt_lens.compare.comparing": ("compare",),
     "nanogpt_lens.compare.heads": ("match_heads",),
     "nanogpt_lens.core.errors": ("AnalysisError", "NanoGPTLensError"),
     "nanogpt_lens.directions.steer": ("steer", "steering_effect"),
@@ -114,7 +115,6 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.lens.logit": ("logit_lens",),
     "nanogpt_lens.lens.tuned": ("train_tuned_lens",),
     "nanogpt_lens.losses.on_text": ("in_context_learning_score", "text_loss"),
-    "nanogpt_lens.losses.words": ("text_quality",),
     "nanogpt_lens.model.encoding": ("encode_text",),
     "nanogpt_lens.model.loading": ("check", "load"),
     "nanogpt_lens.model.places": ("shipped_checkpoints",),

@@ -19,6 +19,7 @@ import typer
 from nanogpt_lens.cli.analyses import register as register_analyses
 from nanogpt_lens.cli.catalogue import register as register_catalogue
 from nanogpt_lens.cli.circuits import register as register_circuits
+from nanogpt_lens.cli.compare import register as register_compare
 from nanogpt_lens.cli.lab import register as register_lab
 from nanogpt_lens.cli.lenses import register as register_lenses
 from nanogpt_lens.cli.mcp import register as register_mcp
@@ -358,6 +359,7 @@ for register in (
     register_scrubbing,
     register_trajectory,
     register_catalogue,
+    register_compare,
     register_report,
     register_lab,
     register_mcp,

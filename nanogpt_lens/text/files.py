@@ -95,3 +95,9 @@ def find_tokens(file: Path, d_vocab: int, token_dtype: TokenDtype | None = None)
 def has_tokens(path: Path) -> bool:
     """Whether a file is named like one of tokens."""
     return path.suffix in TOKEN_SUFFIXES
+
+
+def is_no_path(text: str) -> bool:
+    """Whether a string is a text itself: of several lines, or too long for a path or for a name in one."""
+    longest = max(len(part.encode("utf-8", "replace")) for part in text.split("/"))
+    return "\n" in text or len(text) > 1000 or longest > 255

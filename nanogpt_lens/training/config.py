@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from conversion.config import NanoGPTConfig
+from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import TrainingError
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -133,6 +134,19 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain data, as nanoGPT stores its `config`."""
         return {**asdict(self), "lr_decay_iters": self.decay_iters}
+
+
+def with_settings(config: TrainConfig, settings: Mapping[str, Any]) -> TrainConfig:
+    """A config in which some settings have other values, by their names.
+
+    Raises:
+        TrainingError: there is no setting of a name, or its value makes no sense.
+    """
+    known = [field.name for field in fields(TrainConfig)]
+    if unknown := [name for name in settings if name not in known]:
+        near = did_you_mean(unknown[0], known)
+        raise TrainingError(f"there is no setting {unknown[0]!r}; expected some of {', '.join(known)}{near}")
+    return replace(config, **settings)
 
 
 def parse_stages(stages: str | Iterable[int] | None, max_iters: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ that was not killed (on a CPU, with the same PyTorch and number of threads), bec
 dropout follow from the seed and the iteration alone. And the weights of any iteration can be
 kept, to see how a circuit forms.
 
-    result = train("input.txt", "out", TrainConfig(max_iters=2000), stages="log:20")
+    result = train("input.txt", "out", max_iters=2000, stages="log:20")
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from conversion.token_files import TokenFile
 from nanogpt_lens.core.errors import TrainingError
 from nanogpt_lens.text.datasets import TextData, read_data
 from nanogpt_lens.text.tasks import Task
-from nanogpt_lens.training.config import TrainConfig, parse_stages
+from nanogpt_lens.training.config import TrainConfig, parse_stages, with_settings
 from nanogpt_lens.training.folder import RunFolder, diverged, only_writer
 from nanogpt_lens.training.loop import Trainer, learning_rate, make_model
 from nanogpt_lens.training.sample import sample_text
@@ -80,8 +80,11 @@ def train(
     overwrite: bool = False,
     progress: bool = True,
     sample: bool = True,
+    **settings: Any,
 ) -> TrainResult:
     """Train a model from scratch, or go on with a run that was interrupted.
+
+        train("input.txt", "out", max_iters=500, n_layer=2)
 
     Args:
         data: a text, anything from which `read_data` makes one, or a task (see `nanogpt_lens.text.tasks`), whose
@@ -96,6 +99,7 @@ def train(
         overwrite: delete the run in `output` and start anew.
         progress: show a bar.
         sample: draw about 300 characters from the result.
+        settings: nanoGPT's settings by name, see `TrainConfig`; with `config`, what differs from it.
 
     Raises:
         DataError: there are no such data, or they are too short for the context; nothing is written.
@@ -103,7 +107,7 @@ def train(
             by another process, and nothing is written; or the run diverged.
     """
     data = data if isinstance(data, Task) else read_data(data)
-    config = config or TrainConfig()
+    config = with_settings(config or TrainConfig(), settings)
     data.refuse_shorter_than(config.block_size)
     stage_iterations = parse_stages(stages, config.max_iters)
     path = Path(output).expanduser()

@@ -18,11 +18,13 @@ from nanogpt_lens.results import (
     LensResult,
     MixedAttention,
     NeuronSearch,
+    OutputDifference,
     PatchingResult,
     Result,
 )
 from nanogpt_lens.viz.attention_widgets import attention_heads, attention_pattern
 from nanogpt_lens.viz.circuit_widgets import circuit_graph, edge_graph, of_edges
+from nanogpt_lens.viz.difference_widgets import differing_excerpts
 from nanogpt_lens.viz.neuron_widgets import text_neuron_activations, topk_samples, topk_tokens
 from nanogpt_lens.viz.token_widgets import (
     colored_loss,
@@ -42,6 +44,7 @@ __all__ = [
     "colored_loss",
     "colored_tokens",
     "colored_tokens_multi",
+    "differing_excerpts",
     "edge_graph",
     "loss_by_point",
     "setup_notebook",
@@ -104,6 +107,8 @@ def _functions(result: Result) -> dict[str, Callable[..., Widget]]:
         return {"edge_graph": edge_graph}
     if isinstance(result, NeuronSearch):
         return {"topk_samples": topk_samples}
+    if isinstance(result, OutputDifference):
+        return {"differing_excerpts": differing_excerpts}
     if result.axes[-3:] == ("layer", "neuron", "pos") and "pos" in result.labels:
         return {"text_neuron_activations": text_neuron_activations, "topk_tokens": topk_tokens}
     return {}

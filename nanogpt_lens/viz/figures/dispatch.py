@@ -24,6 +24,7 @@ import nanogpt_lens.viz.figures.heads as heads
 import nanogpt_lens.viz.figures.induction as induction
 import nanogpt_lens.viz.figures.lens as lens
 import nanogpt_lens.viz.figures.neurons as neurons
+import nanogpt_lens.viz.figures.output_difference as output_difference
 import nanogpt_lens.viz.figures.patching as patching
 import nanogpt_lens.viz.figures.sae as sae
 import nanogpt_lens.viz.figures.scrubbing as scrubbing
@@ -47,6 +48,7 @@ from nanogpt_lens.results import (
     NeuronAblation,
     NeuronSearch,
     NeuronStatistics,
+    OutputDifference,
     PatchingResult,
     PrincipalComponents,
     Result,
@@ -82,6 +84,7 @@ KINDS: dict[type[Result], Draw] = {
     NeuronAblation: separating.ablation,
     NeuronSearch: neurons.search,
     NeuronStatistics: neurons.statistics,
+    OutputDifference: output_difference.difference,
     PatchingResult: patching.effects,
     PrincipalComponents: directions.components,
     SAEEvaluation: sae.evaluation,

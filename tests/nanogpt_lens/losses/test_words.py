@@ -13,6 +13,7 @@ import nanogpt_lens as ngl
 from conversion.checkpoint import read_checkpoint
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.core.intervals import t_interval
+from nanogpt_lens.losses.on_text import text_loss
 from nanogpt_lens.losses.words import distinct, text_quality, words_of
 from nanogpt_lens.text.datasets import TextData, read_data, shakespeare
 from tests.conftest import convert
@@ -205,8 +206,8 @@ def test_it_is_saved_and_drawn(model, plays, tmp_path):
     assert torch.equal(read.values, found.values)
     assert read.labels == found.labels
     assert found.plot() is not None
-    assert ngl.text_quality is text_quality
-    assert ngl.text_quality is text_quality  # at the second access too, when its module has been imported
+    assert ngl.text_loss is text_loss
+    assert ngl.text_loss is text_loss  # at the second access too, when its module has been imported
 
 
 def test_padding_is_never_sampled(tmp_path, plays):

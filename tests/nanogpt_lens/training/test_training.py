@@ -16,7 +16,7 @@ from nanogpt_lens.core.errors import TrainingError
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.training.config import parse_stages
 from nanogpt_lens.training.loop import Trainer, draw_batch, learning_rate, make_model, make_optimizer
-from nanogpt_lens.training.train import TrainConfig
+from nanogpt_lens.training.train import TrainConfig, train
 from tests.nanogpt_lens.training.training_helpers import TEXT, TINY, quiet, records, same, weights
 
 
@@ -358,3 +358,22 @@ def test_progress_false_is_silent(data, tmp_path, capfd):
     assert out == ""
     assert "loss=" in err
     assert "tok/s=" in err
+
+
+def test_settings_are_keywords_too(tmp_path):
+    text = "to be or not to be, that is the question; " * 40
+    small = {"n_layer": 1, "n_head": 1, "n_embd": 8, "block_size": 8, "max_iters": 3, "eval_iters": 1}
+    silent = {"progress": False, "sample": False}
+    one = train(text, tmp_path / "a", TrainConfig(**small), **silent)
+    two = train(text, tmp_path / "b", **small, **silent)
+    three = train(text, tmp_path / "c", TrainConfig(**{**small, "n_embd": 16}), n_embd=8, **silent)
+    states = [read_checkpoint(result.path).state_dict for result in (one, two, three)]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name])
+        assert torch.equal(tensor, states[2][name])
+
+
+def test_a_setting_that_there_is_not_has_a_near_one(tmp_path):
+    with pytest.raises(TrainingError, match="there is no setting 'max_iter'.*did you mean 'max_iters'"):
+        train("abc" * 99, tmp_path / "out", max_iter=3)
+    assert not (tmp_path / "out").exists()

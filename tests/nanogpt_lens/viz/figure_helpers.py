@@ -87,7 +87,9 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "induction_composition": lambda: ngl.induction_composition(model(), n=8),
     "in_context_learning_score": lambda: ngl.in_context_learning_score(model(), corpus(), n=16),
     "text_loss": lambda: ngl.text_loss(model(), corpus(), n=8),
-    "text_quality": lambda: ngl.text_quality(model(), ngl.read_data("shakespeare"), words=160, **QUIET),
+    "text_quality": lambda: ngl.catalogue.find("text_quality").function(
+        model(), ngl.read_data("shakespeare"), words=160, **QUIET
+    ),
     "task_accuracy": lambda: ngl.task_accuracy(model(), ngl.tasks.read_task("induction"), n=8),
     "task_heads": lambda: ngl.task_heads(model(), ngl.tasks.read_task("induction"), n=8),
     "trajectory": lambda: ngl.trajectory("shakespeare_char", "prefix_matching", n=8, **QUIET),

@@ -1,0 +1,232 @@
+"""`ngl.compare`: two models side by side, in one call.
+
+What comes out (outputs), what is inside (weights, representations, heads), and which components carry the difference
+(transplants), each by an analysis of its own that can also be called alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from conversion.backends import BackendChoice
+from conversion.config import ActFn
+from conversion.vocabulary import Vocabulary
+from nanogpt_lens.circuits.graph import CircuitGraph
+from nanogpt_lens.compare.characters import loss_per_character
+from nanogpt_lens.compare.heads import match_heads
+from nanogpt_lens.compare.mean_difference import mean_difference_lens
+from nanogpt_lens.compare.origin import shared_start
+from nanogpt_lens.compare.outputs import compare_outputs
+from nanogpt_lens.compare.representations import compare_representations
+from nanogpt_lens.compare.subjects import Subjects, subjects_of, text_name
+from nanogpt_lens.compare.transplants import transplant
+from nanogpt_lens.compare.weights import compare_weights
+from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.choices import did_you_mean
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.heads.taxonomy import score_heads
+from nanogpt_lens.model.access import Hooked, Text, as_tokens
+from nanogpt_lens.model.reading import Reading
+from nanogpt_lens.results import ModelComparison, Origin, Result
+from nanogpt_lens.running.metrics import Metric
+from nanogpt_lens.text.corpus import Corpus, open_corpus, path_of
+
+Part = Literal["outputs", "weights", "representations", "difference_lens", "heads", "transplants"]
+"""What a comparison has: each is a result of its own."""
+
+PARTS: tuple[Part, ...] = get_args(Part)
+_WINDOWS, _LENGTH = 64, 64
+"""Sequences that transplants are measured on, and their length at most."""
+_MOST_EDGES = 2000
+
+
+def compare(
+    a: str | Path | Hooked,
+    b: str | Path | Hooked,
+    *,
+    text: Corpus | None = None,
+    prompts: Text | None = None,
+    metric: Metric | Callable[[Tensor], Any] | None = None,
+    parts: Sequence[Part] | None = None,
+    reference: str | Path | Hooked | None = None,
+    names: Sequence[str] | None = None,
+    seq_len: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    backend: BackendChoice = "auto",
+    meta: str | Path | Vocabulary | None = None,
+    act_fn: ActFn | None = None,
+    n_head: int | None = None,
+    ignore_model_args: Iterable[str] = (),
+) -> ModelComparison:
+    """Put two models side by side: what differs, where it sits, and what carries it.
+
+        ngl.compare("out-before", "out-after", text="input.txt").sentences()
+
+    Differences are b minus a. What needs two models of one shape, or a start that they share, is left out where that
+    is not so, and `left_out` says why.
+
+    Args:
+        a, b: the models before and after: what `ngl.load` takes, or models that it gave.
+        text: what they are compared on: a text, a path, a data folder or ids, of any size; None for text that the two
+            write themselves, half each.
+        prompts: what transplants are measured on, in place of 64 windows of the text: texts or ids of one length.
+        metric: what is measured there, such as `ngl.metrics.logit_diff("a", "b")`; None for the loss.
+        parts: which parts are made, see `PARTS`; None for all that apply.
+        reference: a third model, such as another seed, whose similarity to `a` is the measure for that of `b`.
+        names: what the two are called; None for the last part of their paths.
+        seq_len: the tokens of a sequence; None for the shorter context, for transplants at most 64.
+        seed: of everything that is drawn.
+        progress: show bars.
+        backend, meta, act_fn, n_head, ignore_model_args: how paths are read, see
+            `nanogpt_lens.model.reading.Reading`.
+
+    Returns:
+        The parts: `comparison["outputs"]` and so on; `.sentences()`, `.plot()`, `.save(folder)`.
+
+    Raises:
+        AnalysisError: a part that does not exist, a text that does not fit, names that are the same.
+        ConversionError: a checkpoint that cannot be read.
+    """
+    chosen = _chosen(parts)
+    check_whole(seed=seed)
+    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
+    pair = subjects_of(a, b, names, reading)
+    third = None if reference is None else subjects_of(pair.a, reference, ("a", "reference"), reading).b
+    work = _Work(pair=pair, text=text, prompts=prompts, metric=metric, third=third, seq_len=seq_len, seed=seed)
+    done: dict[str, Result] = {}
+    left_out: dict[str, str] = {}
+    with tqdm(total=len(chosen), desc="compare", unit="part", disable=not progress) as bar:
+        for part in chosen:
+            bar.set_postfix_str(part)
+            if why := work.obstacle(part):
+                left_out[part] = why
+            else:
+                done[part] = work.make(part)
+            bar.update()
+    return ModelComparison(names=pair.names, parts=done, left_out=left_out, text=text_name(text), facts=work.facts())
+
+
+def _chosen(parts: Sequence[Part] | None) -> list[Part]:
+    """The parts that were asked for, in their order.
+
+    Raises:
+        AnalysisError: one that does not exist, or none.
+    """
+    asked = list(PARTS) if parts is None else [parts] if isinstance(parts, str) else list(parts)
+    for part in asked:
+        if part not in PARTS:
+            raise AnalysisError(
+                f"there is no part {part!r}; expected some of {', '.join(PARTS)}{did_you_mean(part, PARTS)}"
+            )
+    if not asked:
+        raise AnalysisError(f"parts is empty; expected some of {', '.join(PARTS)}, or None for all")
+    return [part for part in PARTS if part in asked]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Work:
+    """What the parts of a comparison are made of, and which of them cannot be made."""
+
+    pair: Subjects
+    text: Corpus | None
+    prompts: Text | None
+    metric: Metric | Callable[[Tensor], Any] | None
+    third: Hooked | None
+    seq_len: int | None
+    seed: int
+
+    @cached_property
+    def origin(self) -> Origin | None:
+        """Whether the two share a start; None where their shapes cannot say."""
+        return None if self.pair.unlike else shared_start(self.pair.a, self.pair.b, seed=self.seed)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The text, or what the two write."""
+        return self.pair.own_text(self.seed) if self.text is None else self.text
+
+    @cached_property
+    def sequences(self) -> Text:
+        """What transplants are measured on."""
+        if self.prompts is not None:
+            return as_tokens(self.pair.a, self.prompts, name="prompts")
+        opened = open_corpus(self.pair.a, self.corpus)
+        length = min(self.seq_len or _LENGTH, opened.room(2))
+        return opened.windows(seq_len=length, n=_WINDOWS, seed=self.seed)
+
+    def facts(self) -> dict[str, tuple[str, str]]:
+        """What is known of both."""
+        return self.pair.facts()
+
+    def obstacle(self, part: Part) -> str:
+        """Why a part cannot be made, in a sentence; "" where it can."""
+        vocabulary, shape = self.pair.other_vocabulary, self.pair.unlike
+        if vocabulary and part != "weights" and not (part == "outputs" and self._is_text):
+            return vocabulary
+        if part in ("weights", "transplants", "edges") and shape:
+            return f"it needs two models of one shape; these have {shape}"
+        if part in ("heads") and (apart := self._apart(part)):
+            return f"it needs two models of the same {apart[0]}; these have {apart[1]} and {apart[2]}"
+        if part in ("transplants", "edges", "difference_lens"):
+            return self._without_start(part)
+        return ""
+
+    @property
+    def _is_text(self) -> bool:
+        """Whether the text is one of characters, which models of any vocabulary can read."""
+        path = path_of(self.text)
+        return isinstance(self.text, str | Path) and (path is None or (path.is_file() and path.suffix != ".bin"))
+
+    def _apart(self, part: Part) -> tuple[Any, Any, Any] | None:
+        """The name and the two values of what a part needs to be alike, where it is not."""
+        needed = {"difference_lens": {"d_model": "width", "n_layers": "number of layers"}}.get(
+            part, {"n_layers": "number of layers", "n_heads": "number of heads"}
+        )
+        for name, word in needed.items():
+            one, two = (getattr(model.cfg, name) for model in (self.pair.a, self.pair.b))
+            if one != two:
+                return word, one, two
+        return None
+
+    def _without_start(self, part: Part) -> str:
+        origin = self.origin
+        if origin is None:
+            return "their shapes differ, so that their weights share no start"
+        if origin.verdict == "identical" and part != "difference_lens":
+            return "the two have the same weights, so that there is no difference to move"
+        if origin.verdict == "separate starts":
+            return origin.sentence()
+        if part == "edges" and (n := len(CircuitGraph(self.pair.a).edges)) > _MOST_EDGES:
+            return (
+                f"the models have {n:,} edges; expected at most {_MOST_EDGES:,}: call `transplant_edges` with edges=..."
+            )
+        return ""
+
+    def make(self, part: Part) -> Result:
+        """A part."""
+        a, b, names, seed = self.pair.a, self.pair.b, self.pair.names, self.seed
+        quiet: dict[str, Any] = {"seed": seed, "progress": False}
+        if part == "outputs" and self.pair.other_vocabulary:
+            assert isinstance(self.text, str | Path)
+            return loss_per_character(a, b, self.text, seed=seed)
+        if part == "outputs":
+            return compare_outputs(a, b, self.corpus, names=names, seq_len=self.seq_len, **quiet)
+        if part == "weights":
+            return compare_weights(a, b, seed=seed)
+        if part == "representations":
+            options: dict[str, Any] = {"names": names, "seq_len": self.seq_len, **quiet}
+            return compare_representations(a, b, self.corpus, reference=self.third, **options)
+        if part == "difference_lens":
+            return mean_difference_lens(a, b, self.corpus, names=names, seq_len=self.seq_len, **quiet)
+        if part == "heads":
+            scores = [score_heads(model, self.corpus, seq_len=self.seq_len, seed=seed) for model in (a, b)]
+            return match_heads(*scores, seed=seed)
+        return transplant(a, b, self.sequences, metric=self.metric, **quiet)

@@ -1,0 +1,217 @@
+"""What the page of two models shows of each part of their comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.words import count, interval, line_of, number, percent, quoted
+from nanogpt_lens.results import HeadMatches, ModelComparison, OutputDifference, Result, Transplants, WeightDifference
+
+TITLES: Mapping[str, str] = {
+    "transplants": "Where the difference sits",
+    "outputs": "What comes out",
+    "weights": "What changed in the weights",
+    "representations": "How alike the two are inside",
+    "difference_lens": "What the difference says",
+    "heads": "Which head is which",
+}
+"""The heading of each part, in the order of the page."""
+
+_READING = {
+    "transplants": "A part of one model is put into the other, weights and all, and the text is run anew: how much of "
+    "the difference in what comes out moves along. 100% is the other model, 0% nothing. Parts work together, so that "
+    "the shares of single ones need not add up.",
+    "outputs": "Both models read the same text. Kullback-Leibler divergence (KL) says how far apart two predictions "
+    "are, in nats; the loss says which is better.",
+    "weights": "How far each part has moved, in a form that does not hang on how it is written down: the numbering of "
+    "heads, the basis inside a head and the order of neurons change nothing here.",
+    "representations": "CKA is 1 where two representations are the same up to rotation and scale, and 0 where they "
+    "have nothing to do with each other. The control is the same with tokens in random order.",
+    "difference_lens": "The mean difference of the residual streams, read through the unembedding: what it makes more "
+    "likely.",
+    "heads": "Heads are matched by their scores. A partner stands out more than the clearest of unrelated heads does; "
+    "where none does, there is none.",
+}
+_ROWS = 15
+
+
+def blocks_of(part: str, comparison: ModelComparison) -> tuple[str, tuple[Block, ...]]:
+    """How to read a part, and its blocks."""
+    make: Callable[[Any, ModelComparison], list[Block]] = _MAKERS.get(part, _plain)
+    return _READING[part], tuple(make(comparison[part], comparison))
+
+
+def _plain(result: Result, comparison: ModelComparison) -> list[Block]:
+    said = getattr(result, "sentence", None)
+    finding: list[Block] = [Paragraph(text=f"{line_of(said())}.", tone="plain")] if callable(said) else []
+    return [*finding, picture_of(result, TITLES["representations"])]
+
+
+def _transplants(result: Transplants, comparison: ModelComparison) -> list[Block]:
+    """The grid in both directions, the curve of sets, and a table."""
+    a, b = comparison.names
+    blocks: list[Block] = []
+    for direction, what in (("b into a", f"{b} into {a}"), ("a into b", f"{a} into {b}")):
+        blocks += [
+            Heading(text=f"From {line_of(what)}"),
+            picture_of(result, f"transplants, {what}", direction=direction),
+        ]
+        if result.chosen is not None:
+            blocks.append(picture_of(result, f"sets of parts, {what}", kind="set", direction=direction))
+    blocks.append(_transplant_table(result, comparison.names))
+    return blocks
+
+
+def _transplant_table(result: Transplants, names: tuple[str, str]) -> Table:
+    ways = ((names[1], names[0]), names)
+    frames = {way: result.table(way).set_index("component") for way in ("b into a", "a into b")}  # type: ignore[arg-type]
+    rows = []
+    for name, row in frames["b into a"].iterrows():
+        other = frames["a into b"].loc[name]
+        rows.append(
+            (
+                str(name),
+                _share(row),
+                _share(other),
+                percent(row["moved"]),
+                count(int(row["n_parameters"])),
+                "yes" if bool(row.get("in_set", False)) else "",
+            )
+        )
+    return Table(
+        header=("part", *(f"{one} into {other}" for one, other in ways), "moved", "parameters", "in the set"),
+        rows=tuple(rows),
+        caption="Share of the difference that moves with each part alone, with 95% intervals over the sequences; "
+        "moved: the norm of the change as a share of the weights' own; in the set: among the fewest found that carry "
+        f"{percent(result.enough)} from {line_of(names[1])} into {line_of(names[0])}.",
+        left=(0, 5),
+        folded=f"All {len(rows)} parts that differ",
+    )
+
+
+def _share(row: Any) -> str:
+    ends = "" if row["low"] != row["low"] else f" ({percent(row['low'])} to {percent(row['high'])})"
+    return "–" if row["share"] != row["share"] else f"{percent(row['share'])}{ends}"
+
+
+def _outputs(result: Any, comparison: ModelComparison) -> list[Block]:
+    """Where they differ, what gains, and excerpts; by character where their tokens differ."""
+    if not isinstance(result, OutputDifference):
+        return [picture_of(result, "loss per character")]
+    rows = []
+    for name in result.labels["measure"]:
+        value, low, high = result.measure(name)
+        rows.append(
+            (line_of(_MEASURES[name].format(a=comparison.names[0], b=comparison.names[1])), interval(value, low, high))
+        )
+    blocks: list[Block] = [
+        picture_of(result, "where the two differ"),
+        Table(
+            header=("measure", "mean over the text"),
+            rows=tuple(rows),
+            caption=f"Means over {count(result.n_places)} next tokens in nats, agreement as a share, with 95% "
+            "intervals over the sequences.",
+        ),
+    ]
+    if not result.same:
+        blocks += [
+            picture_of(result, "what gains and what loses probability", kind="gains"),
+            picture_of(result, "excerpts where the two differ most", kind="excerpts", k=5),
+            _ranked(result),
+        ]
+    return blocks
+
+
+_MEASURES = {
+    "kl_ab": "KL({a} || {b})",
+    "kl_ba": "KL({b} || {a})",
+    "js": "Jensen-Shannon divergence",
+    "loss_a": "loss of {a}",
+    "loss_b": "loss of {b}",
+    "loss_difference": "loss of {b} less that of {a}",
+    "agreement": "the same likeliest token",
+}
+
+
+def _ranked(result: OutputDifference) -> Table:
+    frame = result.where(k=_ROWS)
+    rows = [
+        (
+            quoted(str(row["token"])),
+            count(int(row["count"])),
+            number(row["mean"]),
+            f"{number(row['low_all'])} to {number(row['high_all'])}",
+            percent(row["share"], 1),
+        )
+        for row in frame.to_dict("records")
+    ]
+    return Table(
+        header=("the token that follows", "times", "KL", "interval of all", "share of all KL"),
+        rows=tuple(rows),
+        caption="The tokens before which the two differ most; intervals hold for all ranked tokens together.",
+        folded=f"The {len(rows)} tokens where they differ most",
+    )
+
+
+def _weights(result: WeightDifference, comparison: ModelComparison) -> list[Block]:
+    """The sentence, the picture, and the tokens that moved most."""
+    blocks: list[Block] = [
+        Paragraph(
+            text=f"a is {line_of(comparison.names[0])}, b {line_of(comparison.names[1])}: {line_of(result.sentence())}."
+        ),
+    ]
+    if not result.changed and not result.rewritten:
+        return blocks
+    blocks.append(picture_of(result, "how far each matrix has moved"))
+    moved = result.tokens_table(_ROWS)
+    if bool(result.token_differs.any()):
+        columns = [name for name in moved.columns if name != "token"]
+        rows = [(quoted(str(row["token"])), *(number(row[c]) for c in columns)) for row in moved.to_dict("records")]
+        blocks.append(
+            Table(
+                header=("token", *columns),
+                rows=tuple(rows),
+                caption="How far the rows of tokens have moved, as a share of the root mean square of all rows.",
+                folded=f"The {len(rows)} tokens whose embeddings moved most",
+            )
+        )
+    return blocks
+
+
+def _heads(result: HeadMatches, comparison: ModelComparison) -> list[Block]:
+    """Each head's partner, with how surely it is one."""
+    rows = []
+    for layer in range(result.shape["layer"]):
+        for head in range(result.shape["head"]):
+            matched = result.matched is None or bool(result.matched[1, layer, head])
+            partner = f"{int(result.partner_layer[1, layer, head])}.{int(result.partner_head[1, layer, head])}"
+            p = None if result.p is None else float(result.p[1, layer, head])
+            rows.append(
+                (
+                    f"{layer}.{head}",
+                    partner if matched else "no partner",
+                    partner,
+                    number(result.values[1, layer, head], 2),
+                    number(result.nearest_other[1, layer, head], 2),
+                    number(p, 3),
+                )
+            )
+    return [
+        Table(
+            header=(comparison.names[0], f"in {comparison.names[1]}", "nearest", "distance", "nearest other", "p"),
+            rows=tuple(rows),
+            caption="Distances of the heads' scores, in standard deviations; p: how often unrelated heads have one "
+            "that stands out as much, corrected for all heads.",
+            left=(0, 1),
+        )
+    ]
+
+
+_MAKERS: Mapping[str, Callable[[Any, ModelComparison], list[Block]]] = {
+    "transplants": _transplants,
+    "outputs": _outputs,
+    "weights": _weights,
+    "heads": _heads,
+}

@@ -1,0 +1,138 @@
+"""Two models side by side on one offline page: first where the difference sits, then every part of the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from conversion.errors import NanoGPTLensError
+from nanogpt_lens.compare.comparing import compare
+from nanogpt_lens.model.loading import check
+from nanogpt_lens.model.reading import Reading
+from nanogpt_lens.reporting.blocks import Block, Facts, Listing, Paragraph, picture_of
+from nanogpt_lens.reporting.compared_parts import TITLES, blocks_of
+from nanogpt_lens.reporting.making import Report
+from nanogpt_lens.reporting.page import page
+from nanogpt_lens.reporting.section import Section, in_a_sentence
+from nanogpt_lens.reporting.subject import source_of
+from nanogpt_lens.reporting.words import command, line_of, short_path
+from nanogpt_lens.results import ModelComparison
+from nanogpt_lens.text.corpus import Corpus
+
+_FIRST = "What differs, and where it sits: three sentences, and one picture of the whole model."
+_SENTENCES = 3
+
+
+def compared(
+    a: str,
+    b: str,
+    *,
+    corpus: Corpus | None,
+    page: bool,
+    reading: Reading,
+    **options: Any,
+) -> tuple[ModelComparison, Report | None]:
+    """A comparison of two checkpoints, and its page where one is asked for; options are those of `compare`."""
+    made = compare(a, b, text=corpus, **options, **reading.options())
+    return made, comparison_report(made, a, b, corpus=corpus, reading=reading) if page else None
+
+
+def comparison_report(
+    comparison: ModelComparison, a: str, b: str, *, corpus: Corpus | None = None, reading: Reading | None = None
+) -> Report:
+    """The page of a comparison, with the certificates of both checkpoints.
+
+    Args:
+        comparison: what `ngl.compare` made of the two.
+        a, b: the checkpoints before and after, as they were given.
+        corpus: the text, for the line that makes the page again.
+        reading: how the two are read.
+    """
+    reading = reading or Reading()
+    again = _again(a, b, corpus, reading)
+    status, passed = _certified(comparison.names, (a, b), reading)
+    sections = (_summary(comparison, again), *_parts(comparison, again))
+    name = f"{comparison.names[0]} and {comparison.names[1]}"
+    html = page(
+        name=line_of(name, longest=120),
+        title=f"{name}: what differs",
+        status=status,
+        tone="good" if passed else "bad",
+        sections=sections,
+    )
+    return Report(html=html, path=name, sections=sections, passed=passed)
+
+
+def _again(a: str, b: str, corpus: Corpus | None, reading: Reading) -> str:
+    """The line for bash that makes the page again."""
+    source = source_of(corpus)
+    words = ["--text", source] if source else []
+    line = command(
+        "nanogpt-lens",
+        "compare",
+        short_path(a),
+        short_path(b),
+        *words,
+        "-o",
+        "compare.html",
+        *reading.command_line(shorten=short_path),
+    )
+    return line if source or corpus is None else f"{line}  # and --text with a file of the text that was given"
+
+
+def _certified(names: tuple[str, str], paths: tuple[str, str], reading: Reading) -> tuple[str, bool]:
+    """Whether the conversions of both are proven equal, in a line and as a truth value; without the edits at hooks."""
+    options = reading.options()
+    reports = []
+    for path in paths:
+        try:
+            reports.append(check(path, edits=False, **options))
+        except NanoGPTLensError as error:
+            return f"NOT PROVEN: {in_a_sentence(error, [Path(path).expanduser().parent])}", False
+    if all(report.passed for report in reports):
+        return "PROVEN EQUAL: the conversion of both checkpoints (certificates without edits at hooks)", True
+    failed = [name for name, report in zip(names, reports, strict=True) if not report.passed]
+    return f"NOT PROVEN: the conversion of {' and '.join(map(line_of, failed))} differs from the file", False
+
+
+def _summary(comparison: ModelComparison, again: str) -> Section:
+    """The first screen: three sentences and one picture; what the two are stands below."""
+    said = comparison.sentences()
+    body: list[Block] = [Listing(items=said[:_SENTENCES])]
+    if comparison.parts:
+        first = next((part for part in ("transplants", "representations", "weights") if part in comparison.parts), "")
+        part = first or next(iter(comparison.parts))
+        body.append(picture_of(comparison[part], f"{TITLES[part]}: one picture"))
+    body += [Listing(items=said[_SENTENCES:])] if said[_SENTENCES:] else []
+    body.append(Facts(pairs=_facts(comparison)))
+    for part, why in comparison.left_out.items():
+        body.append(Paragraph(text=f"Without {TITLES[part]}: {why}.", tone="note"))
+    return Section(
+        key="summary", title="What differs", reading=_FIRST, status="done", commands=(again,), body=tuple(body)
+    )
+
+
+def _facts(comparison: ModelComparison) -> tuple[tuple[str, str], ...]:
+    """Both models' facts, once where they agree."""
+    pairs = [("before", line_of(comparison.names[0])), ("after", line_of(comparison.names[1]))]
+    pairs += [(name, one if one == two else f"{one}; {two}") for name, (one, two) in comparison.facts.items()]
+    return (*pairs, ("text", line_of(comparison.text)))
+
+
+def _parts(comparison: ModelComparison, again: str) -> list[Section]:
+    """A section for each part that was made."""
+    order: Mapping[str, str] = TITLES
+    return [
+        Section(
+            key=part.replace("_", "-"),
+            title=title,
+            reading=reading,
+            status="done",
+            commands=(again,),
+            body=blocks,
+        )
+        for part, title in order.items()
+        if part in comparison.parts
+        for reading, blocks in [blocks_of(part, comparison)]
+    ]
