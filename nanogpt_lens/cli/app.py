@@ -22,6 +22,7 @@ from nanogpt_lens.cli.circuits import register as register_circuits
 from nanogpt_lens.cli.compare import register as register_compare
 from nanogpt_lens.cli.lab import register as register_lab
 from nanogpt_lens.cli.lenses import register as register_lenses
+from nanogpt_lens.cli.mcp import register as register_mcp
 from nanogpt_lens.cli.neurons import register as register_neurons
 from nanogpt_lens.cli.options import (
     JsonOption,
@@ -361,6 +362,7 @@ for register in (
     register_compare,
     register_report,
     register_lab,
+    register_mcp,
 ):
     register(app)
 

@@ -20,7 +20,7 @@ from nanogpt_lens.core.output import check_output
 from nanogpt_lens.lab.findings import findings_of
 from nanogpt_lens.lab.packing import MOST_BYTES, WARN_BYTES
 from nanogpt_lens.lab.page import Lab
-from nanogpt_lens.lab.payload import LabPrompt, payload_of, prompts_of
+from nanogpt_lens.lab.payload import LabPrompt, payload_of, payload_without_weights, prompts_of
 from nanogpt_lens.lab.proof import proof_of
 from nanogpt_lens.model.access import Hooked, check_model
 from nanogpt_lens.model.identity import identity
@@ -83,23 +83,45 @@ def lab(
     check_model(model)
     _check_size(model)
     chosen = prompts_of(model, prompts)
+    named = _named(model, path_or_model if from_path else None, reading)
+    found = findings_of(model, corpus=text, prompts=chosen, seed=seed) if findings else _plain(chosen)
+    about = {**_about(model, text, named, seed), "directions": _directions(model, directions), "findings": found}
+    payload, packed = payload_of(model, proof_of(model, seed=seed), about)
+    made = Lab(payload=payload, weights=packed.bytes)
+    if file is not None:
+        made.save(file)
+    return made
+
+
+def served_lab(model: Hooked, *, name: str, code: str, text: Corpus | None = None, seed: int = 0) -> Lab:
+    """The page of a model that stays where it is: the server that gives the page computes for it.
+
+    Args:
+        model: the model; of any size.
+        name: what it is called.
+        code: the Python that loads it.
+        text: the text whose sequences "mean" averages over; None for text that the model writes itself.
+        seed: of these sequences.
+
+    Raises:
+        AnalysisError: a model that is not built as nanoGPT is.
+    """
+    about = {**_about(model, text, (name, code), seed), "directions": {}, "findings": None}
+    return Lab(payload=payload_without_weights(model, about), weights=b"")
+
+
+def _about(model: Hooked, text: Corpus | None, named: tuple[str, str], seed: int) -> dict[str, Any]:
+    """What a page says of its model, and what "mean" averages over."""
     corpus = open_corpus(model, text)
-    name, code = _named(model, path_or_model if from_path else None, reading)
-    about = {
+    name, code = named
+    return {
         "name": name,
         "code": code,
         "sha256": _sha256(model),
         "identity": identity(model),
         "reference": _reference(model, corpus, seed),
         "reference_name": corpus.windows_name,
-        "directions": _directions(model, directions),
-        "findings": findings_of(model, corpus=text, prompts=chosen, seed=seed) if findings else _plain(chosen),
     }
-    payload, packed = payload_of(model, proof_of(model, seed=seed), about)
-    made = Lab(payload=payload, weights=packed.bytes)
-    if file is not None:
-        made.save(file)
-    return made
 
 
 def _plain(prompts: list[dict[str, Any]] | None) -> dict[str, Any] | None:

@@ -45,7 +45,8 @@ class Lab:
             style="body{min-height:100vh}",
             scripts=(standalone_script(),),
             runtime_too=False,
-            computes=True,
+            computes=not self.payload.get("served"),
+            connects=bool(self.payload.get("served")),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -100,7 +101,7 @@ class Lab:
 
 def data_blocks(payload: Mapping[str, Any], weights: bytes) -> str:
     """HTML of the data that the page reads: JSON, and the weights in base64."""
-    packed = base64.b64encode(weights).decode()
+    packed = base64.b64encode(weights).decode()  # empty where a server computes
     return (
         f'<script type="application/json" data-lab="payload">{safe_json(dict(payload))}</script>'
         '<script type="application/json" data-lab="state">null</script>'

@@ -78,11 +78,19 @@ def payload_of(model: Hooked, proof: Proof, about: Mapping[str, Any]) -> tuple[d
     tensors: dict[str, Tensor] = dict(weights_of(model))
     packed = pack({**tensors, **{f"proof.{i}": expected for i, expected in enumerate(proof.expected)}})
     return {
-        "format": 1,
-        "config": config_of(model),
-        **vocabulary_of(model),
+        **_facts(model),
         "tensors": list(packed.index),
         "proof": {"cases": list(proof.cases)},
         "weights_sha256": hashlib.sha256(packed.bytes).hexdigest(),
         **about,
     }, packed
+
+
+def payload_without_weights(model: Hooked, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a page whose engine is the server that gives it; `about` as for `payload_of`."""
+    nothing = {"tensors": [], "proof": {"cases": []}, "weights_sha256": None}
+    return {**_facts(model), **nothing, "served": True, **about}
+
+
+def _facts(model: Hooked) -> dict[str, Any]:
+    return {"format": 1, "config": config_of(model), **vocabulary_of(model)}

@@ -45,6 +45,10 @@ class ServedModel:
                 self._model = load(self.path, **self.reading.options())
             yield self._model
 
+    def forget(self) -> None:
+        """Drop the model, which is loaded again when it is next used: after work on it that was cut short."""
+        self._model = None
+
     @property
     def python(self) -> str:
         """The line of Python that loads it."""

@@ -84,6 +84,7 @@ def document(
     libraries: Sequence[Library] = (),
     runtime_too: bool = True,
     computes: bool = False,
+    connects: bool = False,
 ) -> str:
     """A whole page that opens offline.
 
@@ -95,6 +96,7 @@ def document(
         libraries: which libraries its blocks need.
         runtime_too: whether it has blocks, which the runtime mounts.
         computes: whether its scripts compute by WebAssembly, in a worker that they make themselves.
+        connects: whether they may ask the server that gave the page, and nobody else.
 
     Returns:
         HTML whose content policy names the hash of each script and lets nothing else run or be fetched. The same
@@ -103,9 +105,10 @@ def document(
     ours = [*([runtime()] if runtime_too else []), *scripts]
     allowed = " ".join(script_hash(text) for text in [*ours, *(script(name) for name in libraries)])
     wasm, worker = (" 'wasm-unsafe-eval'", "worker-src blob:; ") if computes else ("", "")
+    asks = "connect-src 'self'; " if connects else ""
     policy = (
-        f"default-src 'none'; script-src {allowed}{wasm}; {worker}style-src 'unsafe-inline'; img-src data: blob:; "
-        "font-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {allowed}{wasm}; {worker}{asks}style-src 'unsafe-inline'; "
+        "img-src data: blob:; font-src data:; base-uri 'none'; form-action 'none'"
     )
     base = f"body{{font-family:{FONT};color:{INK};background:{PAPER};margin:0}}"
     return "\n".join(

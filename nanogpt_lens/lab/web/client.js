@@ -2,6 +2,7 @@
 
    ENGINE_SOURCE (the engine's script) and KERNEL (the WebAssembly kernel, base64) are put in front by Python. */
 
+import { Asked, named } from "./asked.js";
 import { Host } from "./worker.js";
 
 /* The kernel's smallest relative: does this browser have WebAssembly with SIMD? */
@@ -21,45 +22,13 @@ export async function openLab(payload, weights, { plain = asksForPlain() } = {})
   return lab;
 }
 
-class LabClient {
+class LabClient extends Asked {
   constructor(payload) {
-    this.payload = payload;
+    super(payload);
     this.waiting = new Map();
     this.latest = new Map();
     this.next = 1;
-    this.mode = null;
     this.post = this.connect();
-  }
-
-  prove(onProgress) {
-    return this.ask("prove", {}, { onProgress }).then((result) => ({ ...result, mode: this.mode }));
-  }
-
-  run({ channel, ...request }) {
-    return this.ask("run", request, { channel });
-  }
-
-  sweep({ channel, onProgress, ...request }) {
-    return this.ask("sweep", request, { channel, onProgress });
-  }
-
-  lens({ channel, ...request }) {
-    return this.ask("lens", request, { channel });
-  }
-
-  contributions({ channel, ...request }) {
-    return this.ask("contributions", request, { channel });
-  }
-
-  sample({ channel, onToken, ...request }) {
-    return this.ask("sample", request, { channel, onToken });
-  }
-
-  /* A run for scripts: nested arrays, logits [pos][vocab]. */
-  async plainRun({ tokens, interventions = [], other = null, activations = [], reference = null }) {
-    const result = await this.run({ tokens, interventions, other, activations, reference });
-    const kept = Object.entries(result.activations).map(([name, array]) => [name, nested(array)]);
-    return { logits: nested(result.logits), activations: Object.fromEntries(kept) };
   }
 
   close() {
@@ -133,12 +102,6 @@ class LabClient {
   }
 }
 
-function named(name, message) {
-  const error = new Error(message);
-  error.name = name;
-  return error;
-}
-
 /* What of the payload the engine needs. */
 function engineParts({ config, tensors, proof, reference, directions }) {
   return { config, tensors, proof, reference, directions };
@@ -159,11 +122,4 @@ function asksForPlain() {
 
 export function bytesOf(base64) {
   return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-}
-
-/* {data, shape} as nested arrays. */
-function nested({ data, shape }) {
-  if (shape.length === 1) return Array.from(data);
-  const size = data.length / shape[0];
-  return Array.from({ length: shape[0] }, (_, i) => nested({ data: data.subarray(i * size, (i + 1) * size), shape: shape.slice(1) }));
 }

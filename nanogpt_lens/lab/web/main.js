@@ -3,6 +3,7 @@ import { bytesOf, openLab } from "./client.js";
 import { elem } from "./draw.js";
 import { createPage } from "./page.js";
 import { pythonOf } from "./python.js";
+import { openRemote } from "./remote.js";
 import { firstState, fragmentOf, readFragment, readState } from "./state.js";
 
 /* Bytes in whatever form a host hands them over. */
@@ -21,7 +22,8 @@ function startPage(host, { payload, weights, state, standalone, mount, problem }
   const page = createPage({ root, payload, state, standalone, mount });
   if (problem) page.say(problem);
   let lab = null, closed = false;
-  page.ready = openLab(payload, weights).then((opened) => {
+  const opening = payload.served ? openRemote(payload) : openLab(payload, weights);
+  page.ready = opening.then((opened) => {
     lab = opened;
     if (closed) lab.close();
     else page.connect(lab);
@@ -133,7 +135,7 @@ function followAddress(page, payload) {
 export function mountStandalone(root, { address = true } = {}) {
   const payload = jsonInDocument("payload");
   if (!payload) throw new Error("the file holds no model: its payload is missing");
-  const weights = bytesOf(document.querySelector('script[data-lab="weights"]').textContent.trim());
+  const weights = payload.served ? null : bytesOf(document.querySelector('script[data-lab="weights"]').textContent.trim());
   const fragment = address ? readFragment(location.hash) : { data: null, problem: null };
   const { state, problem } = stateFrom(payload, [fragment.data, jsonInDocument("state"), payload.state]);
   const { page, close } = startPage(root, { payload, weights, state, problem: fragment.problem ?? problem, standalone: address, mount: root });

@@ -12,9 +12,10 @@ const THEME_SIGNS = { auto: "◐", light: "☀", dark: "☾" };
 function proofInWords(proof) {
   if (proof.problem) return { text: `NOT checked: ${proof.problem}; do not trust these numbers.`, tone: "bad" };
   if (!proof.outcome) return { text: "checking against PyTorch…", tone: "wait" };
-  const { equal, n, largest, worst } = proof.outcome;
+  const { equal, n, largest, worst, mode } = proof.outcome;
+  const place = mode === "server" ? "on the server" : "in this browser";
   const size = Number(largest).toExponential(0).replace("e+", "e");
-  if (equal && n > 0) return { text: `equal to PyTorch in this browser: ${n} checks, largest error ${size}`, tone: "good" };
+  if (equal && n > 0) return { text: `equal to PyTorch ${place}: ${n} checks, largest error ${size}`, tone: "good" };
   const where = worst ? ` (${plainWords(worst)})` : "";
   return { text: `NOT equal to PyTorch: largest error ${size} in ${n} checks${where}; do not trust these numbers.`, tone: "bad" };
 }
@@ -42,6 +43,7 @@ function shareChoices(page) {
     downloadText(documentWithState(page.mount, store.get()), `${fileNameOf(payload.name)}-lab.html`);
     page.say("The file is saved with its state.");
   }];
+  if (payload.served) return [link, json]; // a file of this page would have no engine
   return location.protocol === "about:" ? [file, json] : [link, file, json];
 }
 

@@ -1,0 +1,74 @@
+"""What all tools share: the models, the text and the folder of the start, and how an answer is made and sent."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import anyio
+from mcp.types import CallToolResult, ImageContent, TextContent
+
+from nanogpt_lens.server.mcp_documents import Document
+from nanogpt_lens.server.mcp_work import Work, work_in_thread
+from nanogpt_lens.server.served import ServedModels
+
+if TYPE_CHECKING:
+    from mcp.server.mcpserver import Context
+
+Answered: TypeAlias = tuple[Document, bytes | None]
+"""A document, and a picture as PNG."""
+
+
+@dataclass(eq=False)
+class Desk:
+    """Where questions are answered, one at a time.
+
+    Attributes:
+        models: the only ones that can be asked.
+        text: the corpus that was named at the start; None for the models' own text.
+        folder: where reports are written; chosen at the start, never by a client.
+    """
+
+    models: ServedModels
+    text: Path | None
+    folder: Path
+    _lock: anyio.Lock = field(default_factory=anyio.Lock)
+
+    @property
+    def corpus(self) -> str | None:
+        """The text of the start, as analyses take it."""
+        return None if self.text is None else str(self.text)
+
+    @property
+    def about_text(self) -> str:
+        """Which text was measured on, as a caveat."""
+        if self.text is None:
+            return "measured on text that the model writes itself, on which it is surer than on text of others"
+        return f"measured on {self.text.name}; if the model was trained on it, the numbers are in sample"
+
+    async def answer(self, context: Context, function: Callable[[Work], Answered], *, limit: float) -> CallToolResult:
+        """What a function answers, with progress on the way.
+
+        Args:
+            context: of the request.
+            function: makes the answer, in a thread.
+            limit: the seconds that it may take.
+
+        Raises:
+            AnalysisError: it takes longer; and whatever the function raises.
+        """
+        document, png = await work_in_thread(
+            self.models, function, report=context.report_progress, limit=limit, lock=self._lock
+        )
+        return as_result(document, png)
+
+
+def as_result(document: Document, png: bytes | None) -> CallToolResult:
+    """A document as the protocol has it: structured, as text for hosts that read only that, and the image."""
+    content: list[Any] = [TextContent(type="text", text=document.model_dump_json())]
+    if png is not None:
+        content.append(ImageContent(type="image", data=base64.b64encode(png).decode(), mime_type="image/png"))
+    return CallToolResult(content=content, structured_content=document.model_dump(mode="json"))
