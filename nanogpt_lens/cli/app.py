@@ -36,6 +36,7 @@ from nanogpt_lens.cli.options import (
 )
 from nanogpt_lens.cli.report import register as register_report
 from nanogpt_lens.cli.scrubbing import register as register_scrubbing
+from nanogpt_lens.cli.serving import register as register_serving
 from nanogpt_lens.cli.trajectory import register as register_trajectory
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.choices import ExportFormat, TrainOn
@@ -359,6 +360,7 @@ for register in (
     register_catalogue,
     register_report,
     register_lab,
+    register_serving,
 ):
     register(app)
 
