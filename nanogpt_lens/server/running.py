@@ -22,7 +22,7 @@ from nanogpt_lens.server.served import ServedModel
 MOST_LOGITS = 20_000_000
 """Logits that a run may compute, of all examples and positions: 80 MB, twice."""
 
-MOST_NUMBERS = 1_000_000
+MOST_NUMBERS = 500_000
 """Numbers that an answer may hold."""
 
 
