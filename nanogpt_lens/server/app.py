@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,17 +59,10 @@ def create_app(
         body: the largest body of a request, in bytes.
         delete: files that go with the server, however it ends.
 
-    Close it with `close_app`, or by the end of its lifespan.
+    Close it with `close_app`; it can be served, or called in the process, as often as one likes until then.
     """
     workshop = Workshop(models, cache=None if cache is None else Path(cache), memory=memory, delete=list(delete))
     jobs, runs = Jobs(workshop, waiting=waiting, kept=kept, seconds=seconds), Runs()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            close_app(app)
 
     app = FastAPI(
         title="nanogpt-lens",
@@ -78,7 +70,6 @@ def create_app(
         description=_ABOUT,
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
         responses={"4XX": {"model": ErrorAnswer, "description": "refused, with a code and one sentence"}},
     )
     app.state.jobs, app.state.runs, app.state.workshop, app.state.models = jobs, runs, workshop, models

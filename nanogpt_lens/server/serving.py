@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from nanogpt_lens.core.errors import AnalysisError
@@ -87,6 +88,7 @@ def serve(
             delete=[file],
         )
         app.state.workshop.open()
+        app.state.runs.pool.submit(import_module, "transformer_lens")  # seconds, which the first run would take
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from starlette.testclient import TestClient
 
-from nanogpt_lens.server.app import create_app
+from nanogpt_lens.server.app import close_app, create_app
 from nanogpt_lens.server.served import ServedModels
 from nanogpt_lens.text.datasets import data_of_text
 from nanogpt_lens.text.tasks import trigger_bigrams
@@ -31,8 +31,9 @@ def models(folder):
 
 @pytest.fixture(scope="session")
 def app(models):
-    with TestClient(create_app(models, token=TOKEN)) as client:
-        yield client.app
+    app = create_app(models, token=TOKEN)
+    yield app
+    close_app(app)
 
 
 @pytest.fixture(scope="session")
