@@ -38,6 +38,7 @@ from nanogpt_lens.cli.options import (
 )
 from nanogpt_lens.cli.report import register as register_report
 from nanogpt_lens.cli.scrubbing import register as register_scrubbing
+from nanogpt_lens.cli.serving import register as register_serving
 from nanogpt_lens.cli.trajectory import register as register_trajectory
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.choices import ExportFormat, TrainOn
@@ -363,6 +364,7 @@ for register in (
     register_report,
     register_lab,
     register_mcp,
+    register_serving,
 ):
     register(app)
 

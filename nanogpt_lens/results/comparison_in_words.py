@@ -21,7 +21,7 @@ def sentences_of(parts: Mapping[str, Any], left_out: Mapping[str, str], names: t
     if isinstance(weights, WeightDifference) and weights.origin == "separate starts":
         parts = {name: part for name, part in parts.items() if name != "weights"}
         apart = (
-            f"their weights show no common start (mean cosine {weights.origin_cosine:.2f}, p = {weights.origin_p:.2g}), "
+            f"the weights show no common start (mean cosine {weights.origin_cosine:.2f}, p = {weights.origin_p:.2g}), "
             "so that a part of the one has no counterpart in the other"
         )
         left_out = {**left_out, "transplants": apart}

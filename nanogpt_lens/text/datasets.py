@@ -132,6 +132,20 @@ def read_data(source: TextData | TokenFile | str | Path, *, val_fraction: float 
     raise DataError(f"{path} does not exist; expected {_EXPECTED}")
 
 
+def data_of_text(text: str, *, name: str = "the given text", val_fraction: float = 0.1) -> TextData:
+    """A text that is at hand as tokens, one for each character, as `read_data` makes them of a file.
+
+    Args:
+        text: the text itself; it is never taken for a path.
+        name: what results call it.
+        val_fraction: the last part, which is kept for validation.
+
+    Raises:
+        DataError: it is too short for two parts.
+    """
+    return _split(text, name, (), hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), val_fraction)
+
+
 def write_data(data: TextData, folder: str | Path) -> Path:
     """Write nanoGPT's `train.bin`, `val.bin` and `meta.pkl` (or `tokenizer.json`), and return the folder.
 

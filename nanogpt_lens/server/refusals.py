@@ -1,0 +1,81 @@
+"""What a server says instead of an answer: a status, a code for programs, one sentence for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nanogpt_lens.core.errors import NanoGPTLensError
+
+SCHEMA_VERSION = 1
+"""The version of every answer's form; it goes up when a field changes its meaning or goes."""
+
+STATUSES: dict[str, int] = {
+    "not_asked_rightly": 400,
+    "no_token": 401,
+    "wrong_host": 403,
+    "wrong_origin": 403,
+    "not_found": 404,
+    "no_such_model": 404,
+    "no_such_analysis": 404,
+    "no_such_job": 404,
+    "wrong_method": 405,
+    "not_done": 409,
+    "failed": 409,
+    "cancelled": 409,
+    "too_slow": 408,
+    "too_large": 413,
+    "wrong_type": 415,
+    "wrong_option": 422,
+    "not_available": 422,
+    "refused": 422,
+    "no_picture": 422,
+    "queue_full": 429,
+    "too_long": 422,
+    "worker_died": 500,
+    "internal": 500,
+}
+"""Every code, and the HTTP status that it goes with."""
+
+
+class Refusal(Exception):
+    """What is said instead of an answer.
+
+    Attributes:
+        code: one of `STATUSES`.
+        sentence: what was wrong, what was expected, what to do.
+        retry_after: after how many seconds it is worth asking again; None where it is not.
+    """
+
+    def __init__(self, code: str, sentence: str, *, retry_after: int | None = None) -> None:
+        super().__init__(sentence)
+        self.code = code if code in STATUSES else "internal"
+        self.sentence = one_sentence(sentence)
+        self.retry_after = retry_after
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return STATUSES[self.code]
+
+    def to_json(self) -> dict[str, Any]:
+        """The body of the response."""
+        return {"error": {"code": self.code, "message": self.sentence}}
+
+
+def one_sentence(text: str, longest: int = 600) -> str:
+    """Text on one line, of bounded length, without halves of characters that UTF-8 does not have."""
+    line = " ".join(str(text).split()) or "no reason was given"
+    line = line.encode("utf-8", "backslashreplace").decode()
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """What is said of an exception: its own words where it is ours, else no more than its kind."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, NanoGPTLensError):
+        return Refusal("refused", str(error))
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return Refusal("too_large", "this needs more memory than the server allows; ask for less, such as a smaller n")
+    kind = type(error).__name__
+    return Refusal("internal", f"this should not have happened ({kind}); the server's own output has more, report it")

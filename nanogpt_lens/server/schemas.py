@@ -1,0 +1,142 @@
+"""What clients send, as pydantic models: sizes are bounded, what is not known is refused, a string is never a path."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+Words: TypeAlias = Annotated[str, Field(min_length=1, max_length=4_000_000)]
+Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1, max_length=2_000_000)]
+Rows: TypeAlias = Annotated[list[Ids], Field(min_length=1, max_length=4096)]
+Texts: TypeAlias = Annotated[list[Words], Field(min_length=1, max_length=4096)]
+
+TextJson: TypeAlias = Words | Texts | Ids | Rows
+"""A prompt, several of one length, or token ids [pos] or [example, pos]. A string is text, whatever it looks like."""
+
+CorpusJson: TypeAlias = Words | Ids | Rows
+"""A text to measure on, or its ids; rows of ids are texts of their own."""
+
+Answers: TypeAlias = TokenId | Words | Ids | Texts
+Places: TypeAlias = Annotated[int, Field(ge=-65536, le=65536, strict=True)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class MetricBody(_Body):
+    """What is measured on the logits: `ngl.metrics` by name."""
+
+    name: Literal["logit_diff", "answer_logprob", "loss"] = "logit_diff"
+    answer: Answers | None = Field(default=None, description="one token for all prompts or one for each; not for loss")
+    wrong: Answers | None = Field(default=None, description="likewise, for logit_diff alone")
+    pos: Places | Annotated[list[Places], Field(min_length=1, max_length=4096)] | None = Field(
+        None, description="the position that is read, several, or null: the last, and for loss all"
+    )
+
+
+class AskedBody(_Body):
+    """Prompts of one length, others that differ in what they call for, and a metric."""
+
+    clean: TextJson
+    corrupted: TextJson | None = None
+    metric: MetricBody
+
+
+class PromptsBody(_Body):
+    """Prompts written out, or made for a task: `clean` (and `corrupted`), or `task`."""
+
+    clean: TextJson | None = Field(default=None, description="prompts that call for the answer")
+    corrupted: TextJson | None = Field(default=None, description="as many of the same length that do not")
+    task: Literal["induction", "repeated_random", "trigger_bigrams"] | None = Field(
+        None, description="made: [A][B] ... [A] of random tokens, or prompts of the model's own task"
+    )
+    n: Annotated[int, Field(ge=1, le=4096, strict=True)] = Field(default=16, description="prompts of the task")
+    seq_len: Annotated[int, Field(ge=2, le=65536, strict=True)] | None = Field(
+        default=None, description="tokens of each"
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = Field(default=0, description="of what is drawn")
+    solved: bool = Field(default=False, description="only prompts that this model answers; results say so")
+
+
+class TaskBody(_Body):
+    """What sequences a task makes: the model's own run's, or one made from inline text."""
+
+    name: Literal["own", "trigger_bigrams", "repeated_random"] = Field(
+        "own", description="own: the task.json beside the checkpoint"
+    )
+    text: Words | None = Field(default=None, description="the text whose characters, or bigrams, the task has")
+    n_triggers: Annotated[int, Field(ge=1, le=1000, strict=True)] | None = None
+    shortest: Annotated[int, Field(ge=2, le=65536, strict=True)] | None = None
+
+
+class AnalysisBody(_Body):
+    """What an analysis is made of. `GET /v1/analyses` says which of the fields each one takes."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"options": {"n": 8}, "wait": 30},
+                {
+                    "prompts": {"clean": "ROMEO:", "corrupted": "JULIE:"},
+                    "metric": {"name": "logit_diff", "answer": "\n", "wrong": " "},
+                    "options": {"activation": "z", "axes": ["layer", "head"]},
+                },
+            ]
+        },
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="the analysis' own options by name")
+    corpus: CorpusJson | None = Field(default=None, description="a text to measure on, or its ids; never a path")
+    text: TextJson | None = Field(default=None, description="one prompt, several of one length, or ids")
+    prompts: PromptsBody | None = None
+    task: TaskBody | None = None
+    metric: MetricBody | None = None
+    wait: Annotated[float, Field(ge=0, le=60)] = Field(
+        10.0, description="seconds to wait for the result before a job is answered instead"
+    )
+
+
+class ReturnBody(_Body):
+    """What of a run is sent back."""
+
+    top: Annotated[int, Field(ge=0, le=100, strict=True)] = Field(
+        default=5, description="likeliest next tokens at each place"
+    )
+    positions: Annotated[list[Places], Field(min_length=1, max_length=4096)] | Literal["all"] = Field(
+        default_factory=lambda: [-1], description="of which positions"
+    )
+    logits: bool = Field(default=False, description="also all logits at these positions")
+    activations: Annotated[list[str], Field(max_length=64)] = Field(
+        default_factory=list, description='hook points such as "blocks.0.attn.hook_z", or names such as "z"'
+    )
+
+
+class RunBody(_Body):
+    """One run of a text, with interventions and without: `ngl.intervene`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        populate_by_name=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "text": "ROMEO:",
+                    "interventions": [{"place": "1.0", "source": "zero"}],
+                    "metric": {"name": "loss"},
+                    "return": {"top": 3},
+                }
+            ]
+        },
+    )
+    text: TextJson
+    interventions: Annotated[list[dict[str, Any]], Field(max_length=256)] = Field(
+        default_factory=list, description="what takes an activation's place, in their order; none for a plain run"
+    )
+    other: TextJson | None = Field(default=None, description='the text from which the source "other" takes activations')
+    reference: TextJson | None = Field(default=None, description='the texts of the sources "mean" and "resample"')
+    metric: MetricBody | None = None
+    wanted: ReturnBody = Field(default_factory=lambda: ReturnBody(), alias="return")
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
