@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from jaxtyping import Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from conversion.backends import BackendChoice
@@ -25,6 +27,7 @@ from nanogpt_lens.compare.origin import shared_start
 from nanogpt_lens.compare.outputs import compare_outputs
 from nanogpt_lens.compare.representations import compare_representations
 from nanogpt_lens.compare.subjects import Subjects, subjects_of, text_name
+from nanogpt_lens.compare.transplanted_edges import transplant_edges
 from nanogpt_lens.compare.transplants import transplant
 from nanogpt_lens.compare.weights import compare_weights
 from nanogpt_lens.core.checks import check_whole
@@ -37,13 +40,15 @@ from nanogpt_lens.results import ModelComparison, Origin, Result
 from nanogpt_lens.running.metrics import Metric
 from nanogpt_lens.text.corpus import Corpus, open_corpus, path_of
 
-Part = Literal["outputs", "weights", "representations", "difference_lens", "heads", "transplants"]
+Part = Literal["outputs", "weights", "representations", "difference_lens", "heads", "transplants", "edges"]
 """What a comparison has: each is a result of its own."""
 
 PARTS: tuple[Part, ...] = get_args(Part)
-_WINDOWS, _LENGTH = 64, 64
+_WINDOWS, _LENGTH = 32, 64
 """Sequences that transplants are measured on, and their length at most."""
-_MOST_EDGES = 2000
+_FEW = 8
+"""Of these, the sequences that edges are measured on."""
+_MOST_EDGES = 700
 
 
 def compare(
@@ -76,7 +81,7 @@ def compare(
         a, b: the models before and after: what `ngl.load` takes, or models that it gave.
         text: what they are compared on: a text, a path, a data folder or ids, of any size; None for text that the two
             write themselves, half each.
-        prompts: what transplants are measured on, in place of 64 windows of the text: texts or ids of one length.
+        prompts: what transplants are measured on, in place of 32 windows of the text: texts or ids of one length.
         metric: what is measured there, such as `ngl.metrics.logit_diff("a", "b")`; None for the loss.
         parts: which parts are made, see `PARTS`; None for all that apply.
         reference: a third model, such as another seed, whose similarity to `a` is the measure for that of `b`.
@@ -154,7 +159,7 @@ class _Work:
         return self.pair.own_text(self.seed) if self.text is None else self.text
 
     @cached_property
-    def sequences(self) -> Text:
+    def sequences(self) -> Int[Tensor, "example pos"]:
         """What transplants are measured on."""
         if self.prompts is not None:
             return as_tokens(self.pair.a, self.prompts, name="prompts")
@@ -229,4 +234,7 @@ class _Work:
         if part == "heads":
             scores = [score_heads(model, self.corpus, seq_len=self.seq_len, seed=seed) for model in (a, b)]
             return match_heads(*scores, seed=seed)
-        return transplant(a, b, self.sequences, metric=self.metric, **quiet)
+        if part == "transplants":
+            return transplant(a, b, self.sequences, metric=self.metric, **quiet)
+        few = self.sequences[:_FEW] if self.metric is None else self.sequences
+        return transplant_edges(a, b, few, metric=self.metric, **quiet)

@@ -11,6 +11,7 @@ from nanogpt_lens.results import HeadMatches, ModelComparison, OutputDifference,
 
 TITLES: Mapping[str, str] = {
     "transplants": "Where the difference sits",
+    "edges": "Along which edges it travels",
     "outputs": "What comes out",
     "weights": "What changed in the weights",
     "representations": "How alike the two are inside",
@@ -23,6 +24,8 @@ _READING = {
     "transplants": "A part of one model is put into the other, weights and all, and the text is run anew: how much of "
     "the difference in what comes out moves along. 100% is the other model, 0% nothing. Parts work together, so that "
     "the shares of single ones need not add up.",
+    "edges": "Along one edge, one part of a model reads what its sender wrote in the other model, on the same tokens; "
+    "all that follows is computed anew.",
     "outputs": "Both models read the same text. Kullback-Leibler divergence (KL) says how far apart two predictions "
     "are, in nats; the loss says which is better.",
     "weights": "How far each part has moved, in a form that does not hang on how it is written down: the numbering of "
