@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -246,6 +247,12 @@ def test_what_a_result_says(pair, tmp_path):
     assert read.gains(order="low").equals(found.gains(order="low"))
     assert read.excerpts("better") == found.excerpts("better") or "nan" in str(found.excerpts("better"))
     assert {"value", "low", "high", "measure_label"} <= set(found.to_dataframe())
+    said = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert said["sentence"] == found.sentence()
+    assert said["answers"][0]["mean"] == found.where()["mean"][0]
+    assert said["losses"][0]["token"] == found.gains(order="low")["token"][0]
+    assert [e["value"] for e in said["excerpts"]["worse"]] == [e.value for e in found.excerpts("worse")]
+    assert "vocabulary" not in said
     for call, said in (
         (lambda: found.where("token"), "by is 'token'; expected one of answer, context, kind"),
         (lambda: found.where(measure="kl"), "the label 'kl' of the axis 'measure' is not there"),
