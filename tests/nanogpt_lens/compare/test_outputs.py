@@ -13,7 +13,7 @@ from scipy.special import rel_entr
 from nanogpt_lens.compare import distributions
 from nanogpt_lens.compare.outputs import compare_outputs
 from nanogpt_lens.compare.vocabularies import KINDS, kind_of, shared_vocabulary
-from nanogpt_lens.core.errors import AnalysisError, ResultError
+from nanogpt_lens.core.errors import AnalysisError, ResultError, VocabularyError
 from nanogpt_lens.core.intervals import ratio_per_example, t_interval
 from nanogpt_lens.model.access import has_hooks
 from nanogpt_lens.results import OutputDifference, load_result
@@ -214,6 +214,11 @@ def test_models_without_a_vocabulary(pair, tmp_path):
     named = compare_outputs(pair[0], bare, corpus(N), **QUIET)
     assert named.kind_names
     assert named.excerpts()[0].separator == ""
+    text = text_of(corpus(N))
+    for models in ((pair[0], bare), (bare, pair[0])):  # either can have the vocabulary that reads the text
+        assert compare_outputs(*models, text, **QUIET).measure("js") == named.measure("js")
+    with pytest.raises(VocabularyError):
+        compare_outputs(bare, bare, text, **QUIET)
 
 
 def test_kinds_of_tokens():
