@@ -32,6 +32,9 @@ Extreme: TypeAlias = Literal["differing", "worse", "better"]
 Order: TypeAlias = Literal["high", "low", "abs"]
 """Which means come first: the highest, the lowest, or the largest in magnitude."""
 
+_ROUNDING = 1e-9
+"""Nats: a smaller mean KL is rounding of float32."""
+
 LEAST = 20
 """How many places a token must have to be ranked, where nothing is said."""
 
@@ -231,8 +234,12 @@ class OutputDifference(Result):
         if self.same:
             return f"{a} and {b} predict exactly the same at all {self.n_places:,} places"
         (kl, low, high), loss = self.measure("kl_ab"), self.measure("loss_difference")
+        if kl < _ROUNDING:
+            return f"{a} and {b} predict the same but for rounding (KL of {kl:.1e} nats per token)"
         said = f"KL({a} || {b}) is {kl:.3g}{_between(low, high)} nats per token"
-        if loss[1] <= 0 <= loss[2] or np.isnan(loss[1]):
+        if np.isnan(loss[1]):
+            said += f", the loss of {b} less that of {a} is {loss[0]:+.3g}; of one sequence there are no intervals"
+        elif loss[1] <= 0 <= loss[2]:
             said += f", their losses do not surely differ ({loss[0]:+.3g}{_between(*loss[1:], sign=True)})"
         else:
             side = "above" if loss[0] > 0 else "below"
@@ -254,7 +261,8 @@ class OutputDifference(Result):
         return groups[by]
 
     def _summary(self) -> list[str]:
-        return [self.sentence(), *self.where().round(4).to_string(index=False).splitlines()]
+        table = self.where().round(4)
+        return [self.sentence(), *(table.to_string(index=False).splitlines() if len(table) else [])]
 
 
 def _ends(
