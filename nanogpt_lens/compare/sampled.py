@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from nanogpt_lens.compare.vocabularies import has_texts
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, n_tokens
 from nanogpt_lens.results.lens import POINTS
@@ -19,7 +20,8 @@ def text_of_both(models: Sequence[Hooked], corpus: Corpus) -> OpenedCorpus:
     Raises:
         AnalysisError: there is no text.
     """
-    opened = open_corpus(models[0], corpus)
+    reader = next((model for model in models if has_texts(model)), models[0])  # it makes ids of a text
+    opened = open_corpus(reader, corpus)
     if not isinstance(opened, OpenedCorpus):
         raise AnalysisError("there is no text; give a text, the path of a text file or data folder, or ids")
     d_vocab, n_ctx = (min(sizes) for sizes in zip(*((n_tokens(m), int(m.cfg.n_ctx)) for m in models), strict=True))

@@ -49,7 +49,7 @@ def shared_vocabulary(a: Hooked, b: Hooked) -> SharedVocabulary:
     for model in (a, b):
         check_model(model)
     sizes = n_tokens(a), n_tokens(b)
-    named = tuple(_has_text(model) for model in (a, b))
+    named = tuple(has_texts(model) for model in (a, b))
     if named == (True, True):
         texts = [_texts(model) for model in (a, b)]
         if texts[0] != texts[1]:
@@ -80,8 +80,8 @@ def kind_of(token: str) -> str:
     return "punctuation" if first.isascii() and first.isprintable() else "other"
 
 
-def _has_text(model: Hooked) -> bool:
-    """Whether the model has a vocabulary."""
+def has_texts(model: Hooked) -> bool:
+    """Whether it is known what a model's ids stand for."""
     tokenizer: Any = getattr(model, "tokenizer", None)
     return tokenizer is not None and not getattr(tokenizer, "missing", None)
 

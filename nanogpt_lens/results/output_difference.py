@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -14,6 +14,7 @@ from torch import Tensor
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.core.intervals import LEVEL
 from nanogpt_lens.results.base import Result
+from nanogpt_lens.results.files import as_json
 from nanogpt_lens.results.neurons import Excerpt
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ Extreme: TypeAlias = Literal["differing", "worse", "better"]
 
 Order: TypeAlias = Literal["high", "low", "abs"]
 """Which means come first: the highest, the lowest, or the largest in magnitude."""
+
+_ROUNDING = 1e-9
+"""Nats: a smaller mean KL is rounding of float32."""
 
 LEAST = 20
 """How many places a token must have to be ranked, where nothing is said."""
@@ -74,7 +78,10 @@ class OutputDifference(Result):
     better: Mapping[str, Shaped[Tensor, "excerpt ..."]]
     vocabulary: tuple[str, ...]
 
-    _long: ClassVar[tuple[str, ...]] = ("vocabulary",)
+    _long: ClassVar[tuple[str, ...]] = (
+        *("vocabulary", "answers", "contexts", "kinds", "probability"),
+        *("differing", "worse", "better"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -198,6 +205,24 @@ class OutputDifference(Result):
             )
         return tuple(found)
 
+    def to_json(self) -> dict[str, Any]:
+        """The means, the sentence, and the tops of all tables and excerpts, as plain values."""
+        tables = {
+            "answers": self.where("answer"),
+            "contexts": self.where("context"),
+            "kinds": self.where("kind", k=None, least=1),
+            "gains": self.gains(),
+            "losses": self.gains(order="low"),
+        }
+        return {
+            **super().to_json(),
+            "sentence": self.sentence(),
+            **{name: as_json([*table.to_dict("records")]) for name, table in tables.items()},
+            "excerpts": {
+                which: as_json([asdict(excerpt) for excerpt in self.excerpts(which)]) for which in get_args(Extreme)
+            },
+        }
+
     @property
     def same(self) -> bool:
         """Whether the two predict exactly the same everywhere."""
@@ -209,9 +234,13 @@ class OutputDifference(Result):
         if self.same:
             return f"{a} and {b} predict exactly the same at all {self.n_places:,} places"
         (kl, low, high), loss = self.measure("kl_ab"), self.measure("loss_difference")
+        if kl < _ROUNDING:
+            return f"{a} and {b} predict the same but for rounding (KL of {kl:.1e} nats per token)"
         said = f"KL({a} || {b}) is {kl:.3g}{_between(low, high)} nats per token"
-        if loss[1] <= 0 <= loss[2] or np.isnan(loss[1]):
-            said += f", the loss of {b} is not surely another ({loss[0]:+.3g}{_between(*loss[1:], sign=True)})"
+        if np.isnan(loss[1]):
+            said += f", the loss of {b} less that of {a} is {loss[0]:+.3g}; of one sequence there are no intervals"
+        elif loss[1] <= 0 <= loss[2]:
+            said += f", their losses do not surely differ ({loss[0]:+.3g}{_between(*loss[1:], sign=True)})"
         else:
             side = "above" if loss[0] > 0 else "below"
             ends = sorted(abs(end) for end in loss[1:])
@@ -232,7 +261,8 @@ class OutputDifference(Result):
         return groups[by]
 
     def _summary(self) -> list[str]:
-        return [self.sentence(), *self.where().round(4).to_string(index=False).splitlines()]
+        table = self.where().round(4)
+        return [self.sentence(), *(table.to_string(index=False).splitlines() if len(table) else [])]
 
 
 def _ends(
@@ -265,4 +295,4 @@ def _sorted(frame: pd.DataFrame, column: str, order: str) -> pd.DataFrame:
 def _between(low: float, high: float, *, sign: bool = False) -> str:
     """The ends of an interval in brackets; "" where there is none."""
     form = "+.3g" if sign else ".3g"
-    return "" if np.isnan(low) else f" ({low:{form}} to {high:{form}})"
+    return "" if np.isnan(low) else f", {low:{form}} to {high:{form}}" if sign else f" ({low:{form}} to {high:{form}})"

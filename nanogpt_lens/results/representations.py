@@ -80,7 +80,7 @@ class RepresentationSimilarity(Result):
         (low, least), (high, most) = min(known), max(known)
         points = self.labels["point_a"]
         said = f"{what} the CKA of {a} and {b} is {low:.2f} ({points[least]}) to {high:.2f} ({points[most]})"
-        if low == high:
+        if f"{low:.2f}" == f"{high:.2f}":
             said = f"{what} the CKA of {a} and {b} is {low:.2f} everywhere"
         said += f"; rows in random order stay below {float(self.chance.nan_to_num(-1).max()):.2g}"
         if self.reference is not None and self.reference_points == points:

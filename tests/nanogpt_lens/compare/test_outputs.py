@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from scipy.special import rel_entr
 from nanogpt_lens.compare import distributions
 from nanogpt_lens.compare.outputs import compare_outputs
 from nanogpt_lens.compare.vocabularies import KINDS, kind_of, shared_vocabulary
-from nanogpt_lens.core.errors import AnalysisError, ResultError
+from nanogpt_lens.core.errors import AnalysisError, ResultError, VocabularyError
 from nanogpt_lens.core.intervals import ratio_per_example, t_interval
 from nanogpt_lens.model.access import has_hooks
+from nanogpt_lens.model.loading import load
 from nanogpt_lens.results import OutputDifference, load_result
 from nanogpt_lens.results.output_difference import MEASURES
 from tests.making import CHARS, content, write
@@ -134,7 +137,7 @@ def test_excerpts_equal_brute_force(pair, window):
 
 
 def test_a_model_and_its_copy_differ_nowhere(pair):
-    copy = characters_model_again(pair[0])
+    copy = deepcopy(pair[0])
     found = compare_outputs(pair[0], copy, corpus(N), **QUIET)
     for name in ("kl_ab", "kl_ba", "js", "loss_difference"):
         assert found.measure(name) == (0, 0, 0)
@@ -149,17 +152,19 @@ def test_a_model_and_its_copy_differ_nowhere(pair):
     )  # of nine sequences; the token left over predicts nothing
 
 
-def characters_model_again(model):
-    """Another object with the same weights."""
-    from copy import deepcopy
-
-    return deepcopy(model)
+def test_weights_that_were_processed_predict_the_same_but_for_rounding(tmp_path):
+    """TransformerLens' folding changes no prediction, and a difference in float32 is not taken for one."""
+    plain = characters_model(tmp_path, dtype=torch.float32)
+    folded = load(tmp_path, process_weights=True)
+    found = compare_outputs(plain, folded, corpus(N), **QUIET)
+    assert not found.same
+    assert found.sentence().startswith("a and b predict the same but for rounding (KL of ")
 
 
 def test_padding_does_not_count(pair, tmp_path):
     """Huge logits of padding rows change nothing, and models with other padding can be compared."""
     a, b = pair
-    padded = characters_model_again(b)
+    padded = deepcopy(b)
     with torch.no_grad():
         padded.W_U[:, 65:] += 1000.0 * padded.W_U[:, :1]
     plain, other = (compare_outputs(a, m, corpus(N), **QUIET) for m in (b, padded))
@@ -193,7 +198,8 @@ def test_every_kind_of_corpus(pair, tmp_path):
     assert short.low is None
     assert len(short.where(least=1)) == 0  # one sequence: no group has an interval
     assert short.gains(1)["low"].isna().all()
-    assert "KL(a || b)" in short.sentence()
+    assert short.sentence().endswith("of one sequence there are no intervals")
+    assert "Empty" not in str(short)
     assert len(short.differing["value"]) == 20
     rows = compare_outputs(*pair, ids[:30].view(10, 3), **QUIET)
     assert rows.n_places == 20
@@ -202,10 +208,8 @@ def test_every_kind_of_corpus(pair, tmp_path):
 
 def test_models_without_a_vocabulary(pair, tmp_path):
     write(tmp_path / "bare", content(dtype=torch.float64, seed=3))
-    from nanogpt_lens.model.loading import load
-
     bare = load(tmp_path / "bare", dtype=torch.float64)
-    found = compare_outputs(bare, characters_model_again(bare), corpus(N), **QUIET)
+    found = compare_outputs(bare, deepcopy(bare), corpus(N), **QUIET)
     assert found.kind_names == ()
     assert found.vocabulary[7] == "7"
     assert len(found.where("kind")) == 0
@@ -213,6 +217,11 @@ def test_models_without_a_vocabulary(pair, tmp_path):
     named = compare_outputs(pair[0], bare, corpus(N), **QUIET)
     assert named.kind_names
     assert named.excerpts()[0].separator == ""
+    text = text_of(corpus(N))
+    for models in ((pair[0], bare), (bare, pair[0])):  # either can have the vocabulary that reads the text
+        assert compare_outputs(*models, text, **QUIET).measure("js") == named.measure("js")
+    with pytest.raises(VocabularyError):
+        compare_outputs(bare, bare, text, **QUIET)
 
 
 def test_kinds_of_tokens():
@@ -246,6 +255,12 @@ def test_what_a_result_says(pair, tmp_path):
     assert read.gains(order="low").equals(found.gains(order="low"))
     assert read.excerpts("better") == found.excerpts("better") or "nan" in str(found.excerpts("better"))
     assert {"value", "low", "high", "measure_label"} <= set(found.to_dataframe())
+    said = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert said["sentence"] == found.sentence()
+    assert said["answers"][0]["mean"] == found.where()["mean"][0]
+    assert said["losses"][0]["token"] == found.gains(order="low")["token"][0]
+    assert [e["value"] for e in said["excerpts"]["worse"]] == [e.value for e in found.excerpts("worse")]
+    assert "vocabulary" not in said
     for call, said in (
         (lambda: found.where("token"), "by is 'token'; expected one of answer, context, kind"),
         (lambda: found.where(measure="kl"), "the label 'kl' of the axis 'measure' is not there"),
@@ -285,7 +300,7 @@ def test_what_cannot_be_compared(pair, tmp_path):
 
 
 def test_a_model_that_overflows_is_named(pair):
-    broken = characters_model_again(pair[1])
+    broken = deepcopy(pair[1])
     with torch.no_grad():
         broken.W_U[0, 0] = torch.inf
     with pytest.raises(AnalysisError, match="some logits of b are not finite"):
