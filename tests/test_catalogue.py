@@ -23,7 +23,7 @@ from tests.nanogpt_lens.cli.test_cli import run
 from tests.nanogpt_lens.model.test_exports_for_nanogpt import run_line
 from tests.nanogpt_lens.reporting.report_helpers import text
 
-NOT_OF_ONE_MODEL = {"trajectory", "find_change_point", "match_heads", "compare_circuits", "load_result"}
+NOT_OF_ONE_MODEL = {"trajectory", "find_change_point", "match_heads", "compare_circuits", "compare", "load_result"}
 
 
 def test_every_public_function_that_returns_a_result_is_in_it():

@@ -43,7 +43,7 @@ class TestTwoCopies:
         assert copies["weights"].origin == "identical"
 
     def test_there_is_nothing_to_move(self, copies):
-        assert set(copies.left_out) == {"transplants"}
+        assert set(copies.left_out) == {"transplants", "edges"}
         assert "same weights" in copies.left_out["transplants"]
         with pytest.raises(ResultError, match="no part 'transplants': the two have the same weights"):
             copies["transplants"]
@@ -105,7 +105,7 @@ class TestWhatIsLeftOut:
     def test_separate_starts(self, base, tmp_path):
         other = saved(tmp_path / "other", state(seed=5))
         made = ngl.compare(base, other, **QUIET)
-        assert set(made.left_out) == {"transplants", "difference_lens"}
+        assert set(made.left_out) == {"transplants", "edges", "difference_lens"}
         assert "no common start" in made.sentences()[1]
         assert "carry" not in made.sentences()[1].partition(":")[2]
 
@@ -146,8 +146,9 @@ class TestWhatGoesIn:
         made = ngl.compare(
             base, after, text=TEXT, prompts=prompts, metric=metric, parts=["transplants"], progress=False
         )
-        metric = metric.resolved(ngl.load(base))
-        a, b = (float(metric(ngl.load(p)(prompts, return_type="logits")).mean()) for p in (base, after))
+        right, wrong = (CHARS.index(c) for c in "ab")
+        last = [ngl.load(path)(prompts, return_type="logits")[:, -1] for path in (base, after)]
+        a, b = (float((logits[:, right] - logits[:, wrong]).mean()) for logits in last)
         gap = made["transplants"].gap[made["transplants"].labels["direction"].index("b into a")]
         assert float(gap[made["transplants"].measures.index("metric")]) == pytest.approx(b - a, abs=1e-5)
 
