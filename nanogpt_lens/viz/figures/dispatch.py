@@ -29,7 +29,9 @@ import nanogpt_lens.viz.figures.sae as sae
 import nanogpt_lens.viz.figures.scrubbing as scrubbing
 import nanogpt_lens.viz.figures.separating as separating
 import nanogpt_lens.viz.figures.trajectories as trajectories
+import nanogpt_lens.viz.figures.transplants as transplants
 import nanogpt_lens.viz.figures.tuned as tuned
+import nanogpt_lens.viz.figures.weight_difference as weight_difference
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import (
     AttentionPatterns,
@@ -47,6 +49,7 @@ from nanogpt_lens.results import (
     NeuronAblation,
     NeuronSearch,
     NeuronStatistics,
+    Origin,
     PatchingResult,
     PrincipalComponents,
     Result,
@@ -55,7 +58,10 @@ from nanogpt_lens.results import (
     SeparatingNeurons,
     SimilarDirections,
     SteeringEffect,
+    TransplantedEdges,
+    Transplants,
     TunedLens,
+    WeightDifference,
 )
 from nanogpt_lens.viz.figures.captions import caption_of
 from nanogpt_lens.viz.figures.choices import count
@@ -82,6 +88,7 @@ KINDS: dict[type[Result], Draw] = {
     NeuronAblation: separating.ablation,
     NeuronSearch: neurons.search,
     NeuronStatistics: neurons.statistics,
+    Origin: weight_difference.start,
     PatchingResult: patching.effects,
     PrincipalComponents: directions.components,
     SAEEvaluation: sae.evaluation,
@@ -89,7 +96,10 @@ KINDS: dict[type[Result], Draw] = {
     SeparatingNeurons: separating.best,
     SimilarDirections: directions.similar,
     SteeringEffect: directions.steering,
+    TransplantedEdges: transplants.edges,
+    Transplants: transplants.transplants,
     TunedLens: tuned.lens,
+    WeightDifference: weight_difference.difference,
 }
 """The function of each class; a subclass without an entry is drawn as its base."""
 

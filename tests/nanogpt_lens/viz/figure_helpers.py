@@ -11,6 +11,10 @@ import plotly.graph_objects as go
 import torch
 
 import nanogpt_lens as ngl
+from nanogpt_lens.compare.origin import shared_start
+from nanogpt_lens.compare.transplanted_edges import transplant_edges
+from nanogpt_lens.compare.transplants import transplant
+from nanogpt_lens.compare.weights import compare_weights
 from nanogpt_lens.results import Result, Sample, Scores
 from tests.nanogpt_lens.circuits import asking
 from tests.nanogpt_lens.neurons.neuron_helpers import play
@@ -23,12 +27,19 @@ TEXT = "First Citizen:\nBefore we proceed any further"
 HYPOTHESIS: dict[str, Any] = {
     "logits": {"reads": {"mlp0": {"reads": {"embed": {"depends_on": "token"}}}, "embed": {"depends_on": "token"}}}
 }
+FEW: dict[str, Any] = {"n": 8, "seq_len": 16, "components": ["embed", "0.0", "mlp3", "ln_final"], **QUIET}
 Z = {"activation": "z", "axes": ("layer", "head", "pos"), **QUIET}
 
 
 @cache
 def model() -> Any:
     return ngl.load("shakespeare_char")
+
+
+@cache
+def stages() -> tuple[Any, Any]:
+    """An early stage of the shipped run, and its end."""
+    return ngl.load("shakespeare_char/ckpt_000300.pt"), model()
 
 
 @cache
@@ -179,6 +190,11 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "steering_effect": lambda: ngl.steering_effect(
         model(), corpus(), direction(), layer=1, scales=(4, -4, 0), tokens=["e", " "], n=4, controls=3, **QUIET
     ),
+    "transplant": lambda: transplant(*stages(), corpus(), **FEW, n_random=4),
+    "transplant, no search": lambda: transplant(*stages(), corpus(), **FEW, search=False),
+    "transplant_edges": lambda: transplant_edges(*stages(), corpus(), n=4, seq_len=12, **QUIET),
+    "compare_weights": lambda: compare_weights(*stages()),
+    "shared_start": lambda: shared_start(*stages()),
     "steps": lambda: steps("score"),
     "steps of heads": lambda: steps("layer", "head"),
     "steps alone": lambda: steps(),
