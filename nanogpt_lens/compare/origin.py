@@ -27,6 +27,7 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, check_model, provenance
 from nanogpt_lens.model.weights import centred
+from nanogpt_lens.results import Sample
 from nanogpt_lens.results.weight_difference import Origin
 
 LEVEL = 0.001
@@ -105,6 +106,7 @@ def _origin(
         p=p,
         level=LEVEL,
         different=different,
+        sample=Sample(seed=seed),
         provenance=provenance(b, a=provenance(a), seed=seed),
     )
 

@@ -109,6 +109,7 @@ def _grids(result: Transplants, measure: str) -> Drawing:
         left = max(left, _panel(figure, panel, result, direction, at, tables[table], few))
         if table == 0:
             _heading(figure, panel, f"{result.labels['direction'][direction]}{_gap(result, direction, at)}")
+    figure.update_xaxes(title_text="component", row=len(heights))
     low, _ = bounds(result.values[:, at])
     scale = style.colours(max(low, -1.0), 1.0, signed=low < 0)
     figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18)}, plot_bgcolor=style.MISSING)
@@ -121,7 +122,7 @@ def _grids(result: Transplants, measure: str) -> Drawing:
         plot=plot,
         above=BAR + 20,
         left=left,
-        below=30,
+        below=50,
     )
 
 

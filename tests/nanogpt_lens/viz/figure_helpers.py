@@ -27,7 +27,8 @@ TEXT = "First Citizen:\nBefore we proceed any further"
 HYPOTHESIS: dict[str, Any] = {
     "logits": {"reads": {"mlp0": {"reads": {"embed": {"depends_on": "token"}}}, "embed": {"depends_on": "token"}}}
 }
-FEW: dict[str, Any] = {"n": 8, "seq_len": 16, "components": ["embed", "0.0", "mlp3", "ln_final"], **QUIET}
+SOME = ["embed->0.0.q", "0.1->mlp3", "mlp3->logits", "0.1->logits"]
+FEW: dict[str, Any] = {"n": 6, "seq_len": 8, "components": ["embed", "0.0", "mlp3", "ln_final"], **QUIET}
 Z = {"activation": "z", "axes": ("layer", "head", "pos"), **QUIET}
 
 
@@ -192,7 +193,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     ),
     "transplant": lambda: transplant(*stages(), corpus(), **FEW, n_random=4),
     "transplant, no search": lambda: transplant(*stages(), corpus(), **FEW, search=False),
-    "transplant_edges": lambda: transplant_edges(*stages(), corpus(), n=4, seq_len=12, **QUIET),
+    "transplant_edges": lambda: transplant_edges(*stages(), corpus(), n=4, seq_len=8, edges=SOME, **QUIET),
     "compare_weights": lambda: compare_weights(*stages()),
     "shared_start": lambda: shared_start(*stages()),
     "steps": lambda: steps("score"),
