@@ -7,6 +7,8 @@ independently, and training treats all dimensions alike. So the cosines after su
 together, are what separate starts would give: a permutation test, exact whatever the two have learnt from the same
 data. LayerNorms, which all stay near 1, are left out.
 
+Training may move weights so far that nothing of the start is left to see: "separate starts" says that none is seen.
+
 The matrices are of a form that neither the order of heads or neurons nor the basis inside a head changes: the
 embeddings, the unembedding, and for each layer the sums over heads of W_Q W_K^T and of W_V W_O, and W_in W_out.
 """
@@ -25,6 +27,7 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, check_model, provenance
 from nanogpt_lens.model.weights import centred
+from nanogpt_lens.results import Sample
 from nanogpt_lens.results.weight_difference import Origin
 
 LEVEL = 0.001
@@ -103,6 +106,7 @@ def _origin(
         p=p,
         level=LEVEL,
         different=different,
+        sample=Sample(seed=seed),
         provenance=provenance(b, a=provenance(a), seed=seed),
     )
 

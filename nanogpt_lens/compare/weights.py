@@ -31,6 +31,7 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, n_tokens, provenance, token_labels
 from nanogpt_lens.model.weights import rounding
+from nanogpt_lens.results import Sample
 from nanogpt_lens.results.weight_difference import Verdict, WeightDifference
 
 _KEPT = 64
@@ -68,6 +69,7 @@ def compare_weights(a: Hooked, b: Hooked, *, seed: int = 0) -> WeightDifference:
         definition="b minus a, with LayerNorms folded in and centred: of a head what it compares and what it moves, of "
         "an MLP its neurons, each beside its partner in b",
         title="what differs in the weights",
+        sample=Sample(seed=seed),
         provenance=provenance(b, a=provenance(a), seed=seed),
     )
 

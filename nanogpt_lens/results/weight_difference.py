@@ -159,7 +159,7 @@ class WeightDifference(Result):
         """By layer, the neuron of b that each neuron of a is, where that is another."""
         return _moved(self.neuron_order)
 
-    def verdict(self, name: str) -> Verdict:
+    def verdict_of(self, name: str) -> Verdict:
         """The verdict of a matrix or a component.
 
         Raises:

@@ -31,7 +31,9 @@ import nanogpt_lens.viz.figures.sae as sae
 import nanogpt_lens.viz.figures.scrubbing as scrubbing
 import nanogpt_lens.viz.figures.separating as separating
 import nanogpt_lens.viz.figures.trajectories as trajectories
+import nanogpt_lens.viz.figures.transplants as transplants
 import nanogpt_lens.viz.figures.tuned as tuned
+import nanogpt_lens.viz.figures.weight_difference as weight_difference
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import (
     AttentionPatterns,
@@ -50,6 +52,7 @@ from nanogpt_lens.results import (
     NeuronAblation,
     NeuronSearch,
     NeuronStatistics,
+    Origin,
     OutputDifference,
     PatchingResult,
     PrincipalComponents,
@@ -60,7 +63,10 @@ from nanogpt_lens.results import (
     SeparatingNeurons,
     SimilarDirections,
     SteeringEffect,
+    TransplantedEdges,
+    Transplants,
     TunedLens,
+    WeightDifference,
 )
 from nanogpt_lens.viz.figures.captions import caption_of
 from nanogpt_lens.viz.figures.choices import count
@@ -89,6 +95,7 @@ KINDS: dict[type[Result], Draw] = {
     NeuronSearch: neurons.search,
     NeuronStatistics: neurons.statistics,
     OutputDifference: output_difference.difference,
+    Origin: weight_difference.start,
     PatchingResult: patching.effects,
     PrincipalComponents: directions.components,
     RepresentationSimilarity: representations.similarity,
@@ -97,7 +104,10 @@ KINDS: dict[type[Result], Draw] = {
     SeparatingNeurons: separating.best,
     SimilarDirections: directions.similar,
     SteeringEffect: directions.steering,
+    TransplantedEdges: transplants.edges,
+    Transplants: transplants.transplants,
     TunedLens: tuned.lens,
+    WeightDifference: weight_difference.difference,
 }
 """The function of each class; a subclass without an entry is drawn as its base."""
 

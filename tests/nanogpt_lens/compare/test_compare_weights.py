@@ -92,7 +92,7 @@ def test_only_what_changed_is_named(name, dtype):
     assert apart > 1e-3
     assert found.changed == (name,)
     assert not found.rewritten
-    assert found.verdict(name) == "changed"
+    assert found.verdict_of(name) == "changed"
     assert found.sentence().startswith(f"1 of 16 components have changed: {name} by")
     assert not found.token_differs.any()
     assert found.origin == "shared start"
@@ -173,8 +173,8 @@ def test_two_neurons_exchanged_and_one_changed():
     found, _ = compared(state)
     assert found.reordered_neurons == {1: tuple(order.tolist())}
     assert found.changed == ("mlp1",)
-    assert found.verdict("mlp1.in") == "changed"
-    assert found.verdict("mlp1.out") == "same function"
+    assert found.verdict_of("mlp1.in") == "changed"
+    assert found.verdict_of("mlp1.out") == "same function"
 
 
 def test_separate_starts_have_no_order():
@@ -305,7 +305,7 @@ def test_kept_and_refused(tmp_path):
     assert "tokens" not in found.to_json()
     assert set(found.top(3)["verdict"]) == {"changed"}
     with pytest.raises(ResultError, match="there is no 'mlp7'"):
-        found.verdict("mlp7")
+        found.verdict_of("mlp7")
     with pytest.raises(ResultError, match="expected embed or unembed"):
         found.moved_tokens("pos_embed")
     with pytest.raises(AnalysisError, match="n_layers"):
@@ -321,7 +321,7 @@ def test_padded_vocabulary_and_no_bias():
     sizes = {"bias": False, "n_head": 1}
     a, b = model_of(start(**sizes), **sizes), model_of(later(start(**sizes)), **sizes)
     found = compare_weights(a, b)
-    assert found.verdict("0.b_O") == "identical"
+    assert found.verdict_of("0.b_O") == "identical"
     assert found.values.isfinite().all()
     real = ngl.load("induction/ckpt_000500.pt")
     assert compare_weights(real, real).tokens[1] == " "

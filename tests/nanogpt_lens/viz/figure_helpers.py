@@ -14,8 +14,12 @@ import torch
 import nanogpt_lens as ngl
 from nanogpt_lens.compare.characters import loss_per_character
 from nanogpt_lens.compare.mean_difference import mean_difference_lens
+from nanogpt_lens.compare.origin import shared_start
 from nanogpt_lens.compare.outputs import compare_outputs
 from nanogpt_lens.compare.representations import compare_representations
+from nanogpt_lens.compare.transplanted_edges import transplant_edges
+from nanogpt_lens.compare.transplants import transplant
+from nanogpt_lens.compare.weights import compare_weights
 from nanogpt_lens.results import Result, Sample, Scores
 from tests.nanogpt_lens.circuits import asking
 from tests.nanogpt_lens.neurons.neuron_helpers import play
@@ -29,6 +33,8 @@ TEXT = "First Citizen:\nBefore we proceed any further"
 HYPOTHESIS: dict[str, Any] = {
     "logits": {"reads": {"mlp0": {"reads": {"embed": {"depends_on": "token"}}}, "embed": {"depends_on": "token"}}}
 }
+SOME = ["embed->0.0.q", "0.1->mlp3", "mlp3->logits", "0.1->logits"]
+FEW: dict[str, Any] = {"n": 6, "seq_len": 8, "components": ["embed", "0.0", "mlp3", "ln_final"], **QUIET}
 Z = {"activation": "z", "axes": ("layer", "head", "pos"), **QUIET}
 
 
@@ -40,6 +46,12 @@ def model() -> Any:
 @cache
 def early() -> Any:
     return ngl.load(ROOT / "checkpoints/shakespeare_char/ckpt_000800.pt")
+
+
+@cache
+def stages() -> tuple[Any, Any]:
+    """An early stage of the shipped run, and its end."""
+    return ngl.load("shakespeare_char/ckpt_000300.pt"), model()
 
 
 @cache
@@ -200,6 +212,11 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "steering_effect": lambda: ngl.steering_effect(
         model(), corpus(), direction(), layer=1, scales=(4, -4, 0), tokens=["e", " "], n=4, controls=3, **QUIET
     ),
+    "transplant": lambda: transplant(*stages(), corpus(), **FEW, n_random=4),
+    "transplant, no search": lambda: transplant(*stages(), corpus(), **FEW, search=False),
+    "transplant_edges": lambda: transplant_edges(*stages(), corpus(), n=4, seq_len=8, edges=SOME, **QUIET),
+    "compare_weights": lambda: compare_weights(*stages()),
+    "shared_start": lambda: shared_start(*stages()),
     "steps": lambda: steps("score"),
     "steps of heads": lambda: steps("layer", "head"),
     "steps alone": lambda: steps(),
