@@ -145,7 +145,7 @@ class HybridRuns:
         model = self.hybrid.model
         first = self.hybrid.become(from_a)
         n_layers = model.cfg.n_layers
-        if self._logits is None or (first is not None and (first < 1 or not can_start(model))):
+        if self._logits is None or (first is not None and (min(first, n_layers - 1) < 1 or not can_start(model))):
             start, inputs = None, self.tokens[examples.to(self.tokens.device)]
         elif first is None:
             return self._read(self._logits)

@@ -303,3 +303,12 @@ def test_public_loading_and_stages():
     found = transplant(a, b, tokens, seq_len=48, components=["0.0", "0.1", "1.0"], search=False, progress=False)
     assert found.values.isfinite()[:, 0].all()
     assert 0.4 < found.cosine < 0.7
+
+
+def test_one_layer_with_one_head_and_no_bias():
+    sizes = {"n_layer": 1, "n_head": 1, "block_size": 8, "bias": False}
+    a, b = (model_of(state, **sizes) for state in (start(**sizes), later(start(**sizes))))
+    found = transplant(a, b, TOKENS, seq_len=8, **QUIET)
+    assert found.values[:, 0].isfinite().all()
+    assert not found.changed[found.components.index("0.b_O")]
+    assert found.curve[:, -1].tolist() == pytest.approx([1.0, 1.0])
