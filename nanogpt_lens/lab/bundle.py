@@ -58,15 +58,20 @@ def engine_source() -> str:
 
 
 @cache
-def page_source() -> str:
-    """Everything that the page needs, up to the call that opens it."""
+def page_source(start: str = "main") -> str:
+    """Everything that the page needs, up to the call that opens it.
+
+    Args:
+        start: the file that the page begins with: "main", which asks nobody for anything, or "served", whose engine is
+            the server that gave the page.
+    """
     constants = {
         "ENGINE_SOURCE": engine_source(),
         "KERNEL": base64.b64encode(kernel()).decode(),
         "LAB_CSS": read("lab.css"),
     }
     lines = [f"const {name} = {_text(value)};" for name, value in constants.items()]
-    return "\n".join(['"use strict";', *lines, bundled("main")])
+    return "\n".join(['"use strict";', *lines, bundled(start)])
 
 
 def module_source() -> str:

@@ -43,7 +43,7 @@ class Lab:
             title=f"{self.payload['name']}, the lab",
             body=f'<div id="lab">{_STATIC}</div>{data_blocks(self.payload, self.weights)}',
             style="body{min-height:100vh}",
-            scripts=(standalone_script(),),
+            scripts=(served_script() if self.payload.get("served") else standalone_script(),),
             runtime_too=False,
             computes=not self.payload.get("served"),
             connects=bool(self.payload.get("served")),
@@ -112,6 +112,12 @@ def data_blocks(payload: Mapping[str, Any], weights: bytes) -> str:
 def standalone_script() -> str:
     """The script of a page of its own."""
     return _embeddable(f"(() => {{\n{page_source()}\nmain_js.mountStandalone(document.getElementById('lab'));\n}})();")
+
+
+def served_script() -> str:
+    """The script of a page whose engine is the server that gave it."""
+    start = "served_js.mountServed(document.getElementById('lab'));"
+    return _embeddable(f"(() => {{\n{page_source('served')}\n{start}\n}})();")
 
 
 def lab_script() -> str:

@@ -93,6 +93,10 @@ def router(models: ServedModels, runs: Calls) -> APIRouter:
     async def lab(model: LabName) -> Response:
         """Give the page in which a model can be intervened in; this server computes for it."""
         try:
+            models.named(model)
+        except NanoGPTLensError as error:
+            return _refused(error, "no_such_model", 404)
+        try:
             page = await runs.call(labs.page, model)
         except NanoGPTLensError as error:
             return _refused(error)
@@ -103,6 +107,10 @@ def router(models: ServedModels, runs: Calls) -> APIRouter:
         model: LabName, task: TaskName, request: Annotated[dict[str, Any], Body(description="what the page asks")]
     ) -> Response:
         """Compute something for the page; the answer is the length of its JSON, the JSON, and the arrays behind it."""
+        try:
+            models.named(model)
+        except NanoGPTLensError as error:
+            return _refused(error, "no_such_model", 404)
         try:
             answer = await runs.call(labs.answer, model, task, request)
         except NanoGPTLensError as error:
@@ -141,6 +149,6 @@ def _placed(values: np.ndarray, pieces: list[bytes]) -> dict[str, Any]:
     return {"array": values.dtype.name, "shape": list(values.shape), "at": at}
 
 
-def _refused(error: NanoGPTLensError) -> Response:
-    body = {"error": {"code": "not_asked_rightly", "message": " ".join(str(error).split())}}
-    return Response(json.dumps(body), 422, media_type="application/json")
+def _refused(error: NanoGPTLensError, code: str = "wrong_option", status: int = 422) -> Response:
+    body = {"error": {"code": code, "message": " ".join(str(error).split())}}
+    return Response(json.dumps(body), status, media_type="application/json")

@@ -3,7 +3,6 @@ import { bytesOf, openLab } from "./client.js";
 import { elem } from "./draw.js";
 import { createPage } from "./page.js";
 import { pythonOf } from "./python.js";
-import { openRemote } from "./remote.js";
 import { firstState, fragmentOf, readFragment, readState } from "./state.js";
 
 /* Bytes in whatever form a host hands them over. */
@@ -14,7 +13,7 @@ function asBytes(weights) {
 }
 
 /* A page in a shadow root of `host`, computing as soon as the engine is there. */
-function startPage(host, { payload, weights, state, standalone, mount, problem }) {
+function startPage(host, { payload, weights, state, standalone, mount, problem, open = openLab }) {
   const place = elem("div", { class: "nanogpt-lens-lab" });
   host.replaceChildren(place);
   const root = place.attachShadow({ mode: "open" });
@@ -22,8 +21,7 @@ function startPage(host, { payload, weights, state, standalone, mount, problem }
   const page = createPage({ root, payload, state, standalone, mount });
   if (problem) page.say(problem);
   let lab = null, closed = false;
-  const opening = payload.served ? openRemote(payload) : openLab(payload, weights);
-  page.ready = opening.then((opened) => {
+  page.ready = open(payload, weights).then((opened) => {
     lab = opened;
     if (closed) lab.close();
     else page.connect(lab);
@@ -131,14 +129,14 @@ function followAddress(page, payload) {
 }
 
 /* The page as a file of its own: everything is read from the document. With address: false it is a part of another page,
-   whose address is not the lab's. */
-export function mountStandalone(root, { address = true } = {}) {
+   whose address is not the lab's. With `open` the engine is another one than the page's own, and there are no weights. */
+export function mountStandalone(root, { address = true, open } = {}) {
   const payload = jsonInDocument("payload");
   if (!payload) throw new Error("the file holds no model: its payload is missing");
-  const weights = payload.served ? null : bytesOf(document.querySelector('script[data-lab="weights"]').textContent.trim());
+  const weights = open ? null : bytesOf(document.querySelector('script[data-lab="weights"]').textContent.trim());
   const fragment = address ? readFragment(location.hash) : { data: null, problem: null };
   const { state, problem } = stateFrom(payload, [fragment.data, jsonInDocument("state"), payload.state]);
-  const { page, close } = startPage(root, { payload, weights, state, problem: fragment.problem ?? problem, standalone: address, mount: root });
+  const { page, close } = startPage(root, { payload, weights, state, problem: fragment.problem ?? problem, standalone: address, mount: root, open });
   const api = scriptingOf(page, payload);
   api.ready.catch(() => {});
   window.lab = api;

@@ -44,6 +44,7 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "describe_component, a neuron": ("describe_component", {"model": "tiny", "component": "L1N5", "n": 8}),
     "picture": ("picture", {"model": "tiny", "analysis": "attention_patterns", "text": "the cat"}),
     "picture of a corpus": ("picture", {"model": "tiny", "analysis": "text_loss", "text": "the cat sat on " * 3}),
+    "compare": ("compare", {"model": "tiny", "other": "other", "parts": ["outputs", "weights", "heads"]}),
     "report": ("report", {"model": "tiny", "sections": ["loss"]}),
 }  # fmt: skip
 """A call of every tool."""

@@ -83,7 +83,7 @@ def test_a_run_over_http_is_that_of_intervene(client, checkpoint):
 @pytest.mark.parametrize(
     ("path", "body", "status", "said"),
     [
-        ("/lab/nothing/run", {"tokens": [1]}, 422, "there is no model 'nothing' here; expected tiny"),
+        ("/lab/nothing/run", {"tokens": [1]}, 404, "there is no model 'nothing' here; expected tiny"),
         ("/lab/tiny/steal", {"tokens": [1]}, 422, "there is no task 'steal'"),
         ("/lab/tiny/run", {"tokens": "/etc/passwd"}, 422, "expected a list of ids"),
         ("/lab/tiny/run", {"tokens": [1], "interventions": [{"place": "8.8"}]}, 422, "there is no layer 8"),

@@ -15,7 +15,9 @@ pytest.importorskip("mcp")
 
 from mcp import Client
 
+from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.server.mcp_app import make_server
+from nanogpt_lens.viz import export
 from tests.nanogpt_lens.server.mcp_helpers import CALLS, PAIRS, call, write_models
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -26,6 +28,12 @@ def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     (folder / "text.txt").write_text("the cat sat on the mat; " * 40 + "a rose is a rose, Romeo. " * 20)
     return make_server(write_models(folder), text=folder / "text.txt", output_folder=folder / "reports")
+
+
+def undrawn(figure, path, **options):
+    """A file in place of a picture: each picture takes a browser seconds; test_mcp_stdio.py draws them."""
+    path.write_bytes(PNG)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +49,9 @@ def answers(server):
                 assert not result.is_error, (name, result.content[0].text)
                 found[name] = result
 
-    anyio.run(ask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "to_png", undrawn)
+        anyio.run(ask)
     return found
 
 
@@ -210,16 +220,28 @@ def test_a_neuron_is_what_the_lines_say(answers):
     assert said["control"]["n"] == len(rises) - 1 == 20
 
 
+def test_a_comparison_is_that_of_the_lines(answers):
+    said, made = document(answers, "compare"), executed(answers, "compare")
+    comparison = made["comparison"]
+    assert said["sentences"] == list(comparison.sentences())
+    assert {row["part"] for row in said["result"]} == {"outputs", "weights", "heads"}
+    outputs = comparison["outputs"]
+    measures = dict(zip(outputs.labels["measure"], outputs.values.tolist(), strict=True))
+    for row in said["result"]:
+        if row["part"] == "outputs":
+            assert row["value"] == pytest.approx(measures[row["measure_label"]])
+    (origin, heads) = said["control"]
+    assert origin["p"] == pytest.approx(comparison["weights"].origin_p)
+    assert heads["level"] == pytest.approx(float(comparison["heads"].chance.double().nanmean()))
+
+
 def test_images_are_images(answers):
     for name in ("picture", "find_what_matters"):
-        said = document(answers, name)
-        images = [part for part in answers[name].content if part.type == "image"]
-        if said["picture"] == "png":
-            assert base64.b64decode(images[0].data).startswith(PNG)
-            assert images[0].mime_type == "image/png"
-        else:
-            assert said["picture"].startswith("no image: ")
-            assert not images
+        assert document(answers, name)["picture"] == "png"
+        (image,) = [part for part in answers[name].content if part.type == "image"]
+        assert base64.b64decode(image.data) == PNG
+        assert image.mime_type == "image/png"
+    assert [part.type for part in answers["run"].content] == ["text"]
 
 
 def test_a_picture_gives_the_values(answers):
@@ -240,9 +262,6 @@ def test_a_report_is_written_where_the_start_said(answers, server, tmp_path):
 
 
 def test_without_a_browser_the_numbers_come_alone(server, monkeypatch):
-    from nanogpt_lens.core.errors import AnalysisError
-    from nanogpt_lens.viz import export
-
     def fail(*_, **__):
         raise AnalysisError("there is no browser to draw with")
 

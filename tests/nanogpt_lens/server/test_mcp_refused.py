@@ -8,6 +8,7 @@ pytest.importorskip("mcp")
 
 from nanogpt_lens.core.errors import AnalysisError, NanoGPTLensError
 from nanogpt_lens.server.mcp_app import make_server
+from nanogpt_lens.server.tools import pictures
 from tests.nanogpt_lens.server.mcp_helpers import ONE_PAIR, PAIRS, call, sentence_of, write_models
 
 NONE = {"place": "0.0", "source": "zero"}
@@ -55,6 +56,9 @@ REFUSED = [
     ("describe_component", {"model": "tiny", "component": "5.0"}, "there is no head 5.0; the model has 2 layers of 3"),
     ("describe_component", {"model": "tiny", "component": "L0N96"}, "there is no neuron L0N96"),
     ("describe_component", {"model": "tiny", "component": "mlp0"}, "component is 'mlp0'; expected a head such as"),
+    ("compare", {"model": "tiny", "other": "tiny"}, "model and other are both 'tiny'"),
+    ("compare", {"model": "tiny", "other": "FOLDER/other"}, "there is no model"),
+    ("compare", {"model": "tiny", "other": "other", "parts": ["soul"]}, "parts.0 that cannot be"),
     ("picture", {"model": "tiny", "analysis": "exec"}, "there is no analysis 'exec' to draw"),
     ("picture", {"model": "tiny", "analysis": "train_tuned_lens"}, "there is no analysis 'train_tuned_lens' to draw"),
     ("picture", {"model": "tiny", "analysis": "attention_patterns"}, "text or ids: neither was given"),
@@ -85,6 +89,7 @@ def test_a_text_that_names_a_file_is_a_text(server, tmp_path, monkeypatch):
     """No file is opened for a client: what is measured on are the letters of its name."""
     (tmp_path / "abcdefgh").write_text("zyxwvut " * 20)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pictures, "png_of", lambda result: (None, "not drawn"))
     asked = {"model": "tiny", "analysis": "text_loss"}
     ids = [39, 40, 41, 42, 43, 44, 45, 46]
     by_text, by_ids = (call(server, "picture", {**asked, **given}) for given in ({"text": "abcdefgh"}, {"ids": ids}))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ pytest.importorskip("mcp")
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+from nanogpt_lens.viz.export import find_browser
 from tests.nanogpt_lens.server.mcp_helpers import CALLS, write_models
 
 ROOT = Path(__file__).parents[3]
@@ -31,6 +34,20 @@ INITIALIZE = {
 
 def command(folder: Path) -> list[str]:
     return ["-m", "nanogpt_lens", "mcp", *write_models(folder), "--output-folder", str(folder / "reports")]
+
+
+def check_images(result) -> None:
+    """An image is a PNG of some size, and is there where the document says so."""
+    images = [part for part in result.content if part.type == "image"]
+    assert len(images) == (result.structured_content["picture"] == "png")
+    for image in images:
+        content = base64.b64decode(image.data)
+        assert content.startswith(b"\x89PNG\r\n\x1a\n")
+        width, height = struct.unpack(">II", content[16:24])
+        assert width == 760 * 1.5
+        assert height > 200
+    if find_browser():  # else the document says why there is none
+        assert result.structured_content["picture"] in ("", "png")
 
 
 @pytest.mark.slow
@@ -51,6 +68,7 @@ def test_a_client_lists_and_calls_every_tool(tmp_path):
                     assert not result.is_error, result.content[0].text
                     jsonschema.validate(result.structured_content, tools[tool].output_schema)
                     called.add(tool)
+                    check_images(result)
                 assert called == set(tools)
                 wrong = await client.call_tool("run", {"model": str(tmp_path / "tiny"), "text": "a"})
                 assert wrong.is_error
