@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Body, Path, Query, Request, Security
@@ -96,7 +96,7 @@ def routes(models: ServedModels, jobs: Jobs, runs: Runs) -> APIRouter:
 
 
 def _add_models(router: APIRouter, models: ServedModels, runs: Runs) -> None:
-    facts = cache(model_facts)
+    facts: dict[str, ModelAnswer] = {}
 
     @router.get("/models", tags=["models"])
     async def list_models() -> ModelsAnswer:
@@ -107,7 +107,10 @@ def _add_models(router: APIRouter, models: ServedModels, runs: Runs) -> None:
     @router.get("/models/{model}", tags=["models"])
     async def describe_model(model: ModelName) -> ModelAnswer:
         """Say what a model is: shape, vocabulary, hash, parameters."""
-        return ModelAnswer(**await runs.call(facts, _model(models, model)))
+        served = _model(models, model)
+        if model not in facts:  # what a file says is read once
+            facts[model] = ModelAnswer(**await runs.call(model_facts, served))
+        return facts[model]
 
     @router.post("/models/{model}/run", tags=["models"], response_model=RunAnswer)
     async def run_model(model: ModelName, body: Annotated[RunBody, Body()]) -> Response:

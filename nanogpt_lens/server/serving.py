@@ -119,7 +119,7 @@ def _socket(host: str, port: int) -> socket.socket:
     """A socket that listens; AnalysisError where the address cannot be had."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        heard = socket.socket(family, socket.SOCK_STREAM)
+        heard = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # which asyncio sends at once for
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         heard.bind((host, port))
         heard.listen(256)
