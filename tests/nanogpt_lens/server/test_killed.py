@@ -122,3 +122,20 @@ def test_100_mb_over_the_network(started):
         answer = httpx.post(f"{said['url']}/v1/models/induction/run", content=content, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
     assert resident() - before < 30 * 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_server_that_is_killed_while_it_draws_takes_the_browser_along(started):
+    process, said, folder = started
+    headers = {"Authorization": f"Bearer {said['token']}"}
+    path = f"{said['url']}/v1/models/induction/analyses/copying_score"
+    assert httpx.post(path, json={"wait": 60}, headers=headers, timeout=90).status_code == 200
+    assert httpx.post(f"{path}?format=svg", json={"wait": 0}, headers=headers).status_code == 202
+    end = time.monotonic() + 60
+    while len(processes := family(process.pid)) < 4:  # the nursery, the worker, and the browser's
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.wait(30)
+    wait_for_nothing(processes, [folder / "tmp", folder / "cache"])
