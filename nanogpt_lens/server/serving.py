@@ -68,6 +68,7 @@ def serve(
         import uvicorn
 
         from nanogpt_lens.server.app import close_app, create_app
+        from nanogpt_lens.server.listing import catalogue_facts
     except ImportError as error:
         raise AnalysisError(
             f"serving needs {error.name}, which is not installed; `pip install 'nanogpt-lens[serve]'`"
@@ -88,7 +89,8 @@ def serve(
             delete=[file],
         )
         app.state.workshop.open()
-        app.state.runs.pool.submit(import_module, "transformer_lens")  # seconds, which the first run would take
+        app.state.runs.pool.submit(import_module, "transformer_lens")  # seconds, which the first requests would take
+        app.state.facts.pool.submit(catalogue_facts)
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
