@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Path, Query, Request, Security
 from fastapi.responses import Response
@@ -107,7 +108,7 @@ def _add_models(router: APIRouter, models: ServedModels, runs: Runs, facts: Runs
     @router.get("/models", tags=["models"])
     async def list_models() -> ModelsAnswer:
         """List the models that the server was started with."""
-        lines = [ModelLine(name=one.name, python=one.python, link=f"/v1/models/{one.name}") for one in models]
+        lines = [ModelLine(name=one.name, python=one.python, link=f"/v1/models/{quote(one.name)}") for one in models]
         return ModelsAnswer(models=lines)
 
     @router.get("/models/{model}", tags=["models"])
