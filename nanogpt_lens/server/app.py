@@ -72,8 +72,9 @@ def create_app(
         redoc_url=None,
         responses={"4XX": {"model": ErrorAnswer, "description": "refused, with a code and one sentence"}},
     )
+    facts = app.state.facts = Runs(threads=1, waiting=512)
     app.state.jobs, app.state.runs, app.state.workshop, app.state.models = jobs, runs, workshop, models
-    app.include_router(routes(models, jobs, runs))
+    app.include_router(routes(models, jobs, runs, facts))
     _mount_lab(app, models, runs)
     _add_documents(app)
     _add_refusals(app)
@@ -86,6 +87,7 @@ def close_app(app: FastAPI) -> None:
     """End the jobs, the worker and the threads of an application, and delete what it wrote for itself."""
     app.state.jobs.close()
     app.state.runs.close()
+    app.state.facts.close()
 
 
 def _mount_lab(app: FastAPI, models: ServedModels, runs: Runs) -> None:

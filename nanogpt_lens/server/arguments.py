@@ -6,6 +6,7 @@ Texts become ids or texts of a prompt here, so that no function that takes paths
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
@@ -51,10 +52,8 @@ class Call:
 
     def python(self, served: ServedModel) -> str:
         """Python that makes the same call."""
-        import nanogpt_lens
-
-        name = self.analysis.name
-        function = f"ngl.{name}" if name in nanogpt_lens.__all__ else f'ngl.catalogue.find("{name}").function'
+        name, public = self.analysis.name, sys.modules["nanogpt_lens"].__all__
+        function = f"ngl.{name}" if name in public else f'ngl.catalogue.find("{name}").function'
         by_name = signature(self.analysis.function).parameters
         parts = ["model"]
         for parameter in list(by_name.values())[1:]:

@@ -80,7 +80,7 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
-        answer = _Answer(send)
+        answer = _Sending(send)
         try:
             headers = Headers(scope=scope)
             self._check_names(scope, headers)
@@ -176,7 +176,7 @@ class Guard:
         return _once({"type": "http.request", "body": bytes(body), "more_body": False}, receive)
 
 
-class _Answer:
+class _Sending:
     """A `send` that knows whether the response has begun, and adds the headers of all responses."""
 
     def __init__(self, send: Send) -> None:

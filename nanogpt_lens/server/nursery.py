@@ -18,12 +18,14 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 _OFTEN = 50  # milliseconds between two looks at the worker
+_TRIES = 50  # to delete a folder
 _SELDOM = 1000  # and at the server, where there is no worker
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -111,9 +113,12 @@ class Nursery:
     def _kill(self) -> None:
         if self.worker is None:
             return
-        for kill in (lambda pid: os.killpg(pid, signal.SIGKILL), lambda pid: os.kill(pid, signal.SIGKILL)):
+        started = _descendants(self.worker)  # a browser that draws is in a group of its own
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.worker, signal.SIGKILL)
+        for pid in (self.worker, *started):
             with suppress(ProcessLookupError, PermissionError):
-                kill(self.worker)
+                os.kill(pid, signal.SIGKILL)
         os.waitpid(self.worker, 0)
         self.worker = None
         self._sweep()
@@ -126,13 +131,26 @@ class Nursery:
 
     def _clean(self) -> None:
         for folder in (self.plain["stage"], self.plain["folder"]):
-            shutil.rmtree(folder, ignore_errors=True)
+            for _ in range(_TRIES):  # what is being killed may still write
+                shutil.rmtree(folder, ignore_errors=True)
+                if not os.path.exists(folder):
+                    break
+                time.sleep(0.1)
         for file in self.plain["delete"]:
             Path(file).unlink(missing_ok=True)
 
     def _tell(self, message: dict[str, Any]) -> None:
         with suppress(OSError):
             os.write(self.messages, (json.dumps(message) + "\n").encode())
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes that a process has started, and those that they have; none where the system does not say."""
+    children: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            children += map(int, file.read_text().split())
+    return children + [one for child in children for one in _descendants(child)]
 
 
 def main(configuration: str, tasks: str, messages: str) -> None:

@@ -20,7 +20,6 @@ STATUSES: dict[str, int] = {
     "no_such_job": 404,
     "wrong_method": 405,
     "not_done": 409,
-    "failed": 409,
     "cancelled": 409,
     "too_slow": 408,
     "too_large": 413,

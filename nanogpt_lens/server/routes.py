@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Annotated, Any, TypeVar
+from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Path, Query, Request, Security
 from fastapi.responses import Response
@@ -86,28 +87,35 @@ class Runs:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
-def routes(models: ServedModels, jobs: Jobs, runs: Runs) -> APIRouter:
-    """The routes of some models."""
+def routes(models: ServedModels, jobs: Jobs, runs: Runs, facts: Runs) -> APIRouter:
+    """The routes of some models.
+
+    Args:
+        models: what can be asked for.
+        jobs: for analyses.
+        runs, facts: for runs, and for what is read once and does not wait behind them.
+    """
     router = APIRouter(prefix="/v1", dependencies=[Security(HTTPBearer(auto_error=False))])
-    _add_models(router, models, runs)
-    _add_analyses(router, models, jobs)
+    _add_models(router, models, runs, facts)
+    _add_analyses(router, models, jobs, facts)
     _add_jobs(router, jobs)
     return router
 
 
-def _add_models(router: APIRouter, models: ServedModels, runs: Runs) -> None:
-    facts = cache(model_facts)
+def _add_models(router: APIRouter, models: ServedModels, runs: Runs, facts: Runs) -> None:
+    read = cache(model_facts)
 
     @router.get("/models", tags=["models"])
     async def list_models() -> ModelsAnswer:
         """List the models that the server was started with."""
-        lines = [ModelLine(name=one.name, python=one.python, link=f"/v1/models/{one.name}") for one in models]
+        lines = [ModelLine(name=one.name, python=one.python, link=f"/v1/models/{quote(one.name)}") for one in models]
         return ModelsAnswer(models=lines)
 
     @router.get("/models/{model}", tags=["models"])
     async def describe_model(model: ModelName) -> ModelAnswer:
         """Say what a model is: shape, vocabulary, hash, parameters."""
-        return ModelAnswer(**await runs.call(facts, _model(models, model)))
+        served = _model(models, model)
+        return ModelAnswer(**await facts.call(read, served))
 
     @router.post("/models/{model}/run", tags=["models"], response_model=RunAnswer)
     async def run_model(model: ModelName, body: Annotated[RunBody, Body()]) -> Response:
@@ -116,11 +124,15 @@ def _add_models(router: APIRouter, models: ServedModels, runs: Runs) -> None:
         return _json(await runs.call(lambda: json.dumps(run_of(served, body), allow_nan=False)))
 
 
-def _add_analyses(router: APIRouter, models: ServedModels, jobs: Jobs) -> None:
+def _add_analyses(router: APIRouter, models: ServedModels, jobs: Jobs, facts: Runs) -> None:
+    catalogue: list[AnalysesAnswer] = []
+
     @router.get("/analyses", tags=["analyses"])
     async def list_analyses() -> AnalysesAnswer:
         """List the catalogue: what each analysis says, takes and returns."""
-        return AnalysesAnswer.model_validate({"analyses": catalogue_facts()})
+        if not catalogue:  # every module of the catalogue is imported for it
+            catalogue.append(AnalysesAnswer.model_validate({"analyses": await facts.call(catalogue_facts)}))
+        return catalogue[0]
 
     @router.post(
         "/models/{model}/analyses/{analysis}",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.server.served import ServedModels
@@ -68,6 +71,7 @@ def serve(
         import uvicorn
 
         from nanogpt_lens.server.app import close_app, create_app
+        from nanogpt_lens.server.listing import catalogue_facts
     except ImportError as error:
         raise AnalysisError(
             f"serving needs {error.name}, which is not installed; `pip install 'nanogpt-lens[serve]'`"
@@ -88,25 +92,14 @@ def serve(
             delete=[file],
         )
         app.state.workshop.open()
-        app.state.runs.pool.submit(import_module, "transformer_lens")  # seconds, which the first run would take
-        server = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_level="warning",
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=15,
-                timeout_graceful_shutdown=3,
-                limit_concurrency=512,
-                ws="none",
-            )
-        )
+        app.state.runs.pool.submit(import_module, "transformer_lens")  # seconds, which the first requests would take
+        app.state.facts.pool.submit(catalogue_facts)
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{heard.getsockname()[1]}"
         page = f"{url}/docs?token={app.state.keys.page}"
         started(Started(url=url, token=token, token_file=file, page=page))
         try:
-            server.run(sockets=[heard])
+            _hear(uvicorn, app, heard)
         finally:
             close_app(app)
     finally:
@@ -115,11 +108,32 @@ def serve(
             file.unlink(missing_ok=True)
 
 
+def _hear(uvicorn: Any, app: Any, heard: socket.socket) -> None:
+    """Answer what comes to a socket until the process is told to end."""
+    configuration = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=3,
+        limit_concurrency=512,
+        ws="none",
+    )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)  # uvicorn sends itself the signal again when it has ended
+    uvicorn.Server(configuration).run(sockets=[heard])
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(143)
+
+
 def _socket(host: str, port: int) -> socket.socket:
     """A socket that listens; AnalysisError where the address cannot be had."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        heard = socket.socket(family, socket.SOCK_STREAM)
+        heard = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # which asyncio sends at once for
         heard.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         heard.bind((host, port))
         heard.listen(256)
