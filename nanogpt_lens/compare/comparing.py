@@ -22,6 +22,7 @@ from conversion.vocabulary import Vocabulary
 from nanogpt_lens.circuits.graph import CircuitGraph
 from nanogpt_lens.compare.characters import loss_per_character
 from nanogpt_lens.compare.heads import match_heads
+from nanogpt_lens.compare.kinship import NoDifferenceError
 from nanogpt_lens.compare.mean_difference import mean_difference_lens
 from nanogpt_lens.compare.origin import shared_start
 from nanogpt_lens.compare.outputs import compare_outputs
@@ -36,7 +37,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.heads.taxonomy import score_heads
 from nanogpt_lens.model.access import Hooked, Text, as_tokens
 from nanogpt_lens.model.reading import Reading
-from nanogpt_lens.results import ModelComparison, Origin, Result
+from nanogpt_lens.results import ModelComparison, Origin, Result, WeightDifference
 from nanogpt_lens.running.metrics import Metric
 from nanogpt_lens.text.corpus import Corpus, open_corpus, path_of
 
@@ -111,10 +112,12 @@ def compare(
     with tqdm(total=len(chosen), desc="compare", unit="part", disable=not progress) as bar:
         for part in chosen:
             bar.set_postfix_str(part)
-            if why := work.obstacle(part):
-                left_out[part] = why
-            else:
-                done[part] = work.make(part)
+            why = work.obstacle(part)
+            try:
+                done |= {} if why else {part: work.make(part)}
+            except NoDifferenceError as error:
+                why = str(error).partition("; give")[0]
+            left_out |= {part: why} if why else {}
             bar.update()
     return ModelComparison(names=pair.names, parts=done, left_out=left_out, text=text_name(text), facts=work.facts())
 
@@ -152,6 +155,11 @@ class _Work:
     def origin(self) -> Origin | None:
         """Whether the two share a start; None where their shapes cannot say."""
         return None if self.pair.unlike else shared_start(self.pair.a, self.pair.b, seed=self.seed)
+
+    @cached_property
+    def weights(self) -> WeightDifference:
+        """What differs between the weights."""
+        return compare_weights(self.pair.a, self.pair.b, seed=self.seed)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -202,16 +210,29 @@ class _Work:
         return None
 
     def _without_start(self, part: Part) -> str:
-        origin = self.origin
+        """Why components of the two do not correspond, or there is nothing to move; "" where they do, and there is."""
+        try:
+            origin = self.origin
+        except AnalysisError as error:  # too few dimensions to tell
+            return str(error).partition("; expected")[0]
         if origin is None:
             return "their shapes differ, so that their weights share no start"
-        if origin.verdict == "identical" and part != "difference_lens":
-            return "the two have the same weights, so that there is no difference to move"
         if origin.verdict == "separate starts":
             return origin.sentence()
+        if part == "difference_lens":
+            return ""
+        if origin.verdict == "identical":
+            return "the two have the same weights, so that there is no difference to move"
+        if self.weights.same_function:
+            return "the two compute the same function, written differently, so that there is no difference to move"
+        if moved := self.weights.reordered_heads:
+            return (
+                f"the heads of layer {next(iter(moved))} stand in another order, so that a head is not where its "
+                "counterpart is"
+            )
         if part == "edges" and (n := len(CircuitGraph(self.pair.a).edges)) > _MOST_EDGES:
             return (
-                f"the models have {n:,} edges; expected at most {_MOST_EDGES:,}: call `transplant_edges` with edges=..."
+                f"the models have {n:,} edges, and a comparison measures at most {_MOST_EDGES}; call `transplant_edges`"
             )
         return ""
 
@@ -225,7 +246,7 @@ class _Work:
         if part == "outputs":
             return compare_outputs(a, b, self.corpus, names=names, seq_len=self.seq_len, **quiet)
         if part == "weights":
-            return compare_weights(a, b, seed=seed)
+            return self.weights
         if part == "representations":
             options: dict[str, Any] = {"names": names, "seq_len": self.seq_len, **quiet}
             return compare_representations(a, b, self.corpus, reference=self.third, **options)

@@ -9,6 +9,10 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked
 
 
+class NoDifferenceError(AnalysisError):
+    """Two models do the same on a text, so that there is nothing whose place could be found."""
+
+
 def relative_rounding(model: Hooked) -> float:
     """The share of a number's size up to which a difference between two runs may be rounding."""
     return 64 * torch.finfo(model.cfg.dtype).eps
@@ -27,7 +31,7 @@ def check_difference(model: Hooked, divergence: float) -> None:
         divergence: the largest KL divergence of any sequence, in nats.
     """
     if not divergence > kl_rounding(model):
-        raise AnalysisError(
+        raise NoDifferenceError(
             f"a and b do the same on this text (the KL divergence is {divergence:.1e} nats, which is rounding): there "
             "is no difference to transplant; give text on which they differ, or compare their weights"
         )

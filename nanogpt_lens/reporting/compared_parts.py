@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
 from nanogpt_lens.reporting.words import count, interval, line_of, number, percent, quoted
 from nanogpt_lens.results import HeadMatches, ModelComparison, OutputDifference, Result, Transplants, WeightDifference
 
@@ -49,20 +49,17 @@ def blocks_of(part: str, comparison: ModelComparison) -> tuple[str, tuple[Block,
 def _plain(result: Result, comparison: ModelComparison) -> list[Block]:
     said = getattr(result, "sentence", None)
     finding: list[Block] = [Paragraph(text=f"{line_of(str(said()))}.", tone="plain")] if callable(said) else []
-    return [*finding, picture_of(result, TITLES["representations"])]
+    return [*finding, picture_of(result, "what the finding says")]
 
 
 def _transplants(result: Transplants, comparison: ModelComparison) -> list[Block]:
     """The grid in both directions, the curve of sets, and a table."""
-    a, b = comparison.names
-    blocks: list[Block] = []
-    for direction, what in (("b into a", f"{b} into {a}"), ("a into b", f"{a} into {b}")):
-        blocks += [
-            Heading(text=f"From {line_of(what)}"),
-            picture_of(result, f"transplants, {what}", direction=direction),
-        ]
-        if result.chosen is not None:
-            blocks.append(picture_of(result, f"sets of parts, {what}", kind="set", direction=direction))
+    blocks: list[Block] = [
+        Paragraph(text=f"a is {line_of(comparison.names[0])}, b is {line_of(comparison.names[1])}.", tone="note"),
+        picture_of(result, "the share of the difference that moves with each part"),
+    ]
+    if result.chosen is not None:
+        blocks.append(picture_of(result, "the share that moves with sets of parts", kind="set"))
     blocks.append(_transplant_table(result, comparison.names))
     return blocks
 

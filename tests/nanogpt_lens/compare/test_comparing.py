@@ -202,3 +202,54 @@ class TestFiles:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(ResultError, match="cannot be read"):
             ModelComparison.load(tmp_path / "none")
+
+
+class TestTheSameFunction:
+    """What is written differently and does the same is said to be that; nothing is there to move."""
+
+    @staticmethod
+    def rescaled() -> dict[str, torch.Tensor]:
+        weights = {name: tensor.clone() for name, tensor in state().items()}
+        for kind in ("weight", "bias"):
+            both = weights[f"transformer.h.1.attn.c_attn.{kind}"]
+            both[:8] *= 2
+            both[16:24] /= 2
+        return weights
+
+    @staticmethod
+    def reordered(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        order = torch.cat([torch.arange(8, 16), torch.arange(8)])
+        changed = {name: tensor.clone() for name, tensor in weights.items()}
+        rows = torch.cat([order + 16 * part for part in range(3)])
+        for kind in ("weight", "bias"):
+            changed[f"transformer.h.0.attn.c_attn.{kind}"] = changed[f"transformer.h.0.attn.c_attn.{kind}"][rows]
+        changed["transformer.h.0.attn.c_proj.weight"] = changed["transformer.h.0.attn.c_proj.weight"][:, order]
+        return changed
+
+    def test_a_rescaled_pair(self, base, tmp_path):
+        made = ngl.compare(base, saved(tmp_path / "after", self.rescaled()), **QUIET)
+        assert made["weights"].rewritten == ("1.0",)
+        assert not made["weights"].changed
+        assert "same function" in made.left_out["transplants"]
+        assert made["outputs"].measure("kl_ab")[0] < 1e-6
+
+    def test_heads_in_another_order(self, base, tmp_path):
+        made = ngl.compare(base, saved(tmp_path / "after", self.reordered(state())), **QUIET)
+        assert made["weights"].reordered_heads == {0: (1, 0)}
+        assert not made["weights"].changed
+        assert "same function" in made.left_out["edges"]
+
+    def test_heads_in_another_order_and_one_changed(self, base, tmp_path):
+        after = saved(tmp_path / "after", self.reordered(with_other_head(state(), 1, 1)))
+        made = ngl.compare(base, after, **QUIET, parts=["weights", "transplants"])
+        assert made["weights"].changed == ("1.1",)
+        assert "another order" in made.left_out["transplants"]
+
+    def test_what_the_text_does_not_see(self, base, tmp_path):
+        weights = {name: tensor.clone() for name, tensor in state().items()}
+        weights["transformer.wpe.weight"][11, :5] += 1  # the last position, which texts of 8 tokens do not reach
+        after = saved(tmp_path / "after", weights)
+        made = ngl.compare(base, after, text=torch.arange(64).reshape(8, 8), progress=False)
+        assert made["weights"].moved_positions() == (11,)
+        assert "do the same on this text" in made.left_out["transplants"]
+        assert made["outputs"].same
