@@ -13,6 +13,8 @@ from nanogpt_lens.results.transplants import Transplants
 from nanogpt_lens.results.weight_difference import WeightDifference
 
 _MOST = 6
+_LEVEL = 0.05
+"""A set is said to carry more than random ones below this p."""
 
 
 def sentences_of(parts: Mapping[str, Any], left_out: Mapping[str, str], names: tuple[str, str]) -> tuple[str, ...]:
@@ -25,6 +27,8 @@ def sentences_of(parts: Mapping[str, Any], left_out: Mapping[str, str], names: t
             "so that a part of the one has no counterpart in the other"
         )
         left_out = {**left_out, "transplants": apart}
+    if isinstance(weights, WeightDifference) and weights.origin in ("identical", "shared start"):
+        parts = {name: part for name, part in parts.items() if name != "heads"}  # a head is where it was
     said = [
         _outputs(parts.get("outputs"), names),
         _carried(parts.get("transplants"), left_out.get("transplants", ""), names),
@@ -94,17 +98,21 @@ def _carried(result: Any, why: str, names: tuple[str, str]) -> str:
 
 
 def _random(result: Transplants, direction: int) -> str:
-    """What random sets carry; "" where there is none."""
+    """What random sets carry, and whether the set that was found carries more; "" where there is none."""
     if result.random_share is None or result.set_p is None:
         return ""
-    said = []
-    for control, what in enumerate(("parts", "parameters")):
-        p = float(result.set_p[direction, control])
-        if p == p:
-            said.append(
-                f"{float(result.random_share[direction, control].mean()):.0%} with as many {what} (p = {p:.2g})"
-            )
-    return f"; random sets {', '.join(said)}" if said else ""
+    share, p = result.random_share[direction].mean(-1).tolist(), result.set_p[direction].tolist()
+    if all(value != value for value in p):
+        return ""
+    parts = f"random sets of as many parts {share[0]:.0%} (p = {p[0]:.2g})" if p[0] == p[0] else ""
+    if p[1] != p[1]:
+        return f"; {parts}" if parts else ""
+    alike = f"{share[1]:.0%}, p = {p[1]:.2g}"
+    if p[1] > _LEVEL:
+        spread = f"no more than random sets with as many parameters ({alike}): the change is spread over the model"
+        return f"; {parts}, and that is {spread}" if parts else f"; that is {spread}"
+    more = f"random sets with as many parameters {alike.replace(', ', ' (')})"
+    return f"; {parts}, {more}" if parts else f"; {more}"
 
 
 def _weights(result: Any, names: tuple[str, str]) -> str:

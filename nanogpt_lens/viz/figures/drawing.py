@@ -62,7 +62,7 @@ def figure_of(drawing: Drawing, caption: str, *, title: str | None, width: int |
     below = drawing.below + _LINE * _wrapped_axes(figure, drawing)
     figure.update_layout(
         template=style.TEMPLATE,
-        title={"text": lines, "pad": {"t": 10 + _TITLE * lines.count("<br>")}},
+        title={"text": lines, "pad": {"t": _title_pad(lines)}},
         showlegend=drawing.legend,
         margin={"l": drawing.left, "r": drawing.right, "t": top, "b": below},
         height=top + drawing.plot + below,
@@ -120,7 +120,7 @@ def retitled(figure: go.Figure, width: int) -> go.Figure:
         return figure
     grown = _TITLE * (lines.count("<br>") - text.count("<br>"))
     figure.update_layout(
-        title={"text": lines, "pad": {"t": layout.title.pad.t + grown}},
+        title={"text": lines, "pad": {"t": _title_pad(lines)}},
         margin={"t": layout.margin.t + grown},
         height=layout.height + grown,
     )
@@ -224,6 +224,11 @@ def _caption_height(lines: str | None) -> int:
 def _title_lines(heading: str, width: int | None, *, users: bool = False) -> str:
     """A title in lines; without a width ours fit the report on a phone, the `users` have about 44 letters."""
     return style.fitted(heading, (_OWN_TITLE if users else _PHONE_TITLE) if width is None else width - 20, _TITLE_SIZE)
+
+
+def _title_pad(lines: str) -> int:
+    """Pixels above a title; Plotly moves one of several lines up, by as much whatever their number."""
+    return 22 if "<br>" in lines else 10
 
 
 def _letters(width: int, each: float) -> int:
