@@ -37,6 +37,9 @@ def compare(
     parts: Annotated[
         str | None, typer.Option(help="only these, with commas: outputs, weights, representations, ...")
     ] = None,
+    search: Annotated[
+        bool, typer.Option(help="look for the fewest parts that carry nine tenths (most of the time)")
+    ] = True,
     reference: Annotated[
         str | None, typer.Option(help="a third checkpoint, such as another seed, to measure similarity by")
     ] = None,
@@ -65,6 +68,7 @@ def compare(
         corpus=tokens_of(text, token_dtype, "--text"),
         page=output is not None,
         parts=chosen,
+        search=search,
         reference=reference,
         names=name,
         seq_len=seq_len,

@@ -60,6 +60,7 @@ def compare(
     prompts: Text | None = None,
     metric: Metric | None = None,
     parts: Sequence[Part] | None = None,
+    search: bool = True,
     reference: str | Path | Hooked | None = None,
     names: Sequence[str] | None = None,
     seq_len: int | None = None,
@@ -85,6 +86,7 @@ def compare(
         prompts: what transplants are measured on, in place of 32 windows of the text: texts or ids of one length.
         metric: what is measured there, such as `ngl.metrics.logit_diff("a", "b")`; None for the loss.
         parts: which parts are made, see `PARTS`; None for all that apply.
+        search: look for the fewest parts that carry nine tenths of the difference, which takes most of the time.
         reference: a third model, such as another seed, whose similarity to `a` is the measure for that of `b`.
         names: what the two are called; None for the last part of their paths.
         seq_len: the tokens of a sequence; None for the shorter context, for transplants at most 64.
@@ -106,7 +108,9 @@ def compare(
     reading = Reading(backend=backend, meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
     pair = subjects_of(a, b, names, reading)
     third = None if reference is None else subjects_of(pair.a, reference, ("a", "reference"), reading).b
-    work = _Work(pair=pair, text=text, prompts=prompts, metric=metric, third=third, seq_len=seq_len, seed=seed)
+    work = _Work(
+        pair=pair, text=text, prompts=prompts, metric=metric, third=third, search=search, seq_len=seq_len, seed=seed
+    )
     done: dict[str, Result] = {}
     left_out: dict[str, str] = {}
     with tqdm(total=len(chosen), desc="compare", unit="part", disable=not progress) as bar:
@@ -148,6 +152,7 @@ class _Work:
     prompts: Text | None
     metric: Metric | None
     third: Hooked | None
+    search: bool
     seq_len: int | None
     seed: int
 
@@ -256,6 +261,6 @@ class _Work:
             scores = [score_heads(model, self.corpus, seq_len=self.seq_len, seed=seed) for model in (a, b)]
             return match_heads(*scores, seed=seed)
         if part == "transplants":
-            return transplant(a, b, self.sequences, metric=self.metric, **quiet)
+            return transplant(a, b, self.sequences, metric=self.metric, search=self.search, **quiet)
         few = self.sequences[:_FEW] if self.metric is None else self.sequences
         return transplant_edges(a, b, few, metric=self.metric, **quiet)

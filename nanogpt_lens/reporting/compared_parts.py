@@ -48,7 +48,8 @@ def blocks_of(part: str, comparison: ModelComparison) -> tuple[str, tuple[Block,
 
 def _plain(result: Result, comparison: ModelComparison) -> list[Block]:
     said = getattr(result, "sentence", None)
-    finding: list[Block] = [Paragraph(text=f"{line_of(str(said()))}.", tone="plain")] if callable(said) else []
+    words = line_of(str(said())) if callable(said) else ""
+    finding: list[Block] = [Paragraph(text=f"{words[0].upper()}{words[1:]}.", tone="plain")] if words else []
     return [*finding, picture_of(result, "what the finding says")]
 
 
@@ -182,6 +183,13 @@ def _weights(result: WeightDifference, comparison: ModelComparison) -> list[Bloc
 
 def _heads(result: HeadMatches, comparison: ModelComparison) -> list[Block]:
     """Each head's partner, with how surely it is one."""
+    weights = comparison.parts.get("weights")
+    related = isinstance(weights, WeightDifference) and weights.origin in ("identical", "shared start")
+    said = (
+        "The two come from one start, so that a head is where it was, whatever its behaviour is like now; what is "
+        "matched here is behaviour alone."
+    )
+    note: list[Block] = [Paragraph(text=said, tone="note")] if related else []
     rows = []
     for layer in range(result.shape["layer"]):
         for head in range(result.shape["head"]):
@@ -199,13 +207,14 @@ def _heads(result: HeadMatches, comparison: ModelComparison) -> list[Block]:
                 )
             )
     return [
+        *note,
         Table(
             header=(comparison.names[0], f"in {comparison.names[1]}", "nearest", "distance", "nearest other", "p"),
             rows=tuple(rows),
             caption="Distances of the heads' scores, in standard deviations; p: how often unrelated heads have one "
             "that stands out as much, corrected for all heads.",
             left=(0, 1),
-        )
+        ),
     ]
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from conversion.errors import NanoGPTLensError
 from nanogpt_lens.compare.comparing import compare
+from nanogpt_lens.core.output import check_output
 from nanogpt_lens.model.loading import check
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.reporting.blocks import Block, Facts, Listing, Paragraph, picture_of
 from nanogpt_lens.reporting.compared_parts import TITLES, blocks_of
-from nanogpt_lens.reporting.making import Report
 from nanogpt_lens.reporting.page import page
+from nanogpt_lens.reporting.report import Report
 from nanogpt_lens.reporting.section import Section, in_a_sentence
 from nanogpt_lens.reporting.subject import source_of
 from nanogpt_lens.reporting.words import command, line_of, list_of, short_path
@@ -36,6 +37,18 @@ def compared(
     """A comparison of two checkpoints, and its page where one is asked for; options are those of `compare`."""
     made = compare(a, b, text=corpus, **options, **reading.options())
     return made, comparison_report(made, a, b, corpus=corpus, reading=reading) if page else None
+
+
+def report_of_two(
+    a: str, b: str, *, corpus: Corpus | None, output: str | Path | None, reading: Reading, **options: Any
+) -> Report:
+    """The page of two checkpoints, written to `output` where one is named; options are those of `compare`."""
+    file = None if output is None else check_output(output, example="compare.html")
+    made = compare(a, b, text=corpus, **options, **reading.options())
+    page = comparison_report(made, a, b, corpus=corpus, reading=reading)
+    if file is not None:
+        page.save(file)
+    return page
 
 
 def comparison_report(

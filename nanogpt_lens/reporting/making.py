@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from conversion.atomic import write_text
 from conversion.backends import BackendChoice, resolve_backend
 from conversion.checkpoint import CHECKPOINT_NAME
 from conversion.config import ActFn
@@ -22,7 +20,9 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.output import check_output
 from nanogpt_lens.model.loading import convert
 from nanogpt_lens.model.reading import Reading
+from nanogpt_lens.reporting.comparison import report_of_two
 from nanogpt_lens.reporting.page import page
+from nanogpt_lens.reporting.report import Report
 from nanogpt_lens.reporting.section import Recipe, Section, section_of
 from nanogpt_lens.reporting.sections import (
     attention,
@@ -73,54 +73,8 @@ def section_titles() -> dict[str, str]:
     return {**{k: t for k, t in SECTIONS.items() if k != last}, **further, last: SECTIONS[last]}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Report:
-    """A report.
-
-    Attributes:
-        html: the whole page.
-        path: what it is about, as it was given.
-        sections: in their order, each with its status, error, findings and seconds.
-        passed: whether equality is proven; None where that was not among the sections.
-    """
-
-    html: str
-    path: str
-    sections: tuple[Section, ...]
-    passed: bool | None
-
-    @property
-    def failed(self) -> tuple[Section, ...]:
-        """The sections that failed."""
-        return tuple(section for section in self.sections if section.status == "failed")
-
-    @property
-    def all_failed(self) -> bool:
-        """Whether nothing was made: all sections but the summary failed."""
-        others = [section for section in self.sections if section.key != summary.KEY]
-        return bool(others) and all(section.status == "failed" for section in others)
-
-    def save(self, path: str | Path) -> Path:
-        """Write the page; the file is replaced in one step.
-
-        Raises:
-            AnalysisError: it cannot be written.
-        """
-        file = check_output(path)
-        try:
-            write_text(file, self.html)
-        except OSError as error:
-            raise AnalysisError(f"{file} cannot be written ({error.strerror}); choose another path") from None
-        return file
-
-    def __repr__(self) -> str:
-        equality = {True: "proven equal", False: "NOT proven equal", None: "equality not checked"}[self.passed]
-        lines = [f"Report on {self.path}: {equality}; {len(self.html.encode()) / 1e6:.2f} MB"]
-        return "\n".join(lines + [f"  {s.key:<12} {s.status:<14} {s.seconds:6.1f} s  {s.error}" for s in self.sections])
-
-
 def report(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     corpus: Corpus | None = None,
     output: str | Path | None = None,
@@ -146,7 +100,7 @@ def report(
     Args:
         path: nanoGPT's `out_dir`, a `ckpt.pt`, or the name of a shipped checkpoint. Of a folder with several
             checkpoints (`ckpt*.pt`, also in the folders in it) these are compared as well; where it has no `ckpt.pt`
-            of its own, they are compared alone.
+            of its own, they are compared alone. Two paths, before and after, give the page of `ngl.compare`.
         corpus: what the model is measured on: a text, a path or token ids; None for the model's own text, which
             shows less.
         output: also write the page there.
@@ -170,6 +124,13 @@ def report(
             of the model or has no section, an output that cannot be written.
         NanoGPTLensError: a checkpoint or text that cannot be read.
     """
+    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
+    if isinstance(path, list | tuple):
+        others = {"sections": sections, "clean": clean, "corrupted": corrupted, "answer": answer, "wrong": wrong}
+        others |= {"hypothesis": hypothesis, "val_bin": val_bin}
+        _check_two(path, others)
+        options: dict[str, Any] = {"seed": seed, "progress": progress, "reading": reading}
+        return report_of_two(str(path[0]), str(path[1]), corpus=corpus, output=output, **options)
     if not isinstance(path, str | Path):
         raise AnalysisError(
             f"a {type(path).__name__} was given; expected the path of a checkpoint (a folder, a ckpt.pt) or the name "
@@ -179,7 +140,6 @@ def report(
     resolve_backend(backend)
     target = None if output is None else check_output(output)
     pair = _pair(clean, corrupted, answer, wrong)
-    reading = Reading(backend=backend, meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
     stages = checkpoints.checkpoints_of(path)
     alone = len(stages) > 1 and not checkpoints.has_own(path)
     claims = None if hypothesis is None else read_hypothesis(hypothesis)
@@ -203,6 +163,15 @@ def report(
     if target is not None:
         result.save(target)
     return result
+
+
+def _check_two(paths: Sequence[Any], others: Mapping[str, Any]) -> None:
+    """Raise AnalysisError unless two paths are given, and nothing that is about one checkpoint."""
+    if len(paths) != 2 or not all(isinstance(path, str | Path) for path in paths):
+        raise AnalysisError(f"{len(paths)} paths were given; expected one checkpoint, or two to compare")
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise AnalysisError(f"{given[0]} was given, which is about one checkpoint; leave it out where two are compared")
 
 
 def chosen_sections(

@@ -10,7 +10,7 @@ from nanogpt_lens.results.output_difference import OutputDifference
 from nanogpt_lens.results.representations import RepresentationSimilarity
 from nanogpt_lens.results.scores import Scores
 from nanogpt_lens.results.transplants import Transplants
-from nanogpt_lens.results.weight_difference import WeightDifference
+from nanogpt_lens.results.weight_difference import WeightDifference, component_of
 
 _MOST = 6
 _LEVEL = 0.05
@@ -116,11 +116,20 @@ def _random(result: Transplants, direction: int) -> str:
 
 
 def _weights(result: Any, names: tuple[str, str]) -> str:
-    """What has changed in the weights."""
+    """What has changed in the weights: all of it where it is little, else how much."""
     if not isinstance(result, WeightDifference):
         return ""
-    said = result.sentence()
-    return f"In the weights (a is {names[0]}, b {names[1]}): {said}."
+    if len(result.changed) <= _MOST:
+        return f"In the weights (a is {names[0]}, b {names[1]}): {result.sentence()}."
+    far: dict[str, float] = {}
+    for matrix, value in zip(result.matrices, result.values.tolist(), strict=True):
+        far[component_of(matrix)] = max(far.get(component_of(matrix), 0.0), value)
+    first = sorted(result.changed, key=lambda name: -far[name])[:3]
+    start = {"shared start": "come from one start", "separate starts": "show no common start"}.get(str(result.origin))
+    said = f"The two {start} (mean cosine of their weights {result.origin_cosine:.2f}); " if start else ""
+    moved = f"{len(result.changed)} of {len(result.components)} parts have changed"
+    said += f"{moved}, most {listed(first)}, by {far[first[-1]]:.0%} to {far[first[0]]:.0%} of their norm"
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _inside(result: Any, names: tuple[str, str]) -> str:

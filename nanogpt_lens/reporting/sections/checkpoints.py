@@ -24,6 +24,7 @@ from nanogpt_lens.reporting.best_heads import HeadSummary, best_heads_table, hea
 from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubt
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe, in_a_sentence
+from nanogpt_lens.reporting.sections.last_change import last_change
 from nanogpt_lens.reporting.subject import Subject, text_of
 from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, line_of, number, plural
 from nanogpt_lens.results import Scores
@@ -93,6 +94,8 @@ def _make(subject: Subject) -> Content:
     scored = [(m.name, m.heads) for m in summaries if m.heads is not None and m.distinct]
     if scored:
         body.append(best_heads_table(scored))
+    measured = [(m.name, file) for m, file in zip(summaries, chosen, strict=True) if m.distinct]
+    body += last_change(subject, measured, drawn_text)
     return Content(
         body=tuple(body),
         commands=(subject.report_command("checkpoints"),),

@@ -17,7 +17,6 @@ from nanogpt_lens.viz.figures.directions import quoted
 from nanogpt_lens.viz.figures.dots import Dot, DotRows
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
-from nanogpt_lens.viz.figures.labels import words
 from nanogpt_lens.viz.tokens import harmless, visible
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def difference(
 
 def _named(result: OutputDifference, text: str) -> str:
     """Words of ours with the names of both models in their places."""
-    a, b = (words(name, longest=24) for name in result.names)
+    a, b = (harmless(name, spaces=False, longest=24) for name in result.names)
     return text.format(a=a, b=b)
 
 

@@ -16,9 +16,10 @@ from nanogpt_lens.viz.figures.choices import one_of
 from nanogpt_lens.viz.figures.directions import quoted
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
-from nanogpt_lens.viz.figures.labels import places, words
+from nanogpt_lens.viz.figures.labels import places
 from nanogpt_lens.viz.figures.lines import add_chance, add_line
 from nanogpt_lens.viz.figures.numbers import Measured, facts
+from nanogpt_lens.viz.tokens import harmless
 
 _CELLS = 14  # points of a model up to which cells hold numbers
 
@@ -43,7 +44,7 @@ def similarity(result: RepresentationSimilarity, *, kind: Literal["points", "map
 
 
 def _names(result: RepresentationSimilarity | MeanDifference) -> tuple[str, str]:
-    a, b = (words(name, longest=24) for name in result.names)
+    a, b = (harmless(name, spaces=False, longest=24) for name in result.names)
     return a, b
 
 
@@ -58,7 +59,7 @@ def _along(result: RepresentationSimilarity) -> Drawing:
         ends = (result.reference, result.reference_low, result.reference_high)
         third = Measured(*(part.diagonal() for part in ends if part is not None))
         colour = style.CATEGORIES[6]
-        name = f"{a} and {words(result.reference_name, longest=24)}"
+        name = f"{a} and {harmless(result.reference_name, spaces=False, longest=24)}"
         add_line(figure, x, third, name=name, what="point", texts=labels, colour=colour, dash="5px,4px")
     add_chance(figure, x, result.chance.diagonal(), name="rows in random order, 95%")
     below = 44 + int(max(style.wide(label, style.SMALL) for label in labels))
