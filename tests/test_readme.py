@@ -22,6 +22,8 @@ REPORT = (ROOT / "docs" / "REPORT.md").read_text()
 DYNAMICS = (ROOT / "docs" / "TRAINING_DYNAMICS.md").read_text()
 CIRCUITS = (ROOT / "docs" / "CIRCUITS.md").read_text()
 LAB = (ROOT / "docs" / "LAB.md").read_text()
+COMPARING = (ROOT / "docs" / "COMPARING.md").read_text()
+SERVING = (ROOT / "docs" / "SERVING.md").read_text()
 FILES = re.sub(
     r"\n## (Vocabularies|Exports and their clients)\n.*?(?=\n## )",  # tests/test_files_document.py has these
     "",
@@ -29,7 +31,7 @@ FILES = re.sub(
     flags=re.DOTALL,
 )
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
-DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT + FILES + CIRCUITS + LAB
+DOCS = ARCHITECTURE + DYNAMICS + ANALYSES + LENSES + PICTURES + REPORT + FILES + CIRCUITS + LAB + COMPARING + SERVING
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 20
 
 
@@ -47,7 +49,7 @@ def python_of(text):
     """The Python of a document as one script; a lens is trained for few steps, heads are scored on few sequences."""
     code = "\n".join(blocks("python", text)).replace("head_taxonomy(model)", "head_taxonomy(model, n=8)")
     code = re.sub(r"(train_tuned_lens\(.*?\bsteps=)\d+", r"\g<1>8", code)
-    assert "ngl.load" in code
+    assert "ngl.load" in code or "ngl.compare" in code
     return code
 
 
@@ -67,6 +69,7 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
         DYNAMICS,
         ARCHITECTURE,
         FILES,
+        COMPARING,
         pytest.param(CIRCUITS, marks=pytest.mark.slow),
         pytest.param(LAB, marks=pytest.mark.slow),
     ],
@@ -77,6 +80,7 @@ def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
         "TRAINING_DYNAMICS",
         "ARCHITECTURE",
         "FILES",
+        "COMPARING",
         "CIRCUITS",
         "LAB",
     ],
@@ -103,6 +107,10 @@ def test_the_commands_run(tmp_path, monkeypatch):
     (tmp_path / "hypothesis.yaml").write_text("logits: {reads: {'1.0': {depends_on: [token, followed_earlier]}}}")
     for line in lines:
         words = shlex.split(line, comments=True)
+        if words[1] in ("serve", "mcp"):  # they go on until they are ended: tests/nanogpt_lens/server
+            continue
+        if words[1] == "compare":
+            words += ["--no-search", "--parts", "outputs,weights,transplants"]
         if words[1] == "train":
             words += ["--max-iters", "20", "--eval-interval", "10", "--eval-iters", "2"]
         if words[1] in ("heads", "induction", "lens"):

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from conversion.backends import BackendChoice
 from conversion.config import ActFn
+from conversion.errors import VocabularyError
 from conversion.vocabulary import Vocabulary
 from nanogpt_lens.circuits.graph import CircuitGraph
 from nanogpt_lens.compare.characters import loss_per_character
@@ -30,6 +31,7 @@ from nanogpt_lens.compare.representations import compare_representations
 from nanogpt_lens.compare.subjects import Subjects, subjects_of, text_name
 from nanogpt_lens.compare.transplanted_edges import transplant_edges
 from nanogpt_lens.compare.transplants import transplant
+from nanogpt_lens.compare.vocabularies import shared_vocabulary
 from nanogpt_lens.compare.weights import compare_weights
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import did_you_mean
@@ -99,7 +101,8 @@ def compare(
         The parts: `comparison["outputs"]` and so on; `.sentences()`, `.plot()`, `.save(folder)`.
 
     Raises:
-        AnalysisError: a part that does not exist, a text that does not fit, names that are the same.
+        AnalysisError: a part that does not exist, or that was asked for and cannot be made; a text or prompts that do
+            not fit, names that are the same, two models of which nothing can be compared.
         ConversionError: a checkpoint that cannot be read.
     """
     chosen = _chosen(parts)
@@ -111,6 +114,7 @@ def compare(
     work = _Work(
         pair=pair, text=text, prompts=prompts, metric=metric, third=third, search=search, seq_len=seq_len, seed=seed
     )
+    work.check()
     done: dict[str, Result] = {}
     left_out: dict[str, str] = {}
     with tqdm(total=len(chosen), desc="compare", unit="part", disable=not progress) as bar:
@@ -121,8 +125,14 @@ def compare(
                 done |= {} if why else {part: work.make(part)}
             except NoDifferenceError as error:
                 why = str(error).partition("; give")[0]
+            except (AnalysisError, VocabularyError) as error:
+                if parts is not None or work.is_first(part):
+                    raise
+                why = str(error)
             left_out |= {part: why} if why else {}
             bar.update()
+    if not done:
+        raise AnalysisError(f"nothing of {' and '.join(pair.names)} can be compared: {next(iter(left_out.values()))}")
     return ModelComparison(names=pair.names, parts=done, left_out=left_out, text=text_name(text), facts=work.facts())
 
 
@@ -177,8 +187,23 @@ class _Work:
         if self.prompts is not None:
             return as_tokens(self.pair.a, self.prompts, name="prompts")
         opened = open_corpus(self.pair.a, self.corpus)
-        length = min(self.seq_len or _LENGTH, opened.room(2))
+        contexts = [int(model.cfg.n_ctx) for model in (self.pair.a, self.pair.b)]
+        length = min(self.seq_len or _LENGTH, opened.room(_FEW), *contexts)
         return opened.windows(seq_len=length, n=_WINDOWS, seed=self.seed)
+
+    def check(self) -> None:
+        """Raise AnalysisError for prompts that do not fit, or a third model that does not read the same tokens."""
+        if self.prompts is not None:
+            _ = self.sequences
+        if self.third is not None:
+            try:
+                shared_vocabulary(self.pair.a, self.third)
+            except AnalysisError as error:
+                raise AnalysisError(f"reference does not read the same tokens as a: {error}") from None
+
+    def is_first(self, part: Part) -> bool:
+        """Whether a part is the one that all models of one vocabulary have: what fails there, fails for all."""
+        return part == "outputs" and not self.pair.other_vocabulary
 
     def facts(self) -> dict[str, tuple[str, str]]:
         """What is known of both."""
@@ -187,11 +212,11 @@ class _Work:
     def obstacle(self, part: Part) -> str:
         """Why a part cannot be made, in a sentence; "" where it can."""
         vocabulary, shape = self.pair.other_vocabulary, self.pair.unlike
-        if vocabulary and part != "weights" and not (part == "outputs" and self._is_text):
+        if vocabulary and not (part == "outputs" and self._is_text):
             return vocabulary
         if part in ("weights", "transplants", "edges") and shape:
             return f"it needs two models of one shape; these have {shape}"
-        if part in ("heads") and (apart := self._apart(part)):
+        if part in ("heads", "difference_lens") and (apart := self._apart(part)):
             return f"it needs two models of the same {apart[0]}; these have {apart[1]} and {apart[2]}"
         if part in ("transplants", "edges", "difference_lens"):
             return self._without_start(part)
@@ -206,7 +231,7 @@ class _Work:
     def _apart(self, part: Part) -> tuple[Any, Any, Any] | None:
         """The name and the two values of what a part needs to be alike, where it is not."""
         needed = {"difference_lens": {"d_model": "width", "n_layers": "number of layers"}}.get(
-            part, {"n_layers": "number of layers", "n_heads": "number of heads"}
+            part, {"n_layers": "number of layers", "n_heads": "number of heads", "n_ctx": "context"}
         )
         for name, word in needed.items():
             one, two = (getattr(model.cfg, name) for model in (self.pair.a, self.pair.b))
@@ -221,7 +246,7 @@ class _Work:
         except AnalysisError as error:  # too few dimensions to tell
             return str(error).partition("; expected")[0]
         if origin is None:
-            return "their shapes differ, so that their weights share no start"
+            return f"whether they come from one start cannot be told, for they have {self.pair.unlike}"
         if origin.verdict == "separate starts":
             return origin.sentence()
         if part == "difference_lens":

@@ -80,12 +80,13 @@ def compare_representations(
     every = tqdm(list(zip(models, asked, strict=True)), desc="representations", delay=1, disable=not progress)
     grams = [[gram(rows) for rows in _rows(model, drawn, depths)] for model, depths in every]
     measured = cka(grams[0], grams[1])
-    chance, p = _chance(grams[0], grams[1], measured.values, permutations, seed)
+    chance, largest, p = _chance(grams[0], grams[1], measured.values, permutations, seed)
     return RepresentationSimilarity(
         values=measured.values,
         low=measured.low,
         high=measured.high,
         chance=chance,
+        chance_of_all=largest,
         p=p,
         interval="t",
         axes=("point_a", "point_b"),
@@ -167,14 +168,15 @@ def _chance(
     values: Float[Tensor, "one other"],
     n: int,
     seed: int,
-) -> tuple[Float[Tensor, "one other"], Float[Tensor, "one other"]]:
-    """What random orders stay below, cell by cell, and p, corrected for all cells."""
+) -> tuple[Float[Tensor, "one other"], float, Float[Tensor, "one other"]]:
+    """What random orders stay below, cell by cell and in all cells, and p, corrected for all cells."""
     generator = torch.Generator().manual_seed(seed + 2)
     orders = torch.stack([torch.randperm(len(one[0].sums), generator=generator) for _ in range(n)])
     drawn = in_random_order(one, other, orders)
     largest = drawn.nan_to_num(-torch.inf).flatten(1).amax(1)
     p = (1 + (largest[:, None, None] >= values).sum(0)).double() / (n + 1)
-    return drawn.quantile(LEVEL, 0, interpolation="higher"), p.masked_fill(values.isnan(), torch.nan)
+    of_all = float(largest.quantile(LEVEL, interpolation="higher"))
+    return drawn.quantile(LEVEL, 0, interpolation="higher"), of_all, p.masked_fill(values.isnan(), torch.nan)
 
 
 def _reference(one: Sequence[Gram], third: Sequence[Gram], depths: Sequence[int], name: str) -> dict[str, Any]:

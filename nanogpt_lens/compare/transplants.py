@@ -221,8 +221,9 @@ class _Study:
         curve = self._each(direction, first_of(order, sizes, n), second, f"{said}, curve")[self.by]
         orders = [order[torch.randperm(len(order), generator=generator)] for _ in range(_ORDERS)]
         others = torch.cat([first_of(other, sizes, n) for other in orders])
-        alone = int(chosen.sum()) == len(self.candidates)
-        p = [torch.nan if alone else share_at_least(row, float(own[self.by].mean())) for row in random]
+        random[(drawn & chosen).sum(-1) == chosen.sum()] = torch.nan  # with the set in it, it is no control
+        found = float(own[self.by].mean())
+        p = [share_at_least(some, found) if len(some := row[~row.isnan()]) else torch.nan for row in random]
         ends = (t_interval(each) or (each.mean(-1),) * 2 for each in (own, curve))
         (set_low, set_high), (curve_low, curve_high) = ends
         return {

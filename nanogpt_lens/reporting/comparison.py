@@ -36,7 +36,9 @@ def compared(
 ) -> tuple[ModelComparison, Report | None]:
     """A comparison of two checkpoints, and its page where one is asked for; options are those of `compare`."""
     made = compare(a, b, text=corpus, **options, **reading.options())
-    return made, comparison_report(made, a, b, corpus=corpus, reading=reading) if page else None
+    if not page:
+        return made, None
+    return made, comparison_report(made, a, b, corpus=corpus, reading=reading, options=options)
 
 
 def report_of_two(
@@ -45,14 +47,20 @@ def report_of_two(
     """The page of two checkpoints, written to `output` where one is named; options are those of `compare`."""
     file = None if output is None else check_output(output, example="compare.html")
     made = compare(a, b, text=corpus, **options, **reading.options())
-    page = comparison_report(made, a, b, corpus=corpus, reading=reading)
+    page = comparison_report(made, a, b, corpus=corpus, reading=reading, options=options)
     if file is not None:
         page.save(file)
     return page
 
 
 def comparison_report(
-    comparison: ModelComparison, a: str, b: str, *, corpus: Corpus | None = None, reading: Reading | None = None
+    comparison: ModelComparison,
+    a: str,
+    b: str,
+    *,
+    corpus: Corpus | None = None,
+    reading: Reading | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Report:
     """The page of a comparison, with the certificates of both checkpoints.
 
@@ -61,9 +69,10 @@ def comparison_report(
         a, b: the checkpoints before and after, as they were given.
         corpus: the text, for the line that makes the page again.
         reading: how the two are read.
+        options: of `compare`, likewise.
     """
     reading = reading or Reading()
-    again = _again(a, b, corpus, reading)
+    again = _again(a, b, corpus, reading, options or {})
     status, passed = _certified(comparison.names, (a, b), reading)
     sections = (_summary(comparison, again), *_parts(comparison, again))
     name = f"{comparison.names[0]} and {comparison.names[1]}"
@@ -77,20 +86,19 @@ def comparison_report(
     return Report(html=html, path=name, sections=sections, passed=passed)
 
 
-def _again(a: str, b: str, corpus: Corpus | None, reading: Reading) -> str:
+def _again(a: str, b: str, corpus: Corpus | None, reading: Reading, options: Mapping[str, Any]) -> str:
     """The line for bash that makes the page again."""
     source = source_of(corpus)
     words = ["--text", source] if source else []
-    line = command(
-        "nanogpt-lens",
-        "compare",
-        short_path(a),
-        short_path(b),
-        *words,
-        "-o",
-        "compare.html",
-        *reading.command_line(shorten=short_path),
-    )
+    words += ["--parts", ",".join(options["parts"])] if options.get("parts") else []
+    words += [word for name in options.get("names") or () for word in ("--name", str(name))]
+    reference = options.get("reference")
+    words += ["--reference", short_path(reference)] if isinstance(reference, str | Path) else []
+    words += ["--seq-len", str(options["seq_len"])] if options.get("seq_len") else []
+    words += ["--seed", str(options["seed"])] if options.get("seed") else []
+    words += [] if options.get("search", True) else ["--no-search"]
+    words += ["-o", "compare.html", *reading.command_line(shorten=short_path)]
+    line = command("nanogpt-lens", "compare", short_path(a), short_path(b), *words)
     return line if source or corpus is None else f"{line}  # and --text with a file of the text that was given"
 
 

@@ -7,34 +7,37 @@ from typing import Any
 
 from nanogpt_lens.results.heads import HeadMatches
 from nanogpt_lens.results.output_difference import OutputDifference
-from nanogpt_lens.results.representations import RepresentationSimilarity
 from nanogpt_lens.results.scores import Scores
 from nanogpt_lens.results.transplants import Transplants
 from nanogpt_lens.results.weight_difference import WeightDifference, component_of
 
 _MOST = 6
-_LEVEL = 0.05
-"""A set is said to carry more than random ones below this p."""
+_ROUNDING = 1e-7
+"""Below this KL divergence, in nats, two models predict the same but for rounding."""
+
+_LEVEL, _NEAR = 0.05, 0.1
+"""A change is called spread where p is above the one, and random sets carry as much as the set, less the other."""
 
 
 def sentences_of(parts: Mapping[str, Any], left_out: Mapping[str, str], names: tuple[str, str]) -> tuple[str, ...]:
     """At most a sentence for each part, the most telling first."""
-    weights = parts.get("weights")
+    weights, carried = parts.get("weights"), left_out.get("transplants", "")
     if isinstance(weights, WeightDifference) and weights.origin == "separate starts":
         parts = {name: part for name, part in parts.items() if name != "weights"}
-        apart = (
+        carried = (
             f"the weights show no common start (mean cosine {weights.origin_cosine:.2f}, p = {weights.origin_p:.2g}), "
-            "so that a part of the one has no counterpart in the other"
+            "so that in these coordinates no part of the one corresponds to one of the other"
         )
-        left_out = {**left_out, "transplants": apart}
     if isinstance(weights, WeightDifference) and weights.origin in ("identical", "shared start"):
         parts = {name: part for name, part in parts.items() if name != "heads"}  # a head is where it was
     said = [
         _outputs(parts.get("outputs"), names),
-        _carried(parts.get("transplants"), left_out.get("transplants", ""), names),
+        _carried(parts.get("transplants"), carried, names),
         _weights(parts.get("weights"), names),
-        _inside(parts.get("representations"), names),
+        _own(parts.get("representations")),
         _heads(parts.get("heads"), names),
+        _own(parts.get("difference_lens")),
+        _own(parts.get("edges"), f"Along edges (a is {names[0]}, b {names[1]}), "),
     ]
     return tuple(sentence for sentence in said if sentence)
 
@@ -43,30 +46,34 @@ def _outputs(result: Any, names: tuple[str, str]) -> str:
     """What comes out: losses, agreement, and where they differ most."""
     a, b = names
     if isinstance(result, Scores):
-        low, high = ("" if end is None else f"{float(end[2]):+.3f}" for end in (result.low, result.high))
-        ends = f" ({low} to {high})" if low else ""
-        return (
-            f"{b}'s loss is {float(result.values[2]):+.3f}{ends} nats per character beside {a}'s; their tokens differ."
-        )
+        ends = [float("nan") if end is None else float(end[2]) for end in (result.low, result.high)]
+        return f"{_better(names, float(result.values[2]), *ends, unit='character')}; their tokens differ."
     if not isinstance(result, OutputDifference):
         return ""
     if result.same:
         return f"{a} and {b} predict exactly the same at all {result.n_places:,} places."
-    loss, low, high = result.measure("loss_difference")
     kl, agreement = result.measure("kl_ab")[0], result.measure("agreement")[0]
-    if low != low or low <= 0 <= high:
-        first = (
-            f"{b} predicts this text no better and no worse than {a} that could be measured ({loss:+.3f} nats per token"
-        )
-    else:
-        first = f"{b} predicts this text {'worse' if loss > 0 else 'better'} than {a} ({loss:+.3f} nats per token"
-    first += f", {low:+.3f} to {high:+.3f})" if low == low else ")"
-    top = result.where(k=1)
-    where = f", most before {_shown(top.iloc[0]['token'])}" if len(top) else ""
+    if kl < _ROUNDING and agreement > 1 - _ROUNDING:
+        return f"{a} and {b} predict the same at all {result.n_places:,} places but for rounding ({kl:.0e} nats of KL)."
+    ranked = result.where(k=None).sort_values("low_all", ascending=False, kind="stable")
+    where = ""
+    if len(ranked):
+        first = ranked.iloc[0]
+        where = f", most surely before {_shown(first['token'])} (n = {first['count']:,})"
     return (
-        f"{first}; the two name the same likeliest token at {agreement:.0%} of the places, and are {kl:.3g} nats of KL "
-        f"apart{where}."
+        f"{_better(names, *result.measure('loss_difference'), unit='token')}; the two name the same likeliest token at "
+        f"{agreement:.0%} of the places, and are {kl:.3g} nats of KL apart{where}."
     )
+
+
+def _better(names: tuple[str, str], loss: float, low: float, high: float, *, unit: str) -> str:
+    """Which of the two predicts a text better, by how much, or that this could not be measured."""
+    a, b = names
+    ends = f", {low:+.3f} to {high:+.3f}" if low == low else ""
+    number = f"({loss:+.3f} nats per {unit}{ends})"
+    if low != low or low <= 0 <= high:
+        return f"{b} predicts this text no better and no worse than {a} that could be measured {number}"
+    return f"{b} predicts this text {'worse' if loss > 0 else 'better'} than {a} {number}"
 
 
 def _carried(result: Any, why: str, names: tuple[str, str]) -> str:
@@ -74,45 +81,55 @@ def _carried(result: Any, why: str, names: tuple[str, str]) -> str:
     a, b = names
     if not isinstance(result, Transplants):
         return f"Transplants cannot say which parts carry the difference: {why}." if why else ""
-    i = result.labels["direction"].index("b into a")
-    by = result.measures.index(result.by)
-    n = int(result.changed.sum())
+    i, by = result.labels["direction"].index("b into a"), result.measures.index(result.by)
     if result.chosen is None or result.set_share is None or result.set_low is None or result.set_high is None:
         table = result.table("b into a")
         if not len(table) or not bool(result.values[i, by].isfinite().any()):
-            return (
-                f"No transplant says where the difference sits: {a} and {b} do not surely differ in what is measured."
-            )
+            return f"Transplants find no difference: {a} and {b} do not surely differ in {_called(result, by)}."
         first = table.iloc[0]
-        return f"{first['component']} alone, moved from {b} into {a}, moves {first['share']:.0%} of the difference."
+        return (
+            f"{first['component']} alone, moved from {b} into {a}, moves {first['share']:.0%} of the difference in "
+            f"{_called(result, by)}."
+        )
     chosen = result.smallest_set("b into a")
+    sizes, differing = result.n_parameters, int(result.changed.sum())
+    weights = float(sizes[result.chosen[i]].sum()) / max(1.0, float(sizes[result.changed].sum()))
     ends = f"{float(result.set_low[i, by]):.0%} to {float(result.set_high[i, by]):.0%}"
-    weights = float(result.n_parameters[result.chosen[i]].sum()) / max(
-        1.0, float(result.n_parameters[result.changed].sum())
-    )
-    said = (
-        f"{listed(chosen)} ({len(chosen)} of the {n} parts that differ, {weights:.0%} of their parameters), moved from "
-        f"{b} into {a}, carry {float(result.set_share[i, by]):.0%} ({ends}) of the difference"
-    )
-    return f"{said}{_random(result, i)}."
+    share = f"{float(result.set_share[i, by]):.0%} ({ends}) of the difference in {_called(result, by)}"
+    of = f"{len(chosen)} of the {differing} parts that differ, {weights:.0%} of their parameters"
+    said = f"{listed(chosen)} ({of}), moved from {b} into {a}, carry {share}"
+    back = len(result.smallest_set("a into b"))
+    other = f"; from {a} into {b} it takes {back}" if back != len(chosen) else ""
+    return f"{said}{_besides(result, i, by)}{_random(result, i, by)}{other}."
 
 
-def _random(result: Transplants, direction: int) -> str:
-    """What random sets carry, and whether the set that was found carries more; "" where there is none."""
-    if result.random_share is None or result.set_p is None:
+def _called(result: Transplants, measure: int) -> str:
+    """What a measure of transplants is of."""
+    return "output (KL)" if result.measures[measure] == "kl" else result.measured
+
+
+def _besides(result: Transplants, direction: int, by: int) -> str:
+    """What the set carries of the other measure, which need not be the same; "" where that has no gap."""
+    if result.set_share is None or result.set_low is None or result.set_high is None:
         return ""
-    share, p = result.random_share[direction].mean(-1).tolist(), result.set_p[direction].tolist()
-    if all(value != value for value in p):
+    share, low, high = (float(part[direction, 1 - by]) for part in (result.set_share, result.set_low, result.set_high))
+    return "" if share != share else f" and {share:.0%} ({low:.0%} to {high:.0%}) of that in {_called(result, 1 - by)}"
+
+
+def _random(result: Transplants, direction: int, by: int) -> str:
+    """What random sets carry, and whether the change is spread over the model; "" where there is none."""
+    if result.random_share is None or result.set_p is None or result.set_low is None:
         return ""
-    parts = f"random sets of as many parts {share[0]:.0%} (p = {p[0]:.2g})" if p[0] == p[0] else ""
-    if p[1] != p[1]:
-        return f"; {parts}" if parts else ""
-    alike = f"{share[1]:.0%}, p = {p[1]:.2g}"
-    if p[1] > _LEVEL:
-        spread = f"no more than random sets with as many parameters ({alike}): the change is spread over the model"
-        return f"; {parts}, and that is {spread}" if parts else f"; that is {spread}"
-    more = f"random sets with as many parameters {alike.replace(', ', ' (')})"
-    return f"; {parts}, {more}" if parts else f"; {more}"
+    share, p = result.random_share[direction].nanmean(-1).tolist(), result.set_p[direction].tolist()
+    said = [
+        f"{share[i]:.0%} with as many {what} (p = {p[i]:.2g})"
+        for i, what in enumerate(("parts", "parameters"))
+        if p[i] == p[i]
+    ]
+    if not said:
+        return ""
+    spread = p[1] > _LEVEL and share[1] >= float(result.set_low[direction, by]) - _NEAR
+    return f"; random sets {' and '.join(said)}{': the change is spread over the model' if spread else ''}"
 
 
 def _weights(result: Any, names: tuple[str, str]) -> str:
@@ -125,18 +142,20 @@ def _weights(result: Any, names: tuple[str, str]) -> str:
     for matrix, value in zip(result.matrices, result.values.tolist(), strict=True):
         far[component_of(matrix)] = max(far.get(component_of(matrix), 0.0), value)
     first = sorted(result.changed, key=lambda name: -far[name])[:3]
-    start = {"shared start": "come from one start", "separate starts": "show no common start"}.get(str(result.origin))
-    said = f"The two {start} (mean cosine of their weights {result.origin_cosine:.2f}); " if start else ""
+    said = (
+        f"The two come from one start (mean cosine of their weights {result.origin_cosine:.2f}); "
+        if result.origin == "shared start"
+        else ""
+    )
     moved = f"{len(result.changed)} of {len(result.components)} parts have changed"
-    said += f"{moved}, most {listed(first)}, by {far[first[-1]]:.0%} to {far[first[0]]:.0%} of their norm"
-    return f"{said[0].upper()}{said[1:]}."
+    return f"{said}{moved}, most {listed(first)}, by {far[first[-1]]:.0%} to {far[first[0]]:.0%} of their norm."
 
 
-def _inside(result: Any, names: tuple[str, str]) -> str:
-    """How similar the representations are."""
-    if not isinstance(result, RepresentationSimilarity):
+def _own(result: Any, before: str = "") -> str:
+    """A result's own sentence, as one."""
+    if result is None:
         return ""
-    said = result.sentence()
+    said = f"{before}{result.sentence()}"
     return f"{said[0].upper()}{said[1:]}."
 
 

@@ -21,6 +21,7 @@ class RepresentationSimilarity(Result):
     Attributes:
         low, high: 95% intervals, by the jackknife over the rows.
         chance: what the rows of b in random order stay below in 95 of 100 orders, cell by cell.
+        chance_of_all: what they stay below in all cells at once, in 95 of 100 orders; nan where that is not known.
         p: of a value that large where rows have nothing to do with each other, corrected for all cells: the share of
             orders whose largest cell is at least as large; 1 / (orders + 1) or more.
         names: what a and b are called.
@@ -43,6 +44,7 @@ class RepresentationSimilarity(Result):
     reference_low: Float[Tensor, "point_a point_reference"] | None = None
     reference_high: Float[Tensor, "point_a point_reference"] | None = None
     reference_points: tuple[str, ...] = ()
+    chance_of_all: float = float("nan")
     reference_name: str = ""
 
     def __post_init__(self) -> None:
@@ -82,7 +84,7 @@ class RepresentationSimilarity(Result):
         said = f"{what} the CKA of {a} and {b} is {low:.2f} ({points[least]}) to {high:.2f} ({points[most]})"
         if f"{low:.2f}" == f"{high:.2f}":
             said = f"{what} the CKA of {a} and {b} is {low:.2f} everywhere"
-        said += f"; rows in random order stay below {float(self.chance.nan_to_num(-1).max()):.2g}"
+        said += f"; rows in random order stay below {self.chance_of_all:.2g} in 95 of 100 orders"
         if self.reference is not None and self.reference_points == points:
             diagonal = self.reference.diagonal()
             ends = [f"{float(end):.2f}" for end in (diagonal.nan_to_num(1).min(), diagonal.nan_to_num(-1).max())]

@@ -45,7 +45,8 @@ class Transplants(Result):
         order: the components that differ, as the search took them, those of the set first; -1 behind the last.
         search_share: the share of the set on the sequences that it was searched on, by the measure `by`.
         set_share, set_low, set_high: that of the other sequences, by every measure.
-        random_share: that of random sets, by `by`, on these other sequences.
+        random_share: that of random sets, by `by`, on these other sequences; nan for one that has the set found in it,
+            which is no control.
         set_p: how often such a set does as well as the one that was found; nan where there is no other set.
         sizes: how many components the sets of the curves have.
         curve, curve_low, curve_high: the share of the first components of `order`, on the other sequences.
@@ -159,7 +160,7 @@ class Transplants(Result):
         said = []
         for control, name in enumerate(("components", "parameters")):
             if not bool(self.set_p[direction, control].isnan()):
-                mean, p = float(self.random_share[direction, control].mean()), float(self.set_p[direction, control])
+                mean, p = float(self.random_share[direction, control].nanmean()), float(self.set_p[direction, control])
                 said.append(f"random sets of as many {name} {mean:.0%} (p = {p:.2g})")
         return ", " + ", ".join(said)
 

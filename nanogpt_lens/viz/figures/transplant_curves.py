@@ -166,6 +166,6 @@ def _title(result: Transplants) -> str:
     at = result.measures.index(result.by)
     said = []
     for i, direction in enumerate(result.labels["direction"]):
-        share, random = float(result.set_share[i, at]), float(result.random_share[i, 0].mean())
+        share, random = float(result.set_share[i, at]), float(result.random_share[i, 0].nanmean())
         said.append(f"{int(result.chosen[i].sum())} components move {share:.0%} {direction}, random ones {random:.0%}")
     return "; ".join(said)

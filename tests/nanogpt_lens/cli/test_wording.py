@@ -52,7 +52,7 @@ def test_every_option_of_every_command_can_be_named(command):
     function = COMMANDS[command]
     written = [in_options(f"give {name}='x'.", function) for name in signature(function).parameters]
     named = [w for w in written if re.fullmatch(r"give --[a-z0-9-]+ x\.", w)]
-    arguments = {"check": 1, "measure": 2, "scrub": 2}.get(command, None if command == "train" else 1)
+    arguments = {"check": 1, "measure": 2, "scrub": 2, "compare": 2}.get(command, None if command == "train" else 1)
     assert len(written) - len(named) == (arguments or 0)
 
 

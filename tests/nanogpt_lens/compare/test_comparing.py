@@ -68,6 +68,22 @@ class TestOneHead:
     def test_the_second_sentence_names_it(self, one_head):
         assert one_head.sentences()[1].startswith("0.1 (1 of the 1 parts that differ, 100% of their parameters)")
         assert "carry 100%" in one_head.sentences()[1]
+        assert "of the difference in output (KL) and 100%" in one_head.sentences()[1]
+
+    def test_a_change_of_one_part_is_not_called_spread(self, base, tmp_path):
+        generator = torch.Generator().manual_seed(3)
+        weights = {name: t + 0.003 * t.std() * torch.randn(t.shape, generator=generator) for name, t in state().items()}
+        weights["lm_head.weight"] = weights["transformer.wte.weight"]
+        for kind in ("c_fc", "c_proj"):
+            part = weights[f"transformer.h.1.mlp.{kind}.weight"]
+            part += 0.5 * part.std() * torch.randn(part.shape, generator=generator)
+        made = ngl.compare(base, saved(tmp_path / "after", weights), **QUIET, parts=["outputs", "transplants"])
+        transplants = made["transplants"]
+        assert transplants.smallest_set("b into a") == ("mlp1",)
+        assert "spread" not in made.sentences()[1]
+        way = transplants.labels["direction"].index("b into a")
+        beside = transplants.random_share[way]
+        assert float(beside[~beside.isnan()].max()) < 0.9  # none of them has the part itself in it
 
     def test_all_parts_are_there(self, one_head):
         assert set(one_head.parts) == set(PARTS)
@@ -124,11 +140,34 @@ class TestWhatIsLeftOut:
         assert "vocabularies differ" in made.left_out["representations"]
         assert "nats per character" in made.sentences()[0]
 
+    def test_another_context(self, base, tmp_path):
+        weights = state()
+        weights["transformer.wpe.weight"] = weights["transformer.wpe.weight"][:8].clone()
+        cropped = saved(tmp_path / "cropped", weights, block_size=8)
+        made = ngl.compare(base, cropped, **QUIET)
+        assert made["outputs"].same
+        assert "same context" in made.left_out["heads"]
+        assert "these have context 12 and 8" in made.left_out["transplants"]
+
+    def test_a_short_text_leaves_out_what_needs_more(self, base, tmp_path):
+        after = saved(tmp_path / "after", with_other_head(state(), 0, 1))
+        made = ngl.compare(base, after, text=TEXT[:60], progress=False)
+        assert {"outputs", "weights"} <= set(made.parts)
+        assert set(made.left_out) >= {"representations"}
+        with pytest.raises(AnalysisError, match="expected at least"):
+            ngl.compare(base, after, text=TEXT[:60], parts=["representations"], progress=False)
+
+    def test_a_third_model_of_other_tokens(self, base, tmp_path):
+        shuffled = saved(tmp_path / "shuffled", chars=CHARS[1:] + CHARS[0])
+        with pytest.raises(AnalysisError, match="reference does not read the same tokens"):
+            ngl.compare(base, base, **QUIET, reference=shuffled)
+
     def test_another_vocabulary_and_ids(self, base, tmp_path):
         shuffled = saved(tmp_path / "shuffled", chars=CHARS[1:] + CHARS[0])
-        made = ngl.compare(base, shuffled, text=torch.arange(60), progress=False)
-        assert "vocabularies differ" in made.left_out["outputs"]
-        assert set(made.parts) == {"weights"}
+        with pytest.raises(
+            AnalysisError, match="nothing of before and shuffled can be compared: the vocabularies differ"
+        ):
+            ngl.compare(base, shuffled, text=torch.arange(60), progress=False)
 
 
 class TestWhatGoesIn:
@@ -238,6 +277,11 @@ class TestTheSameFunction:
         assert made["weights"].reordered_heads == {0: (1, 0)}
         assert not made["weights"].changed
         assert "same function" in made.left_out["edges"]
+
+    def test_outputs_that_differ_by_rounding_alone_are_said_to(self, base, tmp_path):
+        made = ngl.compare(base, saved(tmp_path / "after", self.reordered(state())), **QUIET, parts=["outputs"])
+        assert "but for rounding" in made.sentences()[0]
+        assert "most surely" not in made.sentences()[0]
 
     def test_heads_in_another_order_and_one_changed(self, base, tmp_path):
         after = saved(tmp_path / "after", self.reordered(with_other_head(state(), 1, 1)))

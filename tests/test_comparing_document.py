@@ -1,0 +1,28 @@
+"""docs/COMPARING.md says what docs/data/compared_models.json has, and every part of a comparison is in its table."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nanogpt_lens.compare.comparing import PARTS
+from scripts import compared_models
+
+FOUND = json.loads(compared_models.OUT.read_text())
+TEXT = compared_models.DOCUMENT.read_text()
+
+
+@pytest.mark.parametrize("name", compared_models.TABLES)
+def test_a_table_is_that_of_the_file(name):
+    _, _, behind = TEXT.partition(f"<!-- table: {name} -->\n")
+    assert behind.partition("\n<!-- end -->")[0] == compared_models.TABLES[name](FOUND)
+
+
+def test_every_part_has_a_row():
+    table = TEXT.partition("| part | question |")[2].partition("\n\n")[0]
+    assert all(f"| `{part}` |" in table for part in PARTS)
+
+
+def test_all_seeds_are_there():
+    assert all(set(FOUND[kind]) == set(map(str, compared_models.SEEDS)) for kind in compared_models.TEXTS)
