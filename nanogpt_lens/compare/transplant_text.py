@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
 
-from conversion.vocabulary import CharVocabulary
+from nanogpt_lens.compare.vocabularies import shared_vocabulary
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, as_tokens
@@ -48,7 +47,7 @@ def transplant_text(
         AnalysisError: the models have other vocabularies; the metric is a bare function, which does not keep examples
             apart; a length was asked of prompts; there is no text.
     """
-    check_one_vocabulary(a, b)
+    shared_vocabulary(a, b)
     check_whole(2, n=n)
     if corpus is None:
         raise AnalysisError(
@@ -69,16 +68,3 @@ def transplant_text(
         raise AnalysisError(f"seq_len is {seq_len}, and with a metric whole prompts are run; leave it out")
     tokens = as_tokens(b, corpus, name="the prompts")
     return TransplantText(tokens=tokens, metric=bind(metric, b, tokens), name="prompts", corpus=None)
-
-
-def check_one_vocabulary(a: Hooked, b: Hooked) -> None:
-    """Raise AnalysisError where the ids of two models stand for different characters."""
-    one, two = (getattr(getattr(model, "tokenizer", None), "encoder", None) for model in (a, b))
-    if not isinstance(one, CharVocabulary) or not isinstance(two, CharVocabulary):
-        return
-    for i, (x, y) in enumerate(zip_longest(one.chars, two.chars)):
-        if x != y:
-            raise AnalysisError(
-                f"the models have other vocabularies (id {i} is {x!r} in a and {y!r} in b); expected one, so that both "
-                "read the same text"
-            )
