@@ -34,6 +34,7 @@ def trained(seed: int, batches: int, steps: int, lr: float = 0.01):
     return model_of(state, n_layer=1)
 
 
+@pytest.mark.slow
 def test_stages_of_a_run_and_other_seeds():
     last = ngl.load("induction")
     first = shared_start(ngl.load("induction/ckpt_000000.pt"), last)
@@ -88,6 +89,7 @@ def test_what_the_orders_leave_is_what_separate_starts_give():
     assert found.chance_low[0] < found.values[0] < found.chance_high[0]
 
 
+@pytest.mark.slow
 def test_false_positives_of_fresh_models():
     """Of 100 pairs of fresh models none is taken for kin, and their p are spread as p of true nulls are."""
     models = [trained(seed, 0, 0) for seed in range(25)]
