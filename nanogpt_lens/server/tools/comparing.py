@@ -37,9 +37,9 @@ def register(server: MCPServer, desk: Desk) -> None:
             "Compares outputs (KL, loss difference), weights, representations (CKA), heads (matched by what they do) "
             "and, where the two share a start, what differs on average inside (difference_lens) and how much of the "
             "difference moves along with each component (transplants) and edge (edges). search=true also looks for "
-            "the fewest components that carry nine tenths of it. Differences are `other` minus `model`. Costs 1 to 2 "
-            "minutes for all parts of models of 4 heads, some minutes for larger ones; parts=['outputs'] a sixth; "
-            "search doubles what transplants cost. Controls: rows in random order (CKA), orders of the stream's "
+            "the fewest components that carry nine tenths of it. Differences are `other` minus `model`. Costs half a "
+            "minute for all parts of models of 2 layers, minutes for larger ones; parts=['outputs'] a sixth of that; "
+            "search twice what transplants cost. Controls: rows in random order (CKA), orders of the stream's "
             "dimensions (a shared start), halves of the texts (difference_lens), unrelated heads (heads), and with "
             "search random sets of components. Parts that do not apply are left out, and caveats say why."
         ),
