@@ -18,6 +18,7 @@ from nanogpt_lens.server.mcp_documents import Control, held_against
 from nanogpt_lens.server.mcp_elsewhere import same_elsewhere
 from nanogpt_lens.server.tools import finding_circuits
 from nanogpt_lens.server.tools.comparing import ComparedPart
+from tests.making import write
 from tests.nanogpt_lens.server.mcp_helpers import PAIRS, call, sentence_of, write_models
 
 
@@ -135,3 +136,14 @@ def test_a_circuit_without_an_edge_says_what_was_asked(paths, n_edges, said):
     error = sentence_of(call(make_server(paths), "find_circuit", asked))
     assert said in error
     assert "ask for n_edges" not in error
+
+
+def test_where_nothing_was_drawn_no_number_says_so(tmp_path):
+    """Six dimensions have too few orders, and a layer of one head has no other."""
+    for name, seed in (("a", 1), ("b", 2)):
+        write(tmp_path / name, seed=seed, n_layer=1, n_head=1, n_embd=6, block_size=8)
+    server = make_server([str(tmp_path / name) for name in "ab"])
+    asked = {"model": "a", "other": "b", "parts": ["weights", "heads"]}
+    for control in call(server, "compare", asked).structured_content["control"]:
+        assert control["what"].startswith("no control")
+        assert (control["n"], control["level"], control["p"]) == (0, None, None)
