@@ -16,6 +16,7 @@ from mcp import Client
 
 from nanogpt_lens.server import mcp_asked
 from nanogpt_lens.server.mcp_app import make_server
+from nanogpt_lens.server.tools import mattering
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "SERVING.md").read_text().partition("## As MCP")[2]
@@ -32,7 +33,8 @@ def test_the_table_names_every_tool():
 
 def test_the_bounds_are_those_of_the_code():
     bounds = f"{mcp_asked.MOST_LETTERS:,} letters", f"{mcp_asked.MOST_PAIRS} pairs", f"{mcp_asked.MOST_ROWS} rows"
-    for bound in (*bounds, f"{mcp_asked.MOST_INTERVENTIONS} interventions"):
+    draws = f"{mattering.FEWEST_DRAWS} to {mattering.MOST_DRAWS}\n  random changes"
+    for bound in (*bounds, draws, f"{mcp_asked.MOST_INTERVENTIONS} interventions"):
         assert bound in DOCUMENT
 
 

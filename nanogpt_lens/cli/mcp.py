@@ -26,7 +26,7 @@ def mcp(
         typer.Option(help="a text file or data folder to measure on; without it, the models' own text"),
     ] = None,
     output_folder: Annotated[
-        Path | None, typer.Option(help="where reports are written; without it, a temporary folder")
+        Path | None, typer.Option(help="where reports are written; without it, a temporary folder, made when needed")
     ] = None,
     *,
     reading: Reading,

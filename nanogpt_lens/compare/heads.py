@@ -21,7 +21,7 @@ from nanogpt_lens.results import HeadMatches, Scores, Trajectory
 _ROUNDING = 1e-9
 """A score that differs between heads by no more than this share of its size is the same for all of them."""
 
-_DRAWS = 499
+DRAWS = 499
 """How often unrelated heads are drawn."""
 
 _AT_ONCE = 50
@@ -118,7 +118,7 @@ def _standing_out(
         for layer in range(layers):
             share[model, layer], others = _shares(profiles[0, layer], profiles[model, layer], partner[model, layer])
             chance[model, layer] = np.quantile(least, _CHANCE) * others
-        p[model] = (1 + (least[:, None, None] <= share[model]).sum(0)) / (1 + _DRAWS)
+        p[model] = (1 + (least[:, None, None] <= share[model]).sum(0)) / (1 + DRAWS)
     return share, chance, p
 
 
@@ -135,7 +135,7 @@ def _least_shares(
     cross = np.repeat([0, 1], both // 2)
     cross = cross[:, None] != cross[None]
     least = []
-    for n in np.diff([*range(0, _DRAWS, _AT_ONCE), _DRAWS]):
+    for n in np.diff([*range(0, DRAWS, _AT_ONCE), DRAWS]):
         heads = generator.standard_normal((n, layers, both, len(size))) * size
         square = np.square(heads).sum(-1)
         gap = square[..., None] + square[..., None, :] - 2 * heads @ np.swapaxes(heads, -1, -2)

@@ -37,7 +37,7 @@ from nanogpt_lens.text.corpus import Corpus
 FIRST = 5
 """How many first positions are looked at, each by itself."""
 
-_SPLITS = 40
+SPLITS = 40
 _LEAST = 4
 
 
@@ -105,7 +105,7 @@ def mean_difference_lens(
         quantity="norm of the mean difference of residual streams, as a share of the norm of a's",
         definition=f"mean of b less a over {len(tokens)} texts of {length} tokens of {text.name}, at the first "
         f"positions and over all (Minder et al. 2025); control: the means of a on two halves of the texts, "
-        f"{round(100 * LEVEL)}% of {_SPLITS} random splits are below",
+        f"{round(100 * LEVEL)}% of {SPLITS} random splits are below",
         title="mean difference",
         names=two,
         n_texts=len(tokens),
@@ -193,8 +193,8 @@ def _halves(
     """The mean over one half of the texts less that over the other, for random halves."""
     generator = torch.Generator().manual_seed(seed + 1)
     n = len(texts)
-    signs = torch.zeros(_SPLITS, n, dtype=torch.float64)
-    for i in range(_SPLITS):
+    signs = torch.zeros(SPLITS, n, dtype=torch.float64)
+    for i in range(SPLITS):
         order = torch.randperm(n, generator=generator)
         signs[i, order[: n // 2]], signs[i, order[n // 2 :]] = 1 / (n // 2), -1 / (n - n // 2)
     return torch.einsum("se,epqd->spqd", signs, texts)

@@ -9,7 +9,6 @@ and an error is one sentence.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, redirect_stdout
 from importlib.metadata import version
@@ -109,14 +108,14 @@ def make_server(
     Args:
         paths: the checkpoints that can be asked, and no others.
         text: a text file or data folder that models are measured on; None for text that each model writes itself.
-        output_folder: where reports are written; None for a temporary folder.
+        output_folder: where reports are written; None for a temporary folder, which the first report makes.
         reading: how the checkpoints are read.
 
     Raises:
         NanoGPTLensError: no checkpoint, or one that is not there.
     """
     models = ServedModels(paths, reading)
-    folder = Path(output_folder or tempfile.mkdtemp(prefix="nanogpt-lens-reports-")).expanduser().resolve()
+    folder = None if output_folder is None else Path(output_folder).expanduser().resolve()
     desk = Desk(models, None if text is None else Path(text).expanduser().resolve(), folder)
     server = ToolServer(
         NAME, version=version("nanogpt-lens"), instructions=INSTRUCTIONS, log_level="WARNING", lifespan=_quiet

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -18,6 +20,9 @@ from nanogpt_lens.server.served import ServedModels
 if TYPE_CHECKING:
     from mcp.server.mcpserver import Context
 
+TEMPORARY = "nanogpt-lens-reports-"
+"""What the name of a temporary folder begins with."""
+
 Answered: TypeAlias = tuple[Document, bytes | None]
 """A document, and a picture as PNG."""
 
@@ -29,12 +34,13 @@ class Desk:
     Attributes:
         models: the only ones that can be asked.
         text: the corpus that was named at the start; None for the models' own text.
-        folder: where reports are written; chosen at the start, never by a client.
+        folder: where reports are written; chosen at the start, never by a client. None for a temporary one.
     """
 
     models: ServedModels
     text: Path | None
-    folder: Path
+    folder: Path | None
+    _temporary: Path | None = None
     _lock: anyio.Lock = field(default_factory=anyio.Lock)
 
     @property
@@ -48,6 +54,21 @@ class Desk:
         if self.text is None:
             return "measured on text that the model writes itself, on which it is surer than on text of others"
         return f"measured on {self.text.name}; if the model was trained on it, the numbers are in sample"
+
+    @contextmanager
+    def report_folder(self) -> Iterator[Path]:
+        """The folder for a report, which is there; a temporary one goes again where nothing came into it."""
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            yield self.folder
+            return
+        if self._temporary is None or not self._temporary.is_dir():
+            self._temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY)).resolve()
+        try:
+            yield self._temporary
+        finally:
+            if not any(self._temporary.iterdir()):
+                self._temporary.rmdir()
 
     async def answer(self, context: Context, function: Callable[[Work], Answered], *, limit: float) -> CallToolResult:
         """What a function answers, with progress on the way.

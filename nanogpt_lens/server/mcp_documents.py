@@ -6,12 +6,20 @@ A number that is not finite is null: JSON has no other word for it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 SCHEMA_VERSION = "1"
 """Of all documents; it changes when a field changes its meaning or goes."""
+
+
+LevelIs: TypeAlias = Literal["q95", "max", "mean", "threshold"]
+"""What the level of a control is."""
+
+MOST_VALUES = 200
+"""The values of so many controls are listed at most."""
 
 
 def finite(value: Any) -> float | None:
@@ -37,14 +45,58 @@ class Part(BaseModel):
 class Control(Part):
     """What a result is held against."""
 
-    what: str = Field(description="what was done in place of the thing studied, and how often")
-    n: int = Field(description="how many controls were run; 0 where there was no room for one")
-    level: Number = Field(description="the value that only 1 control in 20 exceeds, or the chance level; same unit")
+    what: str = Field(description="what was done in place of the thing studied; begins with 'no control' where nothing")
+    n: int = Field(description="how many controls were drawn; 0 where none were, as where a level is exact")
+    level: Number = Field(default=None, description="what the result is held against, in its unit; level_is says what")
+    level_is: LevelIs | None = Field(
+        default=None,
+        description="'q95': what is above it has p <= 0.05, at most 1 control in 20 is; 'max': the largest of the "
+        "controls, or of the chance levels of all places; 'mean': their mean; 'threshold': a line that a rule draws, "
+        "which `what` names; null where level is",
+    )
     p: Number = Field(
         default=None,
         description="(1 + controls at least as large) / (1 + controls), where one value is studied; null else",
     )
-    values: list[Number] = Field(default_factory=list, description="the value of each control, largest first")
+    values: list[Number] = Field(
+        default_factory=list, description=f"the controls' own values, largest first, at most {MOST_VALUES}"
+    )
+
+    @model_validator(mode="after")
+    def _level_has_a_name(self) -> Control:
+        """A level that is not finite is none, and has no name; another has one."""
+        if self.level is None:
+            self.level_is = None
+        elif self.level_is is None:
+            raise ValueError("a level needs level_is")
+        return self
+
+
+def held_against(what: str, values: Sequence[float], own: float | None = None) -> Control:
+    """A control whose own values are known.
+
+    Args:
+        what: what was done in place of the thing studied.
+        values: of each control.
+        own: the value studied; None where there are several.
+
+    Returns:
+        the control, whose level is such that exactly what is above it has p <= 0.05. With fewer than 19 controls no
+        p is so small: the level is then the largest of them.
+    """
+    ordered = sorted((float(value) for value in values if math.isfinite(value)), reverse=True)
+    n = len(ordered)
+    if not n:
+        return Control(what=what, n=0)
+    above = (n + 1) // 20 - 1  # so many controls may be as large where p <= 0.05
+    return Control(
+        what=what,
+        n=n,
+        level=ordered[max(above, 0)],
+        level_is="q95" if above >= 0 else "max",
+        p=None if own is None else (1 + sum(value >= own for value in ordered)) / (1 + n),
+        values=ordered[:MOST_VALUES],
+    )
 
 
 class Document(Part):

@@ -14,7 +14,7 @@ from nanogpt_lens.interventions.grammar import read_place
 from nanogpt_lens.model.access import token_labels
 from nanogpt_lens.server.mcp_asked import Name, Rows, Seed
 from nanogpt_lens.server.mcp_desk import Answered, Desk
-from nanogpt_lens.server.mcp_documents import ComponentDocument, Control, Example, Score, TokenPush
+from nanogpt_lens.server.mcp_documents import ComponentDocument, Control, Example, Score, TokenPush, held_against
 from nanogpt_lens.server.mcp_script import Script
 from nanogpt_lens.server.mcp_work import Work
 
@@ -108,7 +108,7 @@ class _Component:
         place = (self.layer, self.index)
         own, others = float(losses.values[place]), losses.values.double().flatten().tolist()
         del others[self.layer * self.model.cfg.n_heads + self.index]
-        control = _control("the rise of the loss without each other head of the model", own, others)
+        control = held_against(_elsewhere(others, "each other head of the model"), others, own)
         return self._document(
             name,
             "head",
@@ -140,7 +140,8 @@ class _Component:
         )  # fmt: skip
         rises = without.at(score="rise").double().tolist()
         place = without.labels["score"].index("rise")
-        control = _control("the rise of the loss without random other neurons of the layer", rises[0], rises[1:])
+        others = rises[1:]
+        control = held_against(_elsewhere(others, "random other neurons of the layer"), others, rises[0])
         return self._document(
             name,
             "neuron",
@@ -220,15 +221,6 @@ class _Component:
         )
 
 
-def _control(what: str, own: float, others: list[float]) -> Control:
-    """What others of its kind cost."""
-    if not others:
-        return Control(what=what, n=0, level=None)
-    values = torch.tensor(others, dtype=torch.float64)
-    return Control(
-        what=what,
-        n=len(others),
-        level=values.quantile(0.95),
-        p=(1 + int((values >= own).sum())) / (1 + len(others)),
-        values=sorted(others, reverse=True)[:64],
-    )
+def _elsewhere(others: list[float], which: str) -> str:
+    """What a control is, in words."""
+    return f"the rise of the loss without {which}" if others else "no control: there is no other of its kind"

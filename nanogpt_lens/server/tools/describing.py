@@ -73,7 +73,12 @@ def _described(desk: Desk, work: Work, names: list[str], with_heads: bool, seed:
         caveats=[desk.about_text, "certificate without edits at every hook; `nanogpt-lens check` makes those too"],
         result=facts,
         control=[
-            Control(what=f"loss of a uniform guess over the vocabulary, {one.name}", n=0, level=one.loss_by_chance)
+            Control(
+                what=f"loss of a uniform guess over the vocabulary, {one.name}; nothing is drawn",
+                n=0,
+                level=one.loss_by_chance,
+                level_is="mean",
+            )
             for one in facts
             if with_heads
         ],

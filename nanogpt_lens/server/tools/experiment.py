@@ -25,7 +25,7 @@ from nanogpt_lens.server.mcp_asked import (
     token_of,
 )
 from nanogpt_lens.server.mcp_desk import Answered, Desk
-from nanogpt_lens.server.mcp_documents import Control, LikelyToken, RunDocument
+from nanogpt_lens.server.mcp_documents import Control, LikelyToken, RunDocument, held_against
 from nanogpt_lens.server.mcp_elsewhere import same_elsewhere
 from nanogpt_lens.server.mcp_script import Script
 from nanogpt_lens.server.mcp_work import Work
@@ -46,8 +46,8 @@ def register(server: MCPServer, desk: Desk) -> None:
             "head 0 of layer 1; places are '0.1' (a head), '0.1.k' (its keys; q, k, v), 'mlp0', 'L3N33' (a neuron), "
             "'0.1->1.0.k' (an edge); 'pos' picks positions. source: 'zero', 'mean', 'resample' (these two over "
             "`reference` texts), 'other' (the run on `other`, of the same length), or {'scale': 2.0}. Control: the "
-            "same interventions at up to 20 random places of the same kind; p says how many of them do as much. Few "
-            "places give few controls, and no small p."
+            "same interventions at up to 20 random places of the same kind that the experiment does not touch; p says "
+            "how many of them do as much. Few places give few controls, and no small p."
         ),
     )
     async def run(
@@ -149,22 +149,15 @@ class _Experiment:
             else []
         )
         if not sets:
-            return Control(what=what, n=0, level=None), []
+            why = "no other places of this kind were found" if self.some else "nothing was changed"
+            return Control(what=f"no control: {why}", n=0), []
         plain = [[one.to_json() for one in some] for some in sets]
         results = self.script.each("controls", "ngl.intervene", plain, self.model, tokens, **options)
         changes = torch.stack([one.change.abs()[0].double() for one in results])
         own = result.change.abs()[0].double()
         ordered = changes.sort(descending=True)
-        return (
-            Control(
-                what=what,
-                n=len(sets),
-                level=changes.quantile(0.95),
-                p=(1 + int((changes >= own).sum())) / (1 + len(sets)),
-                values=ordered.values.tolist(),
-            ),
-            [plain[i] for i in ordered.indices.tolist()],
-        )
+        control = held_against(what, changes.tolist(), float(own))
+        return control, [plain[i] for i in ordered.indices.tolist()]
 
     def _likeliest(self, logits: Tensor, k: int) -> list[LikelyToken]:
         logits = logits[: n_tokens(self.model)].double()
@@ -184,16 +177,15 @@ class _Experiment:
         said += f"the {self.metric} goes from {float(result.base_metric[0]):.3f} to {float(result.metric[0]):.3f}"
         said += f", KL {float(result.kl[0, -1]):.3f} nats."
         if control.p is not None:
-            said += (
-                f" At {control.n} other places the change is mostly below {control.level:.3f} (p = {control.p:.2f})."
-            )
-        return said
+            most = "at most" if control.level_is == "max" else "mostly at most"
+            said += f" At {control.n} other places the change is {most} {control.level:.3f} (p = {control.p:.2f})."
+        return said if control.n else f"{said} There is no control."
 
     def _caveats(self, control: Control) -> list[str]:
         if not self.some:
             return []
         if not control.n:
-            return ["no control: there is no other place of this kind"]
+            return [control.what]
         own = [] if "reference" in self.options else [one for one in self.some if one.source in ("mean", "resample")]
         means = ["'mean' and 'resample' are of this text alone; give reference for others"] if own else []
         few = [f"few controls: n = {control.n}, so that p cannot be below {1 / (1 + control.n):.2f}"]

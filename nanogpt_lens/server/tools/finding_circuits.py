@@ -33,7 +33,7 @@ def register(server: MCPServer, desk: Desk) -> None:
             "the ranking that reaches `faithfulness`, then checks it: held-out pairs, random circuits of the same "
             "size, completeness, minimality, edge by edge. Give 4 pairs or more (half are held out), or drawn= as in "
             "find_what_matters. Costs 5 seconds (method 'eap', 2 layers) to some minutes ('greedy', 4 layers and "
-            "more). Control: random circuits with as many edges; p is the share of them that do as much."
+            "more). Control: random circuits with as many edges; p is the share of them that come as near to all of it."
         ),
     )
     async def find_circuit(
@@ -72,13 +72,23 @@ def _circuit(
         "circuit", "ngl.find_circuit", script.model, *texts, **search, orders=0, **options, progress=False
     )
     if not circuit.n_edges:
-        raise AnalysisError("the circuit has no edge; ask for n_edges, or pairs on which the model does something")
+        raise AnalysisError(_no_edge(search["n_edges"]))
     if len(rest):
         options["held_out"] = script.name("held_out", rest.named_in(script, "_held_out"))
     validation = script.call(
         "validation", "ngl.validate_circuit", script.model, circuit, *texts, n_random=n_random, **options
     )
-    return _document(script, asked, len(rest), circuit, validation, n_random, k, picture, seed)
+    return _document(script, asked, len(rest), circuit, validation, k, picture, seed)
+
+
+def _no_edge(n_edges: int | None) -> str:
+    """Why there is no circuit, in a sentence."""
+    if n_edges is None:
+        return "the circuit has no edge; ask for n_edges, or pairs on which the model does something"
+    return (
+        f"n_edges is {n_edges}, but no edge is left: none of those that were chosen is on a path from the "
+        "embeddings to the logits; ask for more edges, or another method or pairs"
+    )
 
 
 def _document(
@@ -87,7 +97,6 @@ def _document(
     held_out: int,
     circuit: Any,
     validation: Any,
-    n_random: int,
     k: int,
     picture: bool,
     seed: int,
@@ -122,9 +131,11 @@ def _document(
         result=edges[:k],
         checks=_checks(validation),
         control=Control(
-            what=f"{n_random} random circuits of {circuit.n_edges} edges: their mean faithfulness",
-            n=n_random,
+            what=f"random circuits of {circuit.n_edges} edges: their mean faithfulness; p is the share of them that "
+            "come as near to 1",
+            n=validation.provenance["arguments"]["n_random"],
             level=validation.check("random_circuits"),
+            level_is="mean",
             p=validation.p_of("random_circuits"),
         ),
     )

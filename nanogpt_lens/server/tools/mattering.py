@@ -13,12 +13,15 @@ from torch import Tensor
 from nanogpt_lens.core.choices import Direction
 from nanogpt_lens.server.mcp_asked import MOST_PAIRS, Drawn, Name, PairArgument, Rows, Seed, asked_pairs
 from nanogpt_lens.server.mcp_desk import Answered, Desk
-from nanogpt_lens.server.mcp_documents import Control, Effect, MattersDocument
+from nanogpt_lens.server.mcp_documents import Control, Effect, MattersDocument, held_against
 from nanogpt_lens.server.mcp_pictures import png_of
 from nanogpt_lens.server.mcp_script import Script
 from nanogpt_lens.server.mcp_work import Work
 
 LIMIT = 300.0
+FEWEST_DRAWS, MOST_DRAWS = 19, 200
+"""With fewer no p can be 0.05."""
+
 SAME_SIZE = "nanogpt_lens.patching.same_size.same_size_changes"
 
 
@@ -34,9 +37,9 @@ def register(server: MCPServer, desk: Desk) -> None:
             "puts the corrupted run's output into the clean run (what is needed), 'denoise' the reverse (what is "
             "enough). Costs 2 to 20 seconds on models of some million parameters. Give `pairs` of one length, or "
             "drawn='induction' (random tokens [A][B]...[A]) or drawn='own_text' (edits found in text that the model "
-            "writes). Control: at the same place a random change of exactly the same size, `draws` times; an effect "
-            "counts when it is larger than the largest random one of any place (corrected for all places). With two "
-            "or more pairs there are intervals and a p over the pairs as well."
+            "writes). Control: at the same place a random change of exactly the same size, `draws` times (with fewer "
+            "than 19 no p could be 0.05); an effect beats it where p <= 0.05 against the largest random one of any "
+            "place (so corrected for all places). With two or more pairs there are intervals and a p over pairs too."
         ),
     )
     async def find_what_matters(
@@ -46,7 +49,7 @@ def register(server: MCPServer, desk: Desk) -> None:
         drawn: Annotated[Drawn | None, Field(description="in place of pairs of your own")] = None,
         n: Annotated[int, Field(ge=1, le=MOST_PAIRS, description="how many pairs are drawn")] = 16,
         direction: Direction = "noise",
-        draws: Annotated[int, Field(ge=5, le=200, description="random changes of each place")] = 39,
+        draws: Annotated[int, Field(ge=FEWEST_DRAWS, le=MOST_DRAWS, description="random changes of each place")] = 39,
         k: Rows = 20,
         picture: Annotated[bool, Field(description="also an image of all heads")] = False,
         seed: Seed = 0,
@@ -81,11 +84,9 @@ def _effects(
         p = (1 + int((largest >= abs(row["effect"])).sum())) / (1 + draws)
         row |= {"chance": chance, "p_control": p, "beats_control": p <= 0.05}
     effects = sorted((Effect(**row) for row in rows), key=lambda row: -abs(row.effect or 0))
-    control = Control(
-        what=f"at each place {draws} changes of the same size in random directions: the largest |effect| of any place",
-        n=draws,
-        level=largest.quantile(0.95),
-        values=sorted(largest.tolist(), reverse=True),
+    control = held_against(
+        f"at each place {draws} changes of the same size in random directions: the largest |effect| of any place",
+        largest.tolist(),
     )
     png, said = png_of(heads) if picture else (None, "")
     document = MattersDocument(

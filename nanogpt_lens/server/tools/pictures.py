@@ -140,7 +140,12 @@ def _drawn(
             axes=list(result.axes),
             result=[{str(name): _plain(value) for name, value in row.items()} for row in rows],
             control=Control(
-                what="none" if level is None else "chance level, the mean over all places", n=0, level=level
+                what="no control: the analysis has no chance level of its own"
+                if level is None
+                else "chance level, the mean over all places",
+                n=0,
+                level=level,
+                level_is="mean",
             ),
         ),
         png,

@@ -47,12 +47,11 @@ def register(server: MCPServer, desk: Desk) -> None:
 def _written(desk: Desk, work: Work, name: str, sections: list[str], seed: int) -> ReportDocument:
     served = work.model(name)
     script = Script(served, None, work.step)
-    output = desk.folder / f"{served.name}-report.html"
     options: dict[str, Any] = {"corpus": desk.corpus, "sections": sections or None, "seed": seed}
-    desk.folder.mkdir(parents=True, exist_ok=True)
-    made = script.call(
-        "report", "ngl.report", served.path, **options, **served.reading.changed(), output=str(output), progress=False
-    )
+    options |= served.reading.changed()
+    with desk.report_folder() as folder:
+        output = folder / f"{served.name}-report.html"
+        made = script.call("report", "ngl.report", served.path, **options, output=str(output), progress=False)
     findings = [sentence for section in made.sections for sentence in section.findings]
     size = len(made.html.encode()) / 1e6
     failed = ", ".join(section.key for section in made.failed)

@@ -6,16 +6,17 @@ from functools import partial
 from typing import Any
 
 import anyio
+import torch
 from mcp import Client
 
-from tests.making import write, write_meta
+from tests.making import content, random_state, write, write_meta
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 2, "n_head": 3, "n_embd": 24, "block_size": 12},
     "other": {"n_layer": 2, "n_head": 3, "n_embd": 24, "block_size": 12},
     "one": {"n_layer": 1, "n_head": 1, "n_embd": 10, "block_size": 8, "bias": False},
 }
-"""One layer with one head, and two models of one shape; every parameter is random."""
+"""One layer with one head, and two models of one shape; every parameter is random. "later" is "tiny", two changed."""
 
 PAIRS = [
     {"clean": "the cat sa", "corrupted": "the dat sa", "answer": "t", "wrong": "d"},
@@ -45,6 +46,11 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "picture": ("picture", {"model": "tiny", "analysis": "attention_patterns", "text": "the cat"}),
     "picture of a corpus": ("picture", {"model": "tiny", "analysis": "text_loss", "text": "the cat sat on " * 3}),
     "compare": ("compare", {"model": "tiny", "other": "other", "parts": ["outputs", "weights", "heads"]}),
+    "compare, a search": (
+        "compare",
+        {"model": "tiny", "other": "later", "parts": ["weights", "transplants", "edges"], "search": True},
+    ),
+    "compare, alone": ("compare", {"model": "tiny", "other": "later", "parts": ["difference_lens", "transplants"]}),
     "report": ("report", {"model": "tiny", "sections": ["loss"]}),
 }  # fmt: skip
 """A call of every tool."""
@@ -55,7 +61,12 @@ def write_models(folder) -> list[str]:
     for seed, (name, sizes) in enumerate(SIZES.items()):
         write(folder / name, seed=seed, **sizes)
         write_meta(folder / name)
-    return [str(folder / name) for name in SIZES]
+    later = random_state(**SIZES["tiny"])
+    for name, std in (("transformer.h.1.attn.c_proj.weight", 0.3), ("transformer.h.0.mlp.c_proj.weight", 0.05)):
+        later[name] = later[name] + std * torch.randn(later[name].shape, generator=torch.Generator().manual_seed(9))
+    write(folder / "later", content(later, **SIZES["tiny"]))
+    write_meta(folder / "later")
+    return [str(folder / name) for name in (*SIZES, "later")]
 
 
 def call(server: Any, name: str, arguments: dict[str, Any], **options: Any) -> Any:

@@ -124,22 +124,31 @@ def test_run_gives_what_intervene_gives(answers, name):
 
 def test_run_is_controlled_by_the_same_elsewhere(answers):
     said, made = document(answers, "run"), executed(answers, "run")
-    assert said["control"]["n"] == len(made["controls"]) == len(said["control_interventions"]) > 5
+    assert said["control"]["n"] == len(made["controls"]) == len(said["control_interventions"])
+    assert said["control"]["n"] == 5  # other heads, each with the one other MLP
+    assert said["control"]["level_is"] == "max"
     changes = sorted((abs(float(one.change[0])) for one in made["controls"]), reverse=True)
     assert said["control"]["values"] == pytest.approx(changes)
     own = abs(float(made["result"].change[0]))
     assert said["control"]["p"] == (1 + sum(change >= own for change in changes)) / (1 + len(changes))
     for some in said["control_interventions"]:
-        assert some != said["interventions"]
+        assert not any(one in said["interventions"] for one in some)
         assert [one["activation"] for one in some] == ["z", "mlp_out"]
         assert [one["source"] for one in some] == ["zero", {"scale": 2.0}]
 
 
-def test_where_there_is_no_other_place_there_is_no_control(answers):
-    said = document(answers, "run on ids")
-    assert said["control"]["n"] == 0
-    assert said["control"]["p"] is None
-    assert any("no control" in caveat for caveat in said["caveats"])
+NO_OTHERS = [{"place": f"{layer}.{head}", "source": "zero"} for layer in range(2) for head in (0, 1)]
+
+
+def test_where_there_is_no_other_place_there_is_no_control(answers, server):
+    """Of six heads, four are studied: only two others are left."""
+    more = call(server, "run", {"model": "tiny", "text": "the cat", "interventions": NO_OTHERS})
+    for said in (document(answers, "run on ids"), more.structured_content):
+        assert said["control"]["n"] == 0
+        assert said["control"]["p"] is said["control"]["level"] is said["control"]["level_is"] is None
+        assert said["control"]["what"].startswith("no control")
+        assert said["finding"].endswith("There is no control.")
+        assert any("no control" in caveat for caveat in said["caveats"])
 
 
 @pytest.mark.parametrize("name", ["find_what_matters", "find_what_matters, one pair"])
@@ -191,7 +200,10 @@ def test_a_circuit_is_the_one_of_the_lines(answers):
     assert said["faithfulness"] == pytest.approx(circuit.faithfulness)
     assert said["faithfulness_held_out"] == pytest.approx(validation.check("held_out"))
     assert (said["n_pairs"], said["n_held_out"]) == (2, 2)
-    assert said["control"]["level"] == pytest.approx(validation.check("random_circuits"))
+    control = said["control"]
+    assert (control["level_is"], control["n"]) == ("mean", 20)
+    assert control["level"] == pytest.approx(validation.check("random_circuits"))
+    assert control["p"] == pytest.approx(validation.p_of("random_circuits"))
     assert {row["check"] for row in said["checks"]} == set(validation.labels["check"])
     assert any("in sample" in caveat for caveat in said["caveats"])
 
@@ -231,8 +243,45 @@ def test_a_comparison_is_that_of_the_lines(answers):
         if row["part"] == "outputs":
             assert row["value"] == pytest.approx(measures[row["measure_label"]])
     (origin, heads) = said["control"]
-    assert origin["p"] == pytest.approx(comparison["weights"].origin_p)
+    assert (origin["p"], origin["n"]) == (pytest.approx(comparison["weights"].origin_p), 999)
     assert heads["level"] == pytest.approx(float(comparison["heads"].chance.double().nanmean()))
+    assert (heads["level_is"], heads["n"]) == ("threshold", 499)
+
+
+def test_a_search_is_held_against_the_random_sets_of_the_lines(answers):
+    said, made = document(answers, "compare, a search"), executed(answers, "compare, a search")
+    sets = made["comparison"]["transplants"]
+    assert "search=True" in said["python"]
+    assert set(sets.smallest_set("b into a")) <= {"mlp0", "1.0", "1.1", "1.2"}
+    assert said["finding"] == " ".join(made["comparison"].sentences()[:2])
+    controls = iter(said["control"][1:])
+    for i, direction in enumerate(sets.labels["direction"]):
+        for c in range(2):
+            control, p = next(controls), float(sets.set_p[i, c])
+            assert direction in control["what"]
+            if math.isnan(p):
+                assert control["n"] == 0
+                continue
+            values = sorted(sets.random_share[i, c].tolist(), reverse=True)
+            assert control["n"] == len(values)
+            assert control["values"] == pytest.approx(values)
+            assert control["level"] == pytest.approx(values[(len(values) + 1) // 20 - 1])
+            assert control["p"] == pytest.approx(p)
+    assert next(controls, None) is None
+    assert sum(control["n"] > 0 for control in said["control"]) > 1
+    assert not any("search=true" in caveat for caveat in said["caveats"])
+
+
+def test_without_a_search_no_set_is_spoken_of(answers):
+    said, made = document(answers, "compare, alone"), executed(answers, "compare, alone")
+    comparison = made["comparison"]
+    assert comparison["transplants"].chosen is None
+    (halves,) = said["control"]
+    lens = comparison["difference_lens"]
+    assert halves["level"] == pytest.approx(float(lens.control.nan_to_num(-1).max()))
+    assert (halves["level_is"], halves["n"]) == ("max", 40)
+    assert "40 random splits" in lens.definition
+    assert any("search=true" in caveat for caveat in said["caveats"])
 
 
 def test_images_are_images(answers):
