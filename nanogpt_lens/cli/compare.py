@@ -102,7 +102,7 @@ def _print(comparison: ModelComparison) -> None:
     for part, why in comparison.left_out.items():
         by_reason.setdefault(why, []).append(part.replace("_", " "))
     for why, left_out in by_reason.items():
-        typer.echo(f"without {' and '.join(left_out)}: {why}")
+        typer.echo(f"without {', '.join(left_out)}: {why}")
     typer.echo(f"before: {comparison.names[0]}; after: {comparison.names[1]}; measured on {comparison.text}")
 
 

@@ -215,9 +215,9 @@ class _Work:
         if vocabulary and not (part == "outputs" and self._is_text):
             return vocabulary
         if part in ("weights", "transplants", "edges") and shape:
-            return f"it needs two models of one shape; these have {shape}"
+            return f"that needs two models of one shape; these have {shape}"
         if part in ("heads", "difference_lens") and (apart := self._apart(part)):
-            return f"it needs two models of the same {apart[0]}; these have {apart[1]} and {apart[2]}"
+            return f"that needs two models of the same {apart[0]}; these have {apart[1]} and {apart[2]}"
         if part in ("transplants", "edges", "difference_lens"):
             return self._without_start(part)
         return ""

@@ -45,7 +45,7 @@ class TestWhatItPrints:
         before, _, text = files
         other = saved(tmp_path / "other", state(seed=9))
         _, out, _ = run("compare", before, other, "--text", text, "--parts", "weights,transplants,edges")
-        assert out.count("without transplants and edges") == 1
+        assert out.count("without transplants, edges") == 1
 
 
 class TestThePage:
