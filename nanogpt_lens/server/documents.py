@@ -39,9 +39,10 @@ def _operation(path: str, method: str, operation: Mapping[str, Any], schemas: Ma
     ]
     example = ""
     if "requestBody" in operation:
-        name = _name(operation["requestBody"]["content"]["application/json"]["schema"])
-        rows += _fields(schemas[name])
-        for some in schemas[name].get("examples", ()):
+        body = operation["requestBody"]["content"].get("application/json", {}).get("schema", {})
+        body = schemas.get(_name(body), body)  # one that has a name, or one written out
+        rows += _fields(body)
+        for some in body.get("examples", ()):
             example += f"<pre>{_text(json.dumps(some, ensure_ascii=False, indent=1))}</pre>"
     answers = []
     for status, response in operation["responses"].items():

@@ -151,7 +151,8 @@ class LabEngine:
     def contributions(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What each part adds to a difference of logits at one position: {embed, heads, mlps, biases, total}."""
         setting, model = self.setting(request), self.model
-        metric = metric_of(model, {**(request.get("metric") or {}), "contrast": True}, setting.n)
+        given = request.get("metric") or {}
+        metric = metric_of(model, {**given, "contrast": True} if isinstance(given, Mapping) else given, setting.n)
         layers = range(int(model.cfg.n_layers))
         z, post = ([KINDS[site].hook_name(layer) for layer in layers] for site in ("z", "mlp_post"))
         first, scale = KINDS["resid_pre"].hook_name(0), "ln_final.hook_scale"
@@ -285,6 +286,8 @@ def flat(values: np.ndarray) -> np.ndarray:
 def _ids(model: Hooked, given: Any, name: str) -> Int[Tensor, "example pos"]:
     if not isinstance(given, list):
         raise AnalysisError(f"{name} is {given!r:.60}; expected a list of ids")
+    if name != "the reference" and given and isinstance(given[0], list):
+        raise AnalysisError(f"{name} is a list of lists; expected the ids of one prompt")
     return as_tokens(model, given, name=name)
 
 

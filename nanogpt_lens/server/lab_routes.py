@@ -7,6 +7,7 @@ application's to decide.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -87,7 +88,8 @@ def router(models: ServedModels, runs: Calls) -> APIRouter:
         models: that can be asked for.
         runs: calls what needs a model.
     """
-    labs, routes = ServedLabs(models), APIRouter(tags=["lab"])
+    labs = ServedLabs(models)
+    routes = APIRouter(include_in_schema=False)  # it speaks with its own page, in bytes: docs/LAB.md says how
 
     @routes.get("/lab/{model}", response_class=HTMLResponse)
     async def lab(model: LabName) -> Response:
@@ -123,6 +125,8 @@ def router(models: ServedModels, runs: Calls) -> APIRouter:
 def packed_answer(result: Mapping[str, Any]) -> bytes:
     """A result as bytes: the length of the JSON (4 bytes), the JSON, and the arrays in little-endian order.
 
+    A number of the JSON that is not finite is null; in arrays it stays what it is.
+
     Raises:
         AnalysisError: it holds too many numbers.
     """
@@ -135,9 +139,11 @@ def packed_answer(result: Mapping[str, Any]) -> bytes:
             return _placed(value["data"], pieces)
         if isinstance(value, Mapping):
             return {name: plain(part) for name, part in value.items()}
-        return value
+        if isinstance(value, list | tuple):
+            return [plain(part) for part in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    header = json.dumps(plain(result)).encode()
+    header = json.dumps(plain(result), allow_nan=False).encode()
     return b"".join([struct.pack("<I", len(header)), header, *pieces])
 
 

@@ -200,6 +200,12 @@ def _add_jobs(router: APIRouter, jobs: Jobs) -> None:
         asked = asked_format(kind, request.headers.get("accept", "")) if kind is None and asked == "json" else asked
         if found.state in ("queued", "running"):
             raise Refusal("not_done", f"the job {found.id} is {found.state}; ask again when it is done", retry_after=1)
+        if found.state == "done" and found.facts.get("drawn") and asked == "json":
+            raise Refusal(
+                "not_found",
+                f"the job {found.id} drew a picture of an earlier job's result, which has the numbers; ask that job, or "
+                "this one for html, svg or png",
+            )
         if found.state == "done" and not jobs.answer_file(found, asked).is_file():
             task = {"result_id": found.facts["result_id"], "format": asked}
             found = jobs.submit(task, model=found.model, analysis=found.analysis)

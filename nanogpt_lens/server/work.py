@@ -93,6 +93,7 @@ class Worker:
         facts: dict[str, Any] = {}
         if "result_id" in task:  # a picture of a result that is there
             result = self._result(task["result_id"])[0]
+            facts = {"result_id": task["result_id"], "drawn": True}
         else:
             result, facts = self._analysed(identity, task)
             facts["seconds"] = time.perf_counter() - began
