@@ -27,6 +27,7 @@ from nanogpt_lens.server.served import ServedModel
 _MEMORY = 2**28
 _LARGEST = 10**9
 _DEEPEST = 24
+_MOST_VALUES = 200_000
 _TOLD = 20_000  # letters of a text that the Python line repeats
 
 
@@ -149,6 +150,8 @@ def _check_size(name: str, value: Any) -> None:
             if isinstance(one, int | float) and not abs(one) <= _LARGEST:
                 raise Refusal("wrong_option", f"{name} has a number beyond a thousand million; expected a smaller one")
             deeper += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        if len(deeper) > _MOST_VALUES:
+            raise Refusal("wrong_option", f"{name} has too many values; expected at most {_MOST_VALUES}")
         if not deeper:
             break
         level = deeper

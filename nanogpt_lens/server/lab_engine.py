@@ -29,10 +29,13 @@ from nanogpt_lens.model.identity import affine
 from nanogpt_lens.server.lab_directions import with_numbers
 from nanogpt_lens.server.lab_metric import LabMetric, metric_of
 from nanogpt_lens.server.lab_sampling import sample
+from nanogpt_lens.server.sizes import numbers_of
 
 MOST_INTERVENTIONS = 256
 MOST_CANDIDATES = 512
 MOST_REFERENCE = 64
+MOST_NUMBERS = 50_000_000
+"""The most numbers that an answer may hold: 200 MB."""
 
 _EQUAL = 2e-5
 """Of the largest logit, as in the page."""
@@ -103,6 +106,8 @@ class LabEngine:
         began = time.perf_counter()
         setting = self.setting(request)
         names = self._names(request.get("activations") or [])
+        if numbers_of(self.model, names, n_examples=1, n_pos=setting.n) > MOST_NUMBERS:
+            raise AnalysisError(f"the answer would have more than {MOST_NUMBERS:,} numbers; ask for fewer activations")
         kept = self.recorded(setting, setting.some, names)
         return {
             "logits": array(kept["logits"][0]),

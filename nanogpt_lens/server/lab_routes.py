@@ -21,7 +21,7 @@ from conversion.errors import NanoGPTLensError
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.lab.making import served_lab
 from nanogpt_lens.lab.page import Lab
-from nanogpt_lens.server.lab_engine import LabEngine
+from nanogpt_lens.server.lab_engine import MOST_NUMBERS, LabEngine
 from nanogpt_lens.server.served import ServedModel, ServedModels
 
 _POLICY = (
@@ -29,9 +29,6 @@ _POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Of the response; the page's own policy narrows it to its scripts by their hashes."""
-
-MOST_NUMBERS = 50_000_000
-"""The most numbers that an answer may hold: 200 MB."""
 
 LabName = Annotated[str, Path(max_length=200, description="a model of the server")]
 TaskName = Annotated[str, Path(max_length=40, description="run, sweep, lens, contributions, sample or prove")]

@@ -156,7 +156,7 @@ def _add_analyses(router: APIRouter, models: ServedModels, jobs: Jobs, facts: Ru
         check_request(found, body)
         asked = asked_format(kind, request.headers.get("accept", ""))
         plain = body.model_dump(mode="json", exclude_unset=True, exclude={"wait"})
-        task = {"model": served.name, "analysis": found.name, "body": plain, "format": asked}
+        task = {"model": served.name, "analysis": found.name, "body": plain, "format": asked, "sha256": served.sha256}
         job = jobs.submit(task, model=served.name, analysis=found.name)
         again = job.ended.done()
         if not again:

@@ -187,17 +187,17 @@ class _told_progress:
 
 def models_from_json(plain: dict[str, Any]) -> ServedModels:
     """The models that `models_to_json` wrote, under the same names."""
-    return ServedModels(plain["paths"], Reading(**plain["reading"]))
+    return ServedModels(plain["paths"], Reading(**plain["reading"]), sha256=plain["sha256"])
 
 
 def models_to_json(models: ServedModels) -> dict[str, Any]:
-    """The models as JSON: their paths, and how they are read."""
+    """The models as JSON: their paths, how they are read, and what their files were."""
     reading = next(iter(models)).reading.options()
     plain = {
         name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
         for name, value in reading.items()
     }
-    return {"paths": [one.path for one in models], "reading": plain}
+    return {"paths": [one.path for one in models], "reading": plain, "sha256": [one.sha256 for one in models]}
 
 
 def limit_memory(memory: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import tracemalloc
 
 import pytest
@@ -247,6 +248,31 @@ def test_what_cannot_be_asked_is_one_sentence(client, name, analysis, body, word
     import re
 
     assert re.search(words, message), message
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("run", "text"),
+        ("run", "reference"),
+        ("analyses/text_loss", "corpus"),
+        ("analyses/logit_lens", "text"),
+        ("run", "metric"),
+    ],
+)
+@pytest.mark.parametrize(
+    "wrong",
+    [[-1] * 1_040_000, [[-1]] * 200_000, [[-1] * 1_000_000], ["", *["a"] * 4000], [True] * 600_000, [1] * 1_040_000],
+    ids=["ids", "rows", "row", "texts", "booleans", "many"],
+)
+def test_a_body_full_of_mistakes_is_refused_at_the_first(client, name, path, field, wrong):
+    """It took seconds and gigabytes to say each of them."""
+    value = {"name": "logit_diff", "answer": wrong} if field == "metric" else wrong
+    content = json.dumps({"text": "a", field: value}).encode()
+    began = time.monotonic()
+    answer = client.post(f"/v1/models/{name}/{path}", content=content, headers={"content-type": "application/json"})
+    assert time.monotonic() - began < 6
+    assert field in refused(answer, 422, "wrong_option")
 
 
 @pytest.mark.parametrize(
