@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nanogpt_lens.server.refusals import Refusal, refusal_of
+from nanogpt_lens.server.refusals import Refusal, refusal_headers, refusal_of
 
 COOKIE = "nanogpt_lens"
 """The cookie of a browser that opened the page with the one-time key."""
@@ -199,15 +199,6 @@ async def send_refusal(refusal: Refusal, send: Send) -> None:
     headers += refusal_headers(refusal)
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def refusal_headers(refusal: Refusal) -> list[tuple[bytes, bytes]]:
-    """The headers that go with a refusal."""
-    headers = [(b"www-authenticate", b"Bearer")] if refusal.status == 401 else []
-    headers += [(b"connection", b"close")] if refusal.status in (408, 413) else []
-    if refusal.retry_after is not None:
-        headers.append((b"retry-after", str(refusal.retry_after).encode()))
-    return headers
 
 
 async def _passed_over(receive: Receive) -> None:

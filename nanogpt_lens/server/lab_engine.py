@@ -26,6 +26,7 @@ from nanogpt_lens.interventions.values import SourceValues
 from nanogpt_lens.lab.proof import proof_of
 from nanogpt_lens.model.access import Hooked, as_tokens, editing, evaluating, log_probs, n_tokens, record
 from nanogpt_lens.model.identity import affine
+from nanogpt_lens.server.lab_calls import check_stopped
 from nanogpt_lens.server.lab_directions import with_numbers
 from nanogpt_lens.server.lab_metric import LabMetric, metric_of
 from nanogpt_lens.server.lab_sampling import sample
@@ -227,7 +228,8 @@ class LabEngine:
         return Setting(tokens, tuple(some), values)
 
     def recorded(self, setting: Setting, some: Sequence[Intervention], names: Sequence[str]) -> dict[str, Tensor]:
-        """Activations by name, and the logits, of a run with interventions."""
+        """Activations by name, and the logits, of a run with interventions; Refusal where nobody waits for it."""
+        check_stopped()
         with editing(self.model, edits_of(self.model, some, setting.values)):
             return record(self.model, setting.tokens, names)
 

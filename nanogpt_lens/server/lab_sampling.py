@@ -23,6 +23,7 @@ from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.sites import KINDS
 from nanogpt_lens.interventions.values import SourceValues
 from nanogpt_lens.model.access import n_tokens, run
+from nanogpt_lens.server.lab_calls import check_stopped
 
 if TYPE_CHECKING:
     from nanogpt_lens.server.lab_engine import LabEngine, Setting
@@ -51,6 +52,7 @@ def sample(engine: LabEngine, request: Mapping[str, Any]) -> dict[str, Any]:
     places = [_of_the_prompt(one, setting.n) for one in setting.some]
     tokens, drawn = setting.tokens[0].tolist(), []
     for _ in range(n):
+        check_stopped()
         offset = max(0, len(tokens) - int(model.cfg.n_ctx))
         window = torch.tensor([tokens[offset:]], device=setting.tokens.device)
         some = [moved for one in places if (moved := _moved(one, offset)) is not None]

@@ -203,8 +203,8 @@ def _add_jobs(router: APIRouter, jobs: Jobs) -> None:
         if found.state == "done" and found.facts.get("drawn") and asked == "json":
             raise Refusal(
                 "not_found",
-                f"the job {found.id} drew a picture of an earlier job's result, which has the numbers; ask that job, or "
-                "this one for html, svg or png",
+                f"the job {found.id} drew a picture of an earlier job's result, which has the numbers; ask that job, "
+                "or this one for html, svg or png",
             )
         if found.state == "done" and not jobs.answer_file(found, asked).is_file():
             task = {"result_id": found.facts["result_id"], "format": asked}

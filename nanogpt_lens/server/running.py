@@ -69,8 +69,8 @@ def _check_size(model: Any, body: RunBody, arguments: dict[str, Any], texts: lis
     if tokens > most:
         raise Refusal(
             "too_large",
-            f"{tokens} tokens were given; expected at most {most} of this model, at this length, in one run: send fewer "
-            "at a time",
+            f"{tokens} tokens were given; expected at most {most} of this model, at this length, in one run: send "
+            "fewer at a time",
         )
     n_examples, n_pos = texts[0].shape
     names = hook_points(model, body.wanted.activations)

@@ -36,7 +36,7 @@ def test_a_file_that_has_changed_is_not_loaded(place):
         with pytest.raises(AnalysisError, match=CHANGED), some.named("one").open():
             pass
     with models.named("one").open() as model:  # it has the one of the start
-        assert (model.W_E == before).all()
+        assert (before == model.W_E).all()
     models.named("one").forget()
     with pytest.raises(AnalysisError, match=CHANGED), models.named("one").open():
         pass
