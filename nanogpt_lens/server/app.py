@@ -43,6 +43,7 @@ def create_app(
     memory: int | None = 4 * 2**30,
     body: int = 4 * 2**20,
     delete: Iterable[Path] = (),
+    port: int | None = None,
 ) -> FastAPI:
     """The application of some models; `app.state` has its `jobs`, `runs`, `workshop` and `keys`.
 
@@ -57,6 +58,7 @@ def create_app(
         memory: bytes that the worker may take beside what it starts with; None for any.
         body: the largest body of a request, in bytes.
         delete: files that go with the server, however it ends.
+        port: where it is served, if that is known: the cookie of a browser is named after it.
 
     Close it with `close_app`; it can be served, or called in the process, as often as one likes until then.
     """
@@ -76,9 +78,9 @@ def create_app(
     app.include_router(routes(models, jobs, runs, facts))
     app.state.lab = LabCalls(models)
     app.include_router(lab_router(models, app.state.lab))
-    _add_documents(app)
+    _add_documents(app, models)
     _add_refusals(app)
-    app.state.keys = Keys(token)
+    app.state.keys = Keys(token, port=port)
     app.add_middleware(Guard, keys=app.state.keys, hosts=list(hosts), body=body)
     return app
 
@@ -91,7 +93,13 @@ def close_app(app: FastAPI) -> None:
     app.state.lab.close()
 
 
-def _add_documents(app: FastAPI) -> None:
+def _add_documents(app: FastAPI, models: ServedModels) -> None:
+    @app.get("/", include_in_schema=False)
+    async def start() -> HTMLResponse:
+        from nanogpt_lens.server.documents import start_page
+
+        return HTMLResponse(start_page({one.name: one.python for one in models}))
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         from nanogpt_lens.server.documents import page

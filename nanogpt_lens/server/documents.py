@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}"
@@ -28,6 +29,23 @@ def page(document: Mapping[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"<h1>{title} over HTTP</h1>{''.join(parts)}</html>"
+    )
+
+
+def start_page(models: Mapping[str, str]) -> str:
+    """The page at `/`: the lab of every model, and where the rest is described.
+
+    Args:
+        models: the Python that loads each, by name.
+    """
+    rows = "".join(
+        f'<tr><td><a href="/lab/{quote(name)}">{_text(name)}</a><td><code>{_text(python)}</code>'
+        for name, python in models.items()
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>nanogpt-lens</title><style>{_STYLE}</style>'
+        "<h1>nanogpt-lens</h1><h2>The lab: change a model, and watch what it says</h2>"
+        f'<table>{rows}</table><h2>For programs</h2><p><a href="/docs">What can be asked over HTTP</a></p></html>'
     )
 
 

@@ -132,7 +132,8 @@ def test_who_leaves_is_not_computed_for(app, client, monkeypatch):
     with serving(app) as address:
         host, port = address.removeprefix("http://").split(":")
         body = json.dumps(LONG).encode()
-        head = f"POST /lab/tiny/sample HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        kind = "Content-Type: application/json"
+        head = f"POST /lab/tiny/sample HTTP/1.1\r\nHost: x\r\n{kind}\r\nContent-Length: {len(body)}"
         with socket.create_connection((host, int(port))) as gone:
             gone.sendall(head.encode() + b"\r\n\r\n" + body)
             wait_for(lambda: heard == ["begun"])
