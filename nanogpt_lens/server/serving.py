@@ -120,8 +120,11 @@ def _url(host: str, port: int) -> str:
 
 def _hear(uvicorn: Any, app: Any, heard: socket.socket) -> None:
     """Answer what comes to a socket until the process is told to end."""
+    from nanogpt_lens.server.connections import Impatient
+
     configuration = uvicorn.Config(
         app,
+        http=Impatient,
         log_level="warning",
         access_log=False,
         server_header=False,
