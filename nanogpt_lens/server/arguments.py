@@ -40,12 +40,14 @@ class Call:
         arguments: by name, without the model.
         words: each of them as Python.
         lines: Python that comes before the call.
+        earlier: Python that makes the earlier results that it takes; it leaves each under its option's name.
     """
 
     analysis: Analysis
     arguments: dict[str, Any] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    earlier: list[str] = field(default_factory=list)
 
     def give(self, name: str, value: Any, words: str) -> None:
         """Set one argument, and how it is written."""
@@ -62,7 +64,10 @@ class Call:
                 word = self.words[parameter.name]
                 only = parameter.kind is Parameter.KEYWORD_ONLY or len(parts) <= self._skipped(parameter.name)
                 parts.append(f"{parameter.name}={word}" if only else word)
-        start = ["import nanogpt_lens as ngl", f"model = {served.python}"]
+        imported, loaded = "import nanogpt_lens as ngl", f"model = {served.python}"
+        earlier = [line for line in self.earlier if line not in (imported, loaded)]
+        another = [loaded] if any(line.startswith("model = ") for line in earlier) else []
+        start = [imported, loaded, *earlier, *another]
         return "\n".join([*start, *self.lines, f"result = {function}({', '.join(parts)})"])
 
     def _skipped(self, name: str) -> int:
@@ -174,7 +179,7 @@ def call_of(
         analysis: which.
         body: the request.
         served, model: the model it is of.
-        result_of: a function from the id of an earlier result to it, and to its folder.
+        result_of: a function from the id of an earlier result to it, and to the Python that made it.
 
     Raises:
         Refusal: see `check_request`; an earlier result of another kind than the option takes.
@@ -204,8 +209,9 @@ def call_of(
 
 def _option(call: Call, name: str, value: Any, result_of: Callable[[str], tuple[Result, str]]) -> tuple[Any, str]:
     if isinstance(value, ResultOf):
-        result, folder = result_of(value.result)
-        return result, f"ngl.load_result({folder!r})"
+        result, python = result_of(value.result)
+        call.earlier += [*python.splitlines(), f"{name} = result"]
+        return result, name
     if isinstance(value, AskedBody):
         return _asked(value)
     if isinstance(value, dict) and any(isinstance(one, AskedBody) for one in value.values()):

@@ -37,6 +37,9 @@ STATUSES: dict[str, int] = {
 """Every code, and the HTTP status that it goes with."""
 
 
+_ALLOWED = "the server allows a job beside its model (--memory of `nanogpt-lens serve`)"
+
+
 class Refusal(Exception):
     """What is said instead of an answer.
 
@@ -76,7 +79,7 @@ def refusal_of(error: BaseException) -> Refusal:
     if isinstance(error, NanoGPTLensError):
         return Refusal("refused", str(error))
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return Refusal("too_large", "this needs more memory than the server allows; ask for less, such as a smaller n")
+        return Refusal("too_large", f"this needs more memory than {_ALLOWED}; ask for less, such as a smaller n")
     kind = type(error).__name__
     return Refusal("internal", f"this should not have happened ({kind}); the server's own output has more, report it")
 

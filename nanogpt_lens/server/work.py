@@ -36,6 +36,8 @@ from nanogpt_lens.server.served import ServedModels
 LARGEST_RESULT = 500_000
 """Values of a result that is sent as JSON."""
 
+_CALL = "call.py"
+"""Beside a result, the Python that makes it."""
 _NOWHERE = io.StringIO()
 _OFTEN = 0.2  # seconds between two messages of progress
 
@@ -49,7 +51,7 @@ class Workplace:
         cache: the folder of results.
         stage: a folder beside them in which results are written, this server's own.
         kept: how many results the cache keeps; None for all.
-        memory: bytes that a worker may take beside what it has when it starts; None for any.
+        memory: bytes that a job may take beside what the worker has with the model; None for any.
     """
 
     folder: Path
@@ -90,6 +92,7 @@ class Worker:
     def _do(self, identity: str) -> dict[str, Any]:
         task = json.loads(self.workplace.task_file(identity).read_text(encoding="utf-8"))
         began = time.perf_counter()
+        limit_memory(None)
         facts: dict[str, Any] = {}
         if "result_id" in task:  # a picture of a result that is there
             result = self._result(task["result_id"])[0]
@@ -108,6 +111,7 @@ class Worker:
         analysis = find(task["analysis"])
         body = AnalysisBody.model_validate(task["body"])
         with served.open() as model, _told_progress(lambda how_far: self.tell({"id": identity, "progress": how_far})):
+            limit_memory(self.workplace.memory)  # beside the model, whose size is its owner's to choose
             call = call_of(analysis, body, served, model, self._result)
             options = {"progress": True} if "progress" in analysis.options() else {}
             key = self.cache.key(analysis.function, model, **call.arguments)
@@ -115,7 +119,7 @@ class Worker:
             cached = result is not None
             if result is None:
                 result = analysis.function(model, **call.arguments, **options)
-                self._keep(key, result)
+                self._keep(key, result, call.python(served))
         if result.values.numel() > LARGEST_RESULT:
             raise Refusal(
                 "too_large",
@@ -132,11 +136,13 @@ class Worker:
         return file.name
 
     def _result(self, identity: str) -> tuple[Result, str]:
-        """A result of the cache, and its folder; only what is there under that very name is looked at."""
+        """A result of the cache, and the Python that made it; only what is there under that very name is looked at."""
         folders = {path.name: path for path in self.workplace.cache.iterdir()} if self.workplace.cache.is_dir() else {}
         if identity not in folders or not (folders[identity] / "result.json").is_file():
             raise Refusal("wrong_option", f"there is no result {identity}; make it again, and take its result_id")
-        return Result.load(folders[identity]), str(folders[identity])
+        call = folders[identity] / _CALL
+        python = call.read_text(encoding="utf-8") if call.is_file() else ""
+        return Result.load(folders[identity]), python or f"result = ngl.load_result({str(folders[identity])!r})"
 
     def _cached(self, key: str) -> Result | None:
         """The result that the cache has; None where it has none, or a damaged one."""
@@ -144,13 +150,14 @@ class Worker:
             return Result.load(self.workplace.cache / key)
         return None
 
-    def _keep(self, key: str, result: Result) -> None:
+    def _keep(self, key: str, result: Result, python: str) -> None:
         """Save a result in one step: a worker that is killed leaves a part of it in the server's own stage alone.
 
         Where the cache is the server's own, the oldest results go.
         """
         place, staged = self.workplace.cache / key, self.workplace.stage / key
         result.save(staged)
+        (staged / _CALL).write_text(python, encoding="utf-8", errors="backslashreplace")
         shutil.rmtree(place, ignore_errors=True)
         with suppress(OSError):  # another server has just put it there
             staged.replace(place)
@@ -201,13 +208,13 @@ def models_to_json(models: ServedModels) -> dict[str, Any]:
 
 
 def limit_memory(memory: int | None) -> None:
-    """Let this process take no more than so many bytes beside what it has, where the system can."""
-    if memory is None:
-        return
+    """Let this process take no more than so many bytes beside what it has, where the system can; None for any."""
     with suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
-        most = pages * resource.getpagesize() + memory
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        most = hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        if memory is not None:
+            pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
+            most = pages * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
 
 
 def work(plain: dict[str, Any], tasks: int, messages: int, *, threads: int) -> None:
@@ -226,7 +233,6 @@ def work(plain: dict[str, Any], tasks: int, messages: int, *, threads: int) -> N
         kept=plain["kept"],
         memory=plain["memory"],
     )
-    limit_memory(workplace.memory)
 
     def tell(message: dict[str, Any]) -> None:
         os.write(messages, (json.dumps(message) + "\n").encode())
