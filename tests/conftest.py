@@ -44,7 +44,7 @@ LONGEST = (
 
 
 def _group(item: pytest.Item) -> str:
-    """The tests that one process runs, for they share what is expensive: a file; the files of figures, and of the server, together."""
+    """The tests that one process runs, for they share what is expensive: a file; figures; the server."""
     name = item.path.relative_to(Path(__file__).parent).as_posix()
     if name.startswith(SERVER):
         return SERVER

@@ -192,7 +192,7 @@ def call_of(
         if "TextData" in str(signature(analysis.function).parameters["corpus"].annotation):  # its two parts
             _give_data(call, body.corpus)
         else:
-            call.give("corpus", *_corpus(model, body.corpus))
+            call.give("corpus", *corpus_of(model, body.corpus))
     if body.text is not None:
         call.give("data" if "data" in names else "text", *text_of(body.text))
     if body.prompts is not None:
@@ -235,7 +235,7 @@ def text_of(text: Any) -> tuple[Any, str]:
     return text, _shown(text)
 
 
-def _corpus(model: Any, corpus: Any) -> tuple[Any, str]:
+def corpus_of(model: Any, corpus: Any) -> tuple[Any, str]:
     """A corpus as ids: a string never gets to where it could be a path."""
     from nanogpt_lens.model.encoding import encode_text
 

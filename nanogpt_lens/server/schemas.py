@@ -144,6 +144,34 @@ class AnalysisBody(_Body):
     )
 
 
+ComparedPart: TypeAlias = Literal[
+    "outputs", "weights", "representations", "difference_lens", "heads", "transplants", "edges"
+]
+"""`nanogpt_lens.compare.comparing.Part`, which would import everything."""
+
+
+class CompareBody(_Body):
+    """Two of the server's models side by side, b minus a: `ngl.compare`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"a": "before", "b": "after", "text": "ROMEO: hear me", "parts": ["outputs"]}]},
+    )
+    a: Annotated[str, Field(max_length=200)] = Field(description="the model before, a name of GET /v1/models")
+    b: Annotated[str, Field(max_length=200)] = Field(description="the model after, another one")
+    text: CorpusJson | None = Field(
+        default=None, description="what they are compared on, or its ids; null for text that the two write"
+    )
+    parts: Annotated[list[ComparedPart], Field(min_length=1, max_length=7)] | None = Field(
+        default=None, description="which parts are made; null for all that apply"
+    )
+    search: bool = Field(default=True, description="look for the fewest parts that carry the difference; takes long")
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
+    wait: Annotated[float, Field(ge=0, le=60)] = Field(
+        10.0, description="seconds to wait for the result before a job is answered instead"
+    )
+
+
 class ReturnBody(_Body):
     """What of a run is sent back."""
 

@@ -27,10 +27,10 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.caching import ResultCache
-from nanogpt_lens.server.arguments import call_of
+from nanogpt_lens.server.arguments import call_of, corpus_of
 from nanogpt_lens.server.pictures import write_picture
 from nanogpt_lens.server.refusals import Refusal, one_sentence, refusal_of
-from nanogpt_lens.server.schemas import AnalysisBody
+from nanogpt_lens.server.schemas import AnalysisBody, CompareBody
 from nanogpt_lens.server.served import ServedModels
 
 LARGEST_RESULT = 500_000
@@ -98,11 +98,14 @@ class Worker:
             result = self._result(task["result_id"])[0]
             facts = {"result_id": task["result_id"], "drawn": True}
         else:
-            result, facts = self._analysed(identity, task)
+            if "compare" in task:
+                result, facts = None, self._compared(identity, CompareBody.model_validate(task["compare"]))
+            else:
+                result, facts = self._analysed(identity, task)
             facts["seconds"] = time.perf_counter() - began
             answer = self.workplace.answer_file(identity)
             answer.write_text(json.dumps(facts.pop("json"), allow_nan=False))
-        if task["format"] != "json":
+        if task["format"] != "json" and result is not None:
             write_picture(result, task["format"], self.workplace.answer_file(identity, task["format"]))
         return facts
 
@@ -128,6 +131,34 @@ class Worker:
             )
         facts = {"result_id": key, "cached": cached, "python_file": self._python(identity, call.python(served))}
         return result, {**facts, "json": result.to_json()}
+
+    def _compared(self, identity: str, body: CompareBody) -> dict[str, Any]:
+        """A comparison of two models; it is no single result, and is not kept beyond its job."""
+        from nanogpt_lens.compare.comparing import compare
+
+        a, b = self.models.named(body.a), self.models.named(body.b)
+        with (
+            a.open() as one,
+            b.open() as other,
+            _told_progress(lambda bar: self.tell({"id": identity, "progress": bar})),
+        ):
+            limit_memory(self.workplace.memory)
+            options: dict[str, Any] = {"parts": body.parts, "search": body.search, "seed": body.seed}
+            options["names"] = [a.name, b.name]
+            text, words = (None, "None") if body.text is None else corpus_of(one, body.text)
+            made = compare(one, other, text=text, **options)
+        if not made.parts:
+            raise Refusal("refused", f"nothing can be compared: {'; '.join(made.left_out.values())}")
+        size = sum(result.values.numel() for result in made.parts.values())
+        if size > LARGEST_RESULT:
+            raise Refusal(
+                "too_large", f"the parts have {size} values; expected at most {LARGEST_RESULT}: ask for fewer parts"
+            )
+        given = "".join(f", {name}={value!r}" for name, value in options.items())
+        lines = ["import nanogpt_lens as ngl", f"model = {a.python}", f"other = {b.python}"]
+        lines.append(f"result = ngl.compare(model, other, text={words}{given})")
+        python = self._python(identity, "\n".join(lines))
+        return {"result_id": None, "cached": False, "python_file": python, "json": made.to_json()}
 
     def _python(self, identity: str, python: str) -> str:
         """Write the Python of a call to a file, as it may be longer than a message, and return the file's name."""

@@ -24,6 +24,7 @@ OPERATIONS = [
     "POST /v1/models/{model}/run",
     "GET /v1/analyses",
     "POST /v1/models/{model}/analyses/{analysis}",
+    "POST /v1/compare",
     "GET /v1/jobs",
     "GET /v1/jobs/{job}",
     "DELETE /v1/jobs/{job}",
