@@ -60,6 +60,8 @@ Texts: TypeAlias = Annotated[list[Words], Field(min_length=1, max_length=4096)]
 TextJson: TypeAlias = Annotated[Words | Texts | Ids | Rows, _of_one_look()]
 """A prompt, several of one length, or token ids [pos] or [example, pos]. A string is text, whatever it looks like."""
 
+MaybeTextJson: TypeAlias = TextJson | None
+
 CorpusJson: TypeAlias = Annotated[Words | Ids | Rows, _of_one_look(texts=False)]
 """A text to measure on, or its ids; rows of ids are texts of their own."""
 
