@@ -30,7 +30,7 @@ def numbers_of(model: Hooked, names: Sequence[str], *, n_examples: int, n_pos: i
         n_examples, n_pos: the shape of the run that is meant.
 
     Raises:
-        AnalysisError: a hook point that no run comes to.
+        AnalysisError: a hook point that no run comes to, or that is switched off.
     """
     if not names:
         return 0
@@ -48,4 +48,7 @@ def numbers_of(model: Hooked, names: Sequence[str], *, n_examples: int, n_pos: i
 
 def _measured(model: Hooked, names: Sequence[str], n: int) -> dict[str, int]:
     tokens = torch.zeros((1, n), dtype=torch.long, device=device_of(model))
-    return {name: value.numel() for name, value in record(model, tokens, names).items()}
+    try:
+        return {name: value.numel() for name, value in record(model, tokens, names).items()}
+    except ValueError as error:  # TransformerLens 4, of a hook point that is switched off
+        raise AnalysisError(f"an activation cannot be had: {' '.join(str(error).split())}") from None
