@@ -40,6 +40,7 @@ def test_the_parts_are_those_of_compare():
     assert get_args(ComparedPart) == PARTS
 
 
+@pytest.mark.slow
 def test_it_is_the_direct_call(pair, tmp_path):
     """In the worker's own class, whose Python is run here."""
     for folder in ("tasks", "answers", "cache", "stage"):
