@@ -28,8 +28,11 @@ CASES = ("bias", "no_bias", "compiled", "old_mask_buffers")
 
 FIGURES = ("nanogpt_lens/viz/test_figures", "nanogpt_lens/viz/test_prose_is_for_people.py")
 """Files that draw the same results."""
+SERVER = "nanogpt_lens/server/"
+"""A folder whose tests share an application, and the process in which its workers are born."""
 LONGEST = (
     FIGURES[0],
+    SERVER,
     "nanogpt_lens/reporting/test_report.py",
     "test_readme.py",
     "nanogpt_lens/runs/test_change_points.py",
@@ -41,8 +44,10 @@ LONGEST = (
 
 
 def _group(item: pytest.Item) -> str:
-    """The tests that one process runs, for they share what is expensive: a file; the files of figures together."""
+    """The tests that one process runs, for they share what is expensive: a file; figures; the server."""
     name = item.path.relative_to(Path(__file__).parent).as_posix()
+    if name.startswith(SERVER):
+        return SERVER
     return FIGURES[0] if name.startswith(FIGURES) else name
 
 

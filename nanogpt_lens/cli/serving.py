@@ -50,18 +50,20 @@ def serve(
     if host not in LOOPBACK:
         typer.echo(
             f"warning: on {host} other machines can ask, and the token goes over the network in the clear; "
-            "expected 127.0.0.1, or a proxy with TLS in front",
+            "expected 127.0.0.1, or a proxy with TLS in front"
+            + ("" if allowed_host else ". Other machines are refused until --allowed-host has the name they ask for"),
             err=True,
         )
 
     def started(server: Started) -> None:
         if as_json:
             facts = {"url": server.url, "token": server.token, "token_file": str(server.token_file)}
-            typer.echo(json.dumps({**facts, "page": server.page, "models": models.names}))
+            typer.echo(json.dumps({**facts, "page": server.page, "models": models.names, "labs": server.labs}))
             return
         typer.echo(f"models: {', '.join(models.names)}")
         typer.echo(f"url: {server.url}\ntoken: {server.token}\ntoken file: {server.token_file}")
-        typer.echo(f"in a browser, once: {server.page}\nend it with Ctrl-C")
+        typer.echo(f"in a browser, once: {server.page}")
+        typer.echo("".join(f"lab: {lab}\n" for lab in server.labs.values()) + "end it with Ctrl-C")
 
     run(
         models,

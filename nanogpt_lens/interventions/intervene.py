@@ -58,7 +58,7 @@ def intervene(
         check_fits(model, one)
         for axis in AXES[3:]:
             positions_from_start(as_tuple(getattr(one, axis)), tokens.shape[1], axis)
-    names = _hook_points(model, activations)
+    names = hook_points(model, activations)
     others = None if other is None else as_tokens(model, other, name="other")
     rows = tokens if reference is None else as_tokens(model, reference, name="reference")
     with evaluating(model):
@@ -96,7 +96,7 @@ def intervene(
     )
 
 
-def _hook_points(model: Hooked, activations: Sequence[str]) -> list[str]:
+def hook_points(model: Hooked, activations: Sequence[str]) -> list[str]:
     """The hook points that activations mean, in their order.
 
     Raises:

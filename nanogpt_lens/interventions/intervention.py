@@ -13,7 +13,7 @@ It goes to JSON and comes back unchanged, so that a command line, a page or a se
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral, Real
@@ -235,8 +235,8 @@ def _source(source: Any) -> str | dict[str, Any]:
     if not isinstance(source, Mapping) or set(source) not in ({"scale"}, {"add"}, {"add", "scale"}):
         raise AnalysisError(f"source is {source!r}; expected {_FORMS}")
     scale = source.get("scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, Real) or not math.isfinite(scale):
-        raise AnalysisError(f"scale is {scale!r}; expected a finite number")
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not abs(scale) <= sys.float_info.max:
+        raise AnalysisError(f"scale is {scale!r:.40}; expected a finite number")
     if "add" not in source:
         return {"scale": float(scale)}
     return {"add": _direction(source["add"]), "scale": float(scale)}

@@ -142,8 +142,12 @@ class AnalysisAnswer(_Answer):
     python: str = Field(description="Python that gives the same result")
     cached: bool = Field(description="whether it had been made before")
     seconds: float = Field(description="that the worker took")
-    result_id: str = Field(description="for options that take an earlier result, as a lens or a circuit")
-    result: dict[str, Any] = Field(description="`Result.to_json()`: its fields, and in `rows` one entry per value")
+    result_id: str | None = Field(
+        description="for options that take an earlier result, as a lens or a circuit; null for a comparison"
+    )
+    result: dict[str, Any] = Field(
+        description="`Result.to_json()`: its fields, and in `rows` one entry per value; of a comparison `parts`"
+    )
 
 
 class NextToken(BaseModel):

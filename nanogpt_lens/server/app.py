@@ -5,10 +5,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -17,9 +14,11 @@ from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
 from nanogpt_lens.server.answers import ErrorAnswer
-from nanogpt_lens.server.guard import Guard, Keys, refusal_headers
+from nanogpt_lens.server.guard import Guard, Keys
 from nanogpt_lens.server.jobs import Jobs
-from nanogpt_lens.server.refusals import Refusal, refusal_of
+from nanogpt_lens.server.lab_calls import LabCalls
+from nanogpt_lens.server.lab_routes import router as lab_router
+from nanogpt_lens.server.refusals import Refusal, refusal_of, refusal_response
 from nanogpt_lens.server.routes import Runs, routes
 from nanogpt_lens.server.served import ServedModels
 from nanogpt_lens.server.workshop import Workshop
@@ -44,6 +43,7 @@ def create_app(
     memory: int | None = 4 * 2**30,
     body: int = 4 * 2**20,
     delete: Iterable[Path] = (),
+    port: int | None = None,
 ) -> FastAPI:
     """The application of some models; `app.state` has its `jobs`, `runs`, `workshop` and `keys`.
 
@@ -58,6 +58,7 @@ def create_app(
         memory: bytes that the worker may take beside what it starts with; None for any.
         body: the largest body of a request, in bytes.
         delete: files that go with the server, however it ends.
+        port: where it is served, if that is known: the cookie of a browser is named after it.
 
     Close it with `close_app`; it can be served, or called in the process, as often as one likes until then.
     """
@@ -75,10 +76,11 @@ def create_app(
     facts = app.state.facts = Runs(threads=1, waiting=512)
     app.state.jobs, app.state.runs, app.state.workshop, app.state.models = jobs, runs, workshop, models
     app.include_router(routes(models, jobs, runs, facts))
-    _mount_lab(app, models, runs)
-    _add_documents(app)
+    app.state.lab = LabCalls(models)
+    app.include_router(lab_router(models, app.state.lab))
+    _add_documents(app, models)
     _add_refusals(app)
-    app.state.keys = Keys(token)
+    app.state.keys = Keys(token, port=port)
     app.add_middleware(Guard, keys=app.state.keys, hosts=list(hosts), body=body)
     return app
 
@@ -88,19 +90,16 @@ def close_app(app: FastAPI) -> None:
     app.state.jobs.close()
     app.state.runs.close()
     app.state.facts.close()
+    app.state.lab.close()
 
 
-def _mount_lab(app: FastAPI, models: ServedModels, runs: Runs) -> None:
-    """Add the lab's routes, where the package has them: the one place for it.
+def _add_documents(app: FastAPI, models: ServedModels) -> None:
+    @app.get("/", include_in_schema=False)
+    async def start() -> HTMLResponse:
+        from nanogpt_lens.server.documents import start_page
 
-    `nanogpt_lens.server.lab_routes.router(models, runs)` is an APIRouter. `await runs.call(function, *arguments)` does
-    what needs a model outside of the event loop, in turn with the runs of `/v1`.
-    """
-    if find_spec("nanogpt_lens.server.lab_routes") is not None:
-        app.include_router(import_module("nanogpt_lens.server.lab_routes").router(models, runs))
+        return HTMLResponse(start_page({one.name: one.python for one in models}))
 
-
-def _add_documents(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         from nanogpt_lens.server.documents import page
@@ -151,12 +150,3 @@ def _of_validation(error: RequestValidationError) -> Refusal:
         return Refusal("wrong_option", f"there is no field {place!r:.80}; see /docs for those that there are")
     where = "the query" if first["loc"][0] == "query" else "the body"
     return Refusal("wrong_option", f"{place or where} cannot be what it is: {what[:1].lower()}{what[1:]}")
-
-
-def refusal_response(refusal: Refusal) -> Response:
-    """A refusal as a response."""
-    headers = {name.decode(): value.decode() for name, value in refusal_headers(refusal)}
-    if allow := getattr(refusal, "allow", None):
-        headers["allow"] = allow
-    body = json.dumps(refusal.to_json())
-    return Response(body, refusal.status, headers=headers, media_type="application/json")

@@ -27,6 +27,7 @@ from nanogpt_lens.server.served import ServedModel
 _MEMORY = 2**28
 _LARGEST = 10**9
 _DEEPEST = 24
+_MOST_VALUES = 200_000
 _TOLD = 20_000  # letters of a text that the Python line repeats
 
 
@@ -39,12 +40,14 @@ class Call:
         arguments: by name, without the model.
         words: each of them as Python.
         lines: Python that comes before the call.
+        earlier: Python that makes the earlier results that it takes; it leaves each under its option's name.
     """
 
     analysis: Analysis
     arguments: dict[str, Any] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    earlier: list[str] = field(default_factory=list)
 
     def give(self, name: str, value: Any, words: str) -> None:
         """Set one argument, and how it is written."""
@@ -61,7 +64,10 @@ class Call:
                 word = self.words[parameter.name]
                 only = parameter.kind is Parameter.KEYWORD_ONLY or len(parts) <= self._skipped(parameter.name)
                 parts.append(f"{parameter.name}={word}" if only else word)
-        start = ["import nanogpt_lens as ngl", f"model = {served.python}"]
+        imported, loaded = "import nanogpt_lens as ngl", f"model = {served.python}"
+        earlier = [line for line in self.earlier if line not in (imported, loaded)]
+        another = [loaded] if any(line.startswith("model = ") for line in earlier) else []
+        start = [imported, loaded, *earlier, *another]
         return "\n".join([*start, *self.lines, f"result = {function}({', '.join(parts)})"])
 
     def _skipped(self, name: str) -> int:
@@ -149,6 +155,8 @@ def _check_size(name: str, value: Any) -> None:
             if isinstance(one, int | float) and not abs(one) <= _LARGEST:
                 raise Refusal("wrong_option", f"{name} has a number beyond a thousand million; expected a smaller one")
             deeper += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        if len(deeper) > _MOST_VALUES:
+            raise Refusal("wrong_option", f"{name} has too many values; expected at most {_MOST_VALUES}")
         if not deeper:
             break
         level = deeper
@@ -171,7 +179,7 @@ def call_of(
         analysis: which.
         body: the request.
         served, model: the model it is of.
-        result_of: a function from the id of an earlier result to it, and to its folder.
+        result_of: a function from the id of an earlier result to it, and to the Python that made it.
 
     Raises:
         Refusal: see `check_request`; an earlier result of another kind than the option takes.
@@ -184,7 +192,7 @@ def call_of(
         if "TextData" in str(signature(analysis.function).parameters["corpus"].annotation):  # its two parts
             _give_data(call, body.corpus)
         else:
-            call.give("corpus", *_corpus(model, body.corpus))
+            call.give("corpus", *corpus_of(model, body.corpus))
     if body.text is not None:
         call.give("data" if "data" in names else "text", *text_of(body.text))
     if body.prompts is not None:
@@ -201,8 +209,9 @@ def call_of(
 
 def _option(call: Call, name: str, value: Any, result_of: Callable[[str], tuple[Result, str]]) -> tuple[Any, str]:
     if isinstance(value, ResultOf):
-        result, folder = result_of(value.result)
-        return result, f"ngl.load_result({folder!r})"
+        result, python = result_of(value.result)
+        call.earlier += [*python.splitlines(), f"{name} = result"]
+        return result, name
     if isinstance(value, AskedBody):
         return _asked(value)
     if isinstance(value, dict) and any(isinstance(one, AskedBody) for one in value.values()):
@@ -226,7 +235,7 @@ def text_of(text: Any) -> tuple[Any, str]:
     return text, _shown(text)
 
 
-def _corpus(model: Any, corpus: Any) -> tuple[Any, str]:
+def corpus_of(model: Any, corpus: Any) -> tuple[Any, str]:
     """A corpus as ids: a string never gets to where it could be a path."""
     from nanogpt_lens.model.encoding import encode_text
 

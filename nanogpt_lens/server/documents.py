@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import quote
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:56rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a}"
@@ -31,6 +32,23 @@ def page(document: Mapping[str, Any]) -> str:
     )
 
 
+def start_page(models: Mapping[str, str]) -> str:
+    """The page at `/`: the lab of every model, and where the rest is described.
+
+    Args:
+        models: the Python that loads each, by name.
+    """
+    rows = "".join(
+        f'<tr><td><a href="/lab/{quote(name)}">{_text(name)}</a><td><code>{_text(python)}</code>'
+        for name, python in models.items()
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>nanogpt-lens</title><style>{_STYLE}</style>'
+        "<h1>nanogpt-lens</h1><h2>The lab: change a model, and watch what it says</h2>"
+        f'<table>{rows}</table><h2>For programs</h2><p><a href="/docs">What can be asked over HTTP</a></p></html>'
+    )
+
+
 def _operation(path: str, method: str, operation: Mapping[str, Any], schemas: Mapping[str, Any]) -> str:
     rows = [
         (f"{p['name']} ({p['in']})", p.get("description", ""))
@@ -39,9 +57,10 @@ def _operation(path: str, method: str, operation: Mapping[str, Any], schemas: Ma
     ]
     example = ""
     if "requestBody" in operation:
-        name = _name(operation["requestBody"]["content"]["application/json"]["schema"])
-        rows += _fields(schemas[name])
-        for some in schemas[name].get("examples", ()):
+        body = operation["requestBody"]["content"].get("application/json", {}).get("schema", {})
+        body = schemas.get(_name(body), body)  # one that has a name, or one written out
+        rows += _fields(body)
+        for some in body.get("examples", ()):
             example += f"<pre>{_text(json.dumps(some, ensure_ascii=False, indent=1))}</pre>"
     answers = []
     for status, response in operation["responses"].items():

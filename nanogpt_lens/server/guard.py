@@ -19,10 +19,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nanogpt_lens.server.refusals import Refusal, refusal_of
+from nanogpt_lens.server.refusals import Refusal, refusal_headers, refusal_of
 
 COOKIE = "nanogpt_lens"
-"""The cookie of a browser that opened the page with the one-time key."""
+"""The cookie of a browser that opened the page with the one-time key; a port may follow."""
 
 _GOES_BY = 5.0  # seconds
 _MOST_GOES_BY = 2**28
@@ -44,13 +44,15 @@ class Keys:
         token: that clients send as `Authorization: Bearer`.
 
     Attributes:
-        page: opens the server for a browser, once: `/docs?token=` sets a cookie that scripts cannot read and other
+        page: opens the server for a browser, once: `/?token=` sets a cookie that scripts cannot read and other
             sites do not send; None when it is spent.
         session: the value of that cookie.
+        cookie: its name, which has the port: a browser sends the cookies of a host to all of its ports.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, *, port: int | None = None) -> None:
         self.token = token
+        self.cookie = COOKIE if port is None else f"{COOKIE}_{port}"
         self.page: str | None = secrets.token_urlsafe(24)
         self.session = secrets.token_urlsafe(32)
 
@@ -116,7 +118,7 @@ class Guard:
         kind, _, given = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer" and _same(given.strip(), self.keys.token):
             return
-        if not kind and _same(_cookie(headers), self.keys.session):
+        if not kind and _same(_cookie(headers, self.keys.cookie), self.keys.session):
             return
         said = "is not this start's" if kind else "is missing"
         raise Refusal(
@@ -133,7 +135,7 @@ class Guard:
         rest = [(k, v) for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k != "token"]
         place = scope["raw_path"].decode("latin-1") if scope.get("raw_path") else scope["path"]
         place = "/" + place.lstrip("/") + (f"?{urlencode(rest)}" if rest else "")
-        cookie = f"{COOKIE}={self.keys.session}; Path=/; HttpOnly; SameSite=Strict"
+        cookie = f"{self.keys.cookie}={self.keys.session}; Path=/; HttpOnly; SameSite=Strict"
         headers = [(b"location", place.encode("latin-1")), (b"set-cookie", cookie.encode()), (b"content-length", b"0")]
         await send({"type": "http.response.start", "status": 303, "headers": headers})
         await send({"type": "http.response.body", "body": b""})
@@ -201,15 +203,6 @@ async def send_refusal(refusal: Refusal, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def refusal_headers(refusal: Refusal) -> list[tuple[bytes, bytes]]:
-    """The headers that go with a refusal."""
-    headers = [(b"www-authenticate", b"Bearer")] if refusal.status == 401 else []
-    headers += [(b"connection", b"close")] if refusal.status in (408, 413) else []
-    if refusal.retry_after is not None:
-        headers.append((b"retry-after", str(refusal.retry_after).encode()))
-    return headers
-
-
 async def _passed_over(receive: Receive) -> None:
     """Let a body that is refused go by, piece by piece and for a while, so that its sender hears why it is refused."""
     gone = 0
@@ -245,9 +238,9 @@ def _hostname(host: str) -> str:
     return "" if plain else (parts.hostname or "").lower()
 
 
-def _cookie(headers: Headers) -> str:
+def _cookie(headers: Headers, name: str) -> str:
     try:
-        found: Any = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        found: Any = SimpleCookie(headers.get("cookie", "")).get(name)
     except CookieError:
         return ""
     return found.value if found is not None else ""

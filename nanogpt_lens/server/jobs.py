@@ -36,7 +36,8 @@ class Job:
         state: where it is.
         created, started, finished: seconds since 1970; None where that has not happened.
         progress: the bar of the analysis: `done`, `total` (None where nobody knows), `what`.
-        facts: of the answer: `seconds`, `cached`, `result_id`, and the Python that gives it again.
+        facts: of the answer: `seconds`, `cached`, `result_id`, and the Python that gives it again; of a
+            picture of an earlier result `drawn`.
         refusal: why it failed.
         ended: is done when the job is, in whatever way.
     """

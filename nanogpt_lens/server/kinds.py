@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from nanogpt_lens.catalogue import Analysis
 from nanogpt_lens.results.base import Result
-from nanogpt_lens.server.schemas import AskedBody, TextJson
+from nanogpt_lens.server.schemas import AskedBody, MaybeTextJson
 
 REASONS: dict[str, str] = {
     "resume": "it is a path on the server",
@@ -38,8 +38,8 @@ class ResultOf(BaseModel):
 
 
 _INSTEAD: dict[str, Any] = {
-    "reference": TextJson | None,
-    "other": TextJson | None,
+    "reference": MaybeTextJson,
+    "other": MaybeTextJson,
     "held_out": AskedBody | None,
     "tasks": dict[str, AskedBody] | None,
     "hypothesis": dict[str, Any],

@@ -26,13 +26,17 @@ from nanogpt_lens.interventions.values import SourceValues
 from nanogpt_lens.lab.proof import proof_of
 from nanogpt_lens.model.access import Hooked, as_tokens, editing, evaluating, log_probs, n_tokens, record
 from nanogpt_lens.model.identity import affine
+from nanogpt_lens.server.lab_calls import check_stopped
 from nanogpt_lens.server.lab_directions import with_numbers
 from nanogpt_lens.server.lab_metric import LabMetric, metric_of
 from nanogpt_lens.server.lab_sampling import sample
+from nanogpt_lens.server.sizes import numbers_of
 
 MOST_INTERVENTIONS = 256
 MOST_CANDIDATES = 512
 MOST_REFERENCE = 64
+MOST_NUMBERS = 50_000_000
+"""The most numbers that an answer may hold: 200 MB."""
 
 _EQUAL = 2e-5
 """Of the largest logit, as in the page."""
@@ -103,6 +107,8 @@ class LabEngine:
         began = time.perf_counter()
         setting = self.setting(request)
         names = self._names(request.get("activations") or [])
+        if numbers_of(self.model, names, n_examples=1, n_pos=setting.n) > MOST_NUMBERS:
+            raise AnalysisError(f"the answer would have more than {MOST_NUMBERS:,} numbers; ask for fewer activations")
         kept = self.recorded(setting, setting.some, names)
         return {
             "logits": array(kept["logits"][0]),
@@ -151,7 +157,8 @@ class LabEngine:
     def contributions(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What each part adds to a difference of logits at one position: {embed, heads, mlps, biases, total}."""
         setting, model = self.setting(request), self.model
-        metric = metric_of(model, {**(request.get("metric") or {}), "contrast": True}, setting.n)
+        given = request.get("metric") or {}
+        metric = metric_of(model, {**given, "contrast": True} if isinstance(given, Mapping) else given, setting.n)
         layers = range(int(model.cfg.n_layers))
         z, post = ([KINDS[site].hook_name(layer) for layer in layers] for site in ("z", "mlp_post"))
         first, scale = KINDS["resid_pre"].hook_name(0), "ln_final.hook_scale"
@@ -221,7 +228,8 @@ class LabEngine:
         return Setting(tokens, tuple(some), values)
 
     def recorded(self, setting: Setting, some: Sequence[Intervention], names: Sequence[str]) -> dict[str, Tensor]:
-        """Activations by name, and the logits, of a run with interventions."""
+        """Activations by name, and the logits, of a run with interventions; Refusal where nobody waits for it."""
+        check_stopped()
         with editing(self.model, edits_of(self.model, some, setting.values)):
             return record(self.model, setting.tokens, names)
 
@@ -285,6 +293,8 @@ def flat(values: np.ndarray) -> np.ndarray:
 def _ids(model: Hooked, given: Any, name: str) -> Int[Tensor, "example pos"]:
     if not isinstance(given, list):
         raise AnalysisError(f"{name} is {given!r:.60}; expected a list of ids")
+    if name != "the reference" and given and isinstance(given[0], list):
+        raise AnalysisError(f"{name} is a list of lists; expected the ids of one prompt")
     return as_tokens(model, given, name=name)
 
 

@@ -7,20 +7,24 @@ application's to decide.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, Protocol
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Body, Path, Response
+from fastapi import APIRouter, Body, Path, Request, Response
 from fastapi.responses import HTMLResponse
 
 from conversion.errors import NanoGPTLensError
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.lab.making import served_lab
 from nanogpt_lens.lab.page import Lab
-from nanogpt_lens.server.lab_engine import LabEngine
+from nanogpt_lens.server.lab_calls import LabCalls
+from nanogpt_lens.server.lab_engine import MOST_NUMBERS, LabEngine
+from nanogpt_lens.server.refusals import Refusal, refusal_response
 from nanogpt_lens.server.served import ServedModel, ServedModels
 
 _POLICY = (
@@ -28,20 +32,11 @@ _POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Of the response; the page's own policy narrows it to its scripts by their hashes."""
-
-MOST_NUMBERS = 50_000_000
-"""The most numbers that an answer may hold: 200 MB."""
+_HEADERS = {"Content-Security-Policy": _POLICY}
+_BYTES = "application/octet-stream"
 
 LabName = Annotated[str, Path(max_length=200, description="a model of the server")]
 TaskName = Annotated[str, Path(max_length=40, description="run, sweep, lens, contributions, sample or prove")]
-
-
-class Calls(Protocol):
-    """Something that calls functions outside of the event loop, a few at a time."""
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Awaitable[Any]:
-        """What the function returns."""
-        ...
 
 
 class ServedLabs:
@@ -80,48 +75,49 @@ class ServedLabs:
             return self._engines[served.name][1]
 
 
-def router(models: ServedModels, runs: Calls) -> APIRouter:
+def router(models: ServedModels, calls: LabCalls) -> APIRouter:
     """The routes of the lab.
 
     Args:
         models: that can be asked for.
-        runs: calls what needs a model.
+        calls: what calls functions that need a model.
     """
-    labs, routes = ServedLabs(models), APIRouter(tags=["lab"])
+    labs = ServedLabs(models)
+    routes = APIRouter(include_in_schema=False)  # it speaks with its own page, in bytes: docs/LAB.md says how
 
     @routes.get("/lab/{model}", response_class=HTMLResponse)
-    async def lab(model: LabName) -> Response:
+    async def lab(model: LabName, client: Request) -> Response:
         """Give the page in which a model can be intervened in; this server computes for it."""
-        try:
-            models.named(model)
-        except NanoGPTLensError as error:
-            return _refused(error, "no_such_model", 404)
-        try:
-            page = await runs.call(labs.page, model)
-        except NanoGPTLensError as error:
-            return _refused(error)
-        return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
+        return await answered(model, client, labs.page, lambda page: HTMLResponse(page, headers=_HEADERS))
 
     @routes.post("/lab/{model}/{task}")
     async def lab_task(
-        model: LabName, task: TaskName, request: Annotated[dict[str, Any], Body(description="what the page asks")]
+        model: LabName, task: TaskName, asked: Annotated[dict[str, Any], Body()], client: Request
     ) -> Response:
         """Compute something for the page; the answer is the length of its JSON, the JSON, and the arrays behind it."""
+        return await answered(model, client, labs.answer, partial(Response, media_type=_BYTES), task, asked)
+
+    async def answered(
+        model: str, client: Request, function: Callable[..., Any], response: Callable[[Any], Response], *arguments: Any
+    ) -> Response:
         try:
             models.named(model)
         except NanoGPTLensError as error:
-            return _refused(error, "no_such_model", 404)
+            return refusal_response(Refusal("no_such_model", str(error)))
         try:
-            answer = await runs.call(labs.answer, model, task, request)
+            return response(await calls.call(client, model, function, model, *arguments))
         except NanoGPTLensError as error:
-            return _refused(error)
-        return Response(answer, media_type="application/octet-stream")
+            return refusal_response(Refusal("wrong_option", str(error)))
+        except Refusal as refusal:
+            return refusal_response(refusal)
 
     return routes
 
 
 def packed_answer(result: Mapping[str, Any]) -> bytes:
     """A result as bytes: the length of the JSON (4 bytes), the JSON, and the arrays in little-endian order.
+
+    A number of the JSON that is not finite is null; in arrays it stays what it is.
 
     Raises:
         AnalysisError: it holds too many numbers.
@@ -135,9 +131,11 @@ def packed_answer(result: Mapping[str, Any]) -> bytes:
             return _placed(value["data"], pieces)
         if isinstance(value, Mapping):
             return {name: plain(part) for name, part in value.items()}
-        return value
+        if isinstance(value, list | tuple):
+            return [plain(part) for part in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    header = json.dumps(plain(result)).encode()
+    header = json.dumps(plain(result), allow_nan=False).encode()
     return b"".join([struct.pack("<I", len(header)), header, *pieces])
 
 
@@ -147,8 +145,3 @@ def _placed(values: np.ndarray, pieces: list[bytes]) -> dict[str, Any]:
         raise AnalysisError(f"the answer has more than {MOST_NUMBERS:,} numbers; ask for fewer activations")
     pieces.append(values.astype(values.dtype.newbyteorder("<")).tobytes())
     return {"array": values.dtype.name, "shape": list(values.shape), "at": at}
-
-
-def _refused(error: NanoGPTLensError, code: str = "wrong_option", status: int = 422) -> Response:
-    body = {"error": {"code": code, "message": " ".join(str(error).split())}}
-    return Response(json.dumps(body), status, media_type="application/json")

@@ -23,12 +23,14 @@ from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.interventions.sites import KINDS
 from nanogpt_lens.interventions.values import SourceValues
 from nanogpt_lens.model.access import n_tokens, run
+from nanogpt_lens.server.lab_calls import check_stopped
 
 if TYPE_CHECKING:
     from nanogpt_lens.server.lab_engine import LabEngine, Setting
 
 MOST_SAMPLED = 1024
 
+_LARGEST = 10**9
 _WORD = 0xFFFFFFFF
 _PATTERNS = {KINDS["pattern"].hook.rpartition(".")[2]}
 
@@ -39,17 +41,18 @@ def sample(engine: LabEngine, request: Mapping[str, Any]) -> dict[str, Any]:
     top_k = request.get("top_k")
     if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MOST_SAMPLED:
         raise AnalysisError(f"n is {n!r:.40}; expected 0 to {MOST_SAMPLED} tokens")
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature < math.inf:
-        raise AnalysisError(f"the temperature is {temperature!r:.40}; expected 0 or more")
-    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int | float) or not top_k >= 1):
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 <= temperature <= _LARGEST:
+        raise AnalysisError(f"the temperature is {temperature!r:.40}; expected 0 to {_LARGEST}")
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int | float) or not 1 <= top_k < 2**53):
         raise AnalysisError(f"top_k is {top_k!r:.40}; expected 1 or more, or null for all")
-    if isinstance(seed, bool) or not isinstance(seed, int | float) or not math.isfinite(seed):
-        raise AnalysisError(f"the seed is {seed!r:.40}; expected a number")
+    if isinstance(seed, bool) or not isinstance(seed, int | float) or not abs(seed) < 2**53:
+        raise AnalysisError(f"the seed is {seed!r:.40}; expected a number that a page holds exactly, below 2^53")
     setting, random = engine.setting(request), numbers(math.floor(seed))
     model, known = engine.model, n_tokens(engine.model)
     places = [_of_the_prompt(one, setting.n) for one in setting.some]
     tokens, drawn = setting.tokens[0].tolist(), []
     for _ in range(n):
+        check_stopped()
         offset = max(0, len(tokens) - int(model.cfg.n_ctx))
         window = torch.tensor([tokens[offset:]], device=setting.tokens.device)
         some = [moved for one in places if (moved := _moved(one, offset)) is not None]

@@ -16,6 +16,7 @@ _MOST_CHARACTERS = 1000
 
 def model_facts(served: ServedModel) -> dict[str, Any]:
     """What a model is, from its file."""
+    served.check()
     checkpoint = served.reading.checkpoint(served.path)
     vocabulary = checkpoint.vocabulary
     words: dict[str, Any] = {"kind": None, "size": None, "why": checkpoint.no_vocabulary or "none found"}

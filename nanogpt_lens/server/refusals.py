@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from nanogpt_lens.core.errors import NanoGPTLensError
@@ -34,6 +35,9 @@ STATUSES: dict[str, int] = {
     "internal": 500,
 }
 """Every code, and the HTTP status that it goes with."""
+
+
+_ALLOWED = "the server allows a job beside its model (--memory of `nanogpt-lens serve`)"
 
 
 class Refusal(Exception):
@@ -75,6 +79,25 @@ def refusal_of(error: BaseException) -> Refusal:
     if isinstance(error, NanoGPTLensError):
         return Refusal("refused", str(error))
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return Refusal("too_large", "this needs more memory than the server allows; ask for less, such as a smaller n")
+        return Refusal("too_large", f"this needs more memory than {_ALLOWED}; ask for less, such as a smaller n")
     kind = type(error).__name__
     return Refusal("internal", f"this should not have happened ({kind}); the server's own output has more, report it")
+
+
+def refusal_headers(refusal: Refusal) -> list[tuple[bytes, bytes]]:
+    """The headers that go with a refusal."""
+    headers = [(b"www-authenticate", b"Bearer")] if refusal.status == 401 else []
+    headers += [(b"connection", b"close")] if refusal.status in (408, 413) else []
+    if refusal.retry_after is not None:
+        headers.append((b"retry-after", str(refusal.retry_after).encode()))
+    return headers
+
+
+def refusal_response(refusal: Refusal) -> Any:
+    """A refusal as Starlette's response."""
+    from starlette.responses import Response
+
+    headers = {name.decode(): value.decode() for name, value in refusal_headers(refusal)}
+    if allow := getattr(refusal, "allow", None):
+        headers["allow"] = allow
+    return Response(json.dumps(refusal.to_json()), refusal.status, headers=headers, media_type="application/json")

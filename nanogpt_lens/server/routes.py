@@ -34,7 +34,7 @@ from nanogpt_lens.server.listing import catalogue_facts, model_facts
 from nanogpt_lens.server.pictures import MEDIA, Format, asked_format
 from nanogpt_lens.server.refusals import SCHEMA_VERSION, Refusal
 from nanogpt_lens.server.running import run_of
-from nanogpt_lens.server.schemas import AnalysisBody, RunBody
+from nanogpt_lens.server.schemas import AnalysisBody, CompareBody, RunBody
 from nanogpt_lens.server.served import ServedModel, ServedModels
 
 _T = TypeVar("_T")
@@ -98,6 +98,7 @@ def routes(models: ServedModels, jobs: Jobs, runs: Runs, facts: Runs) -> APIRout
     router = APIRouter(prefix="/v1", dependencies=[Security(HTTPBearer(auto_error=False))])
     _add_models(router, models, runs, facts)
     _add_analyses(router, models, jobs, facts)
+    _add_comparison(router, models, jobs)
     _add_jobs(router, jobs)
     return router
 
@@ -156,12 +157,36 @@ def _add_analyses(router: APIRouter, models: ServedModels, jobs: Jobs, facts: Ru
         check_request(found, body)
         asked = asked_format(kind, request.headers.get("accept", ""))
         plain = body.model_dump(mode="json", exclude_unset=True, exclude={"wait"})
-        task = {"model": served.name, "analysis": found.name, "body": plain, "format": asked}
+        task = {"model": served.name, "analysis": found.name, "body": plain, "format": asked, "sha256": served.sha256}
         job = jobs.submit(task, model=served.name, analysis=found.name)
         again = job.ended.done()
         if not again:
             await asyncio.wait([asyncio.wrap_future(job.ended)], timeout=body.wait)
         return _answer(jobs, job, asked, again=again)
+
+
+def _add_comparison(router: APIRouter, models: ServedModels, jobs: Jobs) -> None:
+    @router.post(
+        "/compare",
+        tags=["analyses"],
+        response_model=AnalysisAnswer,
+        responses={
+            202: {"model": JobAnswer, "description": "not done within `wait` seconds: ask for the job"},
+            "5XX": {"model": ErrorAnswer, "description": "the worker died, or something that should not have happened"},
+        },
+    )
+    async def compare_models(body: Annotated[CompareBody, Body()]) -> Response:
+        """Compare two of the models: what differs, where it sits, and what carries it."""
+        a, b = _model(models, body.a), _model(models, body.b)
+        if a is b:
+            raise Refusal("wrong_option", f"a and b are both {a.name!r:.100}; expected two of GET /v1/models")
+        plain = body.model_dump(mode="json", exclude={"wait"})
+        task = {"compare": plain, "format": "json", "sha256": [a.sha256, b.sha256]}
+        job = jobs.submit(task, model=a.name, analysis="compare")
+        again = job.ended.done()
+        if not again:
+            await asyncio.wait([asyncio.wrap_future(job.ended)], timeout=body.wait)
+        return _answer(jobs, job, "json", again=again)
 
 
 def _add_jobs(router: APIRouter, jobs: Jobs) -> None:
@@ -200,6 +225,16 @@ def _add_jobs(router: APIRouter, jobs: Jobs) -> None:
         asked = asked_format(kind, request.headers.get("accept", "")) if kind is None and asked == "json" else asked
         if found.state in ("queued", "running"):
             raise Refusal("not_done", f"the job {found.id} is {found.state}; ask again when it is done", retry_after=1)
+        if found.state == "done" and found.facts.get("drawn") and asked == "json":
+            raise Refusal(
+                "not_found",
+                f"the job {found.id} drew a picture of an earlier job's result, which has the numbers; ask that job, "
+                "or this one for html, svg or png",
+            )
+        if found.state == "done" and asked != "json" and found.facts.get("result_id") is None:
+            raise Refusal(
+                "no_picture", f"the job {found.id} compared models, which is answered as JSON; draw it in Python"
+            )
         if found.state == "done" and not jobs.answer_file(found, asked).is_file():
             task = {"result_id": found.facts["result_id"], "format": asked}
             found = jobs.submit(task, model=found.model, analysis=found.analysis)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nanogpt_lens.interventions.intervene import intervene
+from nanogpt_lens.interventions.intervene import hook_points, intervene
 from nanogpt_lens.interventions.intervention import as_interventions
 from nanogpt_lens.model.access import as_tokens, log_probs, token_labels
 from nanogpt_lens.results import InterventionResult
@@ -18,9 +18,13 @@ from nanogpt_lens.server.arguments import metric_of, text_of
 from nanogpt_lens.server.refusals import SCHEMA_VERSION, Refusal
 from nanogpt_lens.server.schemas import RunBody
 from nanogpt_lens.server.served import ServedModel
+from nanogpt_lens.server.sizes import numbers_of, widest
 
 MOST_LOGITS = 20_000_000
-"""Logits that a run may compute, of all examples and positions: 80 MB, twice."""
+"""Logits, weights of attention or neurons that a layer of a run may have, of all examples and positions: 80 MB each."""
+
+MOST_HELD = 100_000_000
+"""Numbers that the sources of interventions may keep: 400 MB."""
 
 MOST_NUMBERS = 500_000
 """Numbers that an answer may hold."""
@@ -37,15 +41,9 @@ def run_of(served: ServedModel, body: RunBody) -> dict[str, Any]:
     arguments, words = _arguments(body)
     with served.open() as model:
         tokens = as_tokens(model, arguments["text"])
-        rows = [tokens.numel()]
-        rows += [as_tokens(model, arguments[n], name=n).numel() for n in ("other", "reference") if n in arguments]
-        if sum(rows) * model.cfg.d_vocab > MOST_LOGITS:
-            raise Refusal(
-                "too_large",
-                f"{sum(rows)} tokens were given; expected at most {MOST_LOGITS // model.cfg.d_vocab} of this model in "
-                "one run: send fewer at a time",
-            )
+        also = [as_tokens(model, arguments[n], name=n) for n in ("other", "reference") if n in arguments]
         positions = _positions(body, tokens.shape[1])
+        _check_size(model, body, arguments, [tokens, *also], len(positions))
         result = intervene(model, **arguments)
         top = _top(model, result, positions, min(body.wanted.top, model.cfg.d_vocab))
     call = ", ".join(f"{name}={word}" for name, word in words.items() if name != "text")
@@ -62,6 +60,37 @@ def run_of(served: ServedModel, body: RunBody) -> dict[str, Any]:
         **_numbers(result, positions, body),
         "seconds": time.perf_counter() - began,
     }
+
+
+def _check_size(model: Any, body: RunBody, arguments: dict[str, Any], texts: list[Tensor], n_positions: int) -> None:
+    """Raise Refusal where a run would compute, keep or send too much; AnalysisError where an activation is unknown."""
+    tokens, longest = sum(text.numel() for text in texts), max(text.shape[1] for text in texts)
+    most = MOST_LOGITS // widest(model, longest)
+    if tokens > most:
+        raise Refusal(
+            "too_large",
+            f"{tokens} tokens were given; expected at most {most} of this model, at this length, in one run: send "
+            "fewer at a time",
+        )
+    n_examples, n_pos = texts[0].shape
+    names = hook_points(model, body.wanted.activations)
+    sent = numbers_of(model, names, n_examples=n_examples, n_pos=n_pos)
+    sent += n_examples * n_positions * int(model.cfg.d_vocab) if body.wanted.logits else 0
+    if 2 * sent > MOST_NUMBERS:
+        raise Refusal(
+            "too_large",
+            f"{2 * sent} numbers were asked for; expected at most {MOST_NUMBERS}: ask for fewer positions, examples or "
+            "activations",
+        )
+    taken = {one.activation for one in arguments["interventions"] if one.source in ("other", "mean", "resample")}
+    sources = hook_points(model, sorted(taken - {"edge"}))
+    held = sum(numbers_of(model, sources, n_examples=len(text), n_pos=text.shape[1]) for text in texts)
+    if held > MOST_HELD:
+        raise Refusal(
+            "too_large",
+            f"what the sources take has {held} numbers; expected at most {MOST_HELD}: send fewer or shorter texts, or "
+            "change fewer activations at once",
+        )
 
 
 def _arguments(body: RunBody) -> tuple[dict[str, Any], dict[str, str]]:
@@ -118,14 +147,6 @@ def _top(model: Any, result: InterventionResult, positions: list[int], k: int) -
 
 def _numbers(result: InterventionResult, positions: list[int], body: RunBody) -> dict[str, Any]:
     """What is numbers alone."""
-    activations = sum(t.numel() for t in result.activations.values())
-    logits = result.values[:, positions].numel() if body.wanted.logits else 0
-    if 2 * (activations + logits) > MOST_NUMBERS:
-        raise Refusal(
-            "too_large",
-            f"{2 * (activations + logits)} numbers were asked for; expected at most {MOST_NUMBERS}: ask for fewer "
-            "positions, examples or activations",
-        )
     metric = None
     if result.metric is not None and result.base_metric is not None:
         metric = {

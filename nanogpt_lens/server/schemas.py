@@ -4,21 +4,68 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator
+from pydantic_core import PydanticCustomError
+
+MOST_IDS = 1_000_000
+"""Ids, or texts, that one field may hold."""
+
+
+def _of_one_look(*, texts: bool = True, rows: bool = True) -> WrapValidator:
+    """Texts or ids as they are, after one look that stops at the first that is wrong: a union tries all in every way.
+
+    Args:
+        texts, rows: whether several texts, and rows of ids, may be given.
+    """
+
+    def checked(value: Any, handler: Any) -> Any:
+        if not isinstance(value, list):
+            return handler(value)
+        if not value:
+            raise _wrong("it is an empty list; expected at least one token id, or text")
+        if texts and isinstance(value[0], str):
+            if len(value) > _MOST_ROWS:
+                raise _wrong(f"it has {len(value)} texts; expected at most {_MOST_ROWS}")
+            return [handler(one) if isinstance(one, str) else _not_alike(one) for one in value]
+        several = value if rows and isinstance(value[0], list) else [value]
+        if len(several) > _MOST_ROWS or sum(len(row) if isinstance(row, list) else 1 for row in several) > MOST_IDS:
+            raise _wrong(f"it is too long; expected at most {MOST_IDS} ids, in at most {_MOST_ROWS} rows")
+        for row in several:
+            if not isinstance(row, list) or not row:
+                raise _wrong(f"one of the rows is {row!r:.40}; expected each to be a list of token ids, at least one")
+            for one in row:
+                if type(one) is not int or not 0 <= one < 2**31:
+                    _not_alike(one)
+        return value
+
+    return WrapValidator(checked)
+
+
+def _not_alike(one: Any) -> None:
+    raise _wrong(f"one of its parts is {one!r:.40}; expected token ids, whole numbers of 0 or more, or texts alone")
+
+
+def _wrong(sentence: str) -> PydanticCustomError:
+    return PydanticCustomError("wrong_texts", "{sentence}", {"sentence": sentence})
+
+
+_MOST_ROWS = 4096
 
 TokenId: TypeAlias = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Words: TypeAlias = Annotated[str, Field(min_length=1, max_length=4_000_000)]
-Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1, max_length=2_000_000)]
+Ids: TypeAlias = Annotated[list[TokenId], Field(min_length=1, max_length=MOST_IDS)]
 Rows: TypeAlias = Annotated[list[Ids], Field(min_length=1, max_length=4096)]
 Texts: TypeAlias = Annotated[list[Words], Field(min_length=1, max_length=4096)]
 
-TextJson: TypeAlias = Words | Texts | Ids | Rows
+TextJson: TypeAlias = Annotated[Words | Texts | Ids | Rows, _of_one_look()]
 """A prompt, several of one length, or token ids [pos] or [example, pos]. A string is text, whatever it looks like."""
 
-CorpusJson: TypeAlias = Words | Ids | Rows
+MaybeTextJson: TypeAlias = TextJson | None
+
+CorpusJson: TypeAlias = Annotated[Words | Ids | Rows, _of_one_look(texts=False)]
 """A text to measure on, or its ids; rows of ids are texts of their own."""
 
-Answers: TypeAlias = TokenId | Words | Ids | Texts
+Answers: TypeAlias = Annotated[TokenId | Words | Ids | Texts, _of_one_look(rows=False)]
 Places: TypeAlias = Annotated[int, Field(ge=-65536, le=65536, strict=True)]
 
 
@@ -94,6 +141,34 @@ class AnalysisBody(_Body):
     prompts: PromptsBody | None = None
     task: TaskBody | None = None
     metric: MetricBody | None = None
+    wait: Annotated[float, Field(ge=0, le=60)] = Field(
+        10.0, description="seconds to wait for the result before a job is answered instead"
+    )
+
+
+ComparedPart: TypeAlias = Literal[
+    "outputs", "weights", "representations", "difference_lens", "heads", "transplants", "edges"
+]
+"""`nanogpt_lens.compare.comparing.Part`, which would import everything."""
+
+
+class CompareBody(_Body):
+    """Two of the server's models side by side, b minus a: `ngl.compare`."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"a": "before", "b": "after", "text": "ROMEO: hear me", "parts": ["outputs"]}]},
+    )
+    a: Annotated[str, Field(max_length=200)] = Field(description="the model before, a name of GET /v1/models")
+    b: Annotated[str, Field(max_length=200)] = Field(description="the model after, another one")
+    text: CorpusJson | None = Field(
+        default=None, description="what they are compared on, or its ids; null for text that the two write"
+    )
+    parts: Annotated[list[ComparedPart], Field(min_length=1, max_length=7)] | None = Field(
+        default=None, description="which parts are made; null for all that apply"
+    )
+    search: bool = Field(default=True, description="look for the fewest parts that carry the difference; takes long")
+    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
     wait: Annotated[float, Field(ge=0, le=60)] = Field(
         10.0, description="seconds to wait for the result before a job is answered instead"
     )

@@ -8,12 +8,13 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.server.served import ServedModels
@@ -31,12 +32,14 @@ class Started:
         token: what clients send.
         token_file: the file that has it, for scripts.
         page: the address for a browser, which works once.
+        labs: the addresses of the models' labs, by name, for a browser that has been let in.
     """
 
     url: str
     token: str
     token_file: Path
     page: str
+    labs: Mapping[str, str]
 
 
 def serve(
@@ -90,14 +93,15 @@ def serve(
             seconds=seconds,
             memory=memory,
             delete=[file],
+            port=heard.getsockname()[1],
         )
         app.state.workshop.open()
         app.state.runs.pool.submit(import_module, "transformer_lens")  # seconds, which the first requests would take
         app.state.facts.pool.submit(catalogue_facts)
-        name = f"[{host}]" if ":" in host else host
-        url = f"http://{name}:{heard.getsockname()[1]}"
-        page = f"{url}/docs?token={app.state.keys.page}"
-        started(Started(url=url, token=token, token_file=file, page=page))
+        url = _url(host, heard.getsockname()[1])
+        page = f"{url}/?token={app.state.keys.page}"
+        labs = {name: f"{url}/lab/{quote(name)}" for name in models.names}
+        started(Started(url=url, token=token, token_file=file, page=page, labs=labs))
         try:
             _hear(uvicorn, app, heard)
         finally:
@@ -108,10 +112,19 @@ def serve(
             file.unlink(missing_ok=True)
 
 
+def _url(host: str, port: int) -> str:
+    """Where this machine can ask: an address that stands for all of its own is none that a client can name."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
 def _hear(uvicorn: Any, app: Any, heard: socket.socket) -> None:
     """Answer what comes to a socket until the process is told to end."""
+    from nanogpt_lens.server.connections import Impatient
+
     configuration = uvicorn.Config(
         app,
+        http=Impatient,
         log_level="warning",
         access_log=False,
         server_header=False,

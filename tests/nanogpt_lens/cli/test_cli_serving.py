@@ -55,6 +55,21 @@ def test_what_cannot_be_served_is_one_sentence(args, words):
 def test_another_host_is_warned_about():
     _, _, err = run("serve", "induction", "--host", "203.0.113.7", "--port", 0)
     assert "warning: on 203.0.113.7 other machines can ask" in err
+    assert "Other machines are refused until --allowed-host has the name they ask for" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::", "http://[::1]:8000"),
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("example.org", "http://example.org:8000"),
+    ],
+)
+def test_the_address_that_is_printed_is_one_that_is_heard(host, url):
+    assert serving._url(host, 8000) == url
 
 
 def test_a_port_that_is_taken_is_one_sentence():
@@ -83,3 +98,5 @@ def test_a_token_is_its_owners_and_gone_at_the_end(tmp_path, monkeypatch):
     assert len(server.token) >= 40
     assert not file.exists()
     assert json.dumps(server.url).startswith('"http://127.0.0.1:')
+    assert server.page.startswith(f"{server.url}/?token=")
+    assert server.labs == {"induction": f"{server.url}/lab/induction"}

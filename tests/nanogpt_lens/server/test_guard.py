@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
 import tracemalloc
 
 import pytest
 from starlette.testclient import TestClient
 
-from nanogpt_lens.server.guard import COOKIE
+from nanogpt_lens.server.guard import COOKIE, Keys
 from nanogpt_lens.server.refusals import STATUSES
 from tests.nanogpt_lens.server.conftest import TOKEN
 
@@ -95,6 +97,24 @@ def test_a_browser_is_let_in_once(app, monkeypatch):
     assert browser.get("/docs").text.startswith("<!doctype html>")
     refused(bare(app).get("/docs?token=the%20key"), 401, "no_token")
     refused(browser.get("/docs", headers={"Origin": "https://evil.example"}), 403, "wrong_origin")
+
+
+def test_the_key_leads_to_a_page_that_leads_to_every_lab(app, monkeypatch, models):
+    monkeypatch.setattr(app.state.keys, "page", "the key")
+    browser = bare(app)
+    page = browser.get("/?token=the%20key")
+    assert page.status_code == 200
+    links = re.findall(r'href="([^"]+)"', page.text)
+    assert links == [*(f"/lab/{one.name}" for one in models), "/docs"]
+    assert [browser.get(link).status_code for link in links] == [200] * len(links)
+    own = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}  # what the lab's page sends, with the cookie
+    assert browser.post(f"{links[0]}/run", json={"tokens": [1]}, headers=own).status_code == 200
+    assert browser.post(f"{links[0]}/run", json={"tokens": [1]}, headers={"Origin": "http://evil"}).status_code == 403
+
+
+def test_two_servers_of_a_host_have_two_cookies():
+    names = [Keys(TOKEN, port=port).cookie for port in (8000, 8001)]
+    assert names == [f"{COOKIE}_8000", f"{COOKIE}_8001"]
 
 
 def test_the_key_leads_nowhere_else(app, monkeypatch):
@@ -244,9 +264,32 @@ def test_what_cannot_be_asked_is_one_sentence(client, name, analysis, body, word
     code = answer.json()["error"]["code"]
     message = refused(answer, STATUSES[code], code)
     assert answer.status_code in (400, 422)
-    import re
-
     assert re.search(words, message), message
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("run", "text"),
+        ("run", "reference"),
+        ("analyses/text_loss", "corpus"),
+        ("analyses/logit_lens", "text"),
+        ("run", "metric"),
+    ],
+)
+@pytest.mark.parametrize(
+    "wrong",
+    [[-1] * 1_040_000, [[-1]] * 200_000, [[-1] * 1_000_000], ["", *["a"] * 4000], [True] * 600_000, [1] * 1_040_000],
+    ids=["ids", "rows", "row", "texts", "booleans", "many"],
+)
+def test_a_body_full_of_mistakes_is_refused_at_the_first(client, name, path, field, wrong):
+    """It took seconds and gigabytes to say each of them."""
+    value = {"name": "logit_diff", "answer": wrong} if field == "metric" else wrong
+    content = json.dumps({"text": "a", field: value}).encode()
+    began = time.monotonic()
+    answer = client.post(f"/v1/models/{name}/{path}", content=content, headers={"content-type": "application/json"})
+    assert time.monotonic() - began < 6
+    assert field in refused(answer, 422, "wrong_option")
 
 
 @pytest.mark.parametrize(

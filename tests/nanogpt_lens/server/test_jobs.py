@@ -174,6 +174,11 @@ def test_a_picture_is_a_page_that_needs_no_network(client, name):
     numbers = ask(client, name, "copying_score", {"options": {"seed": 40}}).json()
     drawn = client.get(f"/v1/jobs/{numbers['job']}/result?format=html")
     assert (drawn.status_code, "plotly" in drawn.text) == (200, True)
+    picture = f"/v1/jobs/{drawn.headers['x-job']}/result"
+    assert "plotly" in client.get(picture).text
+    numberless = client.get(f"{picture}?format=json")
+    assert (numberless.status_code, numberless.json()["error"]["code"]) == (404, "not_found")
+    assert "drew a picture of an earlier job's result" in numberless.json()["error"]["message"]
 
 
 def test_without_a_browser_svg_is_one_sentence(folder, monkeypatch, tmp_path):

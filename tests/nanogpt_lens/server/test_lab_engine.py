@@ -184,7 +184,20 @@ def test_a_broken_model_is_not_proven(engine, model, monkeypatch):
         ("lens", {"tokens": [1], "answer": 99}, "no token"),
         ("sample", {"tokens": [1], "n": 10**6}, "expected 0 to 1024"),
         ("sample", {"tokens": [1], "n": 1, "temperature": -1}, "the temperature"),
+        ("sample", {"tokens": [1], "n": 1, "temperature": 10**400}, "the temperature"),
+        ("sample", {"tokens": [1], "n": 1, "temperature": math.nan}, "the temperature"),
         ("sample", {"tokens": [1], "n": 1, "top_k": 0}, "top_k"),
+        ("sample", {"tokens": [1], "n": 1, "top_k": math.inf}, "top_k"),
+        ("sample", {"tokens": [1], "n": 1, "top_k": 10**400}, "top_k"),
+        ("sample", {"tokens": [1], "n": 1, "seed": 10**400}, "the seed"),
+        ("sample", {"tokens": [1], "n": 1, "seed": math.nan}, "the seed"),
+        ("run", {"tokens": [10**400]}, "neither text nor ids"),
+        ("run", {"tokens": [math.inf]}, "expected integer"),
+        ("run", {"tokens": [[1], [1]]}, "one prompt"),
+        ("run", {"tokens": [1] * 10**5}, "expected at most"),
+        ("contributions", {"tokens": [1], "metric": [1]}, "the metric is"),
+        ("run", {"tokens": [1], "interventions": [{"place": "0.0", "source": {"scale": 10**400}}]}, "a finite number"),
+        ("run", {"tokens": [1], "interventions": [{"place": "0.0", "source": {"scale": math.inf}}]}, "a finite number"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said(engine, task, request_, said):
@@ -225,6 +238,8 @@ def test_answers_are_packed_as_the_page_reads_them():
     (size,) = struct.unpack("<I", packed[:4])
     said = json.loads(packed[4 : 4 + size])
     assert said["c"] == {"d": 1.5, "e": None}
+    lost = packed_answer({"heads": [[1.0, math.nan]], "total": -math.inf})
+    assert json.loads(lost[4:], parse_constant=None) == {"heads": [[1.0, None]], "total": None}
     assert said["a"] == {"array": "float32", "shape": [2, 3], "at": 0}
     assert said["b"] == {"array": "int32", "shape": [2], "at": 24, "flat": True}
     assert packed[4 + size :] == grid.tobytes() + np.array([1, 2], dtype="<i4").tobytes()

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 import nanogpt_lens as ngl
+from nanogpt_lens.server.lab_calls import LabCalls, check_stopped
 from nanogpt_lens.server.lab_routes import router
 from nanogpt_lens.server.served import ServedModels
 from tests.browser import Watched, launched
@@ -25,13 +26,6 @@ from tests.making import write
 from tests.nanogpt_lens.lab.lab_helpers import Requests, until
 
 SIZES = {"n_layer": 2, "n_head": 3, "n_embd": 21, "block_size": 13}
-
-
-class Here:
-    """Calls functions where they are asked for."""
-
-    async def call(self, function, *arguments):
-        return function(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +36,11 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def app(checkpoint):
     app = FastAPI()
-    app.include_router(router(ServedModels([checkpoint]), Here()))
-    return app
+    models = ServedModels([checkpoint])
+    app.state.lab = LabCalls(models)
+    app.include_router(router(models, app.state.lab))
+    yield app
+    app.state.lab.close()
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +98,54 @@ def test_what_cannot_be_is_one_sentence(client, path, body, status, said):
 def test_a_page_of_a_model_that_is_not_there_is_refused(client):
     assert client.get("/lab/..%2Ftiny").status_code in (404, 405, 422)
     assert client.get("/lab/nothing").json()["error"]["message"].startswith("there is no model")
+
+
+LONG = {"tokens": [1, 2], "n": 1024}
+
+
+def test_what_takes_too_long_is_stopped(app, client, monkeypatch):
+    monkeypatch.setattr(app.state.lab, "seconds", 0.05)
+    for task, request in (
+        ("sample", LONG),
+        ("sweep", {"tokens": [1] * 13, "candidates": [[{"place": "0.1"}]] * 512, "metric": {"answer": 1}}),
+    ):
+        answer = client.post(f"/lab/tiny/{task}", json=request)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (422, "too_long"), answer.text[:200]
+
+
+def test_who_leaves_is_not_computed_for(app, client, monkeypatch):
+    """A request whose client has gone ends between two tokens, and the next one is answered."""
+    assert client.post("/lab/tiny/run", json={"tokens": [1]}).status_code == 200  # it is loaded
+    heard = []
+
+    def forever(*_):
+        heard.append("begun")
+        try:
+            while True:
+                check_stopped()
+                time.sleep(0.01)
+        except BaseException as error:
+            heard.append(error.code)
+            raise
+
+    monkeypatch.setattr("nanogpt_lens.server.lab_engine.sample", forever)
+    with serving(app) as address:
+        host, port = address.removeprefix("http://").split(":")
+        body = json.dumps(LONG).encode()
+        kind = "Content-Type: application/json"
+        head = f"POST /lab/tiny/sample HTTP/1.1\r\nHost: x\r\n{kind}\r\nContent-Length: {len(body)}"
+        with socket.create_connection((host, int(port))) as gone:
+            gone.sendall(head.encode() + b"\r\n\r\n" + body)
+            wait_for(lambda: heard == ["begun"])
+        wait_for(lambda: heard == ["begun", "cancelled"])
+    assert client.post("/lab/tiny/run", json={"tokens": [1]}).status_code == 200
+
+
+def wait_for(holds):
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager

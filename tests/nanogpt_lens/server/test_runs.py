@@ -11,7 +11,9 @@ import torch
 from starlette.testclient import TestClient
 
 import nanogpt_lens as ngl
+from nanogpt_lens.model.access import record
 from nanogpt_lens.server.served import ServedModel
+from nanogpt_lens.server.sizes import numbers_of
 from tests.nanogpt_lens.server.conftest import TOKEN
 
 TEXT = "ROMEO: hear me speak"
@@ -96,6 +98,9 @@ def test_a_text_that_names_a_file_is_a_text(client, name, model, tmp_path, monke
         ({"text": ""}, 422, "text"),
         ({"text": "a" * 33}, 422, "has 33 tokens; expected at most 32"),
         ({"text": [[1]] * 4096, "return": {"logits": True}}, 413, "numbers were asked for"),
+        ({"text": [[1] * 32] * 4096, "return": {"activations": ["pattern"]}}, 413, "numbers were asked for"),
+        ({"text": [[1] * 32] * 4096, "reference": [[1] * 32] * 4096, "other": [[1] * 32] * 4096}, 413, "tokens were"),
+        ({"text": [1, 2], "return": {"activations": ["blocks.0.attn.hook_result"]}}, 422, "activation"),
         ({"text": "abc", "return": {"positions": [3]}}, 422, "the position 3 is not there; expected -3 to 2"),
         ({"text": "abc", "interventions": [{"place": "9.0"}]}, 422, "layer"),
         ({"text": "abc", "interventions": [{"place": "x"}]}, 422, "'x' is no place"),
@@ -114,6 +119,29 @@ def test_what_cannot_be_run_is_one_sentence(client, name, body, status, words):
     answer = client.post(f"/v1/models/{name}/run", json=body)
     assert answer.status_code == status, answer.text[:300]
     assert words in answer.json()["error"]["message"]
+
+
+def test_what_is_too_large_is_refused_before_it_is_computed(client, name, monkeypatch):
+    """From 3 MB of ids of one token a run took 6 GB."""
+    monkeypatch.setattr("nanogpt_lens.server.running.intervene", lambda *_, **__: pytest.fail("it was computed"))
+    rows = [[1] * 32] * 500
+    means = [{"activation": a, "source": "mean"} for a in ("z", "pattern", "q", "k", "mlp_post")]
+    for some in (
+        {"return": {"activations": ["pattern", "z"]}},
+        {"return": {"positions": "all", "logits": True}},
+        {"interventions": means},
+    ):
+        monkeypatch.setattr("nanogpt_lens.server.running.MOST_HELD", 10**6)
+        answer = client.post(f"/v1/models/{name}/run", json={"text": rows, **some})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+def test_sizes_are_those_of_the_activations(model):
+    names = [f"blocks.1.{hook}" for hook in ("attn.hook_pattern", "attn.hook_z", "mlp.hook_post", "hook_resid_pre")]
+    tokens = torch.ones((3, 7), dtype=torch.long)
+    real = sum(value.numel() for name, value in record(model, tokens, names).items() if name in names)
+    assert numbers_of(model, names, n_examples=3, n_pos=7) == real
+    assert numbers_of(model, [], n_examples=3, n_pos=7) == 0
 
 
 SOURCES = [

@@ -24,6 +24,7 @@ OPERATIONS = [
     "POST /v1/models/{model}/run",
     "GET /v1/analyses",
     "POST /v1/models/{model}/analyses/{analysis}",
+    "POST /v1/compare",
     "GET /v1/jobs",
     "GET /v1/jobs/{job}",
     "DELETE /v1/jobs/{job}",
@@ -48,6 +49,26 @@ def job(app, name):
 
 def test_all_operations_are_looked_at(schema):
     assert {operation.ok().label for operation in schema.get_all_operations()} == set(OPERATIONS)
+
+
+def test_the_page_for_people_has_every_operation(app):
+    answer = TestClient(app, base_url="http://localhost", headers=HEADERS).get("/docs")
+    assert answer.status_code == 200
+    for label in OPERATIONS:
+        assert f"<code>{label.partition(' ')[2]}</code>" in answer.text
+
+
+def test_a_body_without_a_name_is_shown_as_well():
+    """A route of another kind must not make a 500 of the page."""
+    from nanogpt_lens.server.documents import page
+
+    body = {"content": {"application/json": {"schema": {"type": "object", "properties": {"x": {"description": "X!"}}}}}}
+    document = {
+        "info": {"title": "t", "description": "d"},
+        "components": {"schemas": {}},
+        "paths": {"/a": {"post": {"requestBody": body, "responses": {}}}, "/b": {"get": {"responses": {"200": {}}}}},
+    }
+    assert "X!" in page(document)
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["good", "bad"])
