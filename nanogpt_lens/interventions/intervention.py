@@ -235,7 +235,7 @@ def _source(source: Any) -> str | dict[str, Any]:
     if not isinstance(source, Mapping) or set(source) not in ({"scale"}, {"add"}, {"add", "scale"}):
         raise AnalysisError(f"source is {source!r}; expected {_FORMS}")
     scale = source.get("scale", 1.0)
-    size: Any = abs(scale) if isinstance(scale, Real) and not isinstance(scale, bool) else math.inf
+    size: Any = abs(scale) if isinstance(scale, Real) and not isinstance(scale, bool) else float("inf")
     if not size <= sys.float_info.max:
         raise AnalysisError(f"scale is {scale!r:.40}; expected a finite number")
     if "add" not in source:
