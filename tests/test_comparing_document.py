@@ -26,3 +26,16 @@ def test_every_part_has_a_row():
 
 def test_all_seeds_are_there():
     assert all(set(FOUND[kind]) == set(map(str, compared_models.SEEDS)) for kind in compared_models.TEXTS)
+
+
+def test_what_is_said_of_capitals_is_what_was_found():
+    sets = {tuple(one["parts"]) for one in FOUND["capitals"].values()}
+    assert sets == {("embed", "0.0", "0.2", "mlp0", "mlp2", "mlp3", "unembed")}
+    assert all(p == pytest.approx(1 / 51) for one in FOUND["capitals"].values() for p in one["p"])
+
+
+def test_what_is_said_of_more_text_is_what_was_found():
+    assert {len(one["parts"]) for one in FOUND["more"].values()} == {14, 15}
+    beside = [one["p"][1] for one in FOUND["more"].values()]
+    assert (f"{min(beside):.2f}", f"{max(beside):.2f}") == ("0.37", "0.63")
+    assert all(one["loss"][2] < 0 for one in FOUND["more"].values())
