@@ -133,7 +133,7 @@ def compare(
             bar.update()
     if not done:
         raise AnalysisError(f"nothing of {' and '.join(pair.names)} can be compared: {next(iter(left_out.values()))}")
-    return ModelComparison(names=pair.names, parts=done, left_out=left_out, text=text_name(text), facts=work.facts())
+    return ModelComparison(names=pair.names, parts=done, left_out=left_out, **work.about())
 
 
 def _chosen(parts: Sequence[Part] | None) -> list[Part]:
@@ -205,9 +205,9 @@ class _Work:
         """Whether a part is the one that all models of one vocabulary have: what fails there, fails for all."""
         return part == "outputs" and not self.pair.other_vocabulary
 
-    def facts(self) -> dict[str, tuple[str, str]]:
-        """What is known of both."""
-        return self.pair.facts()
+    def about(self) -> dict[str, Any]:
+        """What is known of both, and of the text."""
+        return {"text": text_name(self.text), "own_text": self.text is None, "facts": self.pair.facts()}
 
     def obstacle(self, part: Part) -> str:
         """Why a part cannot be made, in a sentence; "" where it can."""

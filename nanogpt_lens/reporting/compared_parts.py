@@ -209,10 +209,11 @@ def _heads(result: HeadMatches, comparison: ModelComparison) -> list[Block]:
     return [
         *note,
         Table(
-            header=(comparison.names[0], f"in {comparison.names[1]}", "nearest", "distance", "nearest other", "p"),
+            header=(comparison.names[0], f"in {comparison.names[1]}", "candidate", "distance", "nearest other", "p"),
             rows=tuple(rows),
-            caption="Distances of the heads' scores, in standard deviations; p: how often unrelated heads have one "
-            "that stands out as much, corrected for all heads.",
+            caption="Distances of the heads' scores, in standard deviations. Candidates are chosen so that their sum is "
+            "least, each head once, so that another may be nearer; p: how often unrelated heads have one that stands out "
+            "as much, corrected for all heads.",
             left=(0, 1),
         ),
     ]

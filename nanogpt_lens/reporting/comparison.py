@@ -80,7 +80,7 @@ def comparison_report(
         name=line_of(name, longest=120),
         title=f"{name}: what differs",
         status=status,
-        tone="good" if passed else "bad",
+        tone="plain" if passed else "bad",
         sections=sections,
     )
     return Report(html=html, path=name, sections=sections, passed=passed)
@@ -112,7 +112,7 @@ def _certified(names: tuple[str, str], paths: tuple[str, str], reading: Reading)
         except NanoGPTLensError as error:
             return f"NOT PROVEN: {in_a_sentence(error, [Path(path).expanduser().parent])}", False
     if all(report.passed for report in reports):
-        return "PROVEN EQUAL: the conversion of both checkpoints (certificates without edits at hooks)", True
+        return "Both checkpoints are converted exactly, and the conversions proven equal, without edits at hooks", True
     failed = [name for name, report in zip(names, reports, strict=True) if not report.passed]
     return f"NOT PROVEN: the conversion of {' and '.join(map(line_of, failed))} differs from the file", False
 

@@ -33,6 +33,7 @@ class ModelComparison:
         parts: the results by the names of their parts, see `nanogpt_lens.compare.comparing.PARTS`.
         left_out: by the name of each part that is not there, why, in a sentence.
         text: the name of the text that they were compared on.
+        own_text: whether that is text which the two wrote themselves, half each.
         facts: by name what is known of both: a pair of values as text.
     """
 
@@ -40,6 +41,7 @@ class ModelComparison:
     parts: Mapping[str, Result]
     left_out: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
+    own_text: bool = False
     facts: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,7 +61,7 @@ class ModelComparison:
 
     def sentences(self) -> tuple[str, ...]:
         """What was found, at most a sentence for each part: first what differs, then where it sits, then the rest."""
-        return sentences_of(self.parts, self.left_out, self.names)
+        return sentences_of(self.parts, self.left_out, self.names, own_text=self.own_text)
 
     def plot(self, part: str | None = None, **options: Any) -> Figure:
         """The picture of a part; None for the one that says most: where the difference sits, if that is known.
@@ -126,6 +128,7 @@ class ModelComparison:
             "names": list(self.names),
             "left_out": dict(self.left_out),
             "text": self.text,
+            "own_text": self.own_text,
             "facts": {name: list(pair) for name, pair in self.facts.items()},
         }
 

@@ -19,8 +19,10 @@ _LEVEL, _NEAR = 0.05, 0.1
 """A change is called spread where p is above the one, and random sets carry as much as the set, less the other."""
 
 
-def sentences_of(parts: Mapping[str, Any], left_out: Mapping[str, str], names: tuple[str, str]) -> tuple[str, ...]:
-    """At most a sentence for each part, the most telling first."""
+def sentences_of(
+    parts: Mapping[str, Any], left_out: Mapping[str, str], names: tuple[str, str], *, own_text: bool = False
+) -> tuple[str, ...]:
+    """At most a sentence for each part, the most telling first; of text that the two wrote, none predicts it better."""
     weights, carried = parts.get("weights"), left_out.get("transplants", "")
     if isinstance(weights, WeightDifference) and weights.origin == "separate starts":
         parts = {name: part for name, part in parts.items() if name != "weights"}
@@ -31,7 +33,7 @@ def sentences_of(parts: Mapping[str, Any], left_out: Mapping[str, str], names: t
     if isinstance(weights, WeightDifference) and weights.origin in ("identical", "shared start"):
         parts = {name: part for name, part in parts.items() if name != "heads"}  # a head is where it was
     said = [
-        _outputs(parts.get("outputs"), names),
+        _outputs(parts.get("outputs"), names, own_text),
         _carried(parts.get("transplants"), carried, names),
         _weights(parts.get("weights"), names),
         _own(parts.get("representations")),
@@ -42,7 +44,7 @@ def sentences_of(parts: Mapping[str, Any], left_out: Mapping[str, str], names: t
     return tuple(sentence for sentence in said if sentence)
 
 
-def _outputs(result: Any, names: tuple[str, str]) -> str:
+def _outputs(result: Any, names: tuple[str, str], own_text: bool) -> str:
     """What comes out: losses, agreement, and where they differ most."""
     a, b = names
     if isinstance(result, Scores):
@@ -59,11 +61,13 @@ def _outputs(result: Any, names: tuple[str, str]) -> str:
     where = ""
     if len(ranked):
         first = ranked.iloc[0]
-        where = f", most surely before {_shown(first['token'])} (n = {first['count']:,})"
-    return (
-        f"{_better(names, *result.measure('loss_difference'), unit='token')}; the two name the same likeliest token at "
-        f"{agreement:.0%} of the places, and are {kl:.3g} nats of KL apart{where}."
+        where = f", most clearly before {_shown(first['token'])} (n = {first['count']:,})"
+    same = (
+        f"the same likeliest token at {agreement:.0%} of the places; KL({a} || {b}) is {kl:.3g} nats per token{where}"
     )
+    if own_text:
+        return f"On text that they write themselves, half each, the two name {same}."
+    return f"{_better(names, *result.measure('loss_difference'), unit='token')}; the two name {same}."
 
 
 def _better(names: tuple[str, str], loss: float, low: float, high: float, *, unit: str) -> str:
@@ -91,7 +95,8 @@ def _carried(result: Any, why: str, names: tuple[str, str]) -> str:
             f"{first['component']} alone, moved from {b} into {a}, moves {first['share']:.0%} of the difference in "
             f"{_called(result, by)}."
         )
-    chosen = result.smallest_set("b into a")
+    alone = result.table("b into a")
+    chosen = alone.loc[alone["in_set"], "component"].tolist()  # those that carry most alone come first
     sizes, differing = result.n_parameters, int(result.changed.sum())
     weights = float(sizes[result.chosen[i]].sum()) / max(1.0, float(sizes[result.changed].sum()))
     ends = f"{float(result.set_low[i, by]):.0%} to {float(result.set_high[i, by]):.0%}"

@@ -96,7 +96,7 @@ class Guard:
             if answer.begun:
                 raise
             refusal = refusal_of(error)
-            if not isinstance(error, Refusal):
+            if refusal.code == "internal":
                 import logging
 
                 logging.getLogger(__name__).exception("a request failed")

@@ -56,7 +56,7 @@ class TestThePage:
         assert code == 0
         assert str(page) in out
         html = page.read_text()
-        assert "PROVEN EQUAL" in html
+        assert "Both checkpoints are converted exactly" in html
         first = html[html.index('id="summary"') : html.index('id="transplants"')]
         assert "0.1 (1 of the 1 parts that differ" in first
         assert first.count("<figure") == 1
