@@ -211,9 +211,9 @@ def _heads(result: HeadMatches, comparison: ModelComparison) -> list[Block]:
         Table(
             header=(comparison.names[0], f"in {comparison.names[1]}", "candidate", "distance", "nearest other", "p"),
             rows=tuple(rows),
-            caption="Distances of the heads' scores, in standard deviations. Candidates are chosen so that their sum is "
-            "least, each head once, so that another may be nearer; p: how often unrelated heads have one that stands out "
-            "as much, corrected for all heads.",
+            caption="Distances of the heads' scores, in standard deviations. Candidates are chosen so that their sum "
+            "is least, each head once, so that another may be nearer; p: how often unrelated heads have one that "
+            "stands out as much, corrected for all heads.",
             left=(0, 1),
         ),
     ]
