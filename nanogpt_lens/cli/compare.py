@@ -98,11 +98,8 @@ def _print(comparison: ModelComparison) -> None:
     transplants = comparison.parts.get("transplants")
     if transplants is not None:
         print_table(*_carriers(transplants, comparison.names))
-    by_reason: dict[str, list[str]] = {}
-    for part, why in comparison.left_out.items():
-        by_reason.setdefault(why, []).append(part.replace("_", " "))
-    for why, left_out in by_reason.items():
-        typer.echo(f"without {', '.join(left_out)}: {why}")
+    for why, parts in comparison.reasons().items():
+        typer.echo(f"without {', '.join(part.replace('_', ' ') for part in parts)}: {why}")
     typer.echo(f"before: {comparison.names[0]}; after: {comparison.names[1]}; measured on {comparison.text}")
 
 

@@ -46,11 +46,11 @@ def report_of_two(
 ) -> Report:
     """The page of two checkpoints, written to `output` where one is named; options are those of `compare`."""
     file = None if output is None else check_output(output, example="compare.html")
-    made = compare(a, b, text=corpus, **options, **reading.options())
-    page = comparison_report(made, a, b, corpus=corpus, reading=reading, options=options)
+    _, report = compared(a, b, corpus=corpus, page=True, reading=reading, **options)
+    assert report is not None, "a page was asked for"
     if file is not None:
-        page.save(file)
-    return page
+        report.save(file)
+    return report
 
 
 def comparison_report(
@@ -128,10 +128,9 @@ def _summary(comparison: ModelComparison, again: str) -> Section:
     body += [Listing(items=said[_SENTENCES:])] if said[_SENTENCES:] else []
     body.append(Facts(pairs=_facts(comparison)))
     if comparison.left_out:
-        by_reason: dict[str, list[str]] = {}
-        for part, why in comparison.left_out.items():
-            by_reason.setdefault(why, []).append(f"“{TITLES[part]}”")
-        missing = [f"{list_of(names)}: {why}" for why, names in by_reason.items()]
+        missing = [
+            f"{list_of([f'“{TITLES[part]}”' for part in parts])}: {why}" for why, parts in comparison.reasons().items()
+        ]
         body.append(Paragraph(text=f"What this page does not have. {'. '.join(missing)}.", tone="note"))
     return Section(
         key="summary", title="What differs", reading=_FIRST, status="done", commands=(again,), body=tuple(body)

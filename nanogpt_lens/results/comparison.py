@@ -63,6 +63,13 @@ class ModelComparison:
         """What was found, at most a sentence for each part: first what differs, then where it sits, then the rest."""
         return sentences_of(self.parts, self.left_out, self.names, own_text=self.own_text)
 
+    def reasons(self) -> dict[str, tuple[str, ...]]:
+        """Each reason for which parts were left out, and the names of these parts."""
+        return {
+            why: tuple(part for part, its in self.left_out.items() if its == why)
+            for why in dict.fromkeys(self.left_out.values())
+        }
+
     def plot(self, part: str | None = None, **options: Any) -> Figure:
         """The picture of a part; None for the one that says most: where the difference sits, if that is known.
 
