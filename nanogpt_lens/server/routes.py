@@ -159,10 +159,7 @@ def _add_analyses(router: APIRouter, models: ServedModels, jobs: Jobs, facts: Ru
         plain = body.model_dump(mode="json", exclude_unset=True, exclude={"wait"})
         task = {"model": served.name, "analysis": found.name, "body": plain, "format": asked, "sha256": served.sha256}
         job = jobs.submit(task, model=served.name, analysis=found.name)
-        again = job.ended.done()
-        if not again:
-            await asyncio.wait([asyncio.wrap_future(job.ended)], timeout=body.wait)
-        return _answer(jobs, job, asked, again=again)
+        return await _answered(jobs, job, asked, body.wait)
 
 
 def _add_comparison(router: APIRouter, models: ServedModels, jobs: Jobs) -> None:
@@ -183,10 +180,7 @@ def _add_comparison(router: APIRouter, models: ServedModels, jobs: Jobs) -> None
         plain = body.model_dump(mode="json", exclude={"wait"})
         task = {"compare": plain, "format": "json", "sha256": [a.sha256, b.sha256]}
         job = jobs.submit(task, model=a.name, analysis="compare")
-        again = job.ended.done()
-        if not again:
-            await asyncio.wait([asyncio.wrap_future(job.ended)], timeout=body.wait)
-        return _answer(jobs, job, "json", again=again)
+        return await _answered(jobs, job, "json", body.wait)
 
 
 def _add_jobs(router: APIRouter, jobs: Jobs) -> None:
@@ -275,6 +269,14 @@ def _facts(jobs: Jobs, job: Job) -> JobFacts:
         link=f"/v1/jobs/{job.id}",
         result=result,
     )
+
+
+async def _answered(jobs: Jobs, job: Job, asked: str, wait: float) -> Response:
+    """What a job has to say when it is done, or after `wait` seconds."""
+    again = job.ended.done()
+    if not again:
+        await asyncio.wait([asyncio.wrap_future(job.ended)], timeout=wait)
+    return _answer(jobs, job, asked, again=again)
 
 
 def _answer(jobs: Jobs, job: Job, asked: str, *, again: bool) -> Response:
