@@ -6,7 +6,7 @@ from pathlib import Path
 
 from conversion.errors import CheckpointError
 
-CHECKPOINT_NAME, INDEX_NAME = "ckpt.pt", "model.safetensors.index.json"
+CHECKPOINT_NAME, INDEX_NAME, VAL_NAME = "ckpt.pt", "model.safetensors.index.json", "val.bin"
 NAMES = (CHECKPOINT_NAME, "model.safetensors", INDEX_NAME, "pytorch_model.bin")
 """The names of a checkpoint in a folder, in the order in which they are looked for."""
 

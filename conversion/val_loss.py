@@ -18,10 +18,9 @@ from jaxtyping import Float, Integer
 
 from conversion.checkpoint import Checkpoint
 from conversion.errors import CheckpointError, ConversionError
+from conversion.locating import VAL_NAME
 from conversion.report import Comparison, Mode
 from conversion.token_files import TokenFile, TokenStorage, token_storage
-
-VAL_NAME = "val.bin"
 
 ValBin: TypeAlias = str | Path | TokenFile | Literal[False] | None
 """The run's validation tokens: None for the file that nanoGPT keeps them in, if it is there; False for none."""

@@ -18,6 +18,7 @@ from conversion.errors import ConversionError
 from conversion.token_files import TokenDtype, TokenFile
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.places import shipped_text
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -95,8 +96,11 @@ def tokens_of(path: Path | str | None, token_dtype: TokenDtype | None, option: s
 
 def check_text(path: Path | None) -> None:
     """Raise AnalysisError where `--text` names something that is not there."""
-    if path is not None and not path.expanduser().exists():
-        raise AnalysisError(f"{path} does not exist; expected a text file, nanoGPT's .bin or its data folder")
+    if path is not None and not path.expanduser().exists() and shipped_text(str(path)) is None:
+        raise AnalysisError(
+            f"{path} does not exist; expected a text file, nanoGPT's .bin or its data folder, or the name of a shipped "
+            "checkpoint with text beside it, such as shakespeare_char"
+        )
 
 
 def val_bin_of(val_bin: Path | None, no_val_bin: bool, token_dtype: TokenDtype | None) -> ValBin:

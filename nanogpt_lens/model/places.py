@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from conversion.errors import CheckpointError
-from conversion.locating import CHECKPOINT_NAME, locate
+from conversion.locating import CHECKPOINT_NAME, VAL_NAME, locate
 from nanogpt_lens.core.choices import did_you_mean
 
 _SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
@@ -61,6 +61,14 @@ def shipped_checkpoints() -> list[str]:
     folder = _shipped_folder()
     files = folder.glob(f"**/{CHECKPOINT_NAME}") if folder else ()
     return sorted(file.parent.relative_to(folder).as_posix() for file in files if folder)
+
+
+def shipped_text(name: str) -> Path | None:
+    """The folder of a shipped checkpoint that has text beside it, held out from training; None for any other name."""
+    folder = _shipped_folder()
+    if folder is None or name not in shipped_checkpoints():
+        return None
+    return folder / name if (folder / name / VAL_NAME).is_file() else None
 
 
 def _shipped_folder() -> Path | None:

@@ -22,6 +22,7 @@ from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.errors import AnalysisError, DataError
 from nanogpt_lens.model.access import Hooked, check_model, device_of
 from nanogpt_lens.model.encoding import encode_text
+from nanogpt_lens.model.places import shipped_text
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.text.files import (
     BIN_ID,
@@ -40,7 +41,8 @@ from nanogpt_lens.text.seen import Decode
 Corpus: TypeAlias = str | Path | TokenFile | TextData | Tensor | np.ndarray
 """What can be opened: a text, the path of a text file, of a `.bin` or of a nanoGPT data folder, or token ids [tokens].
 
-A string that names an existing file or folder is a path. A folder or `TextData` stands for its validation part. Ids
+A string that names an existing file or folder is a path. The name of a shipped checkpoint that has text beside it, such
+as "shakespeare_char", is that folder. A folder or `TextData` stands for its validation part. Ids
 [example, pos] are texts of their own. Tokens that are no uint16 are found out, see `conversion.token_files`;
 `TokenFile(path, token_dtype="uint32")` insists.
 """
@@ -154,8 +156,11 @@ def _path_or_text(corpus: Corpus) -> Corpus:
     """The corpus, as a path where it is one."""
     if isinstance(corpus, TokenFile):
         return Path(corpus.path).expanduser()
-    if isinstance(corpus, Path) or (isinstance(corpus, str) and is_path(corpus)):
-        return Path(corpus).expanduser()
+    if isinstance(corpus, str) and not is_path(corpus):
+        return shipped_text(corpus) or corpus
+    if isinstance(corpus, str | Path):
+        path = Path(corpus).expanduser()
+        return path if path.exists() else shipped_text(str(corpus)) or path
     return corpus
 
 

@@ -300,3 +300,14 @@ def test_data_with_another_vocabulary_are_encoded_anew(tmp_path):
     file.write_text("the king and the sea, 1%\n" * 40)
     with pytest.raises(VocabularyError):
         open_corpus(chars, read_data(file))
+
+
+def test_a_shipped_checkpoint_with_text_beside_it_is_a_corpus_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = ngl.load("shakespeare_char")
+    opened = open_corpus(model, "shakespeare_char")
+    assert opened.ids.n == 111_540
+    assert model.to_string(opened.ids.tokens(0, 10).long()) == "?\n\nGREMIO:"
+    assert open_corpus(model, "induction").ids.n == 9  # no text lies beside that one: it is a text of nine letters
+    (tmp_path / "shakespeare_char").write_text("First Citizen:\n", encoding="utf-8")  # a file of that name comes first
+    assert open_corpus(model, "shakespeare_char").ids.n == 15
