@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 # two processes, each with whole groups of tests, which share what is expensive: tests/conftest.py has the groups
 SHARED := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-tl4 test-slow test-slow-tl4 coverage check format fuzz benchmark notebooks pictures results clean
+.PHONY: demo test test-tl4 test-slow test-slow-tl4 test-install coverage check format fuzz benchmark notebooks pictures results clean
 
 demo: .venv/.demo  ## convert, prove and sample the shipped checkpoint, and name its heads
 	$(BIN)/nanogpt-lens info shakespeare_char
@@ -26,6 +26,9 @@ test-slow: .venv/.dev  ## what takes minutes: seven notebooks, pictures in a bro
 
 test-slow-tl4: .venv-tl4/.dev
 	$(PYTEST) $(BIN4)/python -m pytest -m slow $(SHARED)
+
+test-install:  ## the wheel, and the source distribution, each installed into an empty environment outside the clone
+	$(PYTHON) scripts/installing.py --torch "$(TORCH)"
 
 coverage: .venv/.dev  ## which lines and branches all tests run, slow ones too; the page is in htmlcov/
 	$(PYTEST) $(BIN)/python -m pytest -m "slow or not slow" $(SHARED) --cov --cov-report=term:skip-covered --cov-report=html

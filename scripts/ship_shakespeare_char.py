@@ -234,8 +234,8 @@ $ nanogpt-lens train --data tinyshakespeare.txt --eval-iters 200 --log-interval 
 None of the other settings differs from the defaults, nanoGPT's README's. `ckpt.pt` is seed {seed} in float32, and
 `ckpt_*.pt` are its stages; `seed_*/ckpt.pt` are the others. `config.json` has all settings and numbers,
 `metrics.jsonl` the course of each run. `val.bin` is the last tenth of the text, on which no
-model here was trained: it is the corpus `shakespeare_char`, wherever a text is asked for. The whole is not included; it is
-nanoGPT's `data/shakespeare_char/input.txt` of {characters:,} characters.
+model here was trained: it is the corpus `shakespeare_char`, wherever a text is asked for. The whole is not included;
+it is nanoGPT's `data/shakespeare_char/input.txt` of {characters:,} characters.
 
 The same command on the same machine gives the same weights to the bit (`ckpt.pt`: PyTorch {torch}, {threads} threads,
 {machine}); another PyTorch, processor or number of threads gives other last digits, and so a model as good but not the

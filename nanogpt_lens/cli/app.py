@@ -61,15 +61,17 @@ app = typer.Typer(
 def _print_version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
+        from platform import python_version
 
-        typer.echo(f"nanogpt-lens {version('nanogpt-lens')}")
+        others = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformer-lens"))
+        typer.echo(f"nanogpt-lens {version('nanogpt-lens')} (Python {python_version()}, {others})")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the versions")
     ] = False,
 ) -> None:
     """Any nanoGPT checkpoint as a TransformerLens model that is proven equal to it."""
