@@ -54,10 +54,17 @@ def python_of(text):
 
 
 @pytest.mark.slow
-def test_the_readmes_snippets_run_in_a_fresh_process(tmp_path):
-    (tmp_path / "input.txt").write_text(TEXT)
-    done = subprocess.run([sys.executable, "-c", python_of(README)], cwd=tmp_path, capture_output=True, text=True)
+@pytest.mark.parametrize("block", range(len(blocks("python"))))
+def test_each_block_of_the_readme_runs_alone_in_an_empty_folder_and_a_fresh_process(tmp_path, block):
+    code = python_of(f"```python\n{blocks('python')[block]}```")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_is_short_and_says_what_whom_and_why():
+    assert len(README.splitlines()) < 150
+    for word in ("**For** ", "Why not just TransformerLens?", "git clone ", "discussions", "CITATION.cff"):
+        assert word in README
 
 
 @pytest.mark.parametrize(
