@@ -84,14 +84,16 @@ class Picture:
 
     Attributes:
         picture: the figure or widget.
-        caption: what it shows.
+        caption: how it was measured; it is folded away below the picture.
         label: what a screen reader says that it is.
+        says: the sentence that says what to see, over the picture; "" for none.
     """
 
     kind: ClassVar[str] = "picture"
     picture: Figure | Widget
     caption: str
     label: str
+    says: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -198,22 +200,36 @@ class NeuronCards:
     cards: tuple[NeuronCard, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """Blocks behind a line that opens them, closed at first; open on paper.
+
+    Attributes:
+        summary: the line.
+        body: the blocks.
+    """
+
+    kind: ClassVar[str] = "folded"
+    summary: str
+    body: tuple[Block, ...]
+
+
 Block: TypeAlias = (
-    Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards
+    Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards | Folded
 )
 
 
-def picture_of(result: Result, label: str, *, before: str = "", **options: object) -> Picture:
-    """A result's figure; `before` is put in front of its caption."""
+def picture_of(result: Result, label: str, *, says: str = "", before: str = "", **options: object) -> Picture:
+    """A result's figure under the sentence `says`; `before` is put in front of its caption."""
     from nanogpt_lens.viz.figures import uncaptioned
 
     figure, caption = uncaptioned(result.plot(**options))
-    return Picture(picture=figure, caption=f"{before} {caption}".strip(), label=label)
+    return Picture(picture=figure, caption=f"{before} {caption}".strip(), label=label, says=says)
 
 
-def picture_of_widget(widget: Widget, label: str, *, before: str = "") -> Picture:
-    """A widget; `before` is put in front of its caption."""
-    return Picture(picture=widget, caption=f"{before} {widget.caption}".strip(), label=label)
+def picture_of_widget(widget: Widget, label: str, *, says: str = "", before: str = "") -> Picture:
+    """A widget under the sentence `says`; `before` is put in front of its caption."""
+    return Picture(picture=widget, caption=f"{before} {widget.caption}".strip(), label=label, says=says)
 
 
 def spans_of(
