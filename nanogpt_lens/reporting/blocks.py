@@ -15,6 +15,7 @@ from nanogpt_lens.viz.tokens import visible
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from nanogpt_lens.reporting.face import Face
     from nanogpt_lens.results import Result
     from nanogpt_lens.viz.widget import Widget
 
@@ -135,13 +136,14 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """A text whose tokens are coloured by a value."""
+    """A text whose tokens are coloured by a value: by what they cost, white to amber, or by a change with a sign."""
 
     kind: ClassVar[str] = "tokens"
     spans: tuple[Span, ...]
     caption: str
     low: str = ""
     high: str = ""
+    colours: Literal["cost", "change"] = "change"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +217,8 @@ class Folded:
 
 
 Block: TypeAlias = (
-    Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards | Folded
+    "Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards | Folded "
+    "| Face"
 )
 
 

@@ -45,6 +45,7 @@ def _make(subject: Subject) -> Content:
         body=tuple(body),
         commands=_commands(subject, exact),
         findings=(f"{_in_words(taxonomy)} {_most_important(importance)}",),
+        results={"head_taxonomy": taxonomy, "head_importance": importance},
     )
 
 

@@ -72,7 +72,12 @@ def _make(subject: Subject) -> Content:
     if measures.ablation is not None:
         body.append(picture_of(measures.ablation, "loss without the induction heads"))
         body.append(Paragraph(text=_without(measures.ablation), tone="note"))
-    return Content(body=tuple(body), commands=(_command(subject),), findings=(verdict,))
+    return Content(
+        body=tuple(body),
+        commands=(_command(subject),),
+        findings=(verdict,),
+        results={"find_induction_heads": measures.matching},
+    )
 
 
 def _command(subject: Subject) -> str:

@@ -243,6 +243,7 @@ def _passage(subject: Subject, uniform: float) -> list[Block]:
             "over a token says what it was.",
             low="0 nats: expected",
             high=f"{number(uniform, 2)} nats or more: no better than a uniform guess",
+            colours="cost",
         ),
     ]
 

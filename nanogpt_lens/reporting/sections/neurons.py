@@ -88,6 +88,7 @@ def _make(subject: Subject) -> Content:
         body=tuple(body),
         commands=(again, *_page_command(subject, chosen[0], k, window, size)),
         findings=_findings(separating),
+        results={"search_neurons": search, "find_neurons": separating},
     )
 
 
