@@ -10,12 +10,13 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from nanogpt_lens.lab.page import data_blocks, lab_script
-from nanogpt_lens.reporting.blocks import LEVELS, LabBlock, Picture
+from nanogpt_lens.reporting.blocks import LEVELS, LabBlock, NeuronTable, Picture
 from nanogpt_lens.reporting.section import Section
 from nanogpt_lens.viz.colours import css_colours
 from nanogpt_lens.viz.libraries import Library
 from nanogpt_lens.viz.page import document, figure_block
 from nanogpt_lens.viz.style import FONT, GRID, INK, MONOSPACE, MUTED
+from nanogpt_lens.viz.tokens import safe_json
 from nanogpt_lens.viz.widget import Widget
 
 _STATIC = (
@@ -45,6 +46,7 @@ def page(*, name: str, title: str, status: str, tone: str, sections: Sequence[Se
         sections=sections,
         picture=pictures.placed,
         lab=pictures.lab,
+        neurons=pictures.neurons,
         levels=LEVELS,
     )
     return document(
@@ -53,7 +55,7 @@ def page(*, name: str, title: str, status: str, tone: str, sections: Sequence[Se
         style=_style(),
         scripts=(_read("report.js"), *pictures.scripts),
         libraries=tuple(sorted(pictures.needed)),
-        computes=bool(pictures.scripts),
+        computes=pictures.computes,
     )
 
 
@@ -64,6 +66,7 @@ class _Pictures:
         self.n = 0
         self.needed: set[Library] = set()
         self.scripts: tuple[str, ...] = ()
+        self.computes = False
 
     def placed(self, picture: Picture) -> Markup:
         """The HTML of a block's figure or widget, which `viz` has escaped."""
@@ -78,8 +81,17 @@ class _Pictures:
 
     def lab(self, block: LabBlock) -> Markup:
         """The HTML of the lab, whose data are made harmless already; it starts when it comes into view."""
-        self.scripts = (lab_script(),)
+        self.scripts = (*self.scripts, lab_script())
+        self.computes = True
         return Markup(f'<div id="lab-page" class="lab"></div>{data_blocks(block.payload, block.weights)}')
+
+    def neurons(self, block: NeuronTable) -> Markup:
+        """The data of the table of neurons, which its script draws; tokens in them are text."""
+        self.scripts = (*self.scripts, _read("neurons.js"))
+        return Markup(
+            f'<script type="application/json" data-neurons="header">{safe_json(dict(block.header))}</script>'
+            f'<script type="application/gzip" data-neurons="data">{block.packed}</script>'
+        )
 
 
 @cache
@@ -100,7 +112,7 @@ def _style() -> str:
         if step
     ]
     variables = f":root{{--ink:{INK};--muted:{MUTED};--grid:{GRID};--font:{FONT};--mono:{MONOSPACE}}}"
-    return "\n".join([variables, _read("report.css"), *rules])
+    return "\n".join([variables, _read("report.css"), _read("neurons.css"), *rules])
 
 
 @cache
