@@ -196,10 +196,30 @@ class NeuronCard:
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronCards:
-    """Neurons, with a box to search them."""
+    """Some neurons; where scripts run, a table of all neurons before them takes their place on the screen."""
 
     kind: ClassVar[str] = "neurons"
     cards: tuple[NeuronCard, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeuronTable:
+    """All neurons in a table that sorts and searches, drawn by a script; see `reporting.neuron_table`.
+
+    Attributes:
+        header: for JSON: what the arrays are called, their types and shapes, the tokens, the classes.
+        packed: the arrays, as gzip in base64.
+        n: the neurons that are in it.
+        total: those that were searched.
+        excerpts: how many of the highest each shows at most.
+    """
+
+    kind: ClassVar[str] = "neuron_table"
+    header: Mapping[str, Any]
+    packed: str
+    n: int
+    total: int
+    excerpts: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +237,8 @@ class Folded:
 
 
 Block: TypeAlias = (
-    "Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards | Folded "
-    "| Face"
+    "Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards | "
+    "NeuronTable | Folded | Face"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
@@ -10,12 +11,14 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from nanogpt_lens.lab.page import data_blocks, lab_script
-from nanogpt_lens.reporting.blocks import LEVELS, Block, LabBlock, Picture
+from nanogpt_lens.reporting.blocks import LEVELS, Block, LabBlock, NeuronTable, Picture
 from nanogpt_lens.reporting.report import SUMMARY
 from nanogpt_lens.reporting.section import Section
 from nanogpt_lens.viz.house import house_style
 from nanogpt_lens.viz.libraries import Library
 from nanogpt_lens.viz.page import document, figure_block
+from nanogpt_lens.viz.style import DARK_OF
+from nanogpt_lens.viz.tokens import safe_json
 from nanogpt_lens.viz.widget import Widget
 
 _STATIC = (
@@ -61,6 +64,7 @@ def page(
         glance=_glance,
         picture=pictures.placed,
         lab=pictures.lab,
+        neurons=pictures.neurons,
         levels=LEVELS,
     )
     return document(
@@ -69,7 +73,7 @@ def page(
         style=_style(),
         scripts=(_script(), *pictures.scripts),
         libraries=tuple(sorted(pictures.needed)),
-        computes=bool(pictures.scripts),
+        computes=pictures.computes,
     )
 
 
@@ -87,6 +91,7 @@ class _Pictures:
         self.n = 0
         self.needed: set[Library] = set()
         self.scripts: tuple[str, ...] = ()
+        self.computes = False
 
     def placed(self, picture: Picture) -> Markup:
         """The HTML of a block's figure or widget, which `viz` has escaped."""
@@ -101,8 +106,17 @@ class _Pictures:
 
     def lab(self, block: LabBlock) -> Markup:
         """The HTML of the lab, whose data are made harmless already; it starts when it comes into view."""
-        self.scripts = (lab_script(),)
+        self.scripts = (*self.scripts, lab_script())
+        self.computes = True
         return Markup(f'<div id="lab-page" class="lab"></div>{data_blocks(block.payload, block.weights)}')
+
+    def neurons(self, block: NeuronTable) -> Markup:
+        """The data of the table of neurons, which its script draws; tokens in them are text."""
+        self.scripts = (*self.scripts, _read("neurons.js"))
+        return Markup(
+            f'<script type="application/json" data-neurons="header">{safe_json(dict(block.header))}</script>'
+            f'<script type="application/gzip" data-neurons="data">{block.packed}</script>'
+        )
 
 
 @cache
@@ -114,7 +128,7 @@ def _template() -> Template:
 @cache
 def _style() -> str:
     """The house's style sheet, the report's own, and the shades of tokens."""
-    return "\n".join([house_style(":root", follows=True), _read("report.css"), *_shades()])
+    return "\n".join([house_style(":root", follows=True), _read("report.css"), _read("neurons.css"), *_shades()])
 
 
 def _shades() -> Iterator[str]:
@@ -128,8 +142,8 @@ def _shades() -> Iterator[str]:
 
 @cache
 def _script() -> str:
-    """The report's own script: the theme, then its controls."""
-    return "\n".join([_read("theme.js"), _read("report.js")])
+    """The report's own script: the dark colours of figures, the theme, then its controls."""
+    return "\n".join([f"window.NGL_DARK = {json.dumps(DARK_OF)};", _read("theme.js"), _read("report.js")])
 
 
 @cache

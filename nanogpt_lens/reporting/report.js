@@ -75,48 +75,6 @@
     document.addEventListener("keydown", (event) => { if (event.key === "Escape" && proof.open) { proof.open = false; proof.querySelector("summary").focus(); } });
   }
 
-  /* search */
-  const box = document.getElementById("neuron-search");
-  const plain = (text) => text.toLowerCase().replace(/·/g, " ").replace(/↵/g, "\n").replace(/\s+/g, " ");
-  if (box) {
-    const cards = [...document.querySelectorAll(".neuron")];
-    const texts = cards.map((card) => plain(card.textContent));
-    const count = document.getElementById("neuron-count");
-    const all = document.getElementById("neuron-all");
-    const label = () => { all.textContent = cards.some((card) => !card.hidden && !card.open) ? "open all" : "close all"; };
-    const names = cards.map((card) => card.id.replace("neuron-", ""));
-    const find = () => {
-      const wanted = plain(box.value).trim();
-      const named = /^\d+\.\d*$/.test(wanted); // a number is a neuron's name, not one of its numbers
-      let left = 0;
-      cards.forEach((card, i) => {
-        card.hidden = wanted !== "" && !(named ? names[i].startsWith(wanted) : texts[i].includes(wanted));
-        if (!card.hidden) left += 1;
-      });
-      count.textContent = wanted === "" ? cards.length + " neurons" : left + " of " + cards.length + " neurons";
-      label();
-    };
-    box.addEventListener("input", find);
-    box.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") { box.value = ""; find(); }
-      if (event.key === "Enter") {
-        event.preventDefault(); // else the key folds the summary that is focused here
-        const first = cards.find((card) => !card.hidden);
-        if (first) { first.open = true; first.querySelector("summary").focus(); label(); }
-      }
-    });
-    all.addEventListener("click", () => {
-      const open = cards.some((card) => !card.hidden && !card.open);
-      cards.forEach((card) => { if (!card.hidden) card.open = open; });
-      label();
-    });
-    cards.forEach((card) => card.addEventListener("toggle", label));
-    document.addEventListener("keydown", (event) => {
-      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
-      if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); box.focus(); }
-    });
-  }
-
   /* on paper everything is open */
   let closed = [];
   window.addEventListener("beforeprint", () => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -28,17 +29,32 @@ def worth(heads, mlps, *, loss=1.0, uniform=3.0, half=0.01):
     return Worth(heads=rises(heads, half), mlps=mlps and rises(mlps, half), loss=loss, uniform=uniform)
 
 
+GUESS = "past that of a uniform guess"
+
+
 @pytest.mark.parametrize(
     ("heads", "mlps", "said"),
     [
-        ([[0.1, 0.0]], [2.5], "Nearly all of it stands on MLP 0: without it the loss rises by 2.5 nats, past that of a uniform guess."),
+        ([[0.1, 0.0]], [2.5], f"Nearly all of it stands on MLP 0: without it the loss rises by 2.5 nats, {GUESS}."),
         ([[0.9, 0.1]], [0.2], "It needs head 0.0 more than any other part: without it the loss rises by 0.90 nats."),
-        ([[0.5, 0.1]], [0.4], "Head 0.0 matters most: without it the loss rises by 0.50 nats, without MLP 0, the next, by 0.40."),
-        ([[0.5, 0.1], [0.49, 0.0]], [0.4, 0.0], "Head 0.0 and head 1.0 matter most: without the one the loss rises by 0.50 nats, without the other by 0.49."),
-        ([[0.005, -0.2]], [0.001], "It needs no single part: without any one of them the loss rises by nothing that can be measured."),
+        (
+            [[0.5, 0.1]],
+            [0.4],
+            "Head 0.0 matters most: without it the loss rises by 0.50 nats, without MLP 0, the next, by 0.40.",
+        ),
+        (
+            [[0.5, 0.1], [0.49, 0.0]],
+            [0.4, 0.0],
+            "Head 0.0 and head 1.0 matter most: without the one the loss rises by 0.50 nats, without the other by 0.49.",
+        ),
+        (
+            [[0.005, -0.2]],
+            [0.001],
+            "It needs no single part: without any one of them the loss rises by nothing that can be measured.",
+        ),
         ([[0.9]], None, "It needs head 0.0: without it the loss rises by 0.90 nats."),
     ],
-)  # fmt: skip
+)
 def test_the_first_sentence_is_about_the_largest_part(heads, mlps, said):
     look = largest_part(worth(heads, mlps))
     assert look.sentence == said
