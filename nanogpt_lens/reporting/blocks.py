@@ -15,6 +15,7 @@ from nanogpt_lens.viz.tokens import visible
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from nanogpt_lens.reporting.face import Face
     from nanogpt_lens.results import Result
     from nanogpt_lens.viz.widget import Widget
 
@@ -84,14 +85,16 @@ class Picture:
 
     Attributes:
         picture: the figure or widget.
-        caption: what it shows.
+        caption: how it was measured; it is folded away below the picture.
         label: what a screen reader says that it is.
+        says: the sentence that says what to see, over the picture; "" for none.
     """
 
     kind: ClassVar[str] = "picture"
     picture: Figure | Widget
     caption: str
     label: str
+    says: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,13 +136,14 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """A text whose tokens are coloured by a value."""
+    """A text whose tokens are coloured by a value: by what they cost, white to amber, or by a change with a sign."""
 
     kind: ClassVar[str] = "tokens"
     spans: tuple[Span, ...]
     caption: str
     low: str = ""
     high: str = ""
+    colours: Literal["cost", "change"] = "change"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,28 +196,63 @@ class NeuronCard:
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronCards:
-    """Neurons, with a box to search them."""
+    """Some neurons; where scripts run, a table of all neurons before them takes their place on the screen."""
 
     kind: ClassVar[str] = "neurons"
     cards: tuple[NeuronCard, ...]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NeuronTable:
+    """All neurons in a table that sorts and searches, drawn by a script; see `reporting.neuron_table`.
+
+    Attributes:
+        header: for JSON: what the arrays are called, their types and shapes, the tokens, the classes.
+        packed: the arrays, as gzip in base64.
+        n: the neurons that are in it.
+        total: those that were searched.
+        excerpts: how many of the highest each shows at most.
+    """
+
+    kind: ClassVar[str] = "neuron_table"
+    header: Mapping[str, Any]
+    packed: str
+    n: int
+    total: int
+    excerpts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """Blocks behind a line that opens them, closed at first; open on paper.
+
+    Attributes:
+        summary: the line.
+        body: the blocks.
+    """
+
+    kind: ClassVar[str] = "folded"
+    summary: str
+    body: tuple[Block, ...]
+
+
 Block: TypeAlias = (
-    Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards
+    "Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards | "
+    "NeuronTable | Folded | Face"
 )
 
 
-def picture_of(result: Result, label: str, *, before: str = "", **options: object) -> Picture:
-    """A result's figure; `before` is put in front of its caption."""
+def picture_of(result: Result, label: str, *, says: str = "", before: str = "", **options: object) -> Picture:
+    """A result's figure under the sentence `says`; `before` is put in front of its caption."""
     from nanogpt_lens.viz.figures import uncaptioned
 
     figure, caption = uncaptioned(result.plot(**options))
-    return Picture(picture=figure, caption=f"{before} {caption}".strip(), label=label)
+    return Picture(picture=figure, caption=f"{before} {caption}".strip(), label=label, says=says)
 
 
-def picture_of_widget(widget: Widget, label: str, *, before: str = "") -> Picture:
-    """A widget; `before` is put in front of its caption."""
-    return Picture(picture=widget, caption=f"{before} {widget.caption}".strip(), label=label)
+def picture_of_widget(widget: Widget, label: str, *, says: str = "", before: str = "") -> Picture:
+    """A widget under the sentence `says`; `before` is put in front of its caption."""
+    return Picture(picture=widget, caption=f"{before} {widget.caption}".strip(), label=label, says=says)
 
 
 def spans_of(

@@ -11,10 +11,11 @@ from nanogpt_lens.compare.comparing import compare
 from nanogpt_lens.core.output import check_output
 from nanogpt_lens.model.loading import check
 from nanogpt_lens.model.reading import Reading
-from nanogpt_lens.reporting.blocks import Block, Facts, Listing, Paragraph, picture_of
+from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Listing, Paragraph, picture_of
 from nanogpt_lens.reporting.compared_parts import TITLES, blocks_of
+from nanogpt_lens.reporting.face import Face, Look
 from nanogpt_lens.reporting.page import page
-from nanogpt_lens.reporting.report import Report
+from nanogpt_lens.reporting.report import SUMMARY, Report
 from nanogpt_lens.reporting.section import Section, in_a_sentence
 from nanogpt_lens.reporting.subject import source_of
 from nanogpt_lens.reporting.words import command, line_of, list_of, short_path
@@ -23,6 +24,7 @@ from nanogpt_lens.text.corpus import Corpus
 
 _FIRST = "What differs, and where it sits: three sentences, and one picture of the whole model."
 _SENTENCES = 3
+_TELLING = ("transplants", "representations", "weights")  # the parts whose picture stands first
 
 
 def compared(
@@ -74,7 +76,7 @@ def comparison_report(
     reading = reading or Reading()
     again = _again(a, b, corpus, reading, options or {})
     status, passed = _certified(comparison.names, (a, b), reading)
-    sections = (_summary(comparison, again), *_parts(comparison, again))
+    sections = (_summary(comparison, again), *_parts(comparison))
     name = f"{comparison.names[0]} and {comparison.names[1]}"
     html = page(
         name=line_of(name, longest=120),
@@ -118,22 +120,27 @@ def _certified(names: tuple[str, str], paths: tuple[str, str], reading: Reading)
 
 
 def _summary(comparison: ModelComparison, again: str) -> Section:
-    """The first screen: three sentences and one picture; what the two are stands below."""
+    """The first screen: one picture of the whole model and three sentences; what else is to say stands below."""
     said = comparison.sentences()
-    body: list[Block] = [Listing(items=said[:_SENTENCES])]
-    if comparison.parts:
-        first = next((part for part in ("transplants", "representations", "weights") if part in comparison.parts), "")
-        part = first or next(iter(comparison.parts))
-        body.append(picture_of(comparison[part], f"{TITLES[part]}: one picture"))
+    first = next((part for part in (*_TELLING, *comparison.parts) if part in comparison.parts), None)
+    picture = None if first is None else picture_of(comparison[first], TITLES[first], says=TITLES[first])
+    looks = tuple(Look(sentence=sentence, section="") for sentence in said[:_SENTENCES])
+    body: list[Block] = [Face(picture=picture, looks=looks, title="What differs, and where it sits")]
     body += [Listing(items=said[_SENTENCES:])] if said[_SENTENCES:] else []
-    body.append(Facts(pairs=_facts(comparison)))
     if comparison.left_out:
         missing = [
             f"{list_of([f'“{TITLES[part]}”' for part in parts])}: {why}" for why, parts in comparison.reasons().items()
         ]
         body.append(Paragraph(text=f"What this page does not have. {'. '.join(missing)}.", tone="note"))
     return Section(
-        key="summary", title="What differs", reading=_FIRST, status="done", commands=(again,), body=tuple(body)
+        key=SUMMARY,
+        title="What differs",
+        reading=_FIRST,
+        status="done",
+        commands=(again,),
+        body=tuple(body),
+        findings=said[:_SENTENCES],
+        again=(Heading(text="What was read"), Facts(pairs=_facts(comparison))),
     )
 
 
@@ -144,7 +151,7 @@ def _facts(comparison: ModelComparison) -> tuple[tuple[str, str], ...]:
     return (*pairs, ("text", line_of(comparison.text)))
 
 
-def _parts(comparison: ModelComparison, again: str) -> list[Section]:
+def _parts(comparison: ModelComparison) -> list[Section]:
     """A section for each part that was made."""
     order: Mapping[str, str] = TITLES
     return [
@@ -153,7 +160,7 @@ def _parts(comparison: ModelComparison, again: str) -> list[Section]:
             title=title,
             reading=reading,
             status="done",
-            commands=(again,),
+            commands=(),
             body=blocks,
         )
         for part, title in order.items()

@@ -17,7 +17,7 @@
       const current = order.find((id) => seen.has(id));
       for (const [id, link] of links) id === current ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
     }, { rootMargin: "0px 0px -65% 0px" });
-    document.querySelectorAll("main > section").forEach((section) => watch.observe(section));
+    document.querySelectorAll("main section[id]").forEach((section) => watch.observe(section));
   }
   links.forEach((link) => link.addEventListener("click", () => { if (narrow.matches && contents) contents.open = false; }));
 
@@ -38,46 +38,41 @@
     setTimeout(() => { button.textContent = "copy"; }, 1600);
   }));
 
-  /* search */
-  const box = document.getElementById("neuron-search");
-  const plain = (text) => text.toLowerCase().replace(/·/g, " ").replace(/↵/g, "\n").replace(/\s+/g, " ");
-  if (box) {
-    const cards = [...document.querySelectorAll(".neuron")];
-    const texts = cards.map((card) => plain(card.textContent));
-    const count = document.getElementById("neuron-count");
-    const all = document.getElementById("neuron-all");
-    const label = () => { all.textContent = cards.some((card) => !card.hidden && !card.open) ? "open all" : "close all"; };
-    const names = cards.map((card) => card.id.replace("neuron-", ""));
-    const find = () => {
-      const wanted = plain(box.value).trim();
-      const named = /^\d+\.\d*$/.test(wanted); // a number is a neuron's name, not one of its numbers
-      let left = 0;
-      cards.forEach((card, i) => {
-        card.hidden = wanted !== "" && !(named ? names[i].startsWith(wanted) : texts[i].includes(wanted));
-        if (!card.hidden) left += 1;
-      });
-      count.textContent = wanted === "" ? cards.length + " neurons" : left + " of " + cards.length + " neurons";
-      label();
-    };
-    box.addEventListener("input", find);
-    box.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") { box.value = ""; find(); }
-      if (event.key === "Enter") {
-        event.preventDefault(); // else the key folds the summary that is focused here
-        const first = cards.find((card) => !card.hidden);
-        if (first) { first.open = true; first.querySelector("summary").focus(); label(); }
-      }
+  /* the grid of parts: one stop for the tab key, arrows inside it, and a line that reads the part */
+  const grid = document.querySelector(".grid");
+  if (grid) {
+    const readout = document.querySelector(".readout");
+    const rows = [...grid.querySelectorAll(".layer")].flatMap((layer) => [[...layer.querySelectorAll(".head")], [...layer.querySelectorAll(".mlp")]]).filter((row) => row.length);
+    const cells = rows.flat();
+    const idle = readout.textContent;
+    cells[0].tabIndex = 0;
+    const say = (cell) => { readout.textContent = cell ? cell.dataset.words : idle; readout.toggleAttribute("data-on", Boolean(cell)); };
+    const focused = () => (cells.includes(document.activeElement) ? document.activeElement : null);
+    cells.forEach((cell) => {
+      cell.removeAttribute("title"); // the line below says it
+      cell.setAttribute("aria-label", cell.dataset.words);
+      cell.addEventListener("mouseenter", () => say(cell));
+      cell.addEventListener("mouseleave", () => say(focused()));
+      cell.addEventListener("click", () => { cell.focus(); say(cell); });
+      cell.addEventListener("focus", () => { cells.forEach((one) => { one.tabIndex = one === cell ? 0 : -1; }); say(cell); });
+      cell.addEventListener("blur", () => say(null));
     });
-    all.addEventListener("click", () => {
-      const open = cards.some((card) => !card.hidden && !card.open);
-      cards.forEach((card) => { if (!card.hidden) card.open = open; });
-      label();
+    grid.addEventListener("keydown", (event) => {
+      const steps = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+      const y = rows.findIndex((row) => row.includes(event.target));
+      if (!steps || y < 0) return;
+      event.preventDefault();
+      const row = rows[Math.min(rows.length - 1, Math.max(0, y + steps[0]))];
+      const x = rows[y].indexOf(event.target) + steps[1];
+      row[Math.min(row.length - 1, Math.max(0, x))].focus();
     });
-    cards.forEach((card) => card.addEventListener("toggle", label));
-    document.addEventListener("keydown", (event) => {
-      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
-      if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); box.focus(); }
-    });
+  }
+
+  /* a press outside closes what the certificate unfolds */
+  const proof = document.querySelector(".proof-frame");
+  if (proof) {
+    document.addEventListener("pointerdown", (event) => { if (proof.open && !proof.contains(event.target)) proof.open = false; });
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape" && proof.open) { proof.open = false; proof.querySelector("summary").focus(); } });
   }
 
   /* on paper everything is open */

@@ -49,6 +49,32 @@ def percent(share: Any, digits: int = 0) -> str:
     return f"{100 * float(share):.{digits}f}%"
 
 
+def share(value: Any) -> str:
+    """A share of 1 in percent, with the digits that it deserves: whole from 10% on, below with one behind the point."""
+    plain = float(value)
+    if math.isnan(plain):
+        return "–"
+    text = f"{100 * plain:.{0 if abs(plain) >= 0.0995 else 1}f}%".replace("-", "−")
+    return "0%" if text in ("0.0%", "−0.0%") else text
+
+
+def measured(value: Any, low: Any = None, high: Any = None) -> str:
+    """A number with as many digits as its interval leaves, at most three behind the point; two where there is none."""
+    if low is None or high is None or not math.isfinite(float(high) - float(low)):
+        return number(value, 2)
+    half = (float(high) - float(low)) / 2
+    return number(value, 3 if half <= 0 else max(0, min(3, math.ceil(-math.log10(half) - 1e-9))))
+
+
+def heads_named(pairs: Iterable[tuple[int, int]], *, most: int = 3) -> str:
+    """Heads in a sentence, which are no numbers: head 0.3; heads 0.3 and 1.2; heads 0.3, 1.2, 1.3 and 5 more."""
+    names = [f"{layer}.{head}" for layer, head in pairs]
+    if len(names) == 1:
+        return f"head {names[0]}"
+    shown = names if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
+    return f"heads {list_of(shown)}"
+
+
 def plural(n: int, one: str, several: str = "") -> str:
     """A number and its noun: 1 head, 3 heads."""
     return f"{n} {one if n == 1 else several or one + 's'}"

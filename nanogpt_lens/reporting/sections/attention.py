@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from nanogpt_lens.heads.attention import STATISTICS, attention_patterns, attention_statistics
-from nanogpt_lens.reporting.blocks import Paragraph, Table, picture_of, picture_of_widget
+from nanogpt_lens.reporting.blocks import Folded, Table, picture_of, picture_of_widget
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import number
+from nanogpt_lens.reporting.words import heads_named, number
 from nanogpt_lens.results import Scores
 
 _TOKENS, _N = 40, 64
@@ -19,19 +19,43 @@ def _make(subject: Subject) -> Content:
     statistics = attention_statistics(model, subject.corpus, seq_len=subject.seq_len, n=_N, seed=subject.seed)
     text = subject.separator.join(subject.strings(tokens))
     asked = repr(text) if subject.has_vocabulary else str(tokens.tolist())
+    near, far = _ends(statistics, "distance")
+    widget = picture_of_widget(
+        patterns.widget(),
+        "attention patterns of every head on a passage",
+        says="Choose a head: each row is a token that looks, each column a token that is looked at.",
+    )
     return Content(
         body=(
-            picture_of_widget(patterns.widget(), "attention patterns of every head on a passage"),
-            Paragraph(
-                text="Rows are the tokens that look, columns the tokens that are looked at; nothing looks ahead."
+            widget,
+            Folded(
+                summary="What each head does over many texts: statistics",
+                body=(picture_of(statistics, "heat maps of every head's attention statistics"), _table(statistics)),
             ),
-            picture_of(statistics, "heat maps of every head's attention statistics"),
-            _table(statistics),
         ),
         commands=(
             subject.python(f"ngl.attention_patterns(model, {asked}).widget().save('attention.html')"),
             subject.report_command("attention"),
         ),
+        findings=(_finding(statistics, near, far),),
+    )
+
+
+def _ends(statistics: Scores, name: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The heads with the lowest and the highest value of a statistic."""
+    values = statistics.score(name).nan_to_num(0)
+    low, high = (divmod(int(place), values.shape[1]) for place in (values.argmin(), values.argmax()))
+    return low, high
+
+
+def _finding(statistics: Scores, near: tuple[int, int], far: tuple[int, int]) -> str:
+    """How far back heads look."""
+    back = statistics.score("distance")
+    if near == far:
+        return f"{heads_named([far]).capitalize()} looks {number(back[far], 1)} tokens back, on average."
+    return (
+        f"{heads_named([far]).capitalize()} looks farthest back, {number(back[far], 1)} tokens on average; "
+        f"{heads_named([near])} looks nearest, {number(back[near], 1)}."
     )
 
 
@@ -48,7 +72,6 @@ def _table(statistics: Scores) -> Table:
         header=("head", *(name.replace("_", " ") for name in names)),
         rows=tuple(rows),
         caption="; ".join(f"{name.replace('_', ' ')}: {meaning}" for name, meaning in STATISTICS.items()) + ".",
-        folded="All statistics as numbers",
     )
 
 

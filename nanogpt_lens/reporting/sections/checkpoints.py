@@ -26,7 +26,7 @@ from nanogpt_lens.reporting.doubts import doubt
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe, in_a_sentence
 from nanogpt_lens.reporting.sections.last_change import last_change
 from nanogpt_lens.reporting.subject import Subject, text_of
-from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, line_of, number, plural
+from nanogpt_lens.reporting.words import NEGLIGIBLE, count, interval, line_of, measured, number, plural
 from nanogpt_lens.results import Scores
 from nanogpt_lens.text.from_model import own_text
 
@@ -94,8 +94,8 @@ def _make(subject: Subject) -> Content:
     scored = [(m.name, m.heads) for m in summaries if m.heads is not None and m.distinct]
     if scored:
         body.append(best_heads_table(scored))
-    measured = [(m.name, file) for m, file in zip(summaries, chosen, strict=True) if m.distinct]
-    body += last_change(subject, measured, drawn_text)
+    stages = [(m.name, file) for m, file in zip(summaries, chosen, strict=True) if m.distinct]
+    body += last_change(subject, stages, drawn_text)
     return Content(
         body=tuple(body),
         commands=(subject.report_command("checkpoints"),),
@@ -315,38 +315,31 @@ def _log_spaced(steps: list[int]) -> bool:
 
 
 def _findings(summaries: list[_Summary]) -> tuple[str, ...]:
-    measured = [m for m in summaries if m.distinct and not math.isnan(m.loss)]
-    if len(measured) < 2:
+    kept = [m for m in summaries if m.distinct and not math.isnan(m.loss)]
+    if len(kept) < 2:
         return ()
-    first, last, how_many = measured[0], measured[-1], _how_many(measured, summaries)
-    best = min(measured, key=lambda m: m.loss)
-    rivals = [m for m in measured if m is not best]
+    first, last, how_many = kept[0], kept[-1], _how_many(kept, summaries)
+    best = min(kept, key=lambda m: m.loss)
+    rivals = [m for m in kept if m is not best]
+    lowest = f"{line_of(best.name)} has the lowest loss, {measured(best.loss, best.low, best.high)} nats per token"
     if all(_overlap(best, m) for m in rivals):
-        return (
-            f"{how_many} are compared; between their losses, {number(best.loss)} at the "
-            "least, there is no difference that can be measured.",
-        )
+        return (f"The losses of {how_many} cannot be told apart; the least is {number(best.loss)} nats per token.",)
     if not _one_run(summaries):
-        lowest = interval(best.loss, best.low, best.high)
-        return (
-            f"{how_many} are compared, which are no stages of one run; {line_of(best.name)} "
-            f"has the lowest loss, {lowest} nats per token.",
-        )
-    return (
-        f"Over {how_many}, the loss goes from {number(first.loss)} ({line_of(first.name)}) to "
-        f"{number(last.loss)} ({line_of(last.name)}); {line_of(best.name)} has the lowest.",
-    )
+        return (f"Of {how_many}, which are no stages of one run, {lowest}.",)
+    falls = "falls" if last.loss < first.loss else "goes"
+    ends = " to ".join(measured(m.loss, m.low, m.high) for m in (first, last))
+    return (f"Over {how_many} the loss {falls} from {ends} nats per token; {line_of(best.name)} has the lowest.",)
 
 
-def _how_many(measured: list[_Summary], summaries: list[_Summary]) -> str:
+def _how_many(kept: list[_Summary], summaries: list[_Summary]) -> str:
     """The number of checkpoints that are compared, and why it is not that of all."""
-    if len(measured) == len(summaries):
-        return plural(len(measured), "checkpoint")
+    if len(kept) == len(summaries):
+        return plural(len(kept), "checkpoint")
     doubles = sum(bool(m.same_as) for m in summaries)
-    others = len(summaries) - len(measured) - doubles
+    others = len(summaries) - len(kept) - doubles
     reasons = [f"{doubles} with the same weights as another"] if doubles else []
     reasons += [f"{others} without a loss"] if others else []
-    return f"{len(measured)} of {len(summaries)} checkpoints ({', '.join(reasons)})"
+    return f"{len(kept)} of {len(summaries)} checkpoints ({', '.join(reasons)})"
 
 
 def _overlap(a: _Summary, b: _Summary) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
@@ -14,11 +15,11 @@ from nanogpt_lens.circuits.running import run_circuit
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import few_examples, t_interval
 from nanogpt_lens.model.access import Hooked, device_of, n_tokens
-from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.blocks import Block, Folded, Heading, Paragraph, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubt, doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import count, interval, number, percent
+from nanogpt_lens.reporting.words import count, interval, number, percent, share
 from nanogpt_lens.results import Circuit
 from nanogpt_lens.running.metrics import Metric, logit_diff
 from nanogpt_lens.text.pairs import NoPairFoundError
@@ -33,7 +34,6 @@ BOTH = 250
 _PROMPTS = 8
 _LONGEST = 32
 _MANY = 64  # prompts by which the model has to do induction at all
-_SHOWN = 15  # edges of the table that stand in the page, by rank
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +88,8 @@ def _make(subject: Subject) -> Content:
         f"Made to be cheap: edges by their exact effects on at most {_PROMPTS} prompts of at most {_LONGEST} tokens, "
         f"without exchanges, for models of at most {MOST_EDGES} edges; nanogpt-lens circuit find searches longer"
     )
-    body.append(Paragraph(text=". ".join([budget, *skipped]) + ".", tone="note"))
+    note = Paragraph(text=". ".join([budget, *skipped]) + ".", tone="note")
+    body.append(Folded(summary="How thorough this search is", body=(note,)))
     return Content(body=tuple(body), commands=tuple(commands), findings=tuple(findings[:1]))
 
 
@@ -162,16 +163,34 @@ def _answered(subject: Subject, question: _Question) -> tuple[list[Block], str]:
     circuit = find_circuit(
         model, *prompts, method="exact", orders=0, exchanges=0, source="other", seed=seed, progress=False
     )
-    said, (elsewhere, there) = circuit.sentence(), _elsewhere(subject, question, circuit)
+    elsewhere, there = _elsewhere(subject, question, circuit)
+    drawn = picture_of(circuit, f"the circuit: {circuit.n_edges} of {len(circuit.kept)} edges", says=_says(circuit))
     blocks: list[Block] = [
         Heading(text=question.title),
-        Paragraph(text=f"{said}.{doubts(faithfulness=circuit)}", tone="good" if circuit.is_minimal else "plain"),
-        picture_of(circuit, f"the circuit: {circuit.n_edges} of {len(circuit.kept)} edges"),
+        replace(drawn, caption=_LISTS.sub("the logit of each answer minus that of its wrong one", drawn.caption)),
         Paragraph(text=elsewhere, tone="note"),
         _edges(circuit),
     ]
-    held = "" if there is None else f"; on other prompts they do {percent(there)}"
-    return blocks, f"{question.title}: {said}{held}."
+    held = "" if there is None else f", and {share(there)} on prompts that had no part in finding them"
+    few = f"{circuit.n_edges} of its {len(circuit.kept)} edges"
+    return blocks, f"{few} do {share(circuit.faithfulness)} of the work on these prompts{held}."
+
+
+def _says(circuit: Circuit) -> str:
+    """Whether the circuit can do without one of its edges."""
+    few, share_of = f"These {circuit.n_edges} edges", share(circuit.faithfulness)
+    if not circuit.holds:
+        return (
+            f"{few} do {share_of} of what all {len(circuit.kept)} do, which is not near enough to call them a circuit."
+        )
+    if circuit.is_minimal:
+        return f"{few} do what all {len(circuit.kept)} do ({share_of}), and none of them can go."
+    some = f"{len(circuit.removable)} of them could go, one at a time"
+    return f"{few} do what all {len(circuit.kept)} do ({share_of}); {some}."
+
+
+_LISTS = re.compile(r"[Ll]ogit\(\[.*?\]\) - logit\(\[.*?\]\)")
+"""How a metric of several prompts names its tokens."""
 
 
 def _check_gap(model: Hooked, prompts: tuple[Int[Tensor, "example pos"], Int[Tensor, "example pos"], Metric]) -> None:
@@ -212,14 +231,13 @@ def _edges(circuit: Circuit) -> Table:
         (str(int(row["rank"]) + 1), str(row["edge_label"]), number(row["value"]), percent(row["without"]))
         for row in circuit.to_dataframe().head(circuit.n_edges).to_dict("records")
     ]
-    long = len(rows) > _SHOWN
     return Table(
         header=("rank", "edge", "exact effect", "faithfulness without it"),
         rows=tuple(rows),
         caption="The circuit's edges by rank: the change of the logit difference when that edge alone carries what "
         f"the corrupted prompt makes of it, and what is left of the circuit without it.{doubts(faithfulness=circuit)}",
         left=(1,),
-        folded=f"All {len(rows)} edges of the circuit" if long else "",
+        folded=f"The {len(rows)} edges of the circuit",
     )
 
 

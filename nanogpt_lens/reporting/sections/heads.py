@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from nanogpt_lens.heads.taxonomy import head_taxonomy
 from nanogpt_lens.patching.importance import head_importance
-from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.blocks import Block, Folded, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, list_of, number, plural
+from nanogpt_lens.reporting.words import NEGLIGIBLE, at, heads_named, interval, list_of, measured, number, plural
 from nanogpt_lens.results import HeadTaxonomy, Scores
 
 _N, _IMPORTANCE_N = 64, 32
@@ -33,18 +35,30 @@ def _make(subject: Subject) -> Content:
     importance = head_importance(
         model, subject.corpus, n=_IMPORTANCE_N, method="exact" if exact else "attribution", progress=False, **options
     )
+    found, worth = _in_words(taxonomy), _most_important(importance)
     body: list[Block] = [
-        Paragraph(text=_in_words(taxonomy)),
-        picture_of(taxonomy, "heat maps of every head's scores", title="Scores of every head"),
-        _table(taxonomy, importance),
-        picture_of(importance, "how much the loss rises without each head", title="Rise of the loss without each head"),
+        _labels_table(taxonomy),
+        *_carried(taxonomy),
+        picture_of(
+            importance,
+            "how much the loss rises without each head",
+            says=worth,
+            before="" if exact else "Estimated by gradients, because there are many heads.",
+            title="Rise of the loss without each head",
+        ),
+        Folded(
+            summary="Every score of every head",
+            body=(
+                picture_of(taxonomy, "heat maps of every head's scores", title="Scores of every head"),
+                _table(taxonomy, importance),
+            ),
+        ),
     ]
-    if not exact:
-        body.append(Paragraph(text="The importance of so many heads is estimated by gradients here.", tone="note"))
     return Content(
         body=tuple(body),
         commands=_commands(subject, exact),
-        findings=(f"{_in_words(taxonomy)} {_most_important(importance)}",),
+        findings=(found, worth),
+        results={"head_taxonomy": taxonomy, "head_importance": importance},
     )
 
 
@@ -73,23 +87,84 @@ def _in_words(taxonomy: HeadTaxonomy) -> str:
     parts = []
     for label in taxonomy.labels["score"]:
         heads = taxonomy.heads(label)
-        if heads:
-            named = [f"{layer}.{head}" for layer, head in heads[:3]]
-            named += [f"{len(heads) - 3} more"] if len(heads) > 3 else []
-            parts.append(f"{label.replace('_', ' ')} ({list_of(named)})")
+        if len(heads) == 1:
+            parts.append(f"{heads_named(heads)} {_one(label)}")
+        elif heads:
+            parts.append(f"{len(heads)} {_several(label)}")
     total = taxonomy.shape["layer"] * taxonomy.shape["head"]
     carrying = int(taxonomy.carries.any(0).sum())
     if not parts:
-        return f"None of {plural(total, 'head')} passes the threshold of any label."
-    return f"{carrying} of {plural(total, 'head')} {'carries' if carrying == 1 else 'carry'} a label: {list_of(parts)}."
+        return f"No head of {total} surely does any of the things that heads are known for."
+    return f"{carrying} of {plural(total, 'head')} {'has' if carrying == 1 else 'have'} a known job: {list_of(parts)}."
+
+
+JOBS = {
+    "previous_token": ("looks at the token before", "look at the token before"),
+    "duplicate_token": ("looks for the same token further up", "look for the same token further up"),
+    "induction": ("does induction", "do induction"),
+    "positional": ("goes by position alone", "go by position alone"),
+    "sink": ("rests on the first token", "rest on the first token"),
+    "copying": ("copies what it looks at", "copy what they look at"),
+    "anti_copying": ("lowers what it looks at", "lower what they look at"),
+    "broad": ("looks everywhere", "look everywhere"),
+}
+"""What a label says of one head, and of several."""
+
+
+def _one(label: str) -> str:
+    """What a label says of one head."""
+    return JOBS[label][0] if label in JOBS else f"carries the label “{label.replace('_', ' ')}”"
+
+
+def _several(label: str) -> str:
+    """The same of several."""
+    return JOBS[label][1] if label in JOBS else f"carry the label “{label.replace('_', ' ')}”"
+
+
+def _labels_table(taxonomy: HeadTaxonomy) -> Table:
+    """Each label with the heads that carry it, or how near the best head comes."""
+    rows, marked = [], set()
+    for i, label in enumerate(taxonomy.labels["score"]):
+        heads, values = taxonomy.heads(label), taxonomy.values[i]
+        best = divmod(int(values.nan_to_num(-torch.inf).argmax()), values.shape[1])
+        least = taxonomy.least[label]
+        named = list_of([f"{layer}.{head}" for layer, head in heads]) or "none"
+        marked |= {(len(rows), 1)} if heads else set()
+        near = f"{number(values[best], 2)} ({best[0]}.{best[1]})"
+        rows.append((_one(label), named, near, number(least, 2)))
+    return Table(
+        header=("a head that …", "heads", "best score", "needed"),
+        rows=tuple(rows),
+        caption="A head has the job where its score is surely, for all heads together, above what is needed; for some "
+        "heads more is needed, or their score says nothing, which the folded table explains.",
+        left=(0, 1),
+        strong=frozenset(marked),
+    )
+
+
+def _carried(taxonomy: HeadTaxonomy) -> list[Block]:
+    """The map of the label that most says what a head is for, where a head carries one."""
+    carried = [label for label in _TELLING if label in taxonomy.labels["score"] and taxonomy.heads(label)]
+    if not carried:
+        return []
+    label = carried[0]
+    heads = taxonomy.heads(label)
+    does = _one(label) if len(heads) == 1 else _several(label)
+    says = f"{heads_named(heads).capitalize()} {does}{'; no other head does' if len(heads) == 1 else ''}."
+    return [picture_of(taxonomy, f"a heat map of every head's score: {label}", says=says, score=label)]
+
+
+_TELLING = ("induction", "previous_token", "duplicate_token", "copying", "positional", "sink", "broad", "anti_copying")
+"""Labels, the most telling first."""
 
 
 def _most_important(importance: Scores) -> str:
     row = importance.top(1, order="high").to_dict("records")[0]
-    low = at(importance.low, int(row["layer"]), int(row["head"]))
+    layer, head = int(row["layer"]), int(row["head"])
+    low, high = at(importance.low, layer, head), at(importance.high, layer, head)
     if row["value"] < NEGLIGIBLE or (low is not None and low <= 0):
-        return "Without any one head, the loss does not rise by a difference that can be measured."
-    return f"The loss rises most without head {row['layer']}.{row['head']}, by {number(row['value'])} nats per token."
+        return "No single head is missed: without any one of them the loss does not measurably rise."
+    return f"The loss rises most without head {layer}.{head}: by {measured(row['value'], low, high)} nats per token."
 
 
 def _why(taxonomy: HeadTaxonomy, layer: int, head: int) -> str:
@@ -120,16 +195,15 @@ def _table(taxonomy: HeadTaxonomy, importance: Scores) -> Table:
         + doubts(loss_rise=importance),
         left=(0, len(names) + 2, len(names) + 3),
         strong=frozenset(strong),
-        folded=f"All scores of {plural(len(rows) - 1, 'head')}",
     )
 
 
 RECIPE = Recipe(
     key="heads",
     title="What the heads do",
-    reading="A head is written layer.head and may carry several labels, or none; most say where it looks (scores from "
-    "0 to 1, beside what uniform attention would give), copying and anti-copying what it writes (from −1 to 1), and "
-    "none says why. The loss rise says how much worse the model "
-    "predicts when the head's output is replaced by its mean: a head with a clear label may still matter little.",
+    reading="A head is written layer.head and may have several jobs, or none; most say where it looks (scores from "
+    "0 to 1, beside what uniform attention would give), copying what it writes (from −1 to 1; below 0 it lowers what "
+    "it looks at), and none says why. The loss rise says how much worse the model predicts when the head's output is "
+    "replaced by its mean: a head with a clear job may still matter little.",
     make=_make,
 )

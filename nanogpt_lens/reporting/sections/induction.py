@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from nanogpt_lens.core.intervals import mean_fields, t_interval
 from nanogpt_lens.heads.ablation import ablate_induction_heads
 from nanogpt_lens.heads.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
 from nanogpt_lens.heads.induction_rule import MARGIN, THRESHOLD, find_induction_heads
 from nanogpt_lens.losses.on_text import in_context_learning_score
 from nanogpt_lens.model.access import n_tokens
-from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.blocks import Block, Folded, Paragraph, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import OTHER_SIZES, Subject
-from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, list_of, number, percent
+from nanogpt_lens.reporting.words import NEGLIGIBLE, at, heads_named, interval, list_of, measured, number, share
 from nanogpt_lens.results import InductionHeads, Scores
 
 _N, _PROMPTS = 32, 128  # as of `nanogpt-lens induction`
@@ -52,27 +54,53 @@ def _make(subject: Subject) -> Content:
         )
     measures = _measures(subject)
     verdict, has = in_words(measures)
-    body: list[Block] = [Paragraph(text=verdict, tone="good" if has else "plain")]
+    layer, head = _best(measures.matching)
+    body: list[Block] = [_evidence(measures)]
     if model.cfg.n_layers == 1:
-        body.append(
-            Paragraph(
-                text="A model of one layer cannot compose a previous-token head with an induction head, "
-                "so that attention alone can at most copy by position.",
-                tone="note",
-            )
+        text = (
+            "A model of one layer cannot compose a previous-token head with an induction head, so that attention alone "
+            "can at most copy by position."
         )
-    body += [
-        picture_of(measures.matching, "prefix matching of every head"),
-        _heads_table(measures),
-        _answers(measures.accuracy),
-        picture_of(measures.repeated, "loss per token of repeated random sequences"),
-        _loss_table(measures),
-        Paragraph(text=_learning(measures.learning), tone="note"),
+        body.append(Paragraph(text=text, tone="note"))
+    matching = picture_of(
+        measures.matching,
+        "prefix matching of every head",
+        says=f"Head {layer}.{head} looks most at the token after the earlier occurrence: "
+        f"{share(measures.matching.values[layer, head])} of its attention.",
+    )
+    gain = picture_of(
+        _gain_by_position(measures.repeated), "what the order is worth", says=_order_says(measures.repeated)
+    )
+    losses = picture_of(measures.repeated, "loss per token of repeated random sequences")
+    numbers = (_heads_table(measures), _answers(measures.accuracy), losses, _loss_table(measures))
+    learning = Paragraph(text=_learning(measures.learning), tone="note")
+    if has or measures.matching.heads():
+        body += [matching, gain]
+        body += _ablated(measures)
+        body.append(Folded(summary="All measurements", body=(*numbers, learning)))
+    else:
+        body += [gain, Folded(summary="All measurements", body=(matching, *numbers, learning))]
+    found = {"find_induction_heads": measures.matching}
+    return Content(body=tuple(body), commands=(_command(subject),), findings=(verdict,), results=found)
+
+
+def _ablated(measures: InductionMeasures) -> list[Block]:
+    """What is lost without the induction heads."""
+    if measures.ablation is None:
+        return []
+    says = f"Without {heads_named(measures.matching.heads())} the gain by repetition falls."
+    return [
+        picture_of(
+            measures.ablation, "loss without the induction heads", says=says if _loses(measures.ablation) else ""
+        ),
+        Paragraph(text=_without(measures.ablation), tone="note"),
     ]
-    if measures.ablation is not None:
-        body.append(picture_of(measures.ablation, "loss without the induction heads"))
-        body.append(Paragraph(text=_without(measures.ablation), tone="note"))
-    return Content(body=tuple(body), commands=(_command(subject),), findings=(verdict,))
+
+
+def _loses(ablation: Scores) -> bool:
+    """Whether surely some of the gain is lost."""
+    low = at(ablation.low, 1, ablation.labels["score"].index("gain_lost"))
+    return low is not None and low > 0
 
 
 def _command(subject: Subject) -> str:
@@ -114,28 +142,84 @@ _GAIN = 0.05
 
 def in_words(measures: InductionMeasures) -> tuple[str, bool]:
     """The verdict, and whether it says that there is induction."""
-    best = measures.matching.top(1, order="high").to_dict("records")[0]
-    head, chance = f"{best['layer']}.{best['head']}", at(measures.matching.chance, 0, 0)
-    passes = bool(measures.matching.heads())
-    clean, control = (float(measures.accuracy.at(score="accuracy", prompt=p)) for p in ("clean", "corrupted"))
-    answers = _beyond(measures.accuracy)
-    gain = _gain(measures.repeated)
-    change = (
-        "the same loss as far as can be measured"
-        if abs(gain) < NEGLIGIBLE
-        else f"a loss of {number(abs(gain))} nats {'less' if gain > 0 else 'more'}"
-    )
-    numbers = (
-        f"the best head, {head}, gives {number(best['value'])} of its attention to the token after the earlier "
-        f"occurrence (chance {number(chance)}); [B] is predicted in {percent(clean, 1)} of [A][B]...[A] prompts, "
-        f"against {percent(control, 1)} in the control; and a random sequence repeated in order, not shuffled, has "
-        f"{change}"
-    )
+    layer, head = _best(measures.matching)
+    chance = at(measures.matching.chance, 0, 0)
+    looks = f"looks at the right place {share(measures.matching.values[layer, head])} of the time, where chance is"
+    looks += f" {share(chance if chance is not None else math.nan)}"
+    passes, answers, gain = bool(measures.matching.heads()), _beyond(measures.accuracy), _gain(measures.repeated)
     if passes and answers and gain >= NEGLIGIBLE:
-        return f"This model does induction: {numbers}.", True
+        return f"It does induction: head {layer}.{head} {looks}.", True
     if not passes and not answers and gain < _GAIN:
-        return f"There is no sign of induction in this model: {numbers}.", False
-    return f"The evidence for induction is mixed: {numbers}.", False
+        return f"It has no induction head: the best one, head {layer}.{head}, {looks}.", False
+    how = [
+        "heads look at the right place" if passes else "no head looks at the right place",
+        "prompts are answered" if answers else "prompts are not answered",
+        "order helps" if gain >= _GAIN else "order does not help",
+    ]
+    return f"The evidence for induction is mixed: {list_of(how)}.", False
+
+
+def _best(matching: InductionHeads) -> tuple[int, int]:
+    """The head with the highest prefix matching."""
+    best = matching.top(1, order="high").to_dict("records")[0]
+    return int(best["layer"]), int(best["head"])
+
+
+def _evidence(measures: InductionMeasures) -> Table:
+    """The three numbers, each beside its control and what induction would give."""
+    layer, head = _best(measures.matching)
+    clean, control = (float(measures.accuracy.at(score="accuracy", prompt=p)) for p in ("clean", "corrupted"))
+    chance = at(measures.matching.chance, 0, 0)
+    looked = share(measures.matching.values[layer, head])
+    rows = [
+        (
+            f"the best head ({layer}.{head}) looks at the token after the earlier one",
+            looked,
+            share(chance),
+            "near 100%",
+        ),
+        ("[B] comes out on top after [A][B] … [A]", share(clean), share(control), "near 100%"),
+        ("order makes the repeat cheaper, nats per token", number(_gain(measures.repeated), 2), "0", "well above 0"),
+    ]
+    return Table(
+        header=("does it continue what it has seen?", "here", "without induction", "with it"),
+        rows=tuple(rows),
+        caption="On random tokens, which no text can explain; the controls are uniform attention, prompts whose first "
+        "[A] is replaced, and repeats in another order.",
+    )
+
+
+def _gain_by_position(losses: Scores) -> Scores:
+    """How much cheaper each token of the second half is in the old order than after a shuffled first half."""
+    assert losses.per_example is not None, "losses of sequences"
+    half = losses.shape["pos"] // 2 + 1
+    names = losses.labels["condition"]
+    one, other = (losses.per_example[names.index(name), half:] for name in ("shuffled", "repeated"))
+    return Scores(
+        **mean_fields((one - other)[None]),
+        axes=("gain", "pos"),
+        labels={"gain": ("gain of order",), "pos": losses.labels["pos"][half:]},
+        quantity="gain of order, nats per token",
+        definition="the loss after the same tokens in random order, less that after them in the same order",
+        unit="nats per token",
+        signed=True,
+        sample=losses.sample,
+        provenance=losses.provenance,
+    )
+
+
+def _order_says(losses: Scores) -> str:
+    """Whether the old order is surely worth something, in a sentence."""
+    assert losses.per_example is not None, "losses of sequences"
+    half, names = losses.shape["pos"] // 2 + 1, losses.labels["condition"]
+    one, other = (losses.per_example[names.index(name), half:].mean(0) for name in ("shuffled", "repeated"))
+    ends = t_interval(one - other)
+    gain = float((one - other).mean())
+    if ends is None or float(ends[0]) <= 0 <= float(ends[1]):
+        return "Order gains nothing: repeated tokens cost as much in the old order as in a random one."
+    if gain < 0:
+        return f"Order misleads: the repeat costs {measured(-gain, *ends)} nats more per token in the old order."
+    return f"Order helps: the repeat costs {measured(gain, *ends)} nats less per token in the old order than shuffled."
 
 
 def _beyond(accuracy: Scores) -> bool:
@@ -244,7 +328,7 @@ RECIPE = Recipe(
     key="induction",
     title="Induction",
     reading="A model that does induction has seen [A][B] and, at the next [A], predicts [B]: some head looks at the "
-    "token after the earlier occurrence, and the second copy of a random sequence becomes easy. All three numbers must "
-    "stand above their controls; one alone can have other reasons.",
+    "token after the earlier occurrence, and the second copy of a random sequence becomes cheap. All three numbers "
+    "must stand above their controls; one alone can have other reasons.",
     make=_make,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
@@ -12,17 +13,17 @@ from nanogpt_lens.lens.attribution import direct_logit_attribution
 from nanogpt_lens.lens.convergence import measure_convergence
 from nanogpt_lens.lens.logit import logit_lens
 from nanogpt_lens.model.access import n_tokens
-from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, picture_of, picture_of_widget
+from nanogpt_lens.reporting.blocks import Block, Folded, Heading, Paragraph, Picture, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, number, percent, quoted
+from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, measured, number, quoted, share
 from nanogpt_lens.results import LensResult
 from nanogpt_lens.results.attribution import LogitAttribution
 from nanogpt_lens.results.lens import ConvergenceResult
 from nanogpt_lens.viz.tokens import visible
 
-_SHORT, _LONG, _N = 14, 64, 64
+_SHORT, _N = 14, 64
 _DEFAULT = 1_000_000  # tokens at most of a sequence of `nanogpt-lens lens`: the context
 _PARTS = 8  # rows of the table of contributions
 _EARLIEST = 4  # tokens before the prediction that is taken apart
@@ -32,33 +33,76 @@ def _make(subject: Subject) -> Content:
     model = subject.model
     tokens = subject.passage(_SHORT, number=2)
     lens = logit_lens(model, tokens, k=min(5, model.cfg.d_vocab))
-    last = model.cfg.n_layers - 1
-    longer = logit_lens(model, subject.passage(_LONG, number=2), points=("resid_post",), layers=[last], k=1)
     convergence = measure_convergence(
         model, subject.corpus, n=_N, seq_len=subject.seq_len, seed=subject.seed, progress=False
     )
     prompt, answer, wrong = _prediction(model, tokens, lens)
     attribution = direct_logit_attribution(model, prompt, answer, wrong)
     body: list[Block] = [
-        picture_of(lens, "the most likely next token at every point of the model", title="Most likely next token"),
-        _lens_table(subject, lens),
+        picture_of(
+            lens,
+            "the most likely next token at every point of the model",
+            says=_lens_says(lens),
+            title="Most likely next token",
+        ),
         *_note_if_tied(subject),
-        Heading(text="On average"),
-        picture_of(convergence, "how beliefs approach the output", title="Approach to the output"),
-        _convergence_table(convergence),
+        Folded(summary="The most likely tokens as a table", body=(_lens_table(subject, lens),)),
+        picture_of(convergence, "how often the final guess leads", says=_leads(convergence), score="agreement"),
+        Folded(
+            summary="Other measures of the approach to the output",
+            body=(
+                picture_of(convergence, "how beliefs approach the output", title="Approach to the output"),
+                _convergence_table(convergence),
+            ),
+        ),
         Heading(text="What one prediction is made of"),
         Paragraph(text=_question(subject, prompt, answer, wrong, lens)),
-        picture_of(
-            attribution, "what each component adds to the logit difference", title="Parts of the logit difference"
-        ),
+        _contributions(subject, attribution, answer, wrong),
         _attribution_table(attribution),
-        Heading(text="Token by token"),
-        Paragraph(text="Here dark is likely; under “Where it is surprised” dark is a high loss.", tone="note"),
-        picture_of_widget(longer.widget(kind="token_log_probs"), "a text coloured by the probability of each token"),
     ]
     return Content(
         body=tuple(body), commands=_commands(subject, prompt, answer, wrong), findings=(_finding(convergence),)
     )
+
+
+def _lens_says(lens: LensResult) -> str:
+    """How many of the passage's tokens are right at the output, and how many were already at the beginning."""
+    ranks = lens.rank[..., :-1]
+    first, right, n = int((ranks[0, 0] == 0).sum()), int((ranks[-1, -1] == 0).sum()), ranks.shape[-1]
+    return f"On this passage {right} of {n} guesses are right at the output (top row), {first} before the first layer."
+
+
+def _leads(convergence: ConvergenceResult) -> str:
+    """How often the final guess leads where the last layer begins."""
+    shares = convergence.score("agreement")
+    depth = convergence.in_depth_order()
+    name = f"layer {convergence.n_layers - 1}"
+    i, j, _ = next(place for place in depth if place[0] == convergence.shape["layer"] - 1)
+    return f"When {name}, the last, begins, the final guess leads at {share(shares[i, j])} of all places."
+
+
+def _contributions(subject: Subject, attribution: LogitAttribution, answer: int, wrong: int) -> Picture:
+    """The bars of what each component adds."""
+    best = attribution.top(1).to_dict("records")[0]
+    names = subject.strings(torch.tensor([answer, wrong]))
+    total = float(attribution.total.flatten()[-1])
+    says = (
+        f"{_part(str(best['component_label']))} adds most: {number(best['value'], 1)} of the {number(total, 1)} logits "
+        f"by which {quoted(names[0])} leads."
+    )
+    drawn = picture_of(attribution, "what each component adds to the logit difference", says=says)
+    caption = drawn.caption
+    for token, name in zip((answer, wrong), names, strict=True):
+        caption = caption.replace(f"{quoted(name, longest=14)} (token id {token})", quoted(name))
+        caption = caption.replace(f"token id {token}", quoted(name))
+    return replace(drawn, caption=caption)
+
+
+def _part(label: str) -> str:
+    """A component at the beginning of a sentence: MLP 0, Head 1.3, The embedding."""
+    if label.startswith("mlp"):
+        return f"MLP {label[3:]}"
+    return f"Head {label}" if label[:1].isdigit() else f"“{label}”"
 
 
 def _note_if_tied(subject: Subject) -> list[Block]:
@@ -66,18 +110,17 @@ def _note_if_tied(subject: Subject) -> list[Block]:
         return []
     return [
         Paragraph(
-            text="The head is tied to the embedding, so that the first points mostly name the present token.",
+            text="The first rows mostly name the present token: the unembedding is the embedding, turned around.",
             tone="note",
         )
     ]
 
 
 def _finding(convergence: ConvergenceResult) -> str:
-    depth = interval(convergence.mean_depth, convergence.depth_low, convergence.depth_high, 2)
-    return (
-        f"The token that the model ends on is on top of the logit lens from a mean depth of "
-        f"{depth} of {convergence.n_layers} layers on."
-    )
+    depth = measured(convergence.mean_depth, convergence.depth_low, convergence.depth_high)
+    if convergence.n_layers == 1:
+        return "It has one layer, in which its guess is made."
+    return f"On average its final guess leads from layer {depth} of {convergence.n_layers} on."
 
 
 def _prediction(
@@ -103,8 +146,8 @@ def _question(subject: Subject, prompt: Int[Tensor, " pos"], answer: int, wrong:
     names = subject.strings(torch.tensor([answer, wrong]))
     return (
         f"After {text} the model gives {quoted(names[0])}, which really follows, a probability of "
-        f"{percent(probability, 1)}. The bars say what each component adds to the logit of {quoted(names[0])} minus "
-        f"that of {quoted(names[1])}; together they are the whole difference."
+        f"{share(probability)}. Each bar is what one part adds to the lead of {quoted(names[0])} over "
+        f"{quoted(names[1])}; together they are the whole lead."
     )
 
 
@@ -125,7 +168,6 @@ def _lens_table(subject: Subject, lens: LensResult) -> Table:
         rows=tuple(rows),
         caption="The most likely next token at each point (rows, the output on top) after each position (columns).",
         left=tuple(range(len(tokens) + 1)),
-        folded="The most likely tokens as a table",
     )
 
 
@@ -149,7 +191,6 @@ def _convergence_table(convergence: ConvergenceResult) -> Table:
         caption="KL(final ‖ lens), entropy and loss in nats; agreement and converged are shares of positions; 95% "
         "intervals over the sequences. The constant prediction is the model's mean distribution, whatever the text."
         + doubts(convergence),
-        folded="These curves as numbers",
     )
 
 
@@ -170,6 +211,7 @@ def _attribution_table(attribution: LogitAttribution) -> Table:
         caption="The largest contributions"
         + (f"; left out are {out}" if out else "")
         + ". Heads are layer.head; embed is the token's own embedding.",
+        folded="The largest parts as numbers",
     )
 
 

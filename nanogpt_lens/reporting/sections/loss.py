@@ -15,13 +15,24 @@ from torch import Tensor
 from conversion.val_loss import VAL_NAME
 from nanogpt_lens.core.intervals import few_examples, t_interval
 from nanogpt_lens.lens.reading import characters
-from nanogpt_lens.model.access import evaluating, loss_per_token, n_tokens
+from nanogpt_lens.model.access import device_of, evaluating, n_tokens, run
 from nanogpt_lens.model.sampling import generate
-from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Table, TextSample, Tokens, spans_of
+from nanogpt_lens.reporting.blocks import (
+    Block,
+    Heading,
+    Paragraph,
+    Picture,
+    Table,
+    TextSample,
+    Tokens,
+    picture_of,
+    spans_of,
+)
 from nanogpt_lens.reporting.doubts import doubt
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import count, interval, number, percent
+from nanogpt_lens.reporting.words import count, interval, measured, number, percent, quoted, share
+from nanogpt_lens.results import Scores
 from nanogpt_lens.running.batches import losses
 from nanogpt_lens.text.corpus import path_of, windows
 from nanogpt_lens.text.datasets import TextData
@@ -30,7 +41,8 @@ from nanogpt_lens.viz.tokens import visible
 _TOKENS, _LEAST = 2**16, 2**12
 _OWN = 64  # sequences of the model's own text
 _PASSAGE = 256
-_SAMPLES, _WRITTEN = 2, 200
+_SAMPLES, _WRITTEN, _TOP = 2, 200, 200
+_EXPECTED = 3  # tokens that pointing at one shows
 _SEED = 1337  # nanoGPT's own
 
 
@@ -50,37 +62,89 @@ def _make(subject: Subject) -> Content:
     rows = [(name, interval(mean, *ends), *_others(mean, per_char))]
     held = None if trained is None else _held_out(subject, trained, n)
     rows += _baselines(subject, tokens, held, uniform)
+    unit = "character" if per_char and abs(per_char * math.log(2) - mean) < 1e-9 else "token"
     words = f"{count(len(tokens))} sequences of {length} tokens, {_origin(subject)}; 95% interval over the sequences"
+    measured_here = _Loss(mean=mean, low=ends[0], high=ends[1])
+    finding = _finding(subject, measured_here, held, uniform, unit)
+    guess = _unigram(subject.text.ids, tokens) if subject.text is not None else None
     body: list[Block] = [
+        _bars(measured_here, held, guess, uniform, unit),
         Table(
             header=("", "loss, nats per token", "perplexity", "bits per character"),
             rows=tuple(rows),
             caption=f"Mean cross-entropy of the next token: {words}. {_whether_new(subject, trained, held)}"
             + doubt(few_examples(len(tokens), "t"))
             + (doubt(few_examples(held.sequences, "t"), "Validation part") if held else ""),
+            folded="These losses as numbers, and how they were measured",
         ),
-        *_by_position(per_token),
+        *_by_position(per_token, unit),
         *_passage(subject, uniform),
         *_samples(subject),
     ]
     if subject.text is None:
-        body.insert(
-            1,
-            Paragraph(
-                text="This is the model's own text, so that its loss says how sure the model is of "
-                "itself, not how good it is: give a text.",
-                tone="note",
-            ),
+        note = (
+            "This is the model's own text, so that its loss says how sure the model is of itself, not how good it is: "
+            "give a text."
         )
-    whole = f"{subject.text_name} is {interval(mean, *ends)}"
-    text = (
-        f"the validation part of {subject.text_name} is {held.in_words}, on the whole of it, most of which it was "
-        f"trained on, {interval(mean, *ends)}"
-        if held
-        else whole
-    )
-    finding = f"Its loss on {text} nats per token; a uniform guess would have {number(uniform)}."
+        body.insert(1, Paragraph(text=note, tone="note"))
     return Content(body=tuple(body), commands=_commands(subject), findings=(finding,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loss:
+    """A mean loss and the ends of its interval."""
+
+    mean: float
+    low: Any
+    high: Any
+
+    @property
+    def words(self) -> str:
+        """The mean with the digits that its interval leaves."""
+        return measured(self.mean, self.low, self.high)
+
+
+def _finding(subject: Subject, here: _Loss, held: _HeldOut | None, uniform: float, unit: str) -> str:
+    """What the model pays, beside a guess."""
+    guess = f"a uniform guess pays {number(uniform, 2)}"
+    if held is not None:
+        return f"On text that it was not trained on, it pays {held.of.words} nats per {unit}; {guess}."
+    if subject.text is None:
+        return f"On text that it writes itself it pays {here.words} nats per {unit}; {guess}."
+    return f"On {subject.text_name} it pays {here.words} nats per {unit}; {guess}."
+
+
+def _bars(here: _Loss, held: _HeldOut | None, frequencies: float | None, uniform: float, unit: str) -> Picture:
+    """The losses as bars, those of guesses last."""
+    nan = math.nan
+    bars: list[tuple[str, float, Any, Any]] = []
+    if held is not None:
+        bars.append(("this model, new text", held.of.mean, held.of.low, held.of.high))
+    bars.append(("this model, all text" if held is not None else "this model", here.mean, here.low, here.high))
+    bars += [] if frequencies is None else [("guessing by frequency", frequencies, nan, nan)]
+    bars.append(("a uniform guess", uniform, nan, nan))
+    numbers = torch.tensor(
+        [[nan if value is None else float(value) for value in bar[1:]] for bar in bars], dtype=torch.float64
+    )
+    losses_as_bars = Scores(
+        values=numbers[:, 0],
+        axes=("score",),
+        labels={"score": tuple(bar[0] for bar in bars)},
+        quantity=f"loss, nats per {unit}",
+        definition="mean cross-entropy of the next token; whiskers: 95% intervals over the sequences",
+        low=numbers[:, 1],
+        high=numbers[:, 2],
+        unit=f"nats per {unit}",
+    )
+    best = bars[0][1]
+    says = (
+        f"It pays {number(uniform - best, 1)} nats less than a uniform guess"
+        if best < uniform
+        else "It predicts no better than a uniform guess"
+    )
+    if frequencies is not None and best < frequencies < uniform:
+        says += f", and {number(frequencies - best, 1)} less than guessing each {unit} by how often it occurs"
+    return picture_of(losses_as_bars, "the model's loss beside that of guesses", says=f"{says}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +159,7 @@ class _TrainedOn:
 class _HeldOut:
     """The loss on the validation part."""
 
-    loss: float
+    of: _Loss
     in_words: str
     per_char: float
     sequences: int
@@ -108,7 +172,7 @@ def _baselines(
     size = n_tokens(subject.model)
     rows: list[tuple[str, ...]] = []
     if held is not None:
-        rows.append(("this model on the validation part of it", held.in_words, *_others(held.loss, held.per_char)))
+        rows.append(("this model on the validation part of it", held.in_words, *_others(held.of.mean, held.per_char)))
     if subject.text is not None:
         frequencies = _unigram(subject.text.ids, tokens)
         rows.append(("always guessing by the text's token frequencies", number(frequencies), *_others(frequencies, 0)))
@@ -153,7 +217,10 @@ def _held_out(subject: Subject, trained: _TrainedOn, n: int) -> _HeldOut | None:
     ends = t_interval(per_token.mean(1)) or (None, None)
     mean = float(per_token.mean())
     return _HeldOut(
-        loss=mean, in_words=interval(mean, *ends), per_char=_bits(subject, tokens, per_token), sequences=len(tokens)
+        of=_Loss(mean=mean, low=ends[0], high=ends[1]),
+        in_words=interval(mean, *ends),
+        per_char=_bits(subject, tokens, per_token),
+        sequences=len(tokens),
     )
 
 
@@ -209,7 +276,7 @@ def _unigram(ids: Integer[np.ndarray, " token"], tokens: Int[Tensor, "example po
     return float(-logs[tokens[:, 1:].cpu().numpy()].mean())
 
 
-def _by_position(per_token: Float[Tensor, "example target"]) -> list[Block]:
+def _by_position(per_token: Float[Tensor, "example target"], unit: str) -> list[Block]:
     """The loss in four parts of the context."""
     n = per_token.shape[1]
     if n < 8:
@@ -217,21 +284,28 @@ def _by_position(per_token: Float[Tensor, "example target"]) -> list[Block]:
     parts = [range(i * n // 4, (i + 1) * n // 4) for i in range(4)]
     return [
         Table(
-            header=("tokens of context", *(f"{part.start + 1} to {part.stop}" for part in parts)),
-            rows=(("loss, nats per token", *(number(per_token[:, part.start : part.stop].mean()) for part in parts)),),
-            caption="The same loss by how many tokens the model has seen before the one that it predicts.",
+            header=(f"{unit}s seen before", *(f"{part.start + 1} to {part.stop}" for part in parts)),
+            rows=((f"nats per {unit}", *(number(per_token[:, part.start : part.stop].mean()) for part in parts)),),
+            caption="The same loss by how much of the text the model has seen before.",
+            folded="Does more context help? The loss by place in the context",
         )
     ]
 
 
 def _passage(subject: Subject, uniform: float) -> list[Block]:
+    """A passage, each token coloured by its loss, with what the model expected in its place."""
     tokens = subject.passage(_PASSAGE)
     if len(tokens) < 2:
         return []
     with evaluating(subject.model):
-        nats = loss_per_token(subject.model, tokens[None].to(next(subject.model.parameters()).device))[0].tolist()
+        logits = run(subject.model, tokens[None].to(device_of(subject.model)))[0, :-1, : n_tokens(subject.model)]
+    chances = logits.double().log_softmax(-1).cpu()
+    nats = (-chances.gather(-1, tokens[1:, None].cpu())[:, 0]).tolist()
+    best = chances.topk(min(_EXPECTED, chances.shape[1]))
     titles = ["the first token: nothing predicts it"]
-    titles += [f"{number(v)} nats, probability {percent(math.exp(-v), 1)}" for v in nats]
+    for loss, values, ids in zip(nats, best.values.exp().tolist(), best.indices, strict=True):
+        named = [f"{quoted(t)} {share(p)}" for t, p in zip(subject.strings(ids), values, strict=True)]
+        titles.append(f"{number(loss)} nats, probability {share(math.exp(-loss))}; expected: {', '.join(named)}")
     spans = spans_of(
         subject.strings(tokens), [math.nan, *nats], largest=uniform, titles=titles, separator=subject.separator
     )
@@ -239,10 +313,11 @@ def _passage(subject: Subject, uniform: float) -> list[Block]:
         Heading(text="Where it is surprised"),
         Tokens(
             spans=spans,
-            caption=f"A passage of {len(tokens)} tokens, {_origin(subject)}, each token coloured by its loss. Hovering "
-            "over a token says what it was.",
+            caption=f"{count(len(tokens))} tokens, {_origin(subject)}. Amber: surprise, the loss of that token. Point "
+            "at a token to see what the model expected.",
             low="0 nats: expected",
-            high=f"{number(uniform, 2)} nats or more: no better than a uniform guess",
+            high=f"{number(uniform, 1)} nats or more: a uniform guess does as well",
+            colours="cost",
         ),
     ]
 
@@ -254,8 +329,8 @@ def _samples(subject: Subject) -> list[Block]:
         *(
             TextSample(
                 text=_sample(subject, _SEED + subject.seed + i),
-                caption=f"Seed {_SEED + subject.seed + i}: "
-                f"{_WRITTEN} tokens at temperature 0.8 among the 200 likeliest, nanoGPT's defaults.",
+                caption=f"Seed {_SEED + subject.seed + i}; temperature 0.8, the {_TOP} likeliest tokens: nanoGPT's "
+                "defaults.",
             )
             for i in range(_SAMPLES)
         ),
@@ -275,7 +350,7 @@ RECIPE = Recipe(
     key="loss",
     title="Loss and samples",
     reading="Loss is what the model pays, in nats, for each token that really follows; 0 would be certainty, and each "
-    "0.69 nats is a factor of two in probability. Compare the first row with the uniform guess and with plain token "
-    "frequencies: what lies between is what the model has learned from context.",
+    "0.69 nats is a factor of two in probability. Between the model's bar and those of the guesses lies what it has "
+    "learned from context.",
     make=_make,
 )

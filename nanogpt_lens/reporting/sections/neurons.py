@@ -14,11 +14,23 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.neurons.find import find_neurons
 from nanogpt_lens.neurons.predicates import USUAL
 from nanogpt_lens.neurons.search import search_neurons
-from nanogpt_lens.reporting.blocks import Block, ExcerptLine, NeuronCard, NeuronCards, Paragraph, Span, Table, spans_of
+from nanogpt_lens.reporting.blocks import (
+    Block,
+    ExcerptLine,
+    Folded,
+    NeuronCard,
+    NeuronCards,
+    NeuronTable,
+    Paragraph,
+    Span,
+    Table,
+    spans_of,
+)
 from nanogpt_lens.reporting.doubts import doubts
+from nanogpt_lens.reporting.neuron_table import deviations, packed_neurons
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject, source_of
-from nanogpt_lens.reporting.words import count, interval, number, percent, plural, quoted
+from nanogpt_lens.reporting.words import count, interval, list_of, number, percent, plural, quoted, share
 from nanogpt_lens.results import Excerpt, NeuronSearch, SeparatingNeurons
 from nanogpt_lens.text.corpus import Corpus
 from nanogpt_lens.text.datasets import TextData
@@ -56,39 +68,65 @@ def _make(subject: Subject) -> Content:
     room = size // int(model.cfg.n_ctx) * (int(model.cfg.n_ctx) // window)
     k = max(1, min(_EXCERPTS, room))
     search = search_neurons(model, corpus, k=k, window=window, seed=subject.seed, progress=False)
-    neurons, layers = plural(search.values.numel(), "neuron"), plural(search.shape["layer"], "layer")
-    searched = f"Searched: all {neurons} of {layers} on {words}."
     again = subject.report_command("neurons")
     if not _active(search).any():
         highest = number(float(search.values.max()))
         text = (
-            f"{searched} No neuron is ever clearly active: the highest activation of any is {highest}, or it never "
-            "changes. None is listed."
+            f"No neuron is ever clearly active: the highest activation of any is {highest}, or it never changes. None "
+            "is listed."
         )
-        return Content(body=(Paragraph(text=text),), commands=(again,))
+        return Content(body=(Paragraph(text=text), _searched(search, words)), commands=(again,))
     separating = _separating(subject, corpus)
     chosen = list(_neurons_to_list(search, separating))
-    best = "the neurons that best separate a class of characters, and, " if separating else ""
-    body: list[Block] = [
-        Paragraph(
-            text=f"{searched} Listed: {best}of each layer, those whose highest activation is most standard deviations "
-            f"above their mean among neurons that are silent on at least {percent(_RARE)} of the tokens. Neurons that "
-            "are never clearly above zero are left out."
+    body: list[Block] = []
+    if chosen:
+        table = packed_neurons(
+            search,
+            {USUAL[name]: result for name, result in separating.items()},
+            [(one.layer, one.neuron, one.why) for one in chosen],
         )
-    ]
+        body += [_how_to_use(table, search), table, NeuronCards(cards=tuple(_card(search, one) for one in chosen))]
+    else:
+        body.append(Paragraph(text="No neuron stands out, and none is listed.", tone="note"))
     if separating:
         body.append(_classes_table(separating))
-    if subject.checkpoint is not None and subject.checkpoint.config.act_fn in ("gelu", "gelu_new"):
-        body.append(Paragraph(text=_GELU, tone="note"))
-    if not chosen:
-        body.append(Paragraph(text="No neuron is so, and none is listed.", tone="note"))
-        return Content(body=tuple(body), commands=(again,), findings=_findings(separating))
-    body.append(NeuronCards(cards=tuple(_card(search, one) for one in chosen)))
-    return Content(
-        body=tuple(body),
-        commands=(again, *_page_command(subject, chosen[0], k, window, size)),
-        findings=_findings(separating),
+    body.append(_searched(search, words, gelu=_is_gelu(subject)))
+    more = _page_command(subject, chosen[0], k, window, size) if chosen else []
+    found = {"search_neurons": search, "find_neurons": separating}
+    return Content(body=tuple(body), commands=(again, *more), findings=_findings(separating), results=found)
+
+
+def _how_to_use(table: NeuronTable, search: NeuronSearch) -> Paragraph:
+    """What is in the table, and what it has left out."""
+    kinds = f"{search.unit_kind}s"
+    left_out = "" if table.n == table.total else (
+        f" These are the {count(table.n)} of {count(table.total)} whose peaks stand out most; more would not fit into "
+        "the page."
+    )  # fmt: skip
+    return Paragraph(
+        text=f"Each row is one of the model's {kinds}. Click a row for its excerpts, a heading to sort. The first "
+        f"{kinds} tell a class of characters apart best, or are mostly silent and then very active.{left_out}",
+        tone="note",
     )
+
+
+def _searched(search: NeuronSearch, words: str, *, gelu: bool = False) -> Folded:
+    """What was read, and which neurons stand first."""
+    neurons, layers = plural(search.values.numel(), "neuron"), plural(search.shape["layer"], "layer")
+    text = (
+        f"Searched: all {neurons} of {layers} on {words}. Peak, sd: how many standard deviations the highest "
+        "activation is above the mean. Tells apart: the class that the neuron separates best, and its AUROC on text "
+        "that had no part in the choice; a dash where chance does as well. Raises: the tokens whose logits its output "
+        f"raises most. First stand, of each class, the {_OF_CLASS} neurons that separate it best, and of each layer "
+        "those whose peak is most standard deviations above their mean among neurons silent on at least "
+        f"{percent(_RARE)} of the tokens; neurons that are never clearly above zero are not among them."
+    )
+    note = [Paragraph(text=_GELU, tone="note")] if gelu else []
+    return Folded(summary="How this was measured", body=(Paragraph(text=text, tone="note"), *note))
+
+
+def _is_gelu(subject: Subject) -> bool:
+    return subject.checkpoint is not None and subject.checkpoint.config.act_fn in ("gelu", "gelu_new")
 
 
 def _active(search: NeuronSearch) -> Bool[Tensor, "layer neuron"]:
@@ -149,17 +187,14 @@ def _neurons_to_list(search: NeuronSearch, separating: dict[str, SeparatingNeuro
                 seen.add((layer, neuron))
                 side = "high" if result.sign[layer, neuron] > 0 else "low"
                 yield _Listed(layer=layer, neuron=neuron, why=f"{side} on {USUAL[name]}")
-    deviations = (search.values.double() - search.mean.double()) / search.variance.double().sqrt().clamp_min(1e-12)
-    deviations = deviations.masked_fill((search.sparsity < _RARE) | ~active, -torch.inf)
-    layers = deviations.shape[0]
+    above = deviations(search).masked_fill((search.sparsity < _RARE) | ~active, -torch.inf)
+    layers = above.shape[0]
     each = max(1, _SPARSE // layers)
     for layer in range(0, layers, max(1, math.ceil(layers / _SPARSE))):
-        best = [i for i in deviations[layer].argsort(descending=True, stable=True).tolist() if (layer, i) not in seen]
+        best = [i for i in above[layer].argsort(descending=True, stable=True).tolist() if (layer, i) not in seen]
         for neuron in best[:each]:
-            if deviations[layer, neuron].isfinite():
-                yield _Listed(
-                    layer=layer, neuron=neuron, why=f"{number(deviations[layer, neuron], 1)} sd above its mean"
-                )
+            if above[layer, neuron].isfinite():
+                yield _Listed(layer=layer, neuron=neuron, why=f"{number(above[layer, neuron], 0)} sd above its mean")
 
 
 def _classes_table(separating: dict[str, SeparatingNeurons]) -> Table:
@@ -179,11 +214,11 @@ def _classes_table(separating: dict[str, SeparatingNeurons]) -> Table:
     return Table(
         header=("class", "neuron", "on the class", "AUROC", "AUROC, held out", "chance"),
         rows=tuple(rows),
-        caption="How well single neurons separate a class of tokens: AUROC is the probability that the neuron is "
-        "higher (where the row says lower: lower) on a token of the class than on another (0.5 says nothing, 1 is "
-        "perfect). Held out: on text that had no part in the choice. Chance: 95% of the best neurons of all stay below "
-        "it when the class is shifted along the text."
+        caption="AUROC is the probability that the neuron is higher (where the row says lower: lower) on a token of "
+        "the class than on another: 0.5 says nothing, 1 is perfect. Held out: on text that had no part in the choice. "
+        "Chance: 95% of the best neurons of all stay below it when the class is shifted along the text."
         + doubts(**{USUAL[name]: result for name, result in separating.items()}),
+        folded=f"The neurons that tell {list_of([USUAL[name] for name in separating], last='or')} apart best",
         left=(0, 1, 2),
     )
 
@@ -193,13 +228,12 @@ def _findings(separating: dict[str, SeparatingNeurons]) -> tuple[str, ...]:
         result = separating[name]
         row = result.top(1).to_dict("records")[0]
         if not row["low"] > result.chance:
-            return (f"No single neuron separates {USUAL[name]} by more than chance can.",)
-        side = "higher" if row["sign"] > 0 else "lower"
+            return (f"No single neuron tells {USUAL[name]} apart better than chance does.",)
+        side = "more" if row["sign"] > 0 else "less"
         return (
-            f"Of single neurons, {row['layer_label']}.{row['neuron']}, which is {side} there, separates "
-            f"{USUAL[name]} best: AUROC "
-            f"{interval(row['held_out'], row['low'], row['high'])} on held-out text, where chance reaches "
-            f"{number(result.chance)}.",
+            f"Neuron {row['layer_label']}.{row['neuron']} tells {USUAL[name]} apart: it is {side} active on them than "
+            f"elsewhere {share(row['held_out'])} of the time.",
+            f"The best of all neurons reaches {share(result.chance)} by chance, and 50% says nothing.",
         )
     return ()
 
@@ -260,8 +294,8 @@ def _line(excerpt: Excerpt, largest: float) -> ExcerptLine:
 RECIPE = Recipe(
     key="neurons",
     title="Neurons",
-    reading="Open a neuron to see the excerpts on which it is highest and lowest: violet tokens activate it, orange "
-    "ones push it below zero, the underlined token is the extreme. Excerpts show the tip of what a neuron does, so "
-    "compare them with its histogram before giving it a name.",
+    reading="Open a neuron to see the excerpts on which it is highest and lowest: tokens that activate it are shaded "
+    "one way, tokens that push it below zero the other, and the underlined token is the extreme. Excerpts show the tip "
+    "of what a neuron does, so compare them with its histogram before giving it a name.",
     make=_make,
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +16,20 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import as_tokens, device_of, evaluating, n_tokens, run, single_token, token_labels
 from nanogpt_lens.patching.paths import path_patching
 from nanogpt_lens.patching.sweeps import activation_patching
-from nanogpt_lens.reporting.blocks import Block, Heading, Paragraph, Span, Table, Tokens, picture_of, spans_of
+from nanogpt_lens.reporting.blocks import (
+    Block,
+    Folded,
+    Heading,
+    Paragraph,
+    Picture,
+    Span,
+    Table,
+    Tokens,
+    picture_of,
+    spans_of,
+)
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
+from nanogpt_lens.reporting.sections.patching_in_words import finding, head_says, over_pairs, stream_says
 from nanogpt_lens.reporting.subject import OwnPair, Subject
 from nanogpt_lens.reporting.words import list_of, number, percent, quoted
 from nanogpt_lens.results import PatchingResult
@@ -26,8 +39,6 @@ from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair
 _PAIRS = 8
 _PATHS = 64  # heads and MLPs whose paths are patched
 _SITES = 5
-_SOME = 0.005  # of recovery: what is written as 0%
-_MOST = 0.5  # of recovery: the information has arrived
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,7 +58,7 @@ def _make(subject: Subject) -> Content:
     findings: list[str] = []
     if subject.pair is not None:
         case = own_case(subject.model, subject.pair)
-        sweeps, said = _sweeps(subject, case, "your pair")
+        sweeps, said = _sweeps(subject, case)
         body += [Heading(text="Your own pair"), *sweeps]
         commands.append(_command(subject, case))
         findings.append(said)
@@ -62,13 +73,16 @@ def _make(subject: Subject) -> Content:
         body.append(Paragraph(text=f"No automatic pair was found: {reason}.", tone="note"))
         return Content(body=tuple(body), commands=tuple(commands), findings=tuple(findings))
     case = _case_of(subject.model, pairs[0])
-    sweeps, said = _sweeps(subject, case, "the automatic pair")
+    sweeps, said = _sweeps(subject, case)
     body += [
         Heading(
             text="A pair found in the text" if subject.text is not None else "A pair found in the model's own text"
         ),
-        Paragraph(text=f"It was found automatically: {pairs[0].how}."),
         *sweeps,
+        Folded(
+            summary="How the pair was found",
+            body=(Paragraph(text=f"It was found automatically: {pairs[0].how}.", tone="note"),),
+        ),
         *_several(subject, pairs),
     ]
     return Content(
@@ -156,7 +170,7 @@ def _token(model: Any, answer: str | int, name: str) -> int:
     return int(answer)
 
 
-def _sweeps(subject: Subject, case: _Case, name: str) -> tuple[list[Block], str]:
+def _sweeps(subject: Subject, case: _Case) -> tuple[list[Block], str]:
     """All sweeps of one pair, and the finding."""
     model = subject.model
     clean, corrupted = (t.to(device_of(model)) for t in (case.clean, case.corrupted))
@@ -172,16 +186,31 @@ def _sweeps(subject: Subject, case: _Case, name: str) -> tuple[list[Block], str]
     gap = stream.clean - (stream.corrupted or 0.0)
     body: list[Block] = [
         *_prompts(subject, case, stream),
-        picture_of(
-            stream,
-            "recovery by patching the residual stream at each layer and position",
-            title="Residual stream before each layer",
+        _plain(
+            picture_of(
+                stream,
+                "recovery by patching the residual stream at each layer and position",
+                says=stream_says(case.clean, case.corrupted, stream),
+                title="Residual stream before each layer",
+            )
         ),
-        picture_of(parts[0], "recovery by patching each attention output", title="Attention output of each layer"),
-        picture_of(parts[1], "recovery by patching each MLP output", title="MLP output of each layer"),
-        picture_of(whole, "recovery by patching each head at all positions", title="Each head, at all positions"),
-        _sites(heads, parts),
-        *_paths(subject, clean, corrupted, case.metric),
+        _plain(
+            picture_of(
+                whole,
+                "recovery by patching each head at all positions",
+                says=head_says(whole),
+                title="Each head, at all positions",
+            )
+        ),
+        Folded(
+            summary="Attention and MLP outputs, direct paths, and the strongest sites",
+            body=(
+                _plain(picture_of(parts[0], "recovery by patching each attention output", title="Attention outputs")),
+                _plain(picture_of(parts[1], "recovery by patching each MLP output", title="MLP outputs")),
+                _sites(heads, parts),
+                *_paths(subject, clean, corrupted, case.metric),
+            ),
+        ),
     ]
     if abs(gap) < 0.1 * float(stream.effect.abs().max()):
         body.insert(
@@ -192,32 +221,16 @@ def _sweeps(subject: Subject, case: _Case, name: str) -> tuple[list[Block], str]
                 tone="note",
             ),
         )
-    return body, _finding(subject, case, stream, whole, name)
+    return body, finding(case.clean, case.corrupted, stream, whole)
 
 
-def _finding(subject: Subject, case: _Case, stream: PatchingResult, whole: PatchingResult, name: str) -> str:
-    """A sentence on where the difference is carried, and by which head."""
-    best = whole.top(1, by="recovery", order="high").to_dict("records")[0]
-    answer, wrong = subject.strings(torch.tensor([case.answer, case.wrong]))
-    last = stream.recovery[:, -1] if stream.recovery is not None else torch.zeros(0)
-    below = (last < _MOST).nonzero().flatten().tolist()
-    first = below[-1] + 1 if below else 0  # from here on it stays at or above
-    edits = (case.clean != case.corrupted).nonzero().flatten().tolist()
-    moved = bool(edits) and edits[-1] < len(case.clean) - 1
-    carried = ""
-    if moved and first < len(last):
-        least = percent(float(last[first:].min()))
-        carried = f", the residual stream of the last token alone restores {least} or more from layer {first} on"
-    if best["recovery"] < _SOME:
-        return (
-            f"In {name} ({quoted(answer)} against {quoted(wrong)}) no head alone restores a share of the clean run's "
-            "logit difference that can be measured."
-        )
-    return (
-        f"In {name} ({quoted(answer)} against {quoted(wrong)}){carried}{' and' if carried else ','} putting back head "
-        f"{best['layer']}.{best['head']} alone restores {percent(best['recovery'])} of the clean run's logit "
-        "difference, the most of all heads."
-    )
+def _plain(picture: Picture) -> Picture:
+    """The picture, with lists of tokens in its caption in words."""
+    return replace(picture, caption=_LISTS.sub("The logit of each answer minus that of its wrong one", picture.caption))
+
+
+_LISTS = re.compile(r"[Ll]ogit\(\[.*?\]\) - logit\(\[.*?\]\)")
+"""How a metric of several prompts names its tokens."""
 
 
 def _prompts(subject: Subject, case: _Case, stream: PatchingResult) -> list[Block]:
@@ -286,16 +299,15 @@ def _paths(subject: Subject, clean: Int[Tensor, " pos"], corrupted: Int[Tensor, 
         seed=subject.seed,
         progress=False,
     )
-    return [
-        picture_of(
-            paths,
-            "recovery along direct paths to the logits",
-            kind="bars",
-            k=12,
-            receiver="logits",
-            title="Direct paths to the logits",
-        )
-    ]
+    drawn = picture_of(
+        paths,
+        "recovery along direct paths to the logits",
+        kind="bars",
+        k=12,
+        receiver="logits",
+        title="Direct paths to the logits",
+    )
+    return [_plain(drawn)]
 
 
 def _several(subject: Subject, pairs: tuple[PromptPair, ...]) -> list[Block]:
@@ -328,13 +340,16 @@ def _several(subject: Subject, pairs: tuple[PromptPair, ...]) -> list[Block]:
         for p in pairs
     ]
     return [
-        Heading(text=f"Does it hold for more pairs? {len(pairs)} at once"),
-        picture_of(
-            by_head,
-            "recovery by head over several pairs, with intervals",
-            kind="bars",
-            k=12,
-            title=f"Each head, over {len(pairs)} pairs",
+        Heading(text="Does it hold for other prompts?"),
+        _plain(
+            picture_of(
+                by_head,
+                "recovery by head over several pairs, with intervals",
+                says=over_pairs(by_head, len(pairs)),
+                kind="bars",
+                k=12,
+                title=f"Each head, over {len(pairs)} pairs",
+            )
         ),
         Table(
             header=("clean prompt", "position", "becomes", "answer", "wrong", "logits, clean", "logits, corrupted"),
@@ -342,6 +357,7 @@ def _several(subject: Subject, pairs: tuple[PromptPair, ...]) -> list[Block]:
             caption="The pairs, each from another window of the text; logits are those of the answer minus the wrong "
             "one.",
             left=(0, 2, 3, 4),
+            folded=f"The {len(pairs)} pairs",
         ),
     ]
 

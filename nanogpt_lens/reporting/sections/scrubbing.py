@@ -16,7 +16,7 @@ from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Paragraph, Tabl
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import count, interval, line_of, list_of, number, percent, plural, short_path
+from nanogpt_lens.reporting.words import count, interval, line_of, list_of, number, percent, plural, share, short_path
 from nanogpt_lens.results import Scrubbing
 from nanogpt_lens.results.claims_in_words import features_in_words, node_in_words, verb
 from nanogpt_lens.results.scrubbing import FEW_AGREE, PERMUTED, UNIFORM
@@ -91,8 +91,8 @@ def _finding(result: Scrubbing) -> str:
     name = "The hypothesis" if result.name == "the hypothesis" else f"“{line_of(result.name, longest=120)}”"
     low, high = result.interval_of_recovered
     said = (
-        f"{name} recovers {percent(result.recovered)} ({percent(low)} to {percent(high)}) of what the model does, and "
-        f"{percent(result.of(PERMUTED))} with the values of its features permuted."
+        f"{name} explains {share(result.recovered)} ({share(low)} to {share(high)}) of what the model does; with its "
+        f"features shuffled, {share(result.of(PERMUTED))}."
     )
     costs = _costs(result)
     if not costs:
@@ -137,15 +137,15 @@ def _reservations(result: Scrubbing) -> list[str]:
             "prompt are surely wrong, so that a share is no fraction of an explanation."
         )
     alone = [
-        (share, path)
-        for share, path, feature in zip(result.alone.tolist(), result.claims, result.features, strict=True)
-        if share > FEW_AGREE and feature != "everything"
+        (lonely, path)
+        for lonely, path, feature in zip(result.alone.tolist(), result.claims, result.features, strict=True)
+        if lonely > FEW_AGREE and feature != "everything"
     ]
     if alone:
-        share, path = max(alone)
+        lonely, path = max(alone)
         many = f"{len(alone)} claims, most of all of" if len(alone) > 1 else "one claim, about"
         said.append(
-            f"The places of {many} {_node(path)}, often agree with no other place ({percent(share)} of them) and stand "
+            f"The places of {many} {_node(path)}, often agree with no other place ({percent(lonely)} of them) and stand "
             "in for themselves, which tests nothing."
         )
     return said

@@ -19,6 +19,7 @@ import nanogpt_lens.viz.figures.circuit_validation as circuit_validation
 import nanogpt_lens.viz.figures.composition as composition
 import nanogpt_lens.viz.figures.directions as directions
 import nanogpt_lens.viz.figures.flow as flow
+import nanogpt_lens.viz.figures.gain as gain
 import nanogpt_lens.viz.figures.generic as generic
 import nanogpt_lens.viz.figures.heads as heads
 import nanogpt_lens.viz.figures.induction as induction
@@ -120,6 +121,7 @@ AXES: dict[frozenset[str], Draw] = {
         (("condition", "pos"), induction.losses),
         (("score", "prompt"), induction.accuracy),
         (("ablated", "score"), induction.ablation),
+        (("gain", "pos"), gain.over_positions),
         (("score",), bars.scores),
         (("src_pos",), flow.flows),
         (("layer", "src_pos"), flow.flows),
