@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
+from conversion.edited_runs import ConvertedSide, NativeSide, as_hook, edited_logits
 from conversion.edits import KINDS, edit_for
 from conversion.judge import Judge
 from conversion.layout import from_hooked_layout
@@ -157,7 +158,7 @@ def compare_activations(bench: Bench, model: Any, judge: Judge) -> Iterator[Comp
     expected = bench.activations(judge.dtype)
     names = [n for n in bench.names if n in expected and (judge.mode == "raw" or n.endswith(_PRESERVED))]
     activations: dict[str, Tensor] = {}
-    keepers = [(name, _as_hook(_keep(activations, name))) for name in names]
+    keepers = [(name, as_hook(_keep(activations, name))) for name in names]
     with torch.no_grad():
         model.run_with_hooks(bench.tokens, fwd_hooks=keepers, return_type=None)
     for name in names:
@@ -242,21 +243,24 @@ def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Compariso
 
 def compare_edits(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
     """Compare the logits after the same edit at the same hook on both sides."""
-    native, exact = bench.reference(judge.dtype), bench.reference(torch.float64)
-    tokens = bench.short
-    for name in bench.names:
-        if not native.edits(name) or (judge.mode == "processed" and not name.endswith(_EDITABLE_PROCESSED)):
-            continue
-        for kind in KINDS:
-            edit = edit_for(kind, name, bench.seed)
-            with torch.no_grad():
-                expected = judge.visible(native.logits(tokens, {name: edit}))
-                got = model.run_with_hooks(tokens, fwd_hooks=[(name, _as_hook(edit))], return_type="logits")
+    native, tokens = bench.reference(judge.dtype), bench.short
+    names = [
+        name
+        for name in bench.names
+        if native.edits(name) and (judge.mode == "raw" or name.endswith(_EDITABLE_PROCESSED))
+    ]
+    edits = [(kind, name, edit_for(kind, name, bench.seed)) for name in names for kind in KINDS]
+    named = [(name, edit) for _, name, edit in edits]
+    n_layers = bench.checkpoint.config.n_layer
+    with torch.no_grad():
+        expected = edited_logits(NativeSide(native, n_layers), tokens, named)
+        got = edited_logits(ConvertedSide(model, n_layers), tokens, named)
+        for kind, name, edit in edits:
 
-                def true(name: str = name, edit: Any = edit) -> Tensor:
-                    return judge.visible(exact.logits(tokens, {name: edit}))
+            def true(name: str = name, edit: Edit = edit) -> Tensor:
+                return judge.visible(bench.reference(torch.float64).logits(tokens, {name: edit}))
 
-                yield judge("edit", f"{kind} at {name}", judge.visible(got), expected, true)
+            yield judge("edit", f"{kind} at {name}", judge.visible(next(got)), judge.visible(next(expected)), true)
 
 
 def _keep(
@@ -268,8 +272,3 @@ def _keep(
         activations[name] = value.detach().clone()
 
     return keep
-
-
-def _as_hook(function: Edit) -> Callable[..., Float[Tensor, "example ..."] | None]:
-    """A function of an activation as TransformerLens calls hooks."""
-    return lambda value, hook: function(value)
