@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
+from conversion.edited_runs import ConvertedSide, NativeSide, as_hook, edited_logits
 from conversion.edits import KINDS, edit_for
 from conversion.judge import Judge
 from conversion.layout import from_hooked_layout
@@ -27,6 +28,15 @@ from conversion.transformerlens_to_nanogpt import hooked_layout_of
 
 _PRESERVED = ("hook_q", "hook_k", "hook_attn_scores", "hook_pattern", "mlp.hook_pre", "mlp.hook_post", "hook_scale")
 _EDITABLE_PROCESSED = ("hook_q", "hook_k", "hook_attn_scores", "mlp.hook_pre", "mlp.hook_post")
+
+_ON = {"small": (2, 256), "middle": (2, 128), "large": (1, 128)}
+"""Examples and positions of the outputs and the activations, by size of the model."""
+
+_EDITED = {"small": (2, 16), "middle": (2, 12), "large": (1, 12)}
+"""Examples and positions of the runs with edits."""
+
+_GREEDY = {"small": (2, 24, 6), "middle": (1, 12, 4), "large": (1, 0, 1)}
+"""Examples of greedy text, tokens of it that fill the context, and tokens that follow."""
 
 Greedy: TypeAlias = tuple[
     list[Int[Tensor, "example pos"]], Float[Tensor, "example pos d_vocab"], Float[Tensor, "example step d_vocab"]
@@ -50,10 +60,15 @@ class Bench:
         def tokens(n: int, length: int) -> Int[Tensor, "example pos"]:
             return torch.randint(vocabulary, (n, length), generator=generator).to(device)
 
-        self.tokens, self.targets = tokens(2, min(context, 256)), tokens(2, min(context, 256))
-        self.cheap = checkpoint.n_params * context < 5e9
-        self.short = tokens(2, min(context, 24)) if self.cheap else tokens(1, min(context, 12))
-        self.prompt = tokens(2, min(5, context)) if self.cheap else tokens(1, context)
+        work = checkpoint.n_params * context
+        self.size = "small" if work < 1e9 else "middle" if work < 5e9 else "large"
+        n, length = _ON[self.size]
+        self.tokens, self.targets = tokens(n, min(context, length)), tokens(n, min(context, length))
+        n, length = _EDITED[self.size]
+        self.short = tokens(n, min(context, length))
+        n, written, self.further = _GREEDY[self.size]
+        self.prompt = tokens(n, max(min(5, context), context - written))
+        self._windows: list[Int[Tensor, "example pos"]] = []
         self._greedy: dict[torch.dtype, Greedy] = {}
 
     def reference(self, dtype: torch.dtype) -> Reference:
@@ -75,23 +90,27 @@ class Bench:
         return activations
 
     def greedy(self, dtype: torch.dtype) -> Greedy:
-        """The native model's greedy text.
+        """The native model's greedy text, which is written once, in the first precision that is asked for.
 
         Returns:
             The windows of the text, of which the first fills the context and each later one is a token further;
             the logits of the first window; and the last position's logits of each later one.
         """
         if dtype not in self._greedy:
-            native, context, text = self.reference(dtype), self.checkpoint.config.block_size, self.prompt
-            while text.shape[1] < context:
-                text = torch.cat([text, native.logits(text)[:, -1:].argmax(-1)], dim=1)
-            first = native.logits(text)
-            windows, last = [text], [first[:, -1:]]
-            for _ in range(6 if self.cheap else 2):
-                text = torch.cat([text, last[-1].argmax(-1)], dim=1)
-                windows.append(text[:, -context:])
-                last.append(native.logits(windows[-1])[:, -1:])
-            self._greedy[dtype] = windows, first, torch.cat(last[1:], dim=1)
+            native, context = self.reference(dtype), self.checkpoint.config.block_size
+            if not self._windows:
+                text = self.prompt
+                while text.shape[1] < context:
+                    text = torch.cat([text, native.logits(text)[:, -1:].argmax(-1)], dim=1)
+                self._windows.append(text)
+            first = native.logits(self._windows[0])
+            last = [first[:, -1:]]
+            for i in range(1, 1 + self.further):
+                if i == len(self._windows):
+                    text = torch.cat([self._windows[-1], last[-1].argmax(-1)], dim=1)
+                    self._windows.append(text[:, -context:])
+                last.append(native.logits(self._windows[i])[:, -1:].clone())
+            self._greedy = {dtype: (self._windows, first, torch.cat(last[1:], dim=1))}
         return self._greedy[dtype]
 
     def exact(self, name: str) -> Float[Tensor, "example ..."]:
@@ -105,7 +124,14 @@ class Bench:
         reference = self.reference(torch.float64)
         unseen = sorted({n.rpartition(".")[2] for n in self.names if not reference.reads(n)})
         notes = (f"{reference.description} does not show {', '.join(unseen)}; not compared",) if unseen else ()
-        return notes if edits else (*notes, "edits were not compared, on request")
+        if not edits:
+            return (*notes, "edits were not compared, on request")
+        return (*notes, f"edits at {self._said(self.short)}, other activations at {self._said(self.tokens)}")
+
+    @staticmethod
+    def _said(tokens: Int[Tensor, "example pos"]) -> str:
+        n, length = tokens.shape
+        return f"{length} positions of {n} sequence{'s' if n > 1 else ''}"
 
 
 def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
@@ -116,7 +142,7 @@ def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
         expected, got = native.logits(bench.tokens), model(bench.tokens, return_type="logits")
         true = bench.exact("logits")
         name = "logits" if judge.mode == "raw" else "log-probabilities"
-        yield judge("output", name, judge.visible(got), judge.visible(expected), lambda: judge.visible(true))
+        yield judge("output", name, got, expected, lambda: true, logits=True)
 
         def loss(logits: Float[Tensor, "example pos d_vocab"]) -> Float[Tensor, ""]:
             return F.cross_entropy(rearrange(logits, "example pos d_vocab -> (example pos) d_vocab"), targets)
@@ -157,7 +183,7 @@ def compare_activations(bench: Bench, model: Any, judge: Judge) -> Iterator[Comp
     expected = bench.activations(judge.dtype)
     names = [n for n in bench.names if n in expected and (judge.mode == "raw" or n.endswith(_PRESERVED))]
     activations: dict[str, Tensor] = {}
-    keepers = [(name, _as_hook(_keep(activations, name))) for name in names]
+    keepers = [(name, as_hook(_keep(activations, name))) for name in names]
     with torch.no_grad():
         model.run_with_hooks(bench.tokens, fwd_hooks=keepers, return_type=None)
     for name in names:
@@ -226,10 +252,10 @@ def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Compariso
         name = "logits, whole context" if judge.mode == "raw" else "log-probabilities, whole context"
 
         def true() -> Float[Tensor, "example pos d_vocab"]:
-            return judge.visible(bench.reference(torch.float64).logits(windows[0]))
+            return bench.reference(torch.float64).logits(windows[0])
 
-        yield judge("output", name, judge.visible(got_first), judge.visible(first), true)
-        got_last = [model(window, return_type="logits")[:, -1:] for window in windows[1:]]
+        yield judge("output", name, got_first, first, true, logits=True)
+        got_last = [model(window, return_type="logits")[:, -1:].clone() for window in windows[1:]]
         expected = torch.cat([first[:, start:], last], dim=1)
         got = torch.cat([got_first[:, start:], *got_last], dim=1)
     chosen, taken = expected.argmax(-1), got.argmax(-1)
@@ -242,21 +268,24 @@ def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Compariso
 
 def compare_edits(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
     """Compare the logits after the same edit at the same hook on both sides."""
-    native, exact = bench.reference(judge.dtype), bench.reference(torch.float64)
-    tokens = bench.short
-    for name in bench.names:
-        if not native.edits(name) or (judge.mode == "processed" and not name.endswith(_EDITABLE_PROCESSED)):
-            continue
-        for kind in KINDS:
-            edit = edit_for(kind, name, bench.seed)
-            with torch.no_grad():
-                expected = judge.visible(native.logits(tokens, {name: edit}))
-                got = model.run_with_hooks(tokens, fwd_hooks=[(name, _as_hook(edit))], return_type="logits")
+    native, tokens = bench.reference(judge.dtype), bench.short
+    names = [
+        name
+        for name in bench.names
+        if native.edits(name) and (judge.mode == "raw" or name.endswith(_EDITABLE_PROCESSED))
+    ]
+    edits = [(kind, name, edit_for(kind, name, bench.seed)) for name in names for kind in KINDS]
+    named = [(name, edit) for _, name, edit in edits]
+    n_layers = bench.checkpoint.config.n_layer
+    with torch.no_grad():
+        expected = edited_logits(NativeSide(native, n_layers), tokens, named)
+        got = edited_logits(ConvertedSide(model, n_layers), tokens, named)
+        for kind, name, edit in edits:
 
-                def true(name: str = name, edit: Any = edit) -> Tensor:
-                    return judge.visible(exact.logits(tokens, {name: edit}))
+            def true(name: str = name, edit: Edit = edit) -> Tensor:
+                return bench.reference(torch.float64).logits(tokens, {name: edit})
 
-                yield judge("edit", f"{kind} at {name}", judge.visible(got), expected, true)
+            yield judge("edit", f"{kind} at {name}", next(got), next(expected), true, logits=True)
 
 
 def _keep(
@@ -268,8 +297,3 @@ def _keep(
         activations[name] = value.detach().clone()
 
     return keep
-
-
-def _as_hook(function: Edit) -> Callable[..., Float[Tensor, "example ..."] | None]:
-    """A function of an activation as TransformerLens calls hooks."""
-    return lambda value, hook: function(value)

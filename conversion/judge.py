@@ -20,6 +20,10 @@ SMALLEST = 1e-3
 """The least size to which an error is relative, because an error relative to zero would say nothing."""
 
 
+_PART = 2**21
+"""Numbers of two tensors that are compared at once."""
+
+
 class Judge:
     """Turns two tensors into a `Comparison`, for one mode and precision."""
 
@@ -40,6 +44,7 @@ class Judge:
         expected: Shaped[Tensor, " ..."],
         exact: Callable[[], Shaped[Tensor, " ..."]] | None = None,
         scale: float | None = None,
+        logits: bool = False,
     ) -> Comparison:
         """Compare two tensors.
 
@@ -50,17 +55,19 @@ class Judge:
             exact: a function that returns the native model's value in float64; called only if rounding may excuse an
                 error.
             scale: the size to which errors are relative; by default the largest expected value.
+            logits: they are logits, of which the visible part is compared.
         """
         if got is None:
             return self.failed(kind, name, "the converted model does not have it")
         if got.shape != expected.shape:
             return self.failed(kind, name, f"shape {list(got.shape)}, expected {list(expected.shape)}")
-        max_abs, size = distance(got, expected)
+        seen = self.visible if logits else None
+        max_abs, size = distance(got, expected, seen)
         size = size if scale is None else max(scale, SMALLEST)
         max_rel = max_abs / size
         tolerance = self.base
         if max_rel > tolerance and exact is not None and self.dtype != torch.float64:
-            tolerance = max(tolerance, ROUNDING * distance(expected, exact())[0] / size)
+            tolerance = max(tolerance, ROUNDING * distance(expected, exact(), seen)[0] / size)
         return self._comparison(kind, name, max_abs, max_rel, tolerance, max_rel <= tolerance)
 
     def identical(
@@ -98,17 +105,36 @@ class Judge:
         )
 
 
-def distance(got: Float[Tensor, "*axes"], expected: Float[Tensor, "*axes"]) -> tuple[float, float]:
-    """The largest absolute difference of two tensors, and the largest expected value; infinite and nan must agree."""
-    got, expected = got.double(), expected.double()
-    finite = expected.isfinite()
-    if not torch.allclose(got[~finite], expected[~finite], rtol=0, atol=0, equal_nan=True):
-        return torch.inf, 1.0
-    if not finite.any():
+def distance(
+    got: Float[Tensor, "*axes"],
+    expected: Float[Tensor, "*axes"],
+    seen: Callable[[Float[Tensor, "row last"]], Float[Tensor, "row last"]] | None = None,
+) -> tuple[float, float]:
+    """The largest absolute difference of two tensors, and the largest expected value; infinite and nan must agree.
+
+    Args:
+        got, expected: two tensors of one shape, which are read in parts, so that no large ones are made.
+        seen: what is compared in place of the values along the last axis.
+    """
+    if not expected.numel():
         return 0.0, 1.0
-    difference = (got - expected)[finite].abs().max().item()
-    size = expected[finite].abs().max().item()
-    return (torch.inf if difference != difference else difference), max(size, SMALLEST)
+    largest, size, any_finite = 0.0, 0.0, False
+    width = expected.shape[-1] if expected.dim() else 1
+    parts = (tensor.reshape(-1, width).split(max(1, _PART // width)) for tensor in (got, expected))
+    for one, other in zip(*parts, strict=True):
+        one, other = (part if seen is None else seen(part) for part in (one, other))
+        one, other = one.double(), other.double()
+        finite = other.isfinite()
+        if not bool(finite.all()):
+            if not torch.allclose(one[~finite], other[~finite], rtol=0, atol=0, equal_nan=True):
+                return torch.inf, 1.0
+            one, other = one[finite], other[finite]
+        if other.numel():
+            any_finite = True
+            difference = (one - other).abs().max().item()
+            largest = torch.inf if difference != difference else max(largest, difference)
+            size = max(size, other.abs().max().item())
+    return largest, max(size, SMALLEST) if any_finite else 1.0
 
 
 def precision_name(dtype: torch.dtype) -> str:

@@ -181,9 +181,15 @@ class Transformer(nn.Module):
         positions = self.wpe.weight[: tokens.shape[1]]
         if edit.any_of("hook_pos_embed"):  # TransformerLens has a batch axis here
             positions = edit("hook_pos_embed", positions.expand(len(tokens), -1, -1))
-        x = self.drop(embed + positions)
+        return self.rest(self.drop(embed + positions), 0, edit)
+
+    def rest(
+        self, x: Float[Tensor, "example pos d_model"], layer: int, edit: Edits
+    ) -> Float[Tensor, "example pos d_model"]:
+        """The blocks from a layer on, and the last LayerNorm, from the residual stream before that layer."""
         for i, block in enumerate(self.h):
-            x = block(x, edit.below(f"blocks.{i}") if edit.functions else NO_EDITS)
+            if i >= layer:
+                x = block(x, edit.below(f"blocks.{i}") if edit.functions else NO_EDITS)
         return self.ln_f(x, edit.below("ln_final") if edit.functions else NO_EDITS)
 
 
@@ -251,6 +257,18 @@ class GPT(nn.Module):
         if edits:
             _check_names(edits, self.config.n_layer)
         return self.lm_head(self.transformer(tokens, Edits(edits) if edits else NO_EDITS))
+
+    def rest(
+        self,
+        stream: Float[Tensor, "example pos d_model"],
+        layer: int,
+        *,
+        edits: Mapping[str, Edit] | None = None,
+    ) -> Float[Tensor, "example pos d_vocab"]:
+        """The logits of a run that begins with the residual stream before a layer, 0 to `n_layer`; see `forward`."""
+        if edits:
+            _check_names(edits, self.config.n_layer)
+        return self.lm_head(self.transformer.rest(stream, layer, Edits(edits) if edits else NO_EDITS))
 
     def loss(self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]) -> Float[Tensor, ""]:
         """The mean cross-entropy of the `targets` that follow `tokens`, in nats."""

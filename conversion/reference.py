@@ -32,11 +32,18 @@ class Reference(Protocol):
     """The questions that a native model must answer."""
 
     description: str
+    can_begin_at_layers: bool
 
     def logits(
         self, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit] | None = None
     ) -> Float[Tensor, "example pos d_vocab"]:
         """The logits at all positions under `edits`."""
+        ...
+
+    def rest(
+        self, stream: Float[Tensor, "example pos d_model"], layer: int, edits: Mapping[str, Edit]
+    ) -> Float[Tensor, "example pos d_vocab"]:
+        """The same from the residual stream before a layer on, of a model that can begin there."""
         ...
 
     def reads(self, name: str) -> bool:
@@ -71,6 +78,7 @@ class NativeReference:
     """`conversion.native.GPT` with a checkpoint's weights."""
 
     description = "conversion.native.GPT"
+    can_begin_at_layers = True
 
     def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
         self.model = GPT.from_checkpoint(checkpoint, dtype=dtype).to(device)
@@ -80,6 +88,12 @@ class NativeReference:
     ) -> Float[Tensor, "example pos d_vocab"]:
         """See `Reference`."""
         return self.model(tokens, edits=edits)
+
+    def rest(
+        self, stream: Float[Tensor, "example pos d_model"], layer: int, edits: Mapping[str, Edit]
+    ) -> Float[Tensor, "example pos d_vocab"]:
+        """See `Reference`."""
+        return self.model.rest(stream, layer, edits=edits)
 
     def reads(self, name: str) -> bool:
         """See `Reference`."""
@@ -102,6 +116,8 @@ class ModelPyReference:
     Attention scores, patterns and the inside of a LayerNorm are no modules there and cannot be
     read; `hook_resid_mid` can be read but not edited.
     """
+
+    can_begin_at_layers = False
 
     def __init__(
         self, path: str | Path, checkpoint: Checkpoint, dtype: torch.dtype, device: str | torch.device = "cpu"
@@ -131,6 +147,12 @@ class ModelPyReference:
             got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise CheckpointError(f"model.py returned {got}; expected (logits, loss) with logits of {list(expected)}")
         return logits
+
+    def rest(
+        self, stream: Float[Tensor, "example pos d_model"], layer: int, edits: Mapping[str, Edit]
+    ) -> Float[Tensor, "example pos d_vocab"]:
+        """See `Reference`; nobody knows how the user's model goes on from a layer."""
+        raise NotImplementedError
 
     def reads(self, name: str) -> bool:
         """See `Reference`."""
