@@ -31,7 +31,6 @@ from nanogpt_lens.cli.options import (
     TokenDtypeOption,
     ValBinOption,
     errors,
-    plain,
     tokens_of,
     val_bin_of,
     with_reading,
@@ -39,7 +38,9 @@ from nanogpt_lens.cli.options import (
 from nanogpt_lens.cli.report import register as register_report
 from nanogpt_lens.cli.scrubbing import register as register_scrubbing
 from nanogpt_lens.cli.serving import register as register_serving
+from nanogpt_lens.cli.tables import finding, note, print_table, say, whole
 from nanogpt_lens.cli.trajectory import register as register_trajectory
+from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.choices import ExportFormat, TrainOn
 from nanogpt_lens.model.reading import Reading
@@ -47,7 +48,7 @@ from nanogpt_lens.model.reading import Reading
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint
     from conversion.report import EquivalenceReport
-    from conversion.token_files import TokenDtype
+    from conversion.token_dtype import TokenDtype
 
 app = typer.Typer(
     name="nanogpt-lens",
@@ -144,9 +145,10 @@ def convert(
     if as_json:
         typer.echo(json.dumps(facts | {"notes": result.notes}))
         return
-    typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
-    for note in result.notes:
-        typer.echo(f"note: {note}")
+    finding(result.proof)
+    say(f"saved in {result.folder}: {result.how_to_load}", indent=2)
+    for remark in result.notes:
+        say(f"note: {remark}", indent=2)
 
 
 def _train(
@@ -297,8 +299,9 @@ def info(
     for name, value in facts.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         text = "; ".join(value) if isinstance(value, list) else str(text)
-        if text and value is not None:  # on one line, so that paths and hashes can be copied
-            typer.echo(f"{name:<22}{printable(text)}")
+        if text and value is not None:  # paths and hashes are never broken, so that they can be copied
+            line = f"{name:<22}{printable(text)}"
+            say(line, indent=22) if " " in text else whole(line)
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -326,25 +329,19 @@ def _vocabulary(checkpoint: Checkpoint) -> str:
 
 
 def _print_report(report: EquivalenceReport) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from conversion.report import cell_text
 
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    say(in_options(report.verdict(), check), style="bold green" if report.passed else "bold red", indent=2)
     for line in report.heading():
-        console.print(plain(line), soft_wrap=True)
+        say(line, indent=2)
     precisions = report.precisions()
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("quantity")
-    table.add_column("weights")
-    for precision in precisions:
-        table.add_column(f"{precision} abs / rel", justify="right")
-    for quantity, mode, cells in report.rows():
-        failed = any(not c.passed for c in cells.values())
-        table.add_row(quantity, mode, *(cell_text(cells.get(p)) for p in precisions), style="red" if failed else None)
-    console.print(table)
-    console.print(plain(in_options(report.verdict(), check), "bold green" if report.passed else "bold red"))
+    rows = [
+        [quantity + ("" if mode == "raw" else f" ({mode})"), *(cell_text(cells.get(p)) for p in precisions)]
+        for quantity, mode, cells in report.rows()
+    ]
+    header = ["quantity", *(f"{p} abs / rel" for p in precisions)]
+    print_table(header, rows, wrap=header[:1], more="--output FILE writes all", bad=lambda row: "FAIL" in " ".join(row))
+    note("abs, rel: the largest difference, and its share of the largest value; --output FILE writes the certificate")
 
 
 for command in (check, sample):
@@ -370,5 +367,6 @@ for register in (
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, with a line on standard error that says what is being done."""
+    WAITING.speak()
     app()

@@ -14,15 +14,14 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
-    number,
     print_few_examples,
     print_for_programs,
-    print_table,
     print_warning,
     save_result,
     shows_bar,
 )
 from nanogpt_lens.cli.prompts import PromptOptions
+from nanogpt_lens.cli.tables import finding, note, number, print_table, say
 from nanogpt_lens.core.choices import Direction, Source
 from nanogpt_lens.core.errors import AnalysisError
 
@@ -96,19 +95,19 @@ def _worst_of(result: CircuitGrades) -> str | None:
 
 
 def _print_grades(result: CircuitGrades, worst: str | None, count: int) -> None:
-    typer.echo(result.verdict())
-    typer.echo(result.definition)
+    finding(result.verdict())
     table = [
         [method, *(number(value, 0 if float(value).is_integer() else 3) for value in values)]
         for method, values in zip(result.methods, result.values.tolist(), strict=True)
     ]
-    print_table(["method", *(score.replace("_", " ") for score in result.labels["score"])], table)
+    print_table(["method", *(score.replace("_", " ") for score in result.labels["score"])], table, fold=True)
     _print_intervals(result)
     if worst is not None:
-        typer.echo(f"the edges on which {worst} is farthest off:")
+        say(f"the edges on which {worst} is farthest off:")
         off = result.worst(worst, count).to_dict("records")
-        cells = [[row["edge"], *(number(row[name], 4) for name in ("exact", "estimate", "off"))] for row in off]
+        cells = [[row["edge"], *(number(row[name], 3) for name in ("exact", "estimate", "off"))] for row in off]
         print_table(["edge", "exact", "estimate", "off"], cells)
+    note(result.definition)
 
 
 def _print_intervals(result: CircuitGrades) -> None:
@@ -123,8 +122,8 @@ def _print_intervals(result: CircuitGrades) -> None:
         if method != "exact" and not math.isnan(low[0])
     ]
     if rows:
-        typer.echo("intervals over the prompts:")
-        print_table(["method", *(result.labels["score"][i].replace("_", " ") for i in places)], rows)
+        say("intervals over the prompts:")
+        print_table(["method", *(result.labels["score"][i].replace("_", " ") for i in places)], rows, fold=True)
         print_few_examples(result)
 
 
@@ -215,21 +214,21 @@ def _prompts(model: Any, kept: KeptCircuit | None, source: Source | None, seed: 
 
 
 def _print_validation(result: CircuitValidation) -> None:
-    typer.echo(result.verdict())
-    typer.echo(result.definition)
+    finding(result.verdict())
     columns = (result.values.tolist(), result.low.tolist(), result.high.tolist(), result.p.tolist())
     rows = []
     for name, value, low, high, p in zip(result.labels["check"], *columns, strict=True):
         rows.append([name.replace("_", " "), _share(value, low, high), number(p, 3)])
-    print_table(["check", "value", "p"], rows)
-    typer.echo("the same edges, run in other ways:")
+    print_table(["check", "value", "p"], rows, wrap=["check"])
+    say("the same edges, run in other ways:")
     table = result.robustness_table().to_dict("records")
     ways = []
     for row in table:
         ways.append([*(row[n] for n in result.choice_names), _share(row["faithfulness"], row["low"], row["high"])])
-    print_table([*result.choice_names, "faithfulness"], ways)
+    print_table([*(name.replace("_", " ") for name in result.choice_names), "faithfulness"], ways)
     print_few_examples(result)
     print_warning(result)
+    note(result.definition)
 
 
 def _share(value: float, low: float, high: float) -> str:

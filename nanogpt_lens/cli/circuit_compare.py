@@ -14,16 +14,15 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
-    number,
     one_format,
     print_few_examples,
     print_for_programs,
-    print_table,
     print_warning,
     save_result,
     shows_bar,
 )
 from nanogpt_lens.cli.prompts import PromptOptions
+from nanogpt_lens.cli.tables import finding, interval, note, number, print_table, say
 from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.reading import Reading
@@ -145,19 +144,20 @@ def _names(saved: list[Path]) -> list[str]:
 
 
 def _print(result: CircuitComparison) -> None:
-    typer.echo(result.sentence())
-    typer.echo(result.definition)
+    finding(result.sentence())
     columns = ("low", "high", "chance", "p", "ceiling")
     for i, score in enumerate(result.labels["score"]):
-        typer.echo(f"{score.replace('_', ' ')}: {result.scores[score]}")
+        say(f"{score.replace('_', ' ')}: {result.scores[score]}", indent=2)
         rows = []
         for j, one in enumerate(result.names):
             for k, other in enumerate(result.names):
                 if j < k or (score == "transfer"):
                     low, high, chance, p, ceiling = (float(getattr(result, name)[i, j, k]) for name in columns)
                     value = float(result.values[i, j, k])
-                    said = number(value, 3) + ("" if math.isnan(low) else f" [{number(low, 3)}, {number(high, 3)}]")
+                    said = number(value, 3) if math.isnan(low) else interval(value, low, high)
                     rows.append([one, other, said, number(chance, 3), number(p, 3), number(ceiling, 3)])
-        print_table(["of", "in" if score == "transfer" else "and", "value", "by chance", "p", "ceiling"], rows)
+        header = ["of", "in" if score == "transfer" else "and", "value", "by chance", "p", "ceiling"]
+        print_table(header, rows, drop=["ceiling", "p", "by chance"], wrap=header[:2])
     print_few_examples(result)
     print_warning(result)
+    note(result.definition)

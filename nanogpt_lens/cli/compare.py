@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.cli.options import JsonOption, SeedOption, TokenDtypeOption, check_text, tokens_of, with_reading
-from nanogpt_lens.cli.output import PlotOption, check_picture, draw, print_table
+from nanogpt_lens.cli.output import PlotOption, check_picture, draw
+from nanogpt_lens.cli.tables import print_table
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.reading import Reading
 

@@ -22,16 +22,15 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
-    number,
     one_format,
     only_first,
     print_few_examples,
     print_for_programs,
-    print_table,
     print_warning,
     save_result,
     shows_bar,
 )
+from nanogpt_lens.cli.tables import finding, note, number, print_table
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -179,20 +178,38 @@ def _verdict(result: Trajectory, row: dict[str, int], places: dict[str, Any], le
 def _print(result: Trajectory, places: dict[str, Any], count: int, least: float) -> None:
     steps, rows = result.steps, _rows(result, places, count)
     columns = sorted({round(i * (len(steps) - 1) / (_COLUMNS - 1)) for i in range(_COLUMNS)})
-    typer.echo(f"{result.quantity}: {result.explanation()}")
     table = []
     for row in rows:
         curve = result.values[(slice(None), *row.values())]
-        names = [result.labels[a][i] if a in result.labels else str(i) for a, i in row.items()]
+        names = [str(result.labels[a][i] if a in result.labels else i).replace("_", " ") for a, i in row.items()]
         table.append([*names, *(number(curve[i], 3) for i in columns), _verdict(result, row, places, least)])
-    print_table([*result.axes[1:], *(f"{steps[i]:,}" for i in columns), f"change of at least {least:g}"], table)
+    verdict = f"change of at least {least:g}"
+    finding(_sentence(result, table))
+    shown = [f"{steps[i]:,}" for i in columns]
+    inner = [name for k, name in enumerate(shown) if 0 < k < len(shown) - 1]
+    drop = [*inner[::2], *inner[1::2]]
+    header = [*result.axes[1:], *shown, verdict]
+    print_table(header, table, drop=drop, wrap=[verdict, *result.axes[1:]], more="--csv has all steps")
     rest = result.values[0].numel() - len(rows)
     more = f"; {rest} other places change less or were not asked for: --rows, --at, --csv" if rest else ""
     looked_at = math.prod(result.shape[axis] for axis in result.axes[1:] if axis not in places)
     corrected = f"; p of a change at most 0.05, corrected for {looked_at} curves" if looked_at > 1 else ""
-    typer.echo(f"{len(steps)} checkpoints; columns are iterations{corrected}{more}")
     print_warning(result)
     print_few_examples(result)
+    note(
+        f"{result.quantity}: {result.explanation()}; {len(steps)} checkpoints; columns are iterations{corrected}{more}"
+    )
+
+
+def _sentence(result: Trajectory, table: list[list[str]]) -> str:
+    """What changes most, and when."""
+    if not table:
+        return "Nothing here can be followed: a value is missing at some checkpoint."
+    axes = result.axes[1:]
+    names = [name.replace("_", " ") for name in table[0][: len(axes)]]
+    place = ", ".join(f"{axis} {name}" for axis, name in zip(axes, names, strict=True))
+    first, *_, last = table[0][len(axes) : -1]
+    return f"{place or result.quantity} changes most, from {first} to {last}: {table[0][-1]}."
 
 
 def _draw(result: Trajectory, plot: Path, places: dict[str, Any], least: float) -> None:
