@@ -26,7 +26,7 @@ from nanogpt_lens.cli.output import (
     save_result,
     shows_bar,
 )
-from nanogpt_lens.cli.tables import finding, fixed, interval, note, number, print_table, say
+from nanogpt_lens.cli.tables import alike, finding, fixed, interval, note, print_table, say
 from nanogpt_lens.core.choices import Activation, Direction
 
 if TYPE_CHECKING:
@@ -212,10 +212,11 @@ def patch(
 
 def _print_patching(result: PatchingResult, count: int) -> None:
     frame = result.top(count)
-    rows = []
-    for _, row in frame.iterrows():
-        place = [f"{row[axis]:.0f}" + _label(row.get(f"{axis}_label")) for axis in result.axes]
-        rows.append([*place, number(row["value"], 3), number(row["effect"], 3), number(row["recovery"])])
+    records = frame.to_dict("records")
+    places = [[f"{row[axis]:.0f}" + _label(row.get(f"{axis}_label")) for axis in result.axes] for row in records]
+    columns = alike(r["value"] for r in records), alike(r["effect"] for r in records)
+    recovery = [fixed(row["recovery"]) for row in records]
+    rows = [[*place, *cells] for place, *cells in zip(places, *columns, recovery, strict=True)]
     gap = abs(result.clean - (result.corrupted or 0.0))
     little = gap < 0.1 * float(result.effect.abs().max())
     if rows:

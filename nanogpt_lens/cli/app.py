@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from inspect import Parameter, Signature, signature
@@ -35,6 +34,7 @@ from nanogpt_lens.cli.options import (
     val_bin_of,
     with_reading,
 )
+from nanogpt_lens.cli.output import load, reading_file, shows_bar
 from nanogpt_lens.cli.report import register as register_report
 from nanogpt_lens.cli.scrubbing import register as register_scrubbing
 from nanogpt_lens.cli.serving import register as register_serving
@@ -92,9 +92,11 @@ def check(
     reading: Reading,
 ) -> None:
     """Convert a checkpoint and prove the conversion; exit code 0 only if it is proven."""
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.model.loading import check as certify
 
     if model_py is not None and model_py.is_file():
+        WAITING.done()
         typer.echo(f"executing {model_py}", err=True)
     report = certify(
         path,
@@ -103,8 +105,9 @@ def check(
         **reading.options(),
         edits=edits,
         seed=seed,
-        progress=not as_json and sys.stderr.isatty(),
+        progress=shows_bar(as_json, False),
     )
+    WAITING.done()
     if as_json:
         typer.echo(report.to_json())
     else:
@@ -131,6 +134,7 @@ def convert(
     reading: Reading,
 ) -> None:
     """Convert a checkpoint, prove it, and save the result in a new folder."""
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.model.exporting import export
 
     result = export(
@@ -141,6 +145,7 @@ def convert(
         dtype=dtype or None,
         val_bin=val_bin_of(val_bin, no_val_bin, token_dtype),
     )
+    WAITING.done()
     facts = {"output": str(result.folder), "to": to, "proof": result.proof, "load": result.how_to_load}
     if as_json:
         typer.echo(json.dumps(facts | {"notes": result.notes}))
@@ -171,9 +176,11 @@ def _train(
 ) -> None:
     """Train a nanoGPT model; the defaults are its README's for a CPU. A killed run goes on where it was."""
     with errors(_train):
+        WAITING.doing("importing torch", for_programs=as_json)
         from nanogpt_lens.training.config import TrainConfig
         from nanogpt_lens.training.train import train
 
+        WAITING.done()
         result = train(
             _source(task, data, n_triggers, token_dtype),
             output,
@@ -186,7 +193,7 @@ def _train(
     if as_json:
         typer.echo(json.dumps(asdict(result), ensure_ascii=False, default=str))
         return
-    typer.echo(f"{result.path}: iteration {result.best_iteration}, validation loss {result.best_val_loss:.4f}")
+    finding(f"{result.path}: iteration {result.best_iteration}, validation loss {result.best_val_loss:.3f}")
     if result.sample is not None:
         typer.echo(f"---------------\n{result.sample}")
 
@@ -254,10 +261,10 @@ def sample(
     reading: Reading,
 ) -> None:
     """Generate text with the converted model, as nanoGPT's sample.py does."""
-    from nanogpt_lens.model.loading import load
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.model.sampling import generate
 
-    model = load(path, **reading.options())
+    model = load(path, reading, for_programs=as_json)
     prompt = _start(model) if prompt is None else prompt
     texts = [
         generate(
@@ -270,6 +277,7 @@ def sample(
         )
         for i in range(num_samples)
     ]
+    WAITING.done()
     if as_json:
         typer.echo(json.dumps({"prompt": prompt, "seed": seed, "samples": texts}, ensure_ascii=False))
     else:
@@ -290,7 +298,9 @@ def info(
     reading: Reading,
 ) -> None:
     """Say what a checkpoint is, without converting it."""
+    reading_file(path, for_programs=as_json)
     facts = _facts(reading.checkpoint(path))
+    WAITING.done()
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
         return

@@ -17,7 +17,7 @@ from nanogpt_lens.cli.output import (
     save_result,
     shows_bar,
 )
-from nanogpt_lens.cli.tables import finding, interval, note, number, print_table, say
+from nanogpt_lens.cli.tables import alike, finding, interval, note, print_table, say
 from nanogpt_lens.core.errors import AnalysisError
 
 
@@ -110,23 +110,25 @@ def _print(result: Any, count: int) -> None:
     columns = result.place_columns(frame)
     extra = [name for name in ("low", "high", "chance", "p_corrected") if name in frame]
     records = frame.to_dict("records")
-    rows = [
-        [*(str(row[c]).replace("_", " ") for c in columns), _value(row), *(number(row[c], 3) for c in extra[2:])]
-        if extra[:2] == ["low", "high"]
-        else [*(str(row[c]).replace("_", " ") for c in columns), *(number(row[c], 3) for c in ("value", *extra))]
-        for row in records
-    ]
     if extra[:2] == ["low", "high"]:
         extra = extra[2:]
+        values = [_value(row) for row in records]
+    else:
+        values = alike(row["value"] for row in records)
+    others = [alike(row[c] for row in records) for c in extra]
+    rows = [
+        [*(str(row[c]).replace("_", " ") for c in columns), *cells]
+        for row, *cells in zip(records, values, *others, strict=True)
+    ]
     if rows:
-        where = ", ".join(f"{axis} {cell}" for axis, cell in zip(result.axes, rows[0], strict=False))
+        where = ", ".join(f"{a.replace('_', ' ')} {cell}" for a, cell in zip(result.axes, rows[0], strict=False))
         finding(f"The largest {result.quantity}: {rows[0][len(result.axes)]}" + (f", at {where}." if where else "."))
     print_warning(result)
     print_table(
-        [*result.axes, "value", *(name.replace("_", " ") for name in extra)],
+        [*(axis.replace("_", " ") for axis in result.axes), "value", *(name.replace("_", " ") for name in extra)],
         rows,
         drop=[name.replace("_", " ") for name in extra],
-        wrap=result.axes,
+        wrap=[axis.replace("_", " ") for axis in result.axes],
     )
     print_few_examples(result)
     rest = result.values.numel() - len(rows)

@@ -14,15 +14,17 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
+    load,
     one_format,
     print_few_examples,
     print_for_programs,
     print_warning,
+    reading_file,
     save_result,
     shows_bar,
 )
 from nanogpt_lens.cli.prompts import PromptOptions
-from nanogpt_lens.cli.tables import finding, interval, note, number, print_table, say
+from nanogpt_lens.cli.tables import finding, fixed, interval, note, print_table, say
 from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.reading import Reading
@@ -95,11 +97,11 @@ def compare(
 
 def _models(paths: list[str], n: int, reading: Reading) -> list[Any]:
     """A model for each circuit, each file loaded once."""
-    from nanogpt_lens.model.loading import load
-
     if len(paths) not in (1, n):
         raise AnalysisError(f"there are {len(paths)} --model for {n} circuits; expected one for all, or one for each")
-    loaded = {path: load(path, **reading.options()) for path in dict.fromkeys(paths)}
+    for path in paths:
+        reading_file(path)
+    loaded = {path: load(path, reading) for path in dict.fromkeys(paths)}
     return [loaded[path] for path in (paths * n if len(paths) == 1 else paths)]
 
 
@@ -154,8 +156,8 @@ def _print(result: CircuitComparison) -> None:
                 if j < k or (score == "transfer"):
                     low, high, chance, p, ceiling = (float(getattr(result, name)[i, j, k]) for name in columns)
                     value = float(result.values[i, j, k])
-                    said = number(value, 3) if math.isnan(low) else interval(value, low, high)
-                    rows.append([one, other, said, number(chance, 3), number(p, 3), number(ceiling, 3)])
+                    said = fixed(value) if math.isnan(low) else interval(value, low, high)
+                    rows.append([one, other, said, fixed(chance), fixed(p, 3), fixed(ceiling)])
         header = ["of", "in" if score == "transfer" else "and", "value", "by chance", "p", "ceiling"]
         print_table(header, rows, drop=["ceiling", "p", "by chance"], wrap=header[:2])
     print_few_examples(result)

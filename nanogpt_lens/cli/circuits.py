@@ -24,14 +24,16 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
+    load,
     on_model,
     print_few_examples,
     print_for_programs,
+    reading_file,
     save_result,
     shows_bar,
 )
 from nanogpt_lens.cli.prompts import PromptOptions, with_prompts
-from nanogpt_lens.cli.tables import finding, interval, note, number, print_table, say
+from nanogpt_lens.cli.tables import alike, finding, fixed, interval, note, print_table, say
 from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.core.choices import Direction, Source
 from nanogpt_lens.model.reading import Reading
@@ -93,12 +95,12 @@ def edges(
 
 def _print_edges(result: PatchingResult, count: int) -> None:
     corrupted = "" if result.corrupted is None else f", corrupted {result.corrupted:.3f}"
-    table = []
-    for row in result.top(count, by="effect").to_dict("records"):
-        ends = row.get("effect_low"), row.get("effect_high")
-        table.append([row["edge_label"], number(row["value"], 3), interval(row["effect"], *ends)])
+    top = result.top(count, by="effect").to_dict("records")
+    effects = [interval(row["effect"], row.get("effect_low"), row.get("effect_high")) for row in top]
+    metrics = alike(row["value"] for row in top)
+    table = [[row["edge_label"], *cells] for row, *cells in zip(top, metrics, effects, strict=True)]
     if table:
-        finding(f"The edge {table[0][0]} does most on its own: {table[0][2]}.")
+        finding(f"The edge {table[0][0]} does most on its own: an effect of {table[0][-1]}.")
     say(f"metric: clean {result.clean:.3f}{corrupted}")
     print_table(["edge", "metric", "effect"], table, drop=["metric"])
     print_few_examples(result)
@@ -155,10 +157,12 @@ def _print_circuit(circuit: Circuit, count: int) -> None:
     if ends is not None:
         say(f"faithfulness {interval(circuit.faithfulness, *ends)}, on the prompts that chose the edges")
     scored = circuit.method != "greedy"  # whose scores are the order
-    table = []
-    for row in circuit.to_dataframe().head(min(count, circuit.n_edges)).to_dict("records"):
-        score = [number(row["value"], 3)] if scored else []
-        table.append([f"{row['rank'] + 1:.0f}", row["edge_label"], *score, number(row["without"], 3)])
+    top = circuit.to_dataframe().head(min(count, circuit.n_edges)).to_dict("records")
+    scores = [[score] if scored else [] for score in alike(row["value"] for row in top)]
+    table = [
+        [f"{row['rank'] + 1:.0f}", row["edge_label"], *score, fixed(row["without"], 3)]
+        for row, score in zip(top, scores, strict=True)
+    ]
     print_table(["rank", "edge", *(["score"] if scored else []), "faithfulness without it"], table)
     rest = circuit.n_edges - len(table)
     _print_others(circuit)
@@ -204,12 +208,12 @@ def check(
     """
     from nanogpt_lens.circuits.kept import read_circuit
     from nanogpt_lens.core.errors import AnalysisError
-    from nanogpt_lens.model.loading import load
 
     kept = read_circuit(saved)
     if prompts.none and source is not None:
         raise AnalysisError("--source was given without prompts; leave it out, or give prompts anew")
-    model = load(path, **reading.options())
+    reading_file(path, for_programs=as_json)
+    model = load(path, reading, for_programs=as_json)
     asked = None if prompts.none else prompts.read(model, source=source or kept.source, seed=seed)
     checked = kept.check(model, asked, progress=shows_bar(as_json, False))
     if as_json:

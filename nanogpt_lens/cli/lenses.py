@@ -24,7 +24,7 @@ from nanogpt_lens.cli.output import (
     save_result,
     shows_bar,
 )
-from nanogpt_lens.cli.tables import finding, holds, interval, note, number, print_table, say
+from nanogpt_lens.cli.tables import alike, finding, holds, interval, note, number, print_table, say
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import Result
@@ -124,13 +124,20 @@ def _depth(depth: float, layers: int) -> str:
 
 
 def _print_attribution(result: LogitAttribution) -> None:
-    rows = [[str(row["component_label"]), number(row["value"], 3)] for row in result.top(_SHOWN).to_dict("records")]
+    top = result.top(_SHOWN).to_dict("records")
+    names = [_component(str(row["component_label"])) for row in top]
+    rows = [[name, value] for name, value in zip(names, alike(row["value"] for row in top), strict=True)]
     if rows:
-        finding(f"{rows[0][0]} adds most to it: {rows[0][1]}.")
+        finding(f"{names[0][0].upper()}{names[0][1:]} adds most: {rows[0][1]}, of {result.quantity}.")
     read = f"read at position {result.positions[-1]}, after {result.labels['pos'][-1]!r}"
     say(f"{result.quantity}, {read}, in all {number(result.total.flatten()[-1], 3)}:")
     print_table(["component", "contribution"], rows)
     note(f"{result.definition}; the {len(rows)} largest of {result.shape['component']}, --csv has all")
+
+
+def _component(label: str) -> str:
+    """A component in words: a head is called one."""
+    return f"head {label}" if label.replace(".", "").isdecimal() else label
 
 
 def _print_convergence(result: ConvergenceResult) -> None:
@@ -153,7 +160,9 @@ def _print_convergence(result: ConvergenceResult) -> None:
 
 def tune_lens(
     model: Any,
-    text: Annotated[Path, typer.Option(help="a text file or data folder; its last parts are held out")],
+    text: Annotated[
+        Path, typer.Option(help="a text file, data folder or shakespeare_char; its last parts are held out")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder that the lens is saved in")],
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps at most")] = 1000,
     seed: SeedOption = 0,

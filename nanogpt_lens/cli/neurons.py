@@ -18,7 +18,7 @@ from nanogpt_lens.cli.output import (
     save_result,
     shows_bar,
 )
-from nanogpt_lens.cli.tables import finding, interval, note, number, print_table, say
+from nanogpt_lens.cli.tables import finding, fixed, interval, note, number, print_table, say
 from nanogpt_lens.core.choices import NeuronSource, On
 
 if TYPE_CHECKING:
@@ -258,12 +258,13 @@ def ablate(
         [
             str(row["score"]).replace("_", " "),
             interval(row["value"], row.get("low", float("nan")), row.get("high", float("nan"))),
-            number(row.get("chance", float("nan")), 3),
-            number(row["controls_as_strong"]),
+            fixed(row.get("chance", float("nan")), 3),
+            fixed(row["controls_as_strong"]),
         ]
         for row in result.table().to_dict("records")
     ]
-    finding(f"Without {', '.join(chosen)}: {rows[0][0]} {rows[0][1]} nats per token.")
+    rise = next((row for row in rows if row[0] == "rise"), rows[0])
+    finding(f"Without neuron{'s' * (len(chosen) > 1)} {', '.join(chosen)}: {rise[0]} {rise[1]} nats per token.")
     print_warning(result)
     print_table(["nats per token", "value", "controls", "controls as strong"], rows, wrap=["nats per token"])
     say("hit hardest (what precedes [token]):")

@@ -85,7 +85,9 @@ def reading_file(path: str, *, for_programs: bool = False) -> None:
     """
     from nanogpt_lens.model.places import find_checkpoint
 
-    WAITING.doing(f"reading {short(find_checkpoint(path))}", for_programs=for_programs)
+    place = Path(path).expanduser()
+    what = place if place.is_dir() else find_checkpoint(path)
+    WAITING.doing(f"reading {short(what)}", for_programs=for_programs)
 
 
 def load(path: str, reading: Reading, *, for_programs: bool = False) -> Any:

@@ -7,11 +7,12 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nanogpt_lens.cli.waiting import WAITING
+from nanogpt_lens.cli.wording import in_words
 
 _GAP, _LEAST_GAP = 2, 1
 _NARROWEST = 14  # characters of a column of words, where the terminal is narrow
@@ -61,13 +62,15 @@ def whole(text: str) -> None:
 
 
 def finding(text: Any) -> None:
-    """Print what was found, which stands first."""
-    say(text, style="bold")
+    """Print what was found, which stands first, as a sentence."""
+    said = in_words(str(text))
+    first, dot = said[:1], "" if said[-1:] in ".!?:" else "."
+    say((first.upper() if re.match(r"[a-z]+ ", said) else first) + said[1:] + dot, style="bold")
 
 
 def note(text: Any, *, indent: int = 2) -> None:
     """Print how something was measured, or how to see more."""
-    say(text, style="dim", indent=indent)
+    say(in_words(str(text)), style="dim", indent=indent)
 
 
 def _write(lines: Sequence[Any]) -> None:
@@ -159,7 +162,7 @@ def print_table(
     else:
         _print_columns(columns, room, failed)
     if hidden:
-        note(f"left out for want of room: {', '.join(c.name for c in hidden)}; {more}, or a wider window")
+        note(f"left out for want of room: {'; '.join(c.name for c in hidden if c.name)} ({more}, or a wider window)")
 
 
 def _print_folded(columns: Sequence[_Column], room: int, failed: Sequence[bool]) -> None:
@@ -204,7 +207,8 @@ def _print_columns(columns: Sequence[_Column], room: int, bad: Sequence[bool]) -
         right = i > 0 and column.numbers
         table.add_column(Text(title), justify="right" if right else "left", width=wide, overflow="fold")
     for failed, *row in zip(bad, *(c.cells for c in columns), strict=True):
-        table.add_row(*(_text(cell) for cell in row), style="red" if failed else None)
+        cells = [_wrapped(cell, w) if c.wraps else cell for c, w, cell in zip(columns, widths, row, strict=True)]
+        table.add_row(*map(_text, cells), style="red" if failed else None)
     _write_table(table, room)
 
 
@@ -213,6 +217,13 @@ def _titles(columns: Sequence[_Column], widths: Sequence[int]) -> list[str]:
     lines = [textwrap.wrap(c.name, w, break_long_words=False) for c, w in zip(columns, widths, strict=True)]
     most = max(map(len, lines))
     return ["\n".join([""] * (most - len(some)) + some) for some in lines]
+
+
+def _wrapped(cell: str, wide: int) -> str:
+    """A cell of words on several lines; where it is indented, its further lines are too."""
+    indent = len(cell) - len(cell.lstrip())
+    further = " " * (indent + 2) if indent else ""
+    return "\n".join(textwrap.wrap(cell, wide, subsequent_indent=further, break_on_hyphens=False)) or cell
 
 
 def _text(cell: str) -> Any:
@@ -250,6 +261,20 @@ def fixed(value: Any, digits: int = 2) -> str:
     return "-" if math.isnan(plain) else written.removeprefix("-") if float(written) == 0 else written
 
 
+def _digits(size: float) -> int:
+    """Digits behind the point that show three of a number of this size, and never none."""
+    return max(1, 2 - math.floor(math.log10(size))) if size > 0 else 2
+
+
+def alike(values: Iterable[Any]) -> list[str]:
+    """The numbers of a column, all with as many digits as show three of the largest; - for nan."""
+    plain = [float(value) for value in values]
+    size = max((abs(x) for x in plain if math.isfinite(x)), default=0.0)
+    if 0 < size < 1e-5:
+        return ["-" if math.isnan(x) else f"{x:.1e}" for x in plain]
+    return [fixed(x, max(2, min(_digits(size), 6))) for x in plain]
+
+
 def number(value: Any, digits: int = 2) -> str:
     """A number with some digits; with a power of ten where they would all be 0; - for nan."""
     plain_number = float(value)
@@ -271,7 +296,7 @@ def interval(value: Any, low: Any, high: Any) -> str:
     finest = wide if math.isfinite(wide) and wide > 0 else size
     digits = max(2, -math.floor(math.log10(finest))) if finest else 2
     if digits <= 6 or size >= 1e-3:
-        middle, *ends = (number(x, min(digits, 6)) for x in numbers)
+        middle, *ends = (fixed(x, min(digits, _digits(size))) for x in numbers)
     else:
         middle, *ends = (f"{x:.2e}" if x and not math.isnan(x) else number(x, 1) for x in numbers)
     return middle if ends == ["-", "-"] else f"{middle} [{ends[0]}, {ends[1]}]"

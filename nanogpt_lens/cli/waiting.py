@@ -20,13 +20,13 @@ class Waiting:
     """The line: `doing` shows it or changes it, `done` takes it away; every printed line comes after `done`."""
 
     def __init__(self) -> None:
-        self._speaks = False
+        self.speaks = False
         self._said = False
         self._live: Live | None = None
 
     def speak(self) -> None:
         """Let the line be seen; of several processes (torchrun) the first alone has one."""
-        self._speaks = os.environ.get("RANK", "0") == "0"
+        self.speaks = os.environ.get("RANK", "0") == "0"
 
     def doing(self, what: str, *, for_programs: bool = False) -> None:
         """Say what is being done, such as "reading out/ckpt.pt".
@@ -35,7 +35,7 @@ class Waiting:
             what: in a few words.
             for_programs: whether a program reads the output, so that a log gets no line.
         """
-        if not self._speaks:
+        if not self.speaks:
             return
         if sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
             self._spin(f"{what} ...")
@@ -71,5 +71,5 @@ WAITING = Waiting()
 
 
 def short(path: str | Path) -> str:
-    """A file's name with its folder's, and "..." before them where there is more: it fits into a line."""
-    return "/".join(Path(path).parts[-2:])
+    """A file's name with its folder's, which fits into a line."""
+    return Path(*Path(path).parts[-2:]).as_posix()
