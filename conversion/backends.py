@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 from conversion.errors import BackendError
@@ -22,6 +21,8 @@ def transformer_lens_version() -> tuple[int, ...]:
     Raises:
         BackendError: TransformerLens is not installed.
     """
+    from importlib.metadata import PackageNotFoundError, version  # 25 ms, which `nanogpt-lens --help` need not wait
+
     try:
         installed = version("transformer-lens")
     except PackageNotFoundError:
@@ -39,6 +40,8 @@ def resolve_backend(backend: str = "auto") -> Backend:
         BackendError: the kind that was asked for needs another TransformerLens.
         ValueError: `backend` is another word.
     """
+    from importlib.metadata import version
+
     has_bridge = transformer_lens_version() >= (4, 0)
     if backend == "auto":
         return "bridge" if has_bridge else "hooked"

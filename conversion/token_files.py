@@ -12,15 +12,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, get_args
 
 import numpy as np
 from jaxtyping import Integer
 
 from conversion.errors import ConversionError, TokenWidthError
-
-TokenDtype = Literal["uint8", "uint16", "uint32", "int32", "int64"]
-"""How a file keeps one token, in numpy's word; always with the lowest byte first."""
+from conversion.token_dtype import TokenDtype
 
 NANOGPT_DTYPE: TokenDtype = "uint16"
 

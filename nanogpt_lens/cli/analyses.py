@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_lens.cli.head_sentences import stars, what_heads_do, without_star
+from nanogpt_lens.cli.induction_lines import print_induction
 from nanogpt_lens.cli.options import (
     CsvOption,
     JsonOption,
@@ -17,16 +19,14 @@ from nanogpt_lens.cli.options import (
     TextOption,
 )
 from nanogpt_lens.cli.output import (
-    interval,
-    number,
     on_model,
     print_few_examples,
     print_for_programs,
-    print_table,
     print_warning,
     save_result,
     shows_bar,
 )
+from nanogpt_lens.cli.tables import alike, finding, fixed, interval, note, print_table, say
 from nanogpt_lens.core.choices import Activation, Direction
 
 if TYPE_CHECKING:
@@ -80,26 +80,52 @@ def heads(
 
 
 def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
-    names = taxonomy.labels["score"]
+    finding(what_heads_do(taxonomy))
+    names = [name for name in taxonomy.labels["score"] if name != "anti_copying"]  # which is minus copying
     rows = []
     for layer in range(taxonomy.shape["layer"]):
         for head in range(taxonomy.shape["head"]):
             labels = taxonomy.of(layer, head)
-            scores = [number(taxonomy.at(score=name, layer=layer, head=head)) for name in names]
-            marked = [
-                f"{score} *" if name in labels else f"{score}  " for name, score in zip(names, scores, strict=True)
+            scores = [
+                fixed(taxonomy.at(score=name, layer=layer, head=head)) + (" *" if _starred(name, labels) else "  ")
+                for name in names
             ]
-            rise = [] if importance is None else [number(importance.values[layer, head], 4)]
-            rows.append([f"{layer}.{head}", *marked, *rise, ", ".join(labels) or "none"])
-    chance = [f"{number(c)}  " for c in taxonomy.chance.mean((1, 2))] if taxonomy.chance is not None else []
-    rise = [] if importance is None else ["loss rise"]
-    rows.append(["chance", *chance, *([""] * len(rise)), ""])
-    print_table(["head", *(f"{name.replace('_', ' ')}  " for name in names), *rise, "what it is"], rows)
-    typer.echo("* surely, for all heads together, above the label's threshold; chance is uniform attention")
-    for name, layer, head, words in taxonomy.unnamed():
-        typer.echo(f"{layer}.{head} is not called {name.replace('_', ' ')}: {words}")
+            rise = [] if importance is None else [_rise(importance, layer, head)]
+            rows.append([f"{layer}.{head}", ", ".join(label.replace("_", " ") for label in labels), *rise, *scores])
+    if taxonomy.chance is not None:
+        chance = dict(zip(taxonomy.labels["score"], taxonomy.chance.mean((1, 2)), strict=True))
+        empty = [""] * (2 if importance is not None else 1)
+        rows.append(["chance", *empty, *(f"{fixed(chance[name])}  " for name in names)])
+    titles = {name: name.replace("_", " ") for name in names}
+    earned = {name for name in names if any(row[-len(names) + names.index(name)].endswith("*") for row in rows)}
+    drop = sorted(_LEAST_TELLING, key=lambda name: name in earned)
+    rise = [] if importance is None else ["loss rise without it"]
+    print_table(
+        ["head", "what it is", *rise, *titles.values()],
+        rows,
+        drop=[titles[name] for name in drop if name in titles],
+        wrap=["what it is"],
+        more="--csv has all scores",
+    )
+    for line in (*stars(taxonomy), *without_star(taxonomy)):
+        say(line, indent=2)
     if importance is not None:
-        typer.echo(f"loss rise: {importance.quantity} ({importance.definition})")
+        note(f"loss rise: {importance.quantity} ({importance.definition})")
+    more = "" if importance is not None else "; --importance adds the rise of the loss without each head"
+    note(f"{taxonomy.definition}; chance is uniform attention{more}")
+
+
+_LEAST_TELLING = ("broad", "sink", "duplicate_token", "positional", "previous_token", "induction", "copying")
+"""Scores in the order in which a narrow terminal leaves them out; those that no head earns go first."""
+
+
+def _starred(score: str, labels: Sequence[str]) -> bool:
+    return score in labels or (score == "copying" and "anti_copying" in labels)
+
+
+def _rise(importance: Any, layer: int, head: int) -> str:
+    ends = [None if end is None else end[layer, head] for end in (importance.low, importance.high)]
+    return interval(importance.values[layer, head], *ends)
 
 
 def induction(
@@ -143,77 +169,10 @@ def induction(
             save_result(result, output / name)
     if print_for_programs(results, as_json, as_csv):
         return
-    for line in _induction_lines(results):
-        typer.echo(line)
+    print_induction(results)
     for result in results.values():
         print_warning(result)
     print_few_examples(*results.values())
-
-
-def _induction_lines(results: dict[str, Result]) -> list[str]:
-    by_name: dict[str, Any] = results
-    matching, learning = by_name["prefix_matching"], by_name["in_context_learning"]
-    best = matching.top(5, order="high")
-    chance = float(matching.chance.flatten()[0])
-    lines = [f"prefix matching, chance {chance:.3f} ({matching.definition}):"]
-    lines += [f"  head {r.layer:.0f}.{r.head:.0f}  {interval(r.value, r.low, r.high)}" for r in best.itertuples()]
-    lines.append(matching.verdict)
-    if "text_prefix_matching" in by_name:
-        top = next(by_name["text_prefix_matching"].top(1, order="high").itertuples())
-        lines.append(
-            f"  on repeated text: head {top.layer:.0f}.{top.head:.0f}  {interval(top.value, top.low, top.high)}"
-        )
-    if "accuracy" in by_name:
-        lines += _accuracy_lines(by_name["accuracy"])
-    for key, what in (("repeated_loss", "random tokens"), ("repeated_text_loss", "text")):
-        if key in by_name:
-            lines.append(_loss_line(by_name[key], what))
-    ends = (None, None) if learning.low is None else (learning.low[0], learning.high[0])
-    value = interval(learning.values[0], *ends)
-    lines.append(f"in-context learning: {value} nats ({learning.definition})")
-    if "composition" in by_name:
-        lines.append(_composition_line(by_name["composition"]))
-    if "ablation" not in by_name:
-        return [*lines, "nothing to ablate"]
-    return [*lines, _ablation_line(by_name["ablation"])]
-
-
-def _accuracy_lines(accuracy: Any) -> list[str]:
-    lines, i = [], accuracy.labels["score"].index("accuracy")
-    for prompt in ("clean", "corrupted"):
-        j = accuracy.labels["prompt"].index(prompt)
-        value = interval(accuracy.values[i, j], accuracy.low[i, j], accuracy.high[i, j])
-        lines.append(f"accuracy on {prompt} [A][B]...[A] prompts: {value}, chance {accuracy.chance[i, j]:.3f}")
-    return lines
-
-
-def _ablation_line(ablation: Any) -> str:
-    at = ablation.labels["score"].index
-    before, after = ablation.values[:2, at("gain")]
-    control = ablation.chance[1, at("gain_lost")] if ablation.chance is not None else math.nan
-    beyond, strong = at("beyond_controls"), ablation.values[1, at("controls_as_strong")]
-    more = interval(ablation.values[1, beyond], ablation.low[1, beyond], ablation.high[1, beyond])
-    names = [label.removeprefix("control ") for label in ablation.labels["ablated"][2:]]
-    named = ", ".join(names[:4]) + (f", ... ({len(names)} in all)" if len(names) > 4 else "")
-    where = "the same layers" if ablation.provenance["arguments"]["same_layers"] else "any layers"
-    return (
-        f"ablation of {ablation.labels['ablated'][1]}, on other sequences: induction gain {before:.3f} -> {after:.3f} "
-        f"nats; as many other heads of {where} ({named}) lose {control:.3f} on average, {more} less; p of as much by "
-        f"such a set {strong:.2f}"
-    )
-
-
-def _loss_line(losses: Any, what: str) -> str:
-    second = losses.values[:, losses.shape["pos"] // 2 + 1 :].mean(1)
-    parts = ", ".join(f"{name} {value:.3f}" for name, value in zip(losses.labels["condition"], second, strict=True))
-    return f"loss on the second half, {what}, nats per token: {parts}"
-
-
-def _composition_line(composition: Any) -> str:
-    values = zip(composition.labels["score"], composition.values, composition.chance, strict=True)
-    parts = ", ".join(f"{name.replace('_', ' ')} {v:.3f} (chance {c:.3f})" for name, v, c in values)
-    pair = f"previous-token head {composition.sender} -> induction head {composition.receiver}"
-    return f"{pair}, the best candidates: {parts}"
 
 
 def patch(
@@ -252,20 +211,29 @@ def patch(
 
 
 def _print_patching(result: PatchingResult, count: int) -> None:
-    typer.echo(f"{result.quantity}: clean {result.clean:.4f}, corrupted {result.corrupted:.4f}")
-    typer.echo(result.definition)
     frame = result.top(count)
-    rows = []
-    for _, row in frame.iterrows():
-        place = [f"{row[axis]:.0f}" + _label(row.get(f"{axis}_label")) for axis in result.axes]
-        rows.append([*place, number(row["value"], 4), number(row["effect"], 4), number(row["recovery"])])
-    print_table([*result.axes, "metric", "effect", "recovery"], rows)
+    records = frame.to_dict("records")
+    places = [[f"{row[axis]:.0f}" + _label(row.get(f"{axis}_label")) for axis in result.axes] for row in records]
+    columns = alike(r["value"] for r in records), alike(r["effect"] for r in records)
+    recovery = [fixed(row["recovery"]) for row in records]
+    rows = [[*place, *cells] for place, *cells in zip(places, *columns, recovery, strict=True)]
     gap = abs(result.clean - (result.corrupted or 0.0))
-    if gap < 0.1 * float(result.effect.abs().max()):
-        typer.echo(f"the two runs differ by {gap:.4f} alone, so recovery, which divides by that, says little here")
+    little = gap < 0.1 * float(result.effect.abs().max())
+    if rows:
+        where = ", ".join(f"{axis} {cell}" for axis, cell in zip(result.axes, rows[0], strict=False))
+        recovers = "" if little else f", {_percent(frame.iloc[0]['recovery'])} of what the two texts differ by"
+        finding(f"The largest effect is {rows[0][-2]}, at {where}{recovers}.")
+    say(f"{result.quantity}: clean {result.clean:.3f}, corrupted {result.corrupted:.3f}")
+    print_table([*result.axes, "metric", "effect", "recovery"], rows, drop=["metric"], wrap=list(result.axes))
+    if little:
+        say(f"the two runs differ by {gap:.4f} alone, so recovery, which divides by that, says little here")
     rest = result.values.numel() - len(rows)
-    if rest > 0:
-        typer.echo(f"and {rest} sites with smaller effects; --rows prints more, --csv all")
+    more = f" and {rest} sites with smaller effects: --rows prints more, --csv all" if rest > 0 else ""
+    note(f"{result.definition}{'.' if more else ''}{more}")
+
+
+def _percent(share: Any) -> str:
+    return f"{100 * float(share):.0f}%"
 
 
 def _label(label: Any) -> str:

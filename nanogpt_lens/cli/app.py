@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from inspect import Parameter, Signature, signature
@@ -31,15 +30,17 @@ from nanogpt_lens.cli.options import (
     TokenDtypeOption,
     ValBinOption,
     errors,
-    plain,
     tokens_of,
     val_bin_of,
     with_reading,
 )
+from nanogpt_lens.cli.output import load, reading_file, shows_bar
 from nanogpt_lens.cli.report import register as register_report
 from nanogpt_lens.cli.scrubbing import register as register_scrubbing
 from nanogpt_lens.cli.serving import register as register_serving
+from nanogpt_lens.cli.tables import finding, note, print_table, say, whole
 from nanogpt_lens.cli.trajectory import register as register_trajectory
+from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.choices import ExportFormat, TrainOn
 from nanogpt_lens.model.reading import Reading
@@ -47,7 +48,7 @@ from nanogpt_lens.model.reading import Reading
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint
     from conversion.report import EquivalenceReport
-    from conversion.token_files import TokenDtype
+    from conversion.token_dtype import TokenDtype
 
 app = typer.Typer(
     name="nanogpt-lens",
@@ -93,9 +94,11 @@ def check(
     reading: Reading,
 ) -> None:
     """Convert a checkpoint and prove the conversion; exit code 0 only if it is proven."""
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.model.loading import check as certify
 
     if model_py is not None and model_py.is_file():
+        WAITING.done()
         typer.echo(f"executing {model_py}", err=True)
     report = certify(
         path,
@@ -104,8 +107,9 @@ def check(
         **reading.options(),
         edits=edits,
         seed=seed,
-        progress=not as_json and sys.stderr.isatty(),
+        progress=shows_bar(as_json, False),
     )
+    WAITING.done()
     if as_json:
         typer.echo(report.to_json())
     else:
@@ -132,6 +136,7 @@ def convert(
     reading: Reading,
 ) -> None:
     """Convert a checkpoint, prove it, and save the result in a new folder."""
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.model.exporting import export
 
     result = export(
@@ -142,13 +147,15 @@ def convert(
         dtype=dtype or None,
         val_bin=val_bin_of(val_bin, no_val_bin, token_dtype),
     )
+    WAITING.done()
     facts = {"output": str(result.folder), "to": to, "proof": result.proof, "load": result.how_to_load}
     if as_json:
         typer.echo(json.dumps(facts | {"notes": result.notes}))
         return
-    typer.echo(f"{result.proof}\nsaved in {result.folder}: {result.how_to_load}")
-    for note in result.notes:
-        typer.echo(f"note: {note}")
+    finding(result.proof)
+    say(f"saved in {result.folder}: {result.how_to_load}", indent=2)
+    for remark in result.notes:
+        say(f"note: {remark}", indent=2)
 
 
 def _train(
@@ -171,9 +178,11 @@ def _train(
 ) -> None:
     """Train a nanoGPT model; the defaults are its README's for a CPU. A killed run goes on where it was."""
     with errors(_train):
+        WAITING.doing("importing torch", for_programs=as_json)
         from nanogpt_lens.training.config import TrainConfig
         from nanogpt_lens.training.train import train
 
+        WAITING.done()
         result = train(
             _source(task, data, n_triggers, token_dtype),
             output,
@@ -186,7 +195,7 @@ def _train(
     if as_json:
         typer.echo(json.dumps(asdict(result), ensure_ascii=False, default=str))
         return
-    typer.echo(f"{result.path}: iteration {result.best_iteration}, validation loss {result.best_val_loss:.4f}")
+    finding(f"{result.path}: iteration {result.best_iteration}, validation loss {result.best_val_loss:.3f}")
     if result.sample is not None:
         typer.echo(f"---------------\n{result.sample}")
 
@@ -254,10 +263,10 @@ def sample(
     reading: Reading,
 ) -> None:
     """Generate text with the converted model, as nanoGPT's sample.py does."""
-    from nanogpt_lens.model.loading import load
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.model.sampling import generate
 
-    model = load(path, **reading.options())
+    model = load(path, reading, for_programs=as_json)
     prompt = _start(model) if prompt is None else prompt
     texts = [
         generate(
@@ -270,6 +279,7 @@ def sample(
         )
         for i in range(num_samples)
     ]
+    WAITING.done()
     if as_json:
         typer.echo(json.dumps({"prompt": prompt, "seed": seed, "samples": texts}, ensure_ascii=False))
     else:
@@ -290,7 +300,9 @@ def info(
     reading: Reading,
 ) -> None:
     """Say what a checkpoint is, without converting it."""
+    reading_file(path, for_programs=as_json)
     facts = _facts(reading.checkpoint(path))
+    WAITING.done()
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, default=str))
         return
@@ -299,8 +311,9 @@ def info(
     for name, value in facts.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         text = "; ".join(value) if isinstance(value, list) else str(text)
-        if text and value is not None:  # on one line, so that paths and hashes can be copied
-            typer.echo(f"{name:<22}{printable(text)}")
+        if text and value is not None:  # paths and hashes are never broken, so that they can be copied
+            line = f"{name:<22}{printable(text)}"
+            say(line, indent=22) if " " in text else whole(line)
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -328,25 +341,19 @@ def _vocabulary(checkpoint: Checkpoint) -> str:
 
 
 def _print_report(report: EquivalenceReport) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from conversion.report import cell_text
 
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    say(in_options(report.verdict(), check), style="bold green" if report.passed else "bold red", indent=2)
     for line in report.heading():
-        console.print(plain(line), soft_wrap=True)
+        say(line, indent=2)
     precisions = report.precisions()
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("quantity")
-    table.add_column("weights")
-    for precision in precisions:
-        table.add_column(f"{precision} abs / rel", justify="right")
-    for quantity, mode, cells in report.rows():
-        failed = any(not c.passed for c in cells.values())
-        table.add_row(quantity, mode, *(cell_text(cells.get(p)) for p in precisions), style="red" if failed else None)
-    console.print(table)
-    console.print(plain(in_options(report.verdict(), check), "bold green" if report.passed else "bold red"))
+    rows = [
+        [quantity + ("" if mode == "raw" else f" ({mode})"), *(cell_text(cells.get(p)) for p in precisions)]
+        for quantity, mode, cells in report.rows()
+    ]
+    header = ["quantity", *(f"{p} abs / rel" for p in precisions)]
+    print_table(header, rows, wrap=header[:1], more="--output FILE writes all", bad=lambda row: "FAIL" in " ".join(row))
+    note("abs, rel: the largest difference, and its share of the largest value; --output FILE writes the certificate")
 
 
 for command in (check, sample):
@@ -372,5 +379,6 @@ for register in (
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, with a line on standard error that says what is being done."""
+    WAITING.speak()
     app()

@@ -10,15 +10,14 @@ import typer
 from nanogpt_lens.catalogue import ANALYSES, Analysis, find, options_from_words
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, RowsOption, TextOption
 from nanogpt_lens.cli.output import (
-    number,
     on_model,
     print_few_examples,
     print_for_programs,
-    print_table,
     print_warning,
     save_result,
     shows_bar,
 )
+from nanogpt_lens.cli.tables import alike, finding, interval, note, print_table, say
 from nanogpt_lens.core.errors import AnalysisError
 
 
@@ -36,9 +35,15 @@ def analyses(as_json: JsonOption = False) -> None:
         plain = [{"name": a.name, "looks_at": a.looks_at, "about": a.about, "command": _command(a)} for a in _all()]
         typer.echo(json.dumps(plain))
         return
+    say(f"{len(ANALYSES)} analyses of a model:", style="bold")
     print_table(
-        ["analysis", "looks at", "says", "command"], [[a.name, a.looks_at, a.about, _command(a)] for a in _all()]
+        ["analysis", "looks at", "says", "command"],
+        [[a.name, a.looks_at, a.about, _command(a)] for a in _all()],
+        drop=["looks at", "command"],
+        wrap=["says", "command", "looks at"],
+        more="--json has them",
     )
+    note("`nanogpt-lens measure PATH NAME` makes one; in Python each is a function: ngl.catalogue.find(NAME)")
 
 
 def _all() -> list[Analysis]:
@@ -101,19 +106,37 @@ def _source(analysis: Analysis, text: Path | None, prompt: str | None, task: Pat
 
 
 def _print(result: Any, count: int) -> None:
-    typer.echo(f"{result.quantity}: {result.explanation()}")
-    print_warning(result)
     frame = result.top(count)
     columns = result.place_columns(frame)
     extra = [name for name in ("low", "high", "chance", "p_corrected") if name in frame]
+    records = frame.to_dict("records")
+    if extra[:2] == ["low", "high"]:
+        extra = extra[2:]
+        values = [_value(row) for row in records]
+    else:
+        values = alike(row["value"] for row in records)
+    others = [alike(row[c] for row in records) for c in extra]
     rows = [
-        [*(str(row[c]) for c in columns), *(number(row[c], 4) for c in ("value", *extra))]
-        for row in frame.to_dict("records")
+        [*(str(row[c]).replace("_", " ") for c in columns), *cells]
+        for row, *cells in zip(records, values, *others, strict=True)
     ]
-    print_table([*result.axes, "value", *extra], rows)
-    rest = result.values.numel() - len(rows)
-    if rest > 0:
-        typer.echo(f"and {rest} more, smaller in magnitude; --rows prints more, --csv all")
+    if rows:
+        where = ", ".join(f"{a.replace('_', ' ')} {cell}" for a, cell in zip(result.axes, rows[0], strict=False))
+        finding(f"The largest {result.quantity}: {rows[0][len(result.axes)]}" + (f", at {where}." if where else "."))
+    print_warning(result)
+    print_table(
+        [*(axis.replace("_", " ") for axis in result.axes), "value", *(name.replace("_", " ") for name in extra)],
+        rows,
+        drop=[name.replace("_", " ") for name in extra],
+        wrap=[axis.replace("_", " ") for axis in result.axes],
+    )
     print_few_examples(result)
+    rest = result.values.numel() - len(rows)
+    more = f"; {rest} more are smaller in magnitude, --rows prints more, --csv all" if rest > 0 else ""
+    note(f"{result.quantity}: {result.explanation()}{more}")
     if result.p_definition:
-        typer.echo(result.p_definition)
+        note(result.p_definition)
+
+
+def _value(row: dict[str, Any]) -> str:
+    return interval(row["value"], row["low"], row["high"])

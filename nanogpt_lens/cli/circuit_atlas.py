@@ -11,15 +11,14 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
-    number,
     one_format,
     only_first,
     print_few_examples,
     print_for_programs,
-    print_table,
     save_result,
     shows_bar,
 )
+from nanogpt_lens.cli.tables import finding, note, number, print_table
 from nanogpt_lens.core.choices import Direction
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.model.reading import Reading
@@ -95,7 +94,7 @@ def atlas(
 
 
 def _print(result: CircuitAtlas, count: int) -> None:
-    typer.echo(result.sentence())
+    finding(result.sentence())
     changed = result.table().query("changed")
     rows = [
         [
@@ -109,11 +108,12 @@ def _print(result: CircuitAtlas, count: int) -> None:
         for row in changed.head(count).to_dict("records")
     ]
     if rows:
-        print_table(["edge", "", "effect at the end", "half-way, step", "p", "moment"], rows)
+        header = ["edge", "", "effect at the end", "half-way, step", "p", "moment"]
+        print_table(header, rows, drop=["", "moment"])
     rest = len(changed) - len(rows)
     more = f"; {rest} more change: --rows" if rest else ""
-    typer.echo(
+    print_few_examples(result)
+    note(
         f"{len(result.steps)} checkpoints; intervals over {result.n_examples} prompts; p of a transition, corrected "
         f"for {result.n_curves} curves{more}"
     )
-    print_few_examples(result)

@@ -14,15 +14,14 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
-    number,
     print_few_examples,
     print_for_programs,
-    print_table,
     print_warning,
     save_result,
     shows_bar,
 )
 from nanogpt_lens.cli.prompts import PromptOptions
+from nanogpt_lens.cli.tables import alike, finding, fixed, holds, interval, note, number, print_table, say
 from nanogpt_lens.core.choices import Direction, Source
 from nanogpt_lens.core.errors import AnalysisError
 
@@ -96,19 +95,31 @@ def _worst_of(result: CircuitGrades) -> str | None:
 
 
 def _print_grades(result: CircuitGrades, worst: str | None, count: int) -> None:
-    typer.echo(result.verdict())
-    typer.echo(result.definition)
+    finding(result.verdict())
     table = [
-        [method, *(number(value, 0 if float(value).is_integer() else 3) for value in values)]
+        [
+            method.replace("_", "-"),
+            *(fixed(v, _grade_digits(s)) for s, v in zip(result.labels["score"], values, strict=True)),
+        ]
         for method, values in zip(result.methods, result.values.tolist(), strict=True)
     ]
-    print_table(["method", *(score.replace("_", " ") for score in result.labels["score"])], table)
+    print_table(["method", *(score.replace("_", " ") for score in result.labels["score"])], table, fold=True)
     _print_intervals(result)
     if worst is not None:
-        typer.echo(f"the edges on which {worst} is farthest off:")
+        say(f"the edges on which {worst} is farthest off:")
         off = result.worst(worst, count).to_dict("records")
-        cells = [[row["edge"], *(number(row[name], 4) for name in ("exact", "estimate", "off"))] for row in off]
+        columns = [
+            [row["edge"] for row in off],
+            *(alike(r[name] for r in off) for name in ("exact", "estimate", "off")),
+        ]
+        cells = [list(row) for row in zip(*columns, strict=True)]
         print_table(["edge", "exact", "estimate", "off"], cells)
+    note(result.definition)
+
+
+def _grade_digits(score: str) -> int:
+    """Digits of a grade: none of a count, one of seconds, three of what is between 0 and 1."""
+    return 0 if score.startswith("n_") else 1 if score == "seconds" else 3
 
 
 def _print_intervals(result: CircuitGrades) -> None:
@@ -118,13 +129,13 @@ def _print_intervals(result: CircuitGrades) -> None:
     places = [i for i, there in enumerate((~result.low.isnan()).any(0).tolist()) if there]
     ends = zip(result.methods, result.values.tolist(), result.low.tolist(), result.high.tolist(), strict=True)
     rows = [
-        [method, *(_share(values[i], low[i], high[i]) for i in places)]
+        [method.replace("_", "-"), *(_share(values[i], low[i], high[i]) for i in places)]
         for method, values, low, high in ends
         if method != "exact" and not math.isnan(low[0])
     ]
     if rows:
-        typer.echo("intervals over the prompts:")
-        print_table(["method", *(result.labels["score"][i].replace("_", " ") for i in places)], rows)
+        say("intervals over the prompts:")
+        print_table(["method", *(result.labels["score"][i].replace("_", " ") for i in places)], rows, fold=True)
         print_few_examples(result)
 
 
@@ -215,24 +226,26 @@ def _prompts(model: Any, kept: KeptCircuit | None, source: Source | None, seed: 
 
 
 def _print_validation(result: CircuitValidation) -> None:
-    typer.echo(result.verdict())
-    typer.echo(result.definition)
+    finding(result.verdict())
     columns = (result.values.tolist(), result.low.tolist(), result.high.tolist(), result.p.tolist())
     rows = []
     for name, value, low, high, p in zip(result.labels["check"], *columns, strict=True):
         rows.append([name.replace("_", " "), _share(value, low, high), number(p, 3)])
-    print_table(["check", "value", "p"], rows)
-    typer.echo("the same edges, run in other ways:")
+    print_table(["check", "value", "p"], rows, wrap=["check"])
+    say("the same edges, run in other ways:")
     table = result.robustness_table().to_dict("records")
-    ways = []
-    for row in table:
-        ways.append([*(row[n] for n in result.choice_names), _share(row["faithfulness"], row["low"], row["high"])])
-    print_table([*result.choice_names, "faithfulness"], ways)
+    ways = [
+        [*(row[n] for n in result.choice_names), _share(row["faithfulness"], row["low"], row["high"])] for row in table
+    ]
+    header = [*(name.replace("_", " ") for name in result.choice_names), "faithfulness"]
+    if not holds(header, ways):  # the choices of a way in one column of words
+        header, ways = [", ".join(header[:-1]), header[-1]], [[", ".join(row[:-1]), row[-1]] for row in ways]
+    print_table(header, ways, wrap=header[:1])
     print_few_examples(result)
     print_warning(result)
+    note(result.definition)
 
 
 def _share(value: float, low: float, high: float) -> str:
     """A share of the gap with its interval, where it has one; rounding is 0."""
-    three = [f"{x:.3f}".replace("-0.000", "0.000") for x in (value, low, high)]
-    return "-" if math.isnan(value) else three[0] if math.isnan(low) else f"{three[0]} [{three[1]}, {three[2]}]"
+    return "-" if math.isnan(value) else fixed(value, 2) if math.isnan(low) else interval(value, low, high)

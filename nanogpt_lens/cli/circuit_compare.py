@@ -14,16 +14,17 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
-    number,
+    load,
     one_format,
     print_few_examples,
     print_for_programs,
-    print_table,
     print_warning,
+    reading_file,
     save_result,
     shows_bar,
 )
 from nanogpt_lens.cli.prompts import PromptOptions
+from nanogpt_lens.cli.tables import finding, fixed, interval, note, print_table, say
 from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.reading import Reading
@@ -96,11 +97,11 @@ def compare(
 
 def _models(paths: list[str], n: int, reading: Reading) -> list[Any]:
     """A model for each circuit, each file loaded once."""
-    from nanogpt_lens.model.loading import load
-
     if len(paths) not in (1, n):
         raise AnalysisError(f"there are {len(paths)} --model for {n} circuits; expected one for all, or one for each")
-    loaded = {path: load(path, **reading.options()) for path in dict.fromkeys(paths)}
+    for path in paths:
+        reading_file(path)
+    loaded = {path: load(path, reading) for path in dict.fromkeys(paths)}
     return [loaded[path] for path in (paths * n if len(paths) == 1 else paths)]
 
 
@@ -145,19 +146,20 @@ def _names(saved: list[Path]) -> list[str]:
 
 
 def _print(result: CircuitComparison) -> None:
-    typer.echo(result.sentence())
-    typer.echo(result.definition)
+    finding(result.sentence())
     columns = ("low", "high", "chance", "p", "ceiling")
     for i, score in enumerate(result.labels["score"]):
-        typer.echo(f"{score.replace('_', ' ')}: {result.scores[score]}")
+        say(f"{score.replace('_', ' ')}: {result.scores[score]}", indent=2)
         rows = []
         for j, one in enumerate(result.names):
             for k, other in enumerate(result.names):
                 if j < k or (score == "transfer"):
                     low, high, chance, p, ceiling = (float(getattr(result, name)[i, j, k]) for name in columns)
                     value = float(result.values[i, j, k])
-                    said = number(value, 3) + ("" if math.isnan(low) else f" [{number(low, 3)}, {number(high, 3)}]")
-                    rows.append([one, other, said, number(chance, 3), number(p, 3), number(ceiling, 3)])
-        print_table(["of", "in" if score == "transfer" else "and", "value", "by chance", "p", "ceiling"], rows)
+                    said = fixed(value) if math.isnan(low) else interval(value, low, high)
+                    rows.append([one, other, said, fixed(chance), fixed(p, 3), fixed(ceiling)])
+        header = ["of", "in" if score == "transfer" else "and", "value", "by chance", "p", "ceiling"]
+        print_table(header, rows, drop=["ceiling", "p", "by chance"], wrap=header[:2])
     print_few_examples(result)
     print_warning(result)
+    note(result.definition)

@@ -24,16 +24,17 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
-    interval,
-    number,
+    load,
     on_model,
     print_few_examples,
     print_for_programs,
-    print_table,
+    reading_file,
     save_result,
     shows_bar,
 )
 from nanogpt_lens.cli.prompts import PromptOptions, with_prompts
+from nanogpt_lens.cli.tables import alike, finding, fixed, interval, note, print_table, say
+from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.core.choices import Direction, Source
 from nanogpt_lens.model.reading import Reading
 
@@ -93,18 +94,19 @@ def edges(
 
 
 def _print_edges(result: PatchingResult, count: int) -> None:
-    corrupted = "" if result.corrupted is None else f", corrupted {result.corrupted:.4f}"
-    typer.echo(f"metric: clean {result.clean:.4f}{corrupted}")
-    typer.echo(result.definition)
-    table = []
-    for row in result.top(count, by="effect").to_dict("records"):
-        ends = row.get("effect_low"), row.get("effect_high")
-        table.append([row["edge_label"], number(row["value"], 4), interval(row["effect"], *ends)])
-    print_table(["edge", "metric", "effect"], table)
-    rest = result.values.numel() - len(table)
-    if rest > 0:
-        typer.echo(f"and {rest} edges with smaller effects; --rows prints more, --csv all")
+    corrupted = "" if result.corrupted is None else f", corrupted {result.corrupted:.3f}"
+    top = result.top(count, by="effect").to_dict("records")
+    effects = [interval(row["effect"], row.get("effect_low"), row.get("effect_high")) for row in top]
+    metrics = alike(row["value"] for row in top)
+    table = [[row["edge_label"], *cells] for row, *cells in zip(top, metrics, effects, strict=True)]
+    if table:
+        finding(f"The edge {table[0][0]} does most on its own: an effect of {table[0][-1]}.")
+    say(f"metric: clean {result.clean:.3f}{corrupted}")
+    print_table(["edge", "metric", "effect"], table, drop=["metric"])
     print_few_examples(result)
+    rest = result.values.numel() - len(table)
+    more = f"; {rest} edges with smaller effects: --rows prints more, --csv all" if rest > 0 else ""
+    note(f"{result.definition}{more}")
 
 
 def find(
@@ -150,21 +152,22 @@ def find(
 
 
 def _print_circuit(circuit: Circuit, count: int) -> None:
-    typer.echo(circuit.sentence())
-    typer.echo(circuit.definition)
+    finding(circuit.sentence())
     ends = circuit.faithfulness_interval
     if ends is not None:
-        typer.echo(f"faithfulness {interval(circuit.faithfulness, *ends)}, on the prompts that chose the edges")
+        say(f"faithfulness {interval(circuit.faithfulness, *ends)}, on the prompts that chose the edges")
     scored = circuit.method != "greedy"  # whose scores are the order
-    table = []
-    for row in circuit.to_dataframe().head(min(count, circuit.n_edges)).to_dict("records"):
-        score = [number(row["value"], 4)] if scored else []
-        table.append([f"{row['rank'] + 1:.0f}", row["edge_label"], *score, number(row["without"], 3)])
+    top = circuit.to_dataframe().head(min(count, circuit.n_edges)).to_dict("records")
+    scores = [[score] if scored else [] for score in alike(row["value"] for row in top)]
+    table = [
+        [f"{row['rank'] + 1:.0f}", row["edge_label"], *score, fixed(row["without"], 3)]
+        for row, score in zip(top, scores, strict=True)
+    ]
     print_table(["rank", "edge", *(["score"] if scored else []), "faithfulness without it"], table)
     rest = circuit.n_edges - len(table)
-    if rest > 0:
-        typer.echo(f"and {rest} more; --rows prints more, --csv all")
     _print_others(circuit)
+    more = f"; {rest} more edges: --rows prints more, --csv all" if rest > 0 else ""
+    note(f"{circuit.definition}{more}")
 
 
 def _print_others(circuit: Circuit) -> None:
@@ -173,14 +176,14 @@ def _print_others(circuit: Circuit) -> None:
         return
     mine, found = set(circuit.edges), circuit.different
     orders = f"{len(circuit.other_circuits)} random orders found {len(found)} minimal circuits"
-    typer.echo(f"{orders}; in all of them: {_names(circuit.core)}")
+    say(f"{orders}; in all of them: {_names(circuit.core)}", indent=2)
     rows = [tuple(row) for row in circuit.other_circuits.tolist()]
     values = dict(zip(rows, circuit.other_faithfulness.tolist(), strict=True)).values()  # as `different`: each once
     for others, value in zip(found, values, strict=True):
         more = [edge for edge in others if edge not in mine]
         less = [edge for edge in circuit.edges if edge not in set(others)]
         said = f"with {_names(more)}; without {_names(less)}" if more or less else "the same"
-        typer.echo(f"  {len(others)} edges, faithfulness {value:.3f}: {said}")
+        say(f"  {len(others)} edges, faithfulness {value:.3f}: {said}", indent=4)
 
 
 def _names(edges: Any) -> str:
@@ -205,18 +208,19 @@ def check(
     """
     from nanogpt_lens.circuits.kept import read_circuit
     from nanogpt_lens.core.errors import AnalysisError
-    from nanogpt_lens.model.loading import load
 
     kept = read_circuit(saved)
     if prompts.none and source is not None:
         raise AnalysisError("--source was given without prompts; leave it out, or give prompts anew")
-    model = load(path, **reading.options())
+    reading_file(path, for_programs=as_json)
+    model = load(path, reading, for_programs=as_json)
     asked = None if prompts.none else prompts.read(model, source=source or kept.source, seed=seed)
     checked = kept.check(model, asked, progress=shows_bar(as_json, False))
     if as_json:
         typer.echo(json.dumps(checked.to_json(), ensure_ascii=False))
     else:
-        typer.echo(checked.sentence())
+        finding(checked.sentence())
     if checked.warning:
+        WAITING.done()
         typer.echo(f"warning: {checked.warning}", err=True)
     raise typer.Exit(0 if checked.holds else 1)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.cli.options import JsonOption, SeedOption, TokenDtypeOption, check_text, tokens_of, with_reading
-from nanogpt_lens.cli.output import PlotOption, check_picture, draw, print_table
+from nanogpt_lens.cli.output import PlotOption, check_picture, draw, reading_file, shows_bar
+from nanogpt_lens.cli.tables import finding, note, print_table, say
+from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.reading import Reading
 
@@ -29,7 +31,8 @@ def compare(
     before: Annotated[str, _Checkpoint],
     after: Annotated[str, _Checkpoint],
     text: Annotated[
-        Path | None, typer.Option(help="a text file or data folder; without it, text that the two write themselves")
+        Path | None,
+        typer.Option(help="a text file, data folder or shakespeare_char; without it, text that the two write"),
     ] = None,
     token_dtype: TokenDtypeOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="write one offline page: compare.html")] = None,
@@ -61,6 +64,8 @@ def compare(
         raise AnalysisError(f"{output} is no page; expected a name such as compare.html (--save FOLDER saves results)")
     if output is not None:
         check_output(output, example="compare.html")
+    for path in (before, after, *([] if reference is None else [reference])):
+        reading_file(path, for_programs=as_json)
     chosen: Any = None if parts is None else [part.strip() for part in parts.split(",") if part.strip()]
     comparison, report = compared(
         before,
@@ -73,9 +78,11 @@ def compare(
         names=name,
         seq_len=seq_len,
         seed=seed,
-        progress=not as_json and sys.stderr.isatty(),
+        progress=shows_bar(as_json, False),
+        heard=None if as_json else _say_part,
         reading=reading,
     )
+    WAITING.done()
     if save is not None:
         comparison.save(save)
         typer.echo(f"results saved in {save}", err=True)
@@ -87,20 +94,30 @@ def compare(
     else:
         _print(comparison)
         if output is not None and report is not None:
-            typer.echo(f"{output}: {len(report.html.encode()) / 1e6:.2f} MB; it opens offline")
+            say(f"{output}: {len(report.html.encode()) / 1e6:.2f} MB; it opens offline")
     raise typer.Exit(1 if report is not None and report.passed is False else 0)
+
+
+def _say_part(part: str, seconds: float, why: str) -> None:
+    """Say on standard error that a part is there, or why it is not, as soon as it is so."""
+    from tqdm.auto import tqdm
+
+    if WAITING.speaks:
+        WAITING.done()
+        tqdm.write(f"{part.replace('_', ' ')}: {why or f'done in {seconds:.1f} s'}", file=sys.stderr)
 
 
 def _print(comparison: ModelComparison) -> None:
     """The sentences, what was left out and why, and a table of what carries the difference."""
     for sentence in comparison.sentences():
-        typer.echo(sentence)
+        finding(sentence)
     transplants = comparison.parts.get("transplants")
     if transplants is not None:
-        print_table(*_carriers(transplants, comparison.names))
+        header, rows = _carriers(transplants, comparison.names)
+        print_table(header, rows, wrap=header[:1])
     for why, parts in comparison.reasons().items():
-        typer.echo(f"without {', '.join(part.replace('_', ' ') for part in parts)}: {why}")
-    typer.echo(f"before: {comparison.names[0]}; after: {comparison.names[1]}; measured on {comparison.text}")
+        say(f"without {', '.join(part.replace('_', ' ') for part in parts)}: {why}", indent=2)
+    note(f"before: {comparison.names[0]}; after: {comparison.names[1]}; measured on {comparison.text}")
 
 
 def _carriers(result: Any, names: tuple[str, str]) -> tuple[list[str], list[list[str]]]:

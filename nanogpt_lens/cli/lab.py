@@ -17,6 +17,9 @@ from nanogpt_lens.cli.options import (
     tokens_of,
     with_reading,
 )
+from nanogpt_lens.cli.output import reading_file
+from nanogpt_lens.cli.tables import finding
+from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.model.reading import Reading
 
 
@@ -30,7 +33,7 @@ def lab(
     output: Annotated[Path, typer.Option("--output", "-o", help="the page that is written")] = Path("lab.html"),
     text: Annotated[
         Path | None,
-        typer.Option(help="a text file or data folder for means and findings; without it, the model's own text"),
+        typer.Option(help="a text for means and findings, such as shakespeare_char; without it, the model's own"),
     ] = None,
     token_dtype: TokenDtypeOption = None,
     prompt: Annotated[
@@ -55,6 +58,7 @@ def lab(
     from nanogpt_lens.lab.making import size_warning
 
     check_text(text)
+    reading_file(path, for_programs=as_json)
     if prompt is None and (other or answer or wrong):
         raise AnalysisError("--other, --answer or --wrong was given without --prompt; give one too")
     made = make(
@@ -66,6 +70,7 @@ def lab(
         seed=seed,
         **reading.options(),
     )
+    WAITING.done()
     size = output.expanduser().stat().st_size
     if warning := size_warning(size):
         typer.echo(f"warning: {warning}", err=True)
@@ -75,9 +80,7 @@ def lab(
             json.dumps({"path": path, "output": str(output), "bytes": size, "checks": cases}, ensure_ascii=False)
         )
     else:
-        typer.echo(
-            f"{output}: {size / 1e6:.2f} MB with the model inside; it opens offline and proves itself on opening"
-        )
+        finding(f"{output}: {size / 1e6:.2f} MB with the model inside; it opens offline and proves itself on opening")
     if open_it:
         typer.launch(output.expanduser().resolve().as_uri())
 

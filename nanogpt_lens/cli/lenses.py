@@ -17,16 +17,14 @@ from nanogpt_lens.cli.options import (
     TextOption,
 )
 from nanogpt_lens.cli.output import (
-    interval,
-    number,
     on_model,
     print_few_examples,
     print_for_programs,
-    print_table,
     print_warning,
     save_result,
     shows_bar,
 )
+from nanogpt_lens.cli.tables import alike, finding, holds, interval, note, number, print_table, say
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import Result
@@ -93,54 +91,78 @@ def lens(
 
 
 def _print_lens(result: LensResult) -> None:
-    typer.echo(f"most likely next token at each point ({result.definition}):")
-    print_warning(result)
-    table = result.table()
-    columns = list(table.columns)[-_COLUMNS:]
+    table, bits = result.table(), result.bits_per_char
     places = result.in_depth_order()
-    bits = result.bits_per_char
-    rows = [
-        [
-            name,
-            number(result.kl[i, j].mean(), 3),
-            "-" if bits is None else number(bits[i, j], 2),
-            *map(str, table.loc[name, columns]),
-        ]
+    last, layers = result.string(int(result.final_tokens.flatten()[-1])), result.shape["layer"]
+    depth = float(result.depth.flatten()[-1])
+    finding(f"After the prompt the model says {last!r}, which leads {_depth(depth, layers)}.")
+    print_warning(result)
+    before = [
+        [name, number(result.kl[i, j].mean(), 2), *([] if bits is None else [number(bits[i, j], 2)])]
         for i, j, name in places
     ]
-    print_table(["point", "mean KL", "bits per char", *columns], rows)
-    hidden = len(table.columns) - len(columns)
-    if hidden:
-        typer.echo(f"and {hidden} positions before; --csv has them all")
+    header = ["point", "mean KL", *([] if bits is None else ["bits per char"])]
+    shown = min(_COLUMNS, len(table.columns))
+    while True:
+        columns = list(table.columns)[-shown:]
+        rows = [[*row, *map(str, table.loc[row[0], columns])] for row in before]
+        if shown == 1 or holds([*header, *columns], rows):
+            break
+        shown -= 1
+    say("most likely next token at each point, read behind each token of the text:")
+    print_table([*header, *columns], rows, drop=header[:0:-1])
+    hidden = len(table.columns) - shown
+    more = f"; {hidden} positions before these are left out, --csv has them all" if hidden else ""
+    note(f"{result.definition}{more}")
+
+
+def _depth(depth: float, layers: int) -> str:
+    """A depth in layers, in words."""
+    if depth >= layers:
+        return "at the output alone"
+    return "from the embedding on" if depth == 0 else f"from depth {depth:g} of {layers} layers on"
 
 
 def _print_attribution(result: LogitAttribution) -> None:
+    top = result.top(_SHOWN).to_dict("records")
+    names = [_component(str(row["component_label"])) for row in top]
+    rows = [[name, value] for name, value in zip(names, alike(row["value"] for row in top), strict=True)]
+    if rows:
+        finding(f"{names[0][0].upper()}{names[0][1:]} adds most: {rows[0][1]}, of {result.quantity}.")
     read = f"read at position {result.positions[-1]}, after {result.labels['pos'][-1]!r}"
-    typer.echo(f"{result.quantity}, {read}, in all {number(result.total.flatten()[-1], 4)} ({result.definition}):")
-    rows = [[str(row["component_label"]), number(row["value"], 4)] for row in result.top(_SHOWN).to_dict("records")]
+    say(f"{result.quantity}, {read}, in all {number(result.total.flatten()[-1], 3)}:")
     print_table(["component", "contribution"], rows)
+    note(f"{result.definition}; the {len(rows)} largest of {result.shape['component']}, --csv has all")
+
+
+def _component(label: str) -> str:
+    """A component in words: a head is called one."""
+    return f"head {label}" if label.replace(".", "").isdecimal() else label
 
 
 def _print_convergence(result: ConvergenceResult) -> None:
-    typer.echo(result.definition)
+    finding(
+        f"On average the model's first choice settles at depth {result.mean_depth:.1f} of {result.n_layers} layers."
+    )
     print_warning(result)
     kept = [k for k, name in enumerate(result.labels["score"]) if not bool(result.values[k].isnan().all())]
-    names = [result.labels["score"][k] for k in kept]
+    names = [result.labels["score"][k].replace("_", " ") for k in kept]
     rows = []
     for i, j, name in result.in_depth_order():
         ends = [(t[:, i, j] if t is not None else result.values[:, i, j]) for t in (result.low, result.high)]
-        values = [interval(result.values[k, i, j], ends[0][k], ends[1][k]) for k in kept]
-        rows.append([name, *values])
+        rows.append([name, *(interval(result.values[k, i, j], ends[0][k], ends[1][k]) for k in kept)])
     if result.chance is not None:
-        rows.append(["constant", *(number(result.chance[k, 0, 0], 3) for k in kept)])
-    print_table(["point", *(name.replace("_", " ") for name in names)], rows)
-    typer.echo(f"the final top token settles at a mean depth of {result.mean_depth:.2f} of {result.n_layers} layers")
+        rows.append(["constant", *(number(result.chance[k, 0, 0], 2) for k in kept)])
+    print_table(["point", *names], rows, fold=True)
     print_few_examples(result)
+    note(result.definition)
 
 
 def tune_lens(
     model: Any,
-    text: Annotated[Path, typer.Option(help="a text file or data folder; its last parts are held out")],
+    text: Annotated[
+        Path, typer.Option(help="a text file, data folder or shakespeare_char; its last parts are held out")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="the folder that the lens is saved in")],
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps at most")] = 1000,
     seed: SeedOption = 0,
@@ -159,14 +181,16 @@ def tune_lens(
 
 
 def _print_tuned(lens: TunedLens) -> None:
-    typer.echo(f"{lens.quantity}: {lens.definition}")
     low, high = lens.low, lens.high
     rows = []
     for i, j, name in lens.in_depth_order():
         cells = [
-            number(value, 4) if low is None or high is None else interval(value, low[k, i, j], high[k, i, j])
+            number(value, 3) if low is None or high is None else interval(value, low[k, i, j], high[k, i, j])
             for k, value in enumerate(lens.values[:, i, j])
         ]
         rows.append([name, *cells])
-    print_table(["point", *lens.labels["score"]], rows)
+    names = [name.replace("_", " ") for name in lens.labels["score"]]
+    say(f"{lens.quantity}:", style="bold")
+    print_table(["point", *names], rows, fold=True)
     print_few_examples(lens)
+    note(lens.definition)

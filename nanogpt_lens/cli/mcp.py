@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from nanogpt_lens.cli.options import check_text, with_reading
+from nanogpt_lens.model.places import find_checkpoint
 from nanogpt_lens.model.reading import Reading
 
 
@@ -23,7 +24,7 @@ def mcp(
     ],
     text: Annotated[
         Path | None,
-        typer.Option(help="a text file or data folder to measure on; without it, the models' own text"),
+        typer.Option(help="a text file or data folder, or shakespeare_char; without it, the models' own text"),
     ] = None,
     output_folder: Annotated[
         Path | None, typer.Option(help="where reports are written; without it, a temporary folder, made when needed")
@@ -38,6 +39,8 @@ def mcp(
     import sys
 
     check_text(text)
+    for path in paths:
+        find_checkpoint(path)
     with redirect_stdout(sys.stderr):  # what a library prints while it is imported is no message of the protocol
         server = _server(paths, text, output_folder, reading)
     server.run("stdio")

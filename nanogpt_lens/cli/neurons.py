@@ -11,16 +11,14 @@ import typer
 
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, ResumeOption, RowsOption, SeedOption
 from nanogpt_lens.cli.output import (
-    interval,
-    number,
     on_model,
     print_few_examples,
     print_for_programs,
-    print_table,
     print_warning,
     save_result,
     shows_bar,
 )
+from nanogpt_lens.cli.tables import finding, fixed, interval, note, number, print_table, say
 from nanogpt_lens.core.choices import NeuronSource, On
 
 if TYPE_CHECKING:
@@ -31,7 +29,9 @@ app = typer.Typer(
     no_args_is_help=True, help="What excites each neuron, what it separates, and what happens without it."
 )
 
-CorpusOption = Annotated[Path, typer.Option("--text", help="a text file, nanoGPT's .bin or its data folder (val.bin)")]
+CorpusOption = Annotated[
+    Path, typer.Option("--text", help="a text file, nanoGPT's .bin or data folder, or shakespeare_char for its text")
+]
 LayersOption = Annotated[list[int] | None, typer.Option("--layer", help="repeatable; without it, all layers")]
 KOption = Annotated[int | None, typer.Option("--k", min=1, help="excerpts of each neuron", show_default="20")]
 WindowOption = Annotated[int | None, typer.Option(min=1, help="tokens of an excerpt", show_default="32")]
@@ -73,7 +73,6 @@ def search(
 
 
 def _print_search(search: NeuronSearch, count: int) -> None:
-    typer.echo(f"{search.quantity}: {search.definition}")
     rows = []
     for row in search.top(count, order="high").to_dict("records"):
         page = search.page(int(row["layer_label"]), int(row["neuron"]))
@@ -82,19 +81,24 @@ def _print_search(search: NeuronSearch, count: int) -> None:
         excerpt = "".join(best.tokens[max(0, at - 12) : at]), best.token, "".join(best.tokens[at + 1 : at + 9])
         promoted = "".join(token for token, _ in page.promoted)
         name = f"{page.layer}.{page.neuron}"
-        numbers = [number(best.value), number(page.mean, 3), number(page.sparsity)]
+        numbers = [number(best.value), number(page.mean, 2), number(page.sparsity)]
         rows.append([name, *numbers, repr(promoted), f"{excerpt[0]!r} [{excerpt[1]!r}] {excerpt[2]!r}"])
-    print_table([search.unit_kind, "highest", "mean", "sparsity", "promotes", "where it is highest"], rows)
+        if len(rows) == 1:
+            finding(f"{search.unit_kind.capitalize()} {name} goes highest: {numbers[0]}, at {best.token!r}.")
+    header = [search.unit_kind, "highest", "mean", "sparsity", "promotes", "where it is highest"]
+    print_table(header, rows, drop=["sparsity", "mean", "promotes"], wrap=header[-2:], more="`neurons page` has them")
     rest = search.values.numel() - len(rows)
     if rest > 0:
-        typer.echo(f"and {rest} more; --rows prints more, --csv all; `neurons page` shows one, also of a saved search")
+        note(f"and {rest} more; --rows prints more, --csv all; `neurons page` shows one, also of a saved search")
+    note(f"{search.quantity}: {search.definition}")
 
 
 def page(
     model: Any,
     neuron: Neuron,
     text: Annotated[
-        Path | None, typer.Option("--text", help="a text file, nanoGPT's .bin or its data folder (val.bin)")
+        Path | None,
+        typer.Option("--text", help="a text file, nanoGPT's .bin or data folder, or shakespeare_char for its text"),
     ] = None,
     search: Annotated[Path | None, typer.Option("--search", help="a search that was saved, in place of --text")] = None,
     k: KOption = None,
@@ -129,7 +133,11 @@ def page(
         content = {**asdict(about), "definition": result.definition, "provenance": dict(result.provenance)}
         typer.echo(json.dumps(content, ensure_ascii=False))
     else:
-        typer.echo(f"{result.definition}\n{about}")
+        first, *rest = str(about).splitlines()
+        finding(first)
+        for line in rest:
+            say(line, indent=11)
+        note(result.definition)
 
 
 def _check_model(model: Any, result: NeuronSearch, folder: Path) -> None:
@@ -179,26 +187,34 @@ def find(
     save_result(result, output)
     if print_for_programs({"separation": result}, as_json, as_csv):
         return
-    typer.echo(f"{result.quantity}: {result.definition}")
-    print_warning(result)
     least = 1 / (1 + len(result.null))  # no p can be smaller
     rows = [
         [
             f"{row['layer_label']}.{row['neuron']}",
             "higher" if row["sign"] > 0 else "lower",
             number(row["separation"], 3),
-            f"{number(row['held_out'], 3)} [{number(row['low'], 3)}, {number(row['high'], 3)}]",
+            interval(row["held_out"], row["low"], row["high"]),
             ("<= " if row["p"] <= least else "") + f"{row['p']:.3f}",
         ]
         for row in result.top(k).to_dict("records")
     ]
-    print_table(["neuron", "on the class", "AUROC", "held out", "p"], rows)
+    best = result.top(1).to_dict("records")[0]
+    finding(
+        f"Neuron {rows[0][0]} tells {predicate} best: on held-out text it is {rows[0][1]} there with an AUROC of "
+        f"{rows[0][3]}."
+        if best["p"] <= 0.05
+        else f"No neuron tells {predicate} better than chance; the best is {rows[0][0]}, AUROC {rows[0][2]}."
+    )
+    print_warning(result)
+    print_table(["neuron", "on the class", "AUROC", "held out", "p"], rows, drop=["on the class"])
     tokens, members = result.n_tokens, result.n_class
-    typer.echo(
+    say(
         f"chance: in 95% of shifts the best of all neurons stays at or below {result.chance:.3f}; {members[0]} of "
-        f"{tokens[0]} tokens are of the class, held out {members[1]} of {tokens[1]}"
+        f"{tokens[0]} tokens are of the class, held out {members[1]} of {tokens[1]}",
+        indent=2,
     )
     print_few_examples(result)
+    note(f"{result.quantity}: {result.definition}")
 
 
 def ablate(
@@ -238,20 +254,27 @@ def ablate(
     save_result(result, output)
     if print_for_programs({"ablation": result}, as_json, as_csv):
         return
-    typer.echo(result.definition)
-    print_warning(result)
     rows = [
         [
-            str(row["score"]),
+            str(row["score"]).replace("_", " "),
             interval(row["value"], row.get("low", float("nan")), row.get("high", float("nan"))),
-            number(row.get("chance", float("nan")), 4),
-            number(row["controls_as_strong"]),
+            fixed(row.get("chance", float("nan")), 3),
+            fixed(row["controls_as_strong"]),
         ]
         for row in result.table().to_dict("records")
     ]
-    print_table(["nats per token", "value", "controls", "controls as strong"], rows)
-    typer.echo("hit hardest (rise: before -> after, what precedes [token]):")
-    for row in result.hits().to_dict("records"):
-        change = f"{number(row['rise'], 3)}: {number(row['before'], 3)} -> {number(row['after'], 3)}"
-        typer.echo(f"  {change}  {str(row['preceding'])[-30:]!r} [{row['token']!r}]")
+    rise = next((row for row in rows if row[0] == "rise"), rows[0])
+    finding(f"Without neuron{'s' * (len(chosen) > 1)} {', '.join(chosen)}: {rise[0]} {rise[1]} nats per token.")
+    print_warning(result)
+    print_table(["nats per token", "value", "controls", "controls as strong"], rows, wrap=["nats per token"])
+    say("hit hardest (what precedes [token]):")
+    hits = [
+        [
+            *(number(row[name], 2) for name in ("rise", "before", "after")),
+            f"{str(row['preceding'])[-30:]!r} [{row['token']!r}]",
+        ]
+        for row in result.hits().to_dict("records")
+    ]
+    print_table(["rise", "before", "after", "where"], hits, wrap=["where"])
     print_few_examples(result)
+    note(result.definition)

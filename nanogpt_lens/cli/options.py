@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -15,7 +16,8 @@ import typer
 from conversion.backends import BackendChoice
 from conversion.config import ActFn
 from conversion.errors import ConversionError
-from conversion.token_files import TokenDtype, TokenFile
+from conversion.token_dtype import TokenDtype
+from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.places import shipped_text
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
 PathArgument = Annotated[str, typer.Argument(help="nanoGPT's out_dir, a ckpt.pt, or the name of a shipped checkpoint")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="print CSV: one row per value")]
-TextOption = Annotated[Path | None, typer.Option(help="a text file or data folder; without it, the model's own text")]
+TextOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="a text file, a data folder, or shakespeare_char for its shipped text; without it, the model's own text"
+    ),
+]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="save the result in this folder (ngl.load_result)")
 ]
@@ -91,6 +98,8 @@ def tokens_of(path: Path | str | None, token_dtype: TokenDtype | None, option: s
         return path
     if path is None:
         raise ConversionError(f"--token-dtype was given without {option}; give both")
+    from conversion.token_files import TokenFile
+
     return TokenFile(path, token_dtype)
 
 
@@ -144,13 +153,6 @@ def as_command(
     return run
 
 
-def plain(text: Any, style: str = "") -> Any:
-    """Text from a checkpoint as it is, without rich's markup."""
-    from rich.text import Text
-
-    return Text(str(text), style=style)
-
-
 @contextmanager
 def _warnings() -> Iterator[None]:
     """A block in which a warning about a checkpoint is one sentence on standard error."""
@@ -160,6 +162,7 @@ def _warnings() -> Iterator[None]:
         show = warnings.showwarning
 
         def shown(message: Warning | str, category: type[Warning], *about: Any) -> None:
+            WAITING.done()
             if issubclass(category, CheckpointWarning):
                 typer.echo(f"warning: {printable(str(message))}", err=True)
             else:
@@ -181,7 +184,11 @@ def errors(command: Callable[..., None]) -> Iterator[None]:
             yield
     except typer.Exit:
         raise
+    except BrokenPipeError:
+        _leave_pipe()
+        raise typer.Exit(1) from None
     except Exception as error:
+        WAITING.done()
         from conversion.errors import EquivalenceError, NanoGPTLensError
 
         if isinstance(error, NanoGPTLensError | OSError):
@@ -196,5 +203,14 @@ def errors(command: Callable[..., None]) -> Iterator[None]:
             typer.echo(f"error: this should not have happened ({reason}); {hint}", err=True)
         raise typer.Exit(1 if isinstance(error, EquivalenceError) else 2) from None
     except KeyboardInterrupt:
+        WAITING.done()
         typer.echo("interrupted", err=True)
         raise typer.Exit(130) from None
+    finally:
+        WAITING.done()
+
+
+def _leave_pipe() -> None:
+    """Give up a standard output that nobody reads any more (`| head`), so that closing it is no error either."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

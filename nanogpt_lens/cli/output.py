@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_lens.cli.options import PathArgument, TokenDtypeOption, as_command, plain, tokens_of, with_reading
+from nanogpt_lens.cli.options import (
+    PathArgument,
+    TokenDtypeOption,
+    as_command,
+    check_text,
+    tokens_of,
+    with_reading,
+)
+from nanogpt_lens.cli.tables import note, say
+from nanogpt_lens.cli.waiting import WAITING, short
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
-    from conversion.token_files import TokenDtype
+    from conversion.token_dtype import TokenDtype
     from nanogpt_lens.results import Result
 
 PlotOption = Annotated[Path | None, typer.Option(help="draw it into this file: .html, .png or .svg")]
@@ -39,18 +47,23 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
     first = next(iter(signature(command).parameters))
 
     def run(path: str, reading: Reading, token_dtype: TokenDtype | None = None, **arguments: Any) -> None:
+        for_programs = bool(arguments.get("as_json")), bool(arguments.get("as_csv"))
+        one_format(*for_programs)
+        if isinstance(arguments.get("text"), Path):
+            check_text(arguments["text"])
+        reading_file(path, for_programs=any(for_programs))
         with only_first():
-            from nanogpt_lens.model.loading import load
             from nanogpt_lens.results.files import check_target
 
-            one_format(bool(arguments.get("as_json")), bool(arguments.get("as_csv")))
             if arguments.get("output") is not None:
                 for part in parts:
                     check_target(arguments["output"] / part)
             if "text" in arguments:
                 arguments["text"] = tokens_of(arguments["text"], token_dtype, "--text")
             try:
-                command(load(path, **reading.options()), **arguments)
+                model = load(path, reading, for_programs=any(for_programs))
+                WAITING.doing(f"measuring {command.__name__.replace('_', ' ')}", for_programs=any(for_programs))
+                command(model, **arguments)
             except KeyboardInterrupt:
                 if arguments.get("resume") is not None and arguments["resume"].exists():
                     typer.echo(
@@ -62,6 +75,34 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
     if "text" in signature(command).parameters:
         options["token_dtype"] = (TokenDtypeOption, None)
     return with_reading(as_command(run, command, replace={first: options}))
+
+
+def reading_file(path: str, *, for_programs: bool = False) -> None:
+    """Say that a checkpoint is being read, before anything that takes time is imported.
+
+    Raises:
+        CheckpointError: there is no such path and no such shipped checkpoint.
+    """
+    from nanogpt_lens.model.places import find_checkpoint
+
+    place = Path(path).expanduser()
+    what = place if place.is_dir() else find_checkpoint(path)
+    WAITING.doing(f"reading {short(what)}", for_programs=for_programs)
+
+
+def load(path: str, reading: Reading, *, for_programs: bool = False) -> Any:
+    """The model of a checkpoint, as `ngl.load` gives it; the line on standard error says what takes the time.
+
+    A file that cannot be read is refused before TransformerLens is imported, which takes seconds.
+    """
+    from conversion.backends import resolve_backend
+    from nanogpt_lens.model.loading import convert
+
+    resolve_backend(reading.backend)
+    checkpoint = reading.checkpoint(path)
+    if "transformer_lens" not in sys.modules:
+        WAITING.doing("importing TransformerLens, which takes some seconds", for_programs=for_programs)
+    return convert(checkpoint, backend=reading.backend, consume=True)
 
 
 @contextmanager
@@ -86,7 +127,10 @@ def one_format(as_json: bool, as_csv: bool) -> None:
 
 def shows_bar(as_json: bool, as_csv: bool) -> bool:
     """Whether a progress bar would be seen by a person."""
-    return not as_json and not as_csv and sys.stderr.isatty()
+    shows = not as_json and not as_csv and sys.stderr.isatty()
+    if shows:
+        WAITING.done()  # the bar takes its place
+    return shows
 
 
 def save_result(result: Result, folder: Path | None) -> None:
@@ -95,6 +139,7 @@ def save_result(result: Result, folder: Path | None) -> None:
 
     if folder is not None and is_first():
         result.save(folder)
+        WAITING.done()
         typer.echo(f"result saved in {folder}", err=True)
 
 
@@ -125,17 +170,19 @@ def draw(picture: Any, plot: Path | None) -> None:
         write_text(plot, figure.to_html(include_plotlyjs=True, auto_play=False))
     else:
         {".png": to_png, ".svg": to_svg}[plot.suffix](figure, plot)
+    WAITING.done()
     typer.echo(f"picture written to {plot}", err=True)
 
 
 def print_warning(result: Result) -> None:
     """Print that a result is in sample, where it is or may be."""
     if result.sample is not None and result.sample.in_sample_words:
-        typer.echo(result.sample.in_sample_words)
+        say(result.sample.in_sample_words)
 
 
 def print_for_programs(results: dict[str, Result], as_json: bool, as_csv: bool) -> bool:
     """Print results as JSON or CSV where that was asked for, and say whether it was."""
+    WAITING.done()
     if as_json:
         typer.echo(json.dumps({name: result.to_json() for name, result in results.items()}, ensure_ascii=False))
     elif as_csv:
@@ -152,44 +199,4 @@ def print_for_programs(results: dict[str, Result], as_json: bool, as_csv: bool) 
 def print_few_examples(*results: Result) -> None:
     """Say of which results the intervals are of few examples."""
     for said in dict.fromkeys(result.few_examples for result in results if result.few_examples):
-        typer.echo(said)
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table for people."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for i, name in enumerate(header):
-        table.add_column(plain(name), justify="left" if i in (0, len(header) - 1) else "right")
-    for row in rows:
-        table.add_row(*(plain(cell) for cell in row))
-    (Console() if sys.stdout.isatty() else Console(width=160)).print(table)
-
-
-def number(value: Any, digits: int = 2) -> str:
-    """A number with some digits; with a power of ten where they would all be 0; - for nan."""
-    plain_number = float(value)
-    if math.isnan(plain_number):
-        return "-"
-    written = f"{plain_number:.{digits}f}"
-    if float(written) != 0:
-        return written
-    return f"{plain_number:.1e}" if plain_number else f"{0:.{digits}f}"
-
-
-def interval(value: Any, low: Any, high: Any) -> str:
-    """A value and its interval, where it has one, with as many digits as show it; - for nan."""
-    if low is None or high is None:
-        return number(value, 3)
-    numbers = [float(x) for x in (value, low, high)]
-    size = max((abs(x) for x in numbers if math.isfinite(x)), default=0.0)
-    width = numbers[2] - numbers[1]
-    finest = width if math.isfinite(width) and width > 0 else size
-    digits = max(3, 1 - math.floor(math.log10(finest))) if finest else 3
-    if digits <= 6 or size >= 1e-3:
-        middle, *ends = (number(x, min(digits, 6)) for x in numbers)
-    else:
-        middle, *ends = (f"{x:.2e}" if x and not math.isnan(x) else number(x, 1) for x in numbers)
-    return f"{middle} [{ends[0]}, {ends[1]}]"
+        note(said)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +20,9 @@ from nanogpt_lens.cli.options import (
     val_bin_of,
     with_reading,
 )
+from nanogpt_lens.cli.output import reading_file, shows_bar
+from nanogpt_lens.cli.tables import finding, note, say
+from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.model.reading import Reading
 
@@ -45,7 +47,8 @@ def _list_sections(asked: bool) -> None:
 def report(
     path: PathArgument,
     text: Annotated[
-        Path | None, typer.Option(help="a text file or data folder to measure on; without it, the model's own text")
+        Path | None,
+        typer.Option(help="a text file, data folder or shakespeare_char; without it, the model's own text"),
     ] = None,
     token_dtype: TokenDtypeOption = None,
     val_bin: ValBinOption = None,
@@ -76,6 +79,7 @@ def report(
     from nanogpt_lens.reporting.making import report as make
 
     check_text(text)
+    reading_file(path, for_programs=as_json)
     if token_dtype is not None and text is None and val_bin is None:
         raise AnalysisError("--token-dtype was given without --text or --val-bin; give one of them too")
     chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]
@@ -91,9 +95,10 @@ def report(
         wrong=wrong,
         hypothesis=hypothesis,
         seed=seed,
-        progress=not as_json and sys.stderr.isatty(),
+        progress=shows_bar(as_json, False),
         **reading.options(),
     )
+    WAITING.done()
     for section in result.failed:
         typer.echo(f"warning: the section {section.key} failed: {in_options(section.error, report)}", err=True)
     for warning in (sentence for section in result.sections for sentence in section.warnings):
@@ -103,6 +108,10 @@ def report(
         typer.echo(f"error: all chosen sections failed; {output} says why", err=True)
         raise typer.Exit(2)
     raise typer.Exit(1 if result.passed is False else 0)
+
+
+_TOLD = ("loss", "heads", "induction")
+"""Sections whose first finding is printed."""
 
 
 def _say(result: Report, output: Path, as_json: bool) -> None:
@@ -122,6 +131,9 @@ def _say(result: Report, output: Path, as_json: bool) -> None:
         return
     verdicts = [section.verdict for section in result.sections if section.verdict]
     for verdict in verdicts:
-        typer.echo(verdict)
+        finding(verdict)
+    for section in result.sections:
+        if section.findings and section.key in _TOLD:
+            say(section.findings[0], indent=2)
     made = sum(section.status == "done" for section in result.sections)
-    typer.echo(f"{output}: {made} of {len(result.sections)} sections, {size / 1e6:.2f} MB; it opens offline")
+    note(f"{output}: {made} of {len(result.sections)} sections, {size / 1e6:.2f} MB; it opens offline")

@@ -14,13 +14,12 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
-    number,
     on_model,
     print_few_examples,
-    print_table,
     save_result,
     shows_bar,
 )
+from nanogpt_lens.cli.tables import finding, note, number, print_table, say
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import Scrubbing
@@ -140,21 +139,21 @@ def _as_csv(result: Scrubbing) -> str:
 
 
 def _print(result: Scrubbing, prompts: str) -> None:
-    typer.echo(result.sentence())
-    typer.echo(f"{prompts}, {result.over_draws.shape[1]} draws of each")
-    typer.echo(result.definition)
+    finding(result.sentence())
     ends = zip(result.values.tolist(), result.low.tolist(), result.high.tolist(), strict=True)
     means = result.metric.double().mean(-1).tolist()
     names = result.labels["condition"]
-    rows = [[name, number(mean, 4), _share(*three)] for name, three, mean in zip(names, ends, means, strict=True)]
-    print_table(["condition", "metric", "recovered share"], rows)
+    rows = [[name, number(mean, 3), _share(*three)] for name, three, mean in zip(names, ends, means, strict=True)]
+    print_table(["condition", "metric", "recovered share"], rows, wrap=["condition"])
     table = result.claims_table()
     costs = [what for what in _COSTS if what in table]
-    print_table(["claim", "values", "alone", *costs], [_cells(row, costs) for row in table.to_dict("records")])
-    typer.echo("values: how many the feature has; alone: the share of places that agree with no other")
+    header = ["claim", "values", "alone", *costs]
+    print_table(header, [_cells(row, costs) for row in table.to_dict("records")], fold=True, wrap=["claim"])
+    say("values: how many the feature has; alone: the share of places that agree with no other", indent=2)
     for what in costs:
-        typer.echo(f"{what}: {_COSTS[what]}")
+        say(f"{what}: {_COSTS[what]}", indent=2)
     print_few_examples(result)
+    note(f"{prompts}, {result.over_draws.shape[1]} draws of each; {result.definition}")
 
 
 def _cells(row: dict[str, Any], costs: list[str]) -> list[str]:

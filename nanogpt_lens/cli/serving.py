@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from nanogpt_lens.cli.options import JsonOption, with_reading
+from nanogpt_lens.cli.output import reading_file
+from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.model.reading import Reading
 
 
@@ -42,6 +44,8 @@ def serve(
     It hears on this machine alone, and answers who sends the token that it prints. Only the models named here can be
     asked for.
     """
+    for path in paths:
+        reading_file(path, for_programs=as_json)
     from nanogpt_lens.server.served import ServedModels
     from nanogpt_lens.server.serving import LOOPBACK, Started
     from nanogpt_lens.server.serving import serve as run
@@ -56,6 +60,7 @@ def serve(
         )
 
     def started(server: Started) -> None:
+        WAITING.done()
         if as_json:
             facts = {"url": server.url, "token": server.token, "token_file": str(server.token_file)}
             typer.echo(json.dumps({**facts, "page": server.page, "models": models.names, "labs": server.labs}))

@@ -15,6 +15,7 @@ from nanogpt_lens.cli.options import (
     OutputOption,
     SeedOption,
     TokenDtypeOption,
+    check_text,
     tokens_of,
     with_reading,
 )
@@ -22,16 +23,17 @@ from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
     draw,
-    number,
     one_format,
     only_first,
     print_few_examples,
     print_for_programs,
-    print_table,
     print_warning,
     save_result,
     shows_bar,
 )
+from nanogpt_lens.cli.tables import finding, fixed, note, print_table
+from nanogpt_lens.cli.waiting import WAITING, short
+from nanogpt_lens.model.places import find_folder
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -52,7 +54,9 @@ def trajectory(
     ] = "score_heads",
     text: Annotated[
         Path | None,
-        typer.Option(help="a text file or data folder; without it, the run's task or its last model's text"),
+        typer.Option(
+            help="a text file, data folder or shakespeare_char; without it, the run's task or the model's text"
+        ),
     ] = None,
     token_dtype: TokenDtypeOption = None,
     pairs: Annotated[
@@ -84,6 +88,8 @@ def trajectory(
         from nanogpt_lens.runs.trajectory import trajectory as measured
 
         one_format(as_json, as_csv)
+        check_text(text)
+        WAITING.doing(f"reading the checkpoints of {short(find_folder(path))}", for_programs=as_json or as_csv)
         if output is not None:
             check_target(output)
         check_picture(plot)
@@ -142,7 +148,14 @@ def _rows(result: Trajectory, places: dict[str, Any], count: int) -> list[dict[s
     curves = [result.values[(slice(None), *row.values())] for row in every]
     spread = [float(c.max() - c.min()) if bool(c.isfinite().all()) else -1.0 for c in curves]
     order = sorted(range(len(every)), key=lambda i: -spread[i])
-    return [every[i] for i in order if spread[i] >= 0][:count]
+    twice = [] if "score" in places else _said_twice(result)
+    return [every[i] for i in order if spread[i] >= 0 and every[i].get("score") not in twice][:count]
+
+
+def _said_twice(result: Trajectory) -> list[int]:
+    """Scores that are minus another one."""
+    names = list(result.labels.get("score", ()))
+    return [names.index("anti_copying")] if {"copying", "anti_copying"} <= set(names) else []
 
 
 def _change(result: Trajectory, row: dict[str, int], places: dict[str, Any], least: float) -> ChangePoint | None:
@@ -179,20 +192,43 @@ def _verdict(result: Trajectory, row: dict[str, int], places: dict[str, Any], le
 def _print(result: Trajectory, places: dict[str, Any], count: int, least: float) -> None:
     steps, rows = result.steps, _rows(result, places, count)
     columns = sorted({round(i * (len(steps) - 1) / (_COLUMNS - 1)) for i in range(_COLUMNS)})
-    typer.echo(f"{result.quantity}: {result.explanation()}")
     table = []
+    size = max((float(result.values[(slice(None), *row.values())].abs().max()) for row in rows), default=0.0)
+    digits = 1 if size >= 100 else 2 if size >= 10 else 3
     for row in rows:
         curve = result.values[(slice(None), *row.values())]
-        names = [result.labels[a][i] if a in result.labels else str(i) for a, i in row.items()]
-        table.append([*names, *(number(curve[i], 3) for i in columns), _verdict(result, row, places, least)])
-    print_table([*result.axes[1:], *(f"{steps[i]:,}" for i in columns), f"change of at least {least:g}"], table)
+        names = [str(result.labels[a][i] if a in result.labels else i).replace("_", " ") for a, i in row.items()]
+        table.append([*names, *(fixed(curve[i], digits) for i in columns), _verdict(result, row, places, least)])
+    verdict = f"change of at least {least:g}"
+    finding(_sentence(result, table))
+    shown = [f"{steps[i]:,}" for i in columns]
+    inner = [name for k, name in enumerate(shown) if 0 < k < len(shown) - 1]
+    drop = [*inner[::2], *inner[1::2]]
+    header = [*result.axes[1:], *shown, verdict]
+    print_table(header, table, drop=drop, wrap=[verdict, *result.axes[1:]], more="--csv has all steps")
     rest = result.values[0].numel() - len(rows)
     more = f"; {rest} other places change less or were not asked for: --rows, --at, --csv" if rest else ""
     looked_at = math.prod(result.shape[axis] for axis in result.axes[1:] if axis not in places)
     corrected = f"; p of a change at most 0.05, corrected for {looked_at} curves" if looked_at > 1 else ""
-    typer.echo(f"{len(steps)} checkpoints; columns are iterations{corrected}{more}")
     print_warning(result)
     print_few_examples(result)
+    about = result.explanation() if "score" not in result.axes else result.definition
+    for name in dict.fromkeys(result.labels["score"][row["score"]] for row in rows if "score" in row):
+        if name in result.scores:
+            note(f"{name.replace('_', ' ')}: {result.scores[name]}")
+    note(f"{result.quantity}: {about}; columns are iterations{corrected}{more}")
+
+
+def _sentence(result: Trajectory, table: list[list[str]]) -> str:
+    """What changes most, and when."""
+    if not table:
+        return "Nothing here can be followed: a value is missing at some checkpoint."
+    axes = result.axes[1:]
+    names = [name.replace("_", " ") for name in table[0][: len(axes)]]
+    place = ", ".join(f"{axis} {name}" for axis, name in zip(axes, names, strict=True))
+    first, *_, last = table[0][len(axes) : -1]
+    when = "but not surely" if table[0][-1] == "not reached" else table[0][-1]
+    return f"{place or result.quantity} changes most, from {first} to {last}: {when}."
 
 
 def _draw(result: Trajectory, plot: Path, places: dict[str, Any], least: float) -> None:

@@ -46,6 +46,14 @@ def in_options(sentence: str, command: Callable[..., Any]) -> str:
     return re.sub(r"(--[\w-]+(?: [\w.]+)?) \(\1\)", r"\1", said)  # some sentences name both
 
 
+def in_words(sentence: str) -> str:
+    """A definition without what only a machine would say: ids of tokens, and where on this machine a file is."""
+    said = re.sub(r"logit\(\[[^]]*\]\) - logit\(\[[^]]*\]\)", "the answer's logit minus the wrong one's", sentence)
+    said = re.sub(r"logit\(\[[^]]*\]\)", "the answer's logit", said)
+    said = re.sub(r"(?<![\d.])-0%", "0%", said)
+    return re.sub(r"(?<![\w./])/(?:[^\s/;,:]+/)+([^\s/;,:]+/[^\s/;,:]+)", r"\1", said)
+
+
 def _options(command: Callable[..., Any]) -> dict[str, str]:
     """The options of a command by the names of Python's arguments."""
     options = {}

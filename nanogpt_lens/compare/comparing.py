@@ -6,10 +6,11 @@ What comes out (outputs), what is inside (weights, representations, heads), and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal, get_args
 
 from jaxtyping import Int
@@ -68,6 +69,7 @@ def compare(
     seq_len: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    heard: Callable[[str, float, str], None] | None = None,
     backend: BackendChoice = "auto",
     meta: str | Path | Vocabulary | None = None,
     act_fn: ActFn | None = None,
@@ -94,6 +96,7 @@ def compare(
         seq_len: the tokens of a sequence; None for the shorter context, for transplants at most 64.
         seed: of everything that is drawn.
         progress: show bars.
+        heard: is called as soon as a part is there, with its name, its seconds, and why it was left out, if it was.
         backend, meta, act_fn, n_head, ignore_model_args: how paths are read, see
             `nanogpt_lens.model.reading.Reading`.
 
@@ -120,6 +123,7 @@ def compare(
     with tqdm(total=len(chosen), desc="compare", unit="part", disable=not progress) as bar:
         for part in chosen:
             bar.set_postfix_str(part)
+            began = perf_counter()
             why = work.obstacle(part)
             try:
                 done |= {} if why else {part: work.make(part)}
@@ -131,6 +135,8 @@ def compare(
                 why = str(error)
             left_out |= {part: why} if why else {}
             bar.update()
+            if heard is not None:
+                heard(part, perf_counter() - began, why or "")
     if not done:
         raise AnalysisError(f"nothing of {' and '.join(pair.names)} can be compared: {next(iter(left_out.values()))}")
     return ModelComparison(names=pair.names, parts=done, left_out=left_out, **work.about())

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from conversion.backends import BackendChoice
 from conversion.config import ActFn
-from conversion.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint
+    from conversion.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ from jaxtyping import Integer
 from conversion.atomic import replacing
 from conversion.errors import VocabularyError
 from conversion.meta_file import read_vocab_size
-from conversion.token_files import TokenDtype, TokenFile
+from conversion.token_dtype import TokenDtype
+from conversion.token_files import TokenFile
 from conversion.vocabulary import (
     GPT2_SIZES,
     META_NAME,

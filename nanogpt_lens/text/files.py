@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from conversion.token_files import TokenDtype, TokenStorage, token_storage
+from conversion.token_dtype import TokenDtype
+from conversion.token_files import TokenStorage, token_storage
 from nanogpt_lens.core.errors import ConversionError, DataError
 
 BIN_ID = np.dtype("<u2")
