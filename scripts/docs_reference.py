@@ -1,0 +1,73 @@
+"""The pages of the reference, from the table of public names: every name has a place, or the site is not built."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from nanogpt_lens import _MODULES, _NAMES
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {
+    "models": ("Load, prove, sample, save", ("conversion", "nanogpt_lens.model")),
+    "texts": ("Texts, prompts, tasks", ("nanogpt_lens.text",)),
+    "training": ("Train, and follow a run", ("nanogpt_lens.training", "nanogpt_lens.runs")),
+    "heads": ("Heads and attention", ("nanogpt_lens.heads",)),
+    "interventions": ("Interventions and patching", ("nanogpt_lens.interventions", "nanogpt_lens.patching")),
+    "circuits": ("Circuits and scrubbing", ("nanogpt_lens.circuits",)),
+    "lenses": ("Lenses and losses", ("nanogpt_lens.lens", "nanogpt_lens.losses")),
+    "neurons": (
+        "Neurons, directions, autoencoders",
+        ("nanogpt_lens.neurons", "nanogpt_lens.directions", "nanogpt_lens.sae"),
+    ),
+    "comparing": ("Two models", ("nanogpt_lens.compare",)),
+    "pictures": ("Report, lab, pictures", ("nanogpt_lens.reporting", "nanogpt_lens.lab", "nanogpt_lens.viz")),
+    "metrics": ("Metrics", ("nanogpt_lens.running",)),
+    "results": ("Results", ("nanogpt_lens.results",)),
+    "catalogue": ("Catalogue and errors", ("nanogpt_lens.catalogue", "nanogpt_lens.core")),
+}
+"""Pages, their titles, and the modules and folders whose names are on them."""
+BARE = {"viz": ("export", "figures")}
+"""Public modules that are used by their submodules: `ngl.viz.export.to_png`."""
+
+
+def exported(module: str) -> list[str]:
+    """The public names of a module: its `__all__`, else the functions and classes that it defines."""
+    path = ROOT / (module.replace(".", "/") + ".py")
+    tree = ast.parse((path if path.exists() else path.with_suffix("") / "__init__.py").read_text())
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "__all__" for t in node.targets):
+            return sorted(ast.literal_eval(node.value))
+    named = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    return [node.name for node in named if not node.name.startswith("_")]
+
+
+def public_names() -> dict[str, str]:
+    """What people type, without `ngl.`, and where it is defined: `find_circuit`, `metrics.logit_diff`."""
+    names = {name: f"{module}.{name}" for module, several in _NAMES.items() for name in several}
+    for short, module in _MODULES.items():
+        for part in BARE.get(short, ("",)):
+            place, prefix = (f"{module}.{part}", f"{short}.{part}") if part else (module, short)
+            names |= {f"{prefix}.{name}": f"{place}.{name}" for name in exported(place) if name not in names}
+    return names
+
+
+def page_of(place: str) -> str:
+    """The page on which a name of that module stands; KeyError where no page takes it."""
+    for page, (_, folders) in FOLDERS.items():
+        if any(place == folder or place.startswith(folder + ".") for folder in folders):
+            return page
+    raise KeyError(f"scripts/docs_reference.py: no page takes {place}; expected its folder in FOLDERS")
+
+
+def entry(name: str, place: str) -> str:
+    """mkdocstrings' block for one name; a class of results is told without what all results have."""
+    return f'::: {place}\n    options:\n      heading: "ngl.{name}"\n      toc_label: "{name}"\n'
+
+
+def reference_pages() -> dict[str, str]:
+    """All pages of the reference that are made from the sources, by their path in the site."""
+    by_page: dict[str, list[str]] = {page: [] for page in FOLDERS}
+    for name, place in sorted(public_names().items(), key=lambda item: ("." in item[0], item[0].lower())):
+        by_page[page_of(place)].append(entry(name, place))
+    return {f"reference/{page}.md": f"# {FOLDERS[page][0]}\n\n" + "\n".join(all_of) for page, all_of in by_page.items()}
