@@ -4,6 +4,10 @@
     python scripts/notebooks.py --check    # execute all, write nothing
     python scripts/notebooks.py 01_induction_heads
 
+After its last cell each notebook is asked whether its text is true of this run: `notebooks/checks/NAME.py`, see
+`scripts/notebook_claims.py`. What is not so is listed, with the numbers that there are, and the exit code is 1; the
+notebooks are written all the same.
+
 Plotly figures become PNG through kaleido, widgets through Playwright; both drive a Chromium that is installed. What is
 written depends on nothing but the notebook: no times, no paths, no progress bars, cell ids by number.
 """
@@ -13,13 +17,16 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import json
 import logging
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -27,10 +34,32 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from conversion.atomic import write_text
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from conversion.atomic import write_text
+from scripts.notebook_claims import prose
+
 FOLDER = ROOT / "notebooks"
+CHECKS = FOLDER / "checks"
+
+REPOSITORY = "https://github.com/OWNER/nanogpt-lens"
+"""PLACEHOLDER: the address of the project, where Colab's first cell gets it from. It stands here alone: put the real
+one in, and run `make notebooks`. Once the package is on an index, `INSTALL` can name it instead."""
+
+INSTALL = f"""import sys
+
+if "google.colab" in sys.modules:  # the package is on no index yet: it comes from its repository
+    %pip install -q "nanogpt-lens[hooked] @ git+{REPOSITORY}"
+# elsewhere: pip install -c constraints.txt -e '.[hooked]' ipykernel   in a clone"""
+INSTALL_CLONE = f"""import sys
+
+if "google.colab" in sys.modules:  # the numbers of the runs are in the repository, not in the package
+    !git clone -q --depth 1 {REPOSITORY}
+    %cd -q nanogpt-lens
+    %pip install -q -e ".[hooked]"
+# elsewhere: pip install -c constraints.txt -e '.[hooked]' ipykernel   in a clone"""
+NEEDS_CLONE = ("04_novel_findings",)
 PLOTLY, PNG, HTML, TEXT = "application/vnd.plotly.v1+json", "image/png", "text/html", "text/plain"
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # and so the same sums everywhere
@@ -75,12 +104,49 @@ FRAMES = "from nanogpt_lens.lab import page as _page; _page.find_spec = lambda n
 """Shows the lab as a frame, which holds the page; an anywidget's page is nowhere in the notebook."""
 
 
-def execute(notebook: nbformat.NotebookNode, *, timeout: float = 300) -> float:
-    """Run every cell of a notebook in an empty folder, in this very environment; returns the seconds that it took.
+CLAIMS = """
+import json as _json, sys as _sys
+_sys.path.insert(0, {root!r})
+from scripts.notebook_claims import Claims as _Claims
+_claims = _Claims({text!r})
+says, holds = _claims.says, _claims.holds
+{checks}
+print(_json.dumps([_claims.n, _claims.wrong]))
+"""
+"""What runs after the last cell."""
+
+
+def install(name: str) -> str:
+    """The first cell of code: how Colab, and everybody else, gets the package."""
+    return INSTALL_CLONE if name in NEEDS_CLONE else INSTALL
+
+
+def text_of(notebook: nbformat.NotebookNode) -> str:
+    """All that a notebook says outside of its code."""
+    return prose(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def checks_of(name: str) -> str:
+    """The code that says what a notebook's text rests on."""
+    return (CHECKS / f"{name}.py").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a notebook's run went: its seconds, how many pieces of text were checked, and what is not so."""
+
+    seconds: float
+    n_checked: int = 0
+    wrong: tuple[str, ...] = ()
+
+
+def execute(notebook: nbformat.NotebookNode, *, checks: str = "", timeout: float = 600) -> Run:
+    """Run every cell of a notebook in an empty folder, in this very environment, and then `checks`, without a trace.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell failed.
     """
+    last = nbformat.v4.new_code_cell(CLAIMS.format(root=str(ROOT), text=text_of(notebook), checks=checks))
     with tempfile.TemporaryDirectory() as folder:
         logging.getLogger("traitlets").setLevel(logging.ERROR)
         client = NotebookClient(
@@ -91,13 +157,14 @@ def execute(notebook: nbformat.NotebookNode, *, timeout: float = 300) -> float:
             record_timing=False,
         )
         start = time.perf_counter()
-        notebook.cells.insert(0, nbformat.v4.new_code_cell(FRAMES))
+        notebook.cells = [nbformat.v4.new_code_cell(FRAMES), *notebook.cells, *([last] if checks else [])]
         client.execute(env={**os.environ, **ENVIRONMENT})
-        del notebook.cells[0]
+        notebook.cells = notebook.cells[1 : -1 if checks else None]
         for cell in notebook.cells:
             if cell.cell_type == "code" and cell.execution_count:
                 cell.execution_count -= 1
-        return time.perf_counter() - start
+        n, wrong = json.loads(last.outputs[-1].text.splitlines()[-1]) if checks else (0, [])
+        return Run(time.perf_counter() - start, n, tuple(wrong))
 
 
 def outputs(notebook: nbformat.NotebookNode) -> Iterator[tuple[int, nbformat.NotebookNode]]:
@@ -265,22 +332,34 @@ def drawing() -> Iterator[Any]:
         browser.close()
 
 
-def refresh(chosen: Sequence[str], *, check: bool = False) -> None:
-    """Execute notebooks; unless `check`, write each with still pictures, in one step."""
+def refresh(chosen: Sequence[str], *, check: bool = False) -> list[str]:
+    """Execute notebooks; unless `check`, write each with still pictures, in one step. Returns what of them is not so.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell failed; notebooks before it are written.
+    """
+    wrong: list[str] = []
     with ExitStack() as stack:
         context = None if check else stack.enter_context(drawing())
         for name in chosen:
             notebook = read(name)
-            seconds = execute(notebook)
-            if check:
-                log.info("%s: %.0f s", name, seconds)
-                continue
-            tidy(notebook)
-            still(notebook, context)
-            nbformat.validate(notebook)
-            file = FOLDER / f"{name}.ipynb"
-            write_text(file, nbformat.writes(notebook) + "\n")
-            log.info("%s: %.0f s, %d kB", name, seconds, file.stat().st_size // 1000)
+            for cell in notebook.cells:
+                if "install" in cell.metadata.get("tags", []):
+                    cell.source = install(name)
+            done = execute(notebook, checks=checks_of(name))
+            said = f"{name}: {done.seconds:.0f} s, {done.n_checked} statements checked"
+            if not check:
+                tidy(notebook)
+                still(notebook, context)
+                nbformat.validate(notebook)
+                file = FOLDER / f"{name}.ipynb"
+                write_text(file, nbformat.writes(notebook) + "\n")
+                said += f", {file.stat().st_size // 1000} kB"
+            log.info(said)
+            for sentence in done.wrong:
+                log.info("  %s", sentence)
+            wrong += [f"{name}: {sentence}" for sentence in done.wrong]
+    return wrong
 
 
 def main() -> None:
@@ -291,7 +370,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
-    refresh([Path(name).stem for name in args.names] or names(), check=args.check)
+    wrong = refresh([Path(name).stem for name in args.names] or names(), check=args.check)
+    sys.exit(f"{len(wrong)} statements are not so, see above" if wrong else 0)
 
 
 if __name__ == "__main__":
