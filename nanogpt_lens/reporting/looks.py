@@ -170,7 +170,7 @@ def best_neuron(found: SeparatingNeurons, what: str, search: NeuronSearch | None
         search: has the excerpts on which the neuron is highest, or lowest where it is low on the class.
     """
     layer, neuron = found.best(1)[0]
-    place = list(found.labels["layer"]).index(layer), neuron
+    place = [int(label) for label in found.labels["layer"]].index(layer), neuron
     right, low, sign = (float(tensor[place]) for tensor in (found.held_out, found.low, found.sign))
     if not low > found.chance or math.isnan(right):
         return None
