@@ -29,7 +29,7 @@ READING = (
 
 
 def section(subject: Subject, others: Sequence[Section]) -> Section:
-    """The section, from the others; it is made last and stands first. Where it fails, it says so, and the rest stands."""
+    """The section, from the others; it is made last and stands first, also where it fails, which it says."""
     error = ""
     try:
         face = _face_of_several(others) if subject.checkpoint is None else _face(subject, others)
