@@ -11,8 +11,8 @@ from nanogpt_lens.compare.comparing import compare
 from nanogpt_lens.core.output import check_output
 from nanogpt_lens.model.loading import check
 from nanogpt_lens.model.reading import Reading
-from nanogpt_lens.reporting.blocks import Block, Facts, Listing, Paragraph, picture_of
-from nanogpt_lens.reporting.compared_parts import TITLES, blocks_of
+from nanogpt_lens.reporting.blocks import Block, Facts, Listing, Paragraph
+from nanogpt_lens.reporting.compared_parts import TITLES, blocks_of, first_picture
 from nanogpt_lens.reporting.page import page
 from nanogpt_lens.reporting.report import Report
 from nanogpt_lens.reporting.section import Section, in_a_sentence
@@ -121,10 +121,8 @@ def _summary(comparison: ModelComparison, again: str) -> Section:
     """The first screen: three sentences and one picture; what the two are stands below."""
     said = comparison.sentences()
     body: list[Block] = [Listing(items=said[:_SENTENCES])]
-    if comparison.parts:
-        first = next((part for part in ("transplants", "representations", "weights") if part in comparison.parts), "")
-        part = first or next(iter(comparison.parts))
-        body.append(picture_of(comparison[part], f"{TITLES[part]}: one picture"))
+    if first := first_picture(comparison):
+        body.append(first[1])
     body += [Listing(items=said[_SENTENCES:])] if said[_SENTENCES:] else []
     body.append(Facts(pairs=_facts(comparison)))
     if comparison.left_out:
