@@ -14,6 +14,8 @@ from functools import cache
 from graphlib import TopologicalSorter
 from importlib.resources import files
 
+from nanogpt_lens.viz.house import house_style
+
 _IMPORT = re.compile(r'^import \{ ([^}]*) \} from "\./([a-z_]+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export ((?:async )?function|class|const) (\w+)", re.MULTILINE)
 
@@ -68,7 +70,7 @@ def page_source(start: str = "main") -> str:
     constants = {
         "ENGINE_SOURCE": engine_source(),
         "KERNEL": base64.b64encode(kernel()).decode(),
-        "LAB_CSS": read("lab.css"),
+        "LAB_CSS": f"{house_style('.lab')}\n{read('lab.css')}",
     }
     lines = [f"const {name} = {_text(value)};" for name, value in constants.items()]
     return "\n".join(['"use strict";', *lines, bundled(start)])

@@ -1,7 +1,8 @@
-"""How much each head matters for the loss: ablated exactly, or estimated by gradients."""
+"""How much each head and each MLP matters for the loss: ablated exactly, or estimated by gradients."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -64,6 +65,59 @@ def head_importance(
     check_choice(Ablation, source=source)
     if method not in ("exact", "attribution"):
         raise AnalysisError(f"method is {method!r}; expected 'exact' or 'attribution'")
+    asked = _Asked(activation="z", axes=("layer", "head"), source=source, method=method, seed=seed, progress=progress)
+    return _measured(model, corpus, asked, seq_len, n)
+
+
+def mlp_importance(
+    model: Hooked,
+    corpus: Corpus | None = None,
+    *,
+    source: Ablation = "mean",
+    seq_len: int | None = None,
+    n: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> Scores:
+    """The rise of the loss when an MLP's output is ablated at all positions: one exact run for each layer.
+
+    Args:
+        model, corpus, source, seq_len, n, seed, progress: as for `head_importance`; the same ones read the same
+            sequences.
+
+    Returns:
+        scores [layer] in nats per token, with an interval over the sequences; positive where the MLP helps.
+
+    Raises:
+        AnalysisError: a model without MLPs; else as for `head_importance`.
+    """
+    check_choice(Ablation, source=source)
+    if getattr(model.cfg, "attn_only", False):
+        raise AnalysisError("this model has attention alone; expected one with MLPs")
+    asked = _Asked(activation="mlp_out", axes=("layer",), source=source, method="exact", seed=seed, progress=progress)
+    return _measured(model, corpus, asked, seq_len, n)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is ablated, and how."""
+
+    activation: Literal["z", "mlp_out"]
+    axes: tuple[str, ...]
+    source: Ablation
+    method: str
+    seed: int
+    progress: bool
+
+    @property
+    def words(self) -> str:
+        """The output in words."""
+        return "head's z" if self.activation == "z" else "MLP's output"
+
+
+def _measured(model: Hooked, corpus: Corpus | None, asked: _Asked, seq_len: int | None, n: int) -> Scores:
+    """The rises of all parts of a kind, with intervals over the sequences."""
+    source, method, seed = asked.source, asked.method, asked.seed
     text = open_corpus(model, corpus)
     size = default_of(seq_len, 128, text.room(2))
     tokens = text.windows(seq_len=size, n=n, seed=seed)
@@ -73,13 +127,13 @@ def head_importance(
     batches = list(tokens.split(at_once))
     if len(batches) > 1 and len(batches[-1]) < 2:  # nothing to resample from
         batches[-2:] = [torch.cat(batches[-2:])]
-    rises = torch.cat([_rises(model, batch, source, method, seed, progress) for batch in batches], dim=-1)
+    rises = torch.cat([_rises(model, batch, asked) for batch in batches], dim=-1)
     return Scores(
         **mean_fields(rises),
-        axes=("layer", "head"),
+        axes=asked.axes,
         quantity="rise of the loss, in nats per token",
         definition=(
-            f"{'by integrated gradients: ' if method == 'attribution' else ''}loss with the head's z replaced by "
+            f"{'by integrated gradients: ' if method == 'attribution' else ''}loss with the {asked.words} replaced by "
             f"{_REPLACED[source]} at all positions, minus the loss of the intact model; {len(tokens)} sequences of "
             f"{size} tokens {'drawn from the model' if corpus is None else 'of the corpus'}"
             f"{_reference(source, [len(batch) for batch in batches])}"
@@ -111,18 +165,16 @@ def _reference(source: str, sizes: list[int]) -> str:
     return f"; the other sequence is drawn from {f'the same {several}' if several else 'all of them'}"
 
 
-def _rises(
-    model: Hooked, tokens: Int[Tensor, "example pos"], source: str, method: str, seed: int, progress: bool
-) -> Float[Tensor, "layer head example"]:
-    """The rise of each example's loss without each head."""
-    options = {"activation": "z", "axes": ("layer", "head"), "source": source, "seed": seed}
-    if method == "attribution":
+def _rises(model: Hooked, tokens: Int[Tensor, "example pos"], asked: _Asked) -> Float[Tensor, "*part example"]:
+    """The rise of each example's loss without each part."""
+    options = {"activation": asked.activation, "axes": asked.axes, "source": asked.source, "seed": asked.seed}
+    if asked.method == "attribution":
         estimates = attribution_patching(
-            model, tokens, None, loss(), **options, ig_steps=IG_STEPS, progress=progress
+            model, tokens, None, loss(), **options, ig_steps=IG_STEPS, progress=asked.progress
         ).per_example
         assert estimates is not None
         return estimates
-    result = activation_patching(model, tokens, None, loss(), **options, progress=progress)
+    result = activation_patching(model, tokens, None, loss(), **options, progress=asked.progress)
     assert result.per_example is not None
     with evaluating(model):
         return result.per_example - loss_per_token(model, tokens).mean(-1).cpu()

@@ -15,6 +15,7 @@ from nanogpt_lens.viz.tokens import visible
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from nanogpt_lens.reporting.face import Face
     from nanogpt_lens.results import Result
     from nanogpt_lens.viz.widget import Widget
 
@@ -236,18 +237,8 @@ class Folded:
 
 
 Block: TypeAlias = (
-    Paragraph
-    | Heading
-    | Listing
-    | Facts
-    | Table
-    | Picture
-    | LabBlock
-    | Tokens
-    | TextSample
-    | NeuronCards
-    | NeuronTable
-    | Folded
+    "Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards | "
+    "NeuronTable | Folded | Face"
 )
 
 

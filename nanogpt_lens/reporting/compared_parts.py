@@ -58,15 +58,15 @@ def blocks_of(part: str, comparison: ModelComparison) -> tuple[str, tuple[Block,
     return _READING[part], tuple(make(comparison[part], comparison))
 
 
-def first_picture(comparison: ModelComparison) -> tuple[str, Picture] | None:
-    """The part whose picture stands on the first screen, and the picture, which its section does not repeat."""
+def first_picture(comparison: ModelComparison) -> Picture | None:
+    """The picture of the first screen, which the section of its part does not repeat; None where there is no part."""
     part = next((name for name in (*_TELLING, *comparison.parts) if name in comparison.parts), None)
     if part is None:
         return None
     shown = comparison[part]
     if isinstance(shown, Transplants):
         shown = with_names(shown, comparison.names)
-    return part, picture_of(shown, TITLES[part])
+    return picture_of(shown, TITLES[part], says=TITLES[part])
 
 
 def _is_first(part: str, comparison: ModelComparison) -> bool:

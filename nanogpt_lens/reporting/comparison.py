@@ -11,10 +11,11 @@ from nanogpt_lens.compare.comparing import compare
 from nanogpt_lens.core.output import check_output
 from nanogpt_lens.model.loading import check
 from nanogpt_lens.model.reading import Reading
-from nanogpt_lens.reporting.blocks import Block, Facts, Listing, Paragraph
+from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Listing, Paragraph
 from nanogpt_lens.reporting.compared_parts import TITLES, blocks_of, first_picture
+from nanogpt_lens.reporting.face import Face, Look
 from nanogpt_lens.reporting.page import page
-from nanogpt_lens.reporting.report import Report
+from nanogpt_lens.reporting.report import SUMMARY, Report
 from nanogpt_lens.reporting.section import Section, in_a_sentence
 from nanogpt_lens.reporting.subject import source_of
 from nanogpt_lens.reporting.words import command, line_of, list_of, short_path
@@ -74,7 +75,7 @@ def comparison_report(
     reading = reading or Reading()
     again = _again(a, b, corpus, reading, options or {})
     status, passed = _certified(comparison.names, (a, b), reading)
-    sections = (_summary(comparison, again), *_parts(comparison, again))
+    sections = (_summary(comparison, again), *_parts(comparison))
     name = f"{comparison.names[0]} and {comparison.names[1]}"
     html = page(
         name=line_of(name, longest=120),
@@ -118,20 +119,26 @@ def _certified(names: tuple[str, str], paths: tuple[str, str], reading: Reading)
 
 
 def _summary(comparison: ModelComparison, again: str) -> Section:
-    """The first screen: three sentences and one picture; what the two are stands below."""
+    """The first screen: one picture of the whole model and three sentences; what else is to say stands below."""
     said = comparison.sentences()
-    body: list[Block] = [Listing(items=said[:_SENTENCES])]
-    if first := first_picture(comparison):
-        body.append(first[1])
+    looks = tuple(Look(sentence=sentence, section="") for sentence in said[:_SENTENCES])
+    face = Face(picture=first_picture(comparison), looks=looks, title="What differs, and where it sits")
+    body: list[Block] = [face]
     body += [Listing(items=said[_SENTENCES:])] if said[_SENTENCES:] else []
-    body.append(Facts(pairs=_facts(comparison)))
     if comparison.left_out:
         missing = [
             f"{list_of([f'“{TITLES[part]}”' for part in parts])}: {why}" for why, parts in comparison.reasons().items()
         ]
         body.append(Paragraph(text=f"What this page does not have. {'. '.join(missing)}.", tone="note"))
     return Section(
-        key="summary", title="What differs", reading=_FIRST, status="done", commands=(again,), body=tuple(body)
+        key=SUMMARY,
+        title="What differs",
+        reading=_FIRST,
+        status="done",
+        commands=(again,),
+        body=tuple(body),
+        findings=said[:_SENTENCES],
+        again=(Heading(text="What was read"), Facts(pairs=_facts(comparison))),
     )
 
 
@@ -142,7 +149,7 @@ def _facts(comparison: ModelComparison) -> tuple[tuple[str, str], ...]:
     return (*pairs, ("text", line_of(comparison.text)))
 
 
-def _parts(comparison: ModelComparison, again: str) -> list[Section]:
+def _parts(comparison: ModelComparison) -> list[Section]:
     """A section for each part that was made."""
     order: Mapping[str, str] = TITLES
     return [
@@ -151,7 +158,7 @@ def _parts(comparison: ModelComparison, again: str) -> list[Section]:
             title=title,
             reading=reading,
             status="done",
-            commands=(again,),
+            commands=(),
             body=blocks,
         )
         for part, title in order.items()

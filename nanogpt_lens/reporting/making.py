@@ -297,8 +297,11 @@ def _page(subject: Subject, sections: Sequence[Section]) -> str:
     """The page as HTML."""
     passed = _passed(sections)
     said = [s.verdict for s in sections if s.verdict]
+    certified = next((s.results["check"] for s in sections if "check" in s.results), None)
     if passed is None:
         status = "Equality not checked: the certificate was not among the chosen sections"
+    elif passed and certified is not None and len(said) == 1:
+        status = certificate.in_a_line(certified)
     elif said:
         status = "; ".join(said)
     else:
@@ -309,4 +312,6 @@ def _page(subject: Subject, sections: Sequence[Section]) -> str:
         status=status,
         tone={True: "good", False: "bad", None: "plain"}[passed],
         sections=sections,
+        size=summary.size_of(subject),
+        proof=() if certified is None else (certificate.by_kind(certified),),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 
@@ -10,12 +11,13 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from nanogpt_lens.lab.page import data_blocks, lab_script
-from nanogpt_lens.reporting.blocks import LEVELS, LabBlock, NeuronTable, Picture
+from nanogpt_lens.reporting.blocks import LEVELS, Block, LabBlock, NeuronTable, Picture
+from nanogpt_lens.reporting.report import SUMMARY
 from nanogpt_lens.reporting.section import Section
-from nanogpt_lens.viz.colours import css_colours
+from nanogpt_lens.viz.house import house_style
 from nanogpt_lens.viz.libraries import Library
 from nanogpt_lens.viz.page import document, figure_block
-from nanogpt_lens.viz.style import FONT, GRID, INK, MONOSPACE, MUTED
+from nanogpt_lens.viz.style import DARK_OF
 from nanogpt_lens.viz.tokens import safe_json
 from nanogpt_lens.viz.widget import Widget
 
@@ -25,7 +27,16 @@ _STATIC = (
 )
 
 
-def page(*, name: str, title: str, status: str, tone: str, sections: Sequence[Section]) -> str:
+def page(
+    *,
+    name: str,
+    title: str,
+    status: str,
+    tone: str,
+    sections: Sequence[Section],
+    size: str = "",
+    proof: Sequence[Block] = (),
+) -> str:
     """The page as HTML.
 
     Args:
@@ -33,7 +44,9 @@ def page(*, name: str, title: str, status: str, tone: str, sections: Sequence[Se
         title: of the document.
         status: the verdict, in a line at the top.
         tone: "good", "bad" or "plain": how the verdict looks.
-        sections: in their order.
+        sections: in their order; the one of the key "summary" is the first screen.
+        size: of the model, in one phrase.
+        proof: what the line with the verdict unfolds.
 
     Returns:
         one self-contained document; the same arguments give the same bytes.
@@ -41,9 +54,14 @@ def page(*, name: str, title: str, status: str, tone: str, sections: Sequence[Se
     pictures = _Pictures()
     body = _template().render(
         name=name,
+        size=size,
         status=status,
         tone=tone,
+        proof=proof,
         sections=sections,
+        leads={section.key: section.title for section in sections if section.key != SUMMARY},
+        lab_is_here=any(isinstance(block, LabBlock) for section in sections for block in section.body),
+        glance=_glance,
         picture=pictures.placed,
         lab=pictures.lab,
         neurons=pictures.neurons,
@@ -53,10 +71,17 @@ def page(*, name: str, title: str, status: str, tone: str, sections: Sequence[Se
         title=title,
         body=body,
         style=_style(),
-        scripts=(_read("report.js"), *pictures.scripts),
+        scripts=(_script(), *pictures.scripts),
         libraries=tuple(sorted(pictures.needed)),
         computes=pictures.computes,
     )
+
+
+def _glance(section: Section) -> str:
+    """What the card that leads to a section says: its own few words, its first finding, or that it is not there."""
+    if section.status != "done":
+        return section.status
+    return section.glance or section.opening
 
 
 class _Pictures:
@@ -97,22 +122,28 @@ class _Pictures:
 @cache
 def _template() -> Template:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_read("page.html"))
+    return environment.from_string(_read("face.html") + _read("page.html"))
 
 
 @cache
 def _style() -> str:
-    """The style sheet with the house's colours, and the shades of tokens."""
-    steps = range(-LEVELS, LEVELS + 1)
-    shades = css_colours([float(step) for step in steps], -LEVELS * 1.25, LEVELS * 1.25)
-    names = {step: f"p{step}" if step > 0 else f"n{-step}" for step in steps if step}
-    rules = [
-        f".{names[step]}{{background:{back};color:{ink}}}"
-        for step, (back, ink) in zip(steps, shades, strict=True)
-        if step
-    ]
-    variables = f":root{{--ink:{INK};--muted:{MUTED};--grid:{GRID};--font:{FONT};--mono:{MONOSPACE}}}"
-    return "\n".join([variables, _read("report.css"), _read("neurons.css"), *rules])
+    """The house's style sheet, the report's own, and the shades of tokens."""
+    return "\n".join([house_style(":root", follows=True), _read("report.css"), _read("neurons.css"), *_shades()])
+
+
+def _shades() -> Iterator[str]:
+    """The rules of a token's shade: by what it costs, or by a change with a sign; words on them can be read."""
+    for level in range(1, LEVELS + 1):
+        share = level / LEVELS
+        for selector, colour, most in ((".p", "pos", 62), (".n", "neg", 62), (".cost .p", "heat", 100)):
+            mixed = f"color-mix(in oklab,var(--{colour}) calc({most * share:g}%*var(--most)),transparent)"
+            yield f"{selector}{level}{{background:{mixed}}}"
+
+
+@cache
+def _script() -> str:
+    """The report's own script: the dark colours of figures, the theme, then its controls."""
+    return "\n".join([f"window.NGL_DARK = {json.dumps(DARK_OF)};", _read("theme.js"), _read("report.js")])
 
 
 @cache

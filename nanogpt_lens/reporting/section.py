@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from conversion.errors import NanoGPTLensError, printable
-from nanogpt_lens.reporting.blocks import Block
+from nanogpt_lens.reporting.blocks import Block, Paragraph
 from nanogpt_lens.reporting.words import without_folders
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Content:
         proven: of the certificate (or of all that are compared): whether equality is proven.
         verdict: in a line.
         warnings: sentences for the terminal.
+        glance: a few words for the card that leads here; "" for the first finding.
+        results: what was measured, by the name of the analysis, which the first screen chooses from.
+        again: blocks for the page's last part, which tells how to make it again.
     """
 
     body: tuple[Block, ...]
@@ -43,6 +46,9 @@ class Content:
     proven: bool | None = None
     verdict: str = ""
     warnings: tuple[str, ...] = ()
+    glance: str = ""
+    results: Mapping[str, Any] = field(default_factory=dict)
+    again: tuple[Block, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,7 @@ class Section:
         status: "done", "failed" or "does not apply".
         error: in a sentence, why it failed or does not apply.
         seconds: how long it took; not in the page.
-        body, commands, findings, proven, verdict, warnings: see `Content`.
+        body, commands, findings, proven, verdict, warnings, glance, results, again: see `Content`.
     """
 
     key: str
@@ -86,6 +92,21 @@ class Section:
     proven: bool | None = None
     verdict: str = ""
     warnings: tuple[str, ...] = ()
+    glance: str = ""
+    results: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    again: tuple[Block, ...] = ()
+
+    @property
+    def opening(self) -> str:
+        """The sentence that it opens with; "" for none."""
+        return self.findings[0] if self.findings and self.status == "done" else ""
+
+    @property
+    def shown(self) -> tuple[Block, ...]:
+        """The blocks below that sentence, which is not said twice."""
+        first = self.body[0] if self.body else None
+        repeats = isinstance(first, Paragraph) and bool(self.opening) and self.opening.startswith(first.text)
+        return self.body[1:] if repeats else self.body
 
 
 def section_of(recipe: Recipe, subject: Subject) -> Section:
@@ -110,12 +131,7 @@ def section_of(recipe: Recipe, subject: Subject) -> Section:
         **about,
         status="done",
         seconds=time.perf_counter() - began,
-        body=content.body,
-        commands=content.commands,
-        findings=content.findings,
-        proven=content.proven,
-        verdict=content.verdict,
-        warnings=content.warnings,
+        **{each.name: getattr(content, each.name) for each in fields(content)},
     )
 
 

@@ -1,79 +1,74 @@
-"""Colours of values, as CircuitsVis has them: white at zero, blue above, red below; and pictures made of them."""
+"""Colours of values outside of figures, by the palette: coloured tokens, and attention as a picture of pixels."""
 
 from __future__ import annotations
 
 import base64
 import struct
 import zlib
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-POSITIVE = (
-    (255, 255, 255),
-    (247, 240, 255),
-    (238, 226, 255),
-    (229, 211, 255),
-    (220, 196, 255),
-    (210, 182, 255),
-    (200, 168, 255),
-    (190, 153, 255),
-    (179, 139, 255),
-    (167, 125, 255),
-    (155, 111, 255),
-    (141, 96, 255),
-    (126, 82, 255),
-    (109, 66, 255),
-    (89, 50, 255),
-    (63, 31, 255),
-    (0, 0, 255),
-)
-NEGATIVE = (
-    (255, 255, 255),
-    (255, 243, 239),
-    (255, 231, 222),
-    (255, 219, 207),
-    (255, 207, 191),
-    (255, 195, 175),
-    (255, 183, 160),
-    (255, 170, 144),
-    (255, 158, 129),
-    (255, 145, 114),
-    (255, 132, 100),
-    (255, 118, 85),
-    (255, 104, 70),
-    (255, 88, 55),
-    (255, 70, 40),
-    (255, 47, 23),
-    (255, 0, 0),
-)
-"""CircuitsVis mixes blue or red with white in CIELAB: 17 steps of that."""
+from nanogpt_lens.viz import style
+from nanogpt_lens.viz.shades import contrast, in_the_dark
 
-MASKED = (200, 200, 200)
-"""CircuitsVis' grey of what a causal mask hides."""
+Kind: TypeAlias = Literal["signed", "share", "cost"]
+"""What values are: with a sign (rust and teal), from zero (blue), or what something costs (amber)."""
+
+Anchors: TypeAlias = tuple[tuple[int, int, int], ...]
 
 
-def ramp(anchors: tuple[tuple[int, int, int], ...], steps: int = 256) -> UInt8[np.ndarray, "step 3"]:
+def anchors(colours: tuple[str, ...]) -> Anchors:
+    """Colours such as "#2b62d9" as red, green and blue from 0 to 255."""
+    return tuple((int(c[1:3], 16), int(c[3:5], 16), int(c[5:7], 16)) for c in colours)
+
+
+POSITIVE = anchors(style.SEQUENTIAL)
+"""Attention: white to blue."""
+
+MASKED = anchors((style.MISSING,))[0]
+"""The grey of what a causal mask hides."""
+
+_ABOVE = {"signed": style.DIVERGING[6:], "share": style.SEQUENTIAL, "cost": style.COST}
+_BELOW = style.DIVERGING[6::-1]
+
+
+def ramp(anchors: Anchors, steps: int = 256) -> UInt8[np.ndarray, "step 3"]:
     """Red, green and blue from 0 to 255, linear between the anchors."""
     places = np.linspace(0, len(anchors) - 1, steps)
     table = np.array(anchors, dtype=float)
     return np.stack([np.interp(places, range(len(anchors)), table[:, c]) for c in range(3)], 1).round().astype(np.uint8)
 
 
-def css_colours(values: list[float], low: float, high: float) -> list[tuple[str, str]]:
-    """Background and text colour of each value, from red at `low` < 0 over white to blue at `high` > 0; nan is grey."""
-    up, down = ramp(POSITIVE), ramp(NEGATIVE)
+def css_colours(
+    values: list[float], low: float, high: float, *, kind: Kind = "signed", dark: bool = False
+) -> list[tuple[str, str]]:
+    """Background and letters of each value: what is below zero is rust at `low`; nan is grey.
+
+    Args:
+        values: in any order.
+        low, high: below and above zero, where the colours are full.
+        kind: what stands above zero.
+        dark: whether for a dark page.
+    """
+
+    def theirs(colours: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(in_the_dark(c) for c in colours) if dark else colours
+
+    up, down = ramp(anchors(theirs(_ABOVE[kind]))), ramp(anchors(theirs(_BELOW)))
+    pale, deep = ("#ffffff", "#000102") if dark else (style.INK, "#ffffff")
     colours = []
     for value in values:
         if not np.isfinite(value):
-            colours.append(("#e4e7ec", "#1f2430"))
+            colours.append((theirs((style.CELL,))[0], theirs((style.INK,))[0]))
             continue
         share = min(abs(value) / abs(high if value >= 0 else low), 1.0)
         r, g, b = (up if value >= 0 else down)[round(share * 255)].tolist()
-        dark = 0.299 * r + 0.587 * g + 0.114 * b < 140
-        colours.append((f"#{r:02x}{g:02x}{b:02x}", "#ffffff" if dark else "#1f2430"))
+        back = f"#{r:02x}{g:02x}{b:02x}"
+        colours.append((back, max((pale, deep, "#000102"), key=lambda ink: min(contrast(ink, back), 4.5))))
     return colours
 
 

@@ -1,4 +1,8 @@
-"""The house style: one font, palettes that colour-blind people can read, scales centred at zero."""
+"""The house style: one font, and the palette, in which a colour means one thing (docs/STYLE.md).
+
+Every colour has a name that says what it is for, and a light and a dark value. Figures are made light; in the dark,
+`viz.shades.dark` and the script of a page exchange each of their colours by the table `DARK_OF`.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +16,84 @@ from nanogpt_lens.viz.tokens import joined
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 MONOSPACE = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
-INK, MUTED, GRID, PAPER = "#1f2430", "#5c6370", "#e4e7ec", "#ffffff"
+LIGHT = {
+    "ink": "#1c2230",  # words
+    "muted": "#656c7b",  # words that may be skipped, axes, chance
+    "line": "#e7e4de",  # grids and frames
+    "edge": "#aab0ba",  # the line at zero
+    "paper": "#ffffff",  # behind a figure; where a scale has nothing
+    "page": "#faf9f7",  # behind the paper
+    "cell": "#f3f1ec",  # behind small things
+    "missing": "#d6d2ca",  # not measured, or hidden by the causal mask
+    "other": "#9aa1ac",  # out, as trained, one of many
+    "accent": "#2b62d9",  # in, with your change; the end of attention, probability, a score from zero
+    "teal": "#1f7a8c",  # above zero, above chance
+    "rust": "#c8502f",  # below
+    "amber": "#e3a23c",  # what a part costs
+    "good": "#1a7f5a",
+    "bad": "#b3261e",
+    "on_pale": "#04060a",  # letters on a cell, see `viz.shades.letters_on`
+    "on_middle": "#000102",
+    "on_deep": "#fffffe",
+}
+"""The palette on white paper, by meaning."""
 
-MISSING = "#cfd3da"
-"""Behind a heat map: a cell without a value is grey, which neither colour scale has."""
+DARK = {
+    "ink": "#e9eaef",
+    "muted": "#99a1b1",
+    "line": "#2a2f3a",
+    "edge": "#4a5160",
+    "paper": "#1a1d25",
+    "page": "#12141a",
+    "cell": "#232732",
+    "missing": "#3a4150",
+    "other": "#727a89",
+    "accent": "#7aa2ff",
+    "teal": "#4fb3c4",
+    "rust": "#f0805c",
+    "amber": "#d99a35",
+    "good": "#4cc79a",
+    "bad": "#ff8a7a",
+    "on_pale": "#fefefe",
+    "on_middle": "#000102",
+    "on_deep": "#000102",
+}
+"""The same names in the dark."""
+
+INK, MUTED, GRID, PAPER, MISSING = (LIGHT[name] for name in ("ink", "muted", "line", "paper", "missing"))
+PAGE, CELL, EDGE, OTHER, ACCENT = (LIGHT[name] for name in ("page", "cell", "edge", "other", "accent"))
+TEAL, RUST, AMBER, GOOD, BAD = (LIGHT[name] for name in ("teal", "rust", "amber", "good", "bad"))
+
+SEQUENTIAL = ("#ffffff", "#dae6fb", "#b6ccf6", "#93b3f1", "#7099ea", "#4e7ee2", "#2b62d9")
+"""Attention, probability, a score from zero: white to blue. Equal steps in OKLab, as the two below."""
+
+COST = ("#ffffff", "#fbf0e1", "#f7e1c3", "#f2d1a5", "#eec286", "#e8b264", "#e3a23c")
+"""Loss, surprise, rise of the loss: white to amber."""
+
+_RUST = ("#c8502f", "#d46f54", "#e08d76", "#eaa998", "#f2c6ba", "#f9e2dc")
+_TEAL = ("#dbe8eb", "#b8d2d8", "#95bbc4", "#72a5b1", "#4d8f9f", "#1f7a8c")
+DIVERGING = (*_RUST, "#ffffff", *_TEAL)
+"""A change with a sign, or a score beside its chance level: rust below, white in the middle, teal above."""
 
 CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
-"""Okabe and Ito 2008; yellow, too pale on white, is grey here."""
+"""Kinds of things: Okabe and Ito 2008; yellow, too pale on white, is grey here."""
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 """Behind the last colour the first comes back, dashed."""
 
-SEQUENTIAL = "Blues"
-"""The colours from nothing (white) upwards."""
+_DARK_SCALES = {
+    SEQUENTIAL: ("#1a1d25", "#283144", "#384666", "#475b8a", "#5872af", "#698ad7", "#7aa2ff"),
+    COST: ("#1a1d25", "#36302d", "#534433", "#735937", "#936e39", "#b68439", "#d99a35"),
+    _RUST: ("#f0805c", "#c96f54", "#a35e4c", "#7e4d43", "#5b3d39", "#3a2d2f"),
+    _TEAL: ("#24333c", "#2e4a55", "#37636f", "#407d8a", "#4897a7", "#4fb3c4"),
+    CATEGORIES: ("#3a94d4", "#e8772e", "#1fae85", "#d68fb4", "#e8ab2d", "#7cc4ee", "#9a9a9a", "#f4f5f8"),
+}
 
-DIVERGING = "RdBu"
-"""Red is negative, blue positive, as in CircuitsVis and TransformerLens' demonstrations; white is zero."""
+DARK_OF = {
+    **{light: dark for scale in _DARK_SCALES for light, dark in zip(scale, _DARK_SCALES[scale], strict=True)},
+    **{LIGHT[name]: DARK[name] for name in LIGHT},
+}
+"""What each colour of a figure is in the dark: from "#rrggbb" to "#rrggbb"; two more digits, for how opaque, stay."""
 
 WIDTH, HEIGHT = 760, 420
 """The size of a figure in pixels, where it does not take the width of its place."""
@@ -56,26 +122,65 @@ TEXT, SMALL = 12, 11
 """Sizes of letters in pixels: ticks and axes; captions and what stands in cells."""
 
 
-def centred(largest: float) -> dict[str, Any]:
-    """A Plotly colour scale that is white at zero, for values up to `largest` in magnitude."""
-    bound = largest if largest > 0 else 1.0
-    return {"colorscale": DIVERGING, "zmin": -bound, "zmax": bound, "zmid": 0.0}
+def stops(colours: tuple[str, ...], low: float = 0.0, high: float = 1.0) -> list[list[Any]]:
+    """A Plotly colour scale of colours at equal distances, or of a part of them, from `low` to `high` of 0 to 1.
+
+    Of a part, the ends have the nearest of the colours: every colour of a scale is in `DARK_OF`.
+    """
+    last = len(colours) - 1
+    kept = [i for i in range(last + 1) if low - 1e-9 <= i / last <= high + 1e-9]
+    places = [[(i / last - low) / (high - low), colours[i]] for i in kept]
+    for end, i in ((0.0, round(low * last)), (1.0, round(high * last))):
+        if not any(abs(place - end) < 1e-9 for place, _ in places):
+            places.append([end, colours[i]])
+    return sorted([[min(1.0, max(0.0, round(place, 6))), colour] for place, colour in places])
 
 
-def colours(low: float, high: float, *, signed: bool) -> dict[str, Any]:
+def colours(low: float, high: float, *, signed: bool, cost: bool = False) -> dict[str, Any]:
     """A colour axis: centred at zero for signed quantities, from zero for others.
 
     Args:
-        low, high: of the values; nan where there are none.
+        low, high: of the values, or the bounds of the quantity; nan where there are none.
         signed: whether negative and positive mean different things.
+        cost: whether it is what something costs: amber instead of blue.
     """
     low, high = (float(f"{value:.5g}") if math.isfinite(value) else 0.0 for value in (low, high))
     if signed:
         bound = max(abs(low), abs(high)) or 1.0
-        return {"colorscale": DIVERGING, "cmin": -bound, "cmax": bound, "cmid": 0.0}
+        return {"colorscale": stops(DIVERGING), "cmin": -bound, "cmax": bound, "cmid": 0.0}
+    scale = stops(COST if cost else SEQUENTIAL)
     if high <= 0 and low < 0:  # all below zero, such as log-probabilities: dark is zero
-        return {"colorscale": SEQUENTIAL, "cmin": low, "cmax": 0.0}
-    return {"colorscale": SEQUENTIAL, "cmin": min(0.0, low), "cmax": high if high > 0 else 1.0}
+        return {"colorscale": scale, "cmin": low, "cmax": 0.0}
+    return {"colorscale": scale, "cmin": min(0.0, low), "cmax": high if high > 0 else 1.0}
+
+
+def beside_chance(chance: float, *, low: float = 0.0, high: float = 1.0) -> dict[str, Any]:
+    """A colour axis of a score with a chance level: white at chance, teal up to `high`, rust as far below.
+
+    A score that can hardly fall below chance is hardly ever rust: a distance has one shade on both sides.
+
+    Args:
+        chance: between `low` and `high`.
+        low, high: the score's bounds.
+    """
+    chance = min(max(chance, low), high)
+    far = max(high - chance, chance - low) or 1.0
+    first, last = (0.5 + 0.5 * (end - chance) / far for end in (low, high))
+    return {"colorscale": stops(DIVERGING, first, last), "cmin": low, "cmax": high}
+
+
+def readable_end(largest: float, noise: float = 0.0) -> float:
+    """The end of a scale of a quantity without a bound: the next of 1, 2, 5 times a power of ten.
+
+    Args:
+        largest: the largest magnitude.
+        noise: about half the width of the intervals; the scale reaches four times as far, so that noise is pale.
+    """
+    wanted = max(largest, 4 * noise)
+    if not math.isfinite(wanted) or wanted <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(wanted))
+    return float(f"{next(step * power for step in (1, 2, 5, 10) if wanted <= step * power * (1 + 1e-9)):.5g}")
 
 
 def colour_of(i: int) -> str:
@@ -89,9 +194,8 @@ def dash_of(i: int) -> str:
 
 
 def faint(colour: str, opacity: float = 0.18) -> str:
-    """A colour, such as "#0072b2", that one can see through: of an interval's band."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity:g})"
+    """A colour, such as "#0072b2", that one can see through, as "#0072b22e": of an interval's band."""
+    return f"{colour}{round(255 * opacity):02x}"
 
 
 def broken(text: str, width: int = 108) -> str:
@@ -133,7 +237,7 @@ def template() -> Any:
     axis = {
         "gridcolor": GRID,
         "linecolor": MUTED,
-        "zerolinecolor": "#aab0ba",
+        "zerolinecolor": EDGE,
         "zerolinewidth": 1,
         "ticks": "outside",
         "ticklen": 3,

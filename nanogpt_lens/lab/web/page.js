@@ -49,6 +49,8 @@ function createTextDialog() {
 
 function themeOf(state) {
   if (state.theme !== "auto") return state.theme;
+  const around = document.documentElement.dataset.theme; // of a report that holds the lab
+  if (around) return around;
   return matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 }
 
@@ -152,6 +154,7 @@ export function createPage(options) {
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   const keys = pageKeys(store), keysAt = standalone ? document : frame;
   scheme.addEventListener("change", page.draw);
+  window.addEventListener("ngl-theme", page.draw);
   frame.addEventListener("pointerdown", closesLists(views));
   keysAt.addEventListener("keydown", keys);
   page.connect = (lab) => { page.results.lab = lab; compute(); page.draw(); };
@@ -161,6 +164,7 @@ export function createPage(options) {
     unlisten();
     page.toast.close();
     scheme.removeEventListener("change", page.draw);
+    window.removeEventListener("ngl-theme", page.draw);
     keysAt.removeEventListener("keydown", keys);
   };
   drawFirst();

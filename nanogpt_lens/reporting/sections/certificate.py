@@ -6,10 +6,10 @@ import math
 
 from conversion.report import Comparison, EquivalenceReport, cell_text
 from nanogpt_lens.model.loading import check
-from nanogpt_lens.reporting.blocks import Block, Listing, Paragraph, Table
+from nanogpt_lens.reporting.blocks import Block, Folded, Listing, Paragraph, Table
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import count, line_of, without_folders
+from nanogpt_lens.reporting.words import count, line_of, plural, without_folders
 
 _KINDS = {
     "weight": "weights and configuration",
@@ -24,11 +24,11 @@ _KINDS = {
 _EQUAL = {"val_loss": "within ±, see the notes"}  # two means of samples are never equal
 
 _JUDGED = (
-    "Each cell is the comparison that is nearest to its limit: its relative error (the largest difference of any "
-    "element, divided by the largest value, of gradients by that of any weight's, or by 0.001 where that is larger) "
-    "and what is allowed. In float64 1e-9 is allowed, and the absolute error must be within it too (times the largest "
-    "value where that is above 1). In float32 it is 2e-5, or, where that is more, 16 times what rounding to float32 "
-    "does to nanoGPT's own numbers. Where 0 is allowed not one bit may differ."
+    "Each cell of the first table is the comparison that is nearest to its limit: its relative error (the largest "
+    "difference of any element, divided by the largest value, of gradients by that of any weight's, or by 0.001 where "
+    "that is larger) and what is allowed. In float64 1e-9 is allowed, and the absolute error must be within it too "
+    "(times the largest value where that is above 1). In float32 it is 2e-5, or, where that is more, 16 times what "
+    "rounding to float32 does to nanoGPT's own numbers. Where 0 is allowed not one bit may differ."
 )
 
 
@@ -36,28 +36,51 @@ def _make(subject: Subject) -> Content:
     report = check(subject.path, **subject.reading.options(), val_bin=subject.val_bin, seed=subject.seed)
     verdict = line_of(without_folders(report.verdict(), subject.folders))
     notes = [line_of(without_folders(note, subject.folders)) for note in report.notes]
-    body: list[Block] = [
-        Paragraph(text=verdict, tone="good" if report.passed else "bad"),
-        Paragraph(
-            text=f"{report.backend} against {report.reference}, on random tokens (seed {report.seed}). Rounding alone "
-            "leaves about 1e-15 in float64, where a real difference could not hide."
-            + (" The error that the verdict names is absolute; those below are relative." if report.passed else "")
-        ),
-        _by_kind(report),
-        _all_rows(report),
-    ]
+    body: list[Block] = [Paragraph(text=verdict, tone="good" if report.passed else "bad"), by_kind(report)]
     if notes:
-        body += [Paragraph(text="Notes of the certificate:", tone="note"), Listing(items=tuple(notes))]
+        body += [Folded(summary=plural(len(notes), "note"), body=(Listing(items=tuple(notes)),))]
+    body += [_all_rows(report), Folded(summary="How this was measured", body=(_how(report),))]
     return Content(
         body=tuple(body),
         commands=(subject.command("check", *subject.val_bin_option(), *subject.seed_option()),),
-        findings=() if report.passed else (f"The conversion is not proven: {verdict}.",),
+        findings=(_finding(report, verdict),),
         proven=report.passed,
         verdict=verdict,
+        glance="every comparison" if report.passed else "not proven",
+        results={"check": report},
     )
 
 
-def _by_kind(report: EquivalenceReport) -> Table:
+def in_a_line(report: EquivalenceReport) -> str:
+    """The verdict of a certificate that passed, in the page's first line."""
+    return f"proven equal to nanoGPT: {count(len(report.comparisons))} comparisons{_largest(report)}"
+
+
+def _largest(report: EquivalenceReport) -> str:
+    exact = [c.max_abs for c in report.comparisons if c.precision == "float64" and c.kind != "val_loss"]
+    return f", largest error {max(exact):.0e}" if exact else ""
+
+
+def _finding(report: EquivalenceReport, verdict: str) -> str:
+    if not report.passed:
+        return f"The conversion is not proven: {verdict}."
+    return (
+        f"The converted model computes what nanoGPT computes: {count(len(report.comparisons))} comparisons agree"
+        f"{_largest(report)}."
+    )
+
+
+def _how(report: EquivalenceReport) -> Paragraph:
+    said = (
+        f"{report.backend} against {report.reference}, on random tokens (seed {report.seed}). Rounding alone leaves "
+        "about 1e-15 in float64, where a real difference could not hide."
+    )
+    said += " The error that the verdict names is absolute; those of the table are relative." if report.passed else ""
+    return Paragraph(text=f"{said} {_JUDGED}", tone="note")
+
+
+def by_kind(report: EquivalenceReport) -> Table:
+    """A row for each kind of comparison, with the one that is nearest to its limit."""
     kinds = [kind for kind in _KINDS if any(c.kind == kind for c in report.comparisons)]
     precisions = report.precisions()
     rows, marked = [], set()
@@ -71,7 +94,7 @@ def _by_kind(report: EquivalenceReport) -> Table:
     return Table(
         header=("what is compared", "comparisons", *(f"error / allowed, {p}" for p in precisions), "verdict"),
         rows=tuple(rows),
-        caption=_JUDGED,
+        caption="Each cell: the largest error and what is allowed.",
         left=(0, len(precisions) + 2),
         marked=frozenset(marked),
     )
@@ -114,6 +137,6 @@ RECIPE = Recipe(
     key="certificate",
     title="Certificate of equality",
     reading="nanoGPT's own computation and the converted model were given the same tokens, and every number that both "
-    "can show was compared. Everything below this section is about the checkpoint only if the verdict is PROVEN EQUAL.",
+    "can show was compared. The other sections are about the checkpoint only if the verdict is PROVEN EQUAL.",
     make=_make,
 )

@@ -58,6 +58,7 @@ def _make(subject: Subject) -> Content:
         body=tuple(body),
         commands=_commands(subject, exact),
         findings=(found, worth),
+        results={"head_taxonomy": taxonomy, "head_importance": importance},
     )
 
 

@@ -13,8 +13,9 @@ from nanogpt_lens.reporting.subject import Subject
 MOST_PARAMS = 1_500_000
 """A larger model would make the report a file that nobody sends: about 6 MB for 1.1 million parameters."""
 
+_SAYS = "The model is in this page and computes here: click a part to switch it off, and see what follows."
 _CAPTION = (
-    "The model, computed in this page. Click a head or an MLP to switch it off, change the prompts, set an attention, "
+    "Click a head or an MLP to switch it off, change the prompts, set an attention, "
     "add a direction: the predictions below are the model's own, with and without your changes."
 )
 
@@ -31,7 +32,7 @@ def _make(subject: Subject) -> Content:
     about = f"It is checked against PyTorch on opening: {checks} runs with interventions of every kind."
     payload = {**made.payload, "name": subject.name, "code": f"ngl.load({subject.name!r})"}
     block = LabBlock(payload=payload, weights=made.weights, caption=f"{_CAPTION} {about}")
-    return Content(body=(block,), commands=(again,))
+    return Content(body=(block,), commands=(again,), findings=(_SAYS,), glance="switch parts off, see what follows")
 
 
 def _prompts(subject: Subject) -> list[dict[str, Any]] | None:

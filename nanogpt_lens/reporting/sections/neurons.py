@@ -92,7 +92,8 @@ def _make(subject: Subject) -> Content:
         body.append(_classes_table(separating))
     body.append(_searched(search, words, gelu=_is_gelu(subject)))
     more = _page_command(subject, chosen[0], k, window, size) if chosen else []
-    return Content(body=tuple(body), commands=(again, *more), findings=_findings(separating))
+    found = {"search_neurons": search, "find_neurons": separating}
+    return Content(body=tuple(body), commands=(again, *more), findings=_findings(separating), results=found)
 
 
 def _how_to_use(table: NeuronTable, search: NeuronSearch) -> Paragraph:

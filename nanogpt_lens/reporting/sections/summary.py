@@ -1,54 +1,101 @@
-"""What the model is, where it comes from, and what the other sections found, in a few sentences."""
+"""The first screen: a picture of the whole model, and what to look at first; and, for the end, what was read."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from conversion.checkpoint import Checkpoint
-from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Listing, Paragraph, Table
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Picture, Table
+from nanogpt_lens.reporting.face import Face, Look, PartGrid
+from nanogpt_lens.reporting.looks import MOST, looks_of
 from nanogpt_lens.reporting.section import Section
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, line_of, number, plural, short_path
+from nanogpt_lens.reporting.worth import Worth, grid_of, worth_of
+from nanogpt_lens.results import HeadTaxonomy, Scores
 
-KEY, TITLE = "summary", "Summary"
+log = logging.getLogger(__name__)
+
+KEY, TITLE = "summary", "At a glance"
 READING = (
-    "What the checkpoint is and where it comes from, then what the sections below found, in their own numbers. Each "
-    "sentence is a measurement on the text named here, and its section says how sure it is."
+    "On the left every head and MLP, coloured by how much worse the model predicts without it. On the right what to "
+    "look at first; every sentence is a measurement, and its section says how sure it is."
 )
-_MOST = 9
 
 
 def section(subject: Subject, others: Sequence[Section]) -> Section:
     """The section, from the others; it is made last and stands first."""
+    face = _face_of_several(others) if subject.checkpoint is None else _face(subject, others)
     return Section(
         key=KEY,
         title=TITLE,
         reading=READING,
         status="done",
         commands=(subject.report_command(),),
-        body=_body(subject, others),
+        body=(face,),
+        findings=tuple(look.sentence for look in face.looks),
+        again=_again(subject, others),
     )
 
 
-def _body(subject: Subject, sections: Sequence[Section]) -> tuple[Block, ...]:
-    findings = [section.findings[0] for section in sections if section.findings][:_MOST]
-    said: list[Block] = (
-        [Listing(items=tuple(findings))]
-        if findings
-        else [Paragraph(text="None of the chosen sections has a finding to report.", tone="note")]
-    )
+def _face(subject: Subject, sections: Sequence[Section]) -> Face:
+    """The first screen of one checkpoint."""
+    heads, taxonomy = (_result(sections, name) for name in ("head_importance", "head_taxonomy"))
+    worth: Worth | None = None
+    picture: PartGrid | None = None
+    try:
+        worth = worth_of(subject, heads if isinstance(heads, Scores) else None)
+        known = taxonomy if isinstance(taxonomy, HeadTaxonomy) else None
+        picture = grid_of(worth, known, line_of(subject.text_name))
+    except AnalysisError as reason:  # the text is too short
+        log.debug("no grid: %s", reason)
+    return Face(picture=picture, looks=looks_of(worth, sections))
+
+
+def _face_of_several(sections: Sequence[Section]) -> Face:
+    """The first screen of several checkpoints: their first figure, and what was found of them."""
+    figures = (block for section in sections for block in section.body if isinstance(block, Picture))
+    said = [Look(sentence=finding, section=s.key) for s in sections for finding in s.findings]
+    return Face(picture=next(figures, None), looks=tuple(said[:MOST]), title="What changed")
+
+
+def _result(sections: Sequence[Section], name: str) -> Any:
+    """A result that a section left for the first screen; None where there is none."""
+    return next((section.results[name] for section in sections if name in section.results), None)
+
+
+def size_of(subject: Subject) -> str:
+    """The model's size in one phrase."""
+    checkpoint = subject.checkpoint
+    if checkpoint is None:
+        return plural(len(subject.stages), "checkpoint")
+    c, trained = checkpoint.config, checkpoint.iter_num
+    said = [f"{plural(c.n_layer, 'layer')} of {plural(c.n_head, 'head')}", f"{c.n_embd} wide"]
+    said += [f"{count(trained)} iterations"] if trained else [f"{count(subject.n_params)} parameters"]
+    return ", ".join(said)
+
+
+def _again(subject: Subject, sections: Sequence[Section]) -> tuple[Block, ...]:
+    """What was read and with what, for the end of the page."""
     checkpoint = subject.checkpoint
     if checkpoint is None:
         about = [("checkpoints", f"{len(subject.stages)} in {line_of(subject.name)}")]
-        return (*said, Facts(pairs=(*about, *_circumstances(subject))))
+        return (Facts(pairs=(*about, *_circumstances(subject))),)
     blocks: list[Block] = [
-        Heading(text="The model"),
-        Facts(pairs=tuple(_model(checkpoint, subject.n_params))),
-        Heading(text="Where it comes from"),
-        Facts(pairs=(*_origin(subject, checkpoint), *_beside(subject, sections), *_circumstances(subject))),
+        Heading(text="What was read"),
+        Facts(
+            pairs=(
+                *_model(checkpoint, subject.n_params),
+                *_origin(subject, checkpoint),
+                *_beside(subject, sections),
+                *_circumstances(subject),
+            )
+        ),
     ]
     run = _run(checkpoint.run_config)
     if run:
@@ -61,7 +108,7 @@ def _body(subject: Subject, sections: Sequence[Section]) -> tuple[Block, ...]:
                 caption="nanoGPT's config, as it is stored in the checkpoint.",
             )
         )
-    return (*said, *blocks)
+    return tuple(blocks)
 
 
 def _model(checkpoint: Checkpoint, n_params: int) -> list[tuple[str, str]]:

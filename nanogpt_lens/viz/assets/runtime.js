@@ -85,7 +85,9 @@
       block.replaceChildren();
       window.NGL.circuit(block, data);
     },
-    plotly(block, data) {
+    plotly(block, figure) {
+      const data = window.NGL.dressed ? window.NGL.dressed(figure) : figure; // a page may have a dark theme
+      if (block._fullLayout) window.Plotly.purge(block);
       const narrow = block.clientWidth < 480;
       const layout = Object.assign({}, data.layout, { autosize: true });
       delete layout.width;

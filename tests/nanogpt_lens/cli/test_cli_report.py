@@ -78,9 +78,9 @@ def test_what_is_not_equal_is_written_in_red_and_exits_1(run, tmp_path, monkeypa
     assert result.exit_code == 1
     assert "NOT EQUAL: 1 of" in result.stdout
     page = read((tmp_path / "report.html").read_text(encoding="utf-8"))
-    status = page.all("p", class_="status")[0]
+    status = page.all(class_="status")[0]
     assert status.text.startswith("NOT EQUAL: 1 of")
-    assert "bad" in status.attributes["class"].split()
+    assert status.attributes["data-tone"] == "bad"
     assert "The conversion is not proven" in section(page, "summary").text
     assert len(section(page, "certificate").all("tr", class_="marked")) == 2
 

@@ -1,4 +1,4 @@
-"""Head importance: against the native model with a head taken out, and what the estimate is worth."""
+"""Importance: against the native model with a head or MLP taken out, and what the estimate is worth."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
+import nanogpt_lens.patching.importance as ngl_importance
+from nanogpt_lens.core.errors import AnalysisError
 from tests.nanogpt_lens.patching.patching_helpers import model, native
 
 IDS = torch.randint(13, (400,), generator=torch.Generator().manual_seed(0))
@@ -41,10 +43,8 @@ def test_is_the_rise_of_the_native_loss(ablation):
 
 
 def test_batches_change_nothing_for_zero_ablation(monkeypatch):
-    import nanogpt_lens.patching.importance as importance
-
     whole = ngl.head_importance(model(), IDS, source="zero", n=40, progress=False)
-    monkeypatch.setattr(importance, "BATCH_TOKENS", 30)
+    monkeypatch.setattr(ngl_importance, "BATCH_TOKENS", 30)
     parts = ngl.head_importance(model(), IDS, source="zero", n=40, progress=False)
     assert (whole.values - parts.values).abs().max() < 1e-12
 
@@ -68,3 +68,41 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(ngl.AnalysisError, match=words):
             ngl.head_importance(model(), IDS, progress=False, **changes)
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean"])
+def test_an_mlp_is_worth_what_a_plain_hook_says(ablation):
+    result = ngl_importance.mlp_importance(model(), IDS, source=ablation, n=40, progress=False)
+    tokens = IDS.view(-1, 10)
+    with torch.no_grad():
+        intact = model()(tokens, return_type="loss")
+    assert result.axes == ("layer",)
+    for layer in range(3):
+
+        def edit(output, hook):
+            return torch.zeros_like(output) + (output.mean((0, 1)) if ablation == "mean" else 0)
+
+        with torch.no_grad():
+            hooks = [(f"blocks.{layer}.hook_mlp_out", edit)]
+            without = model().run_with_hooks(tokens, return_type="loss", fwd_hooks=hooks)
+        assert abs(float(result.values[layer]) - float(without - intact)) < 1e-6
+    assert float(result.values.abs().max()) > 1e-3
+    assert (result.low <= result.values).all()
+    assert (result.values <= result.high).all()
+
+
+def test_heads_and_mlps_are_measured_on_the_same_sequences():
+    heads = ngl.head_importance(model(), IDS, n=7, seed=3, progress=False)
+    mlps = ngl_importance.mlp_importance(model(), IDS, n=7, seed=3, progress=False)
+    assert heads.sample == mlps.sample
+    assert heads.per_example.shape[-1] == mlps.per_example.shape[-1] == 7
+
+
+def test_a_model_without_mlps_is_refused():
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    alone = HookedTransformer(
+        HookedTransformerConfig(n_layers=1, n_ctx=10, d_model=4, d_head=2, n_heads=2, d_vocab=13, attn_only=True)
+    )
+    with pytest.raises(AnalysisError, match="expected one with MLPs"):
+        ngl_importance.mlp_importance(alone, IDS, progress=False)

@@ -66,7 +66,7 @@ def test_the_contents_lead_to_every_section(browser, made):
     with watched(browser, width=1280) as page:
         page.open(made)
         links = page.page.query_selector_all(".toc a")
-        assert len(links) == page.page.locator("main > section").count() >= 9
+        assert len(links) == page.page.locator("main section[id]").count() >= 9
         for link in links:
             link.click()
             page.page.wait_for_timeout(250)
@@ -134,6 +134,7 @@ def test_it_reads_without_scripts(browser, made):
         words = page.page.locator("main").inner_text()
         for title in ("Certificate of equality", "Induction", "Neurons"):
             assert title in words
+        assert page.page.locator("details.proof-frame summary").is_visible()
         assert page.page.locator(".noscript").is_visible()
         assert page.said == []
 

@@ -29,8 +29,9 @@ def test_the_page_has_what_the_comparison_says(two, tmp_path):
     assert [s.key for s in page.sections][:2] == ["summary", "transplants"]
     assert {s.key.replace("-", "_") for s in page.sections} - {"summary"} == set(made.parts)
     first = page.sections[0]
-    assert first.body[0].items == made.sentences()[:3]
-    assert first.body[1].kind == "picture"
+    face = first.body[0]
+    assert tuple(look.sentence for look in face.looks) == made.sentences()[:3]
+    assert face.picture.kind == "picture"
     assert (tmp_path / "compare.html").read_text() == page.html
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+import json
+import re
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.shades import contrast, dark, in_the_dark, letters_on, shade
 from tests.hostile import HOSTILE, plain
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB
@@ -57,30 +60,99 @@ def test_more_lines_than_colours_differ_by_their_dashes():
 def test_colour_scales():
     signed = style.colours(-0.5, 2.0, signed=True)
     assert (signed["cmin"], signed["cmid"], signed["cmax"]) == (-2.0, 0.0, 2.0)
-    assert style.colours(0.2, 0.9, signed=False) == {"colorscale": style.SEQUENTIAL, "cmin": 0.0, "cmax": 0.9}
-    assert style.colours(-5.0, -1.0, signed=False) == {"colorscale": style.SEQUENTIAL, "cmin": -5.0, "cmax": 0.0}
+    blue, amber = style.stops(style.SEQUENTIAL), style.stops(style.COST)
+    assert style.colours(0.2, 0.9, signed=False) == {"colorscale": blue, "cmin": 0.0, "cmax": 0.9}
+    assert style.colours(0.2, 0.9, signed=False, cost=True) == {"colorscale": amber, "cmin": 0.0, "cmax": 0.9}
+    assert style.colours(-5.0, -1.0, signed=False) == {"colorscale": blue, "cmin": -5.0, "cmax": 0.0}
     for nothing in (0.0, float("nan")):
         for sign in (True, False):
             scale = style.colours(nothing, nothing, signed=sign)
             assert scale["cmin"] < scale["cmax"]
 
 
-def test_the_ends_of_the_scales_are_pale_at_zero_and_missing_is_none_of_their_colours():
-    from plotly.colors import get_colorscale, sample_colorscale
+@pytest.mark.parametrize(("chance", "low", "high"), [(0.02, 0, 1), (0.5, 0, 1), (0.3, 0, 1), (0.0, -1, 1), (0.9, 0, 1)])
+def test_a_score_is_white_at_chance_and_as_pale_below_as_above(chance, low, high):
+    axis = style.beside_chance(chance, low=low, high=high)
+    assert (axis["cmin"], axis["cmax"]) == (low, high)
+    places = [place for place, _ in axis["colorscale"]]
+    assert places == sorted(places)
+    assert (places[0], places[-1]) == (0.0, 1.0)
+    assert all(colour in style.DARK_OF for _, colour in axis["colorscale"])
 
-    def rgb(text: str) -> np.ndarray:
-        return np.array([float(part) for part in text[4:-1].split(",")])
+    def at(value: float) -> np.ndarray:
+        return lab(linear(shade(axis["colorscale"], (value - low) / (high - low))))
 
+    white = lab(np.ones(3))
+    assert np.linalg.norm(at(chance) - white) < 1
+    far = min(chance - low, high - chance)
+    if far > 0.1:  # the same distance has about the same lightness
+        assert abs(at(chance - 0.7 * far)[0] - at(chance + 0.7 * far)[0]) < 9
+    assert np.linalg.norm(at(high if high - chance > chance - low else low) - white) > 45
+
+
+def test_the_end_of_a_scale_without_a_bound_is_round_and_leaves_noise_pale():
+    assert [style.readable_end(x) for x in (0.022, 0.05, 3.0, 0.0, float("nan"))] == [0.05, 0.05, 5.0, 1.0, 1.0]
+    assert style.readable_end(0.022, noise=0.02) == 0.1
+
+
+def test_scales_are_white_at_nothing_even_in_their_steps_and_missing_is_none_of_their_colours():
     grey = np.array([int(style.MISSING[i : i + 2], 16) for i in (1, 3, 5)])
-    assert rgb(sample_colorscale(style.SEQUENTIAL, [0.0])[0]).min() > 245
-    assert rgb(sample_colorscale(style.DIVERGING, [0.5])[0]).min() > 245
-    for name in (style.SEQUENTIAL, style.DIVERGING):
-        assert get_colorscale(name)
-        shades = [rgb(text) for text in sample_colorscale(name, np.linspace(0, 1, 201).tolist())]
-        assert min(np.abs(shade - grey).max() for shade in shades) > 10
-    negative, positive = (rgb(sample_colorscale(style.DIVERGING, [end])[0]) for end in (0.0, 1.0))
-    assert negative.argmax() == 0
-    assert positive.argmax() == 2
+    for in_dark in (False, True):
+        for scale, middle in ((style.SEQUENTIAL, 0), (style.COST, 0), (style.DIVERGING, 6)):
+            assert scale[middle] == "#ffffff"
+            seen = [lab(linear(style.DARK_OF[c] if in_dark else c)) for c in scale]
+            steps = [np.linalg.norm(a - b) for a, b in pairwise(seen)]
+            assert max(steps) < 1.9 * min(steps)
+            lightness = [colour[0] for colour in seen[middle:]]
+            assert lightness == sorted(lightness, reverse=not in_dark)
+            if not in_dark:
+                shades = [shade(style.stops(scale), share) for share in np.linspace(0, 1, 101)]
+                assert (
+                    min(np.abs(np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) - grey).max() for c in shades) > 10
+                )
+    assert style.DIVERGING[0] == style.RUST
+    assert style.DIVERGING[-1] == style.TEAL
+
+
+@pytest.mark.parametrize("scale", [style.SEQUENTIAL, style.COST, style.DIVERGING])
+def test_letters_are_read_on_every_shade_in_light_and_in_dark(scale):
+    for share in np.linspace(0, 1, 301):
+        cells = [shade(style.stops(scale), share, dark=in_dark) for in_dark in (False, True)]
+        ink = letters_on(*cells)
+        for cell, letters in zip(cells, (ink, in_the_dark(ink)), strict=True):
+            a, b = sorted(float(XYZ[1] @ linear(colour)) for colour in (cell, letters))
+            assert (b + 0.05) / (a + 0.05) > 4.45, (share, cell, letters)
+
+
+def test_the_palette_is_whole_and_words_are_read_on_its_papers():
+    assert style.LIGHT.keys() == style.DARK.keys()
+    assert all(re.fullmatch("#[0-9a-f]{6}", colour) for pair in style.DARK_OF.items() for colour in pair)
+    assert len(set(style.LIGHT.values())) == len(style.LIGHT)
+    assert json.loads(json.dumps(style.DARK_OF)) == style.DARK_OF
+    for palette in (style.LIGHT, style.DARK):
+        for words in ("ink", "muted", "good", "bad", "accent"):
+            for paper in ("paper", "page", "cell"):
+                assert contrast(palette[words], palette[paper]) > 4.4, (words, paper)
+
+
+def test_a_dark_figure_has_the_same_data_in_other_colours():
+    import plotly.graph_objects as go
+
+    style.template()
+    light = go.Figure(go.Heatmap(z=[[0.0, 1.0]], x=["#ffffff", "b"], coloraxis="coloraxis", name="#1c2230"))
+    light.update_layout(template=style.TEMPLATE, coloraxis=style.colours(0, 1, signed=False), plot_bgcolor="#123456")
+    light.add_scatter(x=[1], y=[2], fillcolor=style.faint(style.ACCENT, 0.2), line_color=style.INK)
+    made = dark(light)
+    assert light.layout.coloraxis.colorscale[0][1] == "#ffffff"
+    assert [c for _, c in made.layout.coloraxis.colorscale] == [style.DARK_OF[c] for c in style.SEQUENTIAL]
+    assert list(made.data[0].x) == ["#ffffff", "b"]
+    assert made.data[0].name == "#1c2230"
+    assert made.layout.plot_bgcolor == "#123456"
+    assert made.data[1].fillcolor == style.DARK["accent"] + "33"
+    assert made.data[1].line.color == style.DARK["ink"]
+    assert made.layout.template.layout.paper_bgcolor == style.DARK["paper"]
+    assert made.layout.template.layout.font.color == style.DARK["ink"]
+    assert dark(made).to_json() == made.to_json()
 
 
 def test_broken_text_keeps_every_character_and_is_no_html():
@@ -92,7 +164,7 @@ def test_broken_text_keeps_every_character_and_is_no_html():
 
 
 def test_faint_colours():
-    assert style.faint("#0072b2", 0.2) == "rgba(0,114,178,0.2)"
+    assert style.faint("#0072b2", 0.2) == "#0072b233"
 
 
 def test_a_drawing_says_what_is_around_it():

@@ -18,8 +18,8 @@ import torch
 import nanogpt_lens as ngl
 from nanogpt_lens.core.errors import AnalysisError, ResultError
 from nanogpt_lens.results import AttentionPatterns
+from nanogpt_lens.viz import style, widgets
 from nanogpt_lens.viz import widget as widget_module
-from nanogpt_lens.viz import widgets
 from nanogpt_lens.viz.colours import as_bytes, css_colours, heat_map
 from nanogpt_lens.viz.libraries import packed, runtime, script, script_hash
 from nanogpt_lens.viz.page import document
@@ -310,7 +310,7 @@ class TestPictures:
 
     def test_colours_are_white_at_zero_and_full_at_the_ends(self):
         found = [back for back, _ in css_colours([0.0, 2.0, 5.0, -1.0, float("nan")], -1.0, 2.0)]
-        assert found == ["#ffffff", "#0000ff", "#0000ff", "#ff0000", "#e4e7ec"]
+        assert found == ["#ffffff", style.TEAL, style.TEAL, style.RUST, style.CELL]
 
 
 class TestPages:
