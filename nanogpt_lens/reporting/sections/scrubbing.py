@@ -12,7 +12,7 @@ from nanogpt_lens.circuits.features import DEFINITIONS, Features
 from nanogpt_lens.circuits.scrubbing import scrub
 from nanogpt_lens.circuits.tree import tree_of
 from nanogpt_lens.model.access import Hooked, n_tokens, token_labels
-from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.blocks import Block, Facts, Folded, Paragraph, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject
@@ -56,12 +56,17 @@ def _make(subject: Subject) -> Content:
         Paragraph(text=f"{finding}{doubts(result)}", tone="good" if _holds(result) else "plain"),
         *(Paragraph(text=text, tone="note") for text in _reservations(result)),
         picture_of(result, f"the hypothesis as a tree of {plural(n_claims, 'claim')} with what each costs"),
-        Heading(text="Prompt by prompt"),
-        picture_of(result, "how much each prompt changes", kind="prompts", before=_CANCEL),
-        _table(result),
-        Heading(text="How it was measured"),
-        Paragraph(text=_measured(result, task), tone="note"),
-        Facts(pairs=_features(hypothesis)),
+        Folded(
+            summary="Prompt by prompt, and every claim with what it costs",
+            body=(
+                picture_of(result, "how much each prompt changes", kind="prompts", before=_CANCEL),
+                _table(result),
+            ),
+        ),
+        Folded(
+            summary="How this was measured",
+            body=(Paragraph(text=_measured(result, task), tone="note"), Facts(pairs=_features(hypothesis))),
+        ),
     ]
     if not weaken:
         note = f"Each claim is weakened for at most {_MOST} claims in a report; this hypothesis has {count(n_claims)}."
@@ -145,8 +150,8 @@ def _reservations(result: Scrubbing) -> list[str]:
         lonely, path = max(alone)
         many = f"{len(alone)} claims, most of all of" if len(alone) > 1 else "one claim, about"
         said.append(
-            f"The places of {many} {_node(path)}, often agree with no other place ({percent(lonely)} of them) and stand "
-            "in for themselves, which tests nothing."
+            f"The places of {many} {_node(path)}, often agree with no other place ({percent(lonely)} of them) and "
+            "stand in for themselves, which tests nothing."
         )
     return said
 
@@ -171,7 +176,6 @@ def _table(result: Scrubbing) -> Table:
         rows=tuple(rows),
         caption=f"{caption if costs else 'The claims.'}{doubts(result)}",
         left=(0, 1),
-        folded=f"All {plural(len(rows), 'claim')}",
     )
 
 
