@@ -11,8 +11,8 @@ import torch
 
 import nanogpt_lens as ngl
 from nanogpt_lens.reporting.blocks import LEVELS
-from nanogpt_lens.reporting.neuron_table import HEIGHTS, deviations, packed_neurons
 from nanogpt_lens.reporting.making import report
+from nanogpt_lens.reporting.neuron_table import HEIGHTS, deviations, packed_neurons
 from nanogpt_lens.results import NeuronSearch, SeparatingNeurons
 from tests.nanogpt_lens.reporting.report_helpers import read, small, text
 
@@ -165,7 +165,8 @@ def test_where_not_all_fits_details_go_first_and_then_neurons_but_never_those_th
     whole = packed_neurons(search, {})
     assert whole.n == 400
     fewer = packed_neurons(search, {}, budget=int(0.8 * len(whole.packed)))
-    assert (fewer.n, fewer.excerpts) == (400, 4)
+    assert fewer.n == 400
+    assert fewer.excerpts < whole.excerpts
     tight = packed_neurons(search, {}, [(1, 7, "chosen")], budget=int(0.15 * len(whole.packed)))
     assert len(tight.packed) <= 0.15 * len(whole.packed)
     assert 1 <= tight.n < 400 == tight.total

@@ -37,7 +37,7 @@ def made(hypothesis: Any, path: Any = "handmade_induction", **options: Any) -> t
 
 
 def of_kind(made: Section, kind: type) -> list[Any]:
-    return [block for block in made.body if isinstance(block, kind)]
+    return [block for block in flat(made.body) if isinstance(block, kind)]
 
 
 @pytest.fixture(scope="module")
