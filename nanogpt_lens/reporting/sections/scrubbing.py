@@ -79,7 +79,7 @@ def _make(subject: Subject) -> Content:
         *subject.seed_option(),
         remark="" if subject.hypothesis_file else "the hypothesis was given in Python: put it into this file",
     )
-    return Content(body=tuple(body), commands=(again,), findings=(f"{RECIPE.title}: {finding}",))
+    return Content(body=tuple(body), commands=(again,), findings=(_opening(result), finding))
 
 
 _CANCEL = "Changes that cancel in the mean are seen here."
@@ -96,13 +96,22 @@ def _finding(result: Scrubbing) -> str:
     name = "The hypothesis" if result.name == "the hypothesis" else f"“{line_of(result.name, longest=120)}”"
     low, high = result.interval_of_recovered
     said = (
-        f"{name} explains {share(result.recovered)} ({share(low)} to {share(high)}) of what the model does; with its "
-        f"features shuffled, {share(result.of(PERMUTED))}."
+        f"{name} recovers {share(result.recovered)} ({share(low)} to {share(high)}) of what the model does; with the "
+        f"values of its features shuffled, {share(result.of(PERMUTED))}."
     )
     costs = _costs(result)
     if not costs:
         return said if result.cost is None else f"{said} No claim surely costs anything."
     return f"{said} What costs most: {list_of(costs)}."
+
+
+def _opening(result: Scrubbing) -> str:
+    """What is recovered, beside the control, in a short sentence."""
+    verdict = "The explanation holds" if _holds(result) else "The explanation does not hold as it stands"
+    return (
+        f"{verdict}: it recovers {share(result.recovered)} of what the model does, and "
+        f"{share(result.of(PERMUTED))} with its features shuffled."
+    )
 
 
 def _costs(result: Scrubbing) -> list[str]:
