@@ -11,7 +11,7 @@ from nanogpt_lens.compare.comparing import compare
 from nanogpt_lens.core.output import check_output
 from nanogpt_lens.model.loading import check
 from nanogpt_lens.model.reading import Reading
-from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Listing, Paragraph
+from nanogpt_lens.reporting.blocks import Block, Facts, Folded, Heading, Listing, Paragraph
 from nanogpt_lens.reporting.compared_parts import TITLES, blocks_of, first_picture
 from nanogpt_lens.reporting.face import Face, Look
 from nanogpt_lens.reporting.page import page
@@ -124,7 +124,8 @@ def _summary(comparison: ModelComparison, again: str) -> Section:
     looks = tuple(Look(sentence=sentence, section="") for sentence in said[:_SENTENCES])
     face = Face(picture=first_picture(comparison), looks=looks, title="What differs, and where it sits")
     body: list[Block] = [face]
-    body += [Listing(items=said[_SENTENCES:])] if said[_SENTENCES:] else []
+    if said[_SENTENCES:]:
+        body.append(Folded(summary="What else differs", body=(Listing(items=said[_SENTENCES:]),)))
     if comparison.left_out:
         missing = [
             f"{list_of([f'“{TITLES[part]}”' for part in parts])}: {why}" for why, parts in comparison.reasons().items()

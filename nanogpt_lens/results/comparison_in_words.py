@@ -224,8 +224,8 @@ def _heads(result: Any, names: tuple[str, str]) -> str:
 
 def listed(names: Any, most: int = _MOST) -> str:
     """Some names as a list, and how many more there are."""
-    shown = [*names][:most]
-    more = len([*names]) - len(shown)
+    every = [*names]
+    shown, more = every[:most], max(0, len(every) - most)
     if more:
         return f"{', '.join(shown)} and {more} more"
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else "nothing"
