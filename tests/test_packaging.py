@@ -32,6 +32,9 @@ def test_the_wheel_has_what_it_must(wheel):
         "viz/assets/circuit.js",
         "reporting/page.html",
         "reporting/report.css",
+        "reporting/face.html",
+        "reporting/theme.js",
+        "viz/web/house.css",
     ):
         assert f"nanogpt_lens/{name}" in names
     for name in (

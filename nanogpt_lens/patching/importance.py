@@ -65,7 +65,9 @@ def head_importance(
     check_choice(Ablation, source=source)
     if method not in ("exact", "attribution"):
         raise AnalysisError(f"method is {method!r}; expected 'exact' or 'attribution'")
-    asked = _Asked(activation="z", axes=("layer", "head"), source=source, method=method, seed=seed, progress=progress)
+    asked = _AblationOfParts(
+        activation="z", axes=("layer", "head"), source=source, method=method, seed=seed, progress=progress
+    )
     return _measured(model, corpus, asked, seq_len, n)
 
 
@@ -94,12 +96,14 @@ def mlp_importance(
     check_choice(Ablation, source=source)
     if getattr(model.cfg, "attn_only", False):
         raise AnalysisError("this model has attention alone; expected one with MLPs")
-    asked = _Asked(activation="mlp_out", axes=("layer",), source=source, method="exact", seed=seed, progress=progress)
+    asked = _AblationOfParts(
+        activation="mlp_out", axes=("layer",), source=source, method="exact", seed=seed, progress=progress
+    )
     return _measured(model, corpus, asked, seq_len, n)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _AblationOfParts:
     """What is ablated, and how."""
 
     activation: Literal["z", "mlp_out"]
@@ -115,7 +119,7 @@ class _Asked:
         return "head's z" if self.activation == "z" else "MLP's output"
 
 
-def _measured(model: Hooked, corpus: Corpus | None, asked: _Asked, seq_len: int | None, n: int) -> Scores:
+def _measured(model: Hooked, corpus: Corpus | None, asked: _AblationOfParts, seq_len: int | None, n: int) -> Scores:
     """The rises of all parts of a kind, with intervals over the sequences."""
     source, method, seed = asked.source, asked.method, asked.seed
     text = open_corpus(model, corpus)
@@ -165,7 +169,9 @@ def _reference(source: str, sizes: list[int]) -> str:
     return f"; the other sequence is drawn from {f'the same {several}' if several else 'all of them'}"
 
 
-def _rises(model: Hooked, tokens: Int[Tensor, "example pos"], asked: _Asked) -> Float[Tensor, "*part example"]:
+def _rises(
+    model: Hooked, tokens: Int[Tensor, "example pos"], asked: _AblationOfParts
+) -> Float[Tensor, "*part example"]:
     """The rise of each example's loss without each part."""
     options = {"activation": asked.activation, "axes": asked.axes, "source": asked.source, "seed": asked.seed}
     if asked.method == "attribution":

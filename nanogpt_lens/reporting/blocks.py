@@ -243,10 +243,12 @@ Block: TypeAlias = (
 
 
 def picture_of(result: Result, label: str, *, says: str = "", before: str = "", **options: object) -> Picture:
-    """A result's figure under the sentence `says`; `before` is put in front of its caption."""
+    """A result's figure under the sentence `says`, its title; `before` is put in front of its caption."""
     from nanogpt_lens.viz.figures import uncaptioned
+    from nanogpt_lens.viz.figures.untitled import untitled
 
     figure, caption = uncaptioned(result.plot(**options))
+    figure = untitled(figure) if says else figure
     return Picture(picture=figure, caption=f"{before} {caption}".strip(), label=label, says=says)
 
 

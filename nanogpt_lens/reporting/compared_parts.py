@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from nanogpt_lens.reporting.blocks import Block, Paragraph, Table, picture_of
-from nanogpt_lens.reporting.words import count, interval, line_of, number, percent, quoted
+import torch
+
+from nanogpt_lens.reporting.blocks import Block, Paragraph, Picture, Table, picture_of
+from nanogpt_lens.reporting.words import count, interval, line_of, number, percent, plural, quoted, share
 from nanogpt_lens.results import HeadMatches, ModelComparison, OutputDifference, Result, Transplants, WeightDifference
+from nanogpt_lens.results.comparison_in_words import called
 
 TITLES: Mapping[str, str] = {
     "transplants": "Where the difference sits",
@@ -40,29 +45,97 @@ _READING = {
 _ROWS = 15
 
 
+_TELLING = ("transplants", "representations", "weights")
+"""The parts whose picture stands first on the page, the most telling first."""
+
+_SMALL = (".b_O", ".ln1", ".ln2")
+_NOTHING = 0.005  # a share that is written as 0%
+
+
 def blocks_of(part: str, comparison: ModelComparison) -> tuple[str, tuple[Block, ...]]:
     """How to read a part, and its blocks."""
     make: Callable[[Any, ModelComparison], list[Block]] = _MAKERS.get(part, _plain)
     return _READING[part], tuple(make(comparison[part], comparison))
 
 
+def first_picture(comparison: ModelComparison) -> Picture | None:
+    """The picture of the first screen, which the section of its part does not repeat; None where there is no part."""
+    part = next((name for name in (*_TELLING, *comparison.parts) if name in comparison.parts), None)
+    if part is None:
+        return None
+    shown = comparison[part]
+    if isinstance(shown, Transplants):
+        shown = with_names(shown, comparison.names)
+    return picture_of(shown, TITLES[part], says=TITLES[part])
+
+
+def _is_first(part: str, comparison: ModelComparison) -> bool:
+    """Whether the picture of a part stands on the first screen."""
+    return part == next((name for name in (*_TELLING, *comparison.parts) if name in comparison.parts), None)
+
+
 def _plain(result: Result, comparison: ModelComparison) -> list[Block]:
     said = getattr(result, "sentence", None)
     words = line_of(str(said())) if callable(said) else ""
     finding: list[Block] = [Paragraph(text=f"{words[0].upper()}{words[1:]}.", tone="plain")] if words else []
+    if any(comparison.parts.get(name) is result and _is_first(name, comparison) for name in comparison.parts):
+        return [*finding, Paragraph(text=_ABOVE, tone="note")]
     return [*finding, picture_of(result, "what the finding says")]
 
 
+_ABOVE = "Its picture is the first of this page."
+
+
+def with_names(result: Transplants, names: tuple[str, str]) -> Transplants:
+    """The same with the models' names in place of a and b, and without the small parts that move nothing."""
+    a, b = (line_of(name, longest=24) for name in names)
+    called = {"a into b": f"{a} into {b}", "b into a": f"{b} into {a}"}
+    kept = torch.tensor([i for i, name in enumerate(result.components) if not _moves_nothing(result, i, name)])
+    parts = {"values", "low", "high", "n_parameters", "changed", "moved", "chosen"}
+    tensors = {name: getattr(result, name)[..., kept] for name in parts if getattr(result, name) is not None}
+    labels = {
+        **result.labels,
+        "direction": tuple(called.get(way, way) for way in result.labels["direction"]),
+        "component": tuple(result.components[i] for i in kept.tolist()),
+    }
+    return replace(result, labels=labels, **tensors)
+
+
+def _moves_nothing(result: Transplants, i: int, name: str) -> bool:
+    """Whether a bias or a LayerNorm moves no share that could be seen, in either direction, and is in no set."""
+    shares = result.values[..., i].nan_to_num(0)
+    in_set = result.chosen is not None and bool(result.chosen[:, i].any())
+    return name.endswith(_SMALL) and not in_set and bool((shares.abs() < _NOTHING).all())
+
+
 def _transplants(result: Transplants, comparison: ModelComparison) -> list[Block]:
-    """The grid in both directions, the curve of sets, and a table."""
-    blocks: list[Block] = [
-        Paragraph(text=f"a is {line_of(comparison.names[0])}, b is {line_of(comparison.names[1])}.", tone="note"),
-        picture_of(result, "the share of the difference that moves with each part"),
-    ]
+    """The curve of sets and a table; the grid in both directions where the first screen does not have it."""
+    blocks: list[Block] = []
+    if not _is_first("transplants", comparison):
+        shown = with_names(result, comparison.names)
+        blocks.append(picture_of(shown, "the share of the difference that moves with each part"))
     if result.chosen is not None:
-        blocks.append(picture_of(result, "the share that moves with sets of parts", kind="set"))
+        named = with_names(result, comparison.names)
+        says = _few_parts(result, comparison.names)
+        sets = replace(result, labels={**result.labels, "direction": named.labels["direction"]})
+        blocks.append(picture_of(sets, "the share that moves with sets of parts", says=says, kind="set"))
+    else:
+        blocks.append(Paragraph(text=_ABOVE, tone="note"))
     blocks.append(_transplant_table(result, comparison.names))
     return blocks
+
+
+def _few_parts(result: Transplants, names: tuple[str, str]) -> str:
+    """How many parts it takes, in a sentence."""
+    if result.chosen is None or result.set_share is None:
+        return ""
+    i, at = result.labels["direction"].index("b into a"), result.measures.index(result.by)
+    n, share_ = int(result.chosen[i].sum()), float(result.set_share[i, at])
+    if share_ != share_:
+        return ""
+    one, other = (line_of(name) for name in names)
+    verb = "carries" if n == 1 else "carry"
+    return f"{plural(n, 'part')} of {int(result.changed.sum())} {verb} {share(share_)} from {other} into {one}."
 
 
 def _transplant_table(result: Transplants, names: tuple[str, str]) -> Table:
@@ -73,7 +146,7 @@ def _transplant_table(result: Transplants, names: tuple[str, str]) -> Table:
         row, other = (frames[way].loc[name].to_dict() for way in ("b into a", "a into b"))
         rows.append(
             (
-                name,
+                called(name),
                 _share(row),
                 _share(other),
                 percent(row["moved"]),
@@ -158,14 +231,14 @@ def _ranked(result: OutputDifference) -> Table:
 
 def _weights(result: WeightDifference, comparison: ModelComparison) -> list[Block]:
     """The sentence, the picture, and the tokens that moved most."""
-    blocks: list[Block] = [
-        Paragraph(
-            text=f"a is {line_of(comparison.names[0])}, b {line_of(comparison.names[1])}: {line_of(result.sentence())}."
-        ),
-    ]
+    said = f"{result.sentence()[:1].upper()}{result.sentence()[1:]}"
+    for letter, name in (("a", comparison.names[0]), ("b", comparison.names[1])):
+        said = re.sub(rf"(?<![\w.]){letter}'s(?!\w)", f"{name}'s", said)
+    blocks: list[Block] = [Paragraph(text=f"{line_of(said)}.")]
     if not result.changed and not result.rewritten:
         return blocks
-    blocks.append(picture_of(result, "how far each matrix has moved"))
+    if not _is_first("weights", comparison):
+        blocks.append(picture_of(result, "how far each matrix has moved"))
     moved = result.tokens_table(_ROWS)
     if bool(result.token_differs.any()):
         columns = [name for name in moved.columns if name != "token"]

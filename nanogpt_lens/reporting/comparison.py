@@ -11,8 +11,8 @@ from nanogpt_lens.compare.comparing import compare
 from nanogpt_lens.core.output import check_output
 from nanogpt_lens.model.loading import check
 from nanogpt_lens.model.reading import Reading
-from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Listing, Paragraph, picture_of
-from nanogpt_lens.reporting.compared_parts import TITLES, blocks_of
+from nanogpt_lens.reporting.blocks import Block, Facts, Folded, Heading, Listing, Paragraph
+from nanogpt_lens.reporting.compared_parts import TITLES, blocks_of, first_picture
 from nanogpt_lens.reporting.face import Face, Look
 from nanogpt_lens.reporting.page import page
 from nanogpt_lens.reporting.report import SUMMARY, Report
@@ -24,7 +24,6 @@ from nanogpt_lens.text.corpus import Corpus
 
 _FIRST = "What differs, and where it sits: three sentences, and one picture of the whole model."
 _SENTENCES = 3
-_TELLING = ("transplants", "representations", "weights")  # the parts whose picture stands first
 
 
 def compared(
@@ -122,11 +121,11 @@ def _certified(names: tuple[str, str], paths: tuple[str, str], reading: Reading)
 def _summary(comparison: ModelComparison, again: str) -> Section:
     """The first screen: one picture of the whole model and three sentences; what else is to say stands below."""
     said = comparison.sentences()
-    first = next((part for part in (*_TELLING, *comparison.parts) if part in comparison.parts), None)
-    picture = None if first is None else picture_of(comparison[first], TITLES[first], says=TITLES[first])
     looks = tuple(Look(sentence=sentence, section="") for sentence in said[:_SENTENCES])
-    body: list[Block] = [Face(picture=picture, looks=looks, title="What differs, and where it sits")]
-    body += [Listing(items=said[_SENTENCES:])] if said[_SENTENCES:] else []
+    face = Face(picture=first_picture(comparison), looks=looks, title="What differs, and where it sits")
+    body: list[Block] = [face]
+    if said[_SENTENCES:]:
+        body.append(Folded(summary="What else differs", body=(Listing(items=said[_SENTENCES:]),)))
     if comparison.left_out:
         missing = [
             f"{list_of([f'“{TITLES[part]}”' for part in parts])}: {why}" for why, parts in comparison.reasons().items()

@@ -22,7 +22,7 @@ from nanogpt_lens.reporting.blocks import Span, spans_of
 from nanogpt_lens.reporting.face import Bar, Bars, ChanceLine, ExcerptPair, Look
 from nanogpt_lens.reporting.section import Section
 from nanogpt_lens.reporting.words import NEGLIGIBLE, at, list_of, number, percent
-from nanogpt_lens.reporting.worth import Part, Worth
+from nanogpt_lens.reporting.worth import PartRise, Worth
 from nanogpt_lens.results import Excerpt, HeadTaxonomy, InductionHeads, NeuronSearch, SeparatingNeurons
 
 MOST = 3
@@ -101,7 +101,7 @@ def largest_part(worth: Worth) -> Look:
     return Look(sentence=f"{said}.", section="summary", sketch=_bars(worth, *shown))
 
 
-def _bars(worth: Worth, *parts: Part) -> Bars:
+def _bars(worth: Worth, *parts: PartRise) -> Bars:
     """The loss as trained and without each part, with a line at a uniform guess where it is on the scale."""
     without = [(f"without {part.name}", worth.loss + part.value) for part in parts]
     longest = max(worth.loss, *(value for _, value in without))
@@ -170,7 +170,7 @@ def best_neuron(found: SeparatingNeurons, what: str, search: NeuronSearch | None
         search: has the excerpts on which the neuron is highest, or lowest where it is low on the class.
     """
     layer, neuron = found.best(1)[0]
-    place = list(found.labels["layer"]).index(layer), neuron
+    place = [int(label) for label in found.labels["layer"]].index(layer), neuron
     right, low, sign = (float(tensor[place]) for tensor in (found.held_out, found.low, found.sign))
     if not low > found.chance or math.isnan(right):
         return None

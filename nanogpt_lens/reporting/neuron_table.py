@@ -103,7 +103,7 @@ def _packed(
     }
     return NeuronTable(
         header=header,
-        packed=base64.b64encode(gzip.compress(data, 9, mtime=0)).decode(),
+        packed=base64.b64encode(gzip.compress(data, 6, mtime=0)).decode(),
         n=len(rows),
         total=search.values.numel(),
         excerpts=min(n_top, search.top_values.shape[-1]),

@@ -55,11 +55,11 @@ class Worth:
     loss: float
     uniform: float
 
-    def ranked(self) -> list[Part]:
+    def ranked(self) -> list[PartRise]:
         """Every part, the largest rise first."""
         return sorted(self._parts(), key=lambda part: -part.value)
 
-    def _parts(self) -> Iterator[Part]:
+    def _parts(self) -> Iterator[PartRise]:
         for layer in range(self.heads.shape["layer"]):
             for head in range(self.heads.shape["head"]):
                 yield _part(f"head {layer}.{head}", self.heads, (layer, head))
@@ -68,7 +68,7 @@ class Worth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class PartRise:
     """A head or MLP, and the rise of the loss without it, with its interval."""
 
     name: str
@@ -77,10 +77,10 @@ class Part:
     high: float
 
 
-def _part(name: str, rises: Scores, place: tuple[int, ...]) -> Part:
+def _part(name: str, rises: Scores, place: tuple[int, ...]) -> PartRise:
     value = float(rises.values[place])
     low, high = at(rises.low, *place), at(rises.high, *place)
-    return Part(name=name, value=value, low=value if low is None else low, high=value if high is None else high)
+    return PartRise(name=name, value=value, low=value if low is None else low, high=value if high is None else high)
 
 
 def worth_of(subject: Subject, heads: Scores | None = None) -> Worth:

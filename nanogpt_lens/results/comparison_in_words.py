@@ -40,6 +40,7 @@ def sentences_of(
         _heads(parts.get("heads"), names),
         _own(parts.get("difference_lens")),
         _own(parts.get("edges"), f"Along edges (a is {names[0]}, b {names[1]}), "),
+        _about_the_set(parts.get("transplants"), names),
     ]
     return tuple(sentence for sentence in said if sentence)
 
@@ -92,20 +93,59 @@ def _carried(result: Any, why: str, names: tuple[str, str]) -> str:
             return f"Transplants find no difference: {a} and {b} do not surely differ in {_called(result, by)}."
         first = table.iloc[0]
         return (
-            f"{first['component']} alone, moved from {b} into {a}, moves {first['share']:.0%} of the difference in "
-            f"{_called(result, by)}."
+            f"{_begun(called(first['component']))} alone, moved from {b} into {a}, carries {first['share']:.0%} of the "
+            f"difference in {_called(result, by)}."
         )
-    alone = result.table("b into a")
-    chosen = alone.loc[alone["in_set"], "component"].tolist()  # those that carry most alone come first
-    sizes, differing = result.n_parameters, int(result.changed.sum())
-    weights = float(sizes[result.chosen[i]].sum()) / max(1.0, float(sizes[result.changed].sum()))
+    chosen = _chosen(result)
     ends = f"{float(result.set_low[i, by]):.0%} to {float(result.set_high[i, by]):.0%}"
     share = f"{float(result.set_share[i, by]):.0%} ({ends}) of the difference in {_called(result, by)}"
-    of = f"{len(chosen)} of the {differing} parts that differ, {weights:.0%} of their parameters"
-    said = f"{listed(chosen)} ({of}), moved from {b} into {a}, carry {share}"
+    verb = "carries" if len(chosen) == 1 else "carry"
+    return f"{_begun(listed(map(called, chosen)))}, moved from {b} into {a}, {verb} {share}."
+
+
+def _chosen(result: Transplants) -> list[str]:
+    """The components of the smallest set from b into a, those that carry most alone first."""
+    alone = result.table("b into a")
+    return alone.loc[alone["in_set"], "component"].tolist()
+
+
+def _about_the_set(result: Any, names: tuple[str, str]) -> str:
+    """How large the set is, what it carries of the other measure, and what random sets do; "" where there is none."""
+    a, b = names
+    if not isinstance(result, Transplants) or result.chosen is None:
+        return ""
+    i, by = result.labels["direction"].index("b into a"), result.measures.index(result.by)
+    sizes, differing, n = result.n_parameters, int(result.changed.sum()), len(_chosen(result))
+    weights = float(sizes[result.chosen[i]].sum()) / max(1.0, float(sizes[result.changed].sum()))
+    said = [f"What carries the difference is {n} of the {differing} parts that differ, with {weights:.0%} of their"]
+    said[0] += " parameters"
+    said += [words for words in (_besides(result, i, by), _random(result, i, by)) if words]
     back = len(result.smallest_set("a into b"))
-    other = f"; from {a} into {b} it takes {back}" if back != len(chosen) else ""
-    return f"{said}{_besides(result, i, by)}{_random(result, i, by)}{other}."
+    said += [f"from {a} into {b} it takes {back}"] if back != n else []
+    return f"{'; '.join(said)}."
+
+
+_PARTS = {
+    "embed": "the embedding",
+    "unembed": "the unembedding",
+    "pos_embed": "the position embedding",
+    "ln_final": "the final LayerNorm",
+}
+
+
+def called(component: str) -> str:
+    """A component in a sentence, where 0.3 would be a number: head 0.3, MLP 2, the embedding."""
+    layer, _, part = component.partition(".")
+    if part.isdecimal():
+        return f"head {component}"
+    if component.startswith("mlp") and component[3:].isdecimal():
+        return f"MLP {component[3:]}"
+    return f"{part} of layer {layer}" if part and layer.isdecimal() else _PARTS.get(component, component)
+
+
+def _begun(words: str) -> str:
+    """Words at the beginning of a sentence."""
+    return f"{words[:1].upper()}{words[1:]}"
 
 
 def _called(result: Transplants, measure: int) -> str:
@@ -118,7 +158,8 @@ def _besides(result: Transplants, direction: int, by: int) -> str:
     if result.set_share is None or result.set_low is None or result.set_high is None:
         return ""
     share, low, high = (float(part[direction, 1 - by]) for part in (result.set_share, result.set_low, result.set_high))
-    return "" if share != share else f" and {share:.0%} ({low:.0%} to {high:.0%}) of that in {_called(result, 1 - by)}"
+    other = _called(result, 1 - by)
+    return "" if share != share else f"of the difference in {other} it carries {share:.0%} ({low:.0%} to {high:.0%})"
 
 
 def _random(result: Transplants, direction: int, by: int) -> str:
@@ -134,7 +175,7 @@ def _random(result: Transplants, direction: int, by: int) -> str:
     if not said:
         return ""
     spread = p[1] > _LEVEL and share[1] >= float(result.set_low[direction, by]) - _NEAR
-    return f"; random sets {' and '.join(said)}{': the change is spread over the model' if spread else ''}"
+    return f"random sets carry {' and '.join(said)}{': the change is spread over the model' if spread else ''}"
 
 
 def _weights(result: Any, names: tuple[str, str]) -> str:
@@ -153,7 +194,8 @@ def _weights(result: Any, names: tuple[str, str]) -> str:
         else ""
     )
     moved = f"{len(result.changed)} of {len(result.components)} parts have changed"
-    return f"{said}{moved}, most {listed(first)}, by {far[first[-1]]:.0%} to {far[first[0]]:.0%} of their norm."
+    most = f"most {listed(map(called, first))}, by {far[first[-1]]:.0%} to {far[first[0]]:.0%} of their norm"
+    return f"{said}{moved}, {most}."
 
 
 def _own(result: Any, before: str = "") -> str:
@@ -182,8 +224,8 @@ def _heads(result: Any, names: tuple[str, str]) -> str:
 
 def listed(names: Any, most: int = _MOST) -> str:
     """Some names as a list, and how many more there are."""
-    shown = [*names][:most]
-    more = len([*names]) - len(shown)
+    every = [*names]
+    shown, more = every[:most], max(0, len(every) - most)
     if more:
         return f"{', '.join(shown)} and {more} more"
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}" if shown else "nothing"

@@ -10,7 +10,7 @@ from nanogpt_lens.reporting.blocks import Block, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject, source_of
-from nanogpt_lens.reporting.words import number
+from nanogpt_lens.reporting.words import line_of, list_of, number
 from nanogpt_lens.results import Result
 from nanogpt_lens.text.tasks import read_task
 
@@ -41,7 +41,25 @@ def _make(analysis: Analysis, subject: Subject) -> Content:
     if not isinstance(result, Result):
         raise DoesNotApply(f"{analysis.name} returns a {type(result).__name__}, which has no picture")
     body: tuple[Block, ...] = (picture_of(result, analysis.about), _table(result))
-    return Content(body=body, commands=(_again(analysis, subject, options),))
+    said = _finding(result)
+    return Content(body=body, commands=(_again(analysis, subject, options),), findings=(said,) if said else ())
+
+
+def _finding(result: Result) -> str:
+    """The largest value and where it is, in a sentence; "" where there is none."""
+    rows = result.top(1).to_dict("records")
+    if not rows or float(rows[0]["value"]) != float(rows[0]["value"]):
+        return ""
+    row = rows[0]
+    if {"layer", "head"} <= set(row):
+        where = f"head {row['layer']:.0f}.{row['head']:.0f}"
+    else:
+        axes = [axis for axis in result.axes if axis in row]
+        where = list_of(
+            [f"{axis.replace('_', ' ')} {line_of(str(row.get(f'{axis}_label', row[axis])))}" for axis in axes]
+        )
+    value = number(float(row["value"]))
+    return f"The largest value is that of {where}: {value}." if where else f"Its value is {value}."
 
 
 def _source(analysis: Analysis, subject: Subject) -> tuple[Any, ...]:
@@ -67,6 +85,7 @@ def _table(result: Result) -> Table:
         rows=tuple(rows),
         caption=f"The largest values, by magnitude: {result.definition}.{doubts(result)}",
         left=(),
+        folded=f"The {len(rows)} largest values",
     )
 
 

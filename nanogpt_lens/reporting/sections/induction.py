@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from nanogpt_lens.core.intervals import mean_fields, t_interval
 from nanogpt_lens.heads.ablation import ablate_induction_heads
 from nanogpt_lens.heads.induction import induction_accuracy, prefix_matching, repeated_sequence_loss
@@ -195,8 +197,11 @@ def _gain_by_position(losses: Scores) -> Scores:
     half = losses.shape["pos"] // 2 + 1
     names = losses.labels["condition"]
     one, other = (losses.per_example[names.index(name), half:] for name in ("shuffled", "repeated"))
+    columns = mean_fields((one - other)[None])
+    assert losses.chance is not None, "a uniform guess"
     return Scores(
-        **mean_fields((one - other)[None]),
+        **columns,
+        chance=torch.full_like(columns["values"], float(losses.chance.max())),
         axes=("gain", "pos"),
         labels={"gain": ("gain of order",), "pos": losses.labels["pos"][half:]},
         quantity="gain of order, nats per token",

@@ -17,7 +17,7 @@ from nanogpt_lens.reporting.blocks import Block, Folded, Heading, Paragraph, Pic
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, measured, number, quoted, share
+from nanogpt_lens.reporting.words import NEGLIGIBLE, at, interval, number, quoted, share
 from nanogpt_lens.results import LensResult
 from nanogpt_lens.results.attribution import LogitAttribution
 from nanogpt_lens.results.lens import ConvergenceResult
@@ -117,7 +117,7 @@ def _note_if_tied(subject: Subject) -> list[Block]:
 
 
 def _finding(convergence: ConvergenceResult) -> str:
-    depth = measured(convergence.mean_depth, convergence.depth_low, convergence.depth_high)
+    depth = number(convergence.mean_depth, 1)
     if convergence.n_layers == 1:
         return "It has one layer, in which its guess is made."
     return f"On average its final guess leads from layer {depth} of {convergence.n_layers} on."

@@ -10,7 +10,7 @@ from nanogpt_lens.reporting.words import heads_named, list_of, share
 from nanogpt_lens.results import PatchingResult
 
 _SOME = 0.005  # of recovery: what is written as 0%
-_MOST = 0.5  # of recovery: the information has arrived
+_MOST, _ALL = 0.5, 0.995  # of recovery: the information has arrived; all of it
 
 
 def finding(
@@ -24,7 +24,8 @@ def finding(
         head = "no head alone carries a share of it that can be measured"
     if first is None:
         return f"Of the decision between the two prompts, {head}."
-    return f"From layer {first} on the last token carries {share(least)} of the decision or more; {head}."
+    much = "all of the decision" if least >= _ALL else f"{share(least)} of the decision or more"
+    return f"From layer {first} on the last token carries {much}; {head}."
 
 
 def _arrives(

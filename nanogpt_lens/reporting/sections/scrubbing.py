@@ -12,7 +12,7 @@ from nanogpt_lens.circuits.features import DEFINITIONS, Features
 from nanogpt_lens.circuits.scrubbing import scrub
 from nanogpt_lens.circuits.tree import tree_of
 from nanogpt_lens.model.access import Hooked, n_tokens, token_labels
-from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Paragraph, Table, picture_of
+from nanogpt_lens.reporting.blocks import Block, Facts, Folded, Paragraph, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import Subject
@@ -56,12 +56,17 @@ def _make(subject: Subject) -> Content:
         Paragraph(text=f"{finding}{doubts(result)}", tone="good" if _holds(result) else "plain"),
         *(Paragraph(text=text, tone="note") for text in _reservations(result)),
         picture_of(result, f"the hypothesis as a tree of {plural(n_claims, 'claim')} with what each costs"),
-        Heading(text="Prompt by prompt"),
-        picture_of(result, "how much each prompt changes", kind="prompts", before=_CANCEL),
-        _table(result),
-        Heading(text="How it was measured"),
-        Paragraph(text=_measured(result, task), tone="note"),
-        Facts(pairs=_features(hypothesis)),
+        Folded(
+            summary="Prompt by prompt, and every claim with what it costs",
+            body=(
+                picture_of(result, "how much each prompt changes", kind="prompts", before=_CANCEL),
+                _table(result),
+            ),
+        ),
+        Folded(
+            summary="How this was measured",
+            body=(Paragraph(text=_measured(result, task), tone="note"), Facts(pairs=_features(hypothesis))),
+        ),
     ]
     if not weaken:
         note = f"Each claim is weakened for at most {_MOST} claims in a report; this hypothesis has {count(n_claims)}."
@@ -74,7 +79,7 @@ def _make(subject: Subject) -> Content:
         *subject.seed_option(),
         remark="" if subject.hypothesis_file else "the hypothesis was given in Python: put it into this file",
     )
-    return Content(body=tuple(body), commands=(again,), findings=(f"{RECIPE.title}: {finding}",))
+    return Content(body=tuple(body), commands=(again,), findings=(_opening(result), finding))
 
 
 _CANCEL = "Changes that cancel in the mean are seen here."
@@ -91,13 +96,22 @@ def _finding(result: Scrubbing) -> str:
     name = "The hypothesis" if result.name == "the hypothesis" else f"“{line_of(result.name, longest=120)}”"
     low, high = result.interval_of_recovered
     said = (
-        f"{name} explains {share(result.recovered)} ({share(low)} to {share(high)}) of what the model does; with its "
-        f"features shuffled, {share(result.of(PERMUTED))}."
+        f"{name} recovers {share(result.recovered)} ({share(low)} to {share(high)}) of what the model does; with the "
+        f"values of its features shuffled, {share(result.of(PERMUTED))}."
     )
     costs = _costs(result)
     if not costs:
         return said if result.cost is None else f"{said} No claim surely costs anything."
     return f"{said} What costs most: {list_of(costs)}."
+
+
+def _opening(result: Scrubbing) -> str:
+    """What is recovered, beside the control, in a short sentence."""
+    verdict = "The explanation holds" if _holds(result) else "The explanation does not hold as it stands"
+    return (
+        f"{verdict}: it recovers {share(result.recovered)} of what the model does, and "
+        f"{share(result.of(PERMUTED))} with its features shuffled."
+    )
 
 
 def _costs(result: Scrubbing) -> list[str]:
@@ -145,8 +159,8 @@ def _reservations(result: Scrubbing) -> list[str]:
         lonely, path = max(alone)
         many = f"{len(alone)} claims, most of all of" if len(alone) > 1 else "one claim, about"
         said.append(
-            f"The places of {many} {_node(path)}, often agree with no other place ({percent(lonely)} of them) and stand "
-            "in for themselves, which tests nothing."
+            f"The places of {many} {_node(path)}, often agree with no other place ({percent(lonely)} of them) and "
+            "stand in for themselves, which tests nothing."
         )
     return said
 
@@ -171,7 +185,6 @@ def _table(result: Scrubbing) -> Table:
         rows=tuple(rows),
         caption=f"{caption if costs else 'The claims.'}{doubts(result)}",
         left=(0, 1),
-        folded=f"All {plural(len(rows), 'claim')}",
     )
 
 

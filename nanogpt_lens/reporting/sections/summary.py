@@ -13,7 +13,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.reporting.blocks import Block, Facts, Heading, Picture, Table
 from nanogpt_lens.reporting.face import Face, Look, PartGrid
 from nanogpt_lens.reporting.looks import MOST, looks_of
-from nanogpt_lens.reporting.section import Section
+from nanogpt_lens.reporting.section import Section, in_a_sentence
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, line_of, number, plural, short_path
 from nanogpt_lens.reporting.worth import Worth, grid_of, worth_of
@@ -29,13 +29,19 @@ READING = (
 
 
 def section(subject: Subject, others: Sequence[Section]) -> Section:
-    """The section, from the others; it is made last and stands first."""
-    face = _face_of_several(others) if subject.checkpoint is None else _face(subject, others)
+    """The section, from the others; it is made last and stands first, also where it fails, which it says."""
+    error = ""
+    try:
+        face = _face_of_several(others) if subject.checkpoint is None else _face(subject, others)
+    except Exception as reason:
+        log.debug("the first screen failed", exc_info=True)
+        face, error = _face_of_several(others), in_a_sentence(reason, subject.folders)
     return Section(
         key=KEY,
         title=TITLE,
         reading=READING,
-        status="done",
+        status="failed" if error else "done",
+        error=error,
         commands=(subject.report_command(),),
         body=(face,),
         findings=tuple(look.sentence for look in face.looks),

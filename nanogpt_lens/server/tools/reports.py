@@ -52,7 +52,7 @@ def _written(desk: Desk, work: Work, name: str, sections: list[str], seed: int) 
     with desk.report_folder() as folder:
         output = folder / f"{served.name}-report.html"
         made = script.call("report", "ngl.report", served.path, **options, output=str(output), progress=False)
-    findings = [sentence for section in made.sections for sentence in section.findings]
+    findings = list(dict.fromkeys(sentence for section in made.sections for sentence in section.findings))
     size = len(made.html.encode()) / 1e6
     failed = ", ".join(section.key for section in made.failed)
     equal = {True: "proven equal", False: "NOT proven equal", None: "equality not checked"}[made.passed]

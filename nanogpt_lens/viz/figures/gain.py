@@ -17,7 +17,7 @@ def over_positions(result: Result) -> Drawing:
     """A line for each gain; where its band holds zero, nothing is gained that could be measured.
 
     Args:
-        result: values [gain, pos]; the labels of `pos` are whole numbers.
+        result: values [gain, pos]; the labels of `pos` are whole numbers; `chance` is what could be gained at most.
     """
     figure, every = go.Figure(), Measured.of(result)
     labels = result.labels.get("pos", ())
@@ -30,7 +30,7 @@ def over_positions(result: Result) -> Drawing:
         )
     figure.add_hline(y=0, line={"color": style.MUTED, "width": 1})
     figure.update_xaxes(title_text="position of the token that is predicted", showgrid=False)
-    figure.update_yaxes(title_text=words(result.quantity))
+    figure.update_yaxes(title_text=words(result.quantity), range=_range(every))
     return Drawing(
         figure=figure,
         title=words(result.heading).capitalize(),
@@ -39,3 +39,12 @@ def over_positions(result: Result) -> Drawing:
         notes=(interval_of(result, "Band"),) if every.has_interval else (),
         intervals_told=every.has_interval,
     )
+
+
+def _range(numbers: Measured) -> list[float] | None:
+    """From well below zero to what could be gained at most, where that is known, so that nothing looks like nothing."""
+    if numbers.chance is None or not numbers.has_chance:
+        return None
+    most = float(numbers.chance.max())
+    low, high = (numbers.values if end is None else end for end in (numbers.low, numbers.high))
+    return [min(-most / 4, 1.05 * float(low.min())), max(most, 1.05 * float(high.max()))]

@@ -38,7 +38,7 @@ class TestWhatItPrints:
         assert code == 0
         lines = out.splitlines()
         assert lines[0].startswith("after predicts this text")
-        assert lines[1].startswith("0.1 (1 of the 1 parts that differ")
+        assert lines[1].startswith("Head 0.1, moved from after into before, carries 100%")
         assert any(line.startswith("0.1 ") and "100%" in line for line in lines[2:])
 
     def test_a_reason_is_given_once(self, files, tmp_path):
@@ -58,7 +58,7 @@ class TestThePage:
         html = page.read_text()
         assert "Both checkpoints are converted exactly" in html
         first = html[html.index('id="summary"') : html.index('id="transplants"')]
-        assert "0.1 (1 of the 1 parts that differ" in first
+        assert "Head 0.1, moved from after into before, carries 100%" in first
         assert first.count("<figure") == 1
         assert str(tmp_path) not in html
         assert str(before.parent) not in html

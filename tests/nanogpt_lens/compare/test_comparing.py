@@ -66,9 +66,16 @@ class TestOneHead:
             assert transplants.share("mlp1", direction) == 0
 
     def test_the_second_sentence_names_it(self, one_head):
-        assert one_head.sentences()[1].startswith("0.1 (1 of the 1 parts that differ, 100% of their parameters)")
-        assert "carry 100%" in one_head.sentences()[1]
-        assert "of the difference in output (KL) and 100%" in one_head.sentences()[1]
+        assert one_head.sentences()[1].startswith("Head 0.1, moved from ")
+        assert "carries 100%" in one_head.sentences()[1]
+        assert one_head.sentences()[1].endswith("of the difference in output (KL).")
+
+    def test_the_last_sentence_says_how_large_the_set_is(self, one_head):
+        said = one_head.sentences()[-1]
+        assert said.startswith(
+            "What carries the difference is 1 of the 1 parts that differ, with 100% of their parameters"
+        )
+        assert "of the difference in loss it carries 100%" in said
 
     def test_a_change_of_one_part_is_not_called_spread(self, base, tmp_path):
         generator = torch.Generator().manual_seed(3)
@@ -80,7 +87,7 @@ class TestOneHead:
         made = ngl.compare(base, saved(tmp_path / "after", weights), **QUIET, parts=["outputs", "transplants"])
         transplants = made["transplants"]
         assert transplants.smallest_set("b into a") == ("mlp1",)
-        assert "spread" not in made.sentences()[1]
+        assert not any("spread" in sentence for sentence in made.sentences())
         way = transplants.labels["direction"].index("b into a")
         beside = transplants.random_share[way]
         assert float(beside[~beside.isnan()].max()) < 0.9  # none of them has the part itself in it

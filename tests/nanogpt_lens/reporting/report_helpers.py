@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 from tests.hostile import HOSTILE
 from tests.making import CHARS, write, write_meta
@@ -20,6 +22,14 @@ def text(n: int, seed: int = 0) -> str:
     rng = random.Random(seed)
     lines = [" ".join(rng.choice(WORDS) for _ in range(rng.randint(2, 6))) for _ in range(n // 12)]
     return "\n".join(line + ("\n" if rng.random() < 0.2 else "") for line in lines)[:n]
+
+
+def flat(blocks: Iterable[Any]) -> Iterator[Any]:
+    """The blocks, and those that are folded away, in their order."""
+    for block in blocks:
+        yield block
+        if block.kind == "folded":
+            yield from flat(block.body)
 
 
 def small(folder: Path, *, vocabulary: bool = True, **sizes: object) -> Path:

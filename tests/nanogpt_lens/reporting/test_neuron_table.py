@@ -2,14 +2,19 @@
 
 import base64
 import gzip
+import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import nanogpt_lens as ngl
 from nanogpt_lens.reporting.blocks import LEVELS
+from nanogpt_lens.reporting.making import report
 from nanogpt_lens.reporting.neuron_table import HEIGHTS, deviations, packed_neurons
 from nanogpt_lens.results import NeuronSearch, SeparatingNeurons
+from tests.nanogpt_lens.reporting.report_helpers import read, small, text
 
 LAYERS, WIDTH, K, WINDOW, VOCAB, TEXT = 2, 6, 3, 4, 5, 40
 TOKENS = ("\n", " ", "a", "</script><script>", "\u202e")
@@ -160,7 +165,8 @@ def test_where_not_all_fits_details_go_first_and_then_neurons_but_never_those_th
     whole = packed_neurons(search, {})
     assert whole.n == 400
     fewer = packed_neurons(search, {}, budget=int(0.8 * len(whole.packed)))
-    assert (fewer.n, fewer.excerpts) == (400, 4)
+    assert fewer.n == 400
+    assert fewer.excerpts < whole.excerpts
     tight = packed_neurons(search, {}, [(1, 7, "chosen")], budget=int(0.15 * len(whole.packed)))
     assert len(tight.packed) <= 0.15 * len(whole.packed)
     assert 1 <= tight.n < 400 == tight.total
@@ -183,3 +189,20 @@ def test_tokens_run_nothing_and_the_same_input_gives_the_same_bytes():
     assert one.packed == other.packed
     assert one.header == other.header
     assert "\u202e" not in "".join(one.header["tokens"])
+
+
+def test_the_table_in_the_page_is_that_of_the_search(tmp_path):
+    (tmp_path / "input.txt").write_text(text(4000))
+    folder = small(tmp_path / "out")
+    found = report(folder, corpus=tmp_path / "input.txt", sections=["neurons"], progress=False)
+    page = read(found.html)
+    header, data = (page.all("script", **{"data-neurons": name})[0].text for name in ("header", "data"))
+    table = SimpleNamespace(header=json.loads(header), packed=data)
+    arrays = unpacked(table)
+    expected = ngl.search_neurons(ngl.load(folder), tmp_path / "input.txt", k=6, window=16, progress=False)
+    assert len(arrays["site"]) == expected.values.numel()
+    assert arrays["peak"] / 100 == pytest.approx(expected.values.flatten().numpy(), abs=0.0051)
+    assert arrays["above"] / 1000 == pytest.approx(1 - expected.sparsity.flatten().numpy(), abs=0.00051)
+    names = {card.attributes["id"] for card in page.all("details", class_="neuron")}
+    width = table.header["width"]
+    assert names == {f"neuron-{site // width}.{site % width}" for site, _ in table.header["listed"]}

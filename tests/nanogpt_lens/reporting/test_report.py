@@ -148,7 +148,7 @@ def test_the_samples_are_what_generate_gives(page, model):
 def test_head_scores_are_those_of_the_taxonomy(page, plays, model):
     taxonomy = ngl.head_taxonomy(model, plays, n=64, seq_len=64)
     importance = ngl.head_importance(model, plays, n=32, seq_len=64, progress=False)
-    (table,) = section(page, "heads").tables()
+    _, table = section(page, "heads").tables()
     names = taxonomy.labels["score"]
     assert table[0][1 : 1 + len(names)] == [name.replace("_", " ") for name in names]
     for layer in range(4):
@@ -168,7 +168,9 @@ def test_induction_numbers_and_the_honest_negative(shipped, page, model):
     matching = ngl.prefix_matching(model, n=32)
     accuracy = ngl.induction_accuracy(model, n=128)
     losses = ngl.repeated_sequence_loss(model, n=32)
-    heads, answers, table = section(page, "induction").tables()
+    evidence, heads, answers, table = section(page, "induction").tables()
+    assert evidence[1][1] == f"{100 * float(matching.values.max()):.1f}%"
+    assert evidence[2][1:3] == [f"{100 * float(v):.1f}%".replace("0.0%", "0%") for v in accuracy.values[0]]
     best = int(matching.values.argmax())
     assert heads[1][:2] == [
         f"{best // 4}.{best % 4}",
@@ -179,12 +181,14 @@ def test_induction_numbers_and_the_honest_negative(shipped, page, model):
     second = [losses.at(condition=c)[33 - 1 :].mean() for c in ("repeated", "shuffled", "unrepeated")]
     assert table[1][1:4] == [nice(v) for v in second]
     (made,) = [s for s in shipped.sections if s.key == "induction"]
-    assert made.findings[0].startswith("There is no sign of induction in this model")
+    share = f"{100 * float(matching.values.max()):.1f}%"
+    assert made.findings[0].startswith(f"It has no induction head: the best one, head {best // 4}.{best % 4}, looks")
+    assert f"the right place {share} of the time, where chance is 2.1%." in made.findings[0]
 
 
 def test_a_model_that_does_induction_is_said_to():
     found = report("handmade_induction", sections=["induction"], progress=False).sections[0]
-    assert found.findings[0].startswith("This model does induction: the best head, 1.0, gives 1.000 of its attention")
+    assert found.findings[0].startswith("It does induction: head 1.0 looks at the right place 100% of the time")
 
 
 @pytest.mark.slow
@@ -199,7 +203,9 @@ def test_lens_and_attribution_are_those_of_the_analyses(page, plays, model):
     assert convergence[2][1] == between(found.values[0, 0, 1], found.low[0, 0, 1], found.high[0, 0, 1], digits=2)
     assert convergence[-1][1] == nice(found.chance[0, 0, 0], 2)
     asked = section(page, "lens").text
-    prompt, answer, wrong = re.search(r"After “(.+?)” the model gives “(.)”.*? minus that of “(.)”", asked).groups()
+    prompt, answer, wrong = re.search(
+        r"After “(.+?)” the model gives “(.)”.*? adds to the lead of “.” over “(.)”", asked
+    ).groups()
     prompt, answer, wrong = (s.replace("·", " ").replace("↵", "\n") for s in (prompt, answer, wrong))
     total = ngl.direct_logit_attribution(model, prompt, answer, wrong)
     assert parts[-1] == ["all components together", nice(total.total[-1])]

@@ -206,7 +206,7 @@ def test_another_vocabulary_is_proven_and_its_loss_is_not_compared(run):
     assert row[4] == "it has another vocabulary than the checkpoint whose text all are measured on"
     assert row[5] == "proven"
     assert found.passed
-    assert found.sections[-1].findings[0].startswith("Over 3 of 4 checkpoints (1 without a loss), the loss goes from ")
+    assert found.sections[-1].findings[0].startswith("Over 3 of 4 checkpoints (1 without a loss) the loss ")
 
 
 def test_contexts_too_short_for_the_scores_of_heads(tmp_path):
@@ -230,7 +230,4 @@ def test_losses_that_cannot_be_told_apart_are_said_to_be_so(tmp_path):
     write_meta(tmp_path, CHARS)
     finding = report(tmp_path, corpus=text(2000), progress=False).sections[-1].findings[0]
     loss = float(ngl.text_loss(ngl.load(first), text(2000), seq_len=16, n=256).values)
-    assert finding == (
-        f"2 checkpoints are compared; between their losses, {loss:.3f} at the least, there is no difference that can "
-        "be measured."
-    )
+    assert finding == (f"The losses of 2 checkpoints cannot be told apart; the least is {loss:.3f} nats per token.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from nanogpt_lens.reporting.sections import circuits
 from nanogpt_lens.text.pairs import find_prompt_pairs
 from tests.nanogpt_lens.cli.test_cli import run
 from tests.nanogpt_lens.reporting.conftest import WINDOWS
-from tests.nanogpt_lens.reporting.report_helpers import small, text
+from tests.nanogpt_lens.reporting.report_helpers import flat, small, text
 
 
 def made(path: Any, **options: Any) -> tuple[Section, Any]:
@@ -29,7 +30,7 @@ def of_induction() -> Section:
 
 
 def of_kind(section: Section, kind: type) -> list[Any]:
-    return [block for block in section.body if isinstance(block, kind)]
+    return [block for block in flat(section.body) if isinstance(block, kind)]
 
 
 def test_it_stands_behind_patching():
@@ -42,17 +43,16 @@ def test_the_handmade_circuit_is_found_and_holds_on_other_prompts():
     assert section.status == "done"
     (table,) = of_kind(section, Table)
     assert sorted(row[1] for row in table.rows) == ["0.1->1.0.k", "1.0->logits", "embed->0.1.v"]
-    verdict, elsewhere, budget = of_kind(section, Paragraph)
-    assert verdict.tone == "good"
-    assert verdict.text.startswith("3 of 46 edges do 100% of what all do (exact); without any one of them")
-    assert "Faithfulness: in sample: the search has seen 100%" in verdict.text
+    elsewhere, budget = of_kind(section, Paragraph)
+    (picture,) = of_kind(section, Picture)
+    assert picture.says == "These 3 edges do what all 46 do (100%), and none of them can go."
+    assert "Faithfulness: in sample: the search has seen 100%" in table.caption
     assert "and 1.00 (1.00 to 1.00) on 8 that did not, prompts of another seed, 1;" in elsewhere.text
     assert "few examples: n = 8" in elsewhere.text
     assert "at most 8 prompts of at most 32 tokens" in budget.text
     assert "Pairs of the text: no edit of one token changes the model's top prediction" in budget.text
     assert section.findings == (
-        "Induction: [A][B] ... [A]: 3 of 46 edges do 100% of what all do (exact); without any one of them it is "
-        "outside 90% to 110%; on other prompts they do 100%.",
+        "3 of its 46 edges do 100% of the work on these prompts, and 100% on prompts that had no part in finding them.",
     )
     assert section.findings[0] in page.html
 
@@ -77,7 +77,7 @@ def test_numbers_are_those_of_the_functions(of_induction):
     for row in table.rows:
         assert float(row[2].replace("−", "-")) == pytest.approx(values[row[1]], abs=5.1e-4)
     there = ngl.run_circuit(model, [[*circuit.edges]], *each[1], progress=False)
-    assert f"and {float(there.faithfulness[0]):.2f} (" in of_kind(of_induction, Paragraph)[1].text
+    assert f"and {float(there.faithfulness[0]):.2f} (" in of_kind(of_induction, Paragraph)[0].text
 
 
 def test_both_kinds_of_prompts_of_a_small_model_with_their_commands(of_induction, tmp_path):
@@ -88,7 +88,8 @@ def test_both_kinds_of_prompts_of_a_small_model_with_their_commands(of_induction
     assert again[:3] == ["nanogpt-lens", "circuit", "find"]
     code, shown, _ = run(*again[1:])
     assert code == 0
-    assert of_kind(of_induction, Paragraph)[2].text.startswith(shown.splitlines()[0])
+    n_edges, of, share = re.match(r"(\d+) of (\d+) edges do (\d+%)", shown).groups()
+    assert of_kind(of_induction, Picture)[1].says.startswith(f"These {n_edges} edges do what all {of} do ({share})")
 
 
 def test_models_that_are_too_large_are_skipped_in_a_sentence(monkeypatch):

@@ -14,7 +14,7 @@ from nanogpt_lens.results import Sample, Scores
 from tests.conftest import convert
 from tests.handmade import handmade_checkpoint
 from tests.making import CHARS, content, write_meta
-from tests.nanogpt_lens.reporting.report_helpers import text
+from tests.nanogpt_lens.reporting.report_helpers import flat, text
 
 pytestmark = pytest.mark.slow  # whole reports
 
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 
 def with_intervals(section):
     """The tables and paragraphs of a section that show intervals, as text: what they show, and what they say of it."""
-    for block in section.body:
+    for block in flat(section.body):
         if isinstance(block, Table) and any(INTERVAL.search(cell) for row in block.rows for cell in row):
             yield block.header, block.caption
         elif isinstance(block, Paragraph) and INTERVAL.search(block.text):
@@ -77,7 +77,7 @@ def test_every_block_with_intervals_says_it(folder, registered, monkeypatch, thr
             assert bool(SAID.search(said)) is few, (section.key, what, said)
             seen.add(section.key)
         if section.key == "head_importance":  # it shows values alone, and its picture the intervals
-            (table,) = (block for block in section.body if isinstance(block, Table))
+            (table,) = (block for block in flat(section.body) if isinstance(block, Table))
             assert bool(SAID.search(table.caption)) is few
             seen.add(section.key)
     assert seen == set(WITH_INTERVALS)
@@ -88,12 +88,12 @@ SHORT = ["loss", "heads", "induction", "checkpoints"]
 
 def test_a_short_text_is_said_where_it_is_read_and_not_where_tokens_are_random(folder):
     made = {s.key: s for s in report(folder, corpus=text(70), sections=SHORT, progress=False).sections}
-    captions = {b.header[0]: b.caption for b in made["induction"].body if isinstance(b, Table)}
+    captions = {b.header[0]: b.caption for b in flat(made["induction"].body) if isinstance(b, Table)}
     assert re.search(r"Text: few examples: n = \d\.", captions["head"])
     assert "Random tokens:" not in captions["head"]
     assert "examples: n" not in captions["prompts"]
     for key, start in (("loss", "Intervals: "), ("heads", "Loss rise: few"), ("checkpoints", "Intervals: ")):
-        said = " ".join(b.caption for b in made[key].body if isinstance(b, Table))
+        said = " ".join(b.caption for b in flat(made[key].body) if isinstance(b, Table))
         assert re.search(rf"{start}.*examples: n = \d\.", said), (key, said)
 
 

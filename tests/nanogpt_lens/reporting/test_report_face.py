@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import pytest
 import torch
@@ -45,7 +44,8 @@ GUESS = "past that of a uniform guess"
         (
             [[0.5, 0.1], [0.49, 0.0]],
             [0.4, 0.0],
-            "Head 0.0 and head 1.0 matter most: without the one the loss rises by 0.50 nats, without the other by 0.49.",
+            "Head 0.0 and head 1.0 matter most: without the one the loss rises by 0.50 nats, without the other by "
+            "0.49.",
         ),
         (
             [[0.005, -0.2]],

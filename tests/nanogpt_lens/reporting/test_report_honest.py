@@ -52,7 +52,7 @@ def test_the_text_of_the_run_is_known_by_its_hash(tmp_path):
     assert part.tables()[0][2][0] == "this model on the validation part of it"
     assert part.tables()[0][2][1].split(" ")[0] == nice(loss)
     assert "the first 90% of it, 5,400 tokens, is training text" in part.text
-    assert found.sections[0].findings[0].startswith(f"Its loss on the validation part of words.txt is {nice(loss)}")
+    assert found.sections[0].findings[0].startswith(f"On text that it was not trained on, it pays {float(loss):.1f}")
     what["config"]["text_sha256"] = digest[::-1]
     torch.save(what, folder / "ckpt.pt")
     other = section(read(report(folder, corpus=file, sections=["loss"], progress=False).html), "loss").text

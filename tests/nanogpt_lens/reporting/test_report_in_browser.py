@@ -38,7 +38,9 @@ def evil(tmp_path_factory):
 
 def test_every_figure_and_widget_draws(browser, made):
     with watched(browser, width=1280) as page:
-        page.open(made)
+        page.page.goto(made.as_uri())
+        page.page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+        page.mount_all()
         blocks = page.page.query_selector_all("[data-ngl]")
         assert len(blocks) >= 10
         for block in blocks:
@@ -77,26 +79,44 @@ def test_the_contents_lead_to_every_section(browser, made):
         page.check_silent()
 
 
-def test_search_leaves_the_neurons_that_match(browser, made):
-    with watched(browser, width=1280) as page:
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_table_of_neurons_searches_sorts_and_opens_with_the_keyboard_alone(browser, made, width):
+    with watched(browser, width=width) as page:
         page.open(made)
-        cards = page.page.locator(".neuron")
-        n = cards.count()
-        assert n > 3
-        name = cards.nth(2).locator(".id").inner_text()
-        page.page.keyboard.press("/")
-        page.page.keyboard.type(name)
-        left = page.page.locator(".neuron:visible")
-        assert 1 <= left.count() < n
-        assert name in [left.nth(i).locator(".id").inner_text() for i in range(left.count())]
-        assert f"{left.count()} of {n}" in page.page.locator("#neuron-count").inner_text()
-        page.page.keyboard.press("Enter")
-        page.page.wait_for_selector(".neuron[open]:not([hidden])")
-        assert left.first.get_attribute("open") is not None
+        rows, count = page.page.locator(".neuron-table .all .row"), page.page.locator("#neuron-count")
+        rows.first.wait_for()
+        assert count.inner_text() == "128 neurons"
+        assert 5 < rows.count() < 60, "rows are drawn where one looks"
+        assert page.page.locator(".neurons").is_hidden()
+        keys = page.page.keyboard
+        keys.press("/")
+        keys.type("1.3")
+        names = [name.removeprefix("▸").strip() for name in rows.locator(".name").all_inner_texts()]
+        assert names
+        assert all(name.startswith("1.3") for name in names)
+        assert count.inner_text() == f"{len(names)} of 128 neurons by that number"
+        keys.press("Enter")
+        card = page.page.locator("#neuron-open")
+        card.wait_for()
+        assert "Where it is highest" in card.inner_text()
+        box = card.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= width
+        keys.press("Escape")
+        assert page.page.locator("#neuron-open").count() == 0
+        page.page.locator("#neuron-search").fill("romeo")
+        assert "have that in an excerpt" in count.inner_text()
         page.page.locator("#neuron-search").fill("no such text anywhere")
-        assert page.page.locator(".neuron:visible").count() == 0
-        page.page.keyboard.press("Escape")
-        assert page.page.locator(".neuron:visible").count() == n
+        assert rows.count() == 0
+        page.page.locator("#neuron-search").press("Escape")
+        assert count.inner_text() == "128 neurons"
+        page.page.locator("#neuron-sort").evaluate("(e) => { e.value = 'peak'; e.dispatchEvent(new Event('change')); }")
+        peaks = [float(text.replace("−", "-")) for text in rows.locator("[role=gridcell].peak").all_text_contents()]
+        assert peaks == sorted(peaks, reverse=True)
+        assert len(set(peaks)) > 5
+        page.page.locator(".neuron-table .rows").focus()
+        keys.press("End")
+        page.page.wait_for_function("document.querySelector('.neuron-table .row.active').dataset.at === '127'")
         page.check_silent()
 
 

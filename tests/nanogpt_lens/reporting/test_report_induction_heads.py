@@ -46,10 +46,10 @@ def test_the_section_on_checkpoints_follows_the_one_rule(folder, rows, name):
 
 def test_the_section_on_induction_and_that_on_heads_name_the_same_heads(folder):
     for name, said, labelled in (
-        ("handmade", "induction head: 1.0", "induction (1.0)"),
+        ("handmade", "induction head: 1.0", "head 1.0 does induction"),
         ("wide", "no induction head: the highest", ""),
     ):
         page = read(report(folder / name, sections=["induction", "heads"], seed=SEED, progress=False).html)
         assert said in section(page, "induction").text
-        assert ("induction (" in section(page, "heads").text) == bool(labelled)
+        assert ("head 1.0 does induction" in section(page, "heads").text) == bool(labelled)
         assert labelled in section(page, "heads").text

@@ -59,7 +59,7 @@ def test_the_last_change_is_in_the_section_on_checkpoints(tmp_path):
     section = ngl.report(tmp_path, corpus=TEXT, sections=["checkpoints"], progress=False).sections[0]
     said = text_in(section.body)
     assert "From ckpt_000010.pt to ckpt_000020.pt" in said
-    assert "0.0 alone, moved from ckpt_000020.pt into ckpt_000010.pt, moves 100% of the difference" in said
+    assert "Head 0.0 alone, moved from ckpt_000020.pt into ckpt_000010.pt, carries 100% of the difference" in said
     assert str(tmp_path) not in said
 
 

@@ -14,9 +14,10 @@ from nanogpt_lens.reporting.blocks import Facts, Paragraph, Picture, Table
 from nanogpt_lens.reporting.making import SECTIONS, chosen_sections, report
 from nanogpt_lens.reporting.section import Section
 from nanogpt_lens.reporting.sections import scrubbing
+from nanogpt_lens.reporting.words import share
 from tests.hostile import HOSTILE
 from tests.nanogpt_lens.cli.test_cli import run
-from tests.nanogpt_lens.reporting.report_helpers import read, section
+from tests.nanogpt_lens.reporting.report_helpers import flat, read, section
 from tests.nanogpt_lens.reporting.test_report_doubts import SAID, with_intervals
 
 HYPOTHESIS = """
@@ -36,7 +37,7 @@ def made(hypothesis: Any, path: Any = "handmade_induction", **options: Any) -> t
 
 
 def of_kind(made: Section, kind: type) -> list[Any]:
-    return [block for block in made.body if isinstance(block, kind)]
+    return [block for block in flat(made.body) if isinstance(block, kind)]
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +84,18 @@ def test_numbers_are_those_of_the_function(of_file, expected):
     low, high = expected.interval_of_recovered
     said = (
         f"“keys are the token itself” recovers {expected.recovered:.0%} ({low:.0%} to {high:.0%}) of what the model "
-        f"does, and {expected.of('features permuted'):.0%} with the values of its features permuted. What costs most: "
+        f"does; with the values of its features shuffled, {share(expected.of('features permuted'))}. What costs most: "
         f"that the key of head 1.0 depends on the token here alone ({float(expected.cost[3]):.0%})."
     )
     assert of_kind(part, Paragraph)[0].text == said
     assert of_kind(part, Paragraph)[0].tone == "plain"
-    assert part.findings == (f"Is the explanation true: {said}",)
+    assert part.findings[0].startswith(
+        f"The explanation does not hold as it stands: it recovers {expected.recovered:.0%} of "
+    )
+    assert part.findings[1] == said
     assert said in read(page.html).text
     (table,) = of_kind(part, Table)
     assert [row[0] for row in table.rows] == list(expected.claims)
-    assert table.folded == "All 5 claims"
     numbers = [float(row[6].split(" ")[0].replace("−", "-")) for row in table.rows]
     assert numbers == pytest.approx(expected.need.tolist(), abs=5.1e-4)
     assert table.rows[3][5] == "–", "it says nothing of what the key reads"
@@ -121,14 +124,14 @@ def test_the_commands_make_it_again(of_file, file, monkeypatch):
     assert code == 0
     recovered = re.search(r"recovers (\d+%)", shown)
     assert recovered is not None
-    assert f"recovers {recovered[1]} (" in part.findings[0]
+    assert f"recovers {recovered[1]} of" in part.findings[0]
 
 
 def test_an_explanation_that_holds_is_green():
     part, _ = made(TRUE)
     verdict = of_kind(part, Paragraph)[0]
     assert verdict.tone == "good"
-    assert verdict.text.startswith("The hypothesis recovers 100% (100% to 100%) of what the model does, and ")
+    assert verdict.text.startswith("The hypothesis recovers 100% (100% to 100%) of what the model does; with ")
     assert verdict.text.endswith("No claim surely costs anything.")
     assert part.commands[0].endswith("# the hypothesis was given in Python: put it into this file")
 
