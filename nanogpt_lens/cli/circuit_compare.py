@@ -24,7 +24,7 @@ from nanogpt_lens.cli.output import (
     shows_bar,
 )
 from nanogpt_lens.cli.prompts import PromptOptions
-from nanogpt_lens.cli.tables import finding, fixed, interval, note, print_table, say
+from nanogpt_lens.cli.tables import finding, fixed, interval, note, p_value, print_table, say
 from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.reading import Reading
@@ -156,8 +156,8 @@ def _print(result: CircuitComparison) -> None:
                 if j < k or (score == "transfer"):
                     low, high, chance, p, ceiling = (float(getattr(result, name)[i, j, k]) for name in columns)
                     value = float(result.values[i, j, k])
-                    said = fixed(value) if math.isnan(low) else interval(value, low, high)
-                    rows.append([one, other, said, fixed(chance), fixed(p, 3), fixed(ceiling)])
+                    said = fixed(value) if math.isnan(low) else interval(value, low, high, scale=1)
+                    rows.append([one, other, said, fixed(chance), p_value(p), fixed(ceiling)])
         header = ["of", "in" if score == "transfer" else "and", "value", "by chance", "p", "ceiling"]
         print_table(header, rows, drop=["ceiling", "p", "by chance"], wrap=header[:2])
     print_few_examples(result)

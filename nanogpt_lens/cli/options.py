@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, get_annotations, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ from conversion.backends import BackendChoice
 from conversion.config import ActFn
 from conversion.errors import ConversionError
 from conversion.token_dtype import TokenDtype
+from nanogpt_lens.cli.completing import checkpoints, texts
 from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.errors import AnalysisError
@@ -26,13 +28,19 @@ from nanogpt_lens.model.reading import Reading
 if TYPE_CHECKING:
     from conversion.val_loss import ValBin
 
-PathArgument = Annotated[str, typer.Argument(help="nanoGPT's out_dir, a ckpt.pt, or the name of a shipped checkpoint")]
+PathArgument = Annotated[
+    str,
+    typer.Argument(
+        help="nanoGPT's out_dir, a ckpt.pt, or the name of a shipped checkpoint", autocompletion=checkpoints
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="print CSV: one row per value")]
 TextOption = Annotated[
     Path | None,
     typer.Option(
-        help="a text file, a data folder, or shakespeare_char for its shipped text; without it, the model's own text"
+        help="a text file, a data folder, or shakespeare_char for its shipped text; without it, the model's own text",
+        autocompletion=texts,
     ),
 ]
 OutputOption = Annotated[
@@ -134,7 +142,7 @@ def as_command(
         command: what typer reads.
         replace: for a parameter, the options (annotation and default, which is `...` for none) in its place.
     """
-    hints = get_type_hints(command, include_extras=True)
+    hints = get_annotations(command, eval_str=True)
     kept, added = [], []
     for name, parameter in signature(command).parameters.items():
         if name not in replace:
@@ -179,6 +187,7 @@ def errors(command: Callable[..., None]) -> Iterator[None]:
     Args:
         command: whose options the sentence names in place of Python's arguments.
     """
+    gc.enable()  # which was off while the commands were imported
     try:
         with _warnings():
             yield

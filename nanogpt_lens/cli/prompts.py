@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_lens.cli.completing import TASKS, one_of
 from nanogpt_lens.cli.options import as_command
 from nanogpt_lens.core.errors import AnalysisError
 
@@ -36,7 +37,8 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
             str | None,
             typer.Option(
                 help="induction ([A][B]...[A] of random tokens), repeated_random, trigger_bigrams, or a run's folder "
-                "with its task.json"
+                "with its task.json",
+                autocompletion=one_of(TASKS),
             ),
         ],
         None,

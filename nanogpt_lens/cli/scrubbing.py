@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_lens.cli.completing import TASKS, one_of
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption, check_text
 from nanogpt_lens.cli.output import (
     PlotOption,
@@ -58,6 +59,7 @@ def scrub(
             help="induction ([A][B]...[A] of random tokens), repeated_random, trigger_bigrams, or a run's folder with "
             "its task.json",
             show_default="the model's own, else induction",
+            autocompletion=one_of(TASKS),
         ),
     ] = None,
     text: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.catalogue import find
+from nanogpt_lens.cli.completing import TASKS, checkpoints, measures, one_of
 from nanogpt_lens.cli.options import (
     CsvOption,
     JsonOption,
@@ -48,9 +49,15 @@ def register(app: typer.Typer) -> None:
 
 
 def trajectory(
-    path: Annotated[str, typer.Argument(help="a folder with ckpt*.pt of one run, or a shipped checkpoint with stages")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="a folder with ckpt*.pt of one run, or a shipped checkpoint with stages", autocompletion=checkpoints
+        ),
+    ],
     measure: Annotated[
-        str, typer.Option(help="what is measured at every checkpoint, see `nanogpt-lens analyses`")
+        str,
+        typer.Option(help="what is measured at every checkpoint, see `nanogpt-lens analyses`", autocompletion=measures),
     ] = "score_heads",
     text: Annotated[
         Path | None,
@@ -61,7 +68,12 @@ def trajectory(
     token_dtype: TokenDtypeOption = None,
     pairs: Annotated[
         str | None,
-        typer.Option(help="of edge_effects: the prompts, induction, a task or a run's folder; else the run's own task"),
+        typer.Option(
+            "--task",
+            "--pairs",
+            help="of edge_effects: the prompts, induction, a task or a run's folder; else the run's own task",
+            autocompletion=one_of(TASKS),
+        ),
     ] = None,
     pattern: Annotated[str, typer.Option(help="which files are the checkpoints")] = "ckpt*.pt",
     at: Annotated[
