@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from inspect import Parameter, Signature, get_annotations, signature
 from pathlib import Path
@@ -21,6 +21,7 @@ from conversion.token_dtype import TokenDtype
 from nanogpt_lens.cli.completing import checkpoints, texts
 from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.cli.wording import in_options
+from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.places import shipped_text
 from nanogpt_lens.model.reading import Reading
@@ -116,8 +117,25 @@ def check_text(path: Path | None) -> None:
     if path is not None and not path.expanduser().exists() and shipped_text(str(path)) is None:
         raise AnalysisError(
             f"{path} does not exist; expected a text file, nanoGPT's .bin or its data folder, or the name of a shipped "
-            "checkpoint with text beside it, such as shakespeare_char"
+            f"checkpoint with text beside it, such as shakespeare_char{did_you_mean(str(path), texts(''))}"
         )
+
+
+_SAVED = {
+    "tuned": "a folder that `tune-lens` saved",
+    "search": "a folder that `neurons search` saved with -o",
+    "saved": "a folder that `circuit find` saved with -o, or what it printed with --json",
+    "hypothesis": "a hypothesis in YAML or JSON",
+}
+"""What options and arguments name that is read beside the model."""
+
+
+def check_saved(arguments: Mapping[str, Any]) -> None:
+    """Raise AnalysisError where an option names something saved that is not there, before a model is loaded."""
+    for name, what in _SAVED.items():
+        path = arguments.get(name)
+        if isinstance(path, Path) and not path.expanduser().exists():
+            raise AnalysisError(f"{path} does not exist; expected {what}")
 
 
 def val_bin_of(val_bin: Path | None, no_val_bin: bool, token_dtype: TokenDtype | None) -> ValBin:

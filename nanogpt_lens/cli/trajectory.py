@@ -133,6 +133,7 @@ def _places(result: Trajectory, words: list[str]) -> dict[str, Any]:
     Raises:
         ResultError: not of the form axis=place, or no such place.
     """
+    from nanogpt_lens.core.choices import did_you_mean
     from nanogpt_lens.core.errors import ResultError
 
     places: dict[str, Any] = {}
@@ -141,7 +142,7 @@ def _places(result: Trajectory, words: list[str]) -> dict[str, Any]:
         if not equals or axis not in result.axes[1:]:
             raise ResultError(
                 f"--at {item!r} is no place on {', '.join(result.axes[1:]) or 'any axis, because there is none'}; "
-                "expected one such as layer=1"
+                f"expected one such as layer=1{did_you_mean(axis, result.axes[1:])}"
             )
         places[axis] = int(place) if place.lstrip("-").isdecimal() else place
         result.at(**{axis: places[axis]})

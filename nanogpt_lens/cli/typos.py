@@ -25,6 +25,7 @@ class Commands(TyperGroup):
 
 def meant(message: str, choices: Any) -> str:
     """An error, and the nearest of the words that an option takes, where one is near."""
+    message = message.removeprefix("Value error, ")
     value = re.match(r"'(.*?)' is not one of", message)
     if value is None or "did you mean" in message:
         return message
