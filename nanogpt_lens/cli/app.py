@@ -6,6 +6,7 @@ Exit codes: 0 proven or done, 1 not equal, 2 bad input.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -381,9 +382,18 @@ for register in (
 def main() -> None:
     """Run the command line, with a line on standard error that says what is being done."""
     WAITING.speak()
-    if sys.argv[1:] in ([], ["--help"]):
+    completes = any(name.endswith("_COMPLETE") for name in os.environ)  # a shell asks for what can be typed
+    if sys.argv[1:] in ([], ["--help"]) and not completes:
         _forget_options(app)
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            WAITING.interrupted()
+        raise
+
+
+_INTERRUPTED = 130
 
 
 def _forget_options(commands: typer.Typer) -> None:

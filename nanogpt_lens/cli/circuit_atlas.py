@@ -66,6 +66,7 @@ def atlas(
     reading: Reading,
 ) -> None:
     """Measure what every edge does at every stage of a run, exactly, and say when each appears."""
+    WAITING.doing(f"reading the checkpoints of {short(find_folder(path))}", for_programs=as_json or as_csv)
     with only_first():
         from nanogpt_lens.core.distributed import is_first
         from nanogpt_lens.results.files import check_target
@@ -74,7 +75,6 @@ def atlas(
         from nanogpt_lens.runs.trajectory import trajectory
 
         one_format(as_json, as_csv)
-        WAITING.doing(f"reading the checkpoints of {short(find_folder(path))}", for_programs=as_json or as_csv)
         check_options(least, level, PERMUTATIONS, seed)
         if output is not None:
             check_target(output)

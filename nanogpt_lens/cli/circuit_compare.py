@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption
+from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption, check_saved
 from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
@@ -63,6 +63,10 @@ def compare(
 
     Each is run on the prompts that it was found on, or on the prompts given.
     """
+    for path in saved:
+        check_saved({"saved": path})
+    for path in model:
+        reading_file(path, for_programs=as_json or as_csv)
     from nanogpt_lens.circuits.kept import read_circuit
     from nanogpt_lens.compare.circuits import compare_circuits
     from nanogpt_lens.results.files import check_target
@@ -99,8 +103,6 @@ def _models(paths: list[str], n: int, reading: Reading) -> list[Any]:
     """A model for each circuit, each file loaded once."""
     if len(paths) not in (1, n):
         raise AnalysisError(f"there are {len(paths)} --model for {n} circuits; expected one for all, or one for each")
-    for path in paths:
-        reading_file(path)
     loaded = {path: load(path, reading) for path in dict.fromkeys(paths)}
     return [loaded[path] for path in (paths * n if len(paths) == 1 else paths)]
 

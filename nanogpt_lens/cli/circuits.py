@@ -19,6 +19,7 @@ from nanogpt_lens.cli.options import (
     PathArgument,
     RowsOption,
     SeedOption,
+    check_saved,
     with_reading,
 )
 from nanogpt_lens.cli.output import (
@@ -214,13 +215,14 @@ def check(
 
     Without prompts it is run on those that it was found on. Exit code 1: outside its tolerance of 1; 2: bad input.
     """
+    check_saved({"saved": saved})
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.circuits.kept import read_circuit
     from nanogpt_lens.core.errors import AnalysisError
 
     kept = read_circuit(saved)
     if prompts.none and source is not None:
         raise AnalysisError("--source was given without prompts; leave it out, or give prompts anew")
-    reading_file(path, for_programs=as_json)
     model = load(path, reading, for_programs=as_json)
     asked = None if prompts.none else prompts.read(model, source=source or kept.source, seed=seed)
     checked = kept.check(model, asked, progress=shows_bar(as_json, False))

@@ -64,17 +64,17 @@ def compare(
     reading: Reading,
 ) -> None:
     """Put two models side by side: what differs, where it sits, and which parts of the model carry it."""
+    check_text(text)
+    for path in (before, after, *([] if reference is None else [reference])):
+        reading_file(path, for_programs=as_json)
     from nanogpt_lens.core.output import check_output
     from nanogpt_lens.reporting.comparison import compared
 
-    check_text(text)
     check_picture(plot)
     if output is not None and output.suffix not in (".html", ".htm"):
         raise AnalysisError(f"{output} is no page; expected a name such as compare.html (--save FOLDER saves results)")
     if output is not None:
         check_output(output, example="compare.html")
-    for path in (before, after, *([] if reference is None else [reference])):
-        reading_file(path, for_programs=as_json)
     chosen: Any = None if parts is None else [part.strip() for part in parts.split(",") if part.strip()]
     comparison, report = compared(
         before,

@@ -230,8 +230,7 @@ def errors(command: Callable[..., None]) -> Iterator[None]:
             typer.echo(f"error: this should not have happened ({reason}); {hint}", err=True)
         raise typer.Exit(1 if isinstance(error, EquivalenceError) else 2) from None
     except KeyboardInterrupt:
-        WAITING.done()
-        typer.echo("interrupted", err=True)
+        WAITING.interrupted()
         raise typer.Exit(130) from None
     finally:
         WAITING.done()

@@ -81,11 +81,11 @@ def report(
     Exit code 0: written, also where a section failed (it says so in its place, and on standard error); 1: written,
     but equality is not proven; 2: bad input, nothing is written, or all chosen sections failed.
     """
+    check_text(text)
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.core.errors import AnalysisError
     from nanogpt_lens.reporting.making import report as make
 
-    check_text(text)
-    reading_file(path, for_programs=as_json)
     if token_dtype is not None and text is None and val_bin is None:
         raise AnalysisError("--token-dtype was given without --text or --val-bin; give one of them too")
     chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]

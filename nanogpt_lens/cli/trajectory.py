@@ -93,6 +93,8 @@ def trajectory(
     reading: Reading,
 ) -> None:
     """Measure every checkpoint of a training run, and say where each score changes."""
+    check_text(text)
+    WAITING.doing(f"reading the checkpoints of {short(find_folder(path))}", for_programs=as_json or as_csv)
     with only_first():
         from nanogpt_lens.core.distributed import is_first
         from nanogpt_lens.results.files import check_target
@@ -100,8 +102,6 @@ def trajectory(
         from nanogpt_lens.runs.trajectory import trajectory as measured
 
         one_format(as_json, as_csv)
-        check_text(text)
-        WAITING.doing(f"reading the checkpoints of {short(find_folder(path))}", for_programs=as_json or as_csv)
         if output is not None:
             check_target(output)
         check_picture(plot)
