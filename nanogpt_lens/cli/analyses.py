@@ -112,7 +112,7 @@ def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
     if importance is not None:
         note(f"loss rise: {importance.quantity} ({importance.definition})")
     more = "" if importance is not None else "; --importance adds the rise of the loss without each head"
-    note(f"{taxonomy.definition}; chance is uniform attention{more}")
+    note(f"{taxonomy.definition.removeprefix('text: ')}; chance is uniform attention{more}")
 
 
 _LEAST_TELLING = ("broad", "sink", "duplicate_token", "positional", "previous_token", "induction", "copying")
@@ -228,8 +228,8 @@ def _print_patching(result: PatchingResult, count: int) -> None:
     if little:
         say(f"the two runs differ by {gap:.4f} alone, so recovery, which divides by that, says little here")
     rest = result.values.numel() - len(rows)
-    more = f" and {rest} sites with smaller effects: --rows prints more, --csv all" if rest > 0 else ""
-    note(f"{result.definition}{'.' if more else ''}{more}")
+    more = f"; {rest} sites with smaller effects: --rows prints more, --csv all" if rest > 0 else ""
+    note(f"{result.definition}{more}")
 
 
 def _percent(share: Any) -> str:

@@ -6,10 +6,12 @@ Exit codes: 0 proven or done, 1 not equal, 2 bad input.
 from __future__ import annotations
 
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, get_annotations, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
 
@@ -40,6 +42,7 @@ from nanogpt_lens.cli.scrubbing import register as register_scrubbing
 from nanogpt_lens.cli.serving import register as register_serving
 from nanogpt_lens.cli.tables import finding, note, print_table, say, whole
 from nanogpt_lens.cli.trajectory import register as register_trajectory
+from nanogpt_lens.cli.typos import Commands
 from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.choices import ExportFormat, TrainOn
@@ -53,8 +56,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="nanogpt-lens",
     help="Any nanoGPT checkpoint as a TransformerLens model that is proven equal to it.",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -221,7 +224,7 @@ def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give the command an option for every setting of `TrainConfig`, with its default and its words."""
     from nanogpt_lens.training.config import TrainConfig
 
-    hinted = get_type_hints(command, include_extras=True)
+    hinted = get_annotations(command, eval_str=True)
     fixed = (p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD)
     parameters = [p.replace(annotation=hinted[p.name]) for p in fixed]
     words = setting_help(TrainConfig.__doc__ or "")
@@ -381,4 +384,30 @@ for register in (
 def main() -> None:
     """Run the command line, with a line on standard error that says what is being done."""
     WAITING.speak()
-    app()
+    completes = any(name.endswith("_COMPLETE") for name in os.environ)  # a shell asks for what can be typed
+    if sys.argv[1:] in ([], ["--help"]) and not completes:
+        _forget_options(app)
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            WAITING.interrupted()
+        raise
+
+
+_INTERRUPTED = 130
+
+
+def _forget_options(commands: typer.Typer) -> None:
+    """Leave the commands' names and first sentences alone, which the list of them needs; it is there sooner so."""
+    for command in commands.registered_commands:
+        bare, full = _bare(), command.callback
+        bare.__name__, bare.__doc__ = getattr(full, "__name__", ""), getattr(full, "__doc__", "")
+        command.callback = bare
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _forget_options(group.typer_instance)
+
+
+def _bare() -> Callable[[], None]:
+    return lambda: None

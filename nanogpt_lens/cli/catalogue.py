@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nanogpt_lens.catalogue import ANALYSES, Analysis, find, options_from_words
+from nanogpt_lens.cli import completing
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, RowsOption, TextOption
 from nanogpt_lens.cli.output import (
     on_model,
@@ -17,7 +18,7 @@ from nanogpt_lens.cli.output import (
     save_result,
     shows_bar,
 )
-from nanogpt_lens.cli.tables import alike, finding, interval, note, print_table, say
+from nanogpt_lens.cli.tables import alike, finding, interval, note, p_value, print_table, say
 from nanogpt_lens.core.errors import AnalysisError
 
 
@@ -59,7 +60,9 @@ def _command(analysis: Analysis) -> str:
 
 def measure(
     model: Any,
-    name: Annotated[str, typer.Argument(help="an analysis, see `nanogpt-lens analyses`")],
+    name: Annotated[
+        str, typer.Argument(help="an analysis, see `nanogpt-lens analyses`", autocompletion=completing.analyses)
+    ],
     text: TextOption = None,
     prompt: Annotated[str | None, typer.Option(help="for analyses that look at one text")] = None,
     task: Annotated[Path | None, typer.Option(help="the task.json of a run, or its folder")] = None,
@@ -115,7 +118,7 @@ def _print(result: Any, count: int) -> None:
         values = [_value(row) for row in records]
     else:
         values = alike(row["value"] for row in records)
-    others = [alike(row[c] for row in records) for c in extra]
+    others = [[p_value(r[c]) for r in records] if c == "p_corrected" else alike(r[c] for r in records) for c in extra]
     rows = [
         [*(str(row[c]).replace("_", " ") for c in columns), *cells]
         for row, *cells in zip(records, values, *others, strict=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from nanogpt_lens.cli.completing import TASKS, checkpoints, one_of
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, ResumeOption, RowsOption, SeedOption
 from nanogpt_lens.cli.output import (
     PlotOption,
@@ -19,8 +20,10 @@ from nanogpt_lens.cli.output import (
     shows_bar,
 )
 from nanogpt_lens.cli.tables import finding, note, number, print_table
+from nanogpt_lens.cli.waiting import WAITING, short
 from nanogpt_lens.core.choices import Direction
 from nanogpt_lens.core.errors import ResultError
+from nanogpt_lens.model.places import find_folder
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -28,11 +31,19 @@ if TYPE_CHECKING:
 
 
 def atlas(
-    path: Annotated[str, typer.Argument(help="a folder with ckpt*.pt of one run, or a shipped checkpoint with stages")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="a folder with ckpt*.pt of one run, or a shipped checkpoint with stages", autocompletion=checkpoints
+        ),
+    ],
     pairs: Annotated[
         str | None,
         typer.Option(
-            help="the prompts: induction, a task or a run's folder; else the run's own task, or induction without one"
+            "--task",
+            "--pairs",
+            help="the prompts: induction, a task or a run's folder; else the run's own task, or induction without one",
+            autocompletion=one_of(TASKS),
         ),
     ] = None,
     n: Annotated[int, typer.Option(min=2, help="prompts")] = 32,
@@ -55,6 +66,7 @@ def atlas(
     reading: Reading,
 ) -> None:
     """Measure what every edge does at every stage of a run, exactly, and say when each appears."""
+    WAITING.doing(f"reading the checkpoints of {short(find_folder(path))}", for_programs=as_json or as_csv)
     with only_first():
         from nanogpt_lens.core.distributed import is_first
         from nanogpt_lens.results.files import check_target

@@ -248,4 +248,4 @@ def _print_validation(result: CircuitValidation) -> None:
 
 def _share(value: float, low: float, high: float) -> str:
     """A share of the gap with its interval, where it has one; rounding is 0."""
-    return "-" if math.isnan(value) else fixed(value, 2) if math.isnan(low) else interval(value, low, high)
+    return "-" if math.isnan(value) else fixed(value, 2) if math.isnan(low) else interval(value, low, high, scale=1)

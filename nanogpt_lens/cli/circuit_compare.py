@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption
+from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption, check_saved
 from nanogpt_lens.cli.output import (
     PlotOption,
     check_picture,
@@ -24,7 +24,7 @@ from nanogpt_lens.cli.output import (
     shows_bar,
 )
 from nanogpt_lens.cli.prompts import PromptOptions
-from nanogpt_lens.cli.tables import finding, fixed, interval, note, print_table, say
+from nanogpt_lens.cli.tables import finding, fixed, interval, note, p_value, print_table, say
 from nanogpt_lens.core.choices import Source
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.reading import Reading
@@ -63,6 +63,10 @@ def compare(
 
     Each is run on the prompts that it was found on, or on the prompts given.
     """
+    for path in saved:
+        check_saved({"saved": path})
+    for path in model:
+        reading_file(path, for_programs=as_json or as_csv)
     from nanogpt_lens.circuits.kept import read_circuit
     from nanogpt_lens.compare.circuits import compare_circuits
     from nanogpt_lens.results.files import check_target
@@ -99,8 +103,6 @@ def _models(paths: list[str], n: int, reading: Reading) -> list[Any]:
     """A model for each circuit, each file loaded once."""
     if len(paths) not in (1, n):
         raise AnalysisError(f"there are {len(paths)} --model for {n} circuits; expected one for all, or one for each")
-    for path in paths:
-        reading_file(path)
     loaded = {path: load(path, reading) for path in dict.fromkeys(paths)}
     return [loaded[path] for path in (paths * n if len(paths) == 1 else paths)]
 
@@ -156,8 +158,8 @@ def _print(result: CircuitComparison) -> None:
                 if j < k or (score == "transfer"):
                     low, high, chance, p, ceiling = (float(getattr(result, name)[i, j, k]) for name in columns)
                     value = float(result.values[i, j, k])
-                    said = fixed(value) if math.isnan(low) else interval(value, low, high)
-                    rows.append([one, other, said, fixed(chance), fixed(p, 3), fixed(ceiling)])
+                    said = fixed(value) if math.isnan(low) else interval(value, low, high, scale=1)
+                    rows.append([one, other, said, fixed(chance), p_value(p), fixed(ceiling)])
         header = ["of", "in" if score == "transfer" else "and", "value", "by chance", "p", "ceiling"]
         print_table(header, rows, drop=["ceiling", "p", "by chance"], wrap=header[:2])
     print_few_examples(result)

@@ -11,6 +11,7 @@ import typer
 from nanogpt_lens.cli.circuit_atlas import atlas
 from nanogpt_lens.cli.circuit_checks import grade, validate
 from nanogpt_lens.cli.circuit_compare import compare
+from nanogpt_lens.cli.completing import METHODS, one_of
 from nanogpt_lens.cli.options import (
     CsvOption,
     JsonOption,
@@ -18,6 +19,7 @@ from nanogpt_lens.cli.options import (
     PathArgument,
     RowsOption,
     SeedOption,
+    check_saved,
     with_reading,
 )
 from nanogpt_lens.cli.output import (
@@ -34,6 +36,7 @@ from nanogpt_lens.cli.output import (
 )
 from nanogpt_lens.cli.prompts import PromptOptions, with_prompts
 from nanogpt_lens.cli.tables import alike, finding, fixed, interval, note, print_table, say
+from nanogpt_lens.cli.typos import Commands
 from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.core.choices import Direction, Source
 from nanogpt_lens.model.reading import Reading
@@ -42,12 +45,17 @@ if TYPE_CHECKING:
     from nanogpt_lens.results import Circuit, PatchingResult
 
 app = typer.Typer(
-    no_args_is_help=True, help="The edges between heads and MLPs: each alone, and the few that do the work."
+    cls=Commands,
+    no_args_is_help=True,
+    help="The edges between heads and MLPs: each alone, and the few that do the work.",
 )
 
 SourceOption = Annotated[Source, typer.Option(help="what other edges carry: the corrupted run's, or something else")]
 MethodOption = Annotated[
-    str, typer.Option(help="greedy, exact, acdc, eap_ig, eap; weights and attention look at no metric")
+    str,
+    typer.Option(
+        help="greedy, exact, acdc, eap_ig, eap; weights and attention look at no metric", autocompletion=one_of(METHODS)
+    ),
 ]
 
 
@@ -96,7 +104,8 @@ def edges(
 def _print_edges(result: PatchingResult, count: int) -> None:
     corrupted = "" if result.corrupted is None else f", corrupted {result.corrupted:.3f}"
     top = result.top(count, by="effect").to_dict("records")
-    effects = [interval(row["effect"], row.get("effect_low"), row.get("effect_high")) for row in top]
+    scale = max((abs(row["effect"]) for row in top), default=0.0)
+    effects = [interval(row["effect"], row.get("effect_low"), row.get("effect_high"), scale=scale) for row in top]
     metrics = alike(row["value"] for row in top)
     table = [[row["edge_label"], *cells] for row, *cells in zip(top, metrics, effects, strict=True)]
     if table:
@@ -206,13 +215,14 @@ def check(
 
     Without prompts it is run on those that it was found on. Exit code 1: outside its tolerance of 1; 2: bad input.
     """
+    check_saved({"saved": saved})
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.circuits.kept import read_circuit
     from nanogpt_lens.core.errors import AnalysisError
 
     kept = read_circuit(saved)
     if prompts.none and source is not None:
         raise AnalysisError("--source was given without prompts; leave it out, or give prompts anew")
-    reading_file(path, for_programs=as_json)
     model = load(path, reading, for_programs=as_json)
     asked = None if prompts.none else prompts.read(model, source=source or kept.source, seed=seed)
     checked = kept.check(model, asked, progress=shows_bar(as_json, False))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_lens.cli.completing import PARTS, checkpoints, some_of, texts
 from nanogpt_lens.cli.options import JsonOption, SeedOption, TokenDtypeOption, check_text, tokens_of, with_reading
 from nanogpt_lens.cli.output import PlotOption, check_picture, draw, reading_file, shows_bar
 from nanogpt_lens.cli.tables import finding, note, print_table, say
@@ -19,7 +20,9 @@ from nanogpt_lens.model.reading import Reading
 if TYPE_CHECKING:
     from nanogpt_lens.results import ModelComparison
 
-_Checkpoint = typer.Argument(help="nanoGPT's out_dir, a ckpt.pt, or the name of a shipped checkpoint")
+_Checkpoint = typer.Argument(
+    help="nanoGPT's out_dir, a ckpt.pt, or the name of a shipped checkpoint", autocompletion=checkpoints
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -32,13 +35,19 @@ def compare(
     after: Annotated[str, _Checkpoint],
     text: Annotated[
         Path | None,
-        typer.Option(help="a text file, data folder or shakespeare_char; without it, text that the two write"),
+        typer.Option(
+            help="a text file, data folder or shakespeare_char; without it, text that the two write",
+            autocompletion=texts,
+        ),
     ] = None,
     token_dtype: TokenDtypeOption = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="write one offline page: compare.html")] = None,
     save: Annotated[Path | None, typer.Option(help="save all results in this folder")] = None,
     parts: Annotated[
-        str | None, typer.Option(help="only these, with commas: outputs, weights, representations, ...")
+        str | None,
+        typer.Option(
+            help="only these, with commas: outputs, weights, representations, ...", autocompletion=some_of(PARTS)
+        ),
     ] = None,
     search: Annotated[
         bool, typer.Option(help="look for the fewest parts that carry nine tenths (most of the time)")
@@ -55,17 +64,17 @@ def compare(
     reading: Reading,
 ) -> None:
     """Put two models side by side: what differs, where it sits, and which parts of the model carry it."""
+    check_text(text)
+    for path in (before, after, *([] if reference is None else [reference])):
+        reading_file(path, for_programs=as_json)
     from nanogpt_lens.core.output import check_output
     from nanogpt_lens.reporting.comparison import compared
 
-    check_text(text)
     check_picture(plot)
     if output is not None and output.suffix not in (".html", ".htm"):
         raise AnalysisError(f"{output} is no page; expected a name such as compare.html (--save FOLDER saves results)")
     if output is not None:
         check_output(output, example="compare.html")
-    for path in (before, after, *([] if reference is None else [reference])):
-        reading_file(path, for_programs=as_json)
     chosen: Any = None if parts is None else [part.strip() for part in parts.split(",") if part.strip()]
     comparison, report = compared(
         before,

@@ -34,10 +34,14 @@ _NAMED = 2  # heads that are named; more are counted
 
 def what_heads_do(taxonomy: HeadTaxonomy) -> str:
     """Who does what, such as "Head 0.1 copies; no head does induction."."""
-    parts = []
+    labels_of: dict[tuple[tuple[int, int], ...], list[str]] = {}
     for label in taxonomy.labels["score"]:
-        if found := taxonomy.heads(label):
-            parts.append(f"{_heads(found)} {_does(label)[len(found) > 1]}")
+        if places := tuple(sorted(taxonomy.heads(label))):
+            labels_of.setdefault(places, []).append(label)
+    parts = [
+        f"{_heads(places)} {' and '.join(_does(label)[len(places) > 1] for label in labels)}"
+        for places, labels in labels_of.items()
+    ]
     if not parts:
         n = taxonomy.shape["layer"] * taxonomy.shape["head"]
         parts.append(f"none of the {n} heads earns a name" if n > 1 else "the only head earns no name")

@@ -53,12 +53,12 @@ def lab(
 
     Send it to a colleague: it needs a browser and nothing else, and proves on opening that it computes the same.
     """
+    check_text(text)
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.core.errors import AnalysisError
     from nanogpt_lens.lab.making import lab as make
     from nanogpt_lens.lab.making import size_warning
 
-    check_text(text)
-    reading_file(path, for_programs=as_json)
     if prompt is None and (other or answer or wrong):
         raise AnalysisError("--other, --answer or --wrong was given without --prompt; give one too")
     made = make(

@@ -19,6 +19,7 @@ from nanogpt_lens.cli.output import (
     shows_bar,
 )
 from nanogpt_lens.cli.tables import finding, fixed, interval, note, number, print_table, say
+from nanogpt_lens.cli.typos import Commands
 from nanogpt_lens.core.choices import NeuronSource, On
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(
-    no_args_is_help=True, help="What excites each neuron, what it separates, and what happens without it."
+    cls=Commands, no_args_is_help=True, help="What excites each neuron, what it separates, and what happens without it."
 )
 
 CorpusOption = Annotated[
@@ -264,7 +265,7 @@ def ablate(
         for row in result.table().to_dict("records")
     ]
     rise = next((row for row in rows if row[0] == "rise"), rows[0])
-    finding(f"Without neuron{'s' * (len(chosen) > 1)} {', '.join(chosen)}: {rise[0]} {rise[1]} nats per token.")
+    finding(f"Without neuron{'s' * (len(chosen) > 1)} {', '.join(chosen)} the loss rises by {rise[1]} nats per token.")
     print_warning(result)
     print_table(["nats per token", "value", "controls", "controls as strong"], rows, wrap=["nats per token"])
     say("hit hardest (what precedes [token]):")

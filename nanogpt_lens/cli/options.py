@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, get_annotations, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,8 +18,10 @@ from conversion.backends import BackendChoice
 from conversion.config import ActFn
 from conversion.errors import ConversionError
 from conversion.token_dtype import TokenDtype
+from nanogpt_lens.cli.completing import checkpoints, texts
 from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.cli.wording import in_options
+from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.places import shipped_text
 from nanogpt_lens.model.reading import Reading
@@ -26,13 +29,19 @@ from nanogpt_lens.model.reading import Reading
 if TYPE_CHECKING:
     from conversion.val_loss import ValBin
 
-PathArgument = Annotated[str, typer.Argument(help="nanoGPT's out_dir, a ckpt.pt, or the name of a shipped checkpoint")]
+PathArgument = Annotated[
+    str,
+    typer.Argument(
+        help="nanoGPT's out_dir, a ckpt.pt, or the name of a shipped checkpoint", autocompletion=checkpoints
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON for programs")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="print CSV: one row per value")]
 TextOption = Annotated[
     Path | None,
     typer.Option(
-        help="a text file, a data folder, or shakespeare_char for its shipped text; without it, the model's own text"
+        help="a text file, a data folder, or shakespeare_char for its shipped text; without it, the model's own text",
+        autocompletion=texts,
     ),
 ]
 OutputOption = Annotated[
@@ -108,8 +117,25 @@ def check_text(path: Path | None) -> None:
     if path is not None and not path.expanduser().exists() and shipped_text(str(path)) is None:
         raise AnalysisError(
             f"{path} does not exist; expected a text file, nanoGPT's .bin or its data folder, or the name of a shipped "
-            "checkpoint with text beside it, such as shakespeare_char"
+            f"checkpoint with text beside it, such as shakespeare_char{did_you_mean(str(path), texts(''))}"
         )
+
+
+_SAVED = {
+    "tuned": "a folder that `tune-lens` saved",
+    "search": "a folder that `neurons search` saved with -o",
+    "saved": "a folder that `circuit find` saved with -o, or what it printed with --json",
+    "hypothesis": "a hypothesis in YAML or JSON",
+}
+"""What options and arguments name that is read beside the model."""
+
+
+def check_saved(arguments: Mapping[str, Any]) -> None:
+    """Raise AnalysisError where an option names something saved that is not there, before a model is loaded."""
+    for name, what in _SAVED.items():
+        path = arguments.get(name)
+        if isinstance(path, Path) and not path.expanduser().exists():
+            raise AnalysisError(f"{path} does not exist; expected {what}")
 
 
 def val_bin_of(val_bin: Path | None, no_val_bin: bool, token_dtype: TokenDtype | None) -> ValBin:
@@ -134,7 +160,7 @@ def as_command(
         command: what typer reads.
         replace: for a parameter, the options (annotation and default, which is `...` for none) in its place.
     """
-    hints = get_type_hints(command, include_extras=True)
+    hints = get_annotations(command, eval_str=True)
     kept, added = [], []
     for name, parameter in signature(command).parameters.items():
         if name not in replace:
@@ -179,6 +205,7 @@ def errors(command: Callable[..., None]) -> Iterator[None]:
     Args:
         command: whose options the sentence names in place of Python's arguments.
     """
+    gc.enable()  # which was off while the commands were imported
     try:
         with _warnings():
             yield
@@ -203,8 +230,7 @@ def errors(command: Callable[..., None]) -> Iterator[None]:
             typer.echo(f"error: this should not have happened ({reason}); {hint}", err=True)
         raise typer.Exit(1 if isinstance(error, EquivalenceError) else 2) from None
     except KeyboardInterrupt:
-        WAITING.done()
-        typer.echo("interrupted", err=True)
+        WAITING.interrupted()
         raise typer.Exit(130) from None
     finally:
         WAITING.done()

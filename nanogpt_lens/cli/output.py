@@ -17,6 +17,7 @@ from nanogpt_lens.cli.options import (
     PathArgument,
     TokenDtypeOption,
     as_command,
+    check_saved,
     check_text,
     tokens_of,
     with_reading,
@@ -51,6 +52,7 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
         one_format(*for_programs)
         if isinstance(arguments.get("text"), Path):
             check_text(arguments["text"])
+        check_saved(arguments)
         reading_file(path, for_programs=any(for_programs))
         with only_first():
             from nanogpt_lens.results.files import check_target

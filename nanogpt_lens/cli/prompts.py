@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_lens.cli.completing import TASKS, one_of
 from nanogpt_lens.cli.options import as_command
+from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
             str | None,
             typer.Option(
                 help="induction ([A][B]...[A] of random tokens), repeated_random, trigger_bigrams, or a run's folder "
-                "with its task.json"
+                "with its task.json",
+                autocompletion=one_of(TASKS),
             ),
         ],
         None,
@@ -138,6 +141,7 @@ class PromptOptions:
         from nanogpt_lens.running.metrics import logit_diff_of
         from nanogpt_lens.text.task_pairs import pairs_by_name
 
+        check_task(self.task)
         by = {"solved_by": model} if self.solved else {}
         pairs = pairs_by_name(model, self.task or "", seq_len=self.seq_len, n=self.n or 16, seed=seed, **by)
         return pairs.clean, pairs.corrupted, logit_diff_of(pairs)
@@ -151,6 +155,13 @@ class PromptOptions:
         pairs = find_prompt_pairs(model, self.text, k=self.n or 16, seq_len=self.seq_len, seed=seed)
         metric = logit_diff([pair.answer for pair in pairs], [pair.wrong for pair in pairs])
         return stack([pair.clean for pair in pairs]), stack([pair.corrupted for pair in pairs]), metric
+
+
+def check_task(task: str | None) -> None:
+    """Raise AnalysisError for a task that is no name and no place, but nearly a name."""
+    near = did_you_mean(task or "", TASKS)
+    if task is not None and task not in TASKS and near and not Path(task).expanduser().exists():
+        raise AnalysisError(f"there is no task {task!r}; expected {', '.join(TASKS)}, or the folder of a run{near}")
 
 
 def with_prompts(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanogpt_lens.cli.completing import SECTIONS, some_of, texts
 from nanogpt_lens.cli.options import (
     JsonOption,
     NoValBinOption,
@@ -48,13 +49,18 @@ def report(
     path: PathArgument,
     text: Annotated[
         Path | None,
-        typer.Option(help="a text file, data folder or shakespeare_char; without it, the model's own text"),
+        typer.Option(
+            help="a text file, data folder or shakespeare_char; without it, the model's own text", autocompletion=texts
+        ),
     ] = None,
     token_dtype: TokenDtypeOption = None,
     val_bin: ValBinOption = None,
     no_val_bin: NoValBinOption = False,
     output: Annotated[Path, typer.Option("--output", "-o", help="the page that is written")] = Path("report.html"),
-    sections: Annotated[str | None, typer.Option(help="only these, with commas; --list-sections names them")] = None,
+    sections: Annotated[
+        str | None,
+        typer.Option(help="only these, with commas; --list-sections names them", autocompletion=some_of(SECTIONS)),
+    ] = None,
     list_sections: Annotated[
         bool, typer.Option("--list-sections", callback=_list_sections, is_eager=True, help="name all sections")
     ] = False,
@@ -75,11 +81,11 @@ def report(
     Exit code 0: written, also where a section failed (it says so in its place, and on standard error); 1: written,
     but equality is not proven; 2: bad input, nothing is written, or all chosen sections failed.
     """
+    check_text(text)
+    reading_file(path, for_programs=as_json)
     from nanogpt_lens.core.errors import AnalysisError
     from nanogpt_lens.reporting.making import report as make
 
-    check_text(text)
-    reading_file(path, for_programs=as_json)
     if token_dtype is not None and text is None and val_bin is None:
         raise AnalysisError("--token-dtype was given without --text or --val-bin; give one of them too")
     chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]

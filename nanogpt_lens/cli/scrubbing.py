@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_lens.cli.completing import TASKS, one_of
 from nanogpt_lens.cli.options import CsvOption, JsonOption, OutputOption, SeedOption, check_text
 from nanogpt_lens.cli.output import (
     PlotOption,
@@ -19,6 +20,7 @@ from nanogpt_lens.cli.output import (
     save_result,
     shows_bar,
 )
+from nanogpt_lens.cli.prompts import check_task
 from nanogpt_lens.cli.tables import finding, note, number, print_table, say
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def scrub(
             help="induction ([A][B]...[A] of random tokens), repeated_random, trigger_bigrams, or a run's folder with "
             "its task.json",
             show_default="the model's own, else induction",
+            autocompletion=one_of(TASKS),
         ),
     ] = None,
     text: Annotated[
@@ -116,6 +119,7 @@ def _data(model: Any, task: str | None, text: Any, n: int, seq_len: int | None, 
     from nanogpt_lens.text.task_pairs import own_task, pairs_by_name
 
     if text is None:
+        check_task(task)
         return pairs_by_name(model, task or own_task(model), n=n, seq_len=seq_len, seed=seed)
     if task is not None:
         raise AnalysisError("--task and --text were both given; expected one of them")

@@ -286,8 +286,18 @@ def number(value: Any, digits: int = 2) -> str:
     return f"{plain_number:.1e}" if plain_number else f"{0:.{digits}f}"
 
 
-def interval(value: Any, low: Any, high: Any) -> str:
-    """A value and its interval, where it has one, with as many digits as the interval leaves; - for nan."""
+def p_value(p: Any) -> str:
+    """A probability of chance, with three digits; - for nan."""
+    return "<0.001" if float(p) < 0.0005 else fixed(p, 3)
+
+
+def interval(value: Any, low: Any, high: Any, *, scale: float = 0.0) -> str:
+    """A value and its interval, where it has one, with as many digits as the interval leaves; - for nan.
+
+    Args:
+        value, low, high: the numbers; None for an end that is not known.
+        scale: the largest number of the column, beside which further digits say nothing.
+    """
     if low is None or high is None:
         return number(value, 3)
     numbers = [float(x) for x in (value, low, high)]
@@ -295,6 +305,7 @@ def interval(value: Any, low: Any, high: Any) -> str:
     wide = numbers[2] - numbers[1]
     finest = wide if math.isfinite(wide) and wide > 0 else size
     digits = max(2, -math.floor(math.log10(finest))) if finest else 2
+    digits = min(digits, 1 + _digits(scale)) if scale else digits
     if digits <= 6 or size >= 1e-3:
         middle, *ends = (fixed(x, min(digits, _digits(size))) for x in numbers)
     else:

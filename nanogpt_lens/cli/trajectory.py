@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_lens.catalogue import find
+from nanogpt_lens.cli.completing import TASKS, checkpoints, measures, one_of
 from nanogpt_lens.cli.options import (
     CsvOption,
     JsonOption,
@@ -48,9 +49,15 @@ def register(app: typer.Typer) -> None:
 
 
 def trajectory(
-    path: Annotated[str, typer.Argument(help="a folder with ckpt*.pt of one run, or a shipped checkpoint with stages")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="a folder with ckpt*.pt of one run, or a shipped checkpoint with stages", autocompletion=checkpoints
+        ),
+    ],
     measure: Annotated[
-        str, typer.Option(help="what is measured at every checkpoint, see `nanogpt-lens analyses`")
+        str,
+        typer.Option(help="what is measured at every checkpoint, see `nanogpt-lens analyses`", autocompletion=measures),
     ] = "score_heads",
     text: Annotated[
         Path | None,
@@ -61,7 +68,12 @@ def trajectory(
     token_dtype: TokenDtypeOption = None,
     pairs: Annotated[
         str | None,
-        typer.Option(help="of edge_effects: the prompts, induction, a task or a run's folder; else the run's own task"),
+        typer.Option(
+            "--task",
+            "--pairs",
+            help="of edge_effects: the prompts, induction, a task or a run's folder; else the run's own task",
+            autocompletion=one_of(TASKS),
+        ),
     ] = None,
     pattern: Annotated[str, typer.Option(help="which files are the checkpoints")] = "ckpt*.pt",
     at: Annotated[
@@ -81,6 +93,8 @@ def trajectory(
     reading: Reading,
 ) -> None:
     """Measure every checkpoint of a training run, and say where each score changes."""
+    check_text(text)
+    WAITING.doing(f"reading the checkpoints of {short(find_folder(path))}", for_programs=as_json or as_csv)
     with only_first():
         from nanogpt_lens.core.distributed import is_first
         from nanogpt_lens.results.files import check_target
@@ -88,8 +102,6 @@ def trajectory(
         from nanogpt_lens.runs.trajectory import trajectory as measured
 
         one_format(as_json, as_csv)
-        check_text(text)
-        WAITING.doing(f"reading the checkpoints of {short(find_folder(path))}", for_programs=as_json or as_csv)
         if output is not None:
             check_target(output)
         check_picture(plot)
@@ -121,6 +133,7 @@ def _places(result: Trajectory, words: list[str]) -> dict[str, Any]:
     Raises:
         ResultError: not of the form axis=place, or no such place.
     """
+    from nanogpt_lens.core.choices import did_you_mean
     from nanogpt_lens.core.errors import ResultError
 
     places: dict[str, Any] = {}
@@ -129,7 +142,7 @@ def _places(result: Trajectory, words: list[str]) -> dict[str, Any]:
         if not equals or axis not in result.axes[1:]:
             raise ResultError(
                 f"--at {item!r} is no place on {', '.join(result.axes[1:]) or 'any axis, because there is none'}; "
-                "expected one such as layer=1"
+                f"expected one such as layer=1{did_you_mean(axis, result.axes[1:])}"
             )
         places[axis] = int(place) if place.lstrip("-").isdecimal() else place
         result.at(**{axis: places[axis]})

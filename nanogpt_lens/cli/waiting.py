@@ -21,7 +21,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self.speaks = False
-        self._said = False
+        self._said = self._interrupted = False
         self._live: Live | None = None
 
     def speak(self) -> None:
@@ -64,6 +64,14 @@ class Waiting:
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+
+    def interrupted(self) -> None:
+        """Say once that Ctrl-C ended the command, which then has the exit code 130."""
+        self.done()
+        if not self._interrupted:
+            self._interrupted = True
+            sys.stderr.write("interrupted\n")
+        eval("0")
 
 
 WAITING = Waiting()

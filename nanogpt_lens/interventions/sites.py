@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from nanogpt_lens.core.choices import Activation
+from nanogpt_lens.core.choices import Activation, did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked
 
@@ -136,7 +136,8 @@ def sweep_axes(kind: Kind, axes: Sequence[str]) -> tuple[str, ...]:
     wrong = [axis for axis in swept if axis not in known]
     if wrong or not swept or len(set(swept)) != len(swept):
         problem = f"has no axis {wrong[0]!r}" if wrong else f"cannot be swept over {axes!r}"
-        raise AnalysisError(f"{kind.name} {problem}; expected some of {', '.join(known)}, each once")
+        near = did_you_mean(wrong[0], known) if wrong and isinstance(wrong[0], str) else ""
+        raise AnalysisError(f"{kind.name} {problem}; expected some of {', '.join(known)}, each once{near}")
     return swept
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from conversion.errors import VocabularyError
 from conversion.vocabulary import CharVocabulary
-from nanogpt_lens.core.choices import On
+from nanogpt_lens.core.choices import On, did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked
 from nanogpt_lens.text.sequences import Sequences
@@ -181,6 +181,7 @@ def _rule(predicate: Any, name: str) -> tuple[Rule, str]:
             raise AnalysisError(
                 f"there is no class {predicate!r}; expected one of {', '.join([*CLASSES, *RULES])}, 're:' and an "
                 "expression, a set of characters, a function of the text, or a boolean mask [tokens]"
+                + did_you_mean(predicate, [*CLASSES, *RULES])
             )
         try:
             return _matches(re.compile(predicate.removeprefix("re:"))), predicate

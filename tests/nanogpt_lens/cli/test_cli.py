@@ -23,9 +23,9 @@ from tests.conftest import GOLDEN
 from tests.making import CHARS, content, write, write_meta
 
 
-def run(*args):
-    """Exit code, standard output and standard error; a traceback fails the test."""
-    result = CliRunner().invoke(app, [str(a) for a in args])
+def run(*args, width=1000):
+    """Exit code, standard output and standard error, in a terminal of so many columns; a traceback fails the test."""
+    result = CliRunner(env={"COLUMNS": str(width)}).invoke(app, [str(a) for a in args])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr

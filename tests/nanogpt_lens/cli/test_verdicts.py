@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
-from nanogpt_lens.cli.output import interval, number
+from nanogpt_lens.cli.tables import interval, number
 from nanogpt_lens.results import Scores
 from tests.making import write, write_meta
 from tests.nanogpt_lens.cli.test_cli import run
@@ -29,14 +29,15 @@ def out(tmp_path_factory):
 @pytest.mark.parametrize(
     ("numbers", "text"),
     [
-        ((1.5, 1.25, 1.75), "1.500 [1.250, 1.750]"),
-        ((0.00012, 0.00009, 0.00016), "0.000120 [0.000090, 0.000160]"),
-        ((0.0012, 0.0011, 0.0014), "0.00120 [0.00110, 0.00140]"),
+        ((1.5, 1.25, 1.75), "1.50 [1.25, 1.75]"),
+        ((0.00012, 0.00009, 0.00016), "0.00012 [0.00009, 0.00016]"),
+        ((0.0012, 0.0011, 0.0014), "0.0012 [0.0011, 0.0014]"),
+        ((0.5, 0.4999, 0.5001), "0.500 [0.500, 0.500]"),
         ((2.5e-8, 1e-8, 4e-8), "2.50e-08 [1.00e-08, 4.00e-08]"),
         ((-3e-9, -4e-9, 0.0), "-3.00e-09 [-4.00e-09, 0.0]"),
-        ((0.0, 0.0, 0.0), "0.000 [0.000, 0.000]"),
-        ((2e-5, math.nan, math.nan), "0.000020 [-, -]"),
-        ((1234.5, 1234.4, 1234.6), "1234.500 [1234.400, 1234.600]"),
+        ((0.0, 0.0, 0.0), "0.00 [0.00, 0.00]"),
+        ((2e-5, math.nan, math.nan), "0.00002"),
+        ((1234.5, 1234.4, 1234.6), "1234.5 [1234.4, 1234.6]"),
         ((1.0, None, None), "1.000"),
     ],
 )
@@ -63,9 +64,11 @@ def test_ablated_neurons_show_what_they_do(out):
     code, text, _ = run("neurons", "ablate", out, "0.3", "--text", out / "text.txt")
     assert code == 0
     result = ngl.ablate_neurons(ngl.load(out), out / "text.txt", ["0.3"], n=512, k=10, progress=False)
-    printed = [float(x) for x in re.findall(r"(-?[\d.]+(?:e-\d+)?) \[", text)]
-    assert printed[0] == pytest.approx(float(result.values.flatten()[0]), rel=0.05)
-    assert "0.000 [0.000, 0.000]" not in text
+    rise = result.labels["score"].index("rise")
+    said = re.search(r"Without neuron 0.3 the loss rises by (-?[\d.]+(?:e-\d+)?) \[", text)
+    assert said is not None
+    assert float(said[1]) == pytest.approx(float(result.values.flatten()[rise]), rel=0.05)
+    assert "0.00 [0.00, 0.00]" not in text
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
