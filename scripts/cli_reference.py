@@ -20,8 +20,8 @@ from nanogpt_lens.cli.app import app
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "command-line.md"
 TOP = """# The command line
 
-Exit code 0: proven, or done. 1: not equal, or a circuit that does not hold. 2: bad input, in one sentence. `--json` prints for
-programs.
+Exit code 0: proven, or done. 1: not equal, or a circuit that does not hold. 2: bad input, in one sentence. `--json`
+prints for programs.
 
 <!-- made by `python -m scripts.cli_reference` -->
 """

@@ -2,8 +2,8 @@
 
     python -m scripts.docs_pictures [NAME ...]
 
-A page `docs/how-to/NAME.md` with the picture `images/how-to/NAME.png` has a first block whose last line is a figure. Needs
-the extra `pictures` and Chromium.
+A page `docs/how-to/NAME.md` with the picture `images/how-to/NAME.png` has a first block whose last line is a figure.
+Needs the extra `pictures` and Chromium.
 """
 
 from __future__ import annotations

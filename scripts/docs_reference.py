@@ -28,7 +28,7 @@ FOLDERS = {
 }
 """Pages, their titles, and the modules and folders whose names are on them."""
 BARE = {"viz": ("export", "figures")}
-"""Public modules that are used by their submodules: `ngl.viz.export.to_png`."""
+"""Public modules whose submodules are imported by name: `from nanogpt_lens.viz.export import to_png`."""
 
 
 def exported(module: str) -> list[str]:
@@ -61,8 +61,9 @@ def page_of(place: str) -> str:
 
 
 def entry(name: str, place: str) -> str:
-    """mkdocstrings' block for one name; a class of results is told without what all results have."""
-    return f'::: {place}\n    options:\n      heading: "ngl.{name}"\n      toc_label: "{name}"\n'
+    """What mkdocstrings is asked for one name."""
+    shown = f"nanogpt_lens.{name}" if name.startswith("viz.") else f"ngl.{name}"
+    return f'::: {place}\n    options:\n      heading: "{shown}"\n      toc_label: "{name}"\n'
 
 
 def reference_pages() -> dict[str, str]:

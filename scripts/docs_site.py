@@ -109,7 +109,9 @@ def exporter() -> Any:
 def notebook_pages(source: str, page: str) -> dict[str, str | bytes]:
     """A notebook as a page, with its pictures as files beside it."""
     name = Path(source).stem
-    body, resources = exporter().from_filename(str(ROOT / source), resources={"unique_key": name, "output_files_dir": name})
+    body, resources = exporter().from_filename(
+        str(ROOT / source), resources={"unique_key": name, "output_files_dir": name}
+    )
     fenced = "\n```text\n{}```\n".format
     body = outside_of_code(body, lambda prose: INDENTED.sub(lambda m: fenced(dedent(m.group())), prose))
     body = body.replace("![png](", f"![a picture of {name}](").replace("\x1b", "")
