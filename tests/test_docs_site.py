@@ -15,6 +15,7 @@ import yaml
 
 import nanogpt_lens as ngl
 from scripts import cli_reference, docs_reference, docs_site
+from tests.browser import launched, watched
 from tests.docs_pages import DOCS, PAGES, ROOT, anchors, blocks, links
 
 MADE = {*docs_reference.reference_pages(), *docs_site.ORIGINS}
@@ -146,7 +147,22 @@ def test_the_site_asks_nobody_for_anything(site):
 
 
 @pytest.mark.slow
-def test_the_search_works_from_a_file(site):
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_page_opened_as_a_file_searches_and_asks_nobody(site, width):
+    with launched() as browser, watched(browser, width=width) as shown:
+        shown.page.goto((site / "how-to" / "patching.html").as_uri())
+        shown.page.keyboard.press("/")
+        shown.page.keyboard.type("patch_activation")
+        found = shown.page.locator(".md-search-result__item").first
+        found.wait_for(timeout=30_000)
+        assert "What is it called here?" in shown.page.locator(".md-search-result").inner_text()
+        assert shown.page.evaluate("document.documentElement.scrollWidth") == width
+        assert shown.asked == []
+
+
+@pytest.mark.slow
+def test_the_search_has_our_names(site):
     index = (site / "search" / "search_index.js").read_text()
     assert index.startswith("var __index = ")
     for word in ("find_induction_heads", "get_activations", "patch_activation"):
