@@ -16,8 +16,8 @@ from tests.nanogpt_lens.cli.test_cli import run
 
 pytestmark = pytest.mark.slow
 
-ELSEWHERE = {"SERVING.md"}
-"""Pages whose code has tests of its own, with a server."""
+ELSEWHERE = {"SERVING.md", "reference/command-line.md"}
+"""A page whose code has tests of its own, with a server; and one whose blocks are usages, made from the commands."""
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 20
 PYTHON = [(page, i) for page in PAGES if page not in ELSEWHERE for i in range(len(blocks(page, "python")))]
 CONSOLE = [
