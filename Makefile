@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 # two processes, each with whole groups of tests, which share what is expensive: tests/conftest.py has the groups
 SHARED := -n 2 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-tl4 test-slow test-slow-tl4 test-install coverage check format fuzz benchmark notebooks pictures results clean
+.PHONY: demo test test-tl4 test-slow test-slow-tl4 test-install coverage check format fuzz benchmark notebooks pictures results docs clean
 
 demo: .venv/.demo  ## convert, prove and sample the shipped checkpoint, and name its heads
 	$(BIN)/nanogpt-lens info shakespeare_char
@@ -67,6 +67,9 @@ pictures: .venv/.dev  ## docs/images anew (needs Chromium)
 results: .venv/.dev  ## every number of docs/RESULTS.md anew, from the shipped weights and docs/data
 	$(BIN)/python -m scripts.results
 
+docs: .venv-docs/.docs  ## the documentation site: site/index.html opens without a server and without a network
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 # torch first: asked for by another package, pip takes gigabytes of CUDA with it
 .venv/.torch:
 	$(PYTHON) -m venv .venv
@@ -87,5 +90,11 @@ results: .venv/.dev  ## every number of docs/RESULTS.md anew, from the shipped w
 	$(BIN4)/python -m pip install --quiet -c constraints-tl4.txt -e '.[data,dev]'
 	touch $@
 
+# what the site needs, without the package and without torch: the sources are read, not run
+.venv-docs/.docs: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" | xargs .venv-docs/bin/python -m pip install --quiet
+	touch $@
+
 clean:
-	rm -rf .venv .venv-tl4 build dist .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf .venv .venv-tl4 .venv-docs site build dist .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -2,8 +2,8 @@
 
     python -m scripts.docs_pictures [NAME ...]
 
-A page `docs/how-to/NAME.md` with the picture `images/how-to/NAME.png` has a first block whose last line is a figure. Needs
-the extra `pictures` and Chromium.
+A page `docs/how-to/NAME.md` with the picture `images/how-to/NAME.png` has a first block whose last line is a figure.
+Needs the extra `pictures` and Chromium.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_lens.viz.export import one_browser, to_png
+from nanogpt_lens.viz.figures import uncaptioned
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "how-to"
@@ -46,7 +47,7 @@ def main() -> None:
         for name in sys.argv[1:] or pages_with_pictures():
             first = re.search(r"```python\n(.*?)```", (PAGES / f"{name}.md").read_text(), flags=re.DOTALL)
             assert first is not None, name
-            to_png(shown(first.group(1)), PICTURES / f"{name}.png", width=760)
+            to_png(uncaptioned(shown(first.group(1)))[0], PICTURES / f"{name}.png", width=760)
             print(name, flush=True)
 
 

@@ -27,8 +27,24 @@ FOLDERS = {
     "catalogue": ("Catalogue and errors", ("nanogpt_lens.catalogue", "nanogpt_lens.core")),
 }
 """Pages, their titles, and the modules and folders whose names are on them."""
+INTRODUCTIONS = {
+    "results": "What all of them have stands [in one table](../ANALYSES.md#what-every-result-has).",
+    "metrics": "`ngl.metrics`: what is measured of the logits. Any function from logits to a number will do.",
+    "pictures": "Figures come from `result.plot()`: [Figures and widgets](../PICTURES.md).",
+    "catalogue": "`ngl.catalogue` has every analysis by name, `ngl.errors` every error: one sentence each.",
+    "interventions": "What can be replaced, and by what: [Interventions](../ANALYSES.md#interventions).",
+    "circuits": "Definitions, and what came out: [Circuits](../CIRCUITS.md), [Causal scrubbing](../SCRUBBING.md).",
+    "heads": "Definitions, conventions and chance levels: [Attention](../ANALYSES.md#attention).",
+    "lenses": "Definitions: [Lenses and neurons, defined](../LENSES_AND_NEURONS.md).",
+    "neurons": "Definitions: [Lenses and neurons, defined](../LENSES_AND_NEURONS.md).",
+    "training": "Tasks, measures, and what formed means: [Training dynamics](../TRAINING_DYNAMICS.md).",
+    "comparing": "What each part of a comparison is: [Two models side by side](../COMPARING.md).",
+    "models": "Which files are read: [Files](../FILES.md). What a proof is: [The certificate](../CERTIFICATE.md).",
+    "texts": "What may be given as a corpus stands [on the first page](index.md).",
+}
+"""A line for the top of each page."""
 BARE = {"viz": ("export", "figures")}
-"""Public modules that are used by their submodules: `ngl.viz.export.to_png`."""
+"""Public modules whose submodules are imported by name: `from nanogpt_lens.viz.export import to_png`."""
 
 
 def exported(module: str) -> list[str]:
@@ -61,8 +77,9 @@ def page_of(place: str) -> str:
 
 
 def entry(name: str, place: str) -> str:
-    """mkdocstrings' block for one name; a class of results is told without what all results have."""
-    return f'::: {place}\n    options:\n      heading: "ngl.{name}"\n      toc_label: "{name}"\n'
+    """What mkdocstrings is asked for one name."""
+    shown = f"nanogpt_lens.{name}" if name.startswith("viz.") else f"ngl.{name}"
+    return f'::: {place}\n    options:\n      heading: "{shown}"\n      toc_label: "{name}"\n'
 
 
 def reference_pages() -> dict[str, str]:
@@ -70,4 +87,7 @@ def reference_pages() -> dict[str, str]:
     by_page: dict[str, list[str]] = {page: [] for page in FOLDERS}
     for name, place in sorted(public_names().items(), key=lambda item: ("." in item[0], item[0].lower())):
         by_page[page_of(place)].append(entry(name, place))
-    return {f"reference/{page}.md": f"# {FOLDERS[page][0]}\n\n" + "\n".join(all_of) for page, all_of in by_page.items()}
+    return {
+        f"reference/{page}.md": "\n\n".join([f"# {FOLDERS[page][0]}", INTRODUCTIONS[page], *entries])
+        for page, entries in by_page.items()
+    }

@@ -106,12 +106,18 @@ def exporter() -> Any:
     return MarkdownExporter(config=Config({"NbConvertBase": {"display_data_priority": kinds}}))
 
 
+def printed(indented: re.Match[str]) -> str:
+    """What a cell printed, as a block of its own; nothing where it is blank."""
+    return f"\n```text\n{dedent(indented.group())}```\n" if indented.group().strip() else ""
+
+
 def notebook_pages(source: str, page: str) -> dict[str, str | bytes]:
     """A notebook as a page, with its pictures as files beside it."""
     name = Path(source).stem
-    body, resources = exporter().from_filename(str(ROOT / source), resources={"unique_key": name, "output_files_dir": name})
-    fenced = "\n```text\n{}```\n".format
-    body = outside_of_code(body, lambda prose: INDENTED.sub(lambda m: fenced(dedent(m.group())), prose))
+    body, resources = exporter().from_filename(
+        str(ROOT / source), resources={"unique_key": name, "output_files_dir": name}
+    )
+    body = outside_of_code(body, lambda prose: INDENTED.sub(printed, prose))
     body = body.replace("![png](", f"![a picture of {name}](").replace("\x1b", "")
     pictures = {posixpath.join(posixpath.dirname(page), path): data for path, data in resources["outputs"].items()}
     return {page: body, **pictures}

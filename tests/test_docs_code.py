@@ -1,10 +1,11 @@
-"""The code of docs/ is true: every Python block, every command and every line of names.md runs, alone, in a fresh folder."""
+"""The code of docs/ is true: every Python block, command and line of names.md runs alone, in a fresh folder."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,8 @@ from tests.nanogpt_lens.cli.test_cli import run
 
 pytestmark = pytest.mark.slow
 
-ELSEWHERE = {"SERVING.md"}
-"""Pages whose code has tests of its own, with a server."""
+ELSEWHERE = {"SERVING.md", "reference/command-line.md"}
+"""A page whose code has tests of its own, with a server; and one whose blocks are usages, made from the commands."""
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 20
 PYTHON = [(page, i) for page in PAGES if page not in ELSEWHERE for i in range(len(blocks(page, "python")))]
 CONSOLE = [
@@ -27,8 +28,9 @@ CONSOLE = [
     if "$ nanogpt-lens" in block
 ]
 ROWS = re.findall(r"^\| [^|]+ \| `([^`]+)` \|$", PAGES["names.md"], flags=re.MULTILINE)
-SOUGHT = """get_activations patch_activation extract_attention_patterns visualize_attention_head compute_attention_importance
-track_attention_flow visualize_prediction_evolution find_max_activating_examples ablate_neuron analyze_neuron_behavior"""
+SOUGHT = """get_activations patch_activation extract_attention_patterns visualize_attention_head
+compute_attention_importance track_attention_flow visualize_prediction_evolution find_max_activating_examples
+ablate_neuron analyze_neuron_behavior"""
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +56,15 @@ def test_a_block_runs(page, i):
 
 @pytest.mark.parametrize(("page", "i"), CONSOLE)
 def test_commands_run(page, i):
-    """In order within a block; a server is not started, and pip installs nothing."""
+    """In order within a block; a server is not started, pip installs nothing, and training is cut short."""
+    for hypothesis in blocks(page, "yaml"):
+        Path("hypothesis.yaml").write_text(hypothesis)
     for line in re.sub(r"\\\n", " ", blocks(page, "console")[i]).splitlines():
         words = shlex.split(line[2:], comments=True) if line.startswith("$ nanogpt-lens") else []
         if not words or words[1] in ("serve", "mcp"):
             continue
+        if words[1] == "train" and "--max-iters" not in words:
+            words += ["--max-iters", "20", "--eval-interval", "10", "--eval-iters", "2"]
         code, shown, error = run(*words[1:])
         assert code == 0, f"{line}\n{shown}{error}"
 

@@ -1,4 +1,4 @@
-"""The documentation site: links, names, navigation; and built (slow), that it is complete and asks nobody for anything."""
+"""The documentation site: links, names, navigation; built (slow), it is complete and asks nobody for anything."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 
 import nanogpt_lens as ngl
 from scripts import cli_reference, docs_reference, docs_site
+from tests.browser import launched, watched
 from tests.docs_pages import DOCS, PAGES, ROOT, anchors, blocks, links
 
 MADE = {*docs_reference.reference_pages(), *docs_site.ORIGINS}
@@ -50,7 +52,7 @@ def test_every_page_is_in_the_navigation_once():
 
 def test_every_public_name_has_a_place_in_the_reference():
     told = docs_reference.reference_pages()
-    named = re.findall(r'heading: "ngl\.([\w.]+)"', "".join(told.values()))
+    named = re.findall(r'heading: "(?:ngl|nanogpt_lens)\.([\w.]+)"', "".join(told.values()))
     assert len(named) == len(set(named))
     assert set(ngl.__all__) <= set(named)
     assert {name.partition(".")[0] for name in named if "." in name} == set(ngl._MODULES)
@@ -59,11 +61,10 @@ def test_every_public_name_has_a_place_in_the_reference():
 
 
 def test_every_public_name_is_explained():
-    for name in docs_reference.public_names():
-        thing = ngl
-        for part in name.split("."):
-            thing = getattr(thing, part)
-        assert not callable(thing) or thing.__doc__, f"ngl.{name} has no docstring"
+    for name, place in docs_reference.public_names().items():
+        module, _, last = place.rpartition(".")
+        thing = getattr(import_module(module), last)
+        assert not callable(thing) or thing.__doc__, f"{name} has no docstring"
 
 
 def test_a_name_without_a_page_is_an_error():
@@ -146,7 +147,22 @@ def test_the_site_asks_nobody_for_anything(site):
 
 
 @pytest.mark.slow
-def test_the_search_works_from_a_file(site):
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_page_opened_as_a_file_searches_and_asks_nobody(site, width):
+    with launched() as browser, watched(browser, width=width) as shown:
+        shown.page.goto((site / "how-to" / "patching.html").as_uri())
+        shown.page.keyboard.press("/")
+        shown.page.keyboard.type("patch_activation")
+        found = shown.page.locator(".md-search-result__item").first
+        found.wait_for(timeout=30_000)
+        assert "What is it called here?" in shown.page.locator(".md-search-result").inner_text()
+        assert shown.page.evaluate("document.documentElement.scrollWidth") == width
+        assert shown.asked == []
+
+
+@pytest.mark.slow
+def test_the_search_has_our_names(site):
     index = (site / "search" / "search_index.js").read_text()
     assert index.startswith("var __index = ")
     for word in ("find_induction_heads", "get_activations", "patch_activation"):

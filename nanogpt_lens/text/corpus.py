@@ -80,6 +80,8 @@ def open_corpus(model: Hooked, corpus: Corpus | Opened | None, *, part: Part = "
     if corpus is None:
         return ModelText(model=model)
     source, words = _path_or_text(corpus), ""
+    if isinstance(source, Path) and source == shipped_text(source.name):
+        part = "val"  # the only part that is shipped
     path = _file_of(source, part) if isinstance(source, Path) else None
     row_length = None
     if path is not None and (storage := _storage(model, corpus, path)) is not None:

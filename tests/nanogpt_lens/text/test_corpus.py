@@ -306,6 +306,7 @@ def test_a_shipped_checkpoint_with_text_beside_it_is_a_corpus_by_its_name(tmp_pa
     monkeypatch.chdir(tmp_path)
     model = ngl.load("shakespeare_char")
     opened = open_corpus(model, "shakespeare_char")
+    assert open_corpus(model, "shakespeare_char", part="train").ids.n == opened.ids.n  # no other part is shipped
     assert opened.ids.n == 111_540
     assert model.to_string(opened.ids.tokens(0, 10).long()) == "?\n\nGREMIO:"
     assert open_corpus(model, "induction").ids.n == 9  # no text lies beside that one: it is a text of nine letters
