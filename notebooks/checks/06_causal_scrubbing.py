@@ -25,9 +25,9 @@ says(
     "0.99 is left of the control, 0.21 of the two-layer model", counted["induction_control"][0], counted["induction"][0]
 )
 says("0.524, beside 0.43 with permuted features", textbook.recovered, textbook.of("features permuted"))
-says("With MLP 0 in between it holds: 0.972", 0, mended)
+says("With MLP 0 in between it holds: 0.972", mended)
 says("What the keys know is the previous character: 0.987", previously)
-says("The heads speak through MLP 1: 0.388 without it, 1.011 with it", 1, naive.recovered, whole.recovered)
+says("The heads speak through MLP 1: 0.388 without it, 1.011 with it", naive.recovered, whole.recovered)
 says("95%, and 1.000 after mending", told.recovered, 1.0)
 says("The control counts: 0.99", counted["induction_control"][0])
 says("To know nothing keeps 0.61", textbook.of("uniform guess"))
