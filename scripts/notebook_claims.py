@@ -20,7 +20,8 @@ from typing import Any
 NUMBER = re.compile(r"(?<![\w.,])[-−+]?\d[\d,]*(?:\.\d+)?%?(?![\w])")
 _NO_NUMBERS = re.compile(
     r"```.*?```|`[^`]*`|\]\([^)]*\)|<[^>]*>"  # code, addresses
-    r"|\b[Hh]eads? \d+\.\d+(?:(?:, and |, | and | or | to )\d+\.\d+)*"  # names
+    r"|\b[Hh]eads? \d+\.\d+(?:(?:, and |, | and | or | to )\d+\.\d+)*"  # names of heads
+    r"|\b(?:[Ll]ayers?|MLP|[Nn]otebooks?) \d+(?:(?:, | and | or | to )\d+)*"
     r"|\b95% (?=interval)|\b95% (?=of rankings)",
     re.DOTALL,
 )

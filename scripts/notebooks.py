@@ -33,6 +33,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -285,11 +286,11 @@ def _widget(context: Any, html: str) -> Picture:
 def _lab(context: Any, html: str) -> Picture:
     """The upper part of the page in a frame, once it has proven itself."""
     page = context.new_page()
-    page.set_viewport_size({"width": 1280, "height": 860})
+    page.set_viewport_size({"width": 1280, "height": 900})
     page.set_content(unescape(re.search(r'srcdoc="([^"]*)"', html)[1]))  # type: ignore[index]
     page.evaluate("() => window.lab.proof")
-    page.keyboard.press("Escape")  # the tour
     page.wait_for_timeout(2000)  # the effects of all parts
+    page.evaluate("() => [...document.querySelectorAll('.tour button')].find((b) => b.innerText === 'Close')?.click()")
     picture = page.screenshot(animations="disabled")
     page.close()
     return _scaled(picture)
@@ -335,8 +336,7 @@ def drawing() -> Iterator[Any]:
 def refresh(chosen: Sequence[str], *, check: bool = False) -> list[str]:
     """Execute notebooks; unless `check`, write each with still pictures, in one step. Returns what of them is not so.
 
-    Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed; notebooks before it are written.
+    A notebook of which a cell fails stays as it was, and the others go on.
     """
     wrong: list[str] = []
     with ExitStack() as stack:
@@ -346,7 +346,12 @@ def refresh(chosen: Sequence[str], *, check: bool = False) -> list[str]:
             for cell in notebook.cells:
                 if "install" in cell.metadata.get("tags", []):
                     cell.source = install(name)
-            done = execute(notebook, checks=checks_of(name))
+            try:
+                done = execute(notebook, checks=checks_of(name))
+            except CellExecutionError as error:
+                log.error("%s: a cell failed\n%s", name, error)
+                wrong.append(f"{name}: a cell failed")
+                continue
             said = f"{name}: {done.seconds:.0f} s, {done.n_checked} statements checked"
             if not check:
                 tidy(notebook)
@@ -371,7 +376,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     log.setLevel(logging.INFO)
     wrong = refresh([Path(name).stem for name in args.names] or names(), check=args.check)
-    sys.exit(f"{len(wrong)} statements are not so, see above" if wrong else 0)
+    sys.exit(f"{len(wrong)} statements are not so, or could not be checked; see above" if wrong else 0)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,11 @@ TEXT = prose(
 def test_numbers_are_what_a_run_gives():
     assert numbers(TEXT) == ["0.37", "5%", "−0.5", "1,232"]
     assert precise(TEXT) == ["0.37", "5%", "−0.5"]
-    assert numbers("a 95% interval of 3 (2.5 to 3.5), head 0.1, resid_pre1, ```\n0.7\n```") == ["3", "2.5", "3.5"]
+    assert numbers("a 95% interval of 3 (2.5 to 3.5), head 0.1, layers 1 to 3, MLP 0, resid_pre1, ```\n0.7\n```") == [
+        "3",
+        "2.5",
+        "3.5",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ class Scores(Tested, Result):
         }
         if "score" in places and "score" in self.labels:
             name = self.labels["score"][self._index("score", places["score"])]
-            chosen |= {"unit": self.unit_of(name), "units": {}, "untested": ()}
+            chosen |= {"quantity": name.replace("_", " "), "unit": self.unit_of(name), "units": {}, "untested": ()}
             chosen["scores"] = {key: words for key, words in self.scores.items() if key == name}
         kept = {axis: labels for axis, labels in self.labels.items() if axis not in places}
         axes = tuple(axis for axis in self.axes if axis not in places)
@@ -125,10 +125,13 @@ class Scores(Tested, Result):
                 )
         if axis in first.axes:
             raise ResultError(f"the scores have an axis {axis!r} already; give another name as `axis`")
-        tensors = {name: [getattr(s, name) for s in each] for name in ("values", "chance", "low", "high")}
+        of_each = {name: [getattr(s, name) for s in each] for name in ("values", "chance", "low", "high")}
+        tensors: dict[str, Any] = {
+            name: None if any(t is None for t in some) else torch.stack(some, -1) for name, some in of_each.items()
+        }
         kinds = {scores.interval for scores in each}
         return Scores(
-            **{name: None if any(t is None for t in some) else torch.stack(some, -1) for name, some in tensors.items()},
+            **tensors,
             axes=(*first.axes, axis),
             labels={**first.labels, axis: tuple(several)},
             quantity=quantity or first.quantity,

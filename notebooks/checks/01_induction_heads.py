@@ -24,7 +24,7 @@ says("right in 89% of the places; 1% is left without head 0.1", *knocked.values[
 holds("and nothing without the heads of layer 1", knocked.values[at[1500], 2] < 0.005)
 says("it is right in 52%, and 27% is left without head 0.1", *knocked.values[at[400], :2])
 says(
-    "leave 97%. Three of layer 1 leave 10%",
+    "it is right in 97%. Without three of layer 1 it is right in 10%",
     *(accuracy_without(model, some).values for some in (["0.0", "0.2", "0.3"], ["1.0", "1.1", "1.2"])),
 )
 into = paths.effect

@@ -9,7 +9,7 @@ holds("The marks stand at the spaces", on_spaces[9:].mean() > 0.6)
 says("Head 1.3 is worth 0.03 nats. Head 0.0, which is not, is worth 0.37", matters[7], matters[0])
 holds("Head 0.0, which is not", (entropy < entropy[0]).sum() >= 5 and matters.argmax() == 0)
 says("a rank correlation of 0.01", spearmanr(entropy, matters).statistic)
-says("Within layers 1 to 3 it is -0.60", 1, 3, spearmanr(entropy[4:], matters[4:]).statistic)
+says("Within layers 1 to 3 it is -0.60", spearmanr(entropy[4:], matters[4:]).statistic)
 says("no head there is worth more than 0.06", matters[4:].max())
 last = {name: share[-3:].sum() for name, share in shares.items()}
 says("The last 3 characters have 91% of the influence on the prediction", 3, last["effect of the character"])

@@ -35,6 +35,7 @@ def test_what_belongs_to_a_place_comes_along():
     assert (float(head.values), float(head.low), float(head.high)) == (17.5, 16.0, 19.0)
     assert head.per_example.tolist() == [16.0, 17.0, 18.0, 19.0]
     assert (head.axes, dict(head.labels), head.unit, dict(head.scores)) == ((), {}, "nats", {"loss": "another"})
+    assert head.quantity == "loss"
     row = scores().select(head=-1)
     assert (row.axes, dict(row.labels), row.values.tolist()) == (("score",), {"score": ("a", "loss")}, [9.5, 21.5])
     assert row.chance.tolist() == [0.25, 0.25]
