@@ -281,6 +281,18 @@ class Result:
 
         return figure(self, **options)
 
+    def to_png(self, path: str | Path, **options: Any) -> Path:
+        """Write the figure as a PNG file; options are those of `viz.export.to_png` (`width`, `dark`) and of `plot`."""
+        from nanogpt_lens.viz.export import to_png
+
+        return to_png(self, path, **options)
+
+    def to_svg(self, path: str | Path, **options: Any) -> Path:
+        """Write the figure as an SVG file; see `to_png`."""
+        from nanogpt_lens.viz.export import to_svg
+
+        return to_svg(self, path, **options)
+
     def widget(self, **options: Any) -> Widget:
         """An interactive widget of this result; options are those of its function in `viz.widgets`.
 

@@ -17,7 +17,7 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import Result
 from nanogpt_lens.viz.choosing import finite, one_example, own_numbers, places
 from nanogpt_lens.viz.colours import POSITIVE, as_bytes, heat_map
-from nanogpt_lens.viz.style import FONT
+from nanogpt_lens.viz.style import ACCENT, EDGE, FONT, RUST
 from nanogpt_lens.viz.tokens import harmless, visible
 from nanogpt_lens.viz.widget import Widget
 
@@ -136,7 +136,14 @@ def _widget(
         )
     rounded = [[[round(v, 3) for v in row] for row in matrix] for matrix in every.double().tolist()]
     labels = [harmless(token, longest=14) for token in tokens]
-    common = {"tokens": labels, "maxValue": max_value, "minValue": -max_value, "maskUpperTri": causal}
+    common = {
+        "positiveColor": ACCENT,
+        "negativeColor": RUST,
+        "tokens": labels,
+        "maxValue": max_value,
+        "minValue": -max_value,
+        "maskUpperTri": causal,
+    }
     if component == "AttentionPattern":
         props = {"attention": rounded[0], "showAxisLabels": True, "zoomed": True, **common}
     else:
@@ -188,7 +195,7 @@ def _static(
     pictures = "".join(
         f'<figure style="margin:0;width:{width}px"><img alt="attention of {html.escape(visible(name, spaces=False))}: '
         f'destination down, source across" src="{heat_map(matrix, causal=causal)}" style="width:100%;display:block;'
-        f'border:1px solid #5c6370;image-rendering:pixelated"><figcaption style="font:12px {FONT}">'
+        f'border:1px solid {EDGE};image-rendering:pixelated"><figcaption style="font:12px {FONT}">'
         f"{html.escape(visible(name, spaces=False))}</figcaption></figure>"
         for name, matrix in zip(names, shades, strict=True)
     )

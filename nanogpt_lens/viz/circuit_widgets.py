@@ -19,7 +19,7 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import AttributionResult, Circuit, PatchingResult
 from nanogpt_lens.viz.choosing import finite
 from nanogpt_lens.viz.figures.circuit_layout import PORTS, CircuitLayout, Ends, Way, ends_of
-from nanogpt_lens.viz.style import INK, MUTED, PAPER
+from nanogpt_lens.viz.style import INK, MUTED, PAPER, RUST, TEAL
 from nanogpt_lens.viz.tokens import rounded, visible
 from nanogpt_lens.viz.widget import Widget
 
@@ -255,7 +255,7 @@ def _static(graph: _Graph, shown: Sequence[int], column: int) -> str:
         numbers = _flat(ways[i], height)
         points = [(round((x - low) * scale, 1), y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
         width = 0.8 + 5 * math.sqrt(abs(float(values[i])) / largest) if largest else 1.0
-        colour = "#2166ac" if not graph.signed or float(values[i]) >= 0 else "#b2182b"
+        colour = TEAL if not graph.signed or float(values[i]) >= 0 else RUST
         pieces.append(
             f'<path d="{_path(points)}" fill="none" stroke="{colour}" stroke-width="{width:.1f}" opacity=".85"/>'
         )

@@ -50,7 +50,7 @@ def differing_excerpts(result: OutputDifference, *, k: int = 10) -> Widget:
         },
         static=f"<p>{named[first]}:</p>{static_excerpts(some[first][:5])}",
         caption=f"Excerpts on which {result.names[0]} and {result.names[1]} differ most, of {result.n_places:,} "
-        "predicted tokens; a token's colour is about its own prediction, in nats; then the scale, red below zero, blue "
+        "predicted tokens; a token's colour is about its own prediction, in nats; the scale is rust below zero, teal "
         "above",
         height=420,
     )

@@ -10,6 +10,8 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
+import tempfile
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +26,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures import captioned, retitled
+from nanogpt_lens.viz.shades import dark as in_dark
 
 TIMEOUT = 60.0
 """Seconds that the browser has to start, and for each picture."""
@@ -47,6 +50,8 @@ def to_png(
     width: int | None = None,
     height: int | None = None,
     scale: float = 2.0,
+    dark: bool = False,
+    **options: Any,
 ) -> Path:
     """Write a figure as a PNG file, in place of one that is there.
 
@@ -56,6 +61,8 @@ def to_png(
         width: in pixels; None for the figure's own, else 760. Title and caption are wrapped to it.
         height: in pixels; None for what the figure needs.
         scale: pixels of the file for each pixel of the figure.
+        dark: whether on dark paper.
+        options: of a result's `plot()`.
 
     Returns:
         the path.
@@ -64,14 +71,20 @@ def to_png(
         AnalysisError: it is no figure, the path is a folder or has another ending, kaleido or a browser is missing,
             the browser fails or does not answer, or a size is out of range.
     """
-    return _write(figure, path, "png", width, height, scale)
+    return _write(_copy_of(figure, options), path, "png", width, height, scale, dark=dark)
 
 
 def to_svg(
-    figure: go.Figure | Result, path: str | Path, *, width: int | None = None, height: int | None = None
+    figure: go.Figure | Result,
+    path: str | Path,
+    *,
+    width: int | None = None,
+    height: int | None = None,
+    dark: bool = False,
+    **options: Any,
 ) -> Path:
     """Write a figure as an SVG file, whose name ends in .svg; see `to_png`."""
-    return _write(figure, path, "svg", width, height, 1.0)
+    return _write(_copy_of(figure, options), path, "svg", width, height, 1.0, dark=dark)
 
 
 @contextmanager
@@ -194,14 +207,16 @@ def _kaleido() -> Any:
 
 
 def _write(
-    figure: go.Figure | Result,
+    picture: go.Figure,
     path: str | Path,
     kind: Literal["png", "svg"],
     width: int | None,
     height: int | None,
     scale: float,
+    *,
+    dark: bool,
 ) -> Path:
-    file, picture = _file(path, kind), _copy_of(figure)
+    file = _file(path, kind)
     layout: Any = picture.layout
     size = {
         "width": width if width is not None else layout.width or style.WIDTH,
@@ -214,9 +229,15 @@ def _write(
         picture = captioned(retitled(picture, int(size["width"])), int(size["width"]), height)
         layout = picture.layout
         size["height"] = layout.height
+    picture = in_dark(picture) if dark else picture
     with one_browser():
         assert _open is not None  # by `one_browser`
         content = _open.draw(picture, {"format": kind, **size, "scale": scale})
+    return _kept(file, content)
+
+
+def _kept(file: Path, content: bytes) -> Path:
+    """Write a file, or raise AnalysisError."""
     try:
         with replacing(file) as temporary:
             temporary.write_bytes(content)
@@ -225,13 +246,53 @@ def _write(
     return file
 
 
-def _copy_of(figure: Any) -> go.Figure:
+def page_to_png(
+    page: Path, path: str | Path, *, width: int, height: int, scale: float = 2.0, dark: bool = False
+) -> Path:
+    """Write a page, as Chromium shows it, as a PNG file.
+
+    Args:
+        page: an HTML file.
+        path: of the PNG file.
+        width, height: of the window, in pixels.
+        scale, dark: see `to_png`.
+
+    Raises:
+        AnalysisError: as for `to_png`; kaleido is not needed.
+    """
+    file, browser = _file(path, "png"), find_browser()
+    if browser is None:
+        raise AnalysisError(f"there is no browser to draw with; {_INSTALL}")
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "page.png"
+        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += [
+            f"--user-data-dir={folder}/profile",
+            f"--window-size={width},{height}",
+            "--virtual-time-budget=20000",
+        ]
+        command += [f"--force-device-scale-factor={scale:g}", f"--screenshot={made}"]
+        command += ["--blink-settings=preferredColorScheme=0"] if dark else []
+        try:
+            subprocess.run([*command, page.resolve().as_uri()], capture_output=True, timeout=TIMEOUT, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise AnalysisError(f"the page was not drawn ({error}); try again, or {_INSTALL}") from None
+        if not made.is_file():
+            raise AnalysisError(f"{browser} drew no picture of the page; try again, or {_INSTALL}")
+        return _kept(file, made.read_bytes())
+
+
+def _copy_of(figure: Any, options: dict[str, Any]) -> go.Figure:
     """A copy of a figure, or the figure of a result."""
     if isinstance(figure, Result):
-        return figure.plot()
+        return figure.plot(**options)
+    if options:
+        raise AnalysisError(
+            f"{next(iter(options))} was given with a {type(figure).__name__}; expected a result, or none"
+        )
     if isinstance(figure, BaseFigure):
         return go.Figure(figure)
-    widget = "; a widget has .save() for an HTML page" if hasattr(figure, "block") and hasattr(figure, "save") else ""
+    widget = "; a widget has .to_png() of its own" if hasattr(figure, "block") and hasattr(figure, "save") else ""
     raise AnalysisError(f"a {type(figure).__name__} was given; expected a figure of Plotly or a result{widget}")
 
 

@@ -53,7 +53,7 @@ def text_neuron_activations(
         props=props,
         static=f"<p>neuron {layers[0]}.{neurons[0]}:</p>{first}",
         caption=f"{activations.quantity}: {len(layers)} layers, {len(neurons)} neurons, {len(tokens)} tokens. "
-        f"One scale for all, from red at {-bound:.4g} over white at 0 to blue at {bound:.4g}, shown below the text",
+        f"One scale for all, from rust at {-bound:.4g} over white at 0 to teal at {bound:.4g}, shown below the text",
         height=260,
     )
 
@@ -159,7 +159,7 @@ def topk_samples(search: NeuronSearch, *, neurons: Sequence[tuple[int, int]] | N
         props=props,
         static=f"<p>{first.kind} {first.layer}.{first.neuron}, highest:</p>{static_excerpts(first.highest[:5])}",
         caption=f"{search.quantity}: the {k} excerpts of {search.n_tokens:,} tokens on which each of {len(pages)} "
-        f"{search.unit_kind}s is highest, and lowest, the most extreme first; then the scale, red below zero, blue "
+        f"{search.unit_kind}s is highest, and lowest, the most extreme first; then the scale, rust below zero, teal "
         "above",
         height=420,
     )

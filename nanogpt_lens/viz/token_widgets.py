@@ -29,7 +29,7 @@ def colored_tokens(
     high: float | None = None,
     caption: str = "",
 ) -> Widget:
-    """A text, each token coloured by its value: blue above zero, red below, white at zero.
+    """A text, each token coloured by its value: teal above zero, rust below, white at zero.
 
     Args:
         tokens: the text.
@@ -50,7 +50,7 @@ def colored_tokens(
     }
     known = [v for v in numbers if v == v]
     below, above = any(v < 0 for v in known), any(v > 0 for v in known)
-    ends = [f"red {low:.4g}"] * below + ["white 0"] + [f"blue {high:.4g}"] * above
+    ends = [f"rust {low:.4g}"] * below + ["white 0"] + [f"teal {high:.4g}"] * above
     ends += ["no number: no value"] * (len(known) < len(numbers))
     words = f"{caption or 'tokens coloured by value'}; {', '.join(ends)}"
     return Widget(

@@ -6,6 +6,7 @@ import hashlib
 import html
 import itertools
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,23 @@ class Widget:
         except OSError as error:
             raise AnalysisError(f"{file} cannot be written ({error.strerror}); choose another path") from None
         return file
+
+    def to_png(self, path: str | Path, *, width: int = 900, height: int | None = None, scale: float = 2.0) -> Path:
+        """Write a picture of the widget as it is at first, with its caption; needs Chromium or Google Chrome.
+
+        Args:
+            path: of the file; it ends in .png.
+            width, height: of the window in pixels; None for about what the widget needs.
+            scale: pixels of the file for each pixel of the window.
+
+        Raises:
+            AnalysisError: another path, there is no browser, or it fails.
+        """
+        from nanogpt_lens.viz.export import page_to_png
+
+        with tempfile.TemporaryDirectory() as folder:
+            page = self.save(Path(folder) / "widget.html")
+            return page_to_png(page, path, width=width, height=height or self.height + 150, scale=scale)
 
     def _repr_html_(self) -> str:
         digest = hashlib.sha256(safe_json(self.props).encode()).hexdigest()[:10]

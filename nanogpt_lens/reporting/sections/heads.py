@@ -132,6 +132,9 @@ def _labels_table(taxonomy: HeadTaxonomy) -> Table:
         marked |= {(len(rows), 1)} if heads else set()
         near = f"{number(values[best], 2)} ({best[0]}.{best[1]})"
         rows.append((_one(label), named, near, number(least, 2)))
+    order = sorted(range(len(rows)), key=lambda row: rows[row][1] == "none")  # what heads do, then what none does
+    marked = {(order.index(row), column) for row, column in marked}
+    rows = [rows[row] for row in order]
     return Table(
         header=("a head that …", "heads", "best score", "needed"),
         rows=tuple(rows),

@@ -111,7 +111,7 @@ def _finding(subject: Subject, here: _Loss, held: _HeldOut | None, uniform: floa
         return f"On text that it was not trained on, it pays {held.of.words} nats per {unit}; {guess}."
     if subject.text is None:
         return f"On text that it writes itself it pays {here.words} nats per {unit}; {guess}."
-    return f"On {subject.text_name} it pays {here.words} nats per {unit}; {guess}."
+    return f"On the text {subject.text_name} it pays {here.words} nats per {unit}; {guess}."
 
 
 def _bars(here: _Loss, held: _HeldOut | None, frequencies: float | None, uniform: float, unit: str) -> Picture:
@@ -137,14 +137,16 @@ def _bars(here: _Loss, held: _HeldOut | None, frequencies: float | None, uniform
         unit=f"nats per {unit}",
     )
     best = bars[0][1]
-    says = (
-        f"It pays {number(uniform - best, 1)} nats less than a uniform guess"
-        if best < uniform
-        else "It predicts no better than a uniform guess"
-    )
-    if frequencies is not None and best < frequencies < uniform:
-        says += f", and {number(frequencies - best, 1)} less than guessing each {unit} by how often it occurs"
-    return picture_of(losses_as_bars, "the model's loss beside that of guesses", says=f"{says}.")
+    if best >= uniform:
+        says = "It predicts no better than a uniform guess."
+    elif frequencies is not None and best < frequencies:
+        says = (
+            f"What it learned from context is worth {number(frequencies - best, 1)} nats more than knowing how often "
+        )
+        says += f"each {unit} occurs."
+    else:
+        says = f"It pays {number(uniform - best, 1)} nats less than a uniform guess."
+    return picture_of(losses_as_bars, "the model's loss beside that of guesses", says=says)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
+import plotly.graph_objects as go
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -12,12 +15,15 @@ from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.heads import AttentionPatterns
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import counted, largest_of
 from nanogpt_lens.viz.figures.flow import through_layers
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map, heat_maps
 from nanogpt_lens.viz.figures.labels import index_of, places, spot, title_of, words
 from nanogpt_lens.viz.figures.numbers import plain
+from nanogpt_lens.viz.tokens import harmless
 
 _MOST_HEADS = 48
+_TOKENS = 14  # so many stand at the axes of small maps
 _HOVER = "Query %{y}, key %{x}"
 
 
@@ -57,7 +63,8 @@ def patterns(
         at = index_of(result, "layer", 0 if layer is None else layer)
         one = {**fixed, "layer": at, "head": index_of(result, "head", head)}
         name = f"{result.layers[at]}.{one['head']}"
-        return _large(result, one, title=f"Attention of head {name}", unit="attention probability", notes=notes)
+        title = _looks_at({name: _matrix(result, one)}) or f"Attention of head {name}"
+        return _large(result, one, title=title, unit="attention, 0 to 1", notes=notes)
     layers = range(result.shape["layer"]) if layer is None else [index_of(result, "layer", layer)]
     heads = result.shape["head"]
     if len(layers) * heads > _MOST_HEADS:
@@ -69,18 +76,52 @@ def patterns(
         for j in range(heads):
             called = f"{result.layers[i]}.{j}"
             maps.append(_map(result, {**fixed, "layer": i, "head": j}, called, "attention", f"Head {called}. "))
-    return heat_maps(
+    few = result.shape["src_pos"] <= _TOKENS
+    drawing = heat_maps(
         maps,
-        title="Attention of each head",
-        unit="attention probability; rows: query, columns: key",
+        title=_looks_at({m.name: m.z for m in maps}) or f"Attention of {counted(len(maps), 'head')}",
+        unit="attention, 0 to 1; rows: query, columns: key",
         x_title="",
         y_title="",
         signed=False,
-        columns=4,
-        each=120,
-        ticks=False,
+        top=1.0,
+        columns=3 if few else 4,
+        each=(116 if few else 120),
+        ticks=few,
         notes=notes,
     )
+    if few:
+        _put_tokens(drawing.figure, result, fixed.get("example", 0))
+        return replace(drawing, left=22, right=8, below=24)
+    return drawing
+
+
+def _put_tokens(figure: go.Figure, result: AttentionPatterns, example: int) -> None:
+    """Tokens at the small maps' axes, without their numbers."""
+    labels = list(result.labels.get("src_pos", ()))
+    short = [harmless(label, longest=3) for label in labels] or [str(i) for i in range(result.shape["src_pos"])]
+    size = 9 if len(short) <= 12 else 8
+    every = places(result, "src_pos")
+    look = {"tickmode": "array", "tickvals": every, "ticktext": short, "tickfont": {"size": size}, "ticks": ""}
+    names = [key for key in figure.layout.to_plotly_json() if key[1:].startswith("axis")]
+    figure.update_layout(dict.fromkeys(names, look))
+
+
+def _looks_at(heads: dict[str, Float[Tensor, "dest_pos src_pos"]]) -> str:
+    """Which head looks most at one kind of place: the token before, the first one, itself; "" for a short text."""
+    found = []
+    for name, values in heads.items():
+        each = values.double()
+        if len(each) < 4:
+            return ""
+        for what, share in (
+            ("the token before", each.diagonal(-1).mean()),
+            ("the first token", each[1:, 0].mean()),
+            ("the token itself", each.diagonal()[1:].mean()),
+        ):
+            found.append((float(share.nan_to_num(-1)), name, what))
+    share, name, what = max(found)
+    return f"Head {name} looks most at {what}: {share:.0%} of its attention" if 0 <= share <= 1 else ""
 
 
 def mixed(result: Result, *, layer: int | str | None = None, example: int = 0) -> Drawing:
@@ -103,14 +144,24 @@ def mixed(result: Result, *, layer: int | str | None = None, example: int = 0) -
         notes.append(f"After {spot(result, layer=fixed['layer'])}")
     elif layer is not None:
         index_of(result, "layer", layer)
+    return _large(result, fixed, title=_mostly(result, fixed), unit=f"{words(result.quantity)}, 0 to 1", notes=notes)
+
+
+def _mostly(result: Result, fixed: dict[str, int]) -> str:
+    """From which input token most of the last position comes."""
+    last = _matrix(result, fixed)[-1].double()
+    best, tokens = largest_of(last), places(result, "src_pos")
     name = result.quantity.capitalize()
-    return _large(result, fixed, title=name, unit=words(result.quantity), notes=notes)
+    if best is None or float(last.sum()) <= 0:
+        return name
+    return f"{name}: position {tokens[-1]} comes mostly from {tokens[best]}, {float(last[best] / last.sum()):.0%}"
 
 
 def _large(result: Result, fixed: dict[str, int], *, title: str, unit: str, notes: list[str]) -> Drawing:
     picture = _map(result, fixed, "", unit, "")
     return heat_map(
         picture,
+        top=1.0,
         title=title,
         unit=unit,
         x_title=title_of("src_pos", result),
@@ -122,11 +173,14 @@ def _large(result: Result, fixed: dict[str, int], *, title: str, unit: str, note
 
 def _map(result: Result, fixed: dict[str, int], name: str, what: str, before: str) -> Map:
     values = _matrix(result, fixed)
+    causal = values.shape[0] > 1 and bool((values.triu(1) == 0).all())
+    hidden = torch.ones_like(values, dtype=torch.bool).triu(1)  # by the causal mask: grey
     return Map(
-        z=values,
+        z=values.masked_fill(hidden, torch.nan) if causal else values,
         x=places(result, "src_pos"),
         y=places(result, "dest_pos"),
         downwards=True,
+        grey="hidden by the causal mask",
         name=name,
         hover=f"{before}{_HOVER}: {plain(what)} %{{z:.4g}}.",
     )

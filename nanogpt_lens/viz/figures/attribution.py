@@ -10,6 +10,7 @@ from torch import Tensor
 from nanogpt_lens.results.attribution import LogitAttribution
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import extremes
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import index_of, places, title_of
 from nanogpt_lens.viz.figures.lines import bar_chart
@@ -64,7 +65,7 @@ def contributions(
     return bar_chart(
         [names[i] for i in order.tolist()],
         Measured(one[order]),
-        title="Direct logit attribution",
+        title=extremes(names, Measured(one), what="Direct effect", unit=result.unit),
         unit=unit,
         what="component",
         notes=notes,
@@ -89,10 +90,16 @@ def _heatmap(result: LogitAttribution, values: Float[Tensor, "component pos"], u
         kept = values.abs().amax(1).argsort(descending=True, stable=True)[:_MOST].sort().values
         notes.append(f"The {_MOST} components with the largest magnitude, of {len(names)}")
         names, values = [names[i] for i in kept.tolist()], values[kept]
+    title = extremes(
+        [f"{name}, {place}" for name in names for place in columns],
+        Measured(values),
+        what="Direct effect",
+        unit=result.unit,
+    )
     picture = Map(z=values, x=columns, y=names, hover="Component %{y}, position %{x}: %{z:.4g}.")
     return heat_map(
         picture,
-        title="Direct logit attribution",
+        title=title,
         unit=unit,
         x_title=title_of("pos", result),
         y_title="component",

@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz.figures.choices import score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import said
 from nanogpt_lens.viz.figures.labels import places, words
 from nanogpt_lens.viz.figures.lines import add_bars, bar_chart, bars_axes, bars_height
 from nanogpt_lens.viz.figures.numbers import Measured
@@ -31,9 +32,24 @@ def scores(result: Result, *, score: str | None = None) -> Drawing:
     return bar_chart(
         [names[i] for i in kept],
         Measured.of(result).at(kept),
-        title=words(result.title).capitalize() or "Scores",
+        title=_title(result, [names[i] for i in kept], Measured.of(result).at(kept)),
         unit=words(result.quantity, longest=80),
     )
+
+
+def _title(result: Result, names: Sequence[str], numbers: Measured) -> str:
+    """The value of one score with its interval and chance; of several their name."""
+    name = words(result.title).capitalize() or "Scores"
+    if len(names) != 1 or not bool(numbers.values.isfinite().all()):
+        return name
+    value, unit = (
+        float(numbers.values[0]),
+        result.unit_of(result.labels["score"][0]) if "score" in result.labels else "",
+    )
+    ends = ""
+    if numbers.low is not None and numbers.high is not None:
+        ends = f" ({said(float(numbers.low[0]))} to {said(float(numbers.high[0]))})"
+    return f"{names[0].capitalize()}: {said(value)}{ends} {unit}".rstrip()
 
 
 def bar_panels(

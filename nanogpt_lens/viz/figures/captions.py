@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.results.sample import Sample
 
+_SHORT = 150  # letters of a definition below a figure
 _ATOM = r"""(?:-?\d+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _LIST = re.compile(rf"\[({_ATOM}(?:, {_ATOM}){{3,}})\]")
 """A list of more than three numbers or strings."""
@@ -32,6 +33,33 @@ def caption_of(
     parts += [result.few_examples, "" if result.sample is None else result.sample.in_sample_words]
     parts += [sample_of(result), origin_of(result)]
     return _short_lists(_without_folders(result, " ".join(_sentence(part) for part in parts if part)))
+
+
+def short_caption_of(result: Result, *, notes: Iterable[str] = (), definition: str | None = None) -> str:
+    """What stands below a figure: what is shown, the beginning of the definition, the warnings, how much was measured.
+
+    Args:
+        result: that is drawn.
+        notes, definition: see `Drawing`.
+    """
+    whole = _short_lists(_without_folders(result, result.explanation() if definition is None else definition))
+    parts = [*notes, _beginning(whole), result.few_examples]
+    parts += ["" if result.sample is None else result.sample.in_sample_words, _how_many(result)]
+    return _short_lists(_without_folders(result, " ".join(_sentence(part) for part in parts if part)))
+
+
+def _beginning(text: str) -> str:
+    """The first words of a text, up to where they may end; the whole of a short one."""
+    if len(text) <= _SHORT:
+        return text
+    ends = [match.start() for match in re.finditer(r"[;.:,](?= )", text[: _SHORT + 1])]
+    end = next((end for end in reversed(ends) if end > 40 and text[:end].count("(") == text[:end].count(")")), None)
+    return f"{text[:end]} …" if end else f"{text[:_SHORT].rsplit(' ', 1)[0]} …"
+
+
+def _how_many(result: Result) -> str:
+    """`sample_of` without what only a repetition needs."""
+    return re.sub(r"(, |^Sample: )seed \d+$", "", sample_of(result))
 
 
 def interval_of(result: Result, called: str = "Intervals") -> str:
@@ -111,4 +139,4 @@ def _sentence(text: str) -> str:
     text = text.strip()
     words = text.split(" ", 1)[0]
     plain = words.islower() and words.rstrip(",;.").isalpha()  # no identifier, such as "l0:" or "hook_z"
-    return (text[:1].upper() if plain else text[:1]) + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+    return (text[:1].upper() if plain else text[:1]) + text[1:] + ("" if text.endswith((".", "!", "?", "…")) else ".")

@@ -25,9 +25,9 @@ MOST = 2000
 """Edges that are drawn at most."""
 
 WIDEST, FINEST = 7.0, 0.8  # pixels of an edge
-NEGATIVE, POSITIVE, _UNSIGNED = "#b2182b", "#2166ac", style.CATEGORIES[0]  # the first two of the diverging scale
+NEGATIVE, POSITIVE, _UNSIGNED = style.RUST, style.TEAL, style.ACCENT
 _OUTSIDE = 0.25  # opacity of edges that do not belong to the circuit
-LAYER, NODE, PALE, PALE_INK = "#f6f7f9", "#dfe7f1", "#fbfbfc", "#a4abb6"
+LAYER, NODE, PALE, PALE_INK = style.PAGE, style.SEQUENTIAL[1], style.PAPER, style.OTHER
 _LISTED = 8  # neighbours of a node in its hover text
 _HOVERED = 1500  # places to point at, in all
 

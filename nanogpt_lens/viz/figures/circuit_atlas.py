@@ -78,7 +78,7 @@ def _appearance(result: CircuitAtlas, most: int) -> Drawing:
     left_out = len(result.order_of_changes) - len(chosen)
     notes = [
         f"Dots: where the effect is half-way; lines: 95% interval over {result.n_examples} prompts, between stages",
-        "At the right the effect at the end; red below 0, blue above. At once: their intervals have a moment in common",
+        "At the right the effect at the end: rust below 0, else teal. At once: their intervals have a moment in common",
     ]
     notes += [f"{left_out} more change less"] if left_out else []
     return Drawing(

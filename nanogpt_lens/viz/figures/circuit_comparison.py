@@ -25,7 +25,7 @@ _NAMES = {
     "above_chance": "shared edges above chance",
     "transfer": "row's circuit in the column's model",
 }
-_UNIT = "above chance (blue), or below it (red)"
+_UNIT = "above chance (teal), or below it (rust)"
 _ROW = 34  # pixels
 
 

@@ -176,10 +176,9 @@ def _table(result: CircuitGrades) -> Drawing:
         x_title="",
         y_title="",
         signed=False,
-        top=1.6,  # so that the darkest blue leaves its number legible
+        top=1.0,
     )
     drawing.figure.update_layout(coloraxis={"showscale": False})
-    drawing.figure.update_traces(textfont={"size": _CELL})
     drawing.figure.layout.annotations = ()
     return Drawing(
         figure=drawing.figure,

@@ -35,7 +35,7 @@ _CHECKS = {
     "random_complements": "their complements",
     "held_out": "held-out prompts",
 }
-_CIRCUIT, _COMPLEMENT = style.CATEGORIES[0], style.CATEGORIES[1]
+_CIRCUIT, _COMPLEMENT = style.ACCENT, style.RUST
 
 
 def validation(result: CircuitValidation, *, kind: Literal["robustness", "checks"] = "robustness") -> Drawing:
@@ -74,7 +74,7 @@ def _robustness(result: CircuitValidation) -> Drawing:
     figure = rows.draw()
     figure.add_vline(x=1, line={"color": style.MUTED, "width": 1, "dash": "dot"}, layer="below", name="all edges")
     figure.update_xaxes(title_text="faithfulness: 0 as with no edge, 1 as with all")
-    notes = ["Each row is a way of running the same edges. Red: what the circuit leaves out, run instead of it"]
+    notes = ["Each row is a way of running the same edges. Rust: what the circuit leaves out, run instead of it"]
     return Drawing(
         figure=figure,
         title=_spread(result),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
 
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
+from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import said as said_number
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import words
 from nanogpt_lens.viz.figures.numbers import bounds, facts, plain
@@ -43,6 +45,11 @@ def pairs(result: Result, *, value: Literal["score", "above_chance"] = "score") 
     cells = z if value == "score" or chance is None else z - chance
     cells = cells[senders, receivers]
     word = words(result.heading)
+    flat, title = cells.double(), f"{word} of each pair of heads"
+    if bool(flat.isfinite().any()):
+        i, j = divmod(int(flat.nan_to_num(-torch.inf).argmax()), flat.shape[1])
+        pair = f"from head {names[senders][i]} to head {names[receivers][j]}"
+        title = f"{word} is strongest {pair}, {said_number(float(flat[i, j]))}"
     low = bounds(cells)[0]
     note = "" if chance is None else f"Chance: {float(chance[torch.isfinite(chance)].mean()):.3g}"
     return heat_map(
@@ -54,10 +61,21 @@ def pairs(result: Result, *, value: Literal["score", "above_chance"] = "score") 
             number=".2f" if len(names) <= 17 else "",
             hover=f"Sender %{{y}}, receiver %{{x}}: {plain(word)} %{{z:.4g}}{said}.",
         ),
-        title=f"{word} of each pair of heads",
+        title=title,
         unit=word if value == "score" else f"{word} minus chance",
         x_title="receiver (layer.head)",
         y_title="sender (layer.head)",
         signed=value != "score" or low < 0,
+        scale=None if value != "score" or low < 0 or bounds(cells)[1] > 1 else _scale(chance),
         notes=[note] if note else [],
+    )
+
+
+def _scale(chance: torch.Tensor | None) -> dict[str, Any]:
+    """A share's scale, white at the mean of random heads."""
+    known = chance is not None and bool(chance.isfinite().any())
+    return (
+        style.beside_chance(float(chance.nanmean()))
+        if chance is not None and known
+        else style.colours(0, 1, signed=False)
     )

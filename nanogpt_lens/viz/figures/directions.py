@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -16,6 +17,7 @@ from nanogpt_lens.viz.figures.bars import bar_panels
 from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import said
 from nanogpt_lens.viz.figures.labels import distinct
 from nanogpt_lens.viz.figures.lines import add_line, bar_chart
 from nanogpt_lens.viz.figures.numbers import Measured, digits
@@ -39,7 +41,7 @@ def components(result: PrincipalComponents, *, k: int = 20) -> Drawing:
             x=x,
             y=digits(share),
             name="each",
-            marker={"color": style.CATEGORIES[0]},
+            marker={"color": style.ACCENT},
             hovertemplate="Component %{x}: %{y:.3g}% of the variance.<extra></extra>",
         )
     )
@@ -59,7 +61,14 @@ def components(result: PrincipalComponents, *, k: int = 20) -> Drawing:
         notes.append(f"The first {len(x)} of the {result.shape['component']} components kept")
     figure.update_xaxes(title_text="principal component", dtick=1 if len(x) <= 12 else None)
     figure.update_yaxes(title_text="share of the variance (%)", range=[0, 105])
-    return Drawing(figure=figure, title="Principal components", plot=270, legend=True, notes=tuple(notes))
+    return Drawing(figure=figure, title=_explained(result), plot=270, legend=True, notes=tuple(notes))
+
+
+def _explained(result: PrincipalComponents) -> str:
+    """How much of the variance the first components have."""
+    share = result.ratio.double()
+    first = f"The first component has {float(share[0]):.0%} of the variance"
+    return first + (f", the first {min(3, len(share))} {float(share[:3].sum()):.0%}" if len(share) > 2 else "")
 
 
 def tokens(result: Result, *, k: int = 10) -> Drawing:
@@ -84,7 +93,9 @@ def tokens(result: Result, *, k: int = 10) -> Drawing:
     return bar_chart(
         names,
         Measured(values, chance=level),
-        title="What the direction adds to logits",
+        title=f"The direction adds most to {names[0]}, and takes most from {names[-1]}"
+        if float(values[0]) > 0 > float(values[-1])
+        else "What the direction adds to logits",
         unit="logit, mean-free",
         what="token",
         notes=note,
@@ -163,27 +174,43 @@ def steering(result: SteeringEffect, *, score: str | None = None) -> Drawing:
                 name="random directions",
                 what="scale",
                 legend=n == 0,
-                colour=style.CATEGORIES[6],
+                colour=style.OTHER,
                 dash="5px,4px",
                 **panel,
             )
             _rename_band(figure)
-        add_line(figure, x, numbers, name="this direction", what="scale", legend=n == 0, **panel)
+        add_line(figure, x, numbers, name="this direction", what="scale", legend=n == 0, colour=style.ACCENT, **panel)
         _name_panel(figure, n, labels[i], result.unit_of(labels[i]))
         figure.update_yaxes(nticks=6, row=panel["row"], col=panel["col"])
         last = n + columns >= len(chosen)
         figure.update_xaxes(title_text="scale" if last else "", row=panel["row"], col=panel["col"])
-    said = interval_of(result, "Bands")
-    notes = (f"{said}; of the random directions from the lowest to the highest",)
+    told = interval_of(result, "Bands")
+    notes = (f"{told}; of the random directions from the lowest to the highest",)
     return Drawing(
         figure=figure,
-        title="What steering does",
+        title=_steers(result, chosen),
         notes=notes,
         intervals_told=True,
         plot=plot,
         left=52,
         above=24,
         legend=True,
+    )
+
+
+def _steers(result: SteeringEffect, chosen: Sequence[int]) -> str:
+    """Whether the first score is beyond all random directions at the largest scale."""
+    i = chosen[0]
+    far = max(range(len(result.scales)), key=lambda j: abs(result.scales[j]))
+    name = "KL" if result.labels["score"][i] == "kl" else harmless(result.labels["score"][i], spaces=False)
+    where = f"at scale {result.scales[far]:g}".replace("-", "−")
+    value = f"{name} {said(float(result.values[far, i]), result.unit_of(result.labels['score'][i]))} {where}"
+    if result.chance_low is None or result.chance_high is None:
+        return f"Steering: {value}"
+    low, high = float(result.chance_low[far, i]), float(result.chance_high[far, i])
+    inside = low <= float(result.values[far, i]) <= high
+    return f"Steering: {value}, " + (
+        "as random directions do" if inside else f"random ones {said(low)} to {said(high)}"
     )
 
 

@@ -69,7 +69,7 @@ from nanogpt_lens.results import (
     TunedLens,
     WeightDifference,
 )
-from nanogpt_lens.viz.figures.captions import caption_of
+from nanogpt_lens.viz.figures.captions import caption_of, short_caption_of
 from nanogpt_lens.viz.figures.choices import count
 from nanogpt_lens.viz.figures.drawing import Drawing, figure_of
 
@@ -167,7 +167,8 @@ def figure(result: Result, **options: Any) -> go.Figure:
     caption = caption_of(
         result, notes=drawing.notes, definition=drawing.definition, intervals_told=drawing.intervals_told
     )
-    return figure_of(drawing, caption, **common)
+    short = short_caption_of(result, notes=drawing.notes, definition=drawing.definition)
+    return figure_of(drawing, caption, short, **common)
 
 
 def _check(result: Result, options: dict[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""From a drawing to a finished figure: title, margins, legend, and the caption below it all.
+"""From a drawing to a finished figure: title, margins, legend, and a short caption below it all.
+
+The caption says what is needed to read the picture; the whole of it, with what a repetition needs, is in
+`figure.layout.meta["caption"]` and behind the short one, as a hover text.
 
 A drawing says how high its plotting area is and what stands around it, in pixels. So everything has its place
 whatever the width: nothing is put where Plotly's automatic margins would have to move it.
@@ -19,6 +22,7 @@ _LINE = 14  # pixels of a line of the caption
 _TITLE, _TITLE_SIZE = 19, 15  # pixels of a line of the title, and of its letters
 _ENTRY = 20  # of a row of the legend
 _NARROW = 360  # a phone
+_ANYWHERE = 690  # pixels of a caption whose figure has no width: Plotly's own `write_image` makes 700
 _PHONE_TITLE, _OWN_TITLE = 318, 376  # pixels of a line of the title where the figure has no width, see `_title_lines`
 
 
@@ -52,10 +56,20 @@ class Drawing:
     legend: bool = False
 
 
-def figure_of(drawing: Drawing, caption: str, *, title: str | None, width: int | None, height: int | None) -> go.Figure:
-    """The figure with its frame; without `width` it takes the width of its place."""
+def figure_of(
+    drawing: Drawing, caption: str, short: str, *, title: str | None, width: int | None, height: int | None
+) -> go.Figure:
+    """The figure with its frame; without `width` it takes the width of its place.
+
+    Args:
+        drawing: what is in the frame.
+        caption: the whole of it.
+        short: what of it stands below the figure.
+        title: in place of the drawing's; None for that.
+        width, height: in pixels; None for that of its place, and for what it needs.
+    """
     style.template()
-    figure, room = drawing.figure, width or style.WIDTH
+    figure = drawing.figure
     heading = _visible_lines(drawing.title if title is None else title)
     lines = _title_lines(heading, width, users=title is not None)
     top = (16 + _TITLE * (lines.count("<br>") + 1) if lines else 6) + drawing.above
@@ -67,22 +81,23 @@ def figure_of(drawing: Drawing, caption: str, *, title: str | None, width: int |
         margin={"l": drawing.left, "r": drawing.right, "t": top, "b": below},
         height=top + drawing.plot + below,
         width=width,
-        meta={"caption": _visible_lines(caption)},
+        meta={"caption": _visible_lines(caption), "short": _visible_lines(short)},
     )
-    return captioned(figure, room, height)
+    return captioned(figure, width or _ANYWHERE, height, legend=width or _NARROW)
 
 
-def captioned(figure: go.Figure, width: int, height: int | None = None) -> go.Figure:
+def captioned(figure: go.Figure, width: int, height: int | None = None, *, legend: int | None = None) -> go.Figure:
     """The figure with legend and caption arranged for a width in pixels; changed in place.
 
     Args:
         figure: one of ours, with its caption or without.
         width: of the whole figure.
         height: of the whole figure; None for what the plotting area needs.
+        legend: the width that it is arranged for; None for `width`.
     """
     bare, caption, below = _taken_off(figure)
-    lines = style.broken(caption, _letters(width, 0.56 * style.SMALL))
-    _add_room(bare, below, width)
+    lines = style.fitted((figure.layout.meta or {}).get("short", caption), width - 20, style.SMALL)
+    keys = _add_room(bare, below, legend or width)
     layout: Any = bare.layout
     margin, high = layout.margin, _caption_height(lines)
     note = go.layout.Annotation(
@@ -99,11 +114,13 @@ def captioned(figure: go.Figure, width: int, height: int | None = None) -> go.Fi
         xshift=10 - margin.l,
         yshift=-margin.b,
         font={"size": style.SMALL, "color": style.MUTED},
+        hovertext=style.fitted(caption, _NARROW, style.SMALL),
+        captureevents=True,
         ay=below,  # without an arrow it is ours: see `_taken_off`
     )
     layout.annotations = (*layout.annotations, note)
     bare.update_layout(height=height or layout.height + high, margin={"b": margin.b + high})
-    _place_around(bare, high)
+    _place_around(bare, high + keys)
     return bare
 
 
@@ -131,16 +148,16 @@ def uncaptioned(figure: go.Figure) -> tuple[go.Figure, str]:
     """A copy without the caption and the room for it, and the caption as plain text."""
     bare, caption, below = _taken_off(go.Figure(figure))
     layout: Any = bare.layout
-    _add_room(bare, below, layout.width or style.WIDTH)
-    _place_around(bare, 0)
+    _place_around(bare, _add_room(bare, below, layout.width or _NARROW))
     return bare, caption
 
 
-def _add_room(figure: go.Figure, below: int, width: int) -> None:
-    """Room for the legend, under the axes' `below` pixels."""
+def _add_room(figure: go.Figure, below: int, width: int) -> int:
+    """Make room for the legend, under the axes' `below` pixels; returns how much it is."""
     layout: Any = figure.layout
     legend = _legend_height(figure, width) if layout.showlegend else 0
     figure.update_layout(height=layout.height + legend, margin={"b": below + legend})
+    return legend
 
 
 def _taken_off(figure: go.Figure) -> tuple[go.Figure, str, int]:
@@ -158,8 +175,8 @@ def _taken_off(figure: go.Figure) -> tuple[go.Figure, str, int]:
     return figure, caption, below
 
 
-def _place_around(figure: go.Figure, caption: int) -> None:
-    """The legend at the bottom, above `caption` pixels; the colour bar on top of the plot."""
+def _place_around(figure: go.Figure, top: int) -> None:
+    """The legend below the axes, its upper edge `top` pixels above the bottom; the colour bar on top of the plot."""
     layout: Any = figure.layout
     if layout.coloraxis.colorbar.yref == "container":
         layout.coloraxis.colorbar.y = max(0.0, 1 - (layout.margin.t + 8) / layout.height)
@@ -171,8 +188,8 @@ def _place_around(figure: go.Figure, caption: int) -> None:
                 "x": 0.01,
                 "xanchor": "left",
                 "yref": "container",
-                "y": min(1.0, (caption + 4) / layout.height),
-                "yanchor": "bottom",
+                "y": min(1.0, max(0.0, (top - 6) / layout.height)),
+                "yanchor": "top",
                 "font": {"size": style.TEXT},
                 "itemsizing": "trace",
                 "tracegroupgap": 0,
@@ -229,11 +246,6 @@ def _title_lines(heading: str, width: int | None, *, users: bool = False) -> str
 def _title_pad(lines: str) -> int:
     """Pixels above a title; Plotly moves one of several lines up, by as much whatever their number."""
     return 22 if "<br>" in lines else 10
-
-
-def _letters(width: int, each: float) -> int:
-    """How many letters fit into a line."""
-    return max(20, int((width - 20) / each))
 
 
 def _visible_lines(text: str) -> str:

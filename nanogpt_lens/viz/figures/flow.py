@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias
 import plotly.graph_objects as go
 import torch
 from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
 
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.base import Result
@@ -16,6 +18,7 @@ from nanogpt_lens.results.heads import AttentionPatterns, MixedAttention
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import largest_of
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import index_of, places, words
 from nanogpt_lens.viz.figures.lines import bar_chart
@@ -50,7 +53,7 @@ def flows(
         return bar_chart(
             [tokens[i] for i in order.tolist()],
             Measured(result.values[order]),
-            title=result.quantity.capitalize(),
+            title=_mostly(result, result.values, tokens),
             unit=f"{words(result.quantity)} (0 to 1)",
             what="input position and token",
         )
@@ -64,7 +67,8 @@ def flows(
         )
         return heat_map(
             picture,
-            title=result.quantity.capitalize(),
+            top=1.0,
+            title=_mostly(result, values[-1], tokens),
             unit=f"{words(result.quantity)} (0 to 1)",
             x_title="input position and token",
             y_title="after layer",
@@ -75,9 +79,20 @@ def flows(
         [*tokens, *names],
         [0] * len(tokens) + [1] * len(names),
         links,
-        title=result.quantity.capitalize(),
+        title=_mostly(result, values[-1], tokens),
         said="each link is one flow from an input token",
         heads=["input token", f"{end} after" if several else "the position"],
+    )
+
+
+def _mostly(result: Result, values: Float[Tensor, " src_pos"], tokens: Sequence[str]) -> str:
+    """From which input token most comes."""
+    best, name = largest_of(values), result.quantity.capitalize()
+    total = float(values.double().nansum())
+    return (
+        name
+        if best is None or total <= 0
+        else f"{name}: most comes from {tokens[best]}, {float(values[best]) / total:.0%}"
     )
 
 
@@ -117,7 +132,7 @@ def through_layers(
         tokens * (n_layers + 1),
         [i for i in range(n_layers + 1) for _ in range(n_pos)],
         links,
-        title=f"Rollout to position {tokens[end]}",
+        title=f"Rollout to position {tokens[end]}: {float(share.max()):.0%} comes from {tokens[int(share.argmax())]}",
         heads=stages,
         said=f"at each layer a position's share splits as {residual:g} * I + {1 - residual:g} * (mean over heads of "
         "attention); shares of the last position add up to 1 at each layer",
@@ -158,7 +173,7 @@ def _sankey(
                 "y": y,
                 "pad": _PAD,
                 "thickness": 10,
-                "color": [style.CATEGORIES[0] if stage[node] else style.CATEGORIES[1] for node in nodes],
+                "color": [style.ACCENT if stage[node] else style.OTHER for node in nodes],
                 "line": {"width": 0},
                 "customdata": [heads[stage[node]] for node in nodes],
                 "hovertemplate": "%{label}, %{customdata}: %{value:.4g}.<extra></extra>",
@@ -167,7 +182,7 @@ def _sankey(
                 "source": [index[s] for s, _, _ in kept],
                 "target": [index[t] for _, t, _ in kept],
                 "value": digits([v for *_, v in kept]),
-                "color": style.faint(style.CATEGORIES[0], 0.28),
+                "color": style.faint(style.ACCENT, 0.28),
                 "hovertemplate": "from %{source.label} to %{target.label}: %{value:.4g}.<extra></extra>",
             },
             textfont={"size": style.SMALL, "color": style.INK},

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz.figures.choices import count, is_signed, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import extremes
 from nanogpt_lens.viz.figures.grids import grid_of, site_names
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import words
@@ -40,6 +41,13 @@ def anything(
         cut = [f"The {len(order)} with the largest magnitude, of {len(names)}"] if len(order) < len(names) else []
         numbers = flat.at(order)
         alone = [words(result.heading, longest=30)] if not result.axes else None
+        what = words(result.heading, longest=40).capitalize()
+        signed = is_signed(result, bounds(numbers.values)[0])
+        title = (
+            title
+            if alone or not len(order)
+            else extremes([names[i] for i in order.tolist()], numbers, what=what, signed=signed)
+        )
         return bar_chart(
             alone or [names[i] for i in order.tolist()], numbers, title=title, unit=unit, what=chosen, notes=cut
         )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from einops import rearrange
 from jaxtyping import Shaped
 from torch import Tensor
@@ -15,13 +17,13 @@ from nanogpt_lens.results.heads import HeadTaxonomy
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import count, is_signed, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import beside_chance, counted, extremes, said
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map, heat_maps
 from nanogpt_lens.viz.figures.labels import places, words
 from nanogpt_lens.viz.figures.lines import bar_chart, downwards
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts, plain
 
 _BARS = 20
-_REASONS = 4  # so many are in a caption
 _CELLS = 12  # up to so many rows and columns the values stand in the cells
 
 
@@ -61,18 +63,68 @@ def several(
         known = ", ".join(result.labels["score"])
         raise ResultError(f"{option} was given without score=: bars are of one score; expected score= one of {known}")
     names, units = result.labels["score"], result.units
-    maps = [_map(result, {"score": i}, name, result.axes) for i, name in enumerate(names)]
+    kept = panels(result)
+    maps = [_map(result, {"score": i}, names[i], result.axes) for i in kept]
     low, high = bounds(result.values)
     mixed = len({units.get(name) for name in names}) > 1 or high > 1.05 or low < -1.05
+    left_out = [
+        f"{words(name)} is minus {words(names[j])}"
+        for i, name in enumerate(names)
+        if (j := opposite(result, i)) is not None
+    ]
     return heat_maps(
         [_with_numbers(picture, large=False) for picture in maps],
-        title=words(result.quantity).capitalize(),
-        unit="score",
+        title=_strongest(result, kept, mixed),
+        unit="score" if mixed else "score: white at chance",
         x_title="head",
         y_title="layer",
         signed=None if mixed else low < 0,
-        top=None if mixed else 1.0,
+        scales=None if mixed else [_scale(result, {"score": i}) for i in kept],
+        notes=left_out,
     )
+
+
+def opposite(result: Result, score: int) -> int | None:
+    """The earlier score that a score is minus of; None for none."""
+    axis = result.axes.index("score")
+    mine = result.values.select(axis, score).double()
+    for other in range(score):
+        theirs = result.values.select(axis, other).double()
+        if torch.allclose(mine, -theirs, atol=1e-9, equal_nan=True) and bool((mine.abs() > 1e-9).any()):
+            return other
+    return None
+
+
+def panels(result: Result) -> list[int]:
+    """The scores that have a map of their own: not those that are minus another."""
+    return [i for i in range(result.shape["score"]) if opposite(result, i) is None]
+
+
+def _strongest(result: Result, kept: list[int], mixed: bool) -> str:
+    """The head that is furthest above chance, of all scores."""
+    heads = result.shape["layer"] * result.shape["head"]
+    chance = getattr(result, "chance", None)
+    if mixed or chance is None:
+        return f"{words(result.quantity).capitalize()} of {counted(heads, 'head')}"
+    above = torch.stack([_layer_by_head(result, result.values - chance, {"score": i}, result.axes) for i in kept])
+    if not bool(above.isfinite().any()):
+        return f"{words(result.quantity).capitalize()} of {counted(heads, 'head')}"
+    i, layer, head = torch.unravel_index(above.double().nan_to_num(-torch.inf).argmax(), above.shape)
+    value = float(_layer_by_head(result, result.values, {"score": kept[int(i)]}, result.axes)[layer, head])
+    name = words(result.labels["score"][kept[int(i)]])
+    place = f"{places(result, 'layer')[int(layer)]}.{places(result, 'head')[int(head)]}"
+    return f"Furthest above chance: {name} of head {place}, {said(value)}"
+
+
+def _scale(result: Result, selection: dict[str, int]) -> dict[str, Any]:
+    """The colour axis of a share or a score from -1 to 1: white at chance, where that is known."""
+    low = bounds(_slice_of(result.values, result, selection))[0]
+    chance = getattr(result, "chance", None)
+    level = math.nan if chance is None else float(_slice_of(chance, result, selection).double().nanmean())
+    least = -1.0 if is_signed(result, low) else 0.0
+    if least < 0:
+        return style.beside_chance(level if level == level else 0.0, low=-1.0, high=1.0)
+    return style.beside_chance(level) if level == level else style.colours(0.0, 1.0, signed=False)
 
 
 def taxonomy(
@@ -86,13 +138,15 @@ def taxonomy(
     drawing = replace(several(result, score=score, kind=kind, k=k), intervals_told=True)
     if kind == "bars":
         return drawing
-    panels = range(result.shape["score"]) if score is None else [score_of(result, score)]
+    shown = panels(result) if score is None else [score_of(result, score)]
     layer, head = result.axes.index("layer") - 1, result.axes.index("head") - 1
-    for panel, i in enumerate(panels):
-        high = result.values[i] > result.least[result.labels["score"][i]]
-        for place in (result.carries[i] | high).nonzero().tolist():
+    for panel, i in enumerate(shown):
+        theirs = [i, *(j for j in range(result.shape["score"]) if score is None and opposite(result, j) == i)]
+        named = torch.stack([result.carries[j] for j in theirs]).any(0)
+        high = torch.stack([result.values[j] > result.least[result.labels["score"][j]] for j in theirs]).any(0)
+        for place in (named | high).nonzero().tolist():
             y, x = place[layer], place[head]
-            carries = bool(result.carries[i][tuple(place)])
+            carries = bool(named[tuple(place)])
             which = str(panel + 1) if panel else ""
             drawing.figure.add_shape(
                 type="rect",
@@ -102,21 +156,32 @@ def taxonomy(
                 y1=y + 0.46,
                 xref=f"x{which}",
                 yref=f"y{which}",
-                line={"color": style.CATEGORIES[1], "width": 3, "dash": "solid" if carries else "dot"},
+                line={"color": style.INK, "width": 2.5, "dash": "solid" if carries else "dot"},
                 name="carries" if carries else "unnamed",
             )
-    named = int(result.carries.any(0).sum())
-    said = f"Framed: the head carries the name ({named} of {result.carries[0].numel()} heads carry one or more)"
-    shown = {result.labels["score"][i] for i in panels}
-    unnamed = [one for one in result.unnamed() if one[0] in shown]
-    why = [f"{layer}.{head} {words(name)} {reason}" for name, layer, head, reason in unnamed[:_REASONS]]
-    more = f"; and {len(unnamed) - _REASONS} more, see .table()" if len(unnamed) > _REASONS else ""
-    notes = (said, f"Dotted: a high score without the name: {'; '.join(why)}{more}") if unnamed else (said,)
-    return _with_notes(drawing, *notes, title="Head taxonomy" if score is None else None)
+    unnamed = [one for one in result.unnamed() if score in (None, one[0])]
+    told = ["Framed: the head carries the name"]
+    if unnamed:
+        told.append(f"Dotted: a high score that does not earn it, {len(unnamed)} times; .table() says why")
+    title = _names_of(result) if score is None else drawing.title
+    return replace(drawing, notes=(*told, *drawing.notes), title=title)
 
 
-def _with_notes(drawing: Drawing, *notes: str, title: str | None) -> Drawing:
-    return replace(drawing, notes=(*notes, *drawing.notes), title=title or drawing.title)
+def _names_of(result: HeadTaxonomy) -> str:
+    """How many heads carry which name."""
+    total, named = result.carries[0].numel(), int(result.carries.any(0).sum())
+    if not named:
+        return f"None of {counted(total, 'head')} carries a name"
+    layer, head = result.axes.index("layer") - 1, result.axes.index("head") - 1
+    parts = []
+    for i, name in enumerate(result.labels["score"]):
+        heads = [
+            f"{places(result, 'layer')[p[layer]]}.{places(result, 'head')[p[head]]}"
+            for p in result.carries[i].nonzero().tolist()
+        ]
+        if heads:
+            parts.append(f"{words(name)} {heads[0] if len(heads) == 1 else f'{len(heads)} heads'}")
+    return f"{named} of {counted(total, 'head')} {'carries' if named == 1 else 'carry'} a name: {', '.join(parts)}"
 
 
 def _one(result: Result, score: str | None, kind: str, k: int | None) -> Drawing:
@@ -129,13 +194,12 @@ def _one(result: Result, score: str | None, kind: str, k: int | None) -> Drawing
     picture = _with_numbers(_map(result, selection, name, axes), large=True)
     low, high = bounds(picture.z)
     definition = result.explanation(score)
-    title = f"{words(result.heading).capitalize()} of each head" if score is None else f"Head scores: {words(score)}"
+    title = _finding(result, selection, axes, words(result.heading if score is None else score).capitalize())
     called = words(name) + (f" ({unit})" if unit else "")
     if kind == "bars":
         return _bars(
             result, selection, axes, _BARS if k is None else k, title=title, unit=called, definition=definition
         )
-    fraction = low >= 0 and high <= 1 and not unit and not is_signed(result, low)
     return heat_map(
         picture,
         title=title,
@@ -143,10 +207,35 @@ def _one(result: Result, score: str | None, kind: str, k: int | None) -> Drawing
         x_title="head",
         y_title="layer",
         signed=is_signed(result, low),
-        top=1.0 if fraction and high > 0.5 else None,
+        scale=_scale_of_one(result, selection, score, low, high),
         definition=definition,
         notes=_chance_notes(result, selection),
     )
+
+
+def _finding(result: Result, selection: dict[str, int], axes: tuple[str, ...], what: str) -> str:
+    """The title of one score."""
+    numbers = Measured.of(result).mapped(lambda tensor: _layer_by_head(result, tensor, selection, axes))
+    names = [f"{row}.{head}" for row in places(result, "layer") for head in places(result, "head")]
+    flat = numbers.mapped(lambda tensor: tensor.flatten())
+    low = bounds(flat.values)[0]
+    if numbers.has_chance and not is_signed(result, low):
+        return beside_chance(names, flat, what=what)
+    return extremes([f"head {name}" for name in names], flat, what=what, signed=is_signed(result, low))
+
+
+def _scale_of_one(
+    result: Result, selection: dict[str, int], score: str | None, low: float, high: float
+) -> dict[str, Any] | None:
+    """The colour axis of one score: a share's, a cost's, or None for what the values say."""
+    unit = result.unit if score is None else result.unit_of(score)
+    if unit.startswith("nats") and is_signed(result, low):
+        low_, high_ = (getattr(result, end, None) for end in ("low", "high"))
+        noise = 0.0 if low_ is None or high_ is None else float((high_ - low_).double().nanmedian()) / 2
+        return style.colours(0.0, style.readable_end(high, noise), signed=False, cost=True)
+    if low >= -1 and high <= 1 and unit in ("", "attention", "share"):
+        return _scale(result, selection)
+    return None
 
 
 def _bars(
@@ -175,14 +264,14 @@ def _map(result: Result, selection: dict[str, int], name: str, axes: tuple[str, 
         for other in ("low", "high", "chance", "threshold")
         if (tensor := getattr(result, other, None)) is not None
     }
-    data, said = facts(others.pop("low", None), others.pop("high", None), **others)
+    data, told = facts(others.pop("low", None), others.pop("high", None), **others)
     behind = f" {result.units[name]}" if selection and name in result.units else ""
     return Map(
         z=_layer_by_head(result, result.values, selection, kept),
         x=places(result, "head"),
         y=places(result, "layer"),
         data=data,
-        hover=f"Head %{{y}}.%{{x}}: {plain(words(name))} %{{z:.4g}}{behind}{said}.",
+        hover=f"Head %{{y}}.%{{x}}: {plain(words(name))} %{{z:.4g}}{behind}{told}.",
         name=name,
     )
 

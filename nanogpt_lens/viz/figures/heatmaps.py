@@ -12,6 +12,7 @@ from jaxtyping import Float32, Shaped
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+import nanogpt_lens.viz.figures.cells as cells
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.labels import words
@@ -21,7 +22,6 @@ BAR = 56
 """Pixels of a colour bar with its title and ticks."""
 
 _HIGHEST = 900  # pixels of a heat map of many rows
-_NO_VALUE = "Grey: no value"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Map:
         hover: a template for the hover text.
         data: custom data for it.
         text: [row][column], what stands in the cells; None for nothing.
+        grey: what a cell without a value is.
         number: a format for the values in the cells, such as ".2f".
     """
 
@@ -44,20 +45,19 @@ class Map:
     data: Float32[np.ndarray, "row column fact"] | None = None
     text: Sequence[Sequence[str]] | None = None
     number: str = ""
+    grey: str = "no value"
     downwards: bool = False
     name: str = ""
 
     def trace(self, **options: Any) -> go.Heatmap:
         """The map as Plotly's."""
         few = max(self.z.shape) <= 40
-        inside = "%{text}" if self.text is not None else f"%{{z:{self.number}}}" if self.number else None
         return go.Heatmap(
             z=digits(self.z),
             x=list(self.x),
             y=list(self.y),
             customdata=self.data,
             text=self.text,
-            texttemplate=inside,
             hovertemplate=f"{self.hover}<extra></extra>",
             hoverongaps=False,
             xgap=1 if few else 0,
@@ -65,6 +65,13 @@ class Map:
             name=words(self.name),
             **options,
         )
+
+    @property
+    def inside(self) -> list[list[str]]:
+        """What stands in the cells: `text`, or the numbers; [] for nothing."""
+        if self.text is not None:
+            return [list(row) for row in self.text]
+        return [[cells.number(v, self.number) for v in row] for row in self.z.tolist()] if self.number else []
 
 
 def height_of(rows: int, *, most: int = 26, least: int = 5) -> int:
@@ -126,24 +133,37 @@ def heat_map(
     y_title: str,
     signed: bool,
     top: float | None = None,
+    scale: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
     definition: str | None = None,
 ) -> Drawing:
-    """One heat map, its colour bar named by `unit`; `top` is the largest possible value, if that is the scale's end."""
+    """One heat map, its colour bar named by `unit`.
+
+    Args:
+        picture: the map.
+        title, notes, definition: see `Drawing`.
+        unit, x_title, y_title: what stands at the colour bar and the axes.
+        signed: whether below and above zero are opposite.
+        top: the largest possible value, if that is the scale's end.
+        scale: the colour axis, if none of these says it.
+    """
     low, high = bounds(picture.z)
-    scale = style.colours(low, high if top is None else top, signed=signed)
+    scale = style.colours(low, high if top is None else top, signed=signed) if scale is None else scale
     figure = go.Figure(picture.trace(coloraxis="coloraxis"))
     figure.update_layout(coloraxis={**scale, "colorbar": bar()}, plot_bgcolor=style.MISSING)
     name_bar(figure, unit)
     below = axis_below(figure, picture.x, x_title)
     left = axis_left(figure, picture.y, y_title, downwards=picture.downwards)
-    said = [*notes, *([_NO_VALUE] if missing(picture.z) else [])]
+    height = height_of(len(picture.y))
+    wide = cells.width_on_a_phone(len(picture.x), left=left)
+    cells.write(figure, figure.data[0], picture.inside, wide=wide, high=height / len(picture.y))
+    said = [*notes, *([f"Grey: {picture.grey}"] if missing(picture.z) else [])]
     return Drawing(
         figure=figure,
         title=title,
         notes=tuple(said),
         definition=definition,
-        plot=height_of(len(picture.y)),
+        plot=height,
         above=BAR,
         below=below,
         left=left,
@@ -154,33 +174,28 @@ def axis_below(figure: go.Figure, labels: Sequence[str], title: str, **place: An
     """A category axis below; returns the pixels that it takes."""
     longest = max((style.wide(label, style.SMALL) for label in labels), default=0.0)
     upright = len(labels) * (longest + 6) > 250
-    figure.update_xaxes(
-        type="category",
-        title_text=title,
-        tickangle=-90 if upright else 0,
-        showgrid=False,
-        zeroline=False,
-        categoryorder="array",
-        categoryarray=list(labels),
-        **place,
-    )
+    figure.update_xaxes(_categories(labels), title_text=title, tickangle=-90 if upright else 0, **place)
     return int((min(longest, 150) if upright else 14) + (30 if title else 10) + 6)
 
 
 def axis_left(figure: go.Figure, labels: Sequence[str], title: str, *, downwards: bool = False, **place: Any) -> int:
     """A category axis on the left; returns the pixels that it takes."""
     longest = max((style.wide(label, style.SMALL) for label in labels), default=0.0)
-    figure.update_yaxes(
-        type="category",
-        title_text=title,
-        showgrid=False,
-        zeroline=False,
-        categoryorder="array",
-        categoryarray=list(labels),
-        autorange="reversed" if downwards else True,
-        **place,
-    )
+    figure.update_yaxes(_categories(labels, downwards=downwards), title_text=title, **place)
     return int(longest + (32 if title else 12) + 6)
+
+
+def _categories(labels: Sequence[str], *, downwards: bool = False) -> dict[str, Any]:
+    """An axis of labels, each at its own place."""
+    ends = [-0.5, len(labels) - 0.5]
+    return {
+        "type": "category",
+        "showgrid": False,
+        "zeroline": False,
+        "categoryorder": "array",
+        "categoryarray": list(labels),
+        "range": ends[::-1] if downwards else ends,
+    }
 
 
 def heat_maps(
@@ -194,6 +209,7 @@ def heat_maps(
     columns: int = 2,
     each: int = 0,
     top: float | None = None,
+    scales: Sequence[dict[str, Any]] | None = None,
     ticks: bool = True,
     notes: Sequence[str] = (),
     definition: str | None = None,
@@ -207,6 +223,7 @@ def heat_maps(
         columns: maps beside each other.
         each: height of one in pixels; 0 to go by the rows.
         top: the scale's end.
+        scales: the colour axis of each map, if one bar, that of the first, stands for all.
         ticks: whether the axes have labels.
     """
     columns = min(columns, len(maps))
@@ -220,55 +237,84 @@ def heat_maps(
         horizontal_spacing=0.12 if ticks else 0.03,
         vertical_spacing=min(gap / plot, 1 / max(rows - 1, 1) - 1e-6) if rows > 1 else 0,
     )
+    axes: list[tuple[str, str]] = []
     for i, picture in enumerate(maps):
-        row, column = i // columns + 1, i % columns + 1
-        figure.add_trace(picture.trace(coloraxis=f"coloraxis{i + 1 if signed is None and i else ''}"), row, column)
-        _panel_axes(figure, row, column, picture, ticks, plot, lifted=signed is None)
-    if ticks:
-        figure.update_xaxes(title_text=x_title, row=rows)
-        if len(maps) % columns and rows > 1:
-            for column in range(len(maps) % columns + 1, columns + 1):
-                figure.update_xaxes(title_text=x_title, row=rows - 1, col=column)
-        figure.update_yaxes(title_text=y_title, col=1)
-    _panel_scales(figure, maps, signed, top, unit)
+        own = i and (signed is None or scales is not None)
+        trace = picture.trace(coloraxis=f"coloraxis{i + 1 if own else ''}")
+        figure.add_trace(trace, i // columns + 1, i % columns + 1)
+        added: Any = figure.data[-1]
+        axes.append((added.xaxis or "x", added.yaxis or "y"))
+    _panel_axes(figure, maps, axes, columns, ticks, (x_title, y_title), lifted=signed is None)
+    _panel_scales(figure, maps, signed, top, unit, scales)
     figure.update_layout(plot_bgcolor=style.MISSING)
-    said = [*notes, *([_NO_VALUE] if missing(*(picture.z for picture in maps)) else [])]
+    left = 52 if ticks else 14
+    wide = cells.width_on_a_phone(len(maps[0].x), left=left, beside=columns, gap=0.12 if ticks else 0.03)
+    for heat, picture in zip(tuple(figure.data), maps, strict=True):
+        cells.write(figure, heat, picture.inside, wide=wide, high=high / len(picture.y))
+    said = [*notes, *([f"Grey: {maps[0].grey}"] if missing(*(picture.z for picture in maps)) else [])]
     return Drawing(
         figure=figure,
         title=title,
         notes=tuple(said),
         definition=definition,
         plot=plot,
-        left=52 if ticks else 14,
+        left=left,
         above=46 if signed is None else BAR + 20,
         below=50 if ticks else 12,
     )
 
 
 def _panel_axes(
-    figure: go.Figure, row: int, column: int, picture: Map, ticks: bool, plot: int, *, lifted: bool
+    figure: go.Figure,
+    maps: Sequence[Map],
+    axes: Sequence[tuple[str, str]],
+    columns: int,
+    ticks: bool,
+    titles: tuple[str, str],
+    *,
+    lifted: bool,
 ) -> None:
-    axis_below(figure, picture.x, "", row=row, col=column)
-    axis_left(figure, picture.y, "", downwards=picture.downwards, row=row, col=column)
-    figure.update_xaxes(showticklabels=ticks, ticks="outside" if ticks else "", row=row, col=column, tickangle=0)
-    figure.update_yaxes(showticklabels=ticks, ticks="outside" if ticks else "", row=row, col=column)
-    trace: Any = figure.data[-1]
-    x, y = trace.xaxis, trace.yaxis
-    figure.add_annotation(
-        text=words(picture.name),
-        xref=f"{x} domain",
-        yref=f"{y} domain",
-        x=0,
-        y=1,
-        xanchor="left",
-        yanchor="bottom",
-        showarrow=False,
-        font={"size": style.TEXT},
-        yshift=26 if lifted else 0,
-    )
+    """The axes and the names of all maps, all at once: one by one they cost the square of their number."""
+    look: dict[str, Any] = {"showticklabels": ticks, "ticks": "outside" if ticks else ""}
+    layout: dict[str, Any] = {}
+    names: list[dict[str, Any]] = []
+    for i, (picture, (x, y)) in enumerate(zip(maps, axes, strict=True)):
+        lowest = i + columns >= len(maps)  # nothing is below it
+        across = {"tickangle": 0, "title": {"text": titles[0] if ticks and lowest else ""}}
+        upwards = {"title": {"text": titles[1] if ticks and i % columns == 0 else ""}}
+        layout[f"xaxis{x[1:]}"] = {**_categories(picture.x), **look, **across}
+        layout[f"yaxis{y[1:]}"] = {**_categories(picture.y, downwards=picture.downwards), **look, **upwards}
+        names.append(
+            {
+                "text": words(picture.name),
+                "xref": f"{x} domain",
+                "yref": f"{y} domain",
+                "x": 0,
+                "y": 1,
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "showarrow": False,
+                "font": {"size": style.TEXT},
+                "yshift": 26 if lifted else 0,
+            }
+        )
+    figure.update_layout(annotations=names, **layout)
 
 
-def _panel_scales(figure: go.Figure, maps: Sequence[Map], signed: bool | None, top: float | None, unit: str) -> None:
+def _panel_scales(
+    figure: go.Figure,
+    maps: Sequence[Map],
+    signed: bool | None,
+    top: float | None,
+    unit: str,
+    scales: Sequence[dict[str, Any]] | None,
+) -> None:
+    if scales is not None:
+        for i, scale in enumerate(scales):
+            shown = {"colorbar": bar(ypad=18)} if i == 0 else {"showscale": False}
+            figure.update_layout({f"coloraxis{i + 1 if i else ''}": {**scale, **shown}})
+        name_bar(figure, unit, lift=57)
+        return
     if signed is not None:
         low, high = bounds(*(picture.z for picture in maps))
         scale = style.colours(low, high if top is None else top, signed=signed)

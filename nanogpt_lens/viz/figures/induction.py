@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz import style
@@ -12,9 +14,12 @@ from nanogpt_lens.viz.figures.bars import bar_panels
 from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import said, surely_beyond
 from nanogpt_lens.viz.figures.labels import places, words
 from nanogpt_lens.viz.figures.lines import add_chance, add_line, errors
 from nanogpt_lens.viz.figures.numbers import Measured, digits, facts, plain
+
+_GAP = 24  # pixels between panels
 
 
 def losses(result: Result, *, condition: str | None = None) -> Drawing:
@@ -27,51 +32,97 @@ def losses(result: Result, *, condition: str | None = None) -> Drawing:
     Raises:
         ResultError: no such condition.
     """
-    figure = go.Figure()
     labels = result.labels.get("pos", ())
     x = [int(label) for label in labels] if all(label.isdecimal() for label in labels) and labels else None
     x = x or list(range(result.shape["pos"]))
     names = places(result, "condition")
-    chosen = range(len(names)) if condition is None else [result._index("condition", condition)]
-    every = Measured.of(result)
-    for i in chosen:
+    chosen = list(range(len(names)) if condition is None else [result._index("condition", condition)])
+    every, each = Measured.of(result), 230 if len(chosen) == 1 else 112
+    plot = each * len(chosen) + _GAP * (len(chosen) - 1)
+    figure = make_subplots(
+        rows=len(chosen), cols=1, shared_xaxes=True, vertical_spacing=_GAP / plot if len(chosen) > 1 else 0
+    )
+    half = (max(x) + 1) // 2 - 0.5
+    for row, i in enumerate(chosen, 1):
+        panel: dict[str, Any] = {"row": row, "col": 1}
+        line = every.at(i)
         add_line(
             figure,
             x,
-            every.at(i),
+            line,
             name=names[i],
             what="position",
-            colour=style.colour_of(i),
+            colour=style.ACCENT,
             unit=" nats",
             markers=False,
+            legend=False,
+            **panel,
         )
-        # where lines meet the first is on top, and the ones below it are wider, so that none is hidden
-        figure.data[-1].update(zorder=len(names) - i, line_width=2 + 2.5 * i)
-    if every.chance is not None:
-        add_chance(figure, x, every.chance[0])
-    half = (max(x) + 1) // 2
-    figure.add_vline(x=half - 0.5, line={"color": style.MUTED, "width": 1, "dash": "dot"})
-    figure.add_annotation(
-        text="second half",
-        x=half - 0.5,
-        y=1,
-        yref="paper",
-        xanchor="left",
-        yanchor="top",
-        showarrow=False,
-        xshift=4,
-        font={"size": style.SMALL, "color": style.MUTED},
-    )
-    figure.update_xaxes(title_text="position of the token that is predicted", showgrid=False)
-    figure.update_yaxes(title_text="loss (nats per token)", rangemode="tozero")
+        if line.chance is not None:
+            add_chance(figure, x, line.chance, name="a uniform guess", legend=row == 1, **panel)
+        figure.add_vline(x=half, line={"color": style.EDGE, "width": 1, "dash": "dot"}, **panel)
+        _name_panel(figure, row, names[i])
+        figure.update_yaxes(nticks=5, matches="y" if row > 1 else None, rangemode="tozero", **panel)
+    figure.update_xaxes(showgrid=False)
+    figure.update_xaxes(title_text="position of the token that is predicted", row=len(chosen), col=1)
+    figure.update_yaxes(title_text="loss (nats per token)", row=(len(chosen) + 1) // 2, col=1)
+    told = (interval_of(result, "Bands"),) if every.has_interval else ()
     return Drawing(
         figure=figure,
-        title="Loss by position on repeated text",
-        plot=290,
-        legend=True,
-        notes=(interval_of(result, "Bands"),) if every.has_interval else (),
+        title=_gain(result, x, half),
+        plot=plot,
+        above=22,
+        legend=every.chance is not None,
+        notes=("Dotted: the second half begins", *told),
         intervals_told=every.has_interval,
     )
+
+
+def _name_panel(figure: go.Figure, row: int, name: str) -> None:
+    which = str(row) if row > 1 else ""
+    figure.add_annotation(
+        text=name,
+        xref=f"x{which} domain",
+        yref=f"y{which} domain",
+        x=0,
+        y=1,
+        xanchor="left",
+        yanchor="bottom",
+        showarrow=False,
+        font={"size": style.TEXT},
+    )
+
+
+def _gain(result: Result, x: list[int], half: float) -> str:
+    """What the second copy costs less than new text, if that is sure."""
+    title, each = "Loss by position on repeated text", getattr(result, "per_example", None)
+    known = result.labels.get("condition", ())
+    if each is None or result.axes != ("condition", "pos") or not {"repeated", "unrepeated"} <= set(known):
+        return title
+    late = [i for i, place in enumerate(x) if place > half]
+    ours, new = (each[known.index(name)][late].double().mean(0) for name in ("repeated", "unrepeated"))
+    if len(ours) < 2:
+        return title
+    gain = float(new.mean() - ours.mean())
+    error = math.sqrt(float(new.var() + ours.var()) / len(ours))
+    if gain > 3 * error:
+        return f"The second copy of a text costs {said(gain)} nats per token less than new text"
+    if gain < -3 * error:
+        return f"The second copy of a text costs {said(-gain)} nats per token more than new text"
+    return "The second copy of a text costs as much as new text: no sign of induction"
+
+
+def _lost(result: Result, chosen: list[int], ablated: list[str]) -> str:
+    """What the ablation of the chosen heads, the second row, does to the last of the scores."""
+    if len(ablated) < 2:
+        return "Without the induction heads"
+    i = chosen[-1]
+    numbers = Measured.of(result).at((slice(1, 2), i))
+    name, unit = words(result.labels["score"][i]), result.unit_of(result.labels["score"][i])
+    value, beyond = float(numbers.values[0]), surely_beyond(numbers)
+    if beyond is not None and not bool((beyond[0] | beyond[1]).any()) and name.startswith("gain lost"):
+        return f"Without {ablated[1]} the gain from repetition does not surely change"
+    return f"Without {ablated[1]}: {name} {said(value, unit)}"
 
 
 def accuracy(result: Result, *, score: str | None = None) -> Drawing:
@@ -90,16 +141,16 @@ def accuracy(result: Result, *, score: str | None = None) -> Drawing:
     every = Measured.of(result).at(chosen)
     for j, prompt in enumerate(places(result, "prompt")):
         numbers = every.at((slice(None), j))
-        data, said = facts(numbers.low, numbers.high, chance=numbers.chance)
+        data, told = facts(numbers.low, numbers.high, chance=numbers.chance)
         figure.add_trace(
             go.Bar(
                 x=names,
                 y=digits(numbers.values),
                 name=prompt,
                 customdata=data,
-                marker={"color": style.colour_of(j)},
+                marker={"color": style.ACCENT if j == 0 else style.OTHER if j == 1 else style.colour_of(j)},
                 error_y=errors(numbers),
-                hovertemplate=f"%{{x}}, {plain(prompt)} prompts: %{{y:.4g}}{said}.<extra></extra>",
+                hovertemplate=f"%{{x}}, {plain(prompt)} prompts: %{{y:.4g}}{told}.<extra></extra>",
             )
         )
     if every.chance is not None:
@@ -115,7 +166,21 @@ def accuracy(result: Result, *, score: str | None = None) -> Drawing:
         )
     figure.update_xaxes(type="category")
     figure.update_yaxes(title_text=words(result.quantity), rangemode="tozero")
-    return Drawing(figure=figure, title="Predicting [B] after [A][B]...[A]", plot=260, legend=True, below=30)
+    return Drawing(figure=figure, title=_predicts(result, chosen), plot=260, legend=True, below=30)
+
+
+def _predicts(result: Result, chosen: list[int]) -> str:
+    """Whether [B] is predicted, by the first score and the first kind of prompts, beside chance."""
+    numbers = Measured.of(result).at((chosen[0], slice(0, 1)))
+    value = float(numbers.values[0])
+    what = places(result, "score")[chosen[0]]
+    if numbers.chance is None or not bool(numbers.chance.isfinite().all()) or value != value:
+        return f"[B] after [A][B]...[A]: {what} {said(value)}"
+    beyond = surely_beyond(numbers, numbers.chance)
+    level = f"{said(value)}, chance {said(float(numbers.chance[0]))}"
+    if beyond is not None and not bool(beyond[0].any()):
+        return f"[B] after [A][B]...[A] is not predicted above chance ({what} {level})"
+    return f"[B] after [A][B]...[A]: {what} {level}"
 
 
 def ablation(result: Result, *, score: str | None = None, show: Literal["all", "chosen"] = "all") -> Drawing:
@@ -139,4 +204,4 @@ def ablation(result: Result, *, score: str | None = None, show: Literal["all", "
     for i in chosen:
         unit = words(scores[i]) + (f" ({result.unit_of(scores[i])})" if result.unit_of(scores[i]) else "")
         groups.append((unit, [ablated[j] for j in rows], Measured.of(result).at((rows, i))))
-    return bar_panels(groups, title="Without the induction heads", named="mean_of_controls")
+    return bar_panels(groups, title=_lost(result, chosen, ablated), named="mean_of_controls")

@@ -23,7 +23,7 @@ from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import index_of, title_of, words
 from nanogpt_lens.viz.figures.lines import add_chance, add_line
-from nanogpt_lens.viz.figures.numbers import Measured, digits
+from nanogpt_lens.viz.figures.numbers import Measured, bounds, digits
 from nanogpt_lens.viz.tokens import harmless, numbered
 
 COLOURS = ("probability", "kl", "entropy", "logprob", "rank")
@@ -102,17 +102,40 @@ def reading(
         notes.append(f"Positions {columns.start} to {columns.stop - 1} of {len(tokens)}")
     if several:
         notes.append(f"Example {at} of {result.shape['example']}")
-    name = f"{result.method.capitalize()} lens"
     return heat_map(
         picture,
-        title=f"{name}: most likely next tokens",
+        title=_settles(result, grids["top"]),
         unit=_BARS[colour],
         x_title=title_of("pos"),
         y_title="point",
         signed=False,
-        top=1.0 if colour == "probability" else None,
+        scale=_scale(result, grids[colour], colour),
         notes=notes,
     )
+
+
+def _settles(result: LensResult, top: Shaped[Tensor, "depth pos"]) -> str:
+    """From which point on the top token is the final one at half of the positions or more."""
+    name = f"{result.method.capitalize()} lens"
+    same = (top == top[-1]).double().mean(1)
+    last = max((i for i, share in enumerate(same.tolist()) if share < 0.5), default=-1) + 1
+    point = result.in_depth_order()[last][2]
+    if last == 0:
+        return f"{name}: most final top tokens are there from the start"
+    if last == len(same) - 1:
+        return f"{name}: most final top tokens come at the last point"
+    return f"{name}: {same[last]:.0%} of the final top tokens are there at {point}, {same[last - 1]:.0%} before"
+
+
+def _scale(result: LensResult, values: Shaped[Tensor, "depth pos"], colour: str) -> dict[str, Any]:
+    """The colour axis: a probability's, or a surprise's, up to a uniform guess."""
+    if colour == "probability":
+        return style.colours(0.0, 1.0, signed=False)
+    high = bounds(values)[1]
+    guess = math.log(len(result.strings)) if len(result.strings) > 1 else 0.0
+    if colour in ("kl", "entropy"):
+        return style.colours(0.0, max(high, guess), signed=False, cost=True)
+    return style.colours(*bounds(values), signed=False)
 
 
 def _plane(result: LensResult, name: str, example: int | None) -> Shaped[Tensor, "depth pos"]:
@@ -176,7 +199,7 @@ def convergence(
     if not panels:
         raise ResultError("none of the scores has a value; expected at least one that was measured")
     settled = f"The top token settles at a mean depth of {result.mean_depth:.2f} of {result.n_layers} layers"
-    return _over_depth(result, panels, title="Convergence over depth", notes=[settled])
+    return _over_depth(result, panels, title=settled, notes=[])
 
 
 def _depth(result: ConvergenceResult) -> Drawing:
@@ -188,6 +211,7 @@ def _depth(result: ConvergenceResult) -> Drawing:
         Measured(values),
         name="mean depth",
         what="position",
+        colour=style.ACCENT,
         unit=" layers",
         markers=False,
     )
@@ -201,7 +225,7 @@ def _depth(result: ConvergenceResult) -> Drawing:
     )
     return Drawing(
         figure=figure,
-        title="Depth at which the top token settles",
+        title=f"The top token settles at a mean depth of {result.mean_depth:.2f} of {result.n_layers} layers",
         notes=(note,),
         intervals_told=result.depth_low is not None,
         plot=260,
@@ -251,7 +275,18 @@ def _over_depth(
     for i, (score, numbers) in enumerate(panels):
         row, col = i // columns + 1, i % columns + 1
         curve = numbers.mapped(lambda tensor: along(result, tensor))
-        add_line(figure, x, curve, name=words(score), what="depth", texts=names, legend=False, row=row, col=col)
+        add_line(
+            figure,
+            x,
+            curve,
+            name=words(score),
+            what="depth",
+            texts=names,
+            legend=False,
+            colour=style.ACCENT,
+            row=row,
+            col=col,
+        )
         if curve.chance is not None:
             add_chance(figure, x, curve.chance, legend=i == 0, row=row, col=col)
         which = str(i + 1) if i else ""

@@ -161,7 +161,9 @@ def bar_chart(
     definition: str | None = None,
     named: str = "chance",
 ) -> Drawing:
-    """Horizontal bars from the top down, with intervals; red is negative, blue positive; a tick where chance is.
+    """Horizontal bars from the top down, with intervals, and a tick where chance is.
+
+    Where some are below zero they are rust, those above teal; else all are blue.
 
     Args:
         labels: distinct, one for each bar.
@@ -235,7 +237,8 @@ def add_bars(
 ) -> None:
     """Horizontal bars into a figure, or into one of its panels."""
     data, said = facts(numbers.low, numbers.high, **{named: numbers.chance}, **(others or {}))
-    colours = [style.CATEGORIES[1] if value < 0 else style.CATEGORIES[0] for value in numbers.values.tolist()]
+    signed = bool((numbers.values < 0).any())
+    colours = [style.RUST if value < 0 else style.TEAL if signed else style.ACCENT for value in numbers.values.tolist()]
     figure.add_trace(
         go.Bar(
             y=list(labels),
@@ -273,7 +276,7 @@ def histogram(
     counts: Shaped[np.ndarray, " bin"],
     *,
     name: str,
-    colour: str = style.CATEGORIES[0],
+    colour: str = style.ACCENT,
     what: str,
     **panel: Any,
 ) -> None:

@@ -17,10 +17,11 @@ from nanogpt_lens.results.neurons import NeuronSearch
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import extremes, largest_of, said
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
 from nanogpt_lens.viz.figures.labels import index_of, places, title_of, words
 from nanogpt_lens.viz.figures.lines import histogram, log_axis, upright
-from nanogpt_lens.viz.figures.numbers import digits, plain
+from nanogpt_lens.viz.figures.numbers import Measured, digits, plain
 
 
 def search(
@@ -71,11 +72,17 @@ def search(
     )
     return Drawing(
         figure=figure,
-        title=f"Activations of {page.kind} {page.layer}.{page.neuron}",
+        title=f"{page.kind.capitalize()} {page.layer}.{page.neuron} is above 0 on {_percent(1 - page.sparsity)} of "
+        "tokens",
         notes=notes,
         plot=260,
         legend=True,
     )
+
+
+def _percent(share: float) -> str:
+    """A share in percent, whole above 10."""
+    return f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.2g}%"
 
 
 def _overview(result: NeuronSearch, layer: int | str | None) -> Drawing:
@@ -98,9 +105,14 @@ def _overview(result: NeuronSearch, layer: int | str | None) -> Drawing:
     figure.update_xaxes(title_text="tokens on which it is above 0 (%)", rangemode="tozero")
     figure.update_yaxes(title_text=words(result.heading, longest=60), rangemode="tozero")
     note = f"A point is one {result.unit_kind}; one {result.unit_kind}'s histogram by layer= and neuron="
-    return Drawing(
-        figure=figure, title=f"All {result.unit_kind}s: how often, how strongly", notes=(note,), plot=310, legend=True
-    )
+    rows = result.values[list(chosen)].double()
+    best = largest_of(rows.flatten())
+    title = f"All {result.unit_kind}s: how often, how strongly"
+    if best is not None:
+        i, j = divmod(best, rows.shape[1])
+        place, share = f"{names[chosen[i]]}.{j}", _percent(float(1 - result.sparsity[chosen[i], j]))
+        title = f"{result.unit_kind.capitalize()} {place} is highest, {said(float(rows[i, j]))}; above 0 on {share}"
+    return Drawing(figure=figure, title=title, notes=(note,), plot=310, legend=True)
 
 
 def statistics(
@@ -130,9 +142,9 @@ def statistics(
     within = names[0] == names[1]
     pairs = matrix.masked_fill(torch.eye(len(matrix), dtype=torch.bool), torch.nan) if within else matrix
     called = f"within layer {names[0]}" if within else f"of layers {names[0]} and {names[1]}"
-    said = [] if chance is None else [f"Chance: of the control's pairs the largest magnitude is {chance:.3g}"]
+    told = [] if chance is None else [f"Chance: of the control's pairs the largest magnitude is {chance:.3g}"]
     if kind == "distribution":
-        return _distribution(result, pairs, chance, within, called, said)
+        return _distribution(result, pairs, chance, within, called, told)
     rows, columns = _in_strongest(pairs, k, within)
     numbers = result.labels["neuron"]
     picture = Map(
@@ -142,10 +154,10 @@ def statistics(
         hover="Neurons %{y} and %{x}: correlation %{z:.4g}.",
         downwards=True,
     )
-    notes = [f"The neurons of the strongest pairs {called}, {result.shape['neuron']} in each layer", *said]
+    notes = [f"The neurons of the strongest pairs {called}, {result.shape['neuron']} in each layer", *told]
     return heat_map(
         picture,
-        title=f"Correlations {called}",
+        title=_strongest_pair(result, pairs, chance, names, called),
         unit="Pearson correlation of activations",
         x_title="neuron",
         y_title="neuron",
@@ -153,6 +165,23 @@ def statistics(
         top=1.0,
         notes=notes,
     )
+
+
+def _strongest_pair(
+    result: NeuronStatistics,
+    pairs: Float[Tensor, "neuron neuron"],
+    chance: float | None,
+    names: tuple[str, str],
+    called: str,
+) -> str:
+    """The strongest correlation, beside the largest of the control."""
+    best = largest_of(pairs.abs().flatten())
+    if best is None:
+        return f"Correlations {called}"
+    i, j = divmod(best, pairs.shape[1])
+    numbers = result.labels["neuron"]
+    pair = f"{names[0]}.{numbers[i]} and {names[1]}.{numbers[j]} correlate most {called}, {said(float(pairs[i, j]))}"
+    return pair + ("" if chance is None else f"; control {said(chance)}")
 
 
 def _matrix(
@@ -200,7 +229,7 @@ def _distribution(
     chance: float | None,
     within: bool,
     called: str,
-    said: list[str],
+    told: list[str],
 ) -> Drawing:
     values = pairs[torch.triu(torch.ones_like(pairs), 1).bool()] if within else pairs.flatten()
     values = values[values.isfinite()].numpy()
@@ -211,7 +240,7 @@ def _distribution(
     for sign in (-1, 1) if chance is not None else ():
         upright(figure, sign * (chance or 0.0), name="largest in the control", top=top, legend=sign > 0)
     beyond = int((np.abs(values) > chance).sum()) if chance is not None else 0
-    notes = [*said, *([f"{beyond:,} of {len(values):,} pairs are beyond it"] if chance is not None else [])]
+    notes = [*told, *([f"{beyond:,} of {len(values):,} pairs are beyond it"] if chance is not None else [])]
     figure.update_xaxes(title_text="Pearson correlation of activations", range=[-1, 1])
     figure.update_yaxes(title_text="pairs of neurons")
     log_axis(figure, 0.9, top)
@@ -262,7 +291,11 @@ def activations(
     )
     return heat_map(
         picture,
-        title="Activations on a text",
+        title=extremes(
+            lambda place: f"{picture.y[place // len(picture.x)]}, position {picture.x[place % len(picture.x)]}",
+            Measured(picture.z),
+            what="Activation",
+        ),
         unit="activation",
         x_title=title_of("pos", result),
         y_title="neuron",

@@ -41,7 +41,7 @@ _EXTREMES = {
     "worse": "where {b} is worst beside {a}",
     "better": "where {b} is best beside {a}",
 }
-_UP, _DOWN = style.CATEGORIES[0], style.CATEGORIES[1]
+_UP, _DOWN = style.TEAL, style.RUST
 
 
 def difference(
@@ -254,5 +254,6 @@ def _excerpts(result: OutputDifference, which: Extreme, k: int) -> Drawing:
         ),
     )
     drawing.figure.update_xaxes(showticklabels=False, ticks="")
-    drawing.figure.update_traces(textfont={"family": style.MONOSPACE, "size": 10}, xgap=0)
+    drawing.figure.update_traces(xgap=0, selector={"type": "heatmap"})
+    drawing.figure.update_traces(textfont_family=style.MONOSPACE, selector={"type": "scatter"})
     return replace(drawing, below=14, intervals_told=True)

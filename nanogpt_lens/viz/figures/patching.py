@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -18,8 +19,10 @@ from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.edges import by_sender_and_receiver, has_edges
+from nanogpt_lens.viz.figures.findings import extremes
 from nanogpt_lens.viz.figures.grids import Layout, grid_of, site_names
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map
+from nanogpt_lens.viz.figures.labels import index_of, places, spot
 from nanogpt_lens.viz.figures.lines import bar_chart, downwards
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, facts
 
@@ -31,7 +34,7 @@ _UNITS = {
     "value": "metric after the patch",
     "estimate": "estimated change of the metric",
 }
-_TITLES = {"recovery": "Recovery", "effect": "Effect", "value": "Metric", "estimate": "Estimated effect"}
+_TITLES = {"recovery": "Recovery", "effect": "Effect", "value": "Metric", "estimate": "Estimate"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,7 @@ def effects(
     grid = grid_of(result, selection, strength=result.effect)
     kind = "bars" if kind is None and grid.columns is None else kind or "heatmap"
     one_of("kind", kind, ("heatmap", "bars"))
-    title = f"{_TITLES[quantity.name]} after patching" + (f" {result.patched}" if result.patched else "")
-    title = f"{_TITLES[quantity.name]} of every edge" if result.patched == "edges" else title
+    title = _title(result, quantity, selection, grid)
     notes = _runs(result, quantity)
     told = quantity.name == "recovery" and quantity.low is not None
     if kind == "bars" or grid.columns is None:
@@ -94,8 +96,29 @@ def estimates(
     one_of("kind", kind, ("heatmap", "bars"))
     notes = [f"The metric of the run at which the gradient was taken is {result.base:.4g}"]
     if kind == "bars" or grid.columns is None:
-        return _bars(result, quantity, selection, result.values, k, title="Attribution patching", notes=notes)
-    return _heatmap(result, grid, quantity, title="Attribution patching", notes=notes)
+        return _bars(
+            result, quantity, selection, result.values, k, title=_title(result, quantity, selection, grid), notes=notes
+        )
+    return _heatmap(result, grid, quantity, title=_title(result, quantity, selection, grid), notes=notes)
+
+
+def _title(result: Result, quantity: _Value, selection: dict[str, Any], grid: Layout) -> str:
+    """Where patching does most."""
+    patched = getattr(result, "patched", "")
+    what = _TITLES[quantity.name] + (" of an edge" if patched == "edges" else f" of {patched}" if patched else "")
+    fixed = {axis: index_of(result, axis, i) for axis, i in selection.items() if i is not None} | dict(grid.fixed)
+    _, _, place = site_names(result, fixed)
+
+    def names(site: int) -> str:
+        at = torch.unravel_index(place[site], result.values.shape)
+        each = {axis: int(i) for axis, i in zip(result.axes, at, strict=True) if axis not in fixed}
+        if "layer" in each and "head" in each:
+            head = f"head {places(result, 'layer')[each.pop('layer')]}.{places(result, 'head')[each.pop('head')]}"
+            return ", ".join([head, *([spot(result, **each)] if each else [])])
+        return spot(result, **each)
+
+    flat = quantity.mapped(lambda tensor: tensor.flatten()[place])
+    return extremes(names, flat, what=what, signed=quantity.name != "value")
 
 
 def _quantity(result: PatchingResult, value: str | None) -> _Value:
@@ -159,6 +182,7 @@ def _heatmap(result: Result, grid: Layout, quantity: _Value, *, title: str, note
         x_title=grid.x_title,
         y_title=grid.y_title,
         signed=signed,
+        top=1.0 if quantity.name == "recovery" and bounds(z)[1] <= 1 and bounds(z)[0] >= -1 else None,
         notes=[*grid.notes, *notes],
     )
 

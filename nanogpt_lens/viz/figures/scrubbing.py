@@ -30,7 +30,7 @@ from nanogpt_lens.viz.figures.scrubbing_tree import (
 )
 from nanogpt_lens.viz.figures.stacked import StackedGroup, StackedRow, StackedRows
 
-_WORSE, _BETTER = style.CATEGORIES[1], style.CATEGORIES[0]
+_WORSE, _BETTER = style.RUST, style.TEAL
 _BINS = 40
 _UNCHANGED = 1e-5  # of the largest change
 

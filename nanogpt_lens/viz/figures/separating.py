@@ -15,6 +15,7 @@ from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import said
 from nanogpt_lens.viz.figures.labels import distinct, places
 from nanogpt_lens.viz.figures.lines import bar_chart, bars_axes, bars_height, errors, histogram, log_axis, upright
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, digits
@@ -57,8 +58,8 @@ def best(result: SeparatingNeurons, *, kind: Literal["best", "all"] = "best", k:
             mode="markers",
             name="held out" if out else "first part",
             customdata=data,
-            error_x=errors(measured, colour=style.CATEGORIES[0]),
-            marker={"size": 8, "color": style.CATEGORIES[0]},
+            error_x=errors(measured, colour=style.ACCENT),
+            marker={"size": 8, "color": style.ACCENT},
             hovertemplate="Neuron %{y}: AUROC %{x:.4g} (95% interval %{customdata[2]:.4g} to %{customdata[3]:.4g}); "
             "first part %{customdata[0]:.4g}; p %{customdata[4]:.2g}; sign %{customdata[5]:+d}.<extra></extra>",
         )
@@ -71,7 +72,8 @@ def best(result: SeparatingNeurons, *, kind: Literal["best", "all"] = "best", k:
     figure.update_xaxes(range=[least - 0.01, 1.01], autorange=False, zeroline=False)
     return Drawing(
         figure=figure,
-        title=f"Neurons that separate {_class_of(result)}",
+        title=f"Neuron {labels[0]} separates {_class_of(result)} best: AUROC {said(float(measured.values[0]))}"
+        + (f", chance {said(result.chance)}" if result.chance == result.chance else ""),
         plot=bars_height(len(labels)),
         left=left,
         notes=(note, interval_of(result, "Bars")),
@@ -87,7 +89,7 @@ def _rings(labels: list[str], first: Float[Tensor, " neuron"]) -> go.Scatter:
         x=digits(first),
         mode="markers",
         name="where it was chosen",
-        marker={"size": 8, "color": style.CATEGORIES[1], "symbol": "circle-open", "line": {"width": 2}},
+        marker={"size": 8, "color": style.OTHER, "symbol": "circle-open", "line": {"width": 2}},
         hovertemplate="Neuron %{y}: AUROC %{x:.4g} on the part it was chosen on.<extra></extra>",
     )
 

@@ -249,6 +249,6 @@ def _line(parts: _Parts, x: tuple[float, float], y: tuple[float, float]) -> None
             "x1": x[1],
             "y0": y[0],
             "y1": y[1],
-            "line": {"width": 1, "color": "#aab0ba"},
+            "line": {"width": 1, "color": style.EDGE},
         }
     )

@@ -16,6 +16,7 @@ from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import count, one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import said
 from nanogpt_lens.viz.figures.labels import POSITIONS, index_of, places, spot, title_of, words
 from nanogpt_lens.viz.figures.lines import add_chance, add_line
 from nanogpt_lens.viz.figures.numbers import Measured, plain
@@ -76,7 +77,7 @@ def over_steps(
     if len(loud) < len(lines):
         notes.append(f"In colour the {len(loud)} lines that change most, of {len(lines)}")
     about_mark = _draw_mark(figure, mark, x, steps)
-    title = f"{words(result.heading, longest=50).capitalize()} over training"
+    title = _moves(result, lines, names, steps, ranked)
     return Drawing(
         figure=figure,
         title=title,
@@ -85,6 +86,23 @@ def over_steps(
         plot=300,
         legend=True,
     )
+
+
+def _moves(
+    result: Result, lines: Sequence[Measured], names: Sequence[str], steps: Sequence[int], ranked: Sequence[int]
+) -> str:
+    """Which line changes most, from where to where."""
+    heading = words(result.heading, longest=50)
+    known = [
+        (step, float(value))
+        for step, value in zip(steps, lines[ranked[0]].values.tolist(), strict=True)
+        if value == value
+    ]
+    if len(known) < 2:
+        return f"{heading.capitalize()} over training"
+    (_, first), (_, last) = known[0], known[-1]
+    who = f" of {names[ranked[0]]}" if len(lines) > 1 else ""
+    return f"{heading.capitalize()}{who} goes from {said(first)} to {said(last)} in training"
 
 
 def _steps(result: Result) -> list[int]:
@@ -152,7 +170,7 @@ def _quiet(
         name=name,
         what="step",
         texts=[f"step {step:,}" for step in steps],
-        colour="#b9bec7",
+        colour=style.OTHER,
         legend=False,
         markers=False,
     )

@@ -18,7 +18,7 @@ from nanogpt_lens.viz.figures.numbers import digits
 _LOWEST = -1.0
 """Shares farther down are not seen: they would flatten what matters."""
 _EACH, _GAP = 210, 64
-_GREY = "#9aa1ac"
+_GREY = style.OTHER
 
 
 def curves(result: Transplants) -> Drawing:
@@ -65,7 +65,7 @@ def curves(result: Transplants) -> Drawing:
 def _order(figure: go.Figure, i: int, sizes: list[int], result: Transplants) -> None:
     """The first components of the search's order, with a band."""
     assert result.curve is not None
-    colour = style.CATEGORIES[0]
+    colour = style.ACCENT
     if result.curve_low is not None and result.curve_high is not None:
         ends = [*result.curve_high[i].tolist(), *result.curve_low[i].tolist()[::-1]]
         figure.add_trace(

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+import nanogpt_lens.viz.figures.cells as cells
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.transplants import TransplantedEdges, Transplants
 from nanogpt_lens.viz import style
@@ -114,6 +115,11 @@ def _grids(result: Transplants, measure: str) -> Drawing:
     scale = style.colours(max(low, -1.0), 1.0, signed=low < 0)
     figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18)}, plot_bgcolor=style.MISSING)
     name_bar(figure, _UNIT, lift=57)
+    for heat in tuple(figure.data):
+        wide = cells.width_on_a_phone(len(heat.x), left=left)
+        cells.write(
+            figure, heat, [list(row) for row in heat.text] if heat.text is not None else [], wide=wide, high=each
+        )
     return Drawing(
         figure=figure,
         title=_title(result, at),
@@ -144,7 +150,6 @@ def _panel(
         downwards=True,
     )
     figure.add_trace(picture.trace(coloraxis="coloraxis"), panel + 1, 1)
-    figure.update_traces(textfont={"size": 9}, selector={"type": "heatmap"})
     axis_below(figure, table.x, "", row=panel + 1, col=1)
     figure.update_xaxes(tickangle=0, row=panel + 1, col=1)
     if result.chosen is not None:
@@ -183,7 +188,7 @@ def _frame(figure: go.Figure, panel: int, table: _Table, chosen: Bool[Tensor, " 
             y1=y + 0.46,
             xref=f"x{which}",
             yref=f"y{which}",
-            line={"color": style.CATEGORIES[1], "width": 2.5},
+            line={"color": style.INK, "width": 2.5},
             name="in the set",
         )
 

@@ -18,8 +18,8 @@ from nanogpt_lens.viz.figures.lines import add_line, log_axis
 from nanogpt_lens.viz.figures.numbers import Measured, bounds
 
 _COLOURS = {
-    "logit": style.CATEGORIES[1],
-    "tuned": style.CATEGORIES[0],
+    "logit": style.OTHER,
+    "tuned": style.ACCENT,
     "gain": style.CATEGORIES[2],
     "home": style.CATEGORIES[3],
     "loss_of_fit": style.CATEGORIES[4],
@@ -69,12 +69,26 @@ def scores(result: LensScores, *, score: str | None = None, y: Literal["log", "l
         notes.append("At the output both are 0, which a logarithmic axis does not have")
     return Drawing(
         figure=figure,
-        title="Tuned lens and logit lens",
+        title=_closer(result) if score is None else "Tuned lens and logit lens",
         notes=tuple(notes),
         intervals_told=result.low is not None,
         plot=300,
         legend=True,
     )
+
+
+def _closer(result: LensScores) -> str:
+    """At how many depths the tuned lens is surely closer to the output."""
+    if not {"logit", "tuned"} <= set(result.labels["score"]):
+        return "Tuned lens and logit lens"
+    logit, tuned = _row(result, "logit"), _row(result, "tuned")
+    if logit.low is None or tuned.high is None:
+        return "Tuned lens and logit lens"
+    there = (logit.values > 0) & (tuned.values > 0)
+    n, closer = int(there.sum()), int((there & (tuned.high < logit.low)).sum())
+    if closer == n > 0:
+        return f"The tuned lens is closer to the output than the logit lens at all {n} depths"
+    return f"The tuned lens is surely closer to the output than the logit lens at {closer} of {n} depths"
 
 
 def lens(

@@ -244,6 +244,17 @@ def shown(figure: go.Figure, trace: int = 0) -> dict[tuple[str, str], float]:
     return {(row, column): float(z[i, j]) for i, row in enumerate(data.y) for j, column in enumerate(data.x)}
 
 
+def heats(figure: go.Figure) -> list[Any]:
+    """The heat maps of a figure, without the letters in their cells."""
+    return [trace for trace in figure.data if trace.type == "heatmap"]
+
+
+def shown_of(heat: Any) -> dict[tuple[str, str], float]:
+    """Of a heat map's trace: the value at every (row label, column label)."""
+    z = np.asarray(heat.z)
+    return {(row, column): float(z[i, j]) for i, row in enumerate(heat.y) for j, column in enumerate(heat.x)}
+
+
 def bars(figure: go.Figure, trace: int = 0) -> dict[str, float]:
     """Of horizontal bars: the value of every label."""
     data: Any = figure.data[trace]

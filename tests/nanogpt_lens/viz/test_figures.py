@@ -20,11 +20,11 @@ import nanogpt_lens as ngl
 from nanogpt_lens import results
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import Result, Scores
-from nanogpt_lens.viz import style
+from nanogpt_lens.viz import shades, style
 from nanogpt_lens.viz.figures import captioned, figure, options_of, uncaptioned
 from nanogpt_lens.viz.figures.numbers import digits
 from tests.hostile import plain
-from tests.nanogpt_lens.viz.figure_helpers import RESULTS, bars, result, shown, texts
+from tests.nanogpt_lens.viz.figure_helpers import RESULTS, bars, result, shown, shown_of, texts
 
 ALL = pytest.mark.parametrize("name", RESULTS)
 
@@ -55,10 +55,13 @@ def captions(drawn: go.Figure) -> list[Any]:
 @ALL
 def test_the_caption_says_what_and_on_what(name):
     made, drawn = result(name), drawn_of(name)
-    caption = drawn.layout.meta["caption"]
-    assert drawn.layout.meta == {"caption": caption}
+    caption, short = drawn.layout.meta["caption"], drawn.layout.meta["short"]
+    assert drawn.layout.meta.keys() == {"caption", "short"}
     (note,) = captions(drawn)
-    assert plain(note.text).replace("<br>", " ").split() == caption.split()
+    assert plain(note.text).replace("<br>", " ").split() == short.split()
+    assert plain(note.hovertext).replace("<br>", " ").split() == caption.split()
+    assert len(short) <= len(caption) + 2
+    assert not re.search(r"SHA-256|seed \d", short), "what only a repetition needs"
     arguments = made.provenance.get("arguments", {})
     if isinstance(arguments.get("seed"), int):
         assert f"seed {arguments['seed']}" in caption
@@ -101,21 +104,17 @@ def test_titles_axes_and_size(name):
 
 
 @ALL
-def test_the_same_result_gives_the_same_json_and_it_is_small(name):
-    first, second = (drawn.to_json(engine="json") for drawn in (drawn_of(name), figure(result(name))))
-    assert first == second
-    json.loads(first, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
-    assert len(first) < 200_000
-
-
-@ALL
-def test_our_template_and_not_the_default(name):
+def test_the_same_result_gives_the_same_small_json_with_our_template_and_not_the_default(name):
     before = pio.templates.default
-    drawn = figure(result(name))
+    first, again = drawn_of(name), figure(result(name))
     assert pio.templates.default == before
+    text = first.to_json(engine="json")
+    assert text == again.to_json(engine="json")
+    json.loads(text, parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+    assert len(text) < 200_000
     ours = pio.templates[style.TEMPLATE]
-    assert drawn.layout.template.layout.font.family == style.FONT == ours.layout.font.family
-    assert list(drawn.layout.template.layout.colorway) == list(style.CATEGORIES)
+    assert again.layout.template.layout.font.family == style.FONT == ours.layout.font.family
+    assert list(again.layout.template.layout.colorway) == list(style.CATEGORIES)
 
 
 @ALL
@@ -130,20 +129,67 @@ def test_category_axes_keep_every_label_apart(name):
                 assert drawn.layout[axis + (label or "x")[1:]].type == "category"
 
 
+BESIDE_CHANCE = (
+    "score_heads", "head_taxonomy", "prefix_matching", "find_induction_heads", "task_heads", "copying_score",
+    "copying_score, logits", "composition_scores",
+)  # fmt: skip
+
+
 @ALL
-def test_signed_scales_are_white_at_zero_and_unsigned_ones_begin_there(name):
+def test_scales_are_white_at_zero_or_chance_and_hold_all_values(name):
     drawn = drawn_of(name)
     for trace in drawn.data:
-        if trace.type == "heatmap":
-            scale = drawn.layout[trace.coloraxis]
-            z = np.asarray(trace.z)[np.isfinite(trace.z)]
-            assert scale.cmin <= z.min() + 1e-6 * abs(z.min())
-            assert scale.cmax >= z.max() - 1e-6 * abs(z.max())
-            if z.min() < 0:
-                assert scale.cmid == 0
-                assert scale.cmin == -scale.cmax
-            else:
-                assert scale.cmin == 0 or (scale.cmid == 0 and scale.cmin == -scale.cmax)
+        if trace.type != "heatmap":
+            continue
+        scale = drawn.layout[trace.coloraxis]
+        z = np.asarray(trace.z)[np.isfinite(trace.z)]
+        if len(z) == 0:
+            continue
+        amber = scale.colorscale[-1][1] == style.COST[-1]
+        assert scale.cmax >= z.max() - 1e-6 * abs(z.max())
+        assert amber or scale.cmin <= z.min() + 1e-6 * abs(z.min())
+        white = [place for place, colour in scale.colorscale if colour == "#ffffff"]
+        assert white, "nothing is white"
+        if name in BESIDE_CHANCE:
+            assert (scale.cmin, scale.cmax) in ((0, 1), (-1, 1))
+        elif amber or scale.colorscale[-1][1] == style.SEQUENTIAL[-1]:
+            assert scale.cmin == 0
+            assert white == [0]
+        else:
+            assert scale.cmid == 0
+            assert scale.cmin == -scale.cmax
+
+
+def test_a_share_has_the_scale_of_a_share_however_small_it_is():
+    drawn = drawn_of("prefix_matching")
+    axis, chance = drawn.layout.coloraxis, float(result("prefix_matching").chance.mean())
+    assert (axis.cmin, axis.cmax) == (0, 1)
+    assert np.asarray(drawn.data[0].z).max() < 0.1, "this model has no such head"
+    at = [shades.shade(axis.colorscale, float(value)) for value in np.asarray(drawn.data[0].z).ravel()]
+    assert min(int(colour[1:3], 16) for colour in at) > 240, "a map in which nothing happens looks empty"
+    assert shades.shade(axis.colorscale, chance) == "#ffffff"
+    assert "no head is surely above chance" in drawn.layout.title.text.replace("<br>", " ")
+
+
+@ALL
+def test_letters_in_cells_are_read_in_light_and_in_dark(name):
+    """Every letter has a contrast of 4.5 to the shade of its cell, worked out from what is in the figure."""
+    drawn = drawn_of(name)
+    letters = [trace for trace in drawn.data if trace.name == "cells"]
+    assert all(trace.texttemplate is None for trace in drawn.data if trace.type == "heatmap"), "Plotly would choose"
+    for trace in letters:
+        (heat,) = [t for t in drawn.data if t.type == "heatmap" and (t.xaxis, t.yaxis) == (trace.xaxis, trace.yaxis)]
+        axis, cells = drawn.layout[heat.coloraxis], shown_of(heat)
+        colours = trace.textfont.color
+        colours = [colours] * len(trace.text) if isinstance(colours, str) else colours
+        assert trace.textfont.size >= 7
+        for x, y, colour in zip(trace.x, trace.y, colours, strict=True):
+            value = cells[y, x]
+            share = (value - axis.cmin) / (axis.cmax - axis.cmin)
+            for dark in (False, True):
+                back = style.DARK_OF[style.MISSING] if dark else style.MISSING
+                back = back if math.isnan(value) else shades.shade(axis.colorscale, share, dark=dark)
+                assert shades.contrast(style.DARK_OF[colour] if dark else colour, back) > 4.45, (x, y, value)
 
 
 @ALL
@@ -172,8 +218,8 @@ def test_without_caption_only_the_caption_is_gone(name):
     assert len(bare.layout.annotations) == len(drawn.layout.annotations) - 1
     lines = 1 + captions(drawn)[0].text.count("<br>")
     assert drawn.layout.height - bare.layout.height == drawn.layout.margin.b - bare.layout.margin.b == 14 * lines + 12
-    again = captioned(go.Figure(drawn), 760)
-    assert json.loads(again.to_json()) == json.loads(drawn.to_json())
+    again = captioned(go.Figure(drawn), 690, legend=360)
+    assert again == drawn
 
 
 @ALL
@@ -266,6 +312,9 @@ def test_no_text_of_a_figure_is_a_number_format_of_its_own():
 def test_captions_of_few_words_and_of_long_ones():
     long = "word " * 400
     made = Scores(values=torch.ones(2, 2), axes=("layer", "head"), quantity="score", definition=long)
-    for width in (360, 760):
-        (note,) = captions(figure(replace(made), width=width))
-        assert max(len(line) for line in note.text.split("<br>")) * 0.56 * style.SMALL <= width
+    for width, room in ((360, 340), (760, 740), (None, 680)):
+        drawn = figure(replace(made), width=width)
+        (note,) = captions(drawn)
+        assert max(style.extent(line, style.SMALL) for line in note.text.split("<br>")) <= room
+        assert len(note.text) < 300, "short"
+        assert len(drawn.layout.meta["caption"].split()) == 400

@@ -11,6 +11,7 @@ import torch
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import CircuitComparison
 from nanogpt_lens.viz.figures import figure
+from tests.nanogpt_lens.viz.figure_helpers import heats
 from tests.nanogpt_lens.viz.test_figures_hostile import TOKENS, check
 
 NAN = float("nan")
@@ -59,7 +60,7 @@ def title(drawn: Any) -> str:
 
 
 def test_three_matrices_whose_colours_are_what_is_above_chance():
-    ranks, shared, transfer = figure(made()).data
+    ranks, shared, transfer = heats(figure(made()))
     assert [list(row) for row in ranks.text] == [["0.90", "0.25"], ["0.25", "0.90"]]
     assert [list(row) for row in transfer.text] == [["0.95", "0.80"], ["0.70", "0.95"]]
     assert np.asarray(ranks.z) == pytest.approx(np.array([[0.5, -0.15], [-0.15, 0.5]]), abs=1e-5)
@@ -70,7 +71,7 @@ def test_three_matrices_whose_colours_are_what_is_above_chance():
 def test_white_is_chance():
     axis = figure(made()).layout.coloraxis
     assert (axis.cmid, axis.cmin) == (0, -axis.cmax)
-    assert axis.colorscale[len(axis.colorscale) // 2][1] in ("rgb(247,247,247)", "rgb(247, 247, 247)")
+    assert axis.colorscale[len(axis.colorscale) // 2] == (0.5, "#ffffff")
 
 
 def test_the_title_is_what_circuits_do_in_each_others_place():
@@ -91,7 +92,7 @@ def test_what_the_diagonals_are_is_said():
 
 @pytest.mark.parametrize("score", SCORES)
 def test_one_score_alone(score):
-    (only,) = figure(made(), score=score).data
+    (only,) = heats(figure(made(), score=score))
     assert only.text[0][1] == f"{float(made().score(score)[0, 1]):.2f}"
     assert list(only.x) == ["seed 1", "seed 2"]
 

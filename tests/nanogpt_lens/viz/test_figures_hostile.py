@@ -150,7 +150,7 @@ def test_names_of_scores_in_legends_panels_and_hover_texts():
     made = Scores(values=values, axes=("score", "layer", "head"), labels={"score": names}, quantity="q", definition="d")
     drawn = figure(made)
     assert "<b>bold</b>" in check(drawn)
-    assert not any("%{x}:" in trace.hovertemplate.replace("%{y}.%{x}:", "") for trace in drawn.data)
+    assert not any("%{x}:" in (trace.hovertemplate or "").replace("%{y}.%{x}:", "") for trace in drawn.data)
     steps = Scores(
         values=torch.rand(4, 3),
         axes=("step", "score"),

@@ -62,7 +62,7 @@ def test_what_is_right_is_not():
 
 def test_rollout_has_its_own_name_and_the_old_one_is_taken():
     drawn = figure(result("attention_patterns"), kind="rollout", pos=4)
-    assert drawn.layout.title.text == "Rollout to position 4 t"
+    assert drawn.layout.title.text.startswith("Rollout to position 4 t: ")
     assert figure(result("attention_patterns"), kind="flow", pos=4).to_json() == drawn.to_json()
 
 
@@ -117,7 +117,7 @@ def test_an_interval_that_is_not_ours_is_as_given():
         high=torch.ones(2, 6),
         labels={"condition": ("one", "two")},
     )
-    assert caption(line) == "Bands: low to high as given. Mine."
+    assert caption(line) == "Dotted: the second half begins. Bands: low to high as given. Mine."
     assert named(figure(line), "one, low to high").fill == "toself"
 
 

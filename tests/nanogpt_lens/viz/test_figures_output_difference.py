@@ -15,7 +15,7 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.output_difference import MEASURES
 from nanogpt_lens.viz.figures import figure
 from nanogpt_lens.viz.widgets import widget
-from tests.nanogpt_lens.viz.figure_helpers import QUIET, model, result
+from tests.nanogpt_lens.viz.figure_helpers import QUIET, heats, model, result
 from tests.nanogpt_lens.viz.test_figures_hostile import TOKENS, check
 
 
@@ -73,7 +73,7 @@ def test_gains_are_percentage_points():
 @pytest.mark.parametrize("which", ["differing", "worse", "better"])
 def test_cells_of_excerpts_are_tokens_and_their_values(which):
     drawn = figure(made(), kind="excerpts", which=which, k=2)
-    (cells,) = drawn.data
+    (cells,) = heats(drawn)
     for i, excerpt in enumerate(made().excerpts(which)[:2]):
         assert "".join(cells.text[i]).replace("·", " ").replace("↵", "\n") == excerpt.text
         known = np.isfinite(excerpt.activations)

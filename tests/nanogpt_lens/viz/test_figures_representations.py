@@ -11,7 +11,7 @@ import torch
 
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.viz.figures import figure
-from tests.nanogpt_lens.viz.figure_helpers import result
+from tests.nanogpt_lens.viz.figure_helpers import heats, result
 from tests.nanogpt_lens.viz.test_figures_hostile import TOKENS, check
 
 
@@ -42,7 +42,7 @@ def test_lines_are_the_diagonals_of_both_models():
 
 def test_the_map_has_all_pairs():
     drawn = figure(made(), kind="map")
-    (cells,) = drawn.data
+    (cells,) = heats(drawn)
     np.testing.assert_allclose(cells.z, made().values, rtol=1e-4)
     assert cells.text[0][0] == f"{float(made().values[0, 0]):.2f}".lstrip("0")
     assert drawn.layout.coloraxis.cmax == 1
@@ -76,7 +76,7 @@ def test_what_does_not_vary_is_said():
 
 def test_cells_of_the_mean_difference_hold_tokens_beyond_the_control():
     for reader, which in (("a", 0), ("b", 1)):
-        (cells,) = figure(moved(), reader=reader).data
+        (cells,) = heats(figure(moved(), reader=reader))
         np.testing.assert_allclose(cells.z, moved().values, rtol=1e-4)
         for i, point in enumerate(moved().labels["point"]):
             for j, position in enumerate(moved().labels["position"]):

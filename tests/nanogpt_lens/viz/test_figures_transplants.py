@@ -9,7 +9,7 @@ import pytest
 
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.viz.figures import figure
-from tests.nanogpt_lens.viz.figure_helpers import bars, result, shown
+from tests.nanogpt_lens.viz.figure_helpers import bars, heats, result, shown
 
 MINUS = str.maketrans("−", "-")
 
@@ -21,7 +21,7 @@ def title(drawn: Any) -> str:
 def test_every_component_has_its_share_in_its_cell():
     made = result("transplant, no search")
     drawn = figure(made)
-    assert len(drawn.data) == 4  # layers and rest, twice
+    assert len(heats(drawn)) == 4  # layers and rest, twice
     for direction in range(2):
         layers, rest = shown(drawn, 2 * direction), shown(drawn, 2 * direction + 1)
         for i, name in enumerate(made.components):
@@ -29,7 +29,7 @@ def test_every_component_has_its_share_in_its_cell():
             value = rest["rest", name] if cell is None else layers[cell]
             assert value == pytest.approx(float(made.values[direction, 0, i]), rel=1e-4, abs=1e-6)
         assert np.isnan(layers["0", "mlp"])
-    texts = [text for trace in drawn.data for row in trace.text for text in row if text]
+    texts = [text for trace in heats(drawn) for row in trace.text for text in row if text]
     assert len(texts) == 8
     first = made.components.index("embed")
     said = f"{float(made.values[0, 0, first]):.2f}<br>±{float(made.high[0, 0, first] - made.low[0, 0, first]) / 2:.2f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures import figure
 from tests.hostile import plain
-from tests.nanogpt_lens.viz.figure_helpers import TEXT, bars, ends, named, result, shown
+from tests.nanogpt_lens.viz.figure_helpers import TEXT, bars, ends, heats, named, result, shown
 
 CLOSE = {"rel": 1e-4, "abs": 1e-30}
 
@@ -40,8 +41,11 @@ def test_several_scores_each_in_its_panel():
     made = result("score_heads")
     drawn = figure(made)
     titles = [note.text for note in drawn.layout.annotations if note.name is None]
-    assert titles == [name.replace("_", " ") for name in made.labels["score"]]
-    for i, score in enumerate(made.labels["score"]):
+    scores = [score for score in made.labels["score"] if score != "anti_copying"]
+    assert titles == [name.replace("_", " ") for name in scores]
+    assert torch.equal(made.score("anti_copying"), -made.score("copying")), "one map says both"
+    assert "Anti copying is minus copying" in drawn.layout.meta["caption"]
+    for i, score in enumerate(scores):
         note = next(n for n in drawn.layout.annotations if n.text == score.replace("_", " "))
         assert note.xref.startswith(drawn.data[i].xaxis)
         for (layer, head), value in shown(drawn, i).items():
@@ -57,7 +61,7 @@ def test_several_scores_each_in_its_panel():
 def test_statistics_of_different_units_have_scales_of_their_own():
     made = result("attention_statistics")
     drawn = figure(made)
-    tops = [drawn.layout[trace.coloraxis].cmax for trace in drawn.data]
+    tops = [drawn.layout[trace.coloraxis].cmax for trace in heats(drawn)]
     for i, score in enumerate(made.labels["score"]):
         assert tops[i] == pytest.approx(float(made.score(score).abs().max()), rel=1e-4)
         assert (
@@ -77,9 +81,13 @@ def test_the_taxonomy_frames_the_heads_that_carry_a_name():
         if shape.name == "carries"
     }
     expected = set()
-    for i in range(made.shape["score"]):
-        for layer, head in made.heads(made.labels["score"][i]):
-            expected.add((drawn.data[i].xaxis, head, layer))
+    maps = {trace.name: trace.xaxis for trace in heats(drawn)}
+    for score in made.labels["score"]:
+        for layer, head in made.heads(score):
+            expected.add((maps["copying" if score == "anti_copying" else score.replace("_", " ")], head, layer))
+    assert len(maps) == made.shape["score"] - 1
+    copying = drawn.layout[next(trace.coloraxis for trace in heats(drawn) if trace.name == "copying")]
+    assert (copying.cmin, copying.cmax) == (-1, 1)
     assert framed == expected
     assert expected, "nothing is tested"
 
@@ -111,13 +119,14 @@ def test_loss_by_position_with_bands_and_chance():
         np.testing.assert_allclose(band.y[:half], made.high[made.labels["condition"].index(condition)], rtol=1e-4)
         np.testing.assert_allclose(band.y[half:][::-1], made.low[made.labels["condition"].index(condition)], rtol=1e-4)
         np.testing.assert_array_equal(band.x[:half], line.x)
-    chance = named(drawn, "chance")
-    np.testing.assert_allclose(chance.y, np.log(65), rtol=1e-4)
-    assert "px" in chance.line.dash
-    assert [trace.name for trace in figure(made, condition="shuffled").data if trace.showlegend is not False] == [
-        "shuffled",
-        "chance",
-    ]
+    guesses = [trace for trace in drawn.data if trace.name == "a uniform guess"]
+    assert len({trace.yaxis for trace in guesses}) == 3, "a panel for each, so that no line hides another"
+    for guess in guesses:
+        np.testing.assert_allclose(guess.y, np.log(65), rtol=1e-4)
+        assert "px" in guess.line.dash
+    one = figure(made, condition="shuffled")
+    assert [trace.name for trace in one.data if trace.showlegend is not False] == ["a uniform guess"]
+    assert [note.text for note in one.layout.annotations if note.name != "caption"] == ["shuffled"]
 
 
 def test_accuracy_of_clean_and_corrupted_prompts():
@@ -159,8 +168,10 @@ def test_attention_patterns():
     made = result("attention_patterns")
     cells = shown(figure(made, layer=2, head=1))
     assert cells["11 e", "3 s"] == pytest.approx(float(made.values[2, 1, 11, 3]), **CLOSE)
-    assert cells["3 s", "11 e"] == 0
-    assert figure(made, layer=2, head=1).layout.yaxis.autorange == "reversed", "the first query is on top"
+    assert math.isnan(cells["3 s", "11 e"]), "hidden by the causal mask"
+    drawn = figure(made, layer=2, head=1)
+    assert drawn.layout.yaxis.range == (11.5, -0.5), "the first query is on top"
+    assert "hidden by the causal mask" in drawn.layout.meta["caption"]
     every = figure(made)
     assert len(every.data) == 16
     for i, trace in enumerate(every.data):
