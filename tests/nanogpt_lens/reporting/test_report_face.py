@@ -89,7 +89,7 @@ def test_it_says_that_there_is_none():
     look = induction(found)
     best = float(found.values.max())
     place = divmod(int(found.values.argmax()), 4)
-    assert look.sentence.startswith(f"It has no induction head: the best one, {place[0]}.{place[1]}, ")
+    assert look.sentence.startswith(f"It has no induction head: the best one, head {place[0]}.{place[1]}, ")
     assert look.sketch.value == pytest.approx(best)
     assert look.sketch.chance == pytest.approx(float(found.chance[0, 0]))
 
