@@ -74,22 +74,25 @@ def _lens_says(lens: LensResult) -> str:
 
 def _leads(convergence: ConvergenceResult) -> str:
     """How often the final guess leads where the last layer begins."""
-    shares = convergence.score("agreement")
-    depth = convergence.in_depth_order()
-    name = f"layer {convergence.n_layers - 1}"
-    i, j, _ = next(place for place in depth if place[0] == convergence.shape["layer"] - 1)
-    return f"When {name}, the last, begins, the final guess leads at {share(shares[i, j])} of all places."
+    shares, depths = convergence.score("agreement"), convergence.depths()
+    begins = [(i, j) for i, j, _ in convergence.in_depth_order() if depths[i][j] == 2 * (convergence.n_layers - 1)]
+    if not begins:
+        return "How often the final guess leads, by depth."
+    return f"Before the last layer the final guess leads at {share(shares[begins[0]])} of all places."
 
 
 def _contributions(subject: Subject, attribution: LogitAttribution, answer: int, wrong: int) -> Picture:
     """The bars of what each component adds."""
     best = attribution.top(1).to_dict("records")[0]
     names = subject.strings(torch.tensor([answer, wrong]))
-    total = float(attribution.total.flatten()[-1])
-    says = (
-        f"{_part(str(best['component_label']))} adds most: {number(best['value'], 1)} of the {number(total, 1)} logits "
-        f"by which {quoted(names[0])} leads."
-    )
+    total, most = float(attribution.total.flatten()[-1]), float(best["value"])
+    part, answer_name = _part(str(best["component_label"])), quoted(names[0])
+    if total > 0 and most > 0:
+        says = f"{part} adds most: {number(most, 1)} of the {number(total, 1)} logits by which {answer_name} leads."
+    elif total > 0:
+        says = f"{answer_name} leads by {number(total, 1)} logits; {part} alone works against it by {number(-most, 1)}."
+    else:
+        says = f"{answer_name} trails by {number(-total, 1)} logits; {part} weighs most: {number(most, 1)}."
     drawn = picture_of(attribution, "what each component adds to the logit difference", says=says)
     caption = drawn.caption
     for token, name in zip((answer, wrong), names, strict=True):
