@@ -77,7 +77,13 @@ def _is_first(part: str, comparison: ModelComparison) -> bool:
 def _plain(result: Result, comparison: ModelComparison) -> list[Block]:
     said = getattr(result, "sentence", None)
     words = line_of(str(said())) if callable(said) else ""
+    a, b = (line_of(name) for name in comparison.names)
+    words = words.replace("a into b", f"{a} into {b}").replace("b into a", f"{b} into {a}")
     finding: list[Block] = [Paragraph(text=f"{words[0].upper()}{words[1:]}.", tone="plain")] if words else []
+    if "direction" in result.labels:
+        ways = tuple(_way(way, comparison.names) for way in result.labels["direction"])
+        shown = replace(result, labels={**result.labels, "direction": ways})
+        return [*finding, picture_of(shown, "what the finding says")]
     if any(comparison.parts.get(name) is result and _is_first(name, comparison) for name in comparison.parts):
         return [*finding, Paragraph(text=_ABOVE, tone="note")]
     return [*finding, picture_of(result, "what the finding says")]
@@ -88,17 +94,21 @@ _ABOVE = "Its picture is the first of this page."
 
 def with_names(result: Transplants, names: tuple[str, str]) -> Transplants:
     """The same with the models' names in place of a and b, and without the small parts that move nothing."""
-    a, b = (line_of(name, longest=24) for name in names)
-    called = {"a into b": f"{a} into {b}", "b into a": f"{b} into {a}"}
     kept = torch.tensor([i for i, name in enumerate(result.components) if not _moves_nothing(result, i, name)])
     parts = {"values", "low", "high", "n_parameters", "changed", "moved", "chosen"}
     tensors = {name: getattr(result, name)[..., kept] for name in parts if getattr(result, name) is not None}
     labels = {
         **result.labels,
-        "direction": tuple(called.get(way, way) for way in result.labels["direction"]),
+        "direction": tuple(_way(way, names) for way in result.labels["direction"]),
         "component": tuple(result.components[i] for i in kept.tolist()),
     }
     return replace(result, labels=labels, **tensors)
+
+
+def _way(direction: str, names: tuple[str, str]) -> str:
+    """A direction with the models' names in place of a and b."""
+    a, b = (line_of(name, longest=24) for name in names)
+    return {"a into b": f"{a} into {b}", "b into a": f"{b} into {a}"}.get(direction, direction)
 
 
 def _moves_nothing(result: Transplants, i: int, name: str) -> bool:

@@ -23,7 +23,7 @@ from nanogpt_lens.viz.figures.heatmaps import BAR, Map, axis_below, axis_left, b
 from nanogpt_lens.viz.figures.numbers import bounds, facts
 from nanogpt_lens.viz.figures.transplant_curves import curves
 
-_UNIT = "share that moves: 1 is the donor, 0 the receiver"
+_UNIT = "share that moves: 100% is the donor, 0% the receiver"
 _BESIDE = ("b_O", "ln1", "ln2")
 _CELLS = 12
 """Up to so many columns the values stand in the cells, with half of their intervals."""
@@ -113,7 +113,7 @@ def _grids(result: Transplants, measure: str) -> Drawing:
     figure.update_xaxes(title_text="component", row=len(heights))
     low, _ = bounds(result.values[:, at])
     scale = style.colours(max(low, -1.0), 1.0, signed=low < 0)
-    figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18)}, plot_bgcolor=style.MISSING)
+    figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18, tickformat=".0%")}, plot_bgcolor=style.MISSING)
     name_bar(figure, _UNIT, lift=57)
     for heat in tuple(figure.data):
         wide = cells.width_on_a_phone(len(heat.x), left=left)
@@ -172,8 +172,8 @@ def _cell(value: float, low: float, high: float, changed: float) -> str:
         return ""
     if not changed:
         return "="
-    said = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
-    return said if math.isnan(low) else f"{said}<br>±{(high - low) / 2:.2f}"
+    said = f"{value:.0%}".replace("-0%", "0%").replace("-", "−")
+    return said if math.isnan(low) else f"{said}<br>±{50 * (high - low):.0f}"
 
 
 def _frame(figure: go.Figure, panel: int, table: _Table, chosen: Bool[Tensor, " component"]) -> None:

@@ -32,7 +32,7 @@ def test_every_component_has_its_share_in_its_cell():
     texts = [text for trace in heats(drawn) for row in trace.text for text in row if text]
     assert len(texts) == 8
     first = made.components.index("embed")
-    said = f"{float(made.values[0, 0, first]):.2f}<br>±{float(made.high[0, 0, first] - made.low[0, 0, first]) / 2:.2f}"
+    said = f"{float(made.values[0, 0, first]):.0%}<br>±{50 * float(made.high[0, 0, first] - made.low[0, 0, first]):.0f}"
     assert said in [text.translate(MINUS) for text in texts]
     assert not [shape for shape in drawn.layout.shapes if shape.name == "in the set"]
 
