@@ -281,6 +281,7 @@ def edges(result: TransplantedEdges, *, direction: str | None = None) -> Drawing
         each=max(120, 16 * len(maps[0].y)),
     )
     widest = max((style.wide(name, style.SMALL) for name in maps[0].y), default=0.0)
+    drawing.figure.update_layout(coloraxis={"colorbar": {"tickformat": ".0%"}})
     upright: dict[str, Any] = {"tickangle": -90}
     drawing.figure.update_xaxes(**upright)
     if len(maps) > 1:
