@@ -133,10 +133,10 @@ def induction(matching: InductionHeads) -> Look:
             f"Heads {named} are induction heads: {name}, the best, gives {share(value)} of its attention to {_RIGHT}."
         )
     elif ends[0] is not None and ends[0] <= chance:
-        said = f"It has no induction head: the best one, {name}, looks at the right place no more than chance does."
+        said = f"It has no induction head: the best one, head {name}, looks at the right place no more than chance does."
     else:
         said = (
-            f"It has no induction head: the best one, {name}, gives {share(value)} of its attention to the right place."
+            f"It has no induction head: the best one, head {name}, gives {share(value)} of its attention to the right place."
         )
     sketch = ChanceLine(
         value=_clipped(value),

@@ -38,7 +38,7 @@ _DARK = {
     "was": "#4a5160",
     "beside": "#b48ef0",
     "shadow": "none",
-    "most": ".56",
+    "most": ".5",
 }
 
 

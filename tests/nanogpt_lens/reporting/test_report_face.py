@@ -9,11 +9,11 @@ import torch
 
 import nanogpt_lens as ngl
 from nanogpt_lens.patching.importance import mlp_importance
-from nanogpt_lens.reporting.looks import induction, labelled_head, largest_part, looks_of
+from nanogpt_lens.reporting.looks import best_neuron, induction, labelled_head, largest_part, looks_of
 from nanogpt_lens.reporting.making import report
 from nanogpt_lens.reporting.section import Section
 from nanogpt_lens.reporting.worth import FULL, Worth, grid_of
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import Scores, SeparatingNeurons
 from tests.nanogpt_lens.reporting.report_helpers import hostile, read, section, small, text
 
 
@@ -89,7 +89,7 @@ def test_it_says_that_there_is_none():
     look = induction(found)
     best = float(found.values.max())
     place = divmod(int(found.values.argmax()), 4)
-    assert look.sentence.startswith(f"It has no induction head: the best one, {place[0]}.{place[1]}, ")
+    assert look.sentence.startswith(f"It has no induction head: the best one, head {place[0]}.{place[1]}, ")
     assert look.sketch.value == pytest.approx(best)
     assert look.sketch.chance == pytest.approx(float(found.chance[0, 0]))
 
@@ -100,6 +100,27 @@ def test_a_head_that_looks_back_is_named_with_its_share():
     layer, head = taxonomy.heads("previous_token")[0]
     value = float(taxonomy.at(score="previous_token", layer=layer, head=head))
     assert look.sentence.startswith(f"Head {layer}.{head} looks at the token before: {100 * value:.0f}% of")
+
+
+def separating(held_out, low, *, sign=1, chance=0.6):
+    """Two layers of three neurons, of which 1.2 separates best."""
+    auroc = torch.tensor([[0.5, 0.55, 0.6], [0.5, 0.6, 0.9]])
+    of = {"separation": auroc, "values": auroc, "p": torch.ones(2, 3), "null": torch.tensor([chance])}
+    of |= {name: torch.full((2, 3), math.nan) for name in ("held_out", "low", "high")}
+    of["held_out"][1, 2], of["low"][1, 2], of["high"][1, 2] = held_out, low, 1.0
+    about = {"axes": ("layer", "neuron"), "labels": {"layer": ("0", "1")}, "quantity": "AUROC", "definition": "AUROC"}
+    counts = {"n_tokens": (10, 10), "n_class": (5, 5), "chance": chance}
+    return SeparatingNeurons(sign=torch.full((2, 3), sign), **of, **about, **counts)
+
+
+def test_a_neuron_is_named_only_where_it_is_surely_better_than_chance():
+    look = best_neuron(separating(0.884, 0.8), "names", None)
+    assert look.sentence == (
+        "One neuron, 1.2, tells names apart: it is higher on them in 88% of pairs, on text that did not choose it."
+    )
+    assert "lower on them" in best_neuron(separating(0.884, 0.8, sign=-1), "names", None).sentence
+    assert best_neuron(separating(0.884, 0.59), "names", None) is None
+    assert best_neuron(separating(math.nan, math.nan), "names", None) is None
 
 
 def test_what_is_missing_of_three_is_filled_from_the_sections_in_order():
