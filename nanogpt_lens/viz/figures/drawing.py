@@ -15,6 +15,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+import nanogpt_lens.viz.figures.cells as cells
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.tokens import JOINER, visible
 
@@ -70,6 +71,7 @@ def figure_of(
     """
     style.template()
     figure = drawing.figure
+    cells.for_width(figure, width)
     heading = _visible_lines(drawing.title if title is None else title)
     lines = _title_lines(heading, width, users=title is not None)
     top = (16 + _TITLE * (lines.count("<br>") + 1) if lines else 6) + drawing.above

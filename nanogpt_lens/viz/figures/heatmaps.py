@@ -21,6 +21,7 @@ from nanogpt_lens.viz.figures.numbers import bounds, digits, missing
 BAR = 56
 """Pixels of a colour bar with its title and ticks."""
 
+_LABELS = 24  # so many labels are below a map on a phone
 _HIGHEST = 900  # pixels of a heat map of many rows
 
 
@@ -175,6 +176,10 @@ def axis_below(figure: go.Figure, labels: Sequence[str], title: str, **place: An
     longest = max((style.wide(label, style.SMALL) for label in labels), default=0.0)
     upright = len(labels) * (longest + 6) > 250
     figure.update_xaxes(_categories(labels), title_text=title, tickangle=-90 if upright else 0, **place)
+    if len(labels) > _LABELS:  # the last one, such as "logits", is always there
+        step = -(-len(labels) // _LABELS)
+        kept = list(labels)[::-1][::step][::-1]
+        figure.update_xaxes(tickmode="array", tickvals=kept, ticktext=kept, **place)
     return int((min(longest, 150) if upright else 14) + (30 if title else 10) + 6)
 
 
@@ -223,7 +228,7 @@ def heat_maps(
         columns: maps beside each other.
         each: height of one in pixels; 0 to go by the rows.
         top: the scale's end.
-        scales: the colour axis of each map, if one bar, that of the first, stands for all.
+        scales: the colour axis of each map; of one unit, the bar of the first stands for all.
         ticks: whether the axes have labels.
     """
     columns = min(columns, len(maps))
@@ -309,7 +314,7 @@ def _panel_scales(
     unit: str,
     scales: Sequence[dict[str, Any]] | None,
 ) -> None:
-    if scales is not None:
+    if scales is not None and signed is not None:
         for i, scale in enumerate(scales):
             shown = {"colorbar": bar(ypad=18)} if i == 0 else {"showscale": False}
             figure.update_layout({f"coloraxis{i + 1 if i else ''}": {**scale, **shown}})
@@ -331,5 +336,5 @@ def _panel_scales(
         left, right = xaxis.domain
         scale_bar = bar(yref="paper", x=left, len=right - left, y=yaxis.domain[1], ypad=3, thickness=6, nticks=4)
         scale_bar["tickfont"] = {"size": 9}
-        scale = style.colours(low, high, signed=low < 0 < high)
+        scale = style.colours(low, high, signed=low < 0 < high) if scales is None else scales[i]
         figure.update_layout({f"coloraxis{i + 1 if i else ''}": {**scale, "colorbar": scale_bar}})
