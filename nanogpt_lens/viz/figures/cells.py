@@ -17,7 +17,7 @@ from nanogpt_lens.viz.tokens import JOINER
 NAME = "cells"
 """The name of the trace of letters."""
 
-_PHONE, _WIDE = 360, 700
+_PHONE, _WIDE, _ROOM = 360, 700, 600
 _LARGEST, _LEAST = 11, 7  # sizes of letters in pixels
 
 
@@ -67,10 +67,11 @@ def write(figure: go.Figure, heat: Any, text: Sequence[Sequence[str]], *, wide: 
     )
 
 
-def for_width(figure: go.Figure, width: int | None) -> None:
-    """Hide the letters for which a figure of a known width has no room."""
-    if width is not None and width < _WIDE:
-        figure.for_each_trace(lambda trace: trace.update(visible=bool(trace.meta["narrow"])), selector={"name": NAME})
+def for_width(figure: go.Figure, width: int) -> None:
+    """Hide the letters for which a figure of this width has no room, and show them where it has."""
+    for trace in figure.select_traces({"name": NAME}):
+        if trace.meta and not trace.meta["narrow"]:
+            trace.visible = None if width >= _ROOM else False
 
 
 def width_on_a_phone(columns: int, *, left: int, right: int = 18, beside: int = 1, gap: float = 0.12) -> float:

@@ -71,7 +71,6 @@ def figure_of(
     """
     style.template()
     figure = drawing.figure
-    cells.for_width(figure, width)
     heading = _visible_lines(drawing.title if title is None else title)
     lines = _title_lines(heading, width, users=title is not None)
     top = (16 + _TITLE * (lines.count("<br>") + 1) if lines else 6) + drawing.above
@@ -98,9 +97,10 @@ def captioned(figure: go.Figure, width: int, height: int | None = None, *, legen
         legend: the width that it is arranged for; None for `width`.
     """
     bare, caption, below = _taken_off(figure)
-    lines = style.fitted((figure.layout.meta or {}).get("short", caption), width - 20, style.SMALL)
-    keys = _add_room(bare, below, legend or width)
     layout: Any = bare.layout
+    cells.for_width(bare, width)
+    lines = style.fitted((layout.meta or {}).get("short", caption), width - 20, style.SMALL)
+    keys = _add_room(bare, below, legend or width)
     margin, high = layout.margin, _caption_height(lines)
     note = go.layout.Annotation(
         name="caption",

@@ -148,8 +148,7 @@ def heat_map(
         top: the largest possible value, if that is the scale's end.
         scale: the colour axis, if none of these says it.
     """
-    low, high = bounds(picture.z)
-    scale = style.colours(low, high if top is None else top, signed=signed) if scale is None else scale
+    scale = _scale_of([picture], signed, top) if scale is None else scale
     figure = go.Figure(picture.trace(coloraxis="coloraxis"))
     figure.update_layout(coloraxis={**scale, "colorbar": bar()}, plot_bgcolor=style.MISSING)
     name_bar(figure, unit)
@@ -169,6 +168,15 @@ def heat_map(
         below=below,
         left=left,
     )
+
+
+def _scale_of(maps: Sequence[Map], signed: bool, top: float | None) -> dict[str, Any]:
+    """The colour axis of values, up to `top` or to a round number."""
+    low, high = bounds(*(picture.z for picture in maps))
+    if top is None and (signed or high > 0):
+        top = style.readable_end(max(high, -low) if signed else high)
+        return style.colours(-top if signed else low, top, signed=signed)
+    return style.colours(low, high if top is None else top, signed=signed)
 
 
 def axis_below(figure: go.Figure, labels: Sequence[str], title: str, **place: Any) -> int:
@@ -321,9 +329,7 @@ def _panel_scales(
         name_bar(figure, unit, lift=57)
         return
     if signed is not None:
-        low, high = bounds(*(picture.z for picture in maps))
-        scale = style.colours(low, high if top is None else top, signed=signed)
-        figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18)})
+        figure.update_layout(coloraxis={**_scale_of(maps, signed, top), "colorbar": bar(ypad=18)})
         name_bar(figure, unit, lift=57)
         return
     for i, picture in enumerate(maps):

@@ -152,7 +152,10 @@ def test_what_is_no_figure_or_no_place_for_a_picture(tmp_path):
     given: list[tuple[Any, str]] = [
         (3, f"^a int was given; {expected}$"),
         ({"data": []}, f"^a dict was given; {expected}$"),
-        (widget, f"^a Widget was given; {expected}; a widget has .save\\(\\) for an HTML page$"),
+        (
+            widget,
+            f"^a Widget was given; {expected}; a widget has .to_png\\(\\) itself, and .save\\(\\) for an HTML page$",
+        ),
     ]
     for wrong, sentence in given:
         with pytest.raises(AnalysisError, match=sentence):
