@@ -99,3 +99,15 @@ def test_refusals():
     ):
         with pytest.raises(ResultError, match="expected|sets have one"):
             figure(result(name), **option)
+
+
+def test_directions_are_called_by_the_models_names():
+    made = result("transplant")
+    drawn = figure(made, names=("<b>base</b>", "tuned"))
+    said = drawn.to_json()
+    assert "into tuned" in said
+    assert "a into b" not in said
+    assert "<b>base</b>" not in said
+    assert "old into new" in figure(result("transplant_edges"), names=["old", "new"], direction="a into b").to_json()
+    with pytest.raises(ResultError, match="expected those of the two models"):
+        figure(made, names="base")
