@@ -35,7 +35,7 @@ def _make(subject: Subject) -> Content:
     last = model.cfg.n_layers - 1
     longer = logit_lens(model, subject.passage(_LONG, number=2), points=("resid_post",), layers=[last], k=1)
     convergence = measure_convergence(
-        model, subject.corpus, n=_N, seq_len=subject.seq_len, seed=subject.seed, progress=False
+        model, subject.corpus, n=subject.sequences(_N), seq_len=subject.seq_len, seed=subject.seed, progress=False
     )
     prompt, answer, wrong = _prediction(model, tokens, lens)
     attribution = direct_logit_attribution(model, prompt, answer, wrong)

@@ -27,7 +27,7 @@ from nanogpt_lens.text.from_model import own_text
 SAMPLE = 2**16
 """Tokens of the text that are searched, from its beginning; fewer of a large model, and the section says how many."""
 
-_LEAST = 2**14
+_LEAST = 2**13
 
 FEATURED = ("speaker_name", "upper_case", "newline")
 """Which class the summary names: first those that no single token decides."""
