@@ -1,9 +1,9 @@
 """Many edits of one model in few runs: each edit has rows of its own, and a run begins at the layer that is edited.
 
-Examples of a batch know nothing of each other, so that a hook may change some rows and leave the others. What comes before
-an edited layer is the same in all of them: it is computed once, without edits, and runs begin with the residual stream
-that enters that layer. Each run carries the plain examples along as its first rows. If these do not give what the plain
-run of the model itself gave, the model is not one that can begin at a layer, and all of its edits are made in whole runs.
+Examples of a batch know nothing of each other, so that a hook may change some rows and leave the others. What comes
+before an edited layer is the same in all of them: it is computed once, without edits, and runs begin with the residual
+stream that enters that layer. Each run carries the plain examples along as its first rows. If these do not give what
+the plain run of the model itself gave, the model cannot begin at a layer, and its other edits are made in whole runs.
 """
 
 from __future__ import annotations

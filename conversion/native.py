@@ -210,14 +210,17 @@ class GPT(nn.Module):
             self.init_weights()
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, *, dtype: torch.dtype | None = None) -> GPT:
-        """The model of a checkpoint in evaluation mode, in the checkpoint's precision or in `dtype`."""
+    def from_checkpoint(cls, checkpoint: Checkpoint, *, dtype: torch.dtype | None = None, copy: bool = True) -> GPT:
+        """The model of a checkpoint in evaluation mode, in the checkpoint's precision or in `dtype`.
+
+        Without `copy` it may share memory with the checkpoint's tensors.
+        """
         with torch.device("meta"):
             model = cls(checkpoint.config)
         weights = {
             k: t for k, t in checkpoint.state_dict.items() if not (checkpoint.config.tied and k == "lm_head.weight")
         }
-        state = {key: tensor.detach().to(dtype, copy=True) for key, tensor in weights.items()}
+        state = {key: tensor.detach().to(dtype or tensor.dtype, copy=copy) for key, tensor in weights.items()}
         state.setdefault("lm_head.weight", state["transformer.wte.weight"])
         model.load_state_dict(state, strict=True, assign=True)
         model.tie()
@@ -257,6 +260,10 @@ class GPT(nn.Module):
         if edits:
             _check_names(edits, self.config.n_layer)
         return self.lm_head(self.transformer(tokens, Edits(edits) if edits else NO_EDITS))
+
+    def last_logits(self, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example d_vocab"]:
+        """The logits after the last of `tokens`, at most `block_size`."""
+        return self.lm_head(self.transformer(tokens, NO_EDITS)[:, -1])
 
     def rest(
         self,

@@ -160,7 +160,9 @@ def run(
         logits at every position, unless an edit has dropped some of the positions.
     """
     options: dict[str, Any] = {} if start is None else {"start_at_layer": start}
-    with editing(model, edits or {}):
+    if not edits:
+        return model(inputs, return_type="logits", **options)
+    with editing(model, edits):
         return model(inputs, return_type="logits", **options)
 
 

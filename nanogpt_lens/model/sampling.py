@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 from conversion.vocabulary import Vocabulary
 from nanogpt_lens.core.errors import AnalysisError
+
+TEMPERATURE, TOP_K = 0.8, 200
+"""nanoGPT's defaults."""
 
 
 @overload
@@ -38,8 +42,8 @@ def generate(
     prompt: str | Tensor,
     *,
     max_new_tokens: int = 200,
-    temperature: float = 0.8,
-    top_k: int | None = 200,
+    temperature: float = TEMPERATURE,
+    top_k: int | None = TOP_K,
     seed: int = 1337,
 ) -> str | Int[Tensor, "example pos"]:
     """Continue a prompt, with nanoGPT's defaults.
@@ -76,17 +80,46 @@ def generate(
     tokens = _as_batch(ids, model.cfg.d_vocab).to(device)
     vocabulary = getattr(model.tokenizer, "encoder", None) if isinstance(prompt, str) else None
     n_tokens = vocabulary.size if isinstance(vocabulary, Vocabulary) else model.cfg.d_vocab
-    generator = torch.Generator(device).manual_seed(seed)
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for _ in range(max_new_tokens):
-                logits = model(tokens[:, -model.cfg.n_ctx :], return_type="logits")[:, -1, :n_tokens]
-                tokens = torch.cat([tokens, choose_token(logits, temperature, top_k, generator)], dim=1)
+            tokens = continued(
+                lambda tokens: model(tokens[:, -model.cfg.n_ctx :], return_type="logits")[:, -1, :n_tokens],
+                tokens,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_k=top_k,
+                generators=[torch.Generator(device).manual_seed(seed)],
+            )
     finally:
         model.train(training)
     return model.tokenizer.decode(tokens[0].tolist()) if isinstance(prompt, str) else tokens
+
+
+def continued(
+    last_logits: Callable[[Int[Tensor, "example pos"]], Float[Tensor, "example d_vocab"]],
+    tokens: Int[Tensor, "example pos"],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    generators: Sequence[torch.Generator],
+) -> Int[Tensor, "example pos"]:
+    """Tokens with their continuation.
+
+    Args:
+        last_logits: the function that gives the logits after the last token.
+        tokens: what is continued.
+        max_new_tokens, temperature, top_k: see `generate`.
+        generators: one for all rows, or one for each, which then draws what it would draw for that row alone.
+    """
+    for _ in range(max_new_tokens):
+        logits = last_logits(tokens)
+        rows = logits.split(len(logits) if len(generators) == 1 else 1)
+        drawn = [choose_token(row, temperature, top_k, g) for row, g in zip(rows, generators, strict=True)]
+        tokens = torch.cat([tokens, torch.cat(drawn)], dim=1)
+    return tokens
 
 
 def choose_token(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
@@ -51,6 +52,21 @@ class _Part:
     places: Int[np.ndarray, " position"]
     labels: Bool[np.ndarray, " position"]
     pieces: Int[np.ndarray, " position"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Class:
+    """A class of tokens.
+
+    Attributes:
+        called: its name.
+        parts: the part of the text that chooses neurons, and the held-out one if there is one.
+        labels: where the class is in the first, and behind that where it is if it is shifted.
+    """
+
+    called: str
+    parts: list[_Part]
+    labels: Bool[np.ndarray, "shift position"]
 
 
 def find_neurons(
@@ -110,6 +126,42 @@ def find_neurons(
         AnalysisError: no such class, layer or activation; a part without the class, or without anything else; an
             option out of range; activations that are not finite.
     """
+    options: dict[str, Any] = {"on": on, "sample": sample, "held_out": held_out, "permutations": permutations}
+    reading: dict[str, Any] = {"activation": activation, "layers": layers, "seq_len": seq_len, "batch_size": batch_size}
+    options |= {**reading, "k": k, "seed": seed, "sae": sae, "engine": engine, "progress": progress}
+    (result,) = find_neurons_of_each(model, corpus, [predicate], **options)
+    if isinstance(result, AnalysisError):
+        raise result
+    return result
+
+
+def find_neurons_of_each(
+    model: Hooked,
+    corpus: Corpus,
+    predicates: Sequence[Predicate],
+    *,
+    on: On = "token",
+    layers: Sequence[int] | None = None,
+    activation: str = "mlp_post",
+    k: int = 10,
+    sample: int | None = 2**16,
+    held_out: float = 0.5,
+    permutations: int = 200,
+    seq_len: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    sae: Any = None,
+    engine: Engine = "auto",
+    progress: bool = True,
+) -> list[SeparatingNeurons | AnalysisError]:
+    """What `find_neurons` gives for each of several classes, from one reading and one ranking of the activations.
+
+    Returns:
+        Of each class the result; or the error, where the sample does not hold the class, or holds nothing else.
+
+    Raises:
+        AnalysisError: see `find_neurons`; what is wrong is not the class.
+    """
     check_whole(1, k=k, permutations=permutations, **({} if sample is None else {"sample": sample}))
     check_whole(seed=seed)
     if isinstance(held_out, bool) or not 0 <= held_out < 1:
@@ -119,45 +171,72 @@ def find_neurons(
     if seq_len is None and held_out and text.n_tokens >= 4:  # at least two sequences, one of which is held out
         seq_len = text.room(2)
     whole = text.sequences(seq_len=seq_len, batch_size=batch_size)
-    mask, called = token_class(model, whole, predicate)
-    n = None if sample is None else max(1, sample // whole.seq_len)
-    tokens, at = whole.drawn(n, seed=seed)
+    tokens, at = whole.drawn(None if sample is None else max(1, sample // whole.seq_len), seed=seed)
     check_on(on)
-    parts = _parts(mask[at], at, on, held_out, called, whole.seq_len)
-    sequences = open_corpus(model, tokens).sequences(seq_len=tokens.shape[1], batch_size=batch_size)
-    labels = _class_and_shifts(parts[0].labels, permutations, tokens.shape[1], seed)
-    activations = _activations(model, sequences, units, engine, progress)
-    fields = _separation_fields(activations, parts, labels, k)
+    classes: list[_Class | AnalysisError] = []
+    for predicate in predicates:
+        try:
+            mask, called = token_class(model, whole, predicate)
+            parts = _parts(mask[at], at, on, held_out, called, whole.seq_len)
+            labels = _class_and_shifts(parts[0].labels, permutations, tokens.shape[1], seed)
+        except AnalysisError as error:
+            classes.append(error)
+            continue
+        classes.append(_Class(called=called, parts=parts, labels=labels))
+    there = [one for one in classes if isinstance(one, _Class)]
+    fields: Iterator[dict[str, Any]] = iter(())
+    if there:
+        sequences = open_corpus(model, tokens).sequences(seq_len=tokens.shape[1], batch_size=batch_size)
+        fields = iter(_separation_fields(_activations(model, sequences, units, engine, progress), there, k))
     arguments = {"on": on, "sample": sample, "held_out": held_out, "permutations": permutations, "seed": seed, "k": k}
-    return SeparatingNeurons(
-        **fields,
-        axes=("layer", "neuron"),
-        labels={"layer": tuple(map(str, units.layers))},
-        quantity=f"AUROC of {units.activation} for {called}" + (" (the next token)" if on == "next" else ""),
-        definition=f"{tokens.shape[0]} sequences of {tokens.shape[1]} tokens of {whole.name}; Mann-Whitney, average "
-        f"ranks; chance: largest separation of any {units.kind} under {permutations} circular shifts of the class; "
-        "interval: over pieces of text, which are sequences, or some that a clump of the class goes through "
-        "(Obuchowski 1997)",
-        trace=open_corpus(model, tokens[: len(tokens) - round(held_out * len(tokens))]).trace(),
-        n_tokens=(len(parts[0].labels), len(parts[1].labels) if len(parts) > 1 else 0),
-        n_class=(int(parts[0].labels.sum()), int(parts[1].labels.sum()) if len(parts) > 1 else 0),
-        predicate=called,
-        sample=Sample(
-            corpus=whole.name,
-            seed=seed,
-            **({} if held_out else {"seen_share": 1.0, "seen_by": f"the choice of the best {units.kind}s"}),
-        ),
-        provenance=provenance(
-            model,
-            corpus=whole.name,
-            predicate=called,
-            activation=units.activation,
-            layers=units.layers,
-            seq_len=whole.seq_len,
-            sae=units.autoencoder,
-            **arguments,
-        ),
-    )
+    shared = _SharedFields(model=model, whole=whole, tokens=tokens, units=units, arguments=arguments)
+    return [one if isinstance(one, AnalysisError) else shared.result(one, next(fields)) for one in classes]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _SharedFields:
+    """What the results of several classes share: where the activations are from, and the options."""
+
+    model: Hooked
+    whole: Sequences
+    tokens: Int[Tensor, "example pos"]
+    units: Units
+    arguments: dict[str, Any]
+
+    def result(self, one: _Class, fields: dict[str, Any]) -> SeparatingNeurons:
+        """The result of a class, from the fields of its own."""
+        tokens, units, whole, arguments = self.tokens, self.units, self.whole, self.arguments
+        held_out, parts = arguments["held_out"], one.parts
+        return SeparatingNeurons(
+            **fields,
+            axes=("layer", "neuron"),
+            labels={"layer": tuple(map(str, units.layers))},
+            quantity=f"AUROC of {units.activation} for {one.called}"
+            + (" (the next token)" if arguments["on"] == "next" else ""),
+            definition=f"{tokens.shape[0]} sequences of {tokens.shape[1]} tokens of {whole.name}; Mann-Whitney, "
+            f"average ranks; chance: largest separation of any {units.kind} under {arguments['permutations']} circular "
+            "shifts of the class; interval: over pieces of text, which are sequences, or some that a clump of the "
+            "class goes through (Obuchowski 1997)",
+            trace=open_corpus(self.model, tokens[: len(tokens) - round(held_out * len(tokens))]).trace(),
+            n_tokens=(len(parts[0].labels), len(parts[1].labels) if len(parts) > 1 else 0),
+            n_class=(int(parts[0].labels.sum()), int(parts[1].labels.sum()) if len(parts) > 1 else 0),
+            predicate=one.called,
+            sample=Sample(
+                corpus=whole.name,
+                seed=arguments["seed"],
+                **({} if held_out else {"seen_share": 1.0, "seen_by": f"the choice of the best {units.kind}s"}),
+            ),
+            provenance=provenance(
+                self.model,
+                corpus=whole.name,
+                predicate=one.called,
+                activation=units.activation,
+                layers=units.layers,
+                seq_len=whole.seq_len,
+                sae=units.autoencoder,
+                **arguments,
+            ),
+        )
 
 
 def _parts(
@@ -240,46 +319,71 @@ def _activations(
 
 
 def _separation_fields(
-    activations: Iterator[Float[np.ndarray, "token unit"]],
-    parts: Sequence[_Part],
-    labels: Bool[np.ndarray, "shift position"],
-    k: int,
-) -> dict[str, Any]:
-    """The fields of the result; `labels` are the first part's, as they are and shifted."""
-    last = parts[-1]
-    areas, held, best = [], [], []
-    largest = np.zeros(len(labels) - 1)
+    activations: Iterator[Float[np.ndarray, "token unit"]], classes: Sequence[_Class], k: int
+) -> list[dict[str, Any]]:
+    """The fields of each class's result. Positions are the same in all classes, so that they are ranked once."""
+    first, last = classes[0].parts[0], classes[0].parts[-1]
+    has_other = len(classes[0].parts) > 1
+    stacked = np.concatenate([one.labels for one in classes])
+    others = np.stack([one.parts[-1].labels for one in classes])
+    ends = np.cumsum([len(one.labels) for one in classes])[:-1]
+    kept = [_OfClass(one, k) for one in classes]
     for values in activations:
-        of_shifts = auroc(values[parts[0].places], labels)  # [shift, unit]; the first is the class as it is
-        areas.append(of_shifts[0])
-        largest = np.maximum(largest, np.maximum(of_shifts[1:], 1 - of_shifts[1:]).max(1))
-        held.append(
-            auroc(values[last.places], last.labels[None])[0] if len(parts) > 1 else np.full_like(of_shifts[0], np.nan)
-        )
-        strongest = np.argsort(-np.maximum(of_shifts[0], 1 - of_shifts[0]), kind="stable")[:k]
-        best.append((strongest, values[last.places][:, strongest]))
-    area = torch.from_numpy(np.stack(areas))
-    sign = torch.where(area >= 0.5, 1.0, -1.0).double()
-    separation = torch.where(sign > 0, area, 1 - area)
-    beyond = torch.from_numpy(largest)[:, None, None] >= separation - 1e-12
-    new = torch.from_numpy(np.stack(held))
-    low, high = (torch.full_like(area, torch.nan) for _ in range(2))
-    for flat in separation.flatten().argsort(descending=True, stable=True)[:k].tolist():
-        layer, unit = divmod(flat, area.shape[1])
-        column = best[layer][1][:, int(np.flatnonzero(best[layer][0] == unit)[0])]
-        low[layer, unit], high[layer, unit] = auroc_interval(
-            float(sign[layer, unit]) * column, last.labels, last.pieces
-        )
-    return {
-        "values": area,
-        "separation": separation,
-        "sign": sign,
-        "held_out": torch.where(sign > 0, new, 1 - new),
-        "low": low,
-        "high": high,
-        "interval": "t",
-        "n_pieces": n_pieces(last.labels, last.pieces),
-        "p": (1 + beyond.sum(0)) / (1 + len(largest)),
-        "null": torch.from_numpy(largest),
-        "chance": float(np.quantile(largest, LEVEL, method="higher")),
-    }
+        of_shifts = np.split(auroc(values[first.places], stacked), ends)  # [shift, unit] of each class
+        new = values[last.places]
+        held = auroc(new, others) if has_other else np.full((len(classes), values.shape[1]), np.nan)
+        for one, areas, area in zip(kept, of_shifts, held, strict=True):
+            one.add(areas, area, new)
+    return [one.fields() for one in kept]
+
+
+class _OfClass:
+    """How well each layer's units separate one class, layer by layer."""
+
+    def __init__(self, one: _Class, k: int) -> None:
+        self.labels, self.last, self.k = one.labels, one.parts[-1], k
+        self.areas: list[Float[np.ndarray, " unit"]] = []
+        self.held: list[Float[np.ndarray, " unit"]] = []
+        self.best: list[tuple[Int[np.ndarray, " best"], Float[np.ndarray, "position best"]]] = []
+        self.largest = np.zeros(len(one.labels) - 1)
+
+    def add(
+        self,
+        of_shifts: Float[np.ndarray, "shift unit"],
+        held: Float[np.ndarray, " unit"],
+        values: Float[np.ndarray, "position unit"],
+    ) -> None:
+        """Take in a layer: AUROC of the class as it is and shifted, on the other part, and that part's activations."""
+        self.areas.append(of_shifts[0])
+        self.largest = np.maximum(self.largest, np.maximum(of_shifts[1:], 1 - of_shifts[1:]).max(1))
+        self.held.append(held)
+        strongest = np.argsort(-np.maximum(of_shifts[0], 1 - of_shifts[0]), kind="stable")[: self.k]
+        self.best.append((strongest, values[:, strongest]))
+
+    def fields(self) -> dict[str, Any]:
+        """The fields of the result."""
+        area, largest, last = torch.from_numpy(np.stack(self.areas)), self.largest, self.last
+        sign = torch.where(area >= 0.5, 1.0, -1.0).double()
+        separation = torch.where(sign > 0, area, 1 - area)
+        beyond = torch.from_numpy(largest)[:, None, None] >= separation - 1e-12
+        new = torch.from_numpy(np.stack(self.held))
+        low, high = (torch.full_like(area, torch.nan) for _ in range(2))
+        for flat in separation.flatten().argsort(descending=True, stable=True)[: self.k].tolist():
+            layer, unit = divmod(flat, area.shape[1])
+            column = self.best[layer][1][:, int(np.flatnonzero(self.best[layer][0] == unit)[0])]
+            low[layer, unit], high[layer, unit] = auroc_interval(
+                float(sign[layer, unit]) * column, last.labels, last.pieces
+            )
+        return {
+            "values": area,
+            "separation": separation,
+            "sign": sign,
+            "held_out": torch.where(sign > 0, new, 1 - new),
+            "low": low,
+            "high": high,
+            "interval": "t",
+            "n_pieces": n_pieces(last.labels, last.pieces),
+            "p": (1 + beyond.sum(0)) / (1 + len(largest)),
+            "null": torch.from_numpy(largest),
+            "chance": float(np.quantile(largest, LEVEL, method="higher")),
+        }

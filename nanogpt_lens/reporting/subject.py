@@ -35,7 +35,8 @@ LOOKED_AT = 512
 _PAIRS = 16  # that are kept
 _LOOKED_AT = 50_000  # tokens of the text among which a passage begins
 _LONGEST = 128
-_WORK = 2e12  # parameters times tokens that a section reads at most: minutes on a CPU
+_WORK = 3.5e11  # parameters times tokens that a section reads at most: some ten seconds on a core
+_LARGE, _LOOKED_AT_BY_LARGE = 5e7, 64  # parameters; windows in which pairs are looked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,10 @@ class Subject:
         """How many of so many tokens are read: fewer of a large model, whose report would take too long."""
         return min(tokens, max(least, int(_WORK / max(1, self.n_params))))
 
+    def sequences(self, usual: int, *, least: int = 8) -> int:
+        """How many sequences an analysis with several runs reads: as many as usual, fewer of a large model."""
+        return min(usual, max(least, int(_WORK / max(1, self.n_params) / self.seq_len / 2)))
+
     @property
     def text_name(self) -> str:
         """What the text is called in a sentence."""
@@ -199,7 +204,8 @@ class Subject:
 
     @cached_property
     def _pairs_or_reason(self) -> tuple[PromptPair, ...] | NoPairFoundError:
-        options: dict[str, Any] = {"seq_len": self.prompt_length, "n": LOOKED_AT, "seed": self.seed}
+        n = LOOKED_AT if self.n_params < _LARGE else _LOOKED_AT_BY_LARGE
+        options: dict[str, Any] = {"seq_len": self.prompt_length, "n": n, "seed": self.seed}
         try:
             return find_prompt_pairs(self.model, self.corpus, k=_PAIRS, **options)
         except NoPairFoundError as reason:

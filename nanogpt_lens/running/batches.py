@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nanogpt_lens.model.access import Hooked, loss_per_token
+from nanogpt_lens.model.access import Hooked, next_token_loss, run
+from nanogpt_lens.model.plain import plain_model
 
 _NUMBERS = 2**24
+_WORTH = 2048  # tokens from which on another model of the same weights is worth its making
 
 
 def batches(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Iterator[slice]:
@@ -22,5 +24,10 @@ def batches(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Iterator[slice
 
 
 def losses(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example pos-1"]:
-    """The cross-entropy of each next token, in nats, computed in batches."""
-    return torch.cat([loss_per_token(model, tokens[rows]) for rows in batches(model, tokens)])
+    """The cross-entropy of each next token, in nats, in batches; as nanoGPT computes it, where that is equal."""
+    native = plain_model(model) if tokens.numel() >= _WORTH else None
+    parts = []
+    for rows in batches(model, tokens):
+        logits = run(model, tokens[rows]) if native is None else native(tokens[rows])
+        parts.append(next_token_loss(logits, tokens[rows]))
+    return torch.cat(parts)

@@ -33,6 +33,8 @@ See: TypeAlias = Callable[[int, Tensor], None]
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
 """The largest difference from the hook points that is allowed, relative to the largest activation there."""
 
+_LONGEST = 128  # tokens on which two engines are compared
+
 
 class _EnoughSeenError(Exception):
     """Ends a forward pass after the last activation asked for."""
@@ -100,10 +102,11 @@ class Reader:
         if model.cfg.dtype not in TOLERANCE or has_hooks(model) or not known.issuperset(self.names):
             return None
         try:
-            native = GPT.from_checkpoint(to_nanogpt(model)).to(device_of(model))
+            native = GPT.from_checkpoint(to_nanogpt(model), copy=False).to(device_of(model))
         except (ConversionError, AttributeError):
             return None
-        tokens = random_tokens(model, 2, model.cfg.n_ctx, repeats="allow", generator=torch.Generator().manual_seed(0))
+        length = min(int(model.cfg.n_ctx), _LONGEST)
+        tokens = random_tokens(model, 2, length, repeats="allow", generator=torch.Generator().manual_seed(0))
         with torch.inference_mode(False), torch.no_grad():
             at_hooks = self._activations(self._hooked, tokens)
             at_native = self._activations(lambda t, see: self._plain(native, t, see), tokens)

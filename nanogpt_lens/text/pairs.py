@@ -26,6 +26,7 @@ from torch import Tensor
 from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, n_tokens, run, token_labels
+from nanogpt_lens.model.plain import last_logits, plain_model
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.opened import Opened, OpenedCorpus
 
@@ -146,11 +147,12 @@ def find_prompt_pairs(
     check_whole(seed=seed)
     windows, present = _windows(text, size, n, seed)
     with evaluating(model):
-        prompts, answers = _prompts_and_answers(model, windows)
+        asked = _Asked(model)
+        prompts, answers = _prompts_and_answers(asked, windows)
         edits = [
             best
             for prompt, answer in zip(prompts, answers, strict=True)
-            if (best := _best_edit(model, prompt, int(answer), present, distance)) is not None
+            if (best := _best_edit(asked, prompt, int(answer), present, distance)) is not None
         ]
     tried = (
         f"the {min(_REPLACEMENTS, len(present) - 1)} tokens that the model finds most likely at each position, in "
@@ -203,8 +205,27 @@ def _frequent(ids: Integer[np.ndarray, " id"]) -> Int[Tensor, " token"]:
     return torch.from_numpy(present[np.argsort(-counts, kind="stable")].astype(np.int64))
 
 
+class _Asked:
+    """A model that is asked for what follows many prompts, without nanoGPT's padding of the vocabulary."""
+
+    def __init__(self, model: Hooked) -> None:
+        self._model, self._native, self._size = model, plain_model(model), n_tokens(model)
+
+    def everywhere(self, prompt: Int[Tensor, " pos"]) -> Float[Tensor, "pos token"]:
+        """The logits after each token of a prompt."""
+        tokens = prompt[None]
+        logits = run(self._model, tokens) if self._native is None else self._native(tokens)
+        return logits[0, :, : self._size]
+
+    def last(self, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example token"]:
+        """The logits after the last of `tokens`."""
+        step = max(1, _RUN // tokens.shape[1])
+        rows = [last_logits(self._model, self._native, rows) for rows in tokens.split(step)]
+        return torch.cat(rows)[:, : self._size]
+
+
 def _prompts_and_answers(
-    model: Hooked, windows: Int[Tensor, "example window"]
+    asked: _Asked, windows: Int[Tensor, "example window"]
 ) -> tuple[Int[Tensor, "prompt pos"], Int[Tensor, " prompt"]]:
     """The prompts after which the model is sure of what really follows, and the token that follows each.
 
@@ -214,7 +235,7 @@ def _prompts_and_answers(
     Raises:
         NoPairFoundError: it answers none rightly.
     """
-    last = _last_logits(model, windows[:, :-1])
+    last = asked.last(windows[:, :-1])
     truth = windows[:, -1]
     right = (last.argmax(-1) == truth).nonzero().flatten()
     if not len(right):
@@ -227,13 +248,6 @@ def _prompts_and_answers(
     sure = sure if len(sure) else right
     kept = sure[torch.linspace(0, len(sure) - 1, min(_TRIED, len(sure)), dtype=torch.float64).long()]
     return windows[kept, :-1], truth[kept]
-
-
-def _last_logits(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example token"]:
-    """The logits after the last of `tokens`, without nanoGPT's padding of the vocabulary."""
-    size = n_tokens(model)
-    step = max(1, _RUN // tokens.shape[1])
-    return torch.cat([run(model, rows)[:, -1, :size] for rows in tokens.split(step)])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -255,17 +269,17 @@ class _Edit:
 
 
 def _best_edit(
-    model: Hooked, prompt: Int[Tensor, " pos"], answer: int, present: Int[Tensor, " token"], away: int
+    asked: _Asked, prompt: Int[Tensor, " pos"], answer: int, present: Int[Tensor, " token"], away: int
 ) -> _Edit | None:
     """The best edit of a prompt; None where none changes the model's mind."""
-    logits = run(model, prompt[None])[0, :, : n_tokens(model)].double()
+    logits = asked.everywhere(prompt).double()
     clean = logits[-1]
     for remoteness, places in enumerate(_classes(len(prompt), away)):
         edits = list(_edits(prompt, _likely(logits, present), places))
         if not edits:
             continue
         positions, tokens, rows = zip(*edits, strict=True)
-        last = _last_logits(model, torch.stack(rows)).double()
+        last = asked.last(torch.stack(rows)).double()
         wrong = last.argmax(-1)
         after = last[:, answer] - last.gather(-1, wrong[:, None])[:, 0]
         before = clean[answer] - clean[wrong]

@@ -16,7 +16,9 @@ def _make(subject: Subject) -> Content:
     model = subject.model
     tokens = subject.passage(_TOKENS, number=1)
     patterns = attention_patterns(model, tokens)
-    statistics = attention_statistics(model, subject.corpus, seq_len=subject.seq_len, n=_N, seed=subject.seed)
+    statistics = attention_statistics(
+        model, subject.corpus, seq_len=subject.seq_len, n=subject.sequences(_N), seed=subject.seed
+    )
     text = subject.separator.join(subject.strings(tokens))
     asked = repr(text) if subject.has_vocabulary else str(tokens.tolist())
     near, far = _ends(statistics, "distance")

@@ -11,14 +11,15 @@ from nanogpt_lens.patching.importance import head_importance
 from nanogpt_lens.reporting.blocks import Block, Folded, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
-from nanogpt_lens.reporting.subject import Subject
+from nanogpt_lens.reporting.subject import OTHER_SIZES, Subject
 from nanogpt_lens.reporting.words import NEGLIGIBLE, at, heads_named, interval, list_of, measured, number, plural
 from nanogpt_lens.results import HeadTaxonomy, Scores
 
 _N, _IMPORTANCE_N = 64, 32
 _LONGEST = 128  # tokens of a sequence where the command chooses
 _SHORTEST = 4  # two copies of two tokens
-_QUICK = 3e11  # weights times heads times tokens
+_WORK = 1e12  # weights times heads times tokens
+_FEWEST, _BRIEFEST = 8, 32  # sequences, and tokens of one, that the loss without each head is measured on at least
 
 
 def _make(subject: Subject) -> Content:
@@ -29,12 +30,9 @@ def _make(subject: Subject) -> Content:
             f"{model.cfg.n_ctx}."
         )
     options: dict[str, Any] = {"seq_len": subject.seq_len, "seed": subject.seed}
-    taxonomy = head_taxonomy(model, subject.corpus, n=_N, **options)
-    weights = sum(p.numel() for p in model.parameters())
-    exact = weights * model.cfg.n_layers * model.cfg.n_heads * _IMPORTANCE_N * subject.seq_len < _QUICK
-    importance = head_importance(
-        model, subject.corpus, n=_IMPORTANCE_N, method="exact" if exact else "attribution", progress=False, **options
-    )
+    taxonomy = head_taxonomy(model, subject.corpus, n=subject.sequences(_N), **options)
+    options |= _importance_sample(subject)
+    importance = head_importance(model, subject.corpus, progress=False, **options)
     found, worth = _in_words(taxonomy), _most_important(importance)
     body: list[Block] = [
         _labels_table(taxonomy),
@@ -43,7 +41,6 @@ def _make(subject: Subject) -> Content:
             importance,
             "how much the loss rises without each head",
             says=worth,
-            before="" if exact else "Estimated by gradients, because there are many heads.",
             title="Rise of the loss without each head",
         ),
         Folded(
@@ -56,25 +53,38 @@ def _make(subject: Subject) -> Content:
     ]
     return Content(
         body=tuple(body),
-        commands=_commands(subject, exact),
+        commands=_commands(subject),
         findings=(found, worth),
         results={"head_taxonomy": taxonomy, "head_importance": importance},
     )
 
 
-def _commands(subject: Subject, exact: bool) -> tuple[str, ...]:
+def _importance_sample(subject: Subject) -> dict[str, int]:
+    """The sequences on which every head is ablated, and their tokens: less of a model with many or large heads."""
+    cfg, length = subject.model.cfg, subject.seq_len
+    tokens = int(_WORK / (max(1, subject.n_params) * cfg.n_layers * cfg.n_heads))
+    n = min(_IMPORTANCE_N, max(_FEWEST, tokens // length))
+    return {"n": n, "seq_len": min(length, max(_BRIEFEST, tokens // n))}
+
+
+def _commands(subject: Subject) -> tuple[str, ...]:
     """The scores and the importance, each with the sample of this section."""
     other = subject.length_remark(_LONGEST)
     scores = subject.again(
-        "head_taxonomy", "--n", str(_N), *subject.seed_option(), text=True, remark=f"the scores{other and '; ' + other}"
+        "head_taxonomy",
+        "--n",
+        str(subject.sequences(_N)),
+        *subject.seed_option(),
+        text=True,
+        remark=f"the scores{other and '; ' + other}",
     )
-    if not exact:
-        other = "measured exactly: numbers differ a little"
+    sample = _importance_sample(subject)
+    other = OTHER_SIZES if sample["seq_len"] < subject.seq_len else other
     rise = subject.again(
         "head_importance",
         "--importance",
         "--n",
-        str(_IMPORTANCE_N),
+        str(sample["n"]),
         *subject.seed_option(),
         text=True,
         remark=f"the loss rise{other and '; ' + other}",

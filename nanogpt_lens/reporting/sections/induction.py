@@ -108,14 +108,19 @@ def _loses(ablation: Scores) -> bool:
 def _command(subject: Subject) -> str:
     short = subject.text is not None and len(subject.text.ids) < 4 * min(int(subject.model.cfg.n_ctx), _LONGEST)
     return subject.again(
-        "prefix_matching", "--n", str(_N), *subject.seed_option(), text=True, remark=OTHER_SIZES if short else ""
+        "prefix_matching",
+        "--n",
+        str(subject.sequences(_N)),
+        *subject.seed_option(),
+        text=True,
+        remark=OTHER_SIZES if short else "",
     )
 
 
 def _measures(subject: Subject) -> InductionMeasures:
     """All that the section needs; on text only where there is enough of it."""
     model = subject.model
-    options: dict[str, Any] = {"n": _N, "seed": subject.seed}
+    options: dict[str, Any] = {"n": subject.sequences(_N), "seed": subject.seed}
     on_text: dict[str, Any] = {}
     matching = find_induction_heads(model, **options)
     if subject.text is not None:
@@ -131,7 +136,7 @@ def _measures(subject: Subject) -> InductionMeasures:
     return InductionMeasures(
         matching=matching,
         repeated=repeated_sequence_loss(model, **options),
-        accuracy=induction_accuracy(model, n=_PROMPTS, seed=subject.seed),
+        accuracy=induction_accuracy(model, n=subject.sequences(_PROMPTS, least=32), seed=subject.seed),
         learning=in_context_learning_score(model, subject.corpus if enough else None, seed=subject.seed),
         ablation=ablate_induction_heads(model, heads, chosen_by=matching, progress=False, **new) if heads else None,
         **on_text,

@@ -34,7 +34,7 @@ def _make(subject: Subject) -> Content:
     tokens = subject.passage(_SHORT, number=2)
     lens = logit_lens(model, tokens, k=min(5, model.cfg.d_vocab))
     convergence = measure_convergence(
-        model, subject.corpus, n=_N, seq_len=subject.seq_len, seed=subject.seed, progress=False
+        model, subject.corpus, n=subject.sequences(_N), seq_len=subject.seq_len, seed=subject.seed, progress=False
     )
     prompt, answer, wrong = _prediction(model, tokens, lens)
     attribution = direct_logit_attribution(model, prompt, answer, wrong)

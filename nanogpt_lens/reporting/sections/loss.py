@@ -16,7 +16,8 @@ from conversion.val_loss import VAL_NAME
 from nanogpt_lens.core.intervals import few_examples, t_interval
 from nanogpt_lens.lens.reading import characters
 from nanogpt_lens.model.access import device_of, evaluating, n_tokens, run
-from nanogpt_lens.model.sampling import generate
+from nanogpt_lens.model.plain import samples
+from nanogpt_lens.model.sampling import TOP_K
 from nanogpt_lens.reporting.blocks import (
     Block,
     Heading,
@@ -38,10 +39,10 @@ from nanogpt_lens.text.corpus import path_of, windows
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.viz.tokens import visible
 
-_TOKENS, _LEAST = 2**16, 2**12
+_TOKENS, _LEAST = 2**14, 2**12
 _OWN = 64  # sequences of the model's own text
 _PASSAGE = 256
-_SAMPLES, _WRITTEN, _TOP = 2, 200, 200
+_SAMPLES, _WRITTEN = 2, 200
 _EXPECTED = 3  # tokens that pointing at one shows
 _SEED = 1337  # nanoGPT's own
 
@@ -326,26 +327,32 @@ def _passage(subject: Subject, uniform: float) -> list[Block]:
 
 def _samples(subject: Subject) -> list[Block]:
     """What the model writes, with nanoGPT's defaults."""
+    seeds = [_SEED + subject.seed + i for i in range(_SAMPLES)]
     return [
         Heading(text="What it writes"),
         *(
             TextSample(
-                text=_sample(subject, _SEED + subject.seed + i),
-                caption=f"Seed {_SEED + subject.seed + i}; temperature 0.8, the {_TOP} likeliest tokens: nanoGPT's "
-                "defaults.",
+                text=text,
+                caption=f"Seed {seed}; temperature 0.8, the {TOP_K} likeliest tokens: nanoGPT's defaults.",
             )
-            for i in range(_SAMPLES)
+            for seed, text in zip(seeds, _written(subject, seeds), strict=True)
         ),
     ]
 
 
-def _sample(subject: Subject, seed: int) -> str:
+def _written(subject: Subject, seeds: Sequence[int]) -> list[str]:
+    """What the model writes after a line break, of each seed."""
     model = subject.model
     names: Sequence[str] = subject.strings(torch.arange(n_tokens(model)))
     start = names.index("\n") if "\n" in names else 0
-    ids = generate(model, torch.tensor([[start]]), max_new_tokens=_WRITTEN, seed=seed)[0, 1:]
-    strings = subject.strings(ids.cpu())
-    return subject.separator.join("\n" if s == "\n" else visible(s, spaces=False, breaks=False) for s in strings)
+    written = samples(model, start, max_new_tokens=_WRITTEN, seeds=seeds)[:, 1:]
+    texts = []
+    for ids in written.cpu():
+        strings = subject.strings(ids)
+        texts.append(
+            subject.separator.join("\n" if s == "\n" else visible(s, spaces=False, breaks=False) for s in strings)
+        )
+    return texts
 
 
 RECIPE = Recipe(

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.neurons.find import find_neurons
+from nanogpt_lens.neurons.find import find_neurons_of_each
 from nanogpt_lens.neurons.predicates import USUAL
 from nanogpt_lens.neurons.search import search_neurons
 from nanogpt_lens.reporting.blocks import (
@@ -36,10 +36,10 @@ from nanogpt_lens.text.corpus import Corpus
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.text.from_model import own_text
 
-SAMPLE = 200_000
+SAMPLE = 2**16
 """Tokens of the text that are searched, from its beginning; fewer of a large model, and the section says how many."""
 
-_LEAST = 2**14
+_LEAST = 2**13
 
 FEATURED = ("speaker_name", "upper_case", "newline")
 """Which class the summary names: first those that no single token decides."""
@@ -51,7 +51,7 @@ _BEFORE, _AFTER = 14, 6  # tokens of a glimpse around the peak
 _RARE = 0.9  # a sparse neuron is not above zero on so many tokens
 _CLEAR, _CONSTANT = 0.005, 1e-12  # an activation that is written as 0.01; a variance
 _GELU = "A GELU is never below −0.17: the lowest excerpts of most neurons are near that value and say little."
-_DRAWN, _SHIFTS = 2**14, 50  # tokens that the classes are measured on; shifts for chance
+_DRAWN, _SHIFTS = 2**13, 50  # tokens that the classes are measured on; shifts for chance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,22 +159,13 @@ def _sample(subject: Subject) -> tuple[Corpus, int, str]:
 
 def _separating(subject: Subject, corpus: Corpus) -> dict[str, SeparatingNeurons]:
     """The classes that the sample holds enough of, and how well neurons separate them."""
-    by_class: dict[str, SeparatingNeurons] = {}
-    for name in USUAL if subject.has_vocabulary else ():
-        try:
-            by_class[name] = find_neurons(
-                subject.model,
-                corpus,
-                name,
-                k=_OF_CLASS,
-                sample=_DRAWN,
-                permutations=_SHIFTS,
-                seed=subject.seed,
-                progress=False,
-            )
-        except AnalysisError:  # no such token, or only such tokens
-            continue
-    return by_class
+    names = list(USUAL) if subject.has_vocabulary else []
+    options = {"k": _OF_CLASS, "sample": _DRAWN, "permutations": _SHIFTS, "seed": subject.seed, "progress": False}
+    try:
+        each = find_neurons_of_each(subject.model, corpus, names, **options)
+    except AnalysisError:  # a text that is too short, or activations that are not finite
+        return {}
+    return {name: one for name, one in zip(names, each, strict=True) if isinstance(one, SeparatingNeurons)}
 
 
 def _neurons_to_list(search: NeuronSearch, separating: dict[str, SeparatingNeurons]) -> Iterator[_Listed]:

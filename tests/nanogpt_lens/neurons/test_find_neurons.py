@@ -170,3 +170,15 @@ def test_without_a_vocabulary(tmp_path):
     with pytest.raises(AnalysisError, match="no vocabulary"):
         find_neurons(model, ids, "upper_case", progress=False)
     assert find_neurons(model, ids, ids % 3 == 0, permutations=3, progress=False).values.shape == (2, 64)
+
+
+def test_classes_that_are_ranked_together_have_their_own_numbers(model):
+    options = {"permutations": 7, "k": 4, "seed": 3, "progress": False}
+    together = find.find_neurons_of_each(model, TEXT, ["vowel", "no such \x00", "upper_case"], **options)
+    assert isinstance(together[1], AnalysisError)
+    for got, predicate in zip(together[::2], ("vowel", "upper_case"), strict=True):
+        alone = find_neurons(model, TEXT, predicate, **options)
+        assert isinstance(got, type(alone))
+        for name in ("values", "separation", "sign", "held_out", "low", "high", "p", "null"):
+            assert torch.equal(getattr(got, name).nan_to_num(-1), getattr(alone, name).nan_to_num(-1)), name
+        assert (got.chance, got.predicate, got.provenance) == (alone.chance, alone.predicate, alone.provenance)
