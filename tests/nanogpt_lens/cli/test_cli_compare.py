@@ -37,7 +37,7 @@ class TestWhatItPrints:
         code, out, _ = run("compare", before, after, "--text", text, "--parts", "outputs,transplants")
         assert code == 0
         lines = out.splitlines()
-        assert lines[0].startswith("after predicts this text")
+        assert lines[0].startswith("After predicts this text")
         assert lines[1].startswith("0.1 (1 of the 1 parts that differ")
         assert any(line.startswith("0.1 ") and "100%" in line for line in lines[2:])
 
