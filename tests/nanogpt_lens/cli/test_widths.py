@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 import pytest
 
 from nanogpt_lens import cli
+from nanogpt_lens.cli import analyses, tables
 from nanogpt_lens.cli.tables import print_table, say
 from tests.nanogpt_lens.cli.test_cli import run
 
@@ -45,11 +46,11 @@ def printed(monkeypatch):
 
         return again
 
-    for found in pkgutil.iter_modules(cli.__path__, "nanogpt_lens.cli."):
-        module = importlib.import_module(found.name)
-        for name in [n for n in vars(module) if n.startswith("_print_") or n in ("_print", "print_induction")]:
-            if getattr(module, name).__module__ == found.name or name == "print_induction":
-                monkeypatch.setattr(module, name, at_every_width(getattr(module, name)))
+    modules = [importlib.import_module(m.name) for m in pkgutil.iter_modules(cli.__path__, "nanogpt_lens.cli.")]
+    for module in [module for module in modules if module is not tables]:
+        for name in [n for n in vars(module) if n.startswith("_print") and n != "_print_version"]:
+            monkeypatch.setattr(module, name, at_every_width(getattr(module, name)))
+    monkeypatch.setattr(analyses, "print_induction", at_every_width(analyses.print_induction))
     return texts
 
 
@@ -61,7 +62,7 @@ COMMANDS = {
     "lens": ("lens", MODEL, "--prompt", "abcdefabcdef", "--answer", "a"),
     "lens on text": ("lens", MODEL, "--n", 4),
     "tune-lens": ("tune-lens", MODEL, "--text", "TEXT", "--steps", 1, "-o", "NEW"),
-    "neurons search": ("neurons", "search", "shakespeare_char", "--text", "shakespeare_char", "--layer", 0, "--k", 1),
+    "neurons search": ("neurons", "search", MODEL, "--text", "TEXT", "--k", 1),
     "neurons page": ("neurons", "page", MODEL, "0.3", "--text", "TEXT"),
     "neurons find": ("neurons", "find", MODEL, "vowel", "--text", "TEXT", "--layer", 0),
     "neurons ablate": ("neurons", "ablate", MODEL, "0.1", "--text", "TEXT", "--n", 4, "--controls", 1),
@@ -71,10 +72,10 @@ COMMANDS = {
     "circuit grade": ("circuit", "grade", MODEL, *TASK, "--methods", "exact,eap"),
     "circuit validate": ("circuit", "validate", MODEL, "KEPT", "--n-random", 4),
     "circuit compare": ("circuit", "compare", "KEPT", "KEPT", "--model", MODEL, "--n-random", 3, "--splits", 0),
-    "circuit atlas": ("circuit", "atlas", "induction", "--pattern", "ckpt_000[024]*", "--n", 4, "--seq-len", 16),
+    "circuit atlas": ("circuit", "atlas", "induction", "--pattern", "ckpt_000[0245]*", "--n", 4, "--seq-len", 16),
     "scrub": ("scrub", MODEL, "HYPOTHESIS", *TASK),
-    "trajectory": ("trajectory", "induction", "--measure", "copying_score"),
-    "compare": ("compare", MODEL, "induction", "--parts", "outputs"),
+    "trajectory": ("trajectory", "induction", "--measure", "copying_score", "--pattern", "ckpt_00[01][0-4]*"),
+    "compare": ("compare", MODEL, MODEL, "--parts", "outputs"),
 }
 
 
@@ -82,7 +83,7 @@ COMMANDS = {
 def test_every_command_holds_at_every_width(command, files, printed, tmp_path):
     paths = {"TEXT": files / "text.txt", "HYPOTHESIS": files / "hypothesis.yaml", "KEPT": files / "kept"}
     paths["NEW"] = tmp_path / "new"
-    names = ("--name", "one", "--name", "two") if command == "circuit compare" else ()
+    names = ("--name", "one", "--name", "two") if "compare" in command else ()
     code, _, err = run(*(paths.get(word, word) for word in COMMANDS[command]), *names)
     assert code == 0, err
     for width, text in printed.items():
