@@ -19,6 +19,7 @@ from tests.nanogpt_lens.neurons.neuron_helpers import play
 
 INDUCTION = ("--task", "induction", "--n", 8, "--seq-len", 24)
 QUICK = ("--method", "exact", "--orders", 0)
+ESTIMATED = ("--method", "eap", "--orders", 0, "--n-edges", 9)
 PROMPT = ("--clean", "ROMEO: I l", "--corrupted", "JULIE: I h", "--answer", "o", "--wrong", "a")
 TWO = ("--clean", "ROMEO: I l", "--clean", "HENRY: I l", "--corrupted", "JULIE: I h", "--corrupted", "MARCI: I h")
 
@@ -154,7 +155,7 @@ class TestCheck:
         assert code == (0 if abs(found["faithfulness"] - 1) <= found["tolerance"] else 1)
 
     def test_a_metric_that_cannot_be_written_down(self, asked, tmp_path):
-        options: dict[str, Any] = {"method": "exact", "orders": 0, "progress": False}
+        options: dict[str, Any] = {"method": "eap", "n_edges": 9, "orders": 0, "progress": False}
         bare = ngl.find_circuit(*asked[:3], lambda logits: logits[:, -1].max(-1).values.mean(), **options)
         assert bare.asks == {}
         bare.save(tmp_path / "bare")
@@ -250,7 +251,7 @@ def test_folders_that_are_something_else(saved, tmp_path):
 
 class TestPrompts:
     def test_several_written_out(self):
-        shown = run("circuit", "find", "shakespeare_char", *TWO, "--answer", "o", *QUICK, "--n-edges", 9, "--json")[1]
+        shown = run("circuit", "find", "shakespeare_char", *TWO, "--answer", "o", *ESTIMATED, "--json")[1]
         found = json.loads(shown)["circuit"]
         model = ngl.load("shakespeare_char")
         texts = ["ROMEO: I l", "HENRY: I l"], ["JULIE: I h", "MARCI: I h"]
