@@ -120,7 +120,7 @@ def _print(result: Any, count: int) -> None:
         values = alike(row["value"] for row in records)
     others = [[p_value(r[c]) for r in records] if c == "p_corrected" else alike(r[c] for r in records) for c in extra]
     rows = [
-        [*(str(row[c]).replace("_", " ") for c in columns), *cells]
+        [*(str(row[c]).replace("_", " ") if c.startswith("score") else str(row[c]) for c in columns), *cells]
         for row, *cells in zip(records, values, *others, strict=True)
     ]
     if rows:

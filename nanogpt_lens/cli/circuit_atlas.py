@@ -66,6 +66,8 @@ def atlas(
     reading: Reading,
 ) -> None:
     """Measure what every edge does at every stage of a run, exactly, and say when each appears."""
+    one_format(as_json, as_csv)
+    check_picture(plot)
     WAITING.doing(f"reading the checkpoints of {short(find_folder(path))}", for_programs=as_json or as_csv)
     with only_first():
         from nanogpt_lens.core.distributed import is_first
@@ -74,11 +76,9 @@ def atlas(
         from nanogpt_lens.runs.change_points import check_options
         from nanogpt_lens.runs.trajectory import trajectory
 
-        one_format(as_json, as_csv)
         check_options(least, level, PERMUTATIONS, seed)
         if output is not None:
             check_target(output)
-        check_picture(plot)
         if kind == "film" and plot is not None and plot.suffix != ".html":
             raise ResultError(
                 f"{plot} ends in {plot.suffix!r}, and a film has a slider; expected .html, or --kind multiples"

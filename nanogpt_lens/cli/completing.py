@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 TASKS = ("induction", "repeated_random", "trigger_bigrams")
 SECTIONS = (
-    *("summary", "certificate", "loss", "heads", "attention", "induction", "patching", "circuits", "lens", "neurons"),
-    *("scrubbing", "lab", "checkpoints"),
+    *("summary", "certificate", "loss", "heads", "attention", "induction", "lens", "patching", "circuits", "scrubbing"),
+    *("neurons", "lab", "checkpoints"),
 )
 METHODS = ("greedy", "exact", "acdc", "eap_ig", "eap", "weights", "attention")
 PARTS = ("outputs", "weights", "representations", "difference_lens", "heads", "transplants", "edges")

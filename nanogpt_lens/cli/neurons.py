@@ -24,6 +24,8 @@ from nanogpt_lens.core.choices import NeuronSource, On
 
 if TYPE_CHECKING:
     from nanogpt_lens.results import NeuronSearch
+    from nanogpt_lens.results.effects import NeuronAblation, SeparatingNeurons
+    from nanogpt_lens.results.neurons import NeuronPage
 
 
 app = typer.Typer(
@@ -134,11 +136,15 @@ def page(
         content = {**asdict(about), "definition": result.definition, "provenance": dict(result.provenance)}
         typer.echo(json.dumps(content, ensure_ascii=False))
     else:
-        first, *rest = str(about).splitlines()
-        finding(first)
-        for line in rest:
-            say(line, indent=11)
-        note(result.definition)
+        _print_page(about, result)
+
+
+def _print_page(about: NeuronPage, search: NeuronSearch) -> None:
+    first, *rest = str(about).splitlines()
+    finding(first)
+    for line in rest:
+        say(line, indent=11)
+    note(search.definition)
 
 
 def _check_model(model: Any, result: NeuronSearch, folder: Path) -> None:
@@ -188,6 +194,10 @@ def find(
     save_result(result, output)
     if print_for_programs({"separation": result}, as_json, as_csv):
         return
+    _print_found(result, predicate, k)
+
+
+def _print_found(result: SeparatingNeurons, predicate: str, k: int) -> None:
     least = 1 / (1 + len(result.null))  # no p can be smaller
     rows = [
         [
@@ -255,6 +265,10 @@ def ablate(
     save_result(result, output)
     if print_for_programs({"ablation": result}, as_json, as_csv):
         return
+    _print_ablation(result, chosen)
+
+
+def _print_ablation(result: NeuronAblation, chosen: list[str]) -> None:
     rows = [
         [
             str(row["score"]).replace("_", " "),

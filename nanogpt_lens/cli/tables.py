@@ -63,9 +63,14 @@ def whole(text: str) -> None:
 
 def finding(text: Any) -> None:
     """Print what was found, which stands first, as a sentence."""
-    said = in_words(str(text))
+    say(as_sentence(str(text)), style="bold")
+
+
+def as_sentence(text: str) -> str:
+    """What was found, with a capital letter and a full stop, and in words."""
+    said = in_words(text)
     first, dot = said[:1], "" if said[-1:] in ".!?:" else "."
-    say((first.upper() if re.match(r"[a-z]+ ", said) else first) + said[1:] + dot, style="bold")
+    return (first.upper() if re.match(r"[a-z]+ ", said) else first) + said[1:] + dot
 
 
 def note(text: Any, *, indent: int = 2) -> None:

@@ -93,6 +93,8 @@ def trajectory(
     reading: Reading,
 ) -> None:
     """Measure every checkpoint of a training run, and say where each score changes."""
+    one_format(as_json, as_csv)
+    check_picture(plot)
     check_text(text)
     WAITING.doing(f"reading the checkpoints of {short(find_folder(path))}", for_programs=as_json or as_csv)
     with only_first():
@@ -101,10 +103,8 @@ def trajectory(
         from nanogpt_lens.runs.on_pairs import takes_pairs
         from nanogpt_lens.runs.trajectory import trajectory as measured
 
-        one_format(as_json, as_csv)
         if output is not None:
             check_target(output)
-        check_picture(plot)
         analysis = find(measure)
         known = {*analysis.options(), *(("n",) if takes_pairs(analysis) else ())}
         options: dict[str, Any] = {k: v for k, v in (("n", n), ("seed", seed)) if v is not None and k in known}
@@ -210,7 +210,8 @@ def _print(result: Trajectory, places: dict[str, Any], count: int, least: float)
     digits = 1 if size >= 100 else 2 if size >= 10 else 3
     for row in rows:
         curve = result.values[(slice(None), *row.values())]
-        names = [str(result.labels[a][i] if a in result.labels else i).replace("_", " ") for a, i in row.items()]
+        labels = {a: str(result.labels[a][i] if a in result.labels else i) for a, i in row.items()}
+        names = [label.replace("_", " ") if a == "score" else label for a, label in labels.items()]
         table.append([*names, *(fixed(curve[i], digits) for i in columns), _verdict(result, row, places, least)])
     verdict = f"change of at least {least:g}"
     finding(_sentence(result, table))
@@ -229,7 +230,8 @@ def _print(result: Trajectory, places: dict[str, Any], count: int, least: float)
     for name in dict.fromkeys(result.labels["score"][row["score"]] for row in rows if "score" in row):
         if name in result.scores:
             note(f"{name.replace('_', ' ')}: {result.scores[name]}")
-    note(f"{result.quantity}: {about}; columns are iterations{corrected}{more}")
+    note(f"{result.quantity}: {about}")
+    note(f"{len(steps)} checkpoints; columns are iterations{corrected}{more}")
 
 
 def _sentence(result: Trajectory, table: list[list[str]]) -> str:
@@ -237,9 +239,9 @@ def _sentence(result: Trajectory, table: list[list[str]]) -> str:
     if not table:
         return "Nothing here can be followed: a value is missing at some checkpoint."
     axes = result.axes[1:]
-    names = [name.replace("_", " ") for name in table[0][: len(axes)]]
+    names = table[0][: len(axes)]
     place = ", ".join(f"{axis} {name}" for axis, name in zip(axes, names, strict=True))
-    first, *_, last = table[0][len(axes) : -1]
+    first, last = table[0][len(axes)], table[0][-2]
     when = "but not surely" if table[0][-1] == "not reached" else table[0][-1]
     return f"{place or result.quantity} changes most, from {first} to {last}: {when}."
 

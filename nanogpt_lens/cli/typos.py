@@ -19,14 +19,14 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = meant(error.message, getattr(getattr(error.param, "type", None), "choices", ()))
+            error.message = meant(error.message)
             raise
 
 
-def meant(message: str, choices: Any) -> str:
-    """An error, and the nearest of the words that an option takes, where one is near."""
+def meant(message: str) -> str:
+    """An error of typer's, and the nearest of the words that an option takes, where one is near."""
     message = message.removeprefix("Value error, ")
-    value = re.match(r"'(.*?)' is not one of", message)
-    if value is None or "did you mean" in message:
+    said = re.match(r"'(.*?)' is not one of (.*)", message)
+    if said is None or "did you mean" in message:
         return message
-    return message.rstrip(".") + did_you_mean(value[1], map(str, choices))
+    return message.rstrip(".") + did_you_mean(said[1], re.findall(r"'(.*?)'", said[2]))

@@ -57,7 +57,7 @@ class Waiting:
         self._live = Live(
             spinner, console=Console(stderr=True), transient=True, redirect_stdout=False, redirect_stderr=False
         )
-        self._live.start()
+        self._live.start(refresh=True)
 
     def done(self) -> None:
         """Take the line away, so that something else can be printed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import pytest
 import torch
@@ -38,9 +39,13 @@ def test_heads_names_the_two_heads(handmade):
     code, text, _ = run("heads", handmade, "--n", 16, "--importance")
     assert code == 0
     lines = {line.split()[0]: line for line in text.splitlines() if line[:1].isdigit()}
-    assert lines["0.1"].rstrip().endswith("previous_token, positional")
-    assert lines["1.0"].rstrip().endswith("induction, copying")
-    assert all(lines[head].rstrip().endswith("broad") for head in ("0.0", "1.1"))
+    said = "Head 0.1 looks at the previous token and looks at fixed distances; head 1.0 does induction and copies"
+    assert text.startswith(said)
+    assert lines["0.1"].split("  ")[2].strip() == "previous token, positional"
+    assert lines["1.0"].split("  ")[2].strip() == "induction, copying"
+    assert all(lines[head].split()[1] == "broad" for head in ("0.0", "1.1"))
+    assert lines["0.1"].count("*") == lines["1.0"].count("*") == 2
+    assert re.search(r"^\* previous token.*: above 0.40 \(.+\)$", text, re.MULTILINE)
     assert "chance" in text
     assert "loss rise" in text
 
@@ -65,8 +70,10 @@ def test_heads_as_json_and_csv_hold_the_results(out, tmp_path):
 def test_induction_reports_the_head_and_its_ablation(handmade):
     code, text, _ = run("induction", handmade, "--n", 8)
     assert code == 0
-    assert "head 1.0  1.000 [1.000, 1.000]" in text
-    assert "accuracy on clean [A][B]...[A] prompts: 1.000" in text
+    assert text.startswith("Induction head: 1.0.\n")
+    assert re.search(r"^1.0 +1.00 \[1.00, 1.00\] \*$", text, re.MULTILINE)
+    assert "* an induction head: surely, for all heads together, above 0.4" in text
+    assert "accuracy on clean [A][B]...[A] prompts: 1.00" in text
     assert "previous-token head 0.1 -> induction head 1.0" in text
     assert "ablation of 1.0" in text
 
@@ -110,7 +117,7 @@ def test_patch_prints_the_sweep(out):
         axes=("layer", "pos"),
         progress=False,
     )
-    assert f"{expected.clean:.4f}" in text
+    assert f"clean {expected.clean:.3f}" in text
     assert "11 sites with smaller effects" in text
     code, text, _ = run("patch", out, *PATCH, "--json")
     found = json.loads(text)["patching"]

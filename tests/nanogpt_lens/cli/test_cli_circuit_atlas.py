@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from nanogpt_lens.cli.tables import as_sentence
 from nanogpt_lens.results import CircuitAtlas, load_result
 from nanogpt_lens.runs.atlas import circuit_atlas
 from nanogpt_lens.runs.trajectory import trajectory
@@ -37,7 +38,7 @@ def test_the_numbers_of_the_function_and_the_film(folder, effects, tmp_path):
     assert isinstance(kept, CircuitAtlas)
     assert torch.equal(kept.values, effects.values)
     assert kept.table().equals(expected.table())
-    assert expected.sentence() in shown
+    assert as_sentence(expected.sentence()) in shown
     assert (
         f"4 checkpoints; intervals over 4 prompts; p of a transition, corrected for {expected.n_curves} curves" in shown
     )

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import nanogpt_lens as ngl
+from nanogpt_lens.cli.tables import as_sentence
 from tests.nanogpt_lens.cli.test_cli import run
 
 MODEL = "handmade_induction"
@@ -64,16 +65,16 @@ class TestGrade:
         code, shown, _ = run(*self.WORDS, "--rows", 2)
         assert code == 0
         lines = shown.splitlines()
-        assert lines[0] == expected.verdict()
-        assert [line.split()[0] for line in lines[2:6]] == ["method", "exact", "eap", "weights"]
-        assert lines[6] == "intervals over the prompts:"
-        assert lines[7].split("  ")[0] == "method"
-        assert [line.split()[0] for line in lines[8:10]] == ["eap", "weights"]
+        assert lines[0] == as_sentence(expected.verdict())
+        assert [line.split()[0] for line in lines[1:5]] == ["method", "exact", "eap", "weights"]
+        assert lines[5] == "intervals over the prompts:"
+        assert lines[6].split("  ")[0] == "method"
+        assert [line.split()[0] for line in lines[7:9]] == ["eap", "weights"]
         low, high = (float(end[expected.row_of("eap"), 0]) for end in (expected.low, expected.high))
-        assert f"[{low:.3f}, {high:.3f}]" in lines[8].replace("-0.000", "0.000")
+        assert f"[{low:.2f}, {high:.2f}]" in lines[7].replace("-0.00", "0.00")
         assert "few examples: n = 4" in shown
         worst = lines.index("the edges on which eap is farthest off:")
-        assert [line.split()[0] for line in lines[worst + 2 :]] == expected.worst("eap", 2)["edge"].tolist()
+        assert [line.split()[0] for line in lines[worst + 2 : -1]] == expected.worst("eap", 2)["edge"].tolist()
 
     def test_a_row_per_grade_as_csv(self, expected):
         code, shown, _ = run(*self.WORDS, "--csv")
@@ -128,12 +129,12 @@ class TestValidate:
         code, shown, _ = run(*words)
         assert code == 0
         lines = shown.splitlines()
-        assert lines[0] == found["verdict"]
-        assert lines[2].split() == ["check", "value", "p"]
-        assert f"held out {held_out:.3f} [" in " ".join(next(li for li in lines if li.startswith("held out")).split())
+        assert lines[0] == as_sentence(found["verdict"])
+        assert lines[1].split() == ["check", "value", "p"]
+        assert f"held out {held_out:.2f} [" in " ".join(next(li for li in lines if li.startswith("held out")).split())
         start = lines.index("the same edges, run in other ways:")
-        assert len(lines[start + 2 :]) - 2 == len(found["robustness_table"])
-        assert lines[-1].startswith("in sample: the search has seen 100%")
+        assert len(lines[start + 2 :]) - 3 == len(found["robustness_table"])
+        assert lines[-2].startswith("in sample: the search has seen 100%")
 
     def test_one_is_found_where_none_is_given(self, saved, tmp_path):
         words = ("circuit", "validate", MODEL, *TASK, *FEW, "--method", "exact")
@@ -153,7 +154,7 @@ class TestValidate:
             (("SAVED", "--source", "zero"), "--source was given without prompts"),
             (("SAVED", "--held-out-seed", 3), "--held-out-seed was given without --task"),
             ((*TASK, "--held-out-seed", 0), "--held-out-seed is 0, the seed of the prompts themselves"),
-            (("none.json",), "none.json cannot be read"),
+            (("none.json",), "none.json does not exist"),
             ((*TASK, "--method", "guess"), "--method is 'guess'; expected one of greedy"),
             (("SAVED", "--plot", "x.pdf"), "x.pdf ends in '.pdf'; expected a picture"),
         ],

@@ -61,12 +61,12 @@ def test_prompts_given_anew_and_a_picture(saved, model, tmp_path):
     words = ("circuit", "compare", *saved, "--model", MODEL, *FEW, *TASK, "--seed", 4, "--plot", picture)
     code, shown, said = run(*words, "--name", "few", "--name", "many")
     assert code == 0
-    assert shown.splitlines()[0].startswith("edge effects correlate 1.00 in ranks")
+    assert shown.splitlines()[0].startswith("Edge effects correlate 1.00 in ranks")
     edges = ngl.results.Circuit.load(saved[0]).edges
     home = ngl.run_circuit(model, list(edges), *prompts(model, 4), progress=False)
     row = next(line.split() for line in shown.splitlines() if line.split()[:2] == ["few", "many"] and "[" in line)
     assert row
-    assert f"{float(home.faithfulness[0]):.3f}" in shown
+    assert f"{float(home.faithfulness[0]):.2f}" in shown
     assert f"picture written to {picture}" in said
     assert "In each other's place circuits do" in picture.read_text()
 
@@ -88,7 +88,7 @@ def test_csv_has_a_row_for_each_score_of_each_pair(saved):
         (("FOUND", "MORE", "--model", MODEL, "--match", "names"), "--match is 'names'"),
         (("FOUND", "MORE", "--model", MODEL, "--json", "--csv"), "--json and --csv were both given"),
         (("FOUND", "MORE", "--model", MODEL, "--name", "one"), "expected 2 different ones"),
-        (("FOUND", "nowhere.json", "--model", MODEL), "nowhere.json cannot be read"),
+        (("FOUND", "nowhere.json", "--model", MODEL), "nowhere.json does not exist"),
         (("FOUND", "MORE", "--model", MODEL, "--model", "induction"), "another vocabulary"),
         (("FOUND", "MORE", "--model", MODEL, "--plot", "picture.gif"), "expected a picture"),
     ],

@@ -19,6 +19,7 @@ from tests.nanogpt_lens.neurons.neuron_helpers import play
 
 INDUCTION = ("--task", "induction", "--n", 8, "--seq-len", 24)
 QUICK = ("--method", "exact", "--orders", 0)
+ESTIMATED = ("--method", "eap", "--orders", 0, "--n-edges", 9)
 PROMPT = ("--clean", "ROMEO: I l", "--corrupted", "JULIE: I h", "--answer", "o", "--wrong", "a")
 TWO = ("--clean", "ROMEO: I l", "--clean", "HENRY: I l", "--corrupted", "JULIE: I h", "--corrupted", "MARCI: I h")
 
@@ -52,8 +53,8 @@ def test_edges_are_those_of_the_function(asked, tmp_path):
     best = expected.top(1, by="effect").iloc[0]
     header, first = shown.splitlines()[2:4]
     assert header.split() == ["edge", "metric", "effect"]
-    assert first.split()[:2] == [best["edge_label"], f"{best['value']:.4f}"]
-    assert "and 107 edges with smaller effects" in shown
+    assert first.split()[:2] == [best["edge_label"], f"{best['value']:.3f}"]
+    assert "107 edges with smaller effects" in shown
     assert torch.equal(ngl.load_result(tmp_path / "kept").values, expected.values)
     code, shown, _ = run(*words, "--csv")
     table = list(csv.DictReader(io.StringIO(shown)))
@@ -96,7 +97,7 @@ def test_find_prints_the_sentence_the_edges_by_rank_and_other_circuits(tmp_path)
     assert any(line.startswith("2 random orders found") for line in lines)
     assert f"picture written to {picture}" in said
     assert "3 of 46 edges" in picture.read_text()
-    assert "and 2 more" in run(*words, "--rows", 1)[1]
+    assert "2 more edges: --rows" in run(*words, "--rows", 1)[1]
 
 
 class TestCheck:
@@ -154,7 +155,7 @@ class TestCheck:
         assert code == (0 if abs(found["faithfulness"] - 1) <= found["tolerance"] else 1)
 
     def test_a_metric_that_cannot_be_written_down(self, asked, tmp_path):
-        options: dict[str, Any] = {"method": "exact", "orders": 0, "progress": False}
+        options: dict[str, Any] = {"method": "eap", "n_edges": 9, "orders": 0, "progress": False}
         bare = ngl.find_circuit(*asked[:3], lambda logits: logits[:, -1].max(-1).values.mean(), **options)
         assert bare.asks == {}
         bare.save(tmp_path / "bare")
@@ -250,7 +251,7 @@ def test_folders_that_are_something_else(saved, tmp_path):
 
 class TestPrompts:
     def test_several_written_out(self):
-        shown = run("circuit", "find", "shakespeare_char", *TWO, "--answer", "o", *QUICK, "--n-edges", 9, "--json")[1]
+        shown = run("circuit", "find", "shakespeare_char", *TWO, "--answer", "o", *ESTIMATED, "--json")[1]
         found = json.loads(shown)["circuit"]
         model = ngl.load("shakespeare_char")
         texts = ["ROMEO: I l", "HENRY: I l"], ["JULIE: I h", "MARCI: I h"]
@@ -299,9 +300,9 @@ class TestPrompts:
             (("--task", "no/such/run"), "cannot be read"),
             ((*PROMPT, "--solved"), "--solved was given with --clean, whose texts are as they are"),
             ((*PROMPT, "--task", "induction"), "--clean and --task were both given; expected"),
-            (("--task", "induction", "--text", "x.txt"), "--task and --text were both given"),
+            (("--task", "induction", "--text", __file__), "--task and --text were both given"),
             (("--task", "induction", "--answer", "o"), "--answer was given with --task, which makes its own"),
-            (("--text", "x.txt", "--corrupted", "o"), "--corrupted was given with --text, which finds its own"),
+            (("--text", __file__, "--corrupted", "o"), "--corrupted was given with --text, which finds its own"),
             (("--corrupted", "o"), "no prompts are given"),
             ((*PROMPT, "--n", 3), "--n was given with --clean, whose texts are as they are"),
             (PROMPT[:4], "--clean was given without --answer"),

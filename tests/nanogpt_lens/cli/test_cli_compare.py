@@ -12,6 +12,9 @@ from nanogpt_lens.results import ModelComparison
 from tests.nanogpt_lens.cli.test_cli import run
 from tests.nanogpt_lens.compare.pairs_of_files import TEXT, saved, state, with_other_head
 
+PARTS = ("outputs", "weights", "transplants")
+QUICK = ("--parts", ",".join(PARTS), "--no-search")
+
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
@@ -24,10 +27,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
 class TestWhatItPrints:
     def test_json_is_that_of_the_function(self, files, tmp_path):
         before, after, text = files
-        code, out, _ = run("compare", before, after, "--text", text, "--json", "--save", tmp_path / "kept")
+        words = ("compare", before, after, "--text", text, *QUICK)
+        code, out, _ = run(*words, "--json", "--save", tmp_path / "kept")
         assert code == 0
         plain = json.loads(out)
-        made = ngl.compare(before, after, text=text, progress=False)
+        made = ngl.compare(before, after, text=text, parts=list(PARTS), search=False, progress=False)
         assert plain["sentences"] == list(made.sentences())
         assert plain["parts"]["weights"]["verdicts"] == list(made["weights"].verdicts)
         assert ModelComparison.load(tmp_path / "kept").sentences() == made.sentences()
@@ -37,7 +41,7 @@ class TestWhatItPrints:
         code, out, _ = run("compare", before, after, "--text", text, "--parts", "outputs,transplants")
         assert code == 0
         lines = out.splitlines()
-        assert lines[0].startswith("after predicts this text")
+        assert lines[0].startswith("After predicts this text")
         assert lines[1].startswith("Head 0.1, moved from after into before, carries 100%")
         assert any(line.startswith("0.1 ") and "100%" in line for line in lines[2:])
 
@@ -52,7 +56,7 @@ class TestThePage:
     def test_first_the_sentences_and_one_picture(self, files, tmp_path):
         before, after, text = files
         page = tmp_path / "compare.html"
-        code, out, _ = run("compare", before, after, "--text", text, "-o", page)
+        code, out, _ = run("compare", before, after, "--text", text, *QUICK, "-o", page)
         assert code == 0
         assert str(page) in out
         html = page.read_text()
@@ -65,7 +69,7 @@ class TestThePage:
 
     def test_the_same_arguments_give_the_same_bytes(self, files, tmp_path):
         before, after, text = files
-        words = ("compare", before, after, "--text", text, "--parts", "outputs,weights")
+        words = ("compare", before, after, "--text", text, "--parts", "weights")
         for name in ("one.html", "two.html"):
             run(*words, "-o", tmp_path / name)
         assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()

@@ -51,7 +51,8 @@ def test_page_shows_one_neuron(out, text):
     expected = ngl.search_neurons(ngl.load(out), text, layers=[1], k=10, window=12, progress=False).page(1, 7)
     code, shown, _ = run("neurons", "page", out, "1.7", "--text", text)
     assert code == 0
-    assert str(expected) in shown
+    said = f"N{str(expected)[1:]}".replace("\n", ".\n", 1)
+    assert said in shown
     code, shown, _ = run("neurons", "page", out, "1.7", "--text", text, "--json")
     found = json.loads(shown)
     code, _, _ = run(
@@ -59,7 +60,7 @@ def test_page_shows_one_neuron(out, text):
     )
     assert code == 0
     code, kept, _ = run("neurons", "page", out, "1.7", "--search", out.parent / "kept")
-    assert str(expected) in kept
+    assert said in kept
     code, _, error = run("neurons", "page", "shakespeare_char", "1.7", "--search", out.parent / "kept")
     assert code == 2
     assert "was found on another checkpoint" in error

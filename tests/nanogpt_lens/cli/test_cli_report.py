@@ -24,10 +24,10 @@ def run(tmp_path, monkeypatch):
 
 def test_it_writes_what_the_function_returns(run):
     result = run.invoke(
-        app, ["report", "out", "--text", "words.txt", "--sections", "heads, loss", "-o", "new/page.html"]
+        app, ["report", "out", "--text", "words.txt", "--sections", "attention, loss", "-o", "new/page.html"]
     )
     assert result.exit_code == 0, result.output
-    expected = report("out", corpus="words.txt", sections=["loss", "heads"], progress=False)
+    expected = report("out", corpus="words.txt", sections=["loss", "attention"], progress=False)
     with open("new/page.html", encoding="utf-8", newline="") as file:
         assert file.read() == expected.html
     assert result.stdout.strip().endswith("it opens offline")
@@ -35,12 +35,12 @@ def test_it_writes_what_the_function_returns(run):
 
 
 def test_json_says_where_and_how(run):
-    result = run.invoke(app, ["report", "out", "--text", "words.txt", "--sections", "certificate,induction", "--json"])
+    result = run.invoke(app, ["report", "out", "--text", "words.txt", "--sections", "certificate,loss", "--json"])
     content = json.loads(result.stdout)
     assert result.exit_code == 0
     assert content["passed"] is True
     assert content["output"] == "report.html"
-    assert [(s["key"], s["status"]) for s in content["sections"]] == [("certificate", "done"), ("induction", "done")]
+    assert [(s["key"], s["status"]) for s in content["sections"]] == [("certificate", "done"), ("loss", "done")]
 
 
 def test_sections_are_listed_without_a_checkpoint(run):
@@ -87,7 +87,7 @@ def test_what_is_not_equal_is_written_in_red_and_exits_1(run, tmp_path, monkeypa
 
 def test_a_certificate_that_cannot_be_made_proves_nothing(run, monkeypatch):
     monkeypatch.setattr("nanogpt_lens.reporting.sections.certificate.check", lambda *_, **__: 1 / 0)
-    result = run.invoke(app, ["report", "out", "--sections", "certificate,heads"])
+    result = run.invoke(app, ["report", "out", "--sections", "certificate,loss"])
     assert result.exit_code == 1
     with open("report.html", encoding="utf-8") as file:
         assert "NOT PROVEN: the certificate could not be made" in file.read()

@@ -61,11 +61,11 @@ def test_it_prints_the_sentence_the_controls_and_the_claims_in_words(file, expec
     code, shown, _ = run("scrub", MODEL, file, *FEW)
     assert code == 0
     lines = shown.splitlines()
-    assert [lines[0], lines[2]] == [expected.sentence(), expected.definition]
-    assert lines[1] == "16 prompts of the task induction, 8 tokens each, 2 draws of each"
-    for name, line in zip(expected.labels["condition"], lines[4:9], strict=True):
+    asked = "16 prompts of the task induction, 8 tokens each, 2 draws of each"
+    assert [lines[0], lines[-1]] == [f"{expected.sentence()}.", f"{asked}; {expected.definition}"]
+    for name, line in zip(expected.labels["condition"], lines[2:7], strict=True):
         assert line.startswith(f"{name} ")
-    assert f"{expected.of('features permuted'):.1%} [" in lines[7]
+    assert f"{expected.of('features permuted'):.1%} [" in lines[5]
     first = lines.index(next(line for line in lines if line.startswith("claim ")))
     claims = (
         "logits: everything",
@@ -137,13 +137,13 @@ def test_passages_of_a_text_end_with_the_answer(file, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words", "sentence"),
     [
-        (None, (), "there is no file 'none.yaml'; expected a hypothesis in YAML or JSON"),
+        (None, (), "none.yaml does not exist; expected a hypothesis in YAML or JSON"),
         ("logits: [", (), "is no YAML"),
         ("claims: {}", (), "is no hypothesis; expected a mapping with the claim 'logits'"),
         ("logits: {reads: {'7.0': {}}}", (), "logits/7.0"),
         ("logits: {depends_on: colour}", (), "'colour' is no feature; expected token, previous_token"),
         ("logits: {}", ("--task", "nothing_such"), "nothing_such"),
-        ("logits: {}", ("--task", "induction", "--text", "x.txt"), "--task and --text were both given"),
+        ("logits: {}", ("--task", "induction", "--text", __file__), "--task and --text were both given"),
         ("logits: {}", ("--text", "nowhere.txt"), "nowhere.txt does not exist; expected a text file"),
         ("logits: {}", ("--json", "--csv"), "--json and --csv were both given"),
         ("logits: {}", ("--plot", "x.pdf"), "x.pdf ends in '.pdf'; expected a picture"),

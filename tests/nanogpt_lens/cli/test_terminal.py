@@ -1,0 +1,157 @@
+"""What a terminal sees beside tables: completion, mistyped words, the line while waiting, Ctrl-C, a closed pipe."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from nanogpt_lens.circuits.ranking import SearchMethod
+from nanogpt_lens.cli import completing
+from nanogpt_lens.cli.typos import meant
+from nanogpt_lens.cli.waiting import Waiting, short
+from nanogpt_lens.compare.comparing import PARTS
+from nanogpt_lens.reporting.making import SECTIONS
+from nanogpt_lens.text.task_pairs import NAMES
+from tests.nanogpt_lens.cli.test_cli import run
+
+
+class TestCompletion:
+    def test_the_words_are_the_packages(self):
+        assert tuple(SECTIONS) == completing.SECTIONS
+        assert (NAMES, PARTS) == (completing.TASKS, completing.PARTS)
+        assert set(get_args(SearchMethod)) == set(completing.METHODS)
+
+    def test_names_that_begin_so(self):
+        assert "shakespeare_char" in completing.checkpoints("shake")
+        assert completing.texts("") == ["shakespeare_char"]
+        assert [name for name, _ in completing.analyses("score")] == ["score_heads"]
+        assert "edge_effects" in dict(completing.measures(""))
+        assert "activation_patching" not in dict(completing.measures(""))
+        assert completing.one_of(completing.TASKS)("in") == ["induction"]
+
+    def test_names_with_commas_each_once(self):
+        complete = completing.some_of(("loss", "lens", "heads"))
+        assert complete("l") == ["loss", "lens"]
+        assert complete("loss,l") == ["loss,lens"]
+        assert complete("nothing,x") == []
+
+    def test_a_shell_gets_them_without_torch(self):
+        script = (
+            "import sys; sys.argv = ['nanogpt-lens']\nfrom nanogpt_lens.__main__ import main\n"
+            "try: main()\nexcept SystemExit: pass\n"
+            "print('torch' in sys.modules)"
+        )
+        words = "nanogpt-lens heads induction_"
+        asks = {"_NANOGPT_LENS_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "2"}
+        done = subprocess.run([sys.executable, "-c", script], env=os.environ | asks, capture_output=True, text=True)
+        assert done.stdout.split() == ["induction_control", "False"]
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (("heds", "induction"), "Did you mean 'heads'?"),
+        (("convert", "induction", "--to", "hoked", "-o", "x"), "did you mean 'hooked'?"),
+        (("heads", "induction", "--text", "shakespere_char"), "did you mean 'shakespeare_char'?"),
+        (("circuit", "edges", "induction", "--task", "inductoin"), "did you mean 'induction'?"),
+        (("neurons", "find", "induction", "uper_case", "--text", "shakespeare_char"), "did you mean 'upper_case'?"),
+        (("patch", "induction", "--clean", "a", "--corrupted", "b", "--answer", "a", "--axes", "layr"), "'layer'?"),
+    ],
+)
+def test_the_nearest_word_is_named(words, near):
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert near in " ".join(err.split())
+
+
+def test_what_is_far_from_all_words_has_no_nearest():
+    assert meant("'xyz' is not one of 'a', 'b'.") == "'xyz' is not one of 'a', 'b'"
+    assert meant("Missing argument") == "Missing argument"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("lens", "induction", "--tuned", "nowhere"),
+        ("scrub", "induction", "nowhere.yaml"),
+        ("neurons", "page", "induction", "0.1", "--search", "nowhere"),
+        ("circuit", "validate", "induction", "nowhere"),
+        ("circuit", "check", "nowhere", "induction"),
+        ("measure", "induction", "text_loss", "--text", "nowhere"),
+    ],
+)
+def test_what_is_not_there_is_refused_before_a_model_is_loaded(words, monkeypatch):
+    monkeypatch.setattr("nanogpt_lens.model.reading.Reading.checkpoint", lambda *_, **__: 1 / 0)
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: nowhere")
+    assert "does not exist; expected " in err
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+class TestTheLineWhileWaiting:
+    def test_a_log_gets_one_line_and_a_program_none(self, monkeypatch):
+        monkeypatch.setattr(sys, "stderr", log := io.StringIO())
+        waiting = Waiting()
+        waiting.doing("reading a/b")
+        assert log.getvalue() == ""  # tests and notebooks hear nothing
+        waiting.speak()
+        waiting.doing("reading a/b", for_programs=True)
+        assert log.getvalue() == ""
+        waiting.doing("reading a/b")
+        waiting.doing("importing")
+        waiting.done()
+        assert log.getvalue() == "reading a/b ...\n"
+
+    def test_on_a_terminal_it_goes_away(self, monkeypatch):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        monkeypatch.setenv("TERM", "xterm")
+        waiting = Waiting()
+        waiting.speak()
+        waiting.doing("reading a/b", for_programs=True)
+        waiting.doing("importing")
+        waiting.done()
+        said = sys.stderr.getvalue()
+        assert "reading a/b ..." in said
+        assert said.endswith(("\x1b[2K", "\x1b[?25h"))  # the line is erased, and the cursor is back
+
+    def test_other_processes_say_nothing(self, monkeypatch):
+        monkeypatch.setattr(sys, "stderr", log := io.StringIO())
+        monkeypatch.setenv("RANK", "1")
+        waiting = Waiting()
+        waiting.speak()
+        waiting.doing("reading a/b")
+        assert log.getvalue() == ""
+
+    def test_a_file_has_its_folder(self):
+        assert short("/very/long/out/ckpt.pt") == "out/ckpt.pt"
+        assert short("ckpt.pt") == "ckpt.pt"
+
+
+def test_ctrl_c_is_one_line(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanogpt_lens.model.reading.Reading.checkpoint", interrupted)
+    for words in (("info", "induction"), ("heads", "induction"), ("trajectory", "induction")):
+        code, out, err = run(*words)
+        assert (code, out) == (130, "")
+        assert err in ("interrupted\n", "")  # once in a process
+
+
+def test_a_closed_pipe_is_no_error(monkeypatch):
+    def closed(*_, **__):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("nanogpt_lens.cli.tables._write", closed)
+    code, out, err = run("info", "induction")
+    assert (code, out, err) == (1, "", "")
