@@ -83,6 +83,13 @@ def test_a_how_to_has_a_picture_and_a_block(page):
     assert blocks(page, "python")
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if re.match(r"how-to/|start/|index|names", page)])
+def test_code_is_as_wide_as_the_page(page):
+    for language in ("python", "console", "text", "bash", "json"):
+        for code in blocks(page, language):
+            assert max(map(len, code.splitlines())) <= 84, code
+
+
 def test_links_become_those_of_the_site():
     text = "[a](../notebooks/05_circuits.ipynb) [b](FILES.md#x) [c](../tests/handmade.py) ![d](images/lens.png) [e](#f)"
     mended = docs_site.with_links_of_the_site(text, "docs/CIRCUITS.md", "CIRCUITS.md")
