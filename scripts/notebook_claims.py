@@ -5,6 +5,7 @@ the reader's variables, and says which sentence rests on which of them:
 
     says("It loses 0.37 nats, and head 1.3 is worth 0.03", importance.max(), importance[1, 3])
     holds("No head is an induction head", not taxonomy.heads("induction"))
+    defines("accuracy is above 0.8")
 
 Every piece has to stand in the text as it is. Numbers in it are compared, in order, with the values; a decimal number
 or a percentage of the text that no piece covers is an error.
@@ -45,7 +46,7 @@ def precise(text: str) -> list[str]:
 def pieces(source: str) -> Iterator[str]:
     """The pieces of text that a file of checks rests on."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("says", "holds"):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("says", "holds", "defines"):
             assert isinstance(node.args[0], ast.Constant), f"line {node.lineno}: the piece has to be a plain string"
             yield str(node.args[0].value)
 
@@ -97,6 +98,10 @@ class Claims:
         self._stands(piece)
         if not condition:
             self.wrong.append(f"“{piece}”: it does not hold")
+
+    def defines(self, piece: str) -> None:
+        """Note that the numbers of a piece are choices, such as a threshold, and not of this run."""
+        self._stands(piece)
 
     def _stands(self, piece: str) -> None:
         self.n += 1

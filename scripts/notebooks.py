@@ -110,7 +110,7 @@ import json as _json, sys as _sys
 _sys.path.insert(0, {root!r})
 from scripts.notebook_claims import Claims as _Claims
 _claims = _Claims({text!r})
-says, holds = _claims.says, _claims.holds
+says, holds, defines = _claims.says, _claims.holds, _claims.defines
 {checks}
 print(_json.dumps([_claims.n, _claims.wrong]))
 """

@@ -19,7 +19,6 @@ holds(
     "that nothing else matters for the keys costs 5%",
     "nothing else matters for logits/1.0/k costs most, 5%" in told.sentence(),
 )
-says("that nothing else matters for the keys costs 5%", 0.05)
 says("With the position in the story, 100% is left", ngl.scrub(handmade, reads_by(keys), pairs, **quick).recovered)
 says("99% is left of the control, 21% of the two-layer model", counted["induction_control"][0], counted["induction"][0])
 says("52%, beside 43% with permuted features", textbook.recovered, textbook.of("features permuted"))
