@@ -77,10 +77,19 @@ def _is_first(part: str, comparison: ModelComparison) -> bool:
 def _plain(result: Result, comparison: ModelComparison) -> list[Block]:
     said = getattr(result, "sentence", None)
     words = line_of(str(said())) if callable(said) else ""
-    finding: list[Block] = [Paragraph(text=f"{words[0].upper()}{words[1:]}.", tone="plain")] if words else []
+    a, b = (line_of(name) for name in comparison.names)
+    words = words.replace("a into b", f"{a} into {b}").replace("b into a", f"{b} into {a}")
+    first, _, rest = f"{words[:1].upper()}{words[1:]}".partition("; ")
+    says = f"{first}." if words else ""
+    finding: list[Block] = [Paragraph(text=f"{rest[:1].upper()}{rest[1:]}.", tone="note")] if rest else []
+    if "direction" in result.labels:
+        ways = tuple(_way(way, comparison.names) for way in result.labels["direction"])
+        shown = replace(result, labels={**result.labels, "direction": ways})
+        return [picture_of(shown, "what the finding says", says=says), *finding]
     if any(comparison.parts.get(name) is result and _is_first(name, comparison) for name in comparison.parts):
-        return [*finding, Paragraph(text=_ABOVE, tone="note")]
-    return [*finding, picture_of(result, "what the finding says")]
+        said = [Paragraph(text=says)] if says else []
+        return [*said, *finding, Paragraph(text=_ABOVE, tone="note")]
+    return [picture_of(result, "what the finding says", says=says), *finding]
 
 
 _ABOVE = "Its picture is the first of this page."
@@ -88,17 +97,21 @@ _ABOVE = "Its picture is the first of this page."
 
 def with_names(result: Transplants, names: tuple[str, str]) -> Transplants:
     """The same with the models' names in place of a and b, and without the small parts that move nothing."""
-    a, b = (line_of(name, longest=24) for name in names)
-    called = {"a into b": f"{a} into {b}", "b into a": f"{b} into {a}"}
     kept = torch.tensor([i for i, name in enumerate(result.components) if not _moves_nothing(result, i, name)])
     parts = {"values", "low", "high", "n_parameters", "changed", "moved", "chosen"}
     tensors = {name: getattr(result, name)[..., kept] for name in parts if getattr(result, name) is not None}
     labels = {
         **result.labels,
-        "direction": tuple(called.get(way, way) for way in result.labels["direction"]),
+        "direction": tuple(_way(way, names) for way in result.labels["direction"]),
         "component": tuple(result.components[i] for i in kept.tolist()),
     }
     return replace(result, labels=labels, **tensors)
+
+
+def _way(direction: str, names: tuple[str, str]) -> str:
+    """A direction with the models' names in place of a and b."""
+    a, b = (line_of(name, longest=24) for name in names)
+    return {"a into b": f"{a} into {b}", "b into a": f"{b} into {a}"}.get(direction, direction)
 
 
 def _moves_nothing(result: Transplants, i: int, name: str) -> bool:
@@ -238,7 +251,10 @@ def _weights(result: WeightDifference, comparison: ModelComparison) -> list[Bloc
     if not result.changed and not result.rewritten:
         return blocks
     if not _is_first("weights", comparison):
-        blocks.append(picture_of(result, "how far each matrix has moved"))
+        moved_parts = int((result.values.nan_to_num(0) > _ROUNDED).sum())
+        drawn = picture_of(result, "how far each matrix has moved", k=max(1, min(20, moved_parts)), says=_moved(result))
+        drawn.picture.update_xaxes(title_text=f"norm of the difference, as a share of {comparison.names[0]}'s")
+        blocks.append(drawn)
     moved = result.tokens_table(_ROWS)
     if bool(result.token_differs.any()):
         columns = [name for name in moved.columns if name != "token"]
@@ -252,6 +268,15 @@ def _weights(result: WeightDifference, comparison: ModelComparison) -> list[Bloc
             )
         )
     return blocks
+
+
+_ROUNDED = 1e-6
+
+
+def _moved(result: WeightDifference) -> str:
+    """How many parts have changed, in a sentence."""
+    n, verb = len(result.changed), "has" if len(result.changed) == 1 else "have"
+    return f"{n} of {plural(len(result.components), 'part')} {verb} changed."
 
 
 def _heads(result: HeadMatches, comparison: ModelComparison) -> list[Block]:

@@ -77,7 +77,8 @@ class ModelComparison:
             ResultError: the part is not there, or has no such option.
         """
         part = part or next((name for name in PICTURED if name in self.parts), next(iter(self.parts), ""))
-        return self[part].plot(**options)
+        named = {"names": self.names} if part in ("transplants", "edges") else {}
+        return self[part].plot(**named, **options)
 
     def to_json(self) -> dict[str, Any]:
         """All parts as plain values that `json.dumps` takes."""

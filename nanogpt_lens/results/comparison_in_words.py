@@ -40,6 +40,7 @@ def sentences_of(
         _heads(parts.get("heads"), names),
         _own(parts.get("difference_lens")),
         _own(parts.get("edges"), f"Along edges (a is {names[0]}, b {names[1]}), "),
+        "" if own_text else _alike(parts.get("outputs"), names),
         _about_the_set(parts.get("transplants"), names),
     ]
     return tuple(sentence for sentence in said if sentence)
@@ -58,17 +59,33 @@ def _outputs(result: Any, names: tuple[str, str], own_text: bool) -> str:
     kl, agreement = result.measure("kl_ab")[0], result.measure("agreement")[0]
     if kl < _ROUNDING and agreement > 1 - _ROUNDING:
         return f"{a} and {b} predict the same at all {result.n_places:,} places but for rounding ({kl:.0e} nats of KL)."
+    if own_text:
+        return f"On text that they write themselves, half each, the two name {_same(result, names)}."
+    return f"{_better(names, *result.measure('loss_difference'), unit='token')}."
+
+
+def _alike(result: Any, names: tuple[str, str]) -> str:
+    """How often the two name the same token, and how far apart they are; "" where that is said already."""
+    if not isinstance(result, OutputDifference) or result.same:
+        return ""
+    kl, agreement = result.measure("kl_ab")[0], result.measure("agreement")[0]
+    if kl < _ROUNDING and agreement > 1 - _ROUNDING:
+        return ""
+    return f"The two name {_same(result, names)}."
+
+
+def _same(result: OutputDifference, names: tuple[str, str]) -> str:
+    """The same likeliest token how often, the divergence, and before which token it is clearest."""
+    kl, agreement = result.measure("kl_ab")[0], result.measure("agreement")[0]
     ranked = result.where(k=None).sort_values("low_all", ascending=False, kind="stable")
     where = ""
     if len(ranked):
         first = ranked.iloc[0]
         where = f", most clearly before {_shown(first['token'])} (n = {first['count']:,})"
-    same = (
+    a, b = names
+    return (
         f"the same likeliest token at {agreement:.0%} of the places; KL({a} || {b}) is {kl:.3g} nats per token{where}"
     )
-    if own_text:
-        return f"On text that they write themselves, half each, the two name {same}."
-    return f"{_better(names, *result.measure('loss_difference'), unit='token')}; the two name {same}."
 
 
 def _better(names: tuple[str, str], loss: float, low: float, high: float, *, unit: str) -> str:
@@ -98,7 +115,9 @@ def _carried(result: Any, why: str, names: tuple[str, str]) -> str:
         )
     chosen = _chosen(result)
     ends = f"{float(result.set_low[i, by]):.0%} to {float(result.set_high[i, by]):.0%}"
-    share = f"{float(result.set_share[i, by]):.0%} ({ends}) of the difference in {_called(result, by)}"
+    whole = "100% to 100%" in ends
+    share = f"{float(result.set_share[i, by]):.0%}{'' if whole else f' ({ends})'} of the difference in "
+    share += _called(result, by)
     verb = "carries" if len(chosen) == 1 else "carry"
     return f"{_begun(listed(map(called, chosen)))}, moved from {b} into {a}, {verb} {share}."
 
@@ -182,11 +201,20 @@ def _weights(result: Any, names: tuple[str, str]) -> str:
     """What has changed in the weights: all of it where it is little, else how much."""
     if not isinstance(result, WeightDifference):
         return ""
-    if len(result.changed) <= _MOST:
+    if not result.changed and not result.rewritten:
+        return f"{names[0]} and {names[1]} are identical, parameter by parameter."
+    if result.rewritten or not result.changed:
         return f"In the weights (a is {names[0]}, b {names[1]}): {result.sentence()}."
     far: dict[str, float] = {}
     for matrix, value in zip(result.matrices, result.values.tolist(), strict=True):
         far[component_of(matrix)] = max(far.get(component_of(matrix), 0.0), value)
+    if len(result.changed) <= _MOST:
+        each = [f"{called(name)} by {far[name]:.0%} of its norm" for name in result.changed]
+        verb = "has" if len(each) == 1 else "have"
+        start = f" The two come from one start (mean cosine {result.origin_cosine:.2f})."
+        return f"Of the weights, {len(each)} of {len(result.components)} parts {verb} changed: {listed(each)}." + (
+            start if result.origin == "shared start" else ""
+        )
     first = sorted(result.changed, key=lambda name: -far[name])[:3]
     said = (
         f"The two come from one start (mean cosine of their weights {result.origin_cosine:.2f}); "
@@ -233,4 +261,4 @@ def listed(names: Any, most: int = _MOST) -> str:
 
 def _shown(token: Any) -> str:
     """A token between quotes, line breaks visible."""
-    return "\u201c" + str(token).replace("\n", "\u21b5").replace("\t", "\u21e5") + "\u201d"
+    return "\u201c" + str(token).replace("\n", "\u21b5").replace("\t", "\u21e5").replace(" ", "\u00b7") + "\u201d"

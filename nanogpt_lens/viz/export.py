@@ -292,7 +292,11 @@ def _copy_of(figure: Any, options: dict[str, Any]) -> go.Figure:
         )
     if isinstance(figure, BaseFigure):
         return go.Figure(figure)
-    widget = "; a widget has .to_png() of its own" if hasattr(figure, "block") and hasattr(figure, "save") else ""
+    widget = (
+        "; a widget has .to_png() itself, and .save() for an HTML page"
+        if hasattr(figure, "block") and hasattr(figure, "save")
+        else ""
+    )
     raise AnalysisError(f"a {type(figure).__name__} was given; expected a figure of Plotly or a result{widget}")
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.viz.style import ACCENT, RUST, TEAL
 
 Library = Literal["circuitsvis", "plotly"]
 LIBRARIES: tuple[Library, ...] = get_args(Library)
@@ -46,6 +47,11 @@ def script(library: Library) -> str:
     text = file.read_text("utf-8").rsplit("//# sourceMappingURL=", 1)[0]
     # its tensors are small: on the graphics card they are slower, and the console fills with warnings
     text = re.sub(r'\("webgl",\(\)=>new ([\w$]+),2\)', r'("webgl",()=>new \1,0)', text)
+    # where a component has no property for its colours, the palette's; probabilities are blue; white letters stand only
+    # on what is dark enough for them
+    text = text.replace('function Jl(e,t,r,n="red",o="blue")', f'function Jl(e,t,r,n="{RUST}",o="{TEAL}")')
+    text = text.replace('positiveColor:"red"', f'positiveColor:"{ACCENT}"')
+    text = text.replace('.brightness()<.6?"white":"black"', '.brightness()<.44?"white":"black"')
     # the bundle is `var CircuitsVis=...`; as a module each widget would run it again
     return f"window.CircuitsVis=window.CircuitsVis||(function(){{{text}\nreturn CircuitsVis}})();"
 

@@ -13,12 +13,14 @@ from torch import Tensor
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import LensResult
 from nanogpt_lens.viz.choosing import finite, one_example, own_numbers, place
-from nanogpt_lens.viz.colours import css_colours
-from nanogpt_lens.viz.style import MONOSPACE
+from nanogpt_lens.viz.colours import Kind, css_colours
+from nanogpt_lens.viz.style import ACCENT, AMBER, MONOSPACE, RUST, TEAL
 from nanogpt_lens.viz.tokens import harmless, rounded, visible
 from nanogpt_lens.viz.widget import Widget
 
 _LEAST = 1e-7
+_ABOVE = {"signed": TEAL, "cost": AMBER, "share": ACCENT}
+_WORDS = {"signed": "teal", "cost": "amber", "share": "blue"}
 
 
 def colored_tokens(
@@ -28,14 +30,16 @@ def colored_tokens(
     low: float | None = None,
     high: float | None = None,
     caption: str = "",
+    kind: Kind = "signed",
 ) -> Widget:
-    """A text, each token coloured by its value: teal above zero, rust below, white at zero.
+    """A text, each token coloured by its value: white at zero, rust below; above, teal, or by what the values are.
 
     Args:
         tokens: the text.
         values: one for each token, nan for none (white, without a number).
         low, high: the values with the full colours; None for plus and minus the largest magnitude.
         caption: what the values are.
+        kind: "signed"; "cost" for a loss (amber), "share" for what goes from 0 to 1 (blue).
 
     Raises:
         ResultError: there are not as many values as tokens, or one is infinite.
@@ -47,16 +51,18 @@ def colored_tokens(
         "values": [rounded(v) for v in numbers],
         "minValue": rounded(low),
         "maxValue": rounded(high),
+        "positiveColor": _ABOVE[kind],
+        "negativeColor": RUST,
     }
     known = [v for v in numbers if v == v]
     below, above = any(v < 0 for v in known), any(v > 0 for v in known)
-    ends = [f"rust {low:.4g}"] * below + ["white 0"] + [f"teal {high:.4g}"] * above
+    ends = [f"rust {low:.4g}"] * below + ["white 0"] + [f"{_WORDS[kind]} {high:.4g}"] * above
     ends += ["no number: no value"] * (len(known) < len(numbers))
     words = f"{caption or 'tokens coloured by value'}; {', '.join(ends)}"
     return Widget(
         component="ColoredTokens",
         props=props,
-        static=static_text(tokens, numbers, low=low, high=high),
+        static=static_text(tokens, numbers, low=low, high=high, kind=kind),
         caption=words,
         height=_height(tokens),
     )
@@ -133,7 +139,7 @@ def token_log_probs(
     return Widget(
         component="TokenLogProbs",
         props=props,
-        static=static_text(strings[1:], logprobs[:-1].exp().tolist(), low=-1.0, high=1.0),
+        static=static_text(strings[1:], logprobs[:-1].exp().tolist(), low=-1.0, high=1.0, kind="share"),
         caption=(
             f"Log-probability, in nats, of each of {len(strings) - 1} tokens at {source}; mean loss {loss:.3f} nats. "
             "The darker, the likelier the token was. Hover a token for the most likely ones in its place"
@@ -155,7 +161,7 @@ def colored_loss(lens: LensResult, *, layer: int | None = None, point: str | Non
     losses = finite(-one_example(lens, lens.values, example)[i, j, :-1].double(), "the loss")
     source = "the model's output" if _is_output(lens, i, j) else f"the lens at {name}"
     caption = f"Loss of each token, in nats, at {source}; mean {float(losses.mean()):.3f}"
-    return colored_tokens(_strings(lens, example)[1:], losses, caption=caption)
+    return colored_tokens(_strings(lens, example)[1:], losses, caption=caption, kind="cost")
 
 
 def _strings(lens: LensResult, example: int) -> list[str]:
@@ -200,10 +206,12 @@ def _is_output(lens: LensResult, i: int, j: int) -> bool:
     return bool(lens.kl[i, j].abs().max() < 1e-6)
 
 
-def static_text(tokens: Sequence[str], values: Sequence[float], *, low: float, high: float) -> str:
+def static_text(
+    tokens: Sequence[str], values: Sequence[float], *, low: float, high: float, kind: Kind = "signed"
+) -> str:
     """HTML of a coloured text that needs no script; values are in the tooltips."""
     spans = []
-    for token, value, (back, ink) in zip(tokens, values, css_colours(list(values), low, high), strict=True):
+    for token, value, (back, ink) in zip(tokens, values, css_colours(list(values), low, high, kind=kind), strict=True):
         text = html.escape(visible(token, breaks=True))
         spans.append(f'<span style="background:{back};color:{ink}" title="{value:.4g}">{text}</span>')
     style = f"font:14px/1.7 {MONOSPACE};white-space:pre-wrap;overflow-wrap:anywhere;unicode-bidi:isolate"

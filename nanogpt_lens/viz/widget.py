@@ -16,12 +16,15 @@ from conversion.atomic import write_text
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.viz.libraries import Library, library_block, runtime
 from nanogpt_lens.viz.page import STYLE, block, document
-from nanogpt_lens.viz.style import FONT, MUTED
+from nanogpt_lens.viz.style import DARK, FONT, MUTED
 from nanogpt_lens.viz.tokens import safe_json
 
 _NUMBERS = itertools.count(1)
 _OURS = ("attention", "circuit")
-_DARK = "@media (prefers-color-scheme:dark){body{background:#14171c;color:#e8ebf0}figcaption{color:#a5adb9 !important}}"
+_DARK = (
+    f"@media (prefers-color-scheme:dark){{body{{background:{DARK['page']};color:{DARK['ink']}}}"
+    f"figcaption{{color:{DARK['muted']} !important}}}}"
+)
 """A page for what has dark colours, too."""
 _prepared: list[bool] = []
 

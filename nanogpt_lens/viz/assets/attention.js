@@ -5,7 +5,7 @@
   if (window.NGL && window.NGL.attention) return;
   const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, 'DejaVu Sans', sans-serif";
   const MONO = "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace";
-  const MASKED = [200, 200, 200];
+  const MASKED = [214, 210, 202];
 
   function make(tag, style, text) {
     const element = document.createElement(tag);
@@ -119,8 +119,8 @@
       spans.forEach((span, j) => {
         const v = focused === null ? 0 : values[choice.value === "from" ? focused * data.size + j : j * data.size + focused];
         span.style.background = focused === null ? "none" : `rgb(${table[3 * v]},${table[3 * v + 1]},${table[3 * v + 2]})`;
-        span.style.color = (v * data.largest) / data.max > 140 ? "#fff" : "#1f2430";
-        span.style.outline = j === focused ? "2px solid #d55e00" : "none";
+        span.style.color = (v * data.largest) / data.max > 225 ? "#fff" : "#04060a";
+        span.style.outline = j === focused ? "2px solid #c8502f" : "none";
       });
     }
     choice.addEventListener("change", paint);
@@ -171,15 +171,15 @@
       const context = canvas.getContext("2d");
       context.scale(scale, scale);
       context.font = `11px ${MONO}`;
-      context.fillStyle = "#1f2430";
+      context.fillStyle = "#1c2230";
       ticks(context, width);
       context.imageSmoothingEnabled = false;
       context.drawImage(pictures[head], box.x, box.y, box.side, box.side);
-      context.strokeStyle = "#5c6370";
+      context.strokeStyle = "#656c7b";
       context.strokeRect(box.x - 0.5, box.y - 0.5, box.side + 1, box.side + 1);
       if (cell) {
         const step = box.side / data.size;
-        context.strokeStyle = "#d55e00";
+        context.strokeStyle = "#c8502f";
         context.lineWidth = 1.5;
         context.strokeRect(box.x + cell.src * step, box.y, step, box.side);
         context.strokeRect(box.x, box.y + cell.dest * step, box.side, step);
@@ -223,7 +223,7 @@
     const table = colours(data);
     const values = unpack(data);
     const pictures = values.map((head) => picture(head, data, table));
-    const root = make("div", `font-family:${FONT};color:#1f2430;text-align:left`);
+    const root = make("div", `font-family:${FONT};color:#1c2230;background:#fff;text-align:left`);
     block.appendChild(root);
     let zoom, paint;
     const start = selector(root, data, pictures.map((p) => {

@@ -7,9 +7,9 @@
   const LEFT = 30, LEAST = 46, WIDEST = 7, FINEST = 0.8; // pixels: layers' names; of a head; of edges
   const ROWS = 120, NUMBERS = 14; // rows of the table; numbers in the drawing
   const STYLE = `
-.ngl-c{--paper:#fff;--ink:#1f2430;--mut:#5c6370;--line:#c3c9d2;--band:#f5f6f8;--node:#dfe7f1;--pale:#fbfbfc;--off:#8b93a0;--up:#2166ac;--down:#b2182b;--acc:#b45309;
+.ngl-c{--paper:#fff;--ink:#1c2230;--mut:#656c7b;--line:#d6d2ca;--band:#f3f1ec;--node:#dae6fb;--pale:#faf9f7;--off:#9aa1ac;--up:#1f7a8c;--down:#c8502f;--acc:#2b62d9;
  background:var(--paper);color:var(--ink);font:13px/1.45 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;padding:8px;border-radius:6px;text-align:left}
-.ngl-c[data-theme=dark]{--paper:#14171c;--ink:#e8ebf0;--mut:#a5adb9;--line:#4a5360;--band:#1a1e25;--node:#2c3746;--pale:#171a20;--off:#7c8593;--up:#6cb2f5;--down:#f4837c;--acc:#ffb454}
+.ngl-c[data-theme=dark]{--paper:#1a1d25;--ink:#e9eaef;--mut:#99a1b1;--line:#3a4150;--band:#232732;--node:#283144;--pale:#12141a;--off:#727a89;--up:#4fb3c4;--down:#f0805c;--acc:#7aa2ff}
 .ngl-c *{box-sizing:border-box}
 .ngl-c .bar{display:flex;flex-wrap:wrap;align-items:center;gap:6px 14px;margin:2px 0}
 .ngl-c label{display:inline-flex;flex-wrap:wrap;align-items:center;gap:6px;color:var(--ink)}

@@ -48,7 +48,7 @@
     if (block.querySelector("[data-ngl-hint]")) return;
     const note = document.createElement("p");
     note.dataset.nglHint = "";
-    note.style.cssText = "font:13px system-ui,sans-serif;color:#5c6370;margin:4px 0";
+    note.style.cssText = "font:13px system-ui,sans-serif;color:#656c7b;margin:4px 0";
     note.textContent = "A static picture: run ngl.setup_notebook() in this notebook for the interactive one.";
     block.appendChild(note);
   }
@@ -91,6 +91,9 @@
       const narrow = block.clientWidth < 480;
       const layout = Object.assign({}, data.layout, { autosize: true });
       delete layout.width;
+      if (narrow) for (const trace of data.data) { // letters for which a phone has no room
+        if (trace.name === "cells" && trace.meta && trace.meta.narrow === 0) trace.visible = false;
+      }
       block.replaceChildren();
       return window.Plotly.newPlot(block, data.data, layout, {
         responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover",

@@ -17,7 +17,7 @@ from nanogpt_lens.viz.tokens import JOINER
 NAME = "cells"
 """The name of the trace of letters."""
 
-_PHONE = 360
+_PHONE, _WIDE, _ROOM = 360, 700, 600
 _LARGEST, _LEAST = 11, 7  # sizes of letters in pixels
 
 
@@ -32,6 +32,8 @@ def number(value: float, form: str) -> str:
 def write(figure: go.Figure, heat: Any, text: Sequence[Sequence[str]], *, wide: float, high: float = 26.0) -> None:
     """Put letters into the cells of a heat map of the figure; nothing where they would be too small to read.
 
+    Those that only a wide figure has room for are hidden on a phone, by `for_width` and by the script of a page.
+
     Args:
         figure: its colour axes are set.
         heat: the map's trace.
@@ -39,7 +41,8 @@ def write(figure: go.Figure, heat: Any, text: Sequence[Sequence[str]], *, wide: 
         wide: pixels of a cell on a phone.
         high: pixels of a row.
     """
-    size = _size(text, wide, high)
+    sizes = [_size(text, width, high) for width in (wide, wide * _WIDE / _PHONE)]
+    size = sizes[0] or sizes[1]
     cells = [(i, j) for i, row in enumerate(text) for j, said in enumerate(row) if said]
     if not size or not cells:
         return
@@ -55,12 +58,20 @@ def write(figure: go.Figure, heat: Any, text: Sequence[Sequence[str]], *, wide: 
             textfont={"size": size, "color": colours if len(set(colours)) > 1 else colours[0]},
             hoverinfo="skip",
             name=NAME,
+            meta={"narrow": sizes[0]},  # 0: not on a phone
             showlegend=False,
             cliponaxis=True,
             xaxis=heat.xaxis,
             yaxis=heat.yaxis,
         )
     )
+
+
+def for_width(figure: go.Figure, width: int) -> None:
+    """Hide the letters for which a figure of this width has no room, and show them where it has."""
+    for trace in figure.select_traces({"name": NAME}):
+        if trace.meta and not trace.meta["narrow"]:
+            trace.visible = None if width >= _ROOM else False
 
 
 def width_on_a_phone(columns: int, *, left: int, right: int = 18, beside: int = 1, gap: float = 0.12) -> float:

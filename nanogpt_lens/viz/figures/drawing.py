@@ -15,6 +15,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+import nanogpt_lens.viz.figures.cells as cells
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.tokens import JOINER, visible
 
@@ -96,9 +97,10 @@ def captioned(figure: go.Figure, width: int, height: int | None = None, *, legen
         legend: the width that it is arranged for; None for `width`.
     """
     bare, caption, below = _taken_off(figure)
-    lines = style.fitted((figure.layout.meta or {}).get("short", caption), width - 20, style.SMALL)
-    keys = _add_room(bare, below, legend or width)
     layout: Any = bare.layout
+    cells.for_width(bare, width)
+    lines = style.fitted((layout.meta or {}).get("short", caption), width - 20, style.SMALL)
+    keys = _add_room(bare, below, legend or width)
     margin, high = layout.margin, _caption_height(lines)
     note = go.layout.Annotation(
         name="caption",

@@ -79,7 +79,7 @@ def several(
         x_title="head",
         y_title="layer",
         signed=None if mixed else low < 0,
-        scales=None if mixed else [_scale(result, {"score": i}) for i in kept],
+        scales=[_scale_of_panel(result, i) for i in kept] if mixed else [_scale(result, {"score": i}) for i in kept],
         notes=left_out,
     )
 
@@ -114,6 +114,15 @@ def _strongest(result: Result, kept: list[int], mixed: bool) -> str:
     name = words(result.labels["score"][kept[int(i)]])
     place = f"{places(result, 'layer')[int(layer)]}.{places(result, 'head')[int(head)]}"
     return f"Furthest above chance: {name} of head {place}, {said(value)}"
+
+
+def _scale_of_panel(result: Result, score: int) -> dict[str, Any]:
+    """The colour axis of one of several scores with different units."""
+    low, high = bounds(_slice_of(result.values, result, {"score": score}))
+    unit = result.unit_of(result.labels["score"][score])
+    if low >= -1 and high <= 1 and unit in ("", "attention", "share"):
+        return _scale(result, {"score": score})
+    return style.colours(low, style.readable_end(max(high, -low)), signed=low < 0 < high)
 
 
 def _scale(result: Result, selection: dict[str, int]) -> dict[str, Any]:

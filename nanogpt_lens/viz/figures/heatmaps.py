@@ -21,6 +21,7 @@ from nanogpt_lens.viz.figures.numbers import bounds, digits, missing
 BAR = 56
 """Pixels of a colour bar with its title and ticks."""
 
+_LABELS = 24  # so many labels are below a map on a phone
 _HIGHEST = 900  # pixels of a heat map of many rows
 
 
@@ -147,8 +148,7 @@ def heat_map(
         top: the largest possible value, if that is the scale's end.
         scale: the colour axis, if none of these says it.
     """
-    low, high = bounds(picture.z)
-    scale = style.colours(low, high if top is None else top, signed=signed) if scale is None else scale
+    scale = _scale_of([picture], signed, top) if scale is None else scale
     figure = go.Figure(picture.trace(coloraxis="coloraxis"))
     figure.update_layout(coloraxis={**scale, "colorbar": bar()}, plot_bgcolor=style.MISSING)
     name_bar(figure, unit)
@@ -170,11 +170,24 @@ def heat_map(
     )
 
 
+def _scale_of(maps: Sequence[Map], signed: bool, top: float | None) -> dict[str, Any]:
+    """The colour axis of values, up to `top` or to a round number."""
+    low, high = bounds(*(picture.z for picture in maps))
+    if top is None and (signed or high > 0):
+        top = style.readable_end(max(high, -low) if signed else high)
+        return style.colours(-top if signed else low, top, signed=signed)
+    return style.colours(low, high if top is None else top, signed=signed)
+
+
 def axis_below(figure: go.Figure, labels: Sequence[str], title: str, **place: Any) -> int:
     """A category axis below; returns the pixels that it takes."""
     longest = max((style.wide(label, style.SMALL) for label in labels), default=0.0)
     upright = len(labels) * (longest + 6) > 250
     figure.update_xaxes(_categories(labels), title_text=title, tickangle=-90 if upright else 0, **place)
+    if len(labels) > _LABELS:  # the last one, such as "logits", is always there
+        step = -(-len(labels) // _LABELS)
+        kept = list(labels)[::-1][::step][::-1]
+        figure.update_xaxes(tickmode="array", tickvals=kept, ticktext=kept, **place)
     return int((min(longest, 150) if upright else 14) + (30 if title else 10) + 6)
 
 
@@ -223,7 +236,7 @@ def heat_maps(
         columns: maps beside each other.
         each: height of one in pixels; 0 to go by the rows.
         top: the scale's end.
-        scales: the colour axis of each map, if one bar, that of the first, stands for all.
+        scales: the colour axis of each map; of one unit, the bar of the first stands for all.
         ticks: whether the axes have labels.
     """
     columns = min(columns, len(maps))
@@ -309,16 +322,14 @@ def _panel_scales(
     unit: str,
     scales: Sequence[dict[str, Any]] | None,
 ) -> None:
-    if scales is not None:
+    if scales is not None and signed is not None:
         for i, scale in enumerate(scales):
             shown = {"colorbar": bar(ypad=18)} if i == 0 else {"showscale": False}
             figure.update_layout({f"coloraxis{i + 1 if i else ''}": {**scale, **shown}})
         name_bar(figure, unit, lift=57)
         return
     if signed is not None:
-        low, high = bounds(*(picture.z for picture in maps))
-        scale = style.colours(low, high if top is None else top, signed=signed)
-        figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18)})
+        figure.update_layout(coloraxis={**_scale_of(maps, signed, top), "colorbar": bar(ypad=18)})
         name_bar(figure, unit, lift=57)
         return
     for i, picture in enumerate(maps):
@@ -331,5 +342,5 @@ def _panel_scales(
         left, right = xaxis.domain
         scale_bar = bar(yref="paper", x=left, len=right - left, y=yaxis.domain[1], ypad=3, thickness=6, nticks=4)
         scale_bar["tickfont"] = {"size": 9}
-        scale = style.colours(low, high, signed=low < 0 < high)
+        scale = style.colours(low, high, signed=low < 0 < high) if scales is None else scales[i]
         figure.update_layout({f"coloraxis{i + 1 if i else ''}": {**scale, "colorbar": scale_bar}})

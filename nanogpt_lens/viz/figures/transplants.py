@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import plotly.graph_objects as go
 import torch
@@ -22,32 +22,55 @@ from nanogpt_lens.viz.figures.drawing import Drawing
 from nanogpt_lens.viz.figures.heatmaps import BAR, Map, axis_below, axis_left, bar, heat_maps, name_bar
 from nanogpt_lens.viz.figures.numbers import bounds, facts
 from nanogpt_lens.viz.figures.transplant_curves import curves
+from nanogpt_lens.viz.tokens import harmless
 
-_UNIT = "share that moves: 1 is the donor, 0 the receiver"
+_UNIT = "share that moves: 100% is the donor, 0% the receiver"
 _BESIDE = ("b_O", "ln1", "ln2")
 _CELLS = 12
 """Up to so many columns the values stand in the cells, with half of their intervals."""
 
+AnyTransplants = TypeVar("AnyTransplants", Transplants, TransplantedEdges)
+
 _LONG = {"kl": "output", "loss": "loss"}
 
 
-def transplants(result: Transplants, *, kind: Literal["grid", "set"] = "grid", measure: str | None = None) -> Drawing:
+def transplants(
+    result: Transplants,
+    *,
+    kind: Literal["grid", "set"] = "grid",
+    measure: str | None = None,
+    names: tuple[str, str] | None = None,
+) -> Drawing:
     """The share of the difference that moves with each component's weights, or with sets of them.
 
     Args:
         result: of `ngl.transplant`.
         kind: "grid", layers by heads and MLP with the rest below; "set", the share by the size of the set.
         measure: of the grid: "kl", "loss" or "metric"; None for that of the search.
+        names: of the two models; None for "a" and "b".
 
     Raises:
         ResultError: no such kind or measure, a measure for sets, or sets where none were searched.
     """
     one_of("kind", kind, ("grid", "set"))
+    result = _with_names(result, names)
     if kind == "set":
         if measure is not None:
             raise ResultError(f"measure is {measure!r}, and sets have one, {result.by}, by which they were searched")
         return curves(result)
     return _grids(result, one_of("measure", measure or result.by, result.measures))
+
+
+def _with_names(result: AnyTransplants, names: Any) -> AnyTransplants:
+    """The result, its directions called by the models' names."""
+    if names is None:
+        return result
+    if not isinstance(names, tuple | list) or len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise ResultError(f"names is {names!r}; expected those of the two models, such as ('before', 'after')")
+    a, b = (harmless(name, spaces=False, longest=24) for name in names)
+    called = {"a into b": f"{a} into {b}", "b into a": f"{b} into {a}"}
+    labels = {**result.labels, "direction": tuple(called.get(way, way) for way in result.labels["direction"])}
+    return replace(result, labels=labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +136,7 @@ def _grids(result: Transplants, measure: str) -> Drawing:
     figure.update_xaxes(title_text="component", row=len(heights))
     low, _ = bounds(result.values[:, at])
     scale = style.colours(max(low, -1.0), 1.0, signed=low < 0)
-    figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18)}, plot_bgcolor=style.MISSING)
+    figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18, tickformat=".0%")}, plot_bgcolor=style.MISSING)
     name_bar(figure, _UNIT, lift=57)
     for heat in tuple(figure.data):
         wide = cells.width_on_a_phone(len(heat.x), left=left)
@@ -172,8 +195,8 @@ def _cell(value: float, low: float, high: float, changed: float) -> str:
         return ""
     if not changed:
         return "="
-    said = f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
-    return said if math.isnan(low) else f"{said}<br>±{(high - low) / 2:.2f}"
+    said = f"{value:.0%}".replace("-0%", "0%").replace("-", "−")
+    return said if math.isnan(low) else f"{said}<br>±{50 * (high - low):.0f}"
 
 
 def _frame(figure: go.Figure, panel: int, table: _Table, chosen: Bool[Tensor, " component"]) -> None:
@@ -257,18 +280,20 @@ def _title(result: Transplants, measure: int) -> str:
     return f"Of {n} components that differ, {' and '.join(said)}"
 
 
-def edges(result: TransplantedEdges, *, direction: str | None = None) -> Drawing:
+def edges(result: TransplantedEdges, *, direction: str | None = None, names: tuple[str, str] | None = None) -> Drawing:
     """The share that moves along each edge: senders in rows, receivers in columns; grey where there is no edge.
 
     Args:
         result: of `ngl.transplant_edges`.
         direction: "a into b" or "b into a" alone; None for both.
+        names: of the two models; None for "a" and "b".
 
     Raises:
         ResultError: there is no such direction.
     """
     every = result.labels["direction"]
     shown = every if direction is None else (one_of("direction", direction, every),)
+    result = _with_names(result, names)
     maps = [_edge_map(result, every.index(one)) for one in shown]
     drawing = heat_maps(
         maps,
@@ -281,6 +306,7 @@ def edges(result: TransplantedEdges, *, direction: str | None = None) -> Drawing
         each=max(120, 16 * len(maps[0].y)),
     )
     widest = max((style.wide(name, style.SMALL) for name in maps[0].y), default=0.0)
+    drawing.figure.update_layout(coloraxis={"colorbar": {"tickformat": ".0%"}})
     upright: dict[str, Any] = {"tickangle": -90}
     drawing.figure.update_xaxes(**upright)
     if len(maps) > 1:

@@ -112,7 +112,9 @@ class TestOneHead:
         assert plain["sentences"] == list(one_head.sentences())
 
     def test_a_picture_of_each_part(self, one_head):
-        assert one_head.plot().layout.title.text == one_head["transplants"].plot().layout.title.text
+        named = one_head["transplants"].plot(names=one_head.names)
+        assert one_head.plot().layout.title.text == named.layout.title.text
+        assert "before into after" in str(named.to_json())
         for part in PARTS:
             assert one_head.plot(part).data
 

@@ -15,9 +15,9 @@ import plotly.graph_objects as go
 import pytest
 import torch
 
-from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.errors import AnalysisError, ResultError
 from nanogpt_lens.results import Scores
-from nanogpt_lens.viz import export
+from nanogpt_lens.viz import export, style
 from nanogpt_lens.viz.export import find_browser, one_browser, to_png, to_svg
 from nanogpt_lens.viz.figures import figure
 from tests.browser import chromium
@@ -52,26 +52,26 @@ def n_colours(picture: np.ndarray) -> int:
 
 @browser
 def test_cells_have_the_colours_of_their_values(real_browser, tmp_path):
-    """1 is the darkest blue, -1 the darkest red, 0 nearly white, nan grey: at their places."""
+    """1 is teal, -1 rust, 0 white, nan grey: at their places; and likewise in the dark."""
     made = scores()
-    drawn = figure(made)
-    path = to_png(made, tmp_path / "deep" / "heads.png", width=600, scale=1)
-    picture = image(path)
-    assert picture.shape[1] == 600
-    assert n_colours(picture) > 50
-    margin, height = drawn.layout.margin, picture.shape[0]
-    bottom = height - (to_height(drawn, 600).layout.margin.b)
-    left, right, top = margin.l, 600 - margin.r, margin.t
-    found = {}
-    for layer in (0, 1):
-        for head in (0, 1):
-            x = left + (right - left) * (0.5 * head + 0.1)
-            y = bottom - (bottom - top) * (0.5 * layer + 0.1)
-            found[layer, head] = picture[int(y), int(x)]
-    assert np.abs(found[0, 0] - [5, 48, 97]).max() < 4, "1: the end of RdBu"
-    assert np.abs(found[1, 0] - [103, 0, 31]).max() < 4, "-1"
-    assert found[0, 1].min() > 240, "0"
-    assert np.abs(found[1, 1] - [0xCF, 0xD3, 0xDA]).max() < 4, "no value"
+    drawn = figure(made, width=600)
+    for dark, palette in ((False, style.LIGHT), (True, style.DARK)):
+        path = made.to_png(tmp_path / "deep" / f"heads{dark}.png", width=600, scale=1, dark=dark)
+        picture = image(path)
+        assert picture.shape[1] == 600
+        assert n_colours(picture) > 50
+        margin, height = drawn.layout.margin, picture.shape[0]
+        bottom = height - (to_height(drawn, 600).layout.margin.b)
+        left, right, top = margin.l, 600 - margin.r, margin.t
+        found = {}
+        for layer in (0, 1):
+            for head in (0, 1):
+                x = left + (right - left) * (0.5 * head + 0.1)
+                y = bottom - (bottom - top) * (0.5 * layer + 0.1)
+                found[layer, head] = picture[int(y), int(x)]
+        for place, name in (((0, 0), "teal"), ((1, 0), "rust"), ((0, 1), "paper"), ((1, 1), "missing")):
+            want = [int(palette[name][i : i + 2], 16) for i in (1, 3, 5)]
+            assert np.abs(found[place] - want).max() < 4, (dark, name)
 
 
 def to_height(drawn: go.Figure, width: int) -> go.Figure:
@@ -152,7 +152,10 @@ def test_what_is_no_figure_or_no_place_for_a_picture(tmp_path):
     given: list[tuple[Any, str]] = [
         (3, f"^a int was given; {expected}$"),
         ({"data": []}, f"^a dict was given; {expected}$"),
-        (widget, f"^a Widget was given; {expected}; a widget has .save\\(\\) for an HTML page$"),
+        (
+            widget,
+            f"^a Widget was given; {expected}; a widget has .to_png\\(\\) itself, and .save\\(\\) for an HTML page$",
+        ),
     ]
     for wrong, sentence in given:
         with pytest.raises(AnalysisError, match=sentence):
@@ -256,3 +259,31 @@ def test_where_the_browser_is_looked_for(tmp_path, monkeypatch):
     assert find_browser() is None
     (tmp_path / "browser").rename(tmp_path / "google-chrome")
     assert find_browser() == str(tmp_path / "google-chrome")
+
+
+def test_options_of_a_result_are_its_plots_and_a_figure_has_none(tmp_path):
+    with pytest.raises(AnalysisError, match="kind was given with a Figure"):
+        to_png(figure(scores()), tmp_path / "a.png", kind="bars")
+    with pytest.raises(ResultError, match="has no option 'colour'"):
+        scores().to_svg(tmp_path / "a.svg", colour="red")
+
+
+@browser
+def test_a_widget_is_drawn_too(real_browser, tmp_path):
+    from nanogpt_lens.viz.token_widgets import colored_tokens as coloured
+
+    picture = image(
+        coloured(["a", "b", "c"], [1.0, -1.0, 0.0]).to_png(tmp_path / "w.png", width=400, height=200, scale=1)
+    )
+    assert picture.shape == (200, 400, 3)
+    teal, rust = ([int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in (style.TEAL, style.RUST))
+    for colour in (teal, rust):
+        assert (np.abs(picture - colour).max(-1) < 4).any()
+
+
+def test_a_widget_without_a_browser_says_so(tmp_path, monkeypatch):
+    from nanogpt_lens.viz.token_widgets import colored_tokens as coloured
+
+    monkeypatch.setattr(export, "find_browser", lambda: None)
+    with pytest.raises(AnalysisError, match="no browser to draw with; install Chromium"):
+        coloured(["a"], [1.0]).to_png(tmp_path / "w.png")

@@ -32,7 +32,7 @@ def test_every_component_has_its_share_in_its_cell():
     texts = [text for trace in heats(drawn) for row in trace.text for text in row if text]
     assert len(texts) == 8
     first = made.components.index("embed")
-    said = f"{float(made.values[0, 0, first]):.2f}<br>±{float(made.high[0, 0, first] - made.low[0, 0, first]) / 2:.2f}"
+    said = f"{float(made.values[0, 0, first]):.0%}<br>±{50 * float(made.high[0, 0, first] - made.low[0, 0, first]):.0f}"
     assert said in [text.translate(MINUS) for text in texts]
     assert not [shape for shape in drawn.layout.shapes if shape.name == "in the set"]
 
@@ -99,3 +99,15 @@ def test_refusals():
     ):
         with pytest.raises(ResultError, match="expected|sets have one"):
             figure(result(name), **option)
+
+
+def test_directions_are_called_by_the_models_names():
+    made = result("transplant")
+    drawn = figure(made, names=("<b>base</b>", "tuned"))
+    said = drawn.to_json()
+    assert "into tuned" in said
+    assert "a into b" not in said
+    assert "<b>base</b>" not in said
+    assert "old into new" in figure(result("transplant_edges"), names=["old", "new"], direction="a into b").to_json()
+    with pytest.raises(ResultError, match="expected those of the two models"):
+        figure(made, names="base")

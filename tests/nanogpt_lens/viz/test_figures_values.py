@@ -63,7 +63,8 @@ def test_statistics_of_different_units_have_scales_of_their_own():
     drawn = figure(made)
     tops = [drawn.layout[trace.coloraxis].cmax for trace in heats(drawn)]
     for i, score in enumerate(made.labels["score"]):
-        assert tops[i] == pytest.approx(float(made.score(score).abs().max()), rel=1e-4)
+        largest = float(made.score(score).abs().max())
+        assert tops[i] == 1.0 if made.unit_of(score) == "attention" else largest <= tops[i] < 2.6 * largest
         assert (
             drawn.layout[drawn.data[i].coloraxis].colorbar.x
             == drawn.layout["xaxis" + drawn.data[i].xaxis[1:]].domain[0]
