@@ -236,10 +236,21 @@ class Folded:
     body: tuple[Block, ...]
 
 
-Block: TypeAlias = (
-    "Paragraph | Heading | Listing | Facts | Table | Picture | LabBlock | Tokens | TextSample | NeuronCards | "
-    "NeuronTable | Folded | Face"
+_InSections: TypeAlias = (
+    Paragraph
+    | Heading
+    | Listing
+    | Facts
+    | Table
+    | Picture
+    | LabBlock
+    | Tokens
+    | TextSample
+    | NeuronCards
+    | NeuronTable
+    | Folded
 )
+Block: TypeAlias = "_InSections | Face"
 
 
 def picture_of(result: Result, label: str, *, says: str = "", before: str = "", **options: object) -> Picture:

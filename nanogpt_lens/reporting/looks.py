@@ -34,6 +34,7 @@ FEATURED = ("speaker_name", "upper_case", "newline")
 _TOLD = ("certificate", "lab")  # the line on top and the button say these
 _FAR = 2.0  # times the next part's upper end: a part that stands out
 _BEFORE, _AFTER = 22, 10  # tokens of an excerpt around its peak
+_NONE = "It has no induction head: the best one, head"
 _RIGHT = "what followed the same token before"
 _DOES = {
     "previous_token": "looks at the token before: {share} of its attention goes there",
@@ -133,11 +134,9 @@ def induction(matching: InductionHeads) -> Look:
             f"Heads {named} are induction heads: {name}, the best, gives {share(value)} of its attention to {_RIGHT}."
         )
     elif ends[0] is not None and ends[0] <= chance:
-        said = f"It has no induction head: the best one, head {name}, looks at the right place no more than chance does."
+        said = f"{_NONE} {name}, looks at the right place no more than chance does."
     else:
-        said = (
-            f"It has no induction head: the best one, head {name}, gives {share(value)} of its attention to the right place."
-        )
+        said = f"{_NONE} {name}, gives {share(value)} of its attention to the right place."
     sketch = ChanceLine(
         value=_clipped(value),
         low=_clipped(value if ends[0] is None else ends[0]),
@@ -152,7 +151,9 @@ def induction(matching: InductionHeads) -> Look:
 def _neuron(results: Mapping[str, Any]) -> Look | None:
     """The first class that a neuron surely tells apart; None where none does, or none was looked for."""
     separating, search = results.get("find_neurons"), results.get("search_neurons")
-    for name in FEATURED if isinstance(separating, Mapping) else ():
+    if not isinstance(separating, Mapping):
+        return None
+    for name in FEATURED:
         found = separating.get(name)
         if isinstance(found, SeparatingNeurons):
             look = best_neuron(found, USUAL[name], search if isinstance(search, NeuronSearch) else None)

@@ -388,7 +388,7 @@ def test_your_own_pair_is_shown_first(tmp_path):
     assert (
         f"is {nice(patched.clean, 2)} logits above “b”, after the corrupted one {nice(patched.corrupted, 2)}." in said
     )
-    assert part.all("code")[0].text == (
+    assert section(page, "again").all("code")[0].text == (
         "nanogpt-lens patch out --clean 'the king' --corrupted 'the kigg' --answer a --wrong b"
     )
 
