@@ -63,7 +63,7 @@
 
     function classCell(i) {
       if (!classy(i)) return element("span", { class: "muted" }, "–");
-      return element("span", { title: `AUROC ${number(a.auroc[i], 3)}: ${a.higher[i] ? "higher" : "lower"} on ${head.classes[a.class[i]].name}` }, `${number(a.auroc[i], 2)} ${head.classes[a.class[i]].name}${a.higher[i] ? "" : ", low"}`);
+      return element("span", { title: `AUROC ${number(a.auroc[i], 3)}: ${a.higher[i] ? "higher" : "lower"} on ${head.classes[a.class[i]].name}` }, `${number(Math.round(a.auroc[i] / 10), 2)} ${head.classes[a.class[i]].name}${a.higher[i] ? "" : ", low"}`);
     }
     function tokenOf(id) { return head.tokens[id]; }
     function raisesCell(i) {

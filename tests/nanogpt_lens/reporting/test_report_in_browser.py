@@ -88,6 +88,8 @@ def test_the_table_of_neurons_searches_sorts_and_opens_with_the_keyboard_alone(b
         assert count.inner_text() == "128 neurons"
         assert 5 < rows.count() < 60, "rows are drawn where one looks"
         assert page.page.locator(".neurons").is_hidden()
+        apart = [text.split(" ")[0] for text in rows.locator("[role=gridcell].class").all_text_contents()]
+        assert all(text == "–" or 0.5 < float(text) <= 1 for text in apart)
         keys = page.page.keyboard
         keys.press("/")
         keys.type("1.3")
