@@ -55,6 +55,7 @@ benchmark: .venv/.dev  ## the numbers of docs/BENCHMARKS.md
 	$(BIN)/python benchmarks/trajectory.py
 	$(BIN)/python benchmarks/circuit_atlas.py
 	$(BIN)/python benchmarks/scrubbing.py
+	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/widgets.py  # needs Chromium
 

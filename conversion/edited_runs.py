@@ -31,7 +31,7 @@ _TOKENS = 2048  # of a run, at most, where the vocabulary is small
 _NUMBERS = 2**23  # logits of a run, at most
 
 
-class Side(Protocol):
+class EditedSide(Protocol):
     """A model that edits are made in, and whether its runs can begin at a layer."""
 
     n_layers: int
@@ -54,11 +54,11 @@ class NativeSide:
         self.can_begin_at_layers = reference.can_begin_at_layers
 
     def whole(self, tokens: Int[Tensor, "row pos"], edits: Mapping[str, Edit]) -> Logits:
-        """See `Side`."""
+        """See `EditedSide`."""
         return self.reference.logits(tokens, edits)
 
     def rest(self, stream: Float[Tensor, "row pos d_model"], layer: int, edits: Mapping[str, Edit]) -> Logits:
-        """See `Side`."""
+        """See `EditedSide`."""
         return self.reference.rest(stream, layer, edits)
 
 
@@ -70,11 +70,11 @@ class ConvertedSide:
         self.can_begin_at_layers = not hasattr(model, "original_model")
 
     def whole(self, tokens: Int[Tensor, "row pos"], edits: Mapping[str, Edit]) -> Logits:
-        """See `Side`."""
+        """See `EditedSide`."""
         return self._run(tokens, edits)
 
     def rest(self, stream: Float[Tensor, "row pos d_model"], layer: int, edits: Mapping[str, Edit]) -> Logits:
-        """See `Side`."""
+        """See `EditedSide`."""
         return self._run(stream, edits, start_at_layer=layer)
 
     def _run(self, start: Tensor, edits: Mapping[str, Edit], **options: Any) -> Logits:
@@ -87,7 +87,7 @@ def as_hook(function: Edit) -> Callable[..., Float[Tensor, "example ..."] | None
     return lambda value, hook: function(value)
 
 
-def edited_logits(side: Side, tokens: Int[Tensor, "example pos"], edits: Sequence[NamedEdit]) -> Iterator[Logits]:
+def edited_logits(side: EditedSide, tokens: Int[Tensor, "example pos"], edits: Sequence[NamedEdit]) -> Iterator[Logits]:
     """Yield the logits under each of the edits alone, in their order, which should be that of the computation."""
     streams, plain = _plain_run(side, tokens)
     n = len(tokens)
@@ -108,7 +108,7 @@ def edited_logits(side: Side, tokens: Int[Tensor, "example pos"], edits: Sequenc
         yield from logits.split(n)[1:]
 
 
-def _plain_run(side: Side, tokens: Int[Tensor, "example pos"]) -> tuple[list[Tensor] | None, Logits]:
+def _plain_run(side: EditedSide, tokens: Int[Tensor, "example pos"]) -> tuple[list[Tensor] | None, Logits]:
     """The residual stream before each layer and behind the last in a run without edits, and its logits.
 
     None in place of the streams where runs cannot begin at a layer.

@@ -152,7 +152,7 @@ class ModelPyReference:
         self, stream: Float[Tensor, "example pos d_model"], layer: int, edits: Mapping[str, Edit]
     ) -> Float[Tensor, "example pos d_vocab"]:
         """See `Reference`; nobody knows how the user's model goes on from a layer."""
-        raise NotImplementedError
+        raise AssertionError("the user's model cannot begin at a layer")
 
     def reads(self, name: str) -> bool:
         """See `Reference`."""

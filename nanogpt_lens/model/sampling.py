@@ -105,7 +105,7 @@ def continued(
     temperature: float,
     top_k: int | None,
     generators: Sequence[torch.Generator],
-) -> Int[Tensor, "example pos"]:
+) -> Int[Tensor, "example longer"]:
     """Tokens with their continuation.
 
     Args:

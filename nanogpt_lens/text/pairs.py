@@ -147,7 +147,7 @@ def find_prompt_pairs(
     check_whole(seed=seed)
     windows, present = _windows(text, size, n, seed)
     with evaluating(model):
-        asked = _Asked(model)
+        asked = _AskedModel(model)
         prompts, answers = _prompts_and_answers(asked, windows)
         edits = [
             best
@@ -205,7 +205,7 @@ def _frequent(ids: Integer[np.ndarray, " id"]) -> Int[Tensor, " token"]:
     return torch.from_numpy(present[np.argsort(-counts, kind="stable")].astype(np.int64))
 
 
-class _Asked:
+class _AskedModel:
     """A model that is asked for what follows many prompts, without nanoGPT's padding of the vocabulary."""
 
     def __init__(self, model: Hooked) -> None:
@@ -225,7 +225,7 @@ class _Asked:
 
 
 def _prompts_and_answers(
-    asked: _Asked, windows: Int[Tensor, "example window"]
+    asked: _AskedModel, windows: Int[Tensor, "example window"]
 ) -> tuple[Int[Tensor, "prompt pos"], Int[Tensor, " prompt"]]:
     """The prompts after which the model is sure of what really follows, and the token that follows each.
 
@@ -269,7 +269,7 @@ class _Edit:
 
 
 def _best_edit(
-    asked: _Asked, prompt: Int[Tensor, " pos"], answer: int, present: Int[Tensor, " token"], away: int
+    asked: _AskedModel, prompt: Int[Tensor, " pos"], answer: int, present: Int[Tensor, " token"], away: int
 ) -> _Edit | None:
     """The best edit of a prompt; None where none changes the model's mind."""
     logits = asked.everywhere(prompt).double()
