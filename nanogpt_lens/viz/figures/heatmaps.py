@@ -156,7 +156,7 @@ def heat_map(
     left = axis_left(figure, picture.y, y_title, downwards=picture.downwards)
     height = height_of(len(picture.y))
     wide = cells.width_on_a_phone(len(picture.x), left=left)
-    cells.write(figure, figure.data[0], picture.inside, wide=wide, high=height / len(picture.y))
+    cells.write(figure, figure.data[0], picture.inside, wide=wide, high=height / max(1, len(picture.y)))
     said = [*notes, *([f"Grey: {picture.grey}"] if missing(picture.z) else [])]
     return Drawing(
         figure=figure,
@@ -263,7 +263,7 @@ def heat_maps(
     left = 52 if ticks else 14
     wide = cells.width_on_a_phone(len(maps[0].x), left=left, beside=columns, gap=0.12 if ticks else 0.03)
     for heat, picture in zip(tuple(figure.data), maps, strict=True):
-        cells.write(figure, heat, picture.inside, wide=wide, high=high / len(picture.y))
+        cells.write(figure, heat, picture.inside, wide=wide, high=high / max(1, len(picture.y)))
     said = [*notes, *([f"Grey: {maps[0].grey}"] if missing(*(picture.z for picture in maps)) else [])]
     return Drawing(
         figure=figure,
