@@ -236,7 +236,7 @@ def heat_maps(
         columns: maps beside each other.
         each: height of one in pixels; 0 to go by the rows.
         top: the scale's end.
-        scales: the colour axis of each map; of one unit, the bar of the first stands for all.
+        scales: the colour axis of each map; of one unit, the widest has the bar for all.
         ticks: whether the axes have labels.
     """
     columns = min(columns, len(maps))
@@ -323,8 +323,9 @@ def _panel_scales(
     scales: Sequence[dict[str, Any]] | None,
 ) -> None:
     if scales is not None and signed is not None:
+        widest = min(range(len(scales)), key=lambda i: (scales[i]["cmin"], i))  # its bar has the colours of all
         for i, scale in enumerate(scales):
-            shown = {"colorbar": bar(ypad=18)} if i == 0 else {"showscale": False}
+            shown = {"colorbar": bar(ypad=18)} if i == widest else {"showscale": False}
             figure.update_layout({f"coloraxis{i + 1 if i else ''}": {**scale, **shown}})
         name_bar(figure, unit, lift=57)
         return
