@@ -19,7 +19,7 @@ from nanogpt_lens.results.transplants import TransplantedEdges, Transplants
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
-from nanogpt_lens.viz.figures.heatmaps import BAR, Map, axis_below, axis_left, bar, heat_maps, partbar
+from nanogpt_lens.viz.figures.heatmaps import BAR, Map, axis_below, axis_left, bar, heat_maps, name_bar
 from nanogpt_lens.viz.figures.numbers import bounds, facts
 from nanogpt_lens.viz.figures.transplant_curves import curves
 from nanogpt_lens.viz.tokens import harmless
@@ -137,7 +137,7 @@ def _grids(result: Transplants, measure: str) -> Drawing:
     low, _ = bounds(result.values[:, at])
     scale = style.colours(max(low, -1.0), 1.0, signed=low < 0)
     figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18)}, plot_bgcolor=style.MISSING)
-    partbar(figure, _UNIT, lift=57)
+    name_bar(figure, _UNIT, lift=57)
     for heat in tuple(figure.data):
         wide = cells.width_on_a_phone(len(heat.x), left=left)
         cells.write(
