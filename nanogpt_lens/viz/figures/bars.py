@@ -39,7 +39,7 @@ def scores(result: Result, *, score: str | None = None) -> Drawing:
 
 def _title(result: Result, names: Sequence[str], numbers: Measured) -> str:
     """The value of one score with its interval and chance; of several their name."""
-    name = words(result.title).capitalize() or "Scores"
+    name = words(result.title).capitalize() if result.title else "Scores"
     if len(names) != 1 or not bool(numbers.values.isfinite().all()):
         return name
     value, unit = (

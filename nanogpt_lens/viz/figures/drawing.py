@@ -180,8 +180,9 @@ def _taken_off(figure: go.Figure) -> tuple[go.Figure, str, int]:
 def _place_around(figure: go.Figure, top: int) -> None:
     """The legend below the axes, its upper edge `top` pixels above the bottom; the colour bar on top of the plot."""
     layout: Any = figure.layout
-    if layout.coloraxis.colorbar.yref == "container":
-        layout.coloraxis.colorbar.y = max(0.0, 1 - (layout.margin.t + 8) / layout.height)
+    for name in [key for key in layout if key.startswith("coloraxis")]:
+        if layout[name].colorbar.yref == "container":
+            layout[name].colorbar.y = max(0.0, 1 - (layout.margin.t + 8) / layout.height)
     if layout.showlegend:
         figure.update_layout(
             legend={

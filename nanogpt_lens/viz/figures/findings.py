@@ -32,13 +32,6 @@ def counted(n: int, what: str) -> str:
     return f"one {what}" if n == 1 else f"{n:,} {what}s"
 
 
-def listed(names: Sequence[str], *, most: int = 3) -> str:
-    """Names in a sentence: "0.1, 0.2 and 3 more"."""
-    if len(names) > most:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
-
-
 def surely_beyond(
     numbers: Measured, level: Float[Tensor, "*places"] | float = 0.0
 ) -> tuple[Bool[Tensor, "*places"], Bool[Tensor, "*places"]] | None:
@@ -114,6 +107,8 @@ def beside_chance(names: Sequence[str], numbers: Measured, *, what: str, thing: 
     above = [names[i] for i in beyond[0].nonzero().flatten().tolist()]
     if not above:
         return f"{what}: no {thing} is surely above chance"
+    if len(names) == 1:
+        return f"{what}: the only {thing}, {names[0]}, is above chance, {said(float(flat.values[0]))}"
     if len(above) == len(names):
         return f"{what}: all {len(names)} {thing}s are above chance; {top}"
     if len(above) == 1:

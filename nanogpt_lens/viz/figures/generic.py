@@ -43,11 +43,8 @@ def anything(
         alone = [words(result.heading, longest=30)] if not result.axes else None
         what = words(result.heading, longest=40).capitalize()
         signed = is_signed(result, bounds(numbers.values)[0])
-        title = (
-            title
-            if alone or not len(order)
-            else extremes([names[i] for i in order.tolist()], numbers, what=what, signed=signed)
-        )
+        if not alone and len(order) and len({result.unit, *result.units.values()}) <= 1:
+            title = extremes([names[i] for i in order.tolist()], numbers, what=what, signed=signed)
         return bar_chart(
             alone or [names[i] for i in order.tolist()], numbers, title=title, unit=unit, what=chosen, notes=cut
         )

@@ -189,7 +189,7 @@ def _names_of(result: HeadTaxonomy) -> str:
             for p in result.carries[i].nonzero().tolist()
         ]
         if heads:
-            parts.append(f"{words(name)} {heads[0] if len(heads) == 1 else f'{len(heads)} heads'}")
+            parts.append(f"{words(name)} ({f'head {heads[0]}' if len(heads) == 1 else f'{len(heads)} heads'})")
     return f"{named} of {counted(total, 'head')} {'carries' if named == 1 else 'carry'} a name: {', '.join(parts)}"
 
 
@@ -289,7 +289,7 @@ def _with_numbers(picture: Map, *, large: bool) -> Map:
     """The map with numbers in its cells, if these are few enough."""
     small = max(picture.z.shape) <= (_CELLS if large else 6)
     largest = float(picture.z.abs().nan_to_num(0).max())
-    return replace(picture, number=(".2f" if largest < 100 and largest >= 0.05 else ".2g") if small else "")
+    return replace(picture, number=(".2f" if largest < 100 and largest >= 0.01 else ".2g") if small else "")
 
 
 def _layer_by_head(

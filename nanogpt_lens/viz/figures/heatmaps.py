@@ -156,7 +156,7 @@ def heat_map(
     left = axis_left(figure, picture.y, y_title, downwards=picture.downwards)
     height = height_of(len(picture.y))
     wide = cells.width_on_a_phone(len(picture.x), left=left)
-    cells.write(figure, figure.data[0], picture.inside, wide=wide, high=height / len(picture.y))
+    cells.write(figure, figure.data[0], picture.inside, wide=wide, high=height / max(1, len(picture.y)))
     said = [*notes, *([f"Grey: {picture.grey}"] if missing(picture.z) else [])]
     return Drawing(
         figure=figure,
@@ -236,7 +236,7 @@ def heat_maps(
         columns: maps beside each other.
         each: height of one in pixels; 0 to go by the rows.
         top: the scale's end.
-        scales: the colour axis of each map; of one unit, the bar of the first stands for all.
+        scales: the colour axis of each map; of one unit, the widest has the bar for all.
         ticks: whether the axes have labels.
     """
     columns = min(columns, len(maps))
@@ -263,7 +263,7 @@ def heat_maps(
     left = 52 if ticks else 14
     wide = cells.width_on_a_phone(len(maps[0].x), left=left, beside=columns, gap=0.12 if ticks else 0.03)
     for heat, picture in zip(tuple(figure.data), maps, strict=True):
-        cells.write(figure, heat, picture.inside, wide=wide, high=high / len(picture.y))
+        cells.write(figure, heat, picture.inside, wide=wide, high=high / max(1, len(picture.y)))
     said = [*notes, *([f"Grey: {maps[0].grey}"] if missing(*(picture.z for picture in maps)) else [])]
     return Drawing(
         figure=figure,
@@ -323,8 +323,9 @@ def _panel_scales(
     scales: Sequence[dict[str, Any]] | None,
 ) -> None:
     if scales is not None and signed is not None:
+        widest = min(range(len(scales)), key=lambda i: (scales[i]["cmin"], i))  # its bar has the colours of all
         for i, scale in enumerate(scales):
-            shown = {"colorbar": bar(ypad=18)} if i == 0 else {"showscale": False}
+            shown = {"colorbar": bar(ypad=18)} if i == widest else {"showscale": False}
             figure.update_layout({f"coloraxis{i + 1 if i else ''}": {**scale, **shown}})
         name_bar(figure, unit, lift=57)
         return

@@ -180,7 +180,8 @@ def _strongest_pair(
         return f"Correlations {called}"
     i, j = divmod(best, pairs.shape[1])
     numbers = result.labels["neuron"]
-    pair = f"{names[0]}.{numbers[i]} and {names[1]}.{numbers[j]} correlate most {called}, {said(float(pairs[i, j]))}"
+    a, b = f"{names[0]}.{numbers[i]}", f"{names[1]}.{numbers[j]}"
+    pair = f"Neurons {a} and {b} correlate most {called}, {said(float(pairs[i, j]))}"
     return pair + ("" if chance is None else f"; control {said(chance)}")
 
 
@@ -292,7 +293,7 @@ def activations(
     return heat_map(
         picture,
         title=extremes(
-            lambda place: f"{picture.y[place // len(picture.x)]}, position {picture.x[place % len(picture.x)]}",
+            lambda place: f"neuron {picture.y[place // len(picture.x)]}, position {picture.x[place % len(picture.x)]}",
             Measured(picture.z),
             what="Activation",
         ),

@@ -101,7 +101,8 @@ def _moves(
     if len(known) < 2:
         return f"{heading.capitalize()} over training"
     (_, first), (_, last) = known[0], known[-1]
-    who = f" of {names[ranked[0]]}" if len(lines) > 1 else ""
+    head = "head " if {"layer", "head"} <= set(result.axes) and names[ranked[0]][:1].isdecimal() else ""
+    who = f" of {head}{names[ranked[0]]}" if len(lines) > 1 else ""
     return f"{heading.capitalize()}{who} goes from {said(first)} to {said(last)} in training"
 
 

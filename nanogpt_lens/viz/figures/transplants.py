@@ -262,7 +262,9 @@ def _title(result: Transplants, measure: int) -> str:
         direction, best = divmod(int(values.argmax()), len(result.components))
         share = float(values[direction, best])
         into = result.labels["direction"][direction]
-        return f"{result.components[best]} alone moves {share:.0%} of {of} ({into})"
+        part = result.components[best]
+        head = "Head " if part[:1].isdecimal() and "." in part else ""
+        return f"{head}{part} alone moves {share:.0%} of {of} ({into})"
     n = int(result.changed.sum())
     said = [
         f"{int(chosen.sum())} carry {share:.0%}{of} ({direction})"

@@ -1,0 +1,92 @@
+"""Titles say what the numbers say, and are silent where these are not sure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nanogpt_lens.results import Scores
+from nanogpt_lens.viz.figures import figure
+from nanogpt_lens.viz.figures.findings import counted, said, surely_beyond
+from nanogpt_lens.viz.figures.numbers import Measured
+from tests.hostile import plain
+
+
+def title(made: Scores, **options: object) -> str:
+    return plain(figure(made, **options).layout.title.text.replace("<br>", " "))
+
+
+def heads(values: list[list[float]], half: float | None, chance: float | None = None) -> Scores:
+    tensor = torch.tensor(values)
+    return Scores(
+        values=tensor,
+        axes=("layer", "head"),
+        quantity="score, 0 to 1",
+        title="score",
+        definition="made up",
+        low=None if half is None else tensor - half,
+        high=None if half is None else tensor + half,
+        chance=None if chance is None else torch.full_like(tensor, chance),
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "half", "expected"),
+    [
+        ([[0.9, 0.1], [0.1, 0.1]], 0.05, "Score: head 0.0 alone is above chance, 0.90"),
+        ([[0.9, 0.1], [0.1, 0.7]], 0.05, "Score: 2 of 4 heads are above chance; head 0.0 has the most, 0.90"),
+        ([[0.9, 0.8], [0.8, 0.7]], 0.05, "Score: all 4 heads are above chance; head 0.0 has the most, 0.90"),
+        ([[0.12, 0.1], [0.1, 0.1]], 0.05, "Score: no head is surely above chance"),
+        ([[0.9, 0.1], [0.1, 0.1]], None, "Score: head 0.0 has the most, 0.90 (chance 0.10)"),
+        ([[0.9]], 0.05, "Score: the only head, 0.0, is above chance, 0.90"),
+        ([[float("nan")]], 0.05, "Score: no value"),
+    ],
+)
+def test_a_score_beside_chance(values, half, expected):
+    assert title(heads(values, half, 0.1)) == expected
+
+
+def test_a_signed_score_has_two_ends_of_which_only_sure_ones_are_named():
+    assert title(heads([[0.9, -0.5]], 0.1)) == "Score: most at head 0.0, 0.90; least at head 0.1, −0.50"
+    assert title(heads([[0.9, -0.05]], 0.1)) == "Score: most at head 0.0, 0.90"
+    assert title(heads([[0.05, -0.5]], 0.1)) == "Score: least at head 0.1, −0.50"
+    assert title(heads([[0.05, -0.05]], 0.1)) == "Score: nowhere surely other than 0"
+
+
+def test_many_intervals_have_to_hold_together():
+    """One interval of 95% leaves 0 out; of a hundred such, some do by chance alone, and none is named."""
+    value, half = torch.tensor([0.11]), torch.tensor([0.1])
+    one = surely_beyond(Measured(value, value - half, value + half))
+    many = surely_beyond(Measured(*(t.expand(100) for t in (value, value - half, value + half))))
+    assert one is not None
+    assert many is not None
+    assert bool(one[0].all())
+    assert not bool(many[0].any())
+    assert surely_beyond(Measured(value)) is None
+
+
+def test_the_second_copy_is_compared_with_new_text():
+    def losses(gain: float) -> Scores:
+        noise = 0.01 * torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
+        each = 3 + noise
+        each[0, 4:] -= gain
+        return Scores(
+            values=each.mean(-1),
+            axes=("condition", "pos"),
+            labels={"condition": ("repeated", "unrepeated")},
+            quantity="loss",
+            definition="made up",
+            per_example=each,
+        )
+
+    assert title(losses(0.5)) == "The second copy of a text costs 0.50 nats per token less than new text"
+    assert title(losses(-0.5)) == "The second copy of a text costs 0.50 nats per token more than new text"
+    assert title(losses(0.0)) == "The second copy of a text costs as much as new text: no sign of induction"
+
+
+def test_numbers_in_a_sentence():
+    assert [said(x) for x in (0.0, 0.0183, 0.31, -0.972, 12.34, -1234.5)] == [
+        "0", "0.018", "0.31", "−0.97", "12.3", "−1,234",
+    ]  # fmt: skip
+    assert said(1.85, "logits") == "1.85 logits"
+    assert [counted(1, "head"), counted(3, "head")] == ["one head", "3 heads"]
