@@ -220,7 +220,7 @@ def _print_patching(result: PatchingResult, count: int) -> None:
     gap = abs(result.clean - (result.corrupted or 0.0))
     little = gap < 0.1 * float(result.effect.abs().max())
     if rows:
-        where = ", ".join(f"{axis} {cell}" for axis, cell in zip(result.axes, rows[0], strict=False))
+        where = ", ".join(f"{axis} {cell}" for axis, cell in zip(result.axes, rows[0][: len(result.axes)], strict=True))
         recovers = "" if little else f", {_percent(frame.iloc[0]['recovery'])} of what the two texts differ by"
         finding(f"The largest effect is {rows[0][-2]}, at {where}{recovers}.")
     say(f"{result.quantity}: clean {result.clean:.3f}, corrupted {result.corrupted:.3f}")

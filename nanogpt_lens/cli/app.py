@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, fields
-from inspect import Parameter, Signature, get_annotations, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,8 +28,6 @@ from nanogpt_lens.cli.options import (
     PathArgument,
     TokenDtypeOption,
     ValBinOption,
-    errors,
-    tokens_of,
     val_bin_of,
     with_reading,
 )
@@ -41,17 +36,17 @@ from nanogpt_lens.cli.report import register as register_report
 from nanogpt_lens.cli.scrubbing import register as register_scrubbing
 from nanogpt_lens.cli.serving import register as register_serving
 from nanogpt_lens.cli.tables import finding, note, print_table, say, whole
+from nanogpt_lens.cli.train import register as register_train
 from nanogpt_lens.cli.trajectory import register as register_trajectory
 from nanogpt_lens.cli.typos import Commands
 from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.cli.wording import in_options
-from nanogpt_lens.core.choices import ExportFormat, TrainOn
+from nanogpt_lens.core.choices import ExportFormat
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
     from conversion.checkpoint import Checkpoint
     from conversion.report import EquivalenceReport
-    from conversion.token_dtype import TokenDtype
 
 app = typer.Typer(
     name="nanogpt-lens",
@@ -159,96 +154,6 @@ def convert(
     say(f"saved in {result.folder}: {result.how_to_load}", indent=2)
     for remark in result.notes:
         say(f"note: {remark}", indent=2)
-
-
-def _train(
-    output: Annotated[Path, typer.Option("--output", "-o", help="the folder of the run, nanoGPT's out_dir")],
-    data: Annotated[
-        str | None, typer.Option(help="a UTF-8 text, a folder with train.bin and val.bin, or: shakespeare")
-    ] = None,
-    task: Annotated[
-        TrainOn, typer.Option(help="the text itself, or sequences made from its characters (ngl.tasks)")
-    ] = "text",
-    n_triggers: Annotated[
-        int | None, typer.Option(help="trigger characters of a sequence (trigger_bigrams)", show_default="5")
-    ] = None,
-    token_dtype: TokenDtypeOption = None,
-    stages: Annotated[str | None, typer.Option(help="keep more checkpoints: log:20, or iterations: 0,100,1000")] = None,
-    resume: Annotated[bool, typer.Option(help="go on with an interrupted run (the default where there is one)")] = True,
-    overwrite: Annotated[bool, typer.Option(help="throw away a run that is already there")] = False,
-    as_json: JsonOption = False,
-    **settings: Any,
-) -> None:
-    """Train a nanoGPT model; the defaults are its README's for a CPU. A killed run goes on where it was."""
-    with errors(_train):
-        WAITING.doing("importing torch", for_programs=as_json)
-        from nanogpt_lens.training.config import TrainConfig
-        from nanogpt_lens.training.train import train
-
-        WAITING.done()
-        result = train(
-            _source(task, data, n_triggers, token_dtype),
-            output,
-            TrainConfig(**settings),
-            stages=stages,
-            resume="auto" if resume and not overwrite else False,
-            overwrite=overwrite,
-            progress=not as_json,
-        )
-    if as_json:
-        typer.echo(json.dumps(asdict(result), ensure_ascii=False, default=str))
-        return
-    finding(f"{result.path}: iteration {result.best_iteration}, validation loss {result.best_val_loss:.3f}")
-    if result.sample is not None:
-        typer.echo(f"---------------\n{result.sample}")
-
-
-def _source(task: TrainOn, data: str | None, n_triggers: int | None, token_dtype: TokenDtype | None) -> Any:
-    """What to train on."""
-    from nanogpt_lens.core.errors import TrainingError
-    from nanogpt_lens.text.tasks import repeated_random, trigger_bigrams
-
-    if n_triggers is not None and task != "trigger_bigrams":
-        raise TrainingError(f"--n-triggers is for --task trigger_bigrams, not for {task}; leave it out")
-    if data is None and task != "repeated_random":
-        raise TrainingError(f"--task {task} needs --data: a UTF-8 text, a nanoGPT data folder, or: shakespeare")
-    source = tokens_of(data, token_dtype, "--data")
-    if task == "repeated_random":
-        return repeated_random(source)
-    if task == "text":
-        return source
-    return trigger_bigrams(source) if n_triggers is None else trigger_bigrams(source, n_triggers=n_triggers)
-
-
-def _with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give the command an option for every setting of `TrainConfig`, with its default and its words."""
-    from nanogpt_lens.training.config import TrainConfig
-
-    hinted = get_annotations(command, eval_str=True)
-    fixed = (p for p in signature(command).parameters.values() if p.kind is not Parameter.VAR_KEYWORD)
-    parameters = [p.replace(annotation=hinted[p.name]) for p in fixed]
-    words = setting_help(TrainConfig.__doc__ or "")
-    hints = get_type_hints(TrainConfig)
-    for setting in fields(TrainConfig):
-        kind = str if get_origin(hints[setting.name]) is Literal else hints[setting.name]
-        option = typer.Option(help=words.get(setting.name, ""), rich_help_panel="nanoGPT's settings")
-        annotation = Annotated[kind, option]
-        parameters.append(
-            Parameter(setting.name, Parameter.KEYWORD_ONLY, default=setting.default, annotation=annotation)
-        )
-    command.__signature__ = Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
-
-
-def setting_help(docstring: str) -> dict[str, str]:
-    """The words of a docstring's `Attributes:`, by name; several names may share a line."""
-    words: dict[str, str] = {}
-    section = docstring.partition("Attributes:")[2].partition("\n\n")[0]
-    for entry in re.split(r"\n {8}(?! )", section):
-        names, _, text = entry.partition(": ")
-        words |= {name.strip(): " ".join(text.split()) for name in names.split(",")}
-    return words
 
 
 def sample(
@@ -363,8 +268,8 @@ for command in (check, sample):
     app.command()(with_reading(command))
 for command in (convert, info):
     app.command()(with_reading(command, backend=False))
-app.command("train")(_with_settings(_train))
 for register in (
+    register_train,
     register_analyses,
     register_lenses,
     register_neurons,

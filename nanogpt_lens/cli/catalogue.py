@@ -124,7 +124,8 @@ def _print(result: Any, count: int) -> None:
         for row, *cells in zip(records, values, *others, strict=True)
     ]
     if rows:
-        where = ", ".join(f"{a.replace('_', ' ')} {cell}" for a, cell in zip(result.axes, rows[0], strict=False))
+        place = zip(result.axes, rows[0][: len(result.axes)], strict=True)
+        where = ", ".join(f"{axis.replace('_', ' ')} {cell}" for axis, cell in place)
         finding(f"The largest {result.quantity}: {rows[0][len(result.axes)]}" + (f", at {where}." if where else "."))
     print_warning(result)
     print_table(
