@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -39,12 +41,13 @@ class Stepper:
         self._known = tokens
         transformer = self.native.transformer
         x = transformer.wte(tokens[:, n:]) + transformer.wpe.weight[n : tokens.shape[1]]
-        for i, block in enumerate(transformer.h):
+        blocks: list[Any] = list(transformer.h)
+        for i, block in enumerate(blocks):
             x = x + self._attend(i, block.attn, block.ln_1(x))
             x = x + block.mlp(block.ln_2(x))
         return self.native.lm_head(transformer.ln_f(x[:, -1]))
 
-    def _attend(self, layer: int, attn: torch.nn.Module, x: Float[Tensor, "example new d_model"]) -> Tensor:
+    def _attend(self, layer: int, attn: Any, x: Float[Tensor, "example new d_model"]) -> Tensor:
         """What attention adds at new positions, whose keys and values are kept."""
         batch, new, width = x.shape
         qkv = attn.c_attn(x).view(batch, new, 3, attn.n_head, -1).transpose(1, 3)  # [example, head, 3, new, d_head]

@@ -253,7 +253,8 @@ def _weights(result: WeightDifference, comparison: ModelComparison) -> list[Bloc
     if not _is_first("weights", comparison):
         moved_parts = int((result.values.nan_to_num(0) > _ROUNDED).sum())
         drawn = picture_of(result, "how far each matrix has moved", k=max(1, min(20, moved_parts)), says=_moved(result))
-        drawn.picture.update_xaxes(title_text=f"norm of the difference, as a share of {comparison.names[0]}'s")
+        figure: Any = drawn.picture
+        figure.update_xaxes(title_text=f"norm of the difference, as a share of {comparison.names[0]}'s")
         blocks.append(drawn)
     moved = result.tokens_table(_ROWS)
     if bool(result.token_differs.any()):

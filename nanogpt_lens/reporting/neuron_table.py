@@ -51,10 +51,11 @@ def packed_neurons(
     first = dict.fromkeys(layer * width + neuron for layer, neuron, _ in listed)
     salient = deviations(search).flatten().argsort(descending=True, stable=True).tolist()
     order = [*first, *(i for i in salient if i not in first)]
-    for details in _DETAILS:
-        made = _packed(search, separating, listed, order, details)
+    made = _packed(search, separating, listed, order, _DETAILS[0])
+    for details in _DETAILS[1:]:
         if len(made.packed) <= budget:
             return made
+        made = _packed(search, separating, listed, order, details)
     n = layers * width
     while n > max(1, len(first)) and len(made.packed) > budget:
         n = max(1, len(first), int(n * 0.95 * budget / len(made.packed)))

@@ -69,7 +69,8 @@ def write(figure: go.Figure, heat: Any, text: Sequence[Sequence[str]], *, wide: 
 
 def for_width(figure: go.Figure, width: int) -> None:
     """Hide the letters for which a figure of this width has no room, and show them where it has."""
-    for trace in figure.select_traces({"name": NAME}):
+    traces: list[Any] = list(figure.select_traces({"name": NAME}))
+    for trace in traces:
         if trace.meta and not trace.meta["narrow"]:
             trace.visible = None if width >= _ROOM else False
 

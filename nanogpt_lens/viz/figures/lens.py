@@ -275,18 +275,8 @@ def _over_depth(
     for i, (score, numbers) in enumerate(panels):
         row, col = i // columns + 1, i % columns + 1
         curve = numbers.mapped(lambda tensor: along(result, tensor))
-        add_line(
-            figure,
-            x,
-            curve,
-            name=words(score),
-            what="depth",
-            texts=names,
-            legend=False,
-            colour=style.ACCENT,
-            row=row,
-            col=col,
-        )
+        options: dict[str, Any] = {"texts": names, "legend": False, "colour": style.ACCENT, "row": row, "col": col}
+        add_line(figure, x, curve, name=words(score), what="depth", **options)
         if curve.chance is not None:
             add_chance(figure, x, curve.chance, legend=i == 0, row=row, col=col)
         which = str(i + 1) if i else ""
@@ -306,17 +296,14 @@ def _over_depth(
         depth_axis(result, figure, row=row, col=col)
         if row < rows and not (row == rows - 1 and i + columns >= len(panels)):
             figure.update_xaxes(title_text="", row=row, col=col)
-    chance = any(numbers.has_chance for _, numbers in panels)
-    said = list(notes)
-    if any(numbers.has_interval for _, numbers in panels):
-        said.append(interval_of(result, "Bands"))
+    bands = any(numbers.has_interval for _, numbers in panels)
     return Drawing(
         figure=figure,
         title=title,
-        notes=tuple(said),
-        intervals_told=any(numbers.has_interval for _, numbers in panels),
+        notes=(*notes, interval_of(result, "Bands")) if bands else tuple(notes),
+        intervals_told=bands,
         plot=plot,
         left=46,
         above=24,
-        legend=chance,
+        legend=any(numbers.has_chance for _, numbers in panels),
     )

@@ -138,7 +138,8 @@ def _grids(result: Transplants, measure: str) -> Drawing:
     scale = style.colours(max(low, -1.0), 1.0, signed=low < 0)
     figure.update_layout(coloraxis={**scale, "colorbar": bar(ypad=18, tickformat=".0%")}, plot_bgcolor=style.MISSING)
     name_bar(figure, _UNIT, lift=57)
-    for heat in tuple(figure.data):
+    panels: list[Any] = list(figure.data)
+    for heat in panels:
         wide = cells.width_on_a_phone(len(heat.x), left=left)
         cells.write(
             figure, heat, [list(row) for row in heat.text] if heat.text is not None else [], wide=wide, high=each
