@@ -44,7 +44,7 @@ from scripts.notebook_claims import prose
 FOLDER = ROOT / "notebooks"
 CHECKS = FOLDER / "checks"
 
-REPOSITORY = "https://github.com/OWNER/nanogpt-lens"
+REPOSITORY = "https://github.com/nanogpt-lens/nanogpt-lens"
 """PLACEHOLDER: the address of the project, where Colab's first cell gets it from. It stands here alone: put the real
 one in, and run `make notebooks`. Once the package is on an index, `INSTALL` can name it instead."""
 
