@@ -14,8 +14,10 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
+        from nanogpt_lens.cli.waiting import forget_interrupt
+
         sys.stderr.write("interrupted\n")
-        eval("0")
+        forget_interrupt()
         raise SystemExit(130) from None
 
 

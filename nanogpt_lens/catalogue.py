@@ -120,8 +120,8 @@ def find(name: str) -> Analysis:
         AnalysisError: there is none.
     """
     if name not in ANALYSES:
-        near = did_you_mean(name, ANALYSES)
-        raise AnalysisError(f"there is no analysis {name!r}; expected one of {', '.join(ANALYSES)}{near}")
+        near = did_you_mean(name, ANALYSES) or f"; expected one of {', '.join(ANALYSES)}"
+        raise AnalysisError(f"there is no analysis {name!r}{near}")
     return ANALYSES[name]
 
 

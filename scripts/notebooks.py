@@ -45,8 +45,7 @@ FOLDER = ROOT / "notebooks"
 CHECKS = FOLDER / "checks"
 
 REPOSITORY = "https://github.com/nanogpt-lens/nanogpt-lens"
-"""PLACEHOLDER: the address of the project, where Colab's first cell gets it from. It stands here alone: put the real
-one in, and run `make notebooks`. Once the package is on an index, `INSTALL` can name it instead."""
+"""Where Colab's first cell gets the package from; once it is on an index, `INSTALL` can name it instead."""
 
 INSTALL = f"""import sys
 

@@ -218,7 +218,7 @@ def info(
 
     for name, value in facts.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        text = "; ".join(value) if isinstance(value, list) else str(text)
+        text = "; ".join(value) if isinstance(value, list) else f"{text:.4g}" if isinstance(text, float) else str(text)
         if text and value is not None:  # paths and hashes are never broken, so that they can be copied
             line = f"{name:<22}{printable(text)}"
             say(line, indent=22) if " " in text else whole(line)

@@ -25,7 +25,7 @@ from nanogpt_lens.core.errors import AnalysisError
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
     app.command()(analyses)
-    app.command()(on_model(measure))
+    app.command()(on_model(measure, check=lambda options: find(options["name"])))
 
 
 def analyses(as_json: JsonOption = False) -> None:

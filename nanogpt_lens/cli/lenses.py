@@ -120,7 +120,10 @@ def _depth(depth: float, layers: int) -> str:
     """A depth in layers, in words."""
     if depth >= layers:
         return "at the output alone"
-    return "from the embedding on" if depth == 0 else f"from depth {depth:g} of {layers} layers on"
+    if depth == 0:
+        return "from the embedding on"
+    layer, half = divmod(depth, 1)
+    return f"from the middle of layer {layer:g} on" if half else f"from the end of layer {layer - 1:g} on"
 
 
 def _print_attribution(result: LogitAttribution) -> None:
@@ -128,7 +131,8 @@ def _print_attribution(result: LogitAttribution) -> None:
     names = [_component(str(row["component_label"])) for row in top]
     rows = [[name, value] for name, value in zip(names, alike(row["value"] for row in top), strict=True)]
     if rows:
-        finding(f"{names[0][0].upper()}{names[0][1:]} adds most: {rows[0][1]}, of {result.quantity}.")
+        total = number(result.total.flatten()[-1], 3)
+        finding(f"{names[0][0].upper()}{names[0][1:]} adds most, {rows[0][1]} of {total}: {result.quantity}.")
     read = f"read at position {result.positions[-1]}, after {result.labels['pos'][-1]!r}"
     say(f"{result.quantity}, {read}, in all {number(result.total.flatten()[-1], 3)}:")
     print_table(["component", "contribution"], rows)
@@ -137,7 +141,9 @@ def _print_attribution(result: LogitAttribution) -> None:
 
 def _component(label: str) -> str:
     """A component in words: a head is called one."""
-    return f"head {label}" if label.replace(".", "").isdecimal() else label
+    if label.replace(".", "").isdecimal():
+        return f"head {label}"
+    return label.replace("mlp", "MLP ") if label.startswith("mlp") else label
 
 
 def _print_convergence(result: ConvergenceResult) -> None:

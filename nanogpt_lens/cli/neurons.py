@@ -141,7 +141,8 @@ def page(
 
 def _print_page(about: NeuronPage, search: NeuronSearch) -> None:
     first, *rest = str(about).splitlines()
-    finding(first)
+    peak = f" is highest, {about.highest[0].value:.2f}, at {about.highest[0].token!r}." if about.highest else ""
+    finding(f"{first[:1].upper()}{first[1:]}{peak}")
     for line in rest:
         say(line, indent=11)
     note(search.definition)

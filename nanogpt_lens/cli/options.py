@@ -29,6 +29,9 @@ from nanogpt_lens.model.reading import Reading
 if TYPE_CHECKING:
     from conversion.val_loss import ValBin
 
+_CLOSED_PIPE = 141
+"""What a shell says of a program that wrote into a closed pipe; 1 would mean "not equal"."""
+
 PathArgument = Annotated[
     str,
     typer.Argument(
@@ -213,7 +216,7 @@ def errors(command: Callable[..., None]) -> Iterator[None]:
         raise
     except BrokenPipeError:
         _leave_pipe()
-        raise typer.Exit(1) from None
+        raise typer.Exit(_CLOSED_PIPE) from None
     except Exception as error:
         WAITING.done()
         from conversion.errors import EquivalenceError, NanoGPTLensError

@@ -22,6 +22,7 @@ from nanogpt_lens.cli.options import (
     tokens_of,
     with_reading,
 )
+from nanogpt_lens.cli.prompts import check_task
 from nanogpt_lens.cli.tables import note, say
 from nanogpt_lens.cli.waiting import WAITING, short
 from nanogpt_lens.model.reading import Reading
@@ -35,7 +36,12 @@ PlotOption = Annotated[Path | None, typer.Option(help="draw it into this file: .
 _PICTURES = (".html", ".png", ".svg")
 
 
-def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> Callable[..., None]:
+def on_model(
+    command: Callable[..., None],
+    *,
+    parts: Sequence[str] = (".",),
+    check: Callable[[dict[str, Any]], object] | None = None,
+) -> Callable[..., None]:
     """A command whose first argument is a model, given a path and the options that say how it is read.
 
     Two formats at once are refused, and folders that a result is to be saved in are looked at, before the work. Of
@@ -44,6 +50,7 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
     Args:
         command: what to run; its first parameter is the model.
         parts: the folders below `--output` that it saves results in.
+        check: what refuses the options before a model is loaded.
     """
     first = next(iter(signature(command).parameters))
 
@@ -53,6 +60,10 @@ def on_model(command: Callable[..., None], *, parts: Sequence[str] = (".",)) -> 
         if isinstance(arguments.get("text"), Path):
             check_text(arguments["text"])
         check_saved(arguments)
+        if isinstance(arguments.get("task"), str):
+            check_task(arguments["task"])
+        if check is not None:
+            check(arguments)
         reading_file(path, for_programs=any(for_programs))
         with only_first():
             from nanogpt_lens.results.files import check_target

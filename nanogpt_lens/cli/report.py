@@ -82,13 +82,14 @@ def report(
     but equality is not proven; 2: bad input, nothing is written, or all chosen sections failed.
     """
     check_text(text)
+    chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]
+    _check_sections(chosen or [])
     reading_file(path, for_programs=as_json)
     from nanogpt_lens.core.errors import AnalysisError
     from nanogpt_lens.reporting.making import report as make
 
     if token_dtype is not None and text is None and val_bin is None:
         raise AnalysisError("--token-dtype was given without --text or --val-bin; give one of them too")
-    chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]
     result = make(
         path,
         corpus=tokens_of(text, None if text is None else token_dtype, "--text"),
@@ -114,6 +115,18 @@ def report(
         typer.echo(f"error: all chosen sections failed; {output} says why", err=True)
         raise typer.Exit(2)
     raise typer.Exit(1 if result.passed is False else 0)
+
+
+def _check_sections(names: list[str]) -> None:
+    """Raise AnalysisError for a section that does not exist, before anything that takes time is imported."""
+    from nanogpt_lens.catalogue import ANALYSES
+    from nanogpt_lens.core.choices import did_you_mean
+    from nanogpt_lens.core.errors import AnalysisError
+
+    for name in names:
+        if name not in SECTIONS and name not in ANALYSES:
+            near = did_you_mean(name, SECTIONS) or f"; expected some of {', '.join(SECTIONS)}"
+            raise AnalysisError(f"there is no section {name!r}{near}")
 
 
 _TOLD = ("loss", "heads", "induction")

@@ -71,7 +71,16 @@ class Waiting:
         if not self._interrupted:
             self._interrupted = True
             sys.stderr.write("interrupted\n")
-        eval("0")
+        forget_interrupt()
+
+
+def forget_interrupt() -> None:
+    """Let Python forget that Ctrl-C was pressed, so that the exit code stays 130.
+
+    CPython remembers an interrupt that left a script or a string of code, and then ends by the signal, not with the
+    exit code that was asked for; running another string of code makes it forget.
+    """
+    eval("0")
 
 
 WAITING = Waiting()

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
@@ -350,7 +351,9 @@ def test_version():
     import nanogpt_lens
 
     code, text, _ = run("--version")
-    assert (code, text.strip()) == (0, f"nanogpt-lens {nanogpt_lens.__version__}")
+    assert (code, text.strip()) == (0, text.strip())
+    assert text.startswith(f"nanogpt-lens {nanogpt_lens.__version__} (Python 3.")
+    assert f"torch {torch.__version__}, transformer-lens {version('transformer-lens')}" in text
 
 
 def test_help_names_every_command():

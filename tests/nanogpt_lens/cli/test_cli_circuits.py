@@ -236,7 +236,7 @@ def test_folders_that_are_something_else(saved, tmp_path):
     code, _, said = run("circuit", "check", tmp_path, "induction")
     assert (code, "cannot be read" in said) == (2, True)
     code, _, said = run("circuit", "check", tmp_path / "none", "induction")
-    assert (code, "cannot be read" in said) == (2, True)
+    assert (code, "does not exist; expected a folder that `circuit find` saved" in said) == (2, True)
     for name, value in (("labels", 3), ("tolerance", []), ("per_example", 1), ("axes", 7), ("asks", 3)):
         copy = tmp_path / name
         copy.mkdir()

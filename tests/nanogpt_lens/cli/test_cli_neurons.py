@@ -51,7 +51,9 @@ def test_page_shows_one_neuron(out, text):
     expected = ngl.search_neurons(ngl.load(out), text, layers=[1], k=10, window=12, progress=False).page(1, 7)
     code, shown, _ = run("neurons", "page", out, "1.7", "--text", text)
     assert code == 0
-    said = f"N{str(expected)[1:]}".replace("\n", ".\n", 1)
+    best = expected.highest[0]
+    assert shown.startswith(f"Neuron 1.7 is highest, {best.value:.2f}, at {best.token!r}.\n")
+    said = str(expected).partition("\n")[2]
     assert said in shown
     code, shown, _ = run("neurons", "page", out, "1.7", "--text", text, "--json")
     found = json.loads(shown)
@@ -96,7 +98,7 @@ def test_lens_reads_prompts_and_texts(out, text):
     prompt = CHARS[5:15]
     code, shown, _ = run("lens", out, "--prompt", prompt, "--answer", CHARS[3], "--wrong", CHARS[4])
     assert code == 0
-    for name in ("0.resid_pre", "0.resid_mid", "1.resid_post", "mlp1"):
+    for name in ("0.resid_pre", "0.resid_mid", "1.resid_post", "MLP 1"):
         assert name in shown
     code, shown, _ = run("lens", out, "--prompt", prompt, "--answer", CHARS[3], "--text", text, "--n", 8, "--json")
     found = json.loads(shown)

@@ -93,6 +93,21 @@ def test_what_is_not_there_is_refused_before_a_model_is_loaded(words, monkeypatc
     assert "does not exist; expected " in err
 
 
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (("measure", "induction", "headtaxonomy"), "there is no analysis 'headtaxonomy': did you mean 'head_taxonomy'?"),
+        (("circuit", "find", "induction", "--task", "inductoin"), "did you mean 'induction'?"),
+        (("report", "induction", "--sections", "los", "-o", "page.html"), "no section 'los': did you mean 'loss'?"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_refused_before_a_model_is_loaded(words, near, monkeypatch):
+    monkeypatch.setattr("nanogpt_lens.model.reading.Reading.checkpoint", lambda *_, **__: 1 / 0)
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    assert near in err
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -154,4 +169,4 @@ def test_a_closed_pipe_is_no_error(monkeypatch):
 
     monkeypatch.setattr("nanogpt_lens.cli.tables._write", closed)
     code, out, err = run("info", "induction")
-    assert (code, out, err) == (1, "", "")
+    assert (code, out, err) == (141, "", "")  # 1 would mean "not equal"

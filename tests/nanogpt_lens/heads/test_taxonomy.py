@@ -253,8 +253,7 @@ class TestThresholds:
         assert f"; copying {why}"[:60] in repr(found)
         drawn = found.plot()
         assert {shape.name for shape in drawn.layout.shapes} == {"carries", "unnamed"}
-        caption = drawn.layout.to_json()
-        assert "Dotted: a high score without the name: 1.0 copying" in caption.replace("<br>", " ")
+        assert "Dotted: a high score that does not earn it, 1 times; .table() says why" in drawn.layout.meta["caption"]
         again = load_result(found.save(tmp_path / "t"))
         assert again.reasons(*INDUCTION) == found.reasons(*INDUCTION)
 
