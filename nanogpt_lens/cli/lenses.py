@@ -131,7 +131,7 @@ def _print_attribution(result: LogitAttribution) -> None:
     names = [_component(str(row["component_label"])) for row in top]
     rows = [[name, value] for name, value in zip(names, alike(row["value"] for row in top), strict=True)]
     if rows:
-        total = number(result.total.flatten()[-1], 3)
+        total = number(result.total.flatten()[-1], 2)
         finding(f"{names[0][0].upper()}{names[0][1:]} adds most, {rows[0][1]} of {total}: {result.quantity}.")
     read = f"read at position {result.positions[-1]}, after {result.labels['pos'][-1]!r}"
     say(f"{result.quantity}, {read}, in all {number(result.total.flatten()[-1], 3)}:")
