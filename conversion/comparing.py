@@ -24,19 +24,29 @@ from conversion.layout import from_hooked_layout
 from conversion.native import Edit, hook_names
 from conversion.reference import ModelPyReference, NativeReference, Reference
 from conversion.report import Comparison
+from conversion.stepping import Stepper
 from conversion.transformerlens_to_nanogpt import hooked_layout_of
 
 _PRESERVED = ("hook_q", "hook_k", "hook_attn_scores", "hook_pattern", "mlp.hook_pre", "mlp.hook_post", "hook_scale")
 _EDITABLE_PROCESSED = ("hook_q", "hook_k", "hook_attn_scores", "mlp.hook_pre", "mlp.hook_post")
 
-_ON = {"small": (2, 256), "middle": (2, 128), "large": (1, 128)}
-"""Examples and positions of the outputs and the activations, by size of the model."""
+_LARGE = 5e9
+"""Parameters times positions of context from which on a model is large, as GPT-2 is."""
 
-_EDITED = {"small": (2, 16), "middle": (2, 12), "large": (1, 12)}
-"""Examples and positions of the runs with edits."""
+_ON = {"usual": (2, 256), "large": (1, 128)}
+"""Examples and positions of the outputs and the activations, at most, by size of the model."""
 
-_GREEDY = {"small": (2, 24, 6), "middle": (1, 12, 4), "large": (1, 0, 1)}
-"""Examples of greedy text, tokens of it that fill the context, and tokens that follow."""
+_EDITED = {"usual": (2, 24), "large": (1, 12)}
+"""Examples and positions of the runs with one edit, at most."""
+
+_PROMPT = 5
+"""Tokens that greedy text begins with; that of a large model begins with a whole context."""
+
+_GREEDY = {"usual": (2, 6), "large": (1, 2)}
+"""Examples of greedy text, and tokens of it past the context."""
+
+TOGETHER = "every hook perturbed in one run, whole context"
+"""The name of the comparison whose run edits all hooks, also at the positions that runs with one edit do not reach."""
 
 Greedy: TypeAlias = tuple[
     list[Int[Tensor, "example pos"]], Float[Tensor, "example pos d_vocab"], Float[Tensor, "example step d_vocab"]
@@ -60,14 +70,14 @@ class Bench:
         def tokens(n: int, length: int) -> Int[Tensor, "example pos"]:
             return torch.randint(vocabulary, (n, length), generator=generator).to(device)
 
-        work = checkpoint.n_params * context
-        self.size = "small" if work < 1e9 else "middle" if work < 5e9 else "large"
-        n, length = _ON[self.size]
+        size = "usual" if checkpoint.n_params * context < _LARGE else "large"
+        n, length = _ON[size]
         self.tokens, self.targets = tokens(n, min(context, length)), tokens(n, min(context, length))
-        n, length = _EDITED[self.size]
+        n, length = _EDITED[size]
         self.short = tokens(n, min(context, length))
-        n, written, self.further = _GREEDY[self.size]
-        self.prompt = tokens(n, max(min(5, context), context - written))
+        n, self.further = _GREEDY[size]
+        self.prompt = tokens(n, min(_PROMPT, context) if size == "usual" else context)
+        self.whole = tokens(1, context)
         self._windows: list[Int[Tensor, "example pos"]] = []
         self._greedy: dict[torch.dtype, Greedy] = {}
 
@@ -99,10 +109,7 @@ class Bench:
         if dtype not in self._greedy:
             native, context = self.reference(dtype), self.checkpoint.config.block_size
             if not self._windows:
-                text = self.prompt
-                while text.shape[1] < context:
-                    text = torch.cat([text, native.logits(text)[:, -1:].argmax(-1)], dim=1)
-                self._windows.append(text)
+                self._windows.append(_filled(native, self.prompt, context))
             first = native.logits(self._windows[0])
             last = [first[:, -1:]]
             for i in range(1, 1 + self.further):
@@ -126,12 +133,25 @@ class Bench:
         notes = (f"{reference.description} does not show {', '.join(unseen)}; not compared",) if unseen else ()
         if not edits:
             return (*notes, "edits were not compared, on request")
-        return (*notes, f"edits at {self._said(self.short)}, other activations at {self._said(self.tokens)}")
+        return (
+            *notes,
+            f"each edit alone at {_said(self.short)}, all together at {_said(self.whole)}; other activations at "
+            f"{_said(self.tokens)}; greedy text of {_said(self.whole.expand(len(self.prompt), -1))} and {self.further} "
+            "tokens past them",
+        )
 
-    @staticmethod
-    def _said(tokens: Int[Tensor, "example pos"]) -> str:
-        n, length = tokens.shape
-        return f"{length} positions of {n} sequence{'s' if n > 1 else ''}"
+
+def _said(tokens: Int[Tensor, "example pos"]) -> str:
+    n, length = tokens.shape
+    return f"{length} position{'s' if length > 1 else ''} of {n} sequence{'s' if n > 1 else ''}"
+
+
+def _filled(native: Reference, text: Int[Tensor, "example pos"], length: int) -> Int[Tensor, "example pos"]:
+    """A text that the native model has continued greedily to a length."""
+    after = Stepper(native.model) if isinstance(native, NativeReference) else lambda seen: native.logits(seen)[:, -1]
+    while text.shape[1] < length:
+        text = torch.cat([text, after(text).argmax(-1, keepdim=True)], dim=1)
+    return text
 
 
 def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
@@ -267,7 +287,7 @@ def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Compariso
 
 
 def compare_edits(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
-    """Compare the logits after the same edit at the same hook on both sides."""
+    """Compare the logits after the same edit at the same hook on both sides, and after edits at all hooks together."""
     native, tokens = bench.reference(judge.dtype), bench.short
     names = [
         name
@@ -278,14 +298,22 @@ def compare_edits(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison
     named = [(name, edit) for _, name, edit in edits]
     n_layers = bench.checkpoint.config.n_layer
     with torch.no_grad():
+        converted = ConvertedSide(model, n_layers)
         expected = edited_logits(NativeSide(native, n_layers), tokens, named)
-        got = edited_logits(ConvertedSide(model, n_layers), tokens, named)
+        got = edited_logits(converted, tokens, named)
         for kind, name, edit in edits:
 
             def true(name: str = name, edit: Edit = edit) -> Tensor:
                 return bench.reference(torch.float64).logits(tokens, {name: edit})
 
             yield judge("edit", f"{kind} at {name}", next(got), next(expected), true, logits=True)
+        perturbed = {name: edit for kind, name, edit in edits if kind == "perturb"}
+
+        def together() -> Tensor:
+            return bench.reference(torch.float64).logits(bench.whole, perturbed)
+
+        logits = native.logits(bench.whole, perturbed)
+        yield judge("edit", TOGETHER, converted.whole(bench.whole, perturbed), logits, together, logits=True)
 
 
 def _keep(

@@ -1,9 +1,10 @@
-"""Many edits of one model in few runs: each edit has rows of its own, and a run begins at the layer that is edited.
+"""Many edits of one model in few runs: each edit has rows of its own.
 
-Examples of a batch know nothing of each other, so that a hook may change some rows and leave the others. What comes
-before an edited layer is the same in all of them: it is computed once, without edits, and runs begin with the residual
-stream that enters that layer. Each run carries the plain examples along as its first rows. If these do not give what
-the plain run of the model itself gave, the model cannot begin at a layer, and its other edits are made in whole runs.
+Examples of a batch know nothing of each other, so that a hook may change some rows and leave the others. The converted
+model runs whole, from tokens, as those who edit it run it. In the native model what comes before an edited layer is
+the same in all rows: it is computed once, without edits, and runs begin with the residual stream that enters that
+layer. Each run carries the plain examples along as its first rows. If these do not give what the plain run of the
+model itself gave, it cannot begin at a layer, and its other edits are made in whole runs too.
 """
 
 from __future__ import annotations
@@ -63,23 +64,24 @@ class NativeSide:
 
 
 class ConvertedSide:
-    """A HookedTransformer, or a TransformerBridge, which runs all layers wherever it is told to begin."""
+    """A HookedTransformer or a TransformerBridge, which is judged as it is used: in whole runs, from tokens.
+
+    A run with `start_at_layer=` is another way through the model, and may be right where this one is wrong.
+    """
+
+    can_begin_at_layers = False
 
     def __init__(self, model: Any, n_layers: int) -> None:
         self.model, self.n_layers = model, n_layers
-        self.can_begin_at_layers = not hasattr(model, "original_model")
 
     def whole(self, tokens: Int[Tensor, "row pos"], edits: Mapping[str, Edit]) -> Logits:
         """See `EditedSide`."""
-        return self._run(tokens, edits)
+        hooks = [(name, as_hook(edit)) for name, edit in edits.items()]
+        return self.model.run_with_hooks(tokens, fwd_hooks=hooks, return_type="logits")
 
     def rest(self, stream: Float[Tensor, "row pos d_model"], layer: int, edits: Mapping[str, Edit]) -> Logits:
-        """See `EditedSide`."""
-        return self._run(stream, edits, start_at_layer=layer)
-
-    def _run(self, start: Tensor, edits: Mapping[str, Edit], **options: Any) -> Logits:
-        hooks = [(name, as_hook(edit)) for name, edit in edits.items()]
-        return self.model.run_with_hooks(start, fwd_hooks=hooks, return_type="logits", **options)
+        """See `EditedSide`; nobody asks for it."""
+        raise AssertionError("the converted model is judged in whole runs")
 
 
 def as_hook(function: Edit) -> Callable[..., Float[Tensor, "example ..."] | None]:
@@ -92,7 +94,7 @@ def edited_logits(side: EditedSide, tokens: Int[Tensor, "example pos"], edits: S
     streams, plain = _plain_run(side, tokens)
     n = len(tokens)
     most = max(1, min(_TOKENS, _NUMBERS // plain.shape[-1]) // tokens.numel() - 1)
-    for layer, chunk in _chunks(edits, side.n_layers, most):
+    for layer, chunk in _chunks(edits, side.n_layers, most, by_layer=streams is not None):
         if layer < 0:  # a model may have one row for all examples here, and the edit has the run for itself
             yield side.whole(tokens, dict(chunk))
             continue
@@ -133,12 +135,18 @@ def _same(logits: Logits, plain: Logits) -> bool:
     return bool((logits - plain).abs().max() <= SAME[logits.dtype] * plain.abs().max().clamp_min(1.0))
 
 
-def _chunks(edits: Sequence[NamedEdit], n_layers: int, most: int) -> Iterator[tuple[int, list[NamedEdit]]]:
-    """The edits in parts of at most `most`, each with the layer that its run may begin at: -1 for the embedding."""
+def _chunks(
+    edits: Sequence[NamedEdit], n_layers: int, most: int, *, by_layer: bool
+) -> Iterator[tuple[int, list[NamedEdit]]]:
+    """The edits in parts of at most `most`, each with the layer that its run may begin at: -1 for the embedding.
+
+    Unless `by_layer`, edits of several layers share a run, which begins at none of them.
+    """
     chunk: list[NamedEdit] = []
     layer = -1
     for name, edit in edits:
         here = int(name.split(".")[1]) if name.startswith("blocks.") else n_layers if "ln_final" in name else -1
+        here = here if by_layer else min(here, 0)
         if chunk and (here != layer or len(chunk) >= (most if layer >= 0 else 1)):
             yield layer, chunk
             chunk = []

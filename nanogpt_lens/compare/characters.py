@@ -15,7 +15,7 @@ from nanogpt_lens.lens.reading import characters
 from nanogpt_lens.model.access import Hooked, check_model, evaluating, provenance
 from nanogpt_lens.model.encoding import encode_text
 from nanogpt_lens.results import Sample, Scores
-from nanogpt_lens.running.batches import losses
+from nanogpt_lens.running.batches import Losses
 from nanogpt_lens.text.corpus import is_path, name_of, open_corpus
 from nanogpt_lens.text.files import read_text
 
@@ -84,7 +84,7 @@ def _per_piece(model: Hooked, pieces: list[str], name: str) -> Float[Tensor, " e
     Raises:
         AnalysisError: nothing of the pieces is predicted.
     """
-    nats, n_characters = [], []
+    nats, n_characters, losses = [], [], Losses(model)
     with evaluating(model):
         for piece in pieces:
             sequences = open_corpus(model, encode_text(model, piece)).sequences()  # ids: it may look like a path
@@ -93,7 +93,7 @@ def _per_piece(model: Hooked, pieces: list[str], name: str) -> Float[Tensor, " e
                 tokens = sequences.batch(i).tokens
                 predicted = characters(model, tokens)
                 if predicted is not None:
-                    loss += float(losses(model, tokens).double().sum())
+                    loss += float(losses(tokens).double().sum())
                     length += float(predicted.sum())
             nats.append(loss)
             n_characters.append(length)

@@ -3,43 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.errors import ConversionError
-from conversion.native import GPT
+from conversion.native import GPT, hook_names
 from conversion.stepping import Stepper
 from conversion.transformerlens_to_nanogpt import to_nanogpt
-from nanogpt_lens.model.access import Hooked, device_of, has_hooks, n_tokens, run
+from nanogpt_lens.model.access import Edit, Hooked, device_of, has_hooks, n_tokens, record, run
 from nanogpt_lens.model.sampling import TEMPERATURE, TOP_K, continued, generate
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
-"""The largest difference from the model itself that is allowed, relative to its largest logit."""
+"""The largest difference from the model itself that is allowed, relative to the largest number of the same kind."""
 
-_LONGEST = 128  # tokens on which the two are compared
+_KNOWN = ("transformer_lens", "torch", "conversion", "nanogpt_lens")
+"""Packages whose classes a model is made of, if nobody has replaced a part of it."""
 
 
-def plain_model(model: Hooked) -> GPT | None:
+def plain_model(model: Hooked, names: Sequence[str] = ()) -> GPT | None:
     """NanoGPT's own architecture with the model's present weights, after it was compared with the model.
 
+    The two are compared on random tokens that fill the context: their logits, and their activations at `names`.
+
+    Args:
+        model: the model.
+        names: hook points whose activations must agree too.
+
     Returns:
-        None where it is another one: processed weights, hooks that somebody attached, half precision, no nanoGPT.
+        None where it is another one: processed weights, hooks or code that somebody attached, half precision, no
+        nanoGPT.
     """
-    if model.cfg.dtype not in TOLERANCE or has_hooks(model):
+    if model.cfg.dtype not in TOLERANCE or has_hooks(model) or not _is_as_made(model):
+        return None
+    if not set(names) <= set(hook_names(int(model.cfg.n_layers))):
         return None
     try:
         native = GPT.from_checkpoint(to_nanogpt(model), copy=False).to(device_of(model))
     except (ConversionError, AttributeError):
         return None
     generator = torch.Generator().manual_seed(0)
-    shape = (2, min(int(model.cfg.n_ctx), _LONGEST))
-    tokens = torch.randint(n_tokens(model), shape, generator=generator).to(device_of(model))
+    tokens = torch.randint(n_tokens(model), (1, int(model.cfg.n_ctx)), generator=generator).to(device_of(model))
     with torch.inference_mode(False), torch.no_grad():
-        expected, got = run(model, tokens), native(tokens)
-    tolerance = TOLERANCE[model.cfg.dtype] * float(expected.abs().max())
-    return native if float((got - expected).abs().max()) <= tolerance else None
+        expected, got = record(model, tokens, names), dict[str, Tensor]()
+        got["logits"] = native(tokens, edits={name: _keeper(got, name) for name in names})
+    return native if all(_close(got[name], expected[name]) for name in expected) else None
+
+
+def _keeper(kept: dict[str, Float[Tensor, "example ..."]], name: str) -> Edit:
+    return lambda value: kept.update({name: value.detach().clone()})
+
+
+def _close(one: Float[Tensor, "example ..."], other: Float[Tensor, "example ..."]) -> bool:
+    """Whether two activations are the same but for rounding."""
+    if one.shape != other.shape:
+        return False
+    return float((one - other).abs().max()) <= TOLERANCE[other.dtype] * float(other.abs().max())
+
+
+def _is_as_made(model: Hooked) -> bool:
+    """Whether all code of a model is TransformerLens', torch's and ours.
+
+    It is not if a module has a class of somebody else, an attribute in place of a method, such as its `forward`, or a
+    torch hook.
+    """
+    return all(
+        _is_known(type(module))
+        and all(_is_known(value) for name, value in vars(module).items() if hasattr(type(module), name))
+        and all(_is_known(hook) for kind in _HOOKS for hook in getattr(module, kind).values())
+        for module in model.modules()
+    )
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _is_known(code: Any) -> bool:
+    """Whether something cannot be called, or is code of `_KNOWN`."""
+    return not callable(code) or str(getattr(code, "__module__", "")).partition(".")[0] in _KNOWN
 
 
 def last_logits(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from conversion.native import GPT
 from nanogpt_lens.model.access import Hooked, next_token_loss, run
 from nanogpt_lens.model.plain import plain_model
 
@@ -25,9 +26,30 @@ def batches(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Iterator[slice
 
 def losses(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example pos-1"]:
     """The cross-entropy of each next token, in nats, in batches; as nanoGPT computes it, where that is equal."""
-    native = plain_model(model) if tokens.numel() >= _WORTH else None
-    parts = []
-    for rows in batches(model, tokens):
-        logits = run(model, tokens[rows]) if native is None else native(tokens[rows])
-        parts.append(next_token_loss(logits, tokens[rows]))
-    return torch.cat(parts)
+    return Losses(model)(tokens)
+
+
+class Losses:
+    """What `losses` gives, of one batch of tokens after the other: the model's weights and hooks must stay as they are.
+
+    Another model of the same weights is made once, as soon as there are tokens enough for that.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: Hooked) -> None:
+        self._model = model
+        self._native: GPT | None = None
+        self._seen, self._asked = 0, False
+
+    def __call__(self, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example pos-1"]:
+        """See `losses`."""
+        self._seen += tokens.numel()
+        if not self._asked and self._seen >= _WORTH:
+            self._native, self._asked = plain_model(self._model), True
+        parts = []
+        for rows in batches(self._model, tokens):
+            logits = run(self._model, tokens[rows]) if self._native is None else self._native(tokens[rows])
+            parts.append(next_token_loss(logits, tokens[rows]))
+        return torch.cat(parts)

@@ -1,11 +1,14 @@
-"""Runs that edits share, and that begin at a layer, give what whole runs with one edit each give."""
+"""Runs that edits share, and that begin at a layer, give what whole runs with one edit each give; blind spots."""
 
 from __future__ import annotations
+
+from dataclasses import fields
 
 import pytest
 import torch
 
 from conversion import check_equivalence, read_checkpoint
+from conversion.comparing import TOGETHER, Bench
 from conversion.edited_runs import ConvertedSide, NativeSide, as_hook, edited_logits
 from conversion.edits import KINDS, edit_for
 from conversion.native import GPT, hook_names
@@ -108,6 +111,70 @@ def test_text_that_grows_has_the_logits_of_whole_runs(checkpoint):
     assert (stepper(other[:, :7]) - native(other[:, :7])[:, -1]).abs().max() < 1e-12
 
 
+@pytest.mark.hooked
+def test_a_model_that_ignores_edits_only_in_runs_from_tokens_is_caught(checkpoint):
+    """People edit in runs from tokens; a run with start_at_layer is another way through the model."""
+    from transformer_lens import HookedTransformer
+
+    class Fast(HookedTransformer):
+        def forward(self, input, *arguments, start_at_layer=None, **options):
+            points = [block.hook_mlp_out for block in self.blocks] if start_at_layer is None else []
+            kept = [dict(point._forward_hooks) for point in points]
+            for point, hooks in zip(points, kept, strict=True):
+                point._forward_hooks.update({i: without_effect(hook) for i, hook in hooks.items()})
+            try:
+                return super().forward(input, *arguments, start_at_layer=start_at_layer, **options)
+            finally:
+                for point, hooks in zip(points, kept, strict=True):
+                    point._forward_hooks.update(hooks)
+
+    model = convert(checkpoint, dtype=torch.float64)
+    assert check_equivalence(checkpoint, model).passed
+    model.__class__ = Fast
+    wrong = {c.name for c in check_equivalence(checkpoint, model).failures}
+    blind = {f"{kind} at blocks.{i}.hook_mlp_out" for i in range(LAYERS) for kind in KINDS}
+    assert wrong == {*blind, TOGETHER}
+
+
+def without_effect(hook):
+    return lambda module, inputs, output: (hook(module, inputs, output), None)[1]
+
+
+@pytest.mark.parametrize("late", [16, 20, 40, 299])
+def test_edits_that_are_ignored_from_a_position_on_are_caught(tmp_path, late):
+    """Runs with one edit are short; all hooks together are edited at every position of the context."""
+    checkpoint = read_checkpoint(write(tmp_path, n_layer=1, block_size=300, bias=False))
+    model = convert(checkpoint, dtype=torch.float64)
+    blind = model.blocks[0].hook_mlp_out if hasattr(model.blocks[0], "hook_mlp_out") else model.blocks[0].mlp.hook_out
+    original = type(blind).__call__
+
+    def call(self, x):
+        return torch.cat([original(self, x)[:, :late], x[:, late:]], dim=1)
+
+    blind.__class__ = type("Late", (type(blind),), {"__call__": call})
+    wrong = {c.name for c in check_equivalence(checkpoint, model).failures}
+    alone = {f"{kind} at blocks.0.hook_mlp_out" for kind in KINDS} if late < 24 else set()
+    assert wrong == {*alone, TOGETHER}
+
+
+def test_a_middle_sized_model_is_read_at_256_positions(tmp_path):
+    """Only models of GPT-2's size are read at fewer."""
+    checkpoint = read_checkpoint(write(tmp_path, n_layer=1, block_size=256))
+    made = (checkpoint, as_if_of(checkpoint, 10_600_000), as_if_of(checkpoint, 10**8))
+    sizes = [Bench(one, None, seed=0, device="cpu") for one in made]
+    read = [(tuple(b.tokens.shape), tuple(b.short.shape), tuple(b.prompt.shape), b.further) for b in sizes]
+    usual, large = ((2, 256), (2, 24), (2, 5), 6), ((1, 128), (1, 12), (1, 256), 2)
+    assert read == [usual, usual, large]
+
+
+def as_if_of(checkpoint, n_params):
+    """The checkpoint, which says that it has so many parameters."""
+    cls = type("Sized", (type(checkpoint),), {"n_params": property(lambda self: n_params)})
+    return cls(**{field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)})
+
+
 def test_the_certificate_says_where_edits_were_made(tmp_path):
     report = check_equivalence(read_checkpoint(write(tmp_path)))
-    assert "edits at 12 positions of 2 sequences, other activations at 12 positions of 2 sequences" in report.notes
+    said = "each edit alone at 12 positions of 2 sequences, all together at 12 positions of 1 sequence; "
+    said += "other activations at 12 positions of 2 sequences; greedy text of 12 positions of 2 sequences and 6 tokens"
+    assert f"{said} past them" in report.notes

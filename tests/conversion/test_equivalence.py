@@ -16,6 +16,7 @@ from conversion import (
     check_equivalence,
     read_checkpoint,
 )
+from conversion.comparing import TOGETHER
 from conversion.native import hook_names
 from conversion.transformerlens_to_nanogpt import hooked_layout_of
 from tests.conftest import convert
@@ -36,8 +37,8 @@ def test_golden_cases_are_proven(golden):
     for precision in ("float64", "float32"):
         mine = [c for c in report.comparisons if c.precision == precision]
         assert [c.name for c in mine if c.kind == "activation" and c.mode == "raw"] == list(hook_names(n_layer))
-        edited = {c.name.split(" at ")[1] for c in mine if c.kind == "edit" and c.mode == "raw"}
-        assert edited == set(hook_names(n_layer))
+        edited = {c.name.rpartition(" at ")[2] for c in mine if c.kind == "edit" and c.mode == "raw"}
+        assert edited == {*hook_names(n_layer), TOGETHER}
         grads = [c.name for c in mine if c.kind == "gradient"]
         assert set(grads) | {"lm_head.weight"} == set(golden.checkpoint.state_dict)
         assert {c.mode for c in mine if c.kind == "greedy"} == {"raw", "processed"}
@@ -183,7 +184,9 @@ def test_a_hook_that_ignores_edits_is_caught_anywhere(tmp_path):
     original = type(blind).__call__
     blind.__class__ = type("Blind", (type(blind),), {"__call__": lambda self, x: (original(self, x.clone()), x)[1]})
     report = check_equivalence(checkpoint, model)
-    assert {c.name for c in report.failures} == {"zero at blocks.0.attn.hook_z", "perturb at blocks.0.attn.hook_z"}
+    alone = {"zero at blocks.0.attn.hook_z", "perturb at blocks.0.attn.hook_z"}
+    assert {c.name for c in report.failures} == {*alone, TOGETHER}
+    assert report.first_difference.name in alone
 
 
 def test_the_users_model_keeps_its_state(tmp_path):
