@@ -35,9 +35,9 @@ GIVES = {
     "InterventionResult": "`ablate_head`, `knockout_head`",
     "Widget": "`visualize_attention_pattern`, all heads|`circuitsvis.tokens.colored_tokens`",
     "Figure": "`track_attention_flow`|`visualize_prediction_evolution`|`analyze_neuron_behavior`",
-    "Tensor": "`extract_attention_patterns`|`generate_repeated_tokens`|`tokenize_and_concatenate`|`trajectory.entropy()`",
+    "Tensor": "`extract_attention_patterns`|`generate_repeated_tokens`|`tokenize_and_concatenate`",
     "tuple": "`induction_attn_detector`|`Pythia` checkpoints, `checkpoint_index`",
-    "DataFrame": "`get_layer_predictions`|`cache.logit_attrs`, `cache.stack_head_results`|`prev_attn_detector`, `current_attn_detector`",
+    "DataFrame": "`get_layer_predictions`|`cache.logit_attrs`, `cache.stack_head_results`",
     "str": "`model.generate` (past the context)",
     "Scores": "`compute_induction_score`|`attention_entropy`|`head_detector.detect_head`|`get_comp_score`",
     "Circuit": "ACDC, auto-circuit: `run_prune_algos`",
@@ -100,7 +100,7 @@ def test_every_line_of_the_names_runs():
             exec(compile(line, f"names.md: {line}", "exec"), names)
         else:
             kinds[asked] = type(eval(compile(line, f"names.md: {line}", "eval"), names)).__name__
-    assert "method" not in kinds.values() and "function" not in kinds.values()
+    assert not {"method", "function"} & set(kinds.values())
     expected = {asked: kind for kind, several in GIVES.items() for asked in several.split("|")}
     assert {asked: kinds[asked] for asked in expected} == expected
 
