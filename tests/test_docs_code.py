@@ -27,7 +27,23 @@ CONSOLE = [
     for i, block in enumerate(blocks(page, "console"))
     if "$ nanogpt-lens" in block
 ]
-ROWS = re.findall(r"^\| [^|]+ \| `([^`]+)` \|$", PAGES["names.md"], flags=re.MULTILINE)
+ROWS = re.findall(r"^\| ([^|]+) \| `([^`]+)` \|$", PAGES["names.md"], flags=re.MULTILINE)
+GIVES = {
+    "NeuronPage": "`find_max_activating_examples`",
+    "NeuronAblation": "`ablate_neuron`",
+    "PatchingResult": "`patch_activation`|`patching.get_act_patch_resid_pre`|`direct_path_patching`",
+    "InterventionResult": "`ablate_head`, `knockout_head`",
+    "Widget": "`visualize_attention_pattern`, all heads|`circuitsvis.tokens.colored_tokens`",
+    "Figure": "`track_attention_flow`|`visualize_prediction_evolution`|`analyze_neuron_behavior`",
+    "Tensor": "`extract_attention_patterns`|`generate_repeated_tokens`|`tokenize_and_concatenate`",
+    "tuple": "`induction_attn_detector`|`Pythia` checkpoints, `checkpoint_index`",
+    "DataFrame": "`get_layer_predictions`|`cache.logit_attrs`, `cache.stack_head_results`",
+    "str": "`model.generate` (past the context)",
+    "Scores": "`compute_induction_score`|`attention_entropy`|`head_detector.detect_head`|`get_comp_score`",
+    "Circuit": "ACDC, auto-circuit: `run_prune_algos`",
+    "Scrubbing": "Redwood's causal scrubbing",
+}
+"""What the line of a row is worth: a kind of thing, and the names on the left that ask for it."""
 SOUGHT = """get_activations patch_activation extract_attention_patterns visualize_attention_head
 compute_attention_importance track_attention_flow visualize_prediction_evolution find_max_activating_examples
 ablate_neuron analyze_neuron_behavior"""
@@ -43,7 +59,8 @@ def fresh(tmp_path, monkeypatch):
 
 def without_sae(code: str) -> bool:
     """Whether the code needs SAELens, and it is not there."""
-    return "ngl.sae." in code and (resolve_backend("auto") != "hooked" or find_spec("sae_lens") is None)
+    needed = re.search(r"\bsae\b|sae_lens", code)
+    return needed is not None and (resolve_backend("auto") != "hooked" or find_spec("sae_lens") is None)
 
 
 @pytest.mark.parametrize(("page", "i"), PYTHON)
@@ -75,9 +92,17 @@ def test_every_line_of_the_names_runs():
     (setup,) = blocks("names.md", "python")
     exec(setup, names)
     assert len(ROWS) > 60
-    for line in ROWS:
-        if not without_sae(line):
+    kinds = {}
+    for asked, line in ROWS:
+        if without_sae(line):
+            continue
+        if re.match(r"with |import |[\w, ]+ = ", line):
             exec(compile(line, f"names.md: {line}", "exec"), names)
+        else:
+            kinds[asked] = type(eval(compile(line, f"names.md: {line}", "eval"), names)).__name__
+    assert not {"method", "function"} & set(kinds.values())
+    expected = {asked: kind for kind, several in GIVES.items() for asked in several.split("|")}
+    assert {asked: kinds[asked] for asked in expected} == expected
 
 
 def test_the_names_that_people_look_for_are_there():
