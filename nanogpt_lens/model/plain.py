@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -90,6 +90,12 @@ def last_logits(
 ) -> Float[Tensor, "example d_vocab"]:
     """The logits after the last of `tokens`, of a model and its `plain_model`."""
     return run(model, tokens)[:, -1] if native is None else native.last_logits(tokens)
+
+
+def stepper(model: Hooked) -> Callable[[Int[Tensor, "example pos"]], Float[Tensor, "example d_vocab"]]:
+    """What gives the logits after the last token of texts that grow: as nanoGPT computes them, where that is equal."""
+    native = plain_model(model)
+    return (lambda tokens: run(model, tokens)[:, -1]) if native is None else Stepper(native)
 
 
 def samples(model: Hooked, start: int, *, max_new_tokens: int, seeds: Sequence[int]) -> Int[Tensor, "seed pos"]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, device_of, evaluating, n_tokens
+from nanogpt_lens.model.plain import stepper
 from nanogpt_lens.model.sampling import choose_token
 
 OWN_TEXT = "text drawn from the model itself at temperature 1"
@@ -29,7 +30,8 @@ def own_text(model: Hooked, *, seq_len: int, n: int, seed: int = 0) -> Int[Tenso
     tokens = torch.randint(size, (n, 1), generator=generator, device=device)
     extra = min(seq_len // 4, model.cfg.n_ctx - seq_len)
     with evaluating(model):
+        logits_after = stepper(model)
         while tokens.shape[1] < seq_len + extra:
-            logits = model(tokens, return_type="logits")[:, -1, :size]
+            logits = logits_after(tokens)[:, :size]
             tokens = torch.cat([tokens, choose_token(logits, 1.0, None, generator)], dim=1)
     return tokens[:, extra:]
