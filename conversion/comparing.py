@@ -146,7 +146,7 @@ def _said(tokens: Int[Tensor, "example pos"]) -> str:
     return f"{length} position{'s' if length > 1 else ''} of {n} sequence{'s' if n > 1 else ''}"
 
 
-def _filled(native: Reference, text: Int[Tensor, "example pos"], length: int) -> Int[Tensor, "example pos"]:
+def _filled(native: Reference, text: Int[Tensor, "example begun"], length: int) -> Int[Tensor, "example pos"]:
     """A text that the native model has continued greedily to a length."""
     after = Stepper(native.model) if isinstance(native, NativeReference) else lambda seen: native.logits(seen)[:, -1]
     while text.shape[1] < length:

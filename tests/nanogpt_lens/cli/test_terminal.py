@@ -96,7 +96,7 @@ def test_what_is_not_there_is_refused_before_a_model_is_loaded(words, monkeypatc
 @pytest.mark.parametrize(
     ("words", "near"),
     [
-        (("measure", "induction", "headtaxonomy"), "there is no analysis 'headtaxonomy': did you mean 'head_taxonomy'?"),
+        (("measure", "induction", "headtaxonomy"), "no analysis 'headtaxonomy': did you mean 'head_taxonomy'?"),
         (("circuit", "find", "induction", "--task", "inductoin"), "did you mean 'induction'?"),
         (("report", "induction", "--sections", "los", "-o", "page.html"), "no section 'los': did you mean 'loss'?"),
     ],
