@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.lens.reading import strings
 from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, evaluating, provenance, run, token_labels
 from nanogpt_lens.model.identity import affine
 from nanogpt_lens.results.attribution import LogitAttribution
@@ -110,6 +111,7 @@ def direct_logit_attribution(
         answer=without_example(right),
         wrong=None if other is None else without_example(other),
         tokens=without_example(tokens),
+        strings=strings(model, torch.cat([ids.flatten() for ids in (right, other) if ids is not None])),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from einops import rearrange
@@ -26,6 +27,7 @@ class LogitAttribution(Result):
         answer: the ids attributed.
         wrong: the ids whose logit is taken off; None for a single logit.
         tokens: the ids of the text.
+        strings: the text of the ids attributed, by the id as a string.
     """
 
     total: Float[Tensor, "*read"]
@@ -33,6 +35,7 @@ class LogitAttribution(Result):
     answer: Int[Tensor, "*read"]
     tokens: Int[Tensor, "*text"]
     wrong: Int[Tensor, "*read"] | None = None
+    strings: Mapping[str, str] = field(default_factory=dict)
     unit: str = "logits"
     signed: bool = True
 

@@ -86,7 +86,7 @@ class NeuronPage:
             [
                 f"{self.kind} {self.layer}.{self.neuron}",
                 f"mean {self.mean:.4f}, standard deviation {self.variance**0.5:.4f}, sparsity {self.sparsity:.3f}",
-                f"quantiles  {quantiles}",
+                f"quantiles  {quantiles} (of a sample)",
                 f"promotes   {list_of(self.promoted)}",
                 f"suppresses {list_of(self.suppressed)}",
                 "highest:",

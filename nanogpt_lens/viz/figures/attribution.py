@@ -73,13 +73,9 @@ def contributions(
 
 
 def _name_of(result: LogitAttribution, token: int) -> str:
-    """The name of a token: its text where a position attributed is labelled with it, else its id."""
-    labels = result.labels.get("pos", ())
-    if result.tokens.dim() == 1 and len(labels) == len(result.positions):
-        for position, label in zip(result.positions, labels, strict=True):
-            if int(result.tokens[position]) == token:
-                return f"“{visible(label, longest=14)}” (token id {token})"
-    return f"token id {token}"
+    """The name of a token: its text, where the model has one for it, else its id."""
+    text = result.strings.get(str(token))
+    return f"token id {token}" if text is None or text == str(token) else f"“{visible(text, longest=14)}”"
 
 
 def _heatmap(result: LogitAttribution, values: Float[Tensor, "component pos"], unit: str, notes: list[str]) -> Drawing:

@@ -133,7 +133,8 @@ def _scale(result: Result, selection: dict[str, int]) -> dict[str, Any]:
     least = -1.0 if is_signed(result, low) else 0.0
     if least < 0:
         return style.beside_chance(level if level == level else 0.0, low=-1.0, high=1.0)
-    return style.beside_chance(level) if level == level else style.colours(0.0, 1.0, signed=False)
+    beside = 0.0 <= level < 1.0  # a score that chance makes 1, as uniform attention does `broad`, has no room above it
+    return style.beside_chance(level) if beside else style.colours(0.0, 1.0, signed=False)
 
 
 def taxonomy(

@@ -124,7 +124,8 @@ def _settles(result: LensResult, top: Shaped[Tensor, "depth pos"]) -> str:
         return f"{name}: most final top tokens are there from the start"
     if last == len(same) - 1:
         return f"{name}: most final top tokens come at the last point"
-    return f"{name}: {same[last]:.0%} of the final top tokens are there at {point}, {same[last - 1]:.0%} before"
+    before = same[:last].max()
+    return f"{name}: {same[last]:.0%} of the final top tokens are there at {point}, at most {before:.0%} before"
 
 
 def _scale(result: LensResult, values: Shaped[Tensor, "depth pos"], colour: str) -> dict[str, Any]:
