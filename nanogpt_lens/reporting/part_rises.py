@@ -122,10 +122,10 @@ def largest_rise(
         second = needed[1]
         said = f"{name} matters most: without it {rise}, without {second.name}, the next, by {second.nats}."
         return said, (first, second)
-    return _alike(needed, rise, kind)
+    return _several(needed, rise, kind)
 
 
-def _alike(needed: Sequence[PartRise], rise: str, kind: str) -> tuple[str, tuple[PartRise, ...]]:
+def _several(needed: Sequence[PartRise], rise: str, kind: str) -> tuple[str, tuple[PartRise, ...]]:
     """That the first of the parts that are surely needed is not surely the first of all."""
     first = needed[0]
     alike = [part for part in needed if part.sure_high >= first.sure_low]
@@ -134,11 +134,11 @@ def _alike(needed: Sequence[PartRise], rise: str, kind: str) -> tuple[str, tuple
         return f"{name} surely matters: without it {rise}. Another {kind} may matter more.", (first,)
     if len(alike) == 2:
         second = alike[1]
-        said = f"{name} and {second.name} matter alike, as far as can be told: without the one {rise}, without the "
+        said = f"{name} and {second.name} matter, and which one more is not sure: without the one {rise}, without the "
         return f"{said}other by {second.nats}.", (first, second)
     names = [part.name for part in alike[:_NAMED]]
     names += [f"{len(alike) - _NAMED} more"] if len(alike) > _NAMED else []
-    said = f"Several {kind}s matter alike, as far as can be told, {list_of(names)}: without {first.name} {rise}."
+    said = f"Several {kind}s matter, and which one most is not sure, {list_of(names)}: without {first.name} {rise}."
     return said, tuple(alike[:_NAMED])
 
 

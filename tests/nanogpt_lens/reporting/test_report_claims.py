@@ -51,13 +51,13 @@ def said_of(*parts):
         ),
         (
             [(0.5, 0.45, 0.55)] * 3,
-            "Several parts matter alike, as far as can be told, head 0.0, head 0.1 and head 0.2: without head 0.0 the "
-            "loss rises by 0.50 nats.",
+            "Several parts matter, and which one most is not sure, head 0.0, head 0.1 and head 0.2: without "
+            "head 0.0 the loss rises by 0.50 nats.",
         ),
         (
             [(0.5, 0.45, 0.55)] * 5,
-            "Several parts matter alike, as far as can be told, head 0.0, head 0.1, head 0.2 and 2 more: without head "
-            "0.0 the loss rises by 0.50 nats.",
+            "Several parts matter, and which one most is not sure, head 0.0, head 0.1, head 0.2 and 2 more: without "
+            "head 0.0 the loss rises by 0.50 nats.",
         ),
         (
             [(0.5, 0.45, 0.55), (0.1, 0.09, 0.11), (0.09, -0.5, 0.7)],

@@ -45,8 +45,8 @@ GUESS = "past that of a uniform guess"
         (
             [[0.5, 0.1], [0.49, 0.0]],
             [0.4, 0.0],
-            "Head 0.0 and head 1.0 matter alike, as far as can be told: without the one the loss rises by 0.50 nats, "
-            "without the other by 0.49.",
+            "Head 0.0 and head 1.0 matter, and which one more is not sure: without the one the loss rises by 0.50 "
+            "nats, without the other by 0.49.",
         ),
         (
             [[0.005, -0.2]],

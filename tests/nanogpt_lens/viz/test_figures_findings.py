@@ -91,3 +91,29 @@ def test_numbers_in_a_sentence():
     ]  # fmt: skip
     assert said(1.85, "logits") == "1.85 logits"
     assert [counted(1, "head"), counted(3, "head")] == ["one head", "3 heads"]
+
+
+@pytest.mark.parametrize(
+    ("half", "expected"),
+    [
+        (0.05, "Furthest above chance: b of head 0.1, 0.50"),
+        (0.8, "Score, 0 to 1: no head is surely above chance"),
+        (None, "Furthest above chance: a of head 0.0, 0.90"),
+    ],
+)
+def test_the_head_furthest_above_chance_of_several_scores_is_surely_above_it(half, expected):
+    tensor = torch.tensor([[[0.9, 0.1]], [[0.1, 0.5]]])
+    width = None if half is None else torch.full_like(tensor, half)
+    if width is not None and half == 0.05:
+        width[0, 0, 0] = 0.85  # the highest is not sure
+    made = Scores(
+        values=tensor,
+        axes=("score", "layer", "head"),
+        labels={"score": ("a", "b")},
+        quantity="score, 0 to 1",
+        definition="made up",
+        low=None if width is None else tensor - width,
+        high=None if width is None else tensor + width,
+        chance=torch.full_like(tensor, 0.1),
+    )
+    assert title(made) == expected
