@@ -63,10 +63,10 @@ def first_picture(comparison: ModelComparison) -> Picture | None:
     part = next((name for name in (*_TELLING, *comparison.parts) if name in comparison.parts), None)
     if part is None:
         return None
-    shown = comparison[part]
+    shown, title = comparison[part], TITLES[part]
     if isinstance(shown, Transplants):
-        shown = with_names(shown, comparison.names)
-    return picture_of(shown, TITLES[part], says=TITLES[part])
+        return picture_of(without_small(shown), title, says=title, names=comparison.names)
+    return picture_of(shown, title, says=title)
 
 
 def _is_first(part: str, comparison: ModelComparison) -> bool:
@@ -83,9 +83,7 @@ def _plain(result: Result, comparison: ModelComparison) -> list[Block]:
     says = f"{first}." if words else ""
     finding: list[Block] = [Paragraph(text=f"{rest[:1].upper()}{rest[1:]}.", tone="note")] if rest else []
     if "direction" in result.labels:
-        ways = tuple(_way(way, comparison.names) for way in result.labels["direction"])
-        shown = replace(result, labels={**result.labels, "direction": ways})
-        return [picture_of(shown, "what the finding says", says=says), *finding]
+        return [picture_of(result, "what the finding says", says=says, names=comparison.names), *finding]
     if any(comparison.parts.get(name) is result and _is_first(name, comparison) for name in comparison.parts):
         said = [Paragraph(text=says)] if says else []
         return [*said, *finding, Paragraph(text=_ABOVE, tone="note")]
@@ -95,23 +93,13 @@ def _plain(result: Result, comparison: ModelComparison) -> list[Block]:
 _ABOVE = "Its picture is the first of this page."
 
 
-def with_names(result: Transplants, names: tuple[str, str]) -> Transplants:
-    """The same with the models' names in place of a and b, and without the small parts that move nothing."""
+def without_small(result: Transplants) -> Transplants:
+    """The same without the small parts that move nothing."""
     kept = torch.tensor([i for i, name in enumerate(result.components) if not _moves_nothing(result, i, name)])
     parts = {"values", "low", "high", "n_parameters", "changed", "moved", "chosen"}
     tensors = {name: getattr(result, name)[..., kept] for name in parts if getattr(result, name) is not None}
-    labels = {
-        **result.labels,
-        "direction": tuple(_way(way, names) for way in result.labels["direction"]),
-        "component": tuple(result.components[i] for i in kept.tolist()),
-    }
+    labels = {**result.labels, "component": tuple(result.components[i] for i in kept.tolist())}
     return replace(result, labels=labels, **tensors)
-
-
-def _way(direction: str, names: tuple[str, str]) -> str:
-    """A direction with the models' names in place of a and b."""
-    a, b = (line_of(name, longest=24) for name in names)
-    return {"a into b": f"{a} into {b}", "b into a": f"{b} into {a}"}.get(direction, direction)
 
 
 def _moves_nothing(result: Transplants, i: int, name: str) -> bool:
@@ -125,13 +113,12 @@ def _transplants(result: Transplants, comparison: ModelComparison) -> list[Block
     """The curve of sets and a table; the grid in both directions where the first screen does not have it."""
     blocks: list[Block] = []
     if not _is_first("transplants", comparison):
-        shown = with_names(result, comparison.names)
-        blocks.append(picture_of(shown, "the share of the difference that moves with each part"))
+        says = "the share of the difference that moves with each part"
+        blocks.append(picture_of(without_small(result), says, names=comparison.names))
     if result.chosen is not None:
-        named = with_names(result, comparison.names)
         says = _few_parts(result, comparison.names)
-        sets = replace(result, labels={**result.labels, "direction": named.labels["direction"]})
-        blocks.append(picture_of(sets, "the share that moves with sets of parts", says=says, kind="set"))
+        label = "the share that moves with sets of parts"
+        blocks.append(picture_of(result, label, says=says, kind="set", names=comparison.names))
     else:
         blocks.append(Paragraph(text=_ABOVE, tone="note"))
     blocks.append(_transplant_table(result, comparison.names))

@@ -22,6 +22,8 @@ class PartCell:
         words: name, value and interval in a sentence.
         badges: what the head does, in a word or two each; none where that is not sure.
         sure: whether the interval leaves out zero; else the cell is pale.
+        falls: whether the loss surely falls without it; then the cell has an edge.
+        known: whether it was measured; else the cell is hatched.
     """
 
     name: str
@@ -30,6 +32,8 @@ class PartCell:
     words: str
     badges: tuple[str, ...] = ()
     sure: bool = True
+    falls: bool = False
+    known: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

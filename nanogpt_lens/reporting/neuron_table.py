@@ -184,10 +184,13 @@ def _one_text(
 def _classes(
     separating: Mapping[str, SeparatingNeurons], of: Any
 ) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
-    """The classes; and of each neuron the one that it separates best, and how well on text that had no part in that."""
+    """The classes; and of each neuron the one that it separates best, and how well on text that had no part in that.
+
+    Best: furthest above the class's own chance, or the class on which chance does best would be chosen most.
+    """
     if not separating:
         return [], {}
-    best = torch.stack([of(result.separation) for result in separating.values()]).argmax(0)
+    best = torch.stack([of(result.separation) - result.chance for result in separating.values()]).argmax(0)
     held = torch.stack([of(result.held_out) for result in separating.values()]).gather(0, best[None])[0]
     sign = torch.stack([of(result.sign) for result in separating.values()]).gather(0, best[None])[0]
     classes = [{"name": name, "chance": round(float(result.chance), 3)} for name, result in separating.items()]

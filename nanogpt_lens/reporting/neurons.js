@@ -59,10 +59,10 @@
       ["raises", "raises", (i) => a.promoted_logits[i * nTokens], raisesCell],
       ["glimpse", "where it peaks", null, glimpse],
     ];
-    const long = { name: "number", peak: "highest activation", above: "share of tokens above 0", deviations: "standard deviations of the peak above the mean", class: "AUROC of its best class", raises: "largest logit it raises" };
+    const long = { name: "number", peak: "highest activation", above: "share of tokens above 0", deviations: "standard deviations of the peak above the mean", class: "AUROC of the class that it separates best beside chance", raises: "largest logit it raises" };
 
     function classCell(i) {
-      if (!classy(i)) return element("span", { class: "muted" }, "–");
+      if (!classy(i)) return element("span", { class: "muted", title: "not above what 95 of 100 shifts reach" }, "–");
       return element("span", { title: `AUROC ${number(a.auroc[i], 3)}: ${a.higher[i] ? "higher" : "lower"} on ${head.classes[a.class[i]].name}` }, `${number(Math.round(a.auroc[i] / 10), 2)} ${head.classes[a.class[i]].name}${a.higher[i] ? "" : ", low"}`);
     }
     function tokenOf(id) { return head.tokens[id]; }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nanogpt_lens.model.access import evaluating, loss_per_token, n_tokens
 from nanogpt_lens.patching.importance import head_importance, mlp_importance
 from nanogpt_lens.reporting.face import GridRow, PartCell, PartGrid
+from nanogpt_lens.reporting.part_rises import PartRise, parts_of
 from nanogpt_lens.reporting.subject import Subject
-from nanogpt_lens.reporting.words import at, interval, list_of, number, plural
+from nanogpt_lens.reporting.words import NEGLIGIBLE, interval, list_of, number, plural
 from nanogpt_lens.results import HeadTaxonomy, Scores
 from nanogpt_lens.text.corpus import open_corpus
 
@@ -34,9 +35,9 @@ OTHER_LABELS = {
 }
 """The others, which stand in the line about a head."""
 
-_EXACT_WORK = 3e11  # weights times heads times tokens that are ablated exactly
-_MLP_WORK = 8e11  # weights times layers times tokens: seconds on a CPU
-_N, _LEAST = 32, 4  # sequences
+_N = 32  # sequences
+_WORK = 1e12  # weights times heads times tokens
+_FEWEST, _BRIEFEST = 8, 32  # sequences, and tokens of one, that the loss without each part is measured on at least
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +47,7 @@ class Worth:
     Attributes:
         heads: without each head [layer, head], in nats per token.
         mlps: without each MLP [layer]; None where there is none.
-        loss: of the intact model on the sequences of the MLPs.
+        loss: of the intact model on the same sequences.
         uniform: the loss of a uniform guess.
     """
 
@@ -55,36 +56,21 @@ class Worth:
     loss: float
     uniform: float
 
-    def ranked(self) -> list[PartRise]:
-        """Every part, the largest rise first."""
-        return sorted(self._parts(), key=lambda part: -part.value)
-
-    def _parts(self) -> Iterator[PartRise]:
-        for layer in range(self.heads.shape["layer"]):
-            for head in range(self.heads.shape["head"]):
-                yield _part(f"head {layer}.{head}", self.heads, (layer, head))
-            if self.mlps is not None:
-                yield _part(f"MLP {layer}", self.mlps, (layer,))
+    def parts(self) -> Iterator[PartRise]:
+        """Every part, by layer."""
+        return parts_of(self.heads, self.mlps)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PartRise:
-    """A head or MLP, and the rise of the loss without it, with its interval."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-
-
-def _part(name: str, rises: Scores, place: tuple[int, ...]) -> PartRise:
-    value = float(rises.values[place])
-    low, high = at(rises.low, *place), at(rises.high, *place)
-    return PartRise(name=name, value=value, low=value if low is None else low, high=value if high is None else high)
+def importance_sample(subject: Subject) -> dict[str, int]:
+    """The sequences on which every part is ablated, and their tokens: less of a model with many or large heads."""
+    cfg, length = subject.model.cfg, subject.seq_len
+    tokens = int(_WORK / (max(1, subject.n_params) * cfg.n_layers * cfg.n_heads))
+    n = min(_N, max(_FEWEST, tokens // length))
+    return {"n": n, "seq_len": min(length, max(_BRIEFEST, tokens // n))}
 
 
 def worth_of(subject: Subject, heads: Scores | None = None) -> Worth:
-    """The rises without each head and each MLP; of a large model on fewer sequences, which the grid says.
+    """The rises without each head and each MLP, on the same sequences.
 
     Args:
         subject: whose model and text.
@@ -93,15 +79,16 @@ def worth_of(subject: Subject, heads: Scores | None = None) -> Worth:
     Raises:
         AnalysisError: the text is too short.
     """
-    model = subject.model
-    options: dict[str, Any] = {"seq_len": subject.seq_len, "seed": subject.seed, "progress": False}
-    weights = sum(p.numel() for p in model.parameters())
+    model, seed = subject.model, subject.seed
+    sample: dict[str, Any] = importance_sample(subject)
     if heads is None:
-        exact = weights * model.cfg.n_layers * model.cfg.n_heads * _N * subject.seq_len < _EXACT_WORK
-        heads = head_importance(model, subject.corpus, n=_N, method="exact" if exact else "attribution", **options)
-    n = max(_LEAST, min(_N, int(_MLP_WORK / (weights * model.cfg.n_layers * subject.seq_len))))
-    mlps = None if model.cfg.attn_only else mlp_importance(model, subject.corpus, n=n, **options)
-    tokens = open_corpus(model, subject.corpus).windows(seq_len=subject.seq_len, n=n, seed=subject.seed)
+        heads = head_importance(model, subject.corpus, seed=seed, progress=False, **sample)
+    if heads.sample is not None and heads.sample.n and heads.sample.seq_len:
+        sample = {"n": heads.sample.n, "seq_len": heads.sample.seq_len}
+    mlps = None
+    if not model.cfg.attn_only:
+        mlps = mlp_importance(model, subject.corpus, seed=seed, progress=False, **sample)
+    tokens = open_corpus(model, subject.corpus).windows(seed=seed, **sample)
     with evaluating(model):
         loss = float(loss_per_token(model, tokens.to(next(model.parameters()).device)).double().mean())
     return Worth(heads=heads, mlps=mlps, loss=loss, uniform=math.log(n_tokens(model)))
@@ -115,59 +102,61 @@ def grid_of(worth: Worth, taxonomy: HeadTaxonomy | None, source: str) -> PartGri
         taxonomy: what the heads do, for their badges.
         source: the text, in words.
     """
-    rows = []
+    parts, rows = {part.name: part for part in worth.parts()}, []
     for layer in reversed(range(worth.heads.shape["layer"])):
         heads = []
         for head in range(worth.heads.shape["head"]):
             labels = () if taxonomy is None else taxonomy.of(layer, head)
-            heads.append(_cell(f"{layer}.{head}", f"Head {layer}.{head}", worth.heads, (layer, head), labels))
-        name = f"MLP {layer}"
-        mlp = None if worth.mlps is None else _cell(name, name, worth.mlps, (layer,), ())
-        rows.append(GridRow(layer=layer, heads=tuple(heads), mlp=mlp))
+            heads.append(_cell(f"{layer}.{head}", parts[f"head {layer}.{head}"], labels))
+        mlp = parts.get(f"MLP {layer}")
+        rows.append(
+            GridRow(layer=layer, heads=tuple(heads), mlp=None if mlp is None else _cell(f"MLP {layer}", mlp, ()))
+        )
     return PartGrid(
         title="What each part is worth: rise of the loss without it, in nats",
         rows=tuple(rows),
         high=f"{FULL:g} and more",
-        how=_how(worth, source),
+        how=_how(worth, source, [cell for row in rows for cell in (*row.heads, *([row.mlp] if row.mlp else []))]),
     )
 
 
-def _cell(short: str, name: str, rises: Scores, place: tuple[int, ...], labels: tuple[str, ...]) -> PartCell:
-    part = _part(name, rises, place)
+def _cell(short: str, part: PartRise, labels: tuple[str, ...]) -> PartCell:
     words = {**BADGES, **OTHER_LABELS}
     does = list_of([words.get(label, label.replace("_", " ")) for label in labels])
-    size = interval(part.value, part.low, part.high)
-    said = f"{name}: the loss rises by {size} nats without it"
+    name = part.name[0].upper() + part.name[1:]
+    known = not math.isnan(part.value)
+    falls = known and part.value <= -NEGLIGIBLE
+    size = interval(-part.value, -part.high, -part.low) if falls else interval(part.value, part.low, part.high)
+    said = (
+        f"{name}: the loss {'falls' if falls else 'rises'} by {size} nats without it"
+        if known
+        else f"{name}: not measured"
+    )
+    sure = part.low > 0 or part.high < 0
     return PartCell(
         name=short,
         value=number(part.value, 2),
-        share=round(max(0.0, min(1.0, part.value / FULL)), 3),
+        share=round(max(0.0, min(1.0, part.value / FULL)), 3) if known else 0.0,
         words=f"{said}{'; ' + does if does else ''}.",
         badges=tuple(words for label, words in BADGES.items() if label in labels),
-        sure=part.low > 0 or part.high < 0,
+        sure=sure,
+        falls=falls and sure,
+        known=known,
     )
 
 
-def _how(worth: Worth, source: str) -> str:
-    """What was done, on what, and what was estimated."""
-    heads, mlps = worth.heads.sample, None if worth.mlps is None else worth.mlps.sample
+def _how(worth: Worth, source: str, cells: Sequence[PartCell]) -> str:
+    """What was done, and on what."""
     said = [
         "Each part's output is replaced by its mean over sequences and positions; the number is how much the loss "
         "rises, in nats per token."
     ]
-    if heads is not None:
-        estimated = worth.heads.provenance.get("method") == "attribution"
-        why = ", estimated by gradients, because there are many" if estimated else ""
-        sequences = plural(heads.n or 0, "sequence")
-        said.append(f"Heads: {sequences} of {heads.seq_len} tokens of {source}, seed {heads.seed}{why}.")
-        if mlps is not None:
-            fewer = mlps.n != heads.n
-            several = f"{plural(mlps.n or 0, 'sequence')}, fewer, because the model is large" if fewer else "the same"
-            said.append(f"MLPs: {several}.")
-    return " ".join(
-        [
-            *said,
-            f"The intact model's loss there is {number(worth.loss)}. Pale with a grey number: the 95% interval holds "
-            "zero. Two parts together need not cost the sum.",
-        ]
-    )
+    sample, where = worth.heads.sample, ""
+    if sample is not None:
+        where = f" on {plural(sample.n or 0, 'sequence')} of {sample.seq_len} tokens of {source}, seed {sample.seed}"
+        said.append(f"Heads{' and MLPs' if worth.mlps is not None else ''} are measured{where}.")
+    said.append(f"The intact model's loss there is {number(worth.loss)}.")
+    said.append("Pale with a grey number: the part's own 95% interval holds zero.")
+    said += ["Teal edge: the loss surely falls without it."] if any(cell.falls for cell in cells) else []
+    said += ["Hatched: not measured."] if not all(cell.known for cell in cells) else []
+    return " ".join([*said, "Two parts together need not cost the sum."])

@@ -10,16 +10,16 @@ from nanogpt_lens.heads.taxonomy import head_taxonomy
 from nanogpt_lens.patching.importance import head_importance
 from nanogpt_lens.reporting.blocks import Block, Folded, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubts
+from nanogpt_lens.reporting.part_rises import largest_rise, parts_of
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import OTHER_SIZES, Subject
-from nanogpt_lens.reporting.words import NEGLIGIBLE, at, heads_named, interval, list_of, measured, number, plural
+from nanogpt_lens.reporting.words import at, heads_named, interval, list_of, number, plural
+from nanogpt_lens.reporting.worth import importance_sample
 from nanogpt_lens.results import HeadTaxonomy, Scores
 
-_N, _IMPORTANCE_N = 64, 32
+_N = 64
 _LONGEST = 128  # tokens of a sequence where the command chooses
 _SHORTEST = 4  # two copies of two tokens
-_WORK = 1e12  # weights times heads times tokens
-_FEWEST, _BRIEFEST = 8, 32  # sequences, and tokens of one, that the loss without each head is measured on at least
 
 
 def _make(subject: Subject) -> Content:
@@ -31,9 +31,9 @@ def _make(subject: Subject) -> Content:
         )
     options: dict[str, Any] = {"seq_len": subject.seq_len, "seed": subject.seed}
     taxonomy = head_taxonomy(model, subject.corpus, n=subject.sequences(_N), **options)
-    options |= _importance_sample(subject)
+    options |= importance_sample(subject)
     importance = head_importance(model, subject.corpus, progress=False, **options)
-    found, worth = _in_words(taxonomy), _most_important(importance)
+    found, worth = _in_words(taxonomy), largest_rise(list(parts_of(importance)), kind="head")[0]
     body: list[Block] = [
         _labels_table(taxonomy),
         *_carried(taxonomy),
@@ -59,14 +59,6 @@ def _make(subject: Subject) -> Content:
     )
 
 
-def _importance_sample(subject: Subject) -> dict[str, int]:
-    """The sequences on which every head is ablated, and their tokens: less of a model with many or large heads."""
-    cfg, length = subject.model.cfg, subject.seq_len
-    tokens = int(_WORK / (max(1, subject.n_params) * cfg.n_layers * cfg.n_heads))
-    n = min(_IMPORTANCE_N, max(_FEWEST, tokens // length))
-    return {"n": n, "seq_len": min(length, max(_BRIEFEST, tokens // n))}
-
-
 def _commands(subject: Subject) -> tuple[str, ...]:
     """The scores and the importance, each with the sample of this section."""
     other = subject.length_remark(_LONGEST)
@@ -78,7 +70,7 @@ def _commands(subject: Subject) -> tuple[str, ...]:
         text=True,
         remark=f"the scores{other and '; ' + other}",
     )
-    sample = _importance_sample(subject)
+    sample = importance_sample(subject)
     other = OTHER_SIZES if sample["seq_len"] < subject.seq_len else other
     rise = subject.again(
         "head_importance",
@@ -169,15 +161,6 @@ def _carried(taxonomy: HeadTaxonomy) -> list[Block]:
 
 _TELLING = ("induction", "previous_token", "duplicate_token", "copying", "positional", "sink", "broad", "anti_copying")
 """Labels, the most telling first."""
-
-
-def _most_important(importance: Scores) -> str:
-    row = importance.top(1, order="high").to_dict("records")[0]
-    layer, head = int(row["layer"]), int(row["head"])
-    low, high = at(importance.low, layer, head), at(importance.high, layer, head)
-    if row["value"] < NEGLIGIBLE or (low is not None and low <= 0):
-        return "No single head is missed: without any one of them the loss does not measurably rise."
-    return f"The loss rises most without head {layer}.{head}: by {measured(row['value'], low, high)} nats per token."
 
 
 def _why(taxonomy: HeadTaxonomy, layer: int, head: int) -> str:

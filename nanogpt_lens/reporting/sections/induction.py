@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +15,10 @@ from nanogpt_lens.losses.on_text import in_context_learning_score
 from nanogpt_lens.model.access import n_tokens
 from nanogpt_lens.reporting.blocks import Block, Folded, Paragraph, Table, picture_of
 from nanogpt_lens.reporting.doubts import doubts
+from nanogpt_lens.reporting.induction_verdict import gain_of_order, induction_says, second_half, shown_head
 from nanogpt_lens.reporting.section import Content, DoesNotApply, Recipe
 from nanogpt_lens.reporting.subject import OTHER_SIZES, Subject
-from nanogpt_lens.reporting.words import NEGLIGIBLE, at, heads_named, interval, list_of, measured, number, share
+from nanogpt_lens.reporting.words import at, heads_named, interval, list_of, measured, number, share
 from nanogpt_lens.results import InductionHeads, Scores
 
 _N, _PROMPTS = 32, 128  # as of `nanogpt-lens induction`
@@ -55,8 +55,8 @@ def _make(subject: Subject) -> Content:
             f"{n_tokens(model)}: at least 8 and 5 are needed."
         )
     measures = _measures(subject)
-    verdict, has = in_words(measures)
-    layer, head = _best(measures.matching)
+    verdict, has = induction_says(measures.matching, accuracy=measures.accuracy, repeated=measures.repeated)
+    layer, head = shown_head(measures.matching) or (0, 0)
     body: list[Block] = [_evidence(measures)]
     if model.cfg.n_layers == 1:
         text = (
@@ -82,7 +82,11 @@ def _make(subject: Subject) -> Content:
         body.append(Folded(summary="All measurements", body=(*numbers, learning)))
     else:
         body += [gain, Folded(summary="All measurements", body=(matching, *numbers, learning))]
-    found = {"find_induction_heads": measures.matching}
+    found = {
+        "find_induction_heads": measures.matching,
+        "induction_accuracy": measures.accuracy,
+        "repeated_sequence_loss": measures.repeated,
+    }
     return Content(body=tuple(body), commands=(_command(subject),), findings=(verdict,), results=found)
 
 
@@ -143,50 +147,26 @@ def _measures(subject: Subject) -> InductionMeasures:
     )
 
 
-_GAIN = 0.05
-"""Nats; it has no interval, so that a smaller gain is not counted as evidence."""
-
-
-def in_words(measures: InductionMeasures) -> tuple[str, bool]:
-    """The verdict, and whether it says that there is induction."""
-    layer, head = _best(measures.matching)
-    chance = at(measures.matching.chance, 0, 0)
-    looks = f"looks at the right place {share(measures.matching.values[layer, head])} of the time, where chance is"
-    looks += f" {share(chance if chance is not None else math.nan)}"
-    passes, answers, gain = bool(measures.matching.heads()), _beyond(measures.accuracy), _gain(measures.repeated)
-    if passes and answers and gain >= NEGLIGIBLE:
-        return f"It does induction: head {layer}.{head} {looks}.", True
-    if not passes and not answers and gain < _GAIN:
-        return f"It has no induction head: the best one, head {layer}.{head}, {looks}.", False
-    how = [
-        "heads look at the right place" if passes else "no head looks at the right place",
-        "prompts are answered" if answers else "prompts are not answered",
-        "order helps" if gain >= _GAIN else "order does not help",
-    ]
-    return f"The evidence for induction is mixed: {list_of(how)}.", False
-
-
-def _best(matching: InductionHeads) -> tuple[int, int]:
-    """The head with the highest prefix matching."""
-    best = matching.top(1, order="high").to_dict("records")[0]
-    return int(best["layer"]), int(best["head"])
-
-
 def _evidence(measures: InductionMeasures) -> Table:
     """The three numbers, each beside its control and what induction would give."""
-    layer, head = _best(measures.matching)
+    layer, head = shown_head(measures.matching) or (0, 0)
     clean, control = (float(measures.accuracy.at(score="accuracy", prompt=p)) for p in ("clean", "corrupted"))
     chance = at(measures.matching.chance, 0, 0)
     looked = share(measures.matching.values[layer, head])
     rows = [
         (
-            f"the best head ({layer}.{head}) looks at the token after the earlier one",
+            f"the best head ({layer}.{head}) gives its attention to the token after the earlier one",
             looked,
             share(chance),
             "near 100%",
         ),
         ("[B] comes out on top after [A][B] … [A]", share(clean), share(control), "near 100%"),
-        ("order makes the repeat cheaper, nats per token", number(_gain(measures.repeated), 2), "0", "well above 0"),
+        (
+            "order makes the repeat cheaper, nats per token",
+            number(gain_of_order(measures.repeated), 2),
+            "0",
+            "well above 0",
+        ),
     ]
     return Table(
         header=("does it continue what it has seen?", "here", "without induction", "with it"),
@@ -230,25 +210,6 @@ def _order_says(losses: Scores) -> str:
     if gain < 0:
         return f"Order misleads: the repeat costs {measured(-gain, *ends)} nats more per token in the old order."
     return f"Order helps: the repeat costs {measured(gain, *ends)} nats less per token in the old order than shuffled."
-
-
-def _beyond(accuracy: Scores) -> bool:
-    """Whether clean prompts are answered better than the control, interval against interval."""
-    i = accuracy.labels["score"].index("accuracy")
-    clean, control = (accuracy.labels["prompt"].index(p) for p in ("clean", "corrupted"))
-    if accuracy.low is None or accuracy.high is None:
-        return False
-    return bool(accuracy.low[i, clean] > accuracy.high[i, control])
-
-
-def _second(losses: Scores, condition: str) -> float:
-    """The mean loss of the second half without its first token, which nothing can tell."""
-    return float(losses.at(condition=condition)[losses.shape["pos"] // 2 + 1 :].mean())
-
-
-def _gain(losses: Scores) -> float:
-    """How much lower the loss is on a second half in the old order than on a shuffled one."""
-    return _second(losses, "shuffled") - _second(losses, "repeated")
 
 
 def _heads_table(measures: InductionMeasures) -> Table:
@@ -296,8 +257,8 @@ def _loss_table(measures: InductionMeasures) -> Table:
     rows = []
     for losses, name in ((measures.repeated, "random tokens"), (measures.text_repeated, "text")):
         if losses is not None:
-            cells = (number(_second(losses, c)) for c in ("repeated", "shuffled", "unrepeated"))
-            rows.append((name, *cells, number(_gain(losses))))
+            cells = (number(second_half(losses, c)) for c in ("repeated", "shuffled", "unrepeated"))
+            rows.append((name, *cells, number(gain_of_order(losses))))
     return Table(
         header=("sequences of", "after themselves", "after themselves, shuffled", "after others", "gain of order"),
         rows=tuple(rows),

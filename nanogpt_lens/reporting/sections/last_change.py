@@ -13,7 +13,7 @@ from conversion.errors import NanoGPTLensError
 from nanogpt_lens.compare.comparing import compare
 from nanogpt_lens.model.loading import convert
 from nanogpt_lens.reporting.blocks import Block, Heading, Listing, Paragraph, picture_of
-from nanogpt_lens.reporting.compared_parts import with_names
+from nanogpt_lens.reporting.compared_parts import without_small
 from nanogpt_lens.reporting.section import in_a_sentence
 from nanogpt_lens.reporting.subject import Subject, text_of
 from nanogpt_lens.reporting.words import line_of
@@ -58,6 +58,6 @@ def last_change(
         ]
     blocks: list[Block] = [heading, Listing(items=made.sentences())]
     if "transplants" in made.parts:
-        shown: Any = with_names(made["transplants"], made.names)  # type: ignore[arg-type]
-        blocks.append(picture_of(shown, "where the difference of the last two sits"))
+        shown: Any = without_small(made["transplants"])  # type: ignore[arg-type]
+        blocks.append(picture_of(shown, "where the difference of the last two sits", names=made.names))
     return blocks

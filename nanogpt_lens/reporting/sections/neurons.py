@@ -26,6 +26,7 @@ from nanogpt_lens.reporting.blocks import (
     Table,
     spans_of,
 )
+from nanogpt_lens.reporting.class_neurons import FEATURED, first_class_neuron
 from nanogpt_lens.reporting.doubts import doubts
 from nanogpt_lens.reporting.neuron_table import deviations, packed_neurons
 from nanogpt_lens.reporting.section import Content, Recipe
@@ -40,9 +41,6 @@ SAMPLE = 2**16
 """Tokens of the text that are searched, from its beginning; fewer of a large model, and the section says how many."""
 
 _LEAST = 2**13
-
-FEATURED = ("speaker_name", "upper_case", "newline")
-"""Which class the summary names: first those that no single token decides."""
 
 _OWN = 64  # sequences of the model's own text
 _EXCERPTS, _LOWEST, _WINDOW = 6, 2, 32
@@ -115,8 +113,9 @@ def _searched(search: NeuronSearch, words: str, *, gelu: bool = False) -> Folded
     neurons, layers = plural(search.values.numel(), "neuron"), plural(search.shape["layer"], "layer")
     text = (
         f"Searched: all {neurons} of {layers} on {words}. Peak, sd: how many standard deviations the highest "
-        "activation is above the mean. Tells apart: the class that the neuron separates best, and its AUROC on text "
-        "that had no part in the choice; a dash where chance does as well. Raises: the tokens whose logits its output "
+        "activation is above the mean. Tells apart: the class that the neuron separates best beside that class's "
+        "chance, and its AUROC on text that had no part in the choice; a dash where that is not above what 95 of 100 "
+        "shifts of the class reach. Raises: the tokens whose logits its output "
         f"raises most. First stand, of each class, the {_OF_CLASS} neurons that separate it best, and of each layer "
         "those whose peak is most standard deviations above their mean among neurons silent on at least "
         f"{percent(_RARE)} of the tokens; neurons that are never clearly above zero are not among them."
@@ -207,7 +206,7 @@ def _classes_table(separating: dict[str, SeparatingNeurons]) -> Table:
         rows=tuple(rows),
         caption="AUROC is the probability that the neuron is higher (where the row says lower: lower) on a token of "
         "the class than on another: 0.5 says nothing, 1 is perfect. Held out: on text that had no part in the choice. "
-        "Chance: 95% of the best neurons of all stay below it when the class is shifted along the text."
+        "Chance: in 95 of 100 shifts of the class along the text the best of all neurons stays at or below it."
         + doubts(**{USUAL[name]: result for name, result in separating.items()}),
         folded=f"The neurons that tell {list_of([USUAL[name] for name in separating], last='or')} apart best",
         left=(0, 1, 2),
@@ -215,18 +214,15 @@ def _classes_table(separating: dict[str, SeparatingNeurons]) -> Table:
 
 
 def _findings(separating: dict[str, SeparatingNeurons]) -> tuple[str, ...]:
-    for name in (n for n in FEATURED if n in separating):
-        result = separating[name]
-        row = result.top(1).to_dict("records")[0]
-        if not row["low"] > result.chance:
-            return (f"No single neuron tells {USUAL[name]} apart better than chance does.",)
-        side = "more" if row["sign"] > 0 else "less"
-        return (
-            f"Neuron {row['layer_label']}.{row['neuron']} tells {USUAL[name]} apart: it is {side} active on them than "
-            f"elsewhere {share(row['held_out'])} of the time.",
-            f"The best of all neurons reaches {share(result.chance)} by chance, and 50% says nothing.",
+    """The neuron that the first screen tells, or that none is sure; and what chance reaches."""
+    found = first_class_neuron(separating)
+    if found is not None:
+        chance = (
+            f"Chance stays at or below {share(found.chance)} in 95 of 100 shifts of the class, and 50% says nothing."
         )
-    return ()
+        return found.sentence, chance
+    looked_for = [USUAL[name] for name in FEATURED if name in separating]
+    return (f"No neuron surely tells {list_of(looked_for, last='or')} apart.",) if looked_for else ()
 
 
 def _card(search: NeuronSearch, chosen: _Listed) -> NeuronCard:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from nanogpt_lens.core.simultaneous import sure_low
 from nanogpt_lens.reporting.words import heads_named, list_of, share
 from nanogpt_lens.results import PatchingResult
 
@@ -20,12 +21,12 @@ def finding(
     best = whole.top(1, by="recovery", order="high").to_dict("records")[0]
     first, least = _arrives(clean, corrupted, stream)
     head = f"head {best['layer']}.{best['head']} alone carries {share(best['recovery'])} of it"
-    if best["recovery"] < _SOME:
+    if not best["recovery"] >= _SOME:
         head = "no head alone carries a share of it that can be measured"
     if first is None:
-        return f"Of the decision between the two prompts, {head}."
+        return f"Of the decision between the two prompts of this pair, {head}."
     much = "all of the decision" if least >= _ALL else f"{share(least)} of the decision or more"
-    return f"From layer {first} on the last token carries {much}; {head}."
+    return f"On this pair, from layer {first} on the last token carries {much}; {head}."
 
 
 def _arrives(
@@ -56,18 +57,21 @@ def stream_says(clean: Int[Tensor, " pos"], corrupted: Int[Tensor, " pos"], stre
 def head_says(whole: PatchingResult) -> str:
     """The head that carries most alone."""
     best = whole.top(1, by="recovery", order="high").to_dict("records")[0]
-    if best["recovery"] < _SOME:
-        return "No head alone restores a share of the clean answer that can be measured."
-    return f"Head {best['layer']}.{best['head']} alone restores {share(best['recovery'])} of the clean answer."
+    if not best["recovery"] >= _SOME:
+        return "On this pair no head alone restores a share of the clean answer that can be measured."
+    restores = f"restores {share(best['recovery'])} of the clean answer"
+    return f"On this pair head {best['layer']}.{best['head']} alone {restores}."
 
 
 def over_pairs(by_head: PatchingResult, n: int) -> str:
-    """The heads that surely carry something over all pairs, those that carry most first."""
-    if by_head.effect_low is None or by_head.effect_high is None or by_head.corrupted is None:
+    """The heads that surely carry something over all pairs, for all heads together, those that carry most first."""
+    differences = by_head.differences()
+    if differences is None or by_head.corrupted is None:
         return ""
-    surely = by_head.effect_low > 0 if by_head.clean > by_head.corrupted else by_head.effect_high < 0
+    effects = differences[0].double() * (1 if by_head.clean > by_head.corrupted else -1)
+    surely = sure_low(effects, looked_at=by_head.values.numel()) > 0
     sure = [(int(i), int(j)) for i, j in surely.nonzero().tolist()]
     sure.sort(key=lambda place: -abs(float(by_head.effect[place])))
     if not sure:
-        return f"Over {n} pairs no head surely restores anything: what a head carries hangs on the prompt."
+        return f"Over {n} pairs no head surely restores anything; what one pair shows may hang on its prompt."
     return f"Over {n} pairs {heads_named(sure)} surely {'restores' if len(sure) == 1 else 'restore'} something."

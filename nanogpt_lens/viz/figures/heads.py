@@ -17,7 +17,7 @@ from nanogpt_lens.results.heads import HeadTaxonomy
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import count, is_signed, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
-from nanogpt_lens.viz.figures.findings import beside_chance, counted, extremes, said
+from nanogpt_lens.viz.figures.findings import beside_chance, counted, extremes, said, surely_beyond
 from nanogpt_lens.viz.figures.heatmaps import Map, heat_map, heat_maps
 from nanogpt_lens.viz.figures.labels import places, words
 from nanogpt_lens.viz.figures.lines import bar_chart, downwards
@@ -106,12 +106,19 @@ def _strongest(result: Result, kept: list[int], mixed: bool) -> str:
     chance = getattr(result, "chance", None)
     if mixed or chance is None:
         return f"{words(result.quantity).capitalize()} of {counted(heads, 'head')}"
-    above = torch.stack([_layer_by_head(result, result.values - chance, {"score": i}, result.axes) for i in kept])
+    every = Measured.of(result).mapped(
+        lambda tensor: torch.stack([_layer_by_head(result, tensor, {"score": i}, result.axes) for i in kept]).double()
+    )
+    above = every.values - torch.nan if every.chance is None else every.values - every.chance
     if not bool(above.isfinite().any()):
         return f"{words(result.quantity).capitalize()} of {counted(heads, 'head')}"
-    i, layer, head = torch.unravel_index(above.double().nan_to_num(-torch.inf).argmax(), above.shape)
-    value = float(_layer_by_head(result, result.values, {"score": kept[int(i)]}, result.axes)[layer, head])
-    name = words(result.labels["score"][kept[int(i)]])
+    beyond = None if every.chance is None else surely_beyond(every, every.chance)
+    if beyond is not None:
+        above = above.masked_fill(~beyond[0], torch.nan)
+        if not bool(beyond[0].any()):
+            return f"{words(result.quantity).capitalize()}: no head is surely above chance"
+    i, layer, head = torch.unravel_index(above.nan_to_num(-torch.inf).argmax(), above.shape)
+    value, name = float(every.values[i, layer, head]), words(result.labels["score"][kept[int(i)]])
     place = f"{places(result, 'layer')[int(layer)]}.{places(result, 'head')[int(head)]}"
     return f"Furthest above chance: {name} of head {place}, {said(value)}"
 

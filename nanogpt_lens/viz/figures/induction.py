@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.results.base import Result
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.bars import bar_panels
@@ -99,17 +99,18 @@ def _gain(result: Result, x: list[int], half: float) -> str:
     known = result.labels.get("condition", ())
     if each is None or result.axes != ("condition", "pos") or not {"repeated", "unrepeated"} <= set(known):
         return title
-    late = [i for i, place in enumerate(x) if place > half]
-    ours, new = (each[known.index(name)][late].double().mean(0) for name in ("repeated", "unrepeated"))
-    if len(ours) < 2:
+    late = [i for i, place in enumerate(x) if place > half + 1]  # nothing can tell the first token of the second half
+    if not late:
         return title
-    gain = float(new.mean() - ours.mean())
-    error = math.sqrt(float(new.var() + ours.var()) / len(ours))
-    if gain > 3 * error:
+    ours, new = (each[known.index(name)][late].double().mean(0) for name in ("repeated", "unrepeated"))
+    ends, gain = t_interval(new - ours), float((new - ours).mean())  # a sequence's second halves are the same tokens
+    if ends is None or gain != gain:
+        return title
+    if float(ends[0]) > 0:
         return f"The second copy of a text costs {said(gain)} nats per token less than new text"
-    if gain < -3 * error:
+    if float(ends[1]) < 0:
         return f"The second copy of a text costs {said(-gain)} nats per token more than new text"
-    return "The second copy of a text costs as much as new text: no sign of induction"
+    return "The second copy of a text: no gain that could be measured"
 
 
 def _lost(result: Result, chosen: list[int], ablated: list[str]) -> str:

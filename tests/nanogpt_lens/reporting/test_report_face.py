@@ -9,7 +9,8 @@ import torch
 
 import nanogpt_lens as ngl
 from nanogpt_lens.patching.importance import mlp_importance
-from nanogpt_lens.reporting.looks import best_neuron, induction, labelled_head, largest_part, looks_of
+from nanogpt_lens.reporting.class_neurons import class_neuron
+from nanogpt_lens.reporting.looks import induction, labelled_head, largest_part, looks_of
 from nanogpt_lens.reporting.making import report
 from nanogpt_lens.reporting.section import Section
 from nanogpt_lens.reporting.worth import FULL, Worth, grid_of
@@ -18,7 +19,7 @@ from tests.nanogpt_lens.reporting.report_helpers import hostile, read, section, 
 
 
 def rises(values, half=0.01):
-    tensor = torch.tensor(values)
+    tensor = torch.tensor(values, dtype=torch.float64)
     axes = ("layer", "head") if tensor.ndim == 2 else ("layer",)
     about = {"quantity": "rise", "definition": "rise", "axes": axes}
     return Scores(values=tensor, low=tensor - half, high=tensor + half, **about)
@@ -34,7 +35,7 @@ GUESS = "past that of a uniform guess"
 @pytest.mark.parametrize(
     ("heads", "mlps", "said"),
     [
-        ([[0.1, 0.0]], [2.5], f"Nearly all of it stands on MLP 0: without it the loss rises by 2.5 nats, {GUESS}."),
+        ([[0.1, 0.0]], [2.5], f"Nearly all of it stands on MLP 0: without it the loss rises by 2.50 nats, {GUESS}."),
         ([[0.9, 0.1]], [0.2], "It needs head 0.0 more than any other part: without it the loss rises by 0.90 nats."),
         (
             [[0.5, 0.1]],
@@ -44,13 +45,13 @@ GUESS = "past that of a uniform guess"
         (
             [[0.5, 0.1], [0.49, 0.0]],
             [0.4, 0.0],
-            "Head 0.0 and head 1.0 matter most: without the one the loss rises by 0.50 nats, without the other by "
-            "0.49.",
+            "Head 0.0 and head 1.0 matter, and which one more is not sure: without the one the loss rises by 0.50 "
+            "nats, without the other by 0.49.",
         ),
         (
             [[0.005, -0.2]],
             [0.001],
-            "It needs no single part: without any one of them the loss rises by nothing that can be measured.",
+            "No single part is surely needed: without any one of them the loss does not measurably rise.",
         ),
         ([[0.9]], None, "It needs head 0.0: without it the loss rises by 0.90 nats."),
     ],
@@ -114,13 +115,13 @@ def separating(held_out, low, *, sign=1, chance=0.6):
 
 
 def test_a_neuron_is_named_only_where_it_is_surely_better_than_chance():
-    look = best_neuron(separating(0.884, 0.8), "names", None)
-    assert look.sentence == (
-        "One neuron, 1.2, tells names apart: it is higher on them in 88% of pairs, on text that did not choose it."
+    assert class_neuron(separating(0.884, 0.8), "names").sentence == (
+        "Neuron 1.2 tells names apart: it is higher on them than on other tokens in 88% of pairs, on text that did not "
+        "choose it."
     )
-    assert "lower on them" in best_neuron(separating(0.884, 0.8, sign=-1), "names", None).sentence
-    assert best_neuron(separating(0.884, 0.59), "names", None) is None
-    assert best_neuron(separating(math.nan, math.nan), "names", None) is None
+    assert "lower on them" in class_neuron(separating(0.884, 0.8, sign=-1), "names").sentence
+    assert class_neuron(separating(0.884, 0.59), "names") is None
+    assert class_neuron(separating(math.nan, math.nan), "names") is None
 
 
 def test_what_is_missing_of_three_is_filled_from_the_sections_in_order():
@@ -154,13 +155,14 @@ def test_the_numbers_of_the_grid_are_those_of_the_analyses(made):
             (f"MLP {layer}", mlps, (layer,))
         ]
         for name, found, place in parts:
-            value, low, high = (
-                f"{float(t[place]):.3f}".replace("-", "−") for t in (found.values, found.low, found.high)
-            )
+            falls = float(found.values[place]) <= -0.0005
+            ends = (found.values, found.high, found.low) if falls else (found.values, found.low, found.high)
+            value, low, high = (f"{(-1 if falls else 1) * float(t[place]):.3f}".replace("-", "−") for t in ends)
             assert abs(float(shown[name].all("i")[0].text.replace("−", "-")) - float(found.values[place])) <= 0.0051
-            assert (
-                f"{value} ({low} to {high})" in shown[name].attributes["data-words"].replace("−0.000", "0.000")
-                or value == "−0.000"
+            assert f"{value} ({low} to {high})" in shown[name].attributes["data-words"] or "−0.000" in (
+                value,
+                low,
+                high,
             )
             share = float(shown[name].attributes["style"].removeprefix("--share:"))
             assert share == pytest.approx(max(0.0, min(1.0, float(found.values[place]) / FULL)), abs=1e-3)

@@ -69,7 +69,8 @@ def test_the_second_copy_is_compared_with_new_text():
     def losses(gain: float) -> Scores:
         noise = 0.01 * torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(0))
         each = 3 + noise
-        each[0, 4:] -= gain
+        each[0, 5:] -= gain
+        each[0, 4] += 5  # the first token of the second half, which nothing can tell, is not counted
         return Scores(
             values=each.mean(-1),
             axes=("condition", "pos"),
@@ -81,7 +82,7 @@ def test_the_second_copy_is_compared_with_new_text():
 
     assert title(losses(0.5)) == "The second copy of a text costs 0.50 nats per token less than new text"
     assert title(losses(-0.5)) == "The second copy of a text costs 0.50 nats per token more than new text"
-    assert title(losses(0.0)) == "The second copy of a text costs as much as new text: no sign of induction"
+    assert title(losses(0.0)) == "The second copy of a text: no gain that could be measured"
 
 
 def test_numbers_in_a_sentence():
@@ -90,3 +91,29 @@ def test_numbers_in_a_sentence():
     ]  # fmt: skip
     assert said(1.85, "logits") == "1.85 logits"
     assert [counted(1, "head"), counted(3, "head")] == ["one head", "3 heads"]
+
+
+@pytest.mark.parametrize(
+    ("half", "expected"),
+    [
+        (0.05, "Furthest above chance: b of head 0.1, 0.50"),
+        (0.8, "Score, 0 to 1: no head is surely above chance"),
+        (None, "Furthest above chance: a of head 0.0, 0.90"),
+    ],
+)
+def test_the_head_furthest_above_chance_of_several_scores_is_surely_above_it(half, expected):
+    tensor = torch.tensor([[[0.9, 0.1]], [[0.1, 0.5]]])
+    width = None if half is None else torch.full_like(tensor, half)
+    if width is not None and half == 0.05:
+        width[0, 0, 0] = 0.85  # the highest is not sure
+    made = Scores(
+        values=tensor,
+        axes=("score", "layer", "head"),
+        labels={"score": ("a", "b")},
+        quantity="score, 0 to 1",
+        definition="made up",
+        low=None if width is None else tensor - width,
+        high=None if width is None else tensor + width,
+        chance=torch.full_like(tensor, 0.1),
+    )
+    assert title(made) == expected
