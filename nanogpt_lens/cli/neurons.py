@@ -215,7 +215,7 @@ def _print_found(result: SeparatingNeurons, predicate: str, k: int) -> None:
         f"Neuron {rows[0][0]} tells {predicate} best: on held-out text it is {rows[0][1]} there with an AUROC of "
         f"{rows[0][3]}."
         if best["p"] <= 0.05
-        else f"No neuron tells {predicate} better than chance; the best is {rows[0][0]}, AUROC {rows[0][2]}."
+        else f"No neuron surely tells {predicate} better than chance; the best is {rows[0][0]}, AUROC {rows[0][2]}."
     )
     print_warning(result)
     print_table(["neuron", "on the class", "AUROC", "held out", "p"], rows, drop=["on the class"])
