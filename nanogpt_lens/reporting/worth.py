@@ -113,7 +113,7 @@ def grid_of(worth: Worth, taxonomy: HeadTaxonomy | None, source: str) -> PartGri
             GridRow(layer=layer, heads=tuple(heads), mlp=None if mlp is None else _cell(f"MLP {layer}", mlp, ()))
         )
     return PartGrid(
-        title="What each part is worth: rise of the loss without it, in nats",
+        title="What each part is worth: rise of the loss, in nats, when its mean takes its place",
         rows=tuple(rows),
         high=f"{FULL:g} and more",
         how=_how(worth, source, [cell for row in rows for cell in (*row.heads, *([row.mlp] if row.mlp else []))]),

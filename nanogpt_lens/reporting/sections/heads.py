@@ -129,22 +129,31 @@ def _labels_table(taxonomy: HeadTaxonomy) -> Table:
     for i, label in enumerate(taxonomy.labels["score"]):
         heads, values = taxonomy.heads(label), taxonomy.values[i]
         best = divmod(int(values.nan_to_num(-torch.inf).argmax()), values.shape[1])
-        least = taxonomy.least[label]
         named = list_of([f"{layer}.{head}" for layer, head in heads]) or "none"
         marked |= {(len(rows), 1)} if heads else set()
         near = f"{number(values[best], 2)} ({best[0]}.{best[1]})"
-        rows.append((_one(label), named, near, number(least, 2)))
+        rows.append((_one(label), named, near, _needed(taxonomy, i)))
     order = sorted(range(len(rows)), key=lambda row: rows[row][1] == "none")  # what heads do, then what none does
     marked = {(order.index(row), column) for row, column in marked}
     rows = [rows[row] for row in order]
     return Table(
         header=("a head that …", "heads", "best score", "needed"),
         rows=tuple(rows),
-        caption="A head has the job where its score is surely, for all heads together, above what is needed; for some "
-        "heads more is needed, or their score says nothing, which the folded table explains.",
+        caption="A head has a job if its score, less what chance may have added, is above what that job needs. The "
+        "folded table of all scores says for each head what it needs and why.",
         left=(0, 1),
         strong=frozenset(marked),
     )
+
+
+def _needed(taxonomy: HeadTaxonomy, score: int) -> str:
+    """The least and the largest threshold of the heads; of a score that would name no head, the usual one."""
+    limits = taxonomy.threshold[score]
+    finite = limits[limits.isfinite()]
+    if not len(finite):
+        return f"{number(taxonomy.least[taxonomy.labels['score'][score]], 2)}; says nothing here"
+    low, high = number(finite.min(), 2), number(finite.max(), 2)
+    return low if low == high else f"{low} to {high}"
 
 
 def _carried(taxonomy: HeadTaxonomy) -> list[Block]:
