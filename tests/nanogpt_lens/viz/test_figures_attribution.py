@@ -22,7 +22,7 @@ def test_direct_logit_attribution_of_one_of_several_texts():
     assert sorted(bars(drawn).values()) == pytest.approx(sorted(kept), rel=1e-3)
     said = drawn.layout.meta["caption"]
     total, rest = float(made.total[1, 0]), float(made.total[1, 0]) - sum(kept)
-    assert said.startswith("Example 1 of 2. Answer: token id ")
+    assert said.startswith("Example 1 of 2. Answer: “n”, minus that of “r”. ")
     assert (
         f"At position 3. All {made.shape['component']} components sum to {total:.4g}; those not shown to {rest:.4g}"
         in said

@@ -70,10 +70,11 @@ def test_the_answer_is_named_by_its_text_where_the_result_has_it():
     text = "First First"
     made = ngl.direct_logit_attribution(model(), text, "r", " ", pos=list(range(11)))
     assert isinstance(made, LogitAttribution)
-    i, space = (int(made.tokens[text.index(char)]) for char in "r ")
-    assert caption(made, pos=3).startswith(f"Answer: “r” (token id {i}), minus that of “·” (token id {space}). ")
+    assert caption(made, pos=3).startswith("Answer: “r”, minus that of “·”. ")
     elsewhere = ngl.direct_logit_attribution(model(), text, "z")
-    assert f"Answer: token id {int(elsewhere.answer[0])}. " in caption(elsewhere)
+    assert "Answer: “z”. " in caption(elsewhere)
+    without = replace(elsewhere, strings={})  # as of a model without a vocabulary
+    assert f"Answer: token id {int(elsewhere.answer[0])}. " in caption(without)
 
 
 def test_lists_of_many_examples_are_short():
