@@ -79,7 +79,7 @@ def test_commands_run(page, i):
         Path("hypothesis.yaml").write_text(hypothesis)
     for line in re.sub(r"\\\n", " ", blocks(page, "console")[i]).splitlines():
         words = shlex.split(line[2:], comments=True) if line.startswith("$ nanogpt-lens") else []
-        if not words or words[1] in ("serve", "mcp"):
+        if not words or words[1] in ("serve", "mcp", "--install-completion", "--show-completion"):
             continue
         if words[1] == "train" and "--max-iters" not in words:
             words += ["--max-iters", "20", "--eval-interval", "10", "--eval-iters", "2"]

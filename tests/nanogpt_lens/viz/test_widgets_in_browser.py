@@ -14,6 +14,7 @@ from nanogpt_lens.results import AttentionPatterns
 from nanogpt_lens.viz import widgets
 from nanogpt_lens.viz.colours import MASKED, POSITIVE, ramp
 from nanogpt_lens.viz.page import document
+from nanogpt_lens.viz.style import LIGHT
 from tests.browser import n_colours, pixels, watched
 from tests.hostile import HOSTILE, plain
 from tests.nanogpt_lens.neurons.neuron_helpers import lens_model, play
@@ -93,6 +94,8 @@ class TestDrawing:
     @pytest.mark.parametrize("engine", ["circuitsvis", "canvas"])
     def test_the_cells_have_the_colours_of_the_values(self, browser, tmp_path, engine):
         """Thumbnails have no axes: cell (d, s) of T is the (d, s) part of the picture."""
+        theirs = engine == "circuitsvis"  # which mixes blue with white in another space, and has a grey of its own
+        near, masked = (24, (200, 200, 200)) if theirs else (12, MASKED)
         result = random_patterns(3, 5, seed=3)
         with watched(browser, width=1200) as page:
             page.open(page_of(tmp_path, [result.widget(engine=engine)]))
@@ -106,9 +109,9 @@ class TestDrawing:
                     for s in range(d + 1):
                         seen = picture[int((d + 0.5) * height / 5), int((s + 0.5) * width / 5)]
                         want = table[round(float(result.values[0, head, d, s]) * 255)]
-                        assert np.abs(seen - want).max() <= 12, (engine, head, d, s, seen, want)
+                        assert np.abs(seen - want).max() <= near, (engine, head, d, s, seen, want)
                 seen = picture[int(2.5 * height / 5), int(4.5 * width / 5)]
-                assert np.abs(seen - MASKED).max() <= 3
+                assert np.abs(seen - masked).max() <= 3
             page.check_silent()
 
     def test_a_text_is_coloured_by_its_values(self, browser, tmp_path):
@@ -117,8 +120,9 @@ class TestDrawing:
             page.open(page_of(tmp_path, [shown]))
             backs = [back for _, back in painted(page.page)]
             colours = [tuple(map(int, re.findall(r"\d+", back)[:3])) for back in backs]
-            half = pytest.approx((179, 139, 255), abs=6)
-            assert colours == [(0, 0, 255), pytest.approx((255, 158, 129), abs=6), (255, 255, 255), half]
+            teal, rust = (tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in (LIGHT["teal"], LIGHT["rust"]))
+            half = [pytest.approx(tuple((255 + part) / 2 for part in colour), abs=16) for colour in (teal, rust)]
+            assert colours == [teal, half[1], (255, 255, 255), half[0]]
             page.check_silent()
 
     def test_the_static_picture_is_there_without_scripts(self, browser, model, tmp_path):
