@@ -21,9 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nanogpt_lens.model.access import Hooked, has_hooks
-
-TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
-"""The rounding that `is_exact` allows, as a share of the largest logit."""
+from nanogpt_lens.model.plain import TOLERANCE
 
 
 def names_needed(n_layers: int) -> list[str]:
