@@ -24,7 +24,8 @@ says(
 says("is worth 0.94 logits; EAP says 0.40", -worth.exact["embed->0.1.v"], -worth.EAP["embed->0.1.v"])
 says("EAP's order correlates 0.89 with the exact one", eap.spearman)
 says("needs 34 edges, EAP-IG 19, exact effects 15", *table.n_edges[["eap", "eap_ig", "exact"]])
-says("56 passes instead of 254", *table.n_runs[["exact", "greedy"]])
+says("56 passes", table.n_runs["exact"])
+holds("instead of about 250", 240 < table.n_runs["greedy"] < 260)  # a step more or fewer on another processor
 says("find 0% and 20% of the ten best edges", *overlap[["weights", "attention"]])
 holds("Four orders, four circuits", len(sizes) == 4)
 says("it still does 91% to 99%", apart.min(), apart.max())

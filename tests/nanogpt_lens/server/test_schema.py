@@ -30,6 +30,7 @@ OPERATIONS = [
     "DELETE /v1/jobs/{job}",
     "GET /v1/jobs/{job}/result",
 ]
+LONGEST_WAIT = 60  # seconds that a request may ask the server to wait for a job
 QUICK = ["copying_score", "logit_lens", "text_loss", "intervene", "edge_attribution", "project_direction"]
 
 
@@ -92,7 +93,7 @@ def test_every_answer_is_as_the_document_says(schema, name, job, label, mode, n)
     def look(case, data):
         if case.path_parameters and mode is GenerationMode.POSITIVE and data.draw(st.integers(0, 3)):
             case.path_parameters = {key: data.draw(real[key]) for key in case.path_parameters}
-        case.call_and_validate(headers=HEADERS, excluded_checks=[accepted])
+        case.call_and_validate(headers=HEADERS, excluded_checks=[accepted], timeout=LONGEST_WAIT + 60)
 
     accepted = next(check for check in CHECKS.get_all() if check.__name__ == "positive_data_acceptance")
     look()
