@@ -1,10 +1,8 @@
-"""Do the methods agree about which heads matter? Each head by each method, over stages, seeds and sets of prompts.
+"""Do the methods agree about which heads matter? Each head by each method, over stages and seeds.
 
-    python -m scripts.replication.agreement RUNS
+    python -m scripts.replication.agreement out-induction
 
-Writes `docs/data/agreement.json`, from which everything else is computed. RUNS has the stages of the seeds that are
-not shipped, as `scripts.circuit_atlas` trains them. Edges: `scripts.replication.edge_agreement`. Predictions:
-`docs/PREDICTIONS.md`.
+Writes `docs/data/agreement.json`, from which everything else is computed. Predictions: `docs/PREDICTIONS.md`.
 """
 
 from __future__ import annotations
@@ -12,9 +10,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +24,14 @@ from nanogpt_lens.patching.attribution import attribution_patching
 from nanogpt_lens.patching.importance import head_importance
 from nanogpt_lens.patching.sweeps import activation_patching
 from nanogpt_lens.running.metrics import logit_diff
+from nanogpt_lens.runs.stages import Walk, list_stages
 from nanogpt_lens.text.prompts import induction_pairs
 from nanogpt_lens.text.tasks import Task, read_task
-from scripts.replication.edge_agreement import PROMPT_SEEDS, PROMPTS, STEPS, Place
 from scripts.replication.formation import random_heads
-from scripts.results import DATA, SEEDS, place
 
-OUT = DATA / "agreement.json"
-SEQUENCES = {"random permutations": 64, "the task": 128}
+OUT = Path(__file__).resolve().parent.parent.parent / "docs" / "data" / "agreement.json"
+SEEDS = (1337, 1338, 1339)
+STEPS = (0, 200, 300, 400, 500, 600, 700, 800, 900, 1000, 1200, 1500, 2000, 3000, 4000, 6000)
 METHODS: dict[str, str] = {
     "prefix_matching": "attention: prefix matching on repeated random permutations",
     "previous_token": "attention: to the position before, on the same",
@@ -43,34 +41,31 @@ METHODS: dict[str, str] = {
     "attribution_ig": "attribution patching of the same, integrated gradients (4 steps)",
     "zero_prompts": "exact zero ablation on the clean prompts, fall of the logit difference",
     "mean_prompts": "exact mean ablation on the clean prompts, fall of the logit difference",
+    "zero_task": "exact zero ablation on the task's sequences, rise of the loss",
     "mean_task": "exact mean ablation on the task's sequences, rise of the loss",
 }
 """Every method gives each head a number; higher matters more."""
 
-Heads: TypeAlias = Mapping[str, Sequence[Sequence[float]]]
-"""By method each head's number, [layer][head]."""
 
-
-def by_method(model: Any, task: Task, *, n: int = PROMPTS, seed: int = 0) -> dict[str, list[list[float]]]:
-    """Each head's number by each method, [layer][head], on n prompts; see `SEQUENCES` for the sequences."""
-    random = random_heads(model, n=SEQUENCES["random permutations"], seed=seed)
-    n_text = SEQUENCES["the task"]
+def by_method(model: Any, task: Task, *, n: int = 64, seed: int = 0) -> dict[str, list[list[float]]]:
+    """Each head's number by each method, [layer][head]."""
+    random = random_heads(model, n=n, seed=seed)
     pair = induction_pairs(model, n=n, seed=seed)
     metric = logit_diff(pair.answer, pair.wrong)
     sites: dict[str, Any] = {"activation": "z", "axes": ("layer", "head"), "progress": False}
-    text = torch.from_numpy(task_sequences(model, task, n=n_text, seed=seed).tokens)
+    text = torch.from_numpy(task_sequences(model, task, n=n, seed=seed).tokens)
     found = {
         "prefix_matching": random.score("induction"),
         "previous_token": random.score("previous_token"),
-        "task_induction": task_heads(model, task, n=n_text, seed=seed).score("induction"),
+        "task_induction": task_heads(model, task, n=n, seed=seed).score("induction"),
         "patching": activation_patching(model, pair.clean, pair.corrupted, metric, **sites).effect,
         "attribution": attribution_patching(model, pair.clean, pair.corrupted, metric, **sites).values,
         "attribution_ig": attribution_patching(model, pair.clean, pair.corrupted, metric, ig_steps=4, **sites).values,
-        "mean_task": head_importance(model, text, source="mean", n=n_text, seed=seed, progress=False).values,
     }
     for source in ("zero", "mean"):
         fall = activation_patching(model, pair.clean, None, metric, source=source, **sites).effect
         found[f"{source}_prompts"] = -fall
+        found[f"{source}_task"] = head_importance(model, text, source=source, n=n, seed=seed, progress=False).values
     return {name: [[round(float(v), 5) for v in row] for row in found[name]] for name in METHODS}
 
 
@@ -82,34 +77,19 @@ def correlation(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]
     return float(spearmanr(a, b).statistic)
 
 
-def sets_of(data: Mapping[str, Any], step: str) -> Iterator[Heads]:
-    """What is known at a step, seed after seed, and for each the sets of prompts."""
-    for run in data["runs"].values():
-        yield from run.get(step, ())
-
-
 def table(data: Mapping[str, Any], one: str, other: str, *, layer: int | None = None) -> dict[str, list[float]]:
-    """Of two methods the correlation by step, one number for each seed and set of prompts."""
-    return {
-        step: [round(correlation(found[one], found[other], layer=layer), 3) for found in sets_of(data, step)]
-        for step in map(str, data["steps"])
-    }
-
-
-def with_itself(data: Mapping[str, Any], method: str) -> dict[str, list[float]]:
-    """The correlation of a method on one set of prompts with itself on another, of all pairs of sets of a seed."""
+    """Of two methods the correlation by step, one number for each seed."""
+    runs = data["runs"]
     return {
         step: [
-            round(correlation(a[method], b[method]), 3)
-            for run in data["runs"].values()
-            for a, b in itertools.combinations(run.get(step, ()), 2)
+            round(correlation(run[step][one], run[step][other], layer=layer), 3) for run in runs.values() if step in run
         ]
         for step in map(str, data["steps"])
     }
 
 
 def mean_matrix(data: Mapping[str, Any], step: int) -> dict[str, float]:
-    """The mean correlation over seeds and sets of prompts, of every pair of methods, at a step."""
+    """The mean correlation over the seeds, of every pair of methods, at a step."""
     return {
         f"{a} / {b}": round(float(np.nanmean(table(data, a, b)[str(step)])), 3)
         for a, b in itertools.combinations(METHODS, 2)
@@ -130,77 +110,48 @@ PAIRS: dict[str, tuple[str, str, int | None]] = {
 """What the predictions speak of: two methods, over all heads or those of one layer."""
 
 
-def previous_token_head(found: Heads) -> tuple[int, int]:
-    """Layer and head of the one that attends most to the previous token."""
-    scores = np.array(found["previous_token"])
-    layer, head = np.unravel_index(scores.argmax(), scores.shape)
-    return int(layer), int(head)
-
-
 def rank_of_previous_token(data: Mapping[str, Any]) -> dict[str, dict[str, list[int]]]:
     """By method and step: the rank of the head that attends most to the previous token, 1 the most important."""
     found: dict[str, dict[str, list[int]]] = {}
     for method in ("patching", "attribution", "attribution_ig", "mean_prompts", "zero_prompts", "mean_task"):
         for step in map(str, data["steps"]):
-            for heads in sets_of(data, step):
-                scores = np.array(heads[method])
-                rank = int((scores > scores[previous_token_head(heads)]).sum()) + 1
-                found.setdefault(method, {}).setdefault(step, []).append(rank)
+            for run in data["runs"].values():
+                if step not in run:
+                    continue
+                head = int(np.argmax(np.array(run[step]["previous_token"]).ravel()))
+                order = np.argsort(-np.array(run[step][method]).ravel(), kind="stable")
+                found.setdefault(method, {}).setdefault(step, []).append(int(np.flatnonzero(order == head)[0]) + 1)
     return found
 
 
-def seen_of_previous_token(data: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """By gradient and step: its number for the previous-token head as a share of the exact one."""
-    return {
-        method: {
-            step: [
-                round(heads[method][layer][head] / (heads["patching"][layer][head] or float("nan")), 3)
-                for heads in sets_of(data, step)
-                for layer, head in [previous_token_head(heads)]
-            ]
-            for step in map(str, data["steps"])
-        }
-        for method in ("attribution", "attribution_ig")
-    }
-
-
 def summary(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The correlations of `PAIRS` by step, seed and set of prompts, and what becomes of the previous-token head."""
+    """The correlations of `PAIRS` by step and seed, and the rank of the previous-token head."""
     return {
         "seeds": list(data["runs"]),
         "steps": data["steps"],
-        "prompt_seeds": data["prompt_seeds"],
         "correlations": {name: table(data, a, b, layer=layer) for name, (a, b, layer) in PAIRS.items()},
-        "patching_with_itself": with_itself(data, "patching"),
         "rank_of_previous_token": rank_of_previous_token(data),
-        "seen_of_previous_token": seen_of_previous_token(data),
         "matrix_at_the_end": mean_matrix(data, data["steps"][-1]),
     }
 
 
 def main() -> None:
-    """Measure every run, stage and set of prompts that is not there yet."""
+    """Measure every run and stage that is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--seeds", nargs="*", default=SEEDS, help="measure these alone, and write no file")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    task = read_task(place("induction", SEEDS[0]))
-    runs = {seed: {str(step): of_stage(seed, step, task, args.runs) for step in STEPS} for seed in args.seeds}
-    if tuple(args.seeds) == SEEDS:
-        data = {"methods": METHODS, "steps": STEPS, "n": PROMPTS, "prompt_seeds": PROMPT_SEEDS, "runs": runs}
-        write_text(OUT, json.dumps(data) + "\n")
-
-
-def of_stage(seed: str, step: int, task: Task, runs: Path) -> list[Heads]:
-    """What every method says of a stage on each set of prompts; kept in the folder of runs."""
-    kept = runs / "agreement" / f"heads_{seed}_{step}.json"
-    if not kept.is_file():
-        model = Place(task="random", seed=seed, step=step).load(runs)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_text(kept, json.dumps([by_method(model, task, seed=s) for s in PROMPT_SEEDS]))
-        print(kept.name, flush=True)
-    return json.loads(kept.read_text())
+    data: dict[str, Any] = {"methods": METHODS, "steps": list(STEPS), "n": 64, "seed": 0, "runs": {}}
+    if OUT.is_file():
+        data["runs"] = json.loads(OUT.read_text())["runs"]
+    for seed in SEEDS:
+        folder = args.runs / "induction" / str(seed)
+        task, done = read_task(folder), data["runs"].setdefault(str(seed), {})
+        stages = [s for s in list_stages(folder, pattern="ckpt_*.pt") if s.step in STEPS and str(s.step) not in done]
+        walk = Walk(stages)
+        for stage in stages:
+            done[str(stage.step)] = by_method(walk.at(stage), task)
+            write_text(OUT, json.dumps(data) + "\n")
+            print(seed, stage.step, flush=True)
 
 
 if __name__ == "__main__":

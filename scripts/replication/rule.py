@@ -105,9 +105,7 @@ def fit(samples: Samples, rule: str) -> tuple[float, ...]:
     best, found = (-1.0, -1.0, -1.0), tuple[float, ...]()
     once = np.ones((1, len(samples.safe)))
     for thresholds in itertools.product(*(GRIDS[name] for name in RULES[rule])):
-        one = {
-            name: float(v[0]) for name, v in rates(samples.said(rule, thresholds), samples.safe, once).items()
-        }
+        one = {name: float(v[0]) for name, v in rates(samples.said(rule, thresholds), samples.safe, once).items()}
         if one["precision"] != one["precision"]:
             continue
         enough = one["precision"] >= PRECISION
@@ -186,9 +184,7 @@ def safe_by_stage(models: Models) -> dict[str, Any]:
     ways = tuple(models[CALIBRATION[0]]["safe"]["32"])
     return {
         way: {
-            n: {
-                str(step): [models[f"random {seed} {step}"]["safe"][n][way] for seed in SEEDS] for step in STEPS
-            }
+            n: {str(step): [models[f"random {seed} {step}"]["safe"][n][way] for seed in SEEDS] for step in STEPS}
             for n in ("32", "128", "512")
         }
         for way in ways
@@ -197,9 +193,24 @@ def safe_by_stage(models: Models) -> dict[str, Any]:
 
 def safe_elsewhere(models: Models) -> dict[str, Any]:
     """The share of safe samples of 32 prompts, by way of asking, of every model of the other tasks."""
+    return {name: model["safe"]["32"] for name, model in models.items() if not name.startswith("random ")}
+
+
+def sensitivity(models: Models) -> dict[str, Any]:
+    """The share of lists that capture at least so many hundredths, signs aside: by method and iteration, all seeds."""
     return {
-        name: model["safe"]["32"] for name, model in models.items() if not name.startswith("random ")
+        method: {
+            str(least): {
+                str(step): round(float(np.mean(_captured(models, step, method) >= least)), 3) for step in STEPS
+            }
+            for least in (80, 90, 95)
+        }
+        for method in ("exact", *ESTIMATES)
     }
+
+
+def _captured(models: Models, step: int, method: str) -> np.ndarray:
+    return np.concatenate([models[f"random {seed} {step}"]["samples"][f"captured_{method}"] for seed in SEEDS])
 
 
 def graded(models: Models) -> dict[str, Any]:
@@ -257,5 +268,6 @@ def summary(data: Mapping[str, Any]) -> dict[str, Any]:
             for method in ESTIMATES
         },
         "elsewhere": safe_elsewhere(models),
+        "sensitivity": sensitivity(models),
         "rule": {method: of_method(models, method) for method in ESTIMATES},
     }

@@ -55,7 +55,7 @@ def of_model(where: Place, cells: list[Cell]) -> dict[str, Any]:
     return {
         "prompts": whole["exact"].shape[1],
         "gap": [round(float(whole["gap"].mean()), 5), round(t_of(whole["gap"]), 2)],
-        "means": {name: [float(f"{v:.4g}") for v in whole[name].mean(1).tolist()] for name in names},
+        "means": {name: [float(f"{v:.3g}") for v in whole[name].mean(1).tolist()] for name in names},
         "grades": [grades(c) for c in cells],
         "other_prompts": round(_between_cells(cells), 3) if len(cells) > 1 else None,
         "curves": cells[0].get("curves"),
