@@ -1,10 +1,11 @@
 """What every edge does by the cheap methods, and exactly: `python -m scripts.replication.edge_agreement RUNS`.
 
-For three seeds of the shipped `induction` model and seven iterations, random prompts `[A][B] ... [A]` of four prompt
-seeds, 512 each; the models' own task; `shakespeare_char` and `handmade_induction`. RUNS keeps what is measured, every
-prompt's own value, and the stages of the seeds that are not shipped, as `scripts.circuit_atlas` trains them. A killed
-call goes on where it was; `--only` measures some of the models, so that two calls can share the work. What comes out is
-`docs/data/edge_agreement.json`, which `scripts.replication.safe` reads. Predictions: `docs/PREDICTIONS.md`.
+For three seeds of the shipped `induction` model and six iterations, random prompts `[A][B] ... [A]`, 512 of each
+prompt seed, and four or two prompt seeds; the models' own task; `shakespeare_char` and `handmade_induction`. RUNS keeps
+what is measured, every prompt's own value, and the stages of the seeds that are not shipped, as `scripts.circuit_atlas`
+trains them. A killed call goes on where it was; `--only` measures some of the models, so that two calls can share the
+work. What comes out is `docs/data/edge_agreement.json`, which `scripts.replication.rule` reads. About an hour on one
+core. Predictions: `docs/PREDICTIONS.md`.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ from scripts.circuit_atlas import stages_of
 from scripts.results import DATA, ROOT, SEEDS, place
 
 OUT = DATA / "edge_agreement.json"
-STEPS = (0, 400, 600, 800, 1000, 2000, 6000)
+STEPS = (0, 400, 600, 1000, 2000, 6000)
+OWN_STEPS = (1000, 6000)
 LAST = 6000
 PROMPT_SEEDS, PROMPTS, LENGTH, CHUNK = (0, 1, 2, 3), 512, 32, 128
-SHAKESPEARE = (("1337", 100), ("1337", 500), ("1337", 2000), ("1338", 2000), ("1339", 2000))
+SHAKESPEARE = (("1337", 2000), ("1338", 2000), ("1339", 2000))
 REPLACED = 4
 ESTIMATES = ("eap", "eap_ig")
 THRESHOLD = 0.01
@@ -76,8 +78,7 @@ class Place:
         if self.task == "handmade":
             return ngl.load("handmade_induction")
         if self.task == "shakespeare":
-            folder = place("shakespeare_char", self.seed)
-            return ngl.load(folder if self.step == SHAKESPEARE[-1][1] else folder / f"ckpt_{self.step:06d}.pt")
+            return ngl.load(place("shakespeare_char", self.seed))
         if self.step == LAST:
             return ngl.load(place("induction", self.seed))
         return ngl.load(stages_of(self.seed, runs) / f"ckpt_{self.step:06d}.pt")
@@ -96,12 +97,17 @@ def places() -> Iterator[Place]:
     """Every model, those first that need no training."""
     for seed in SEEDS:
         for step in STEPS:
-            yield Place(task="random", seed=seed, step=step, prompt_seeds=PROMPT_SEEDS)
-        for step in STEPS:
+            yield Place(task="random", seed=seed, step=step, prompt_seeds=prompt_seeds_of(seed, step))
+        for step in OWN_STEPS:
             yield Place(task="own", seed=seed, step=step)
     for seed, step in SHAKESPEARE:
         yield Place(task="shakespeare", seed=seed, step=step)
     yield Place(task="handmade", seed="0", step=0)
+
+
+def prompt_seeds_of(seed: str, step: int) -> tuple[int, ...]:
+    """Of the random prompts of a model: all of the first seed and of the last stage, two of the others."""
+    return PROMPT_SEEDS if seed == SEEDS[0] or step == LAST else PROMPT_SEEDS[:2]
 
 
 def text_pairs(model: Any, seed: int, *, n: int) -> Pair:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from scripts.replication.edge_agreement import ESTIMATES, PROMPT_SEEDS, SHAKESPEARE, STEPS
+from scripts.replication.edge_agreement import ESTIMATES, OWN_STEPS, PROMPT_SEEDS, SHAKESPEARE, SIZES, STEPS
 from scripts.results import SEEDS
 
 PRECISION, RECALL = 0.9, 0.5
@@ -20,8 +20,8 @@ PRECISION, RECALL = 0.9, 0.5
 CALIBRATION = tuple(f"random {SEEDS[0]} {step}" for step in (0, 600, 1000, 6000))
 TESTS: dict[str, tuple[str, ...]] = {
     "other seeds": tuple(f"random {seed} {step}" for seed in SEEDS[1:] for step in STEPS),
-    "other stages": tuple(f"random {SEEDS[0]} {step}" for step in (400, 800, 2000)),
-    "another task": tuple(f"own {seed} {step}" for seed in SEEDS for step in STEPS),
+    "other stages": tuple(f"random {SEEDS[0]} {step}" for step in (400, 2000)),
+    "another task": tuple(f"own {seed} {step}" for seed in SEEDS for step in OWN_STEPS),
     "another model": tuple(f"shakespeare {seed} {step}" for seed, step in SHAKESPEARE),
     "handmade": ("handmade 0 0",),
 }
@@ -179,12 +179,17 @@ def of_method(models: Models, method: str) -> dict[str, Any]:
     return found
 
 
+def at_step(models: Models, step: int) -> list[Any]:
+    """What the file has of each seed that was measured at a step, on random prompts."""
+    return [models[f"random {seed} {step}"] for seed in SEEDS]
+
+
 def safe_by_stage(models: Models) -> dict[str, Any]:
     """The share of safe samples by way of asking, number of prompts, and iteration; one number for each seed."""
     ways = tuple(models[CALIBRATION[0]]["safe"]["32"])
     return {
         way: {
-            n: {str(step): [models[f"random {seed} {step}"]["safe"][n][way] for seed in SEEDS] for step in STEPS}
+            n: {str(step): [model["safe"][n][way] for model in at_step(models, step)] for step in STEPS}
             for n in ("32", "128", "512")
         }
         for way in ways
@@ -210,7 +215,22 @@ def sensitivity(models: Models) -> dict[str, Any]:
 
 
 def _captured(models: Models, step: int, method: str) -> np.ndarray:
-    return np.concatenate([models[f"random {seed} {step}"]["samples"][f"captured_{method}"] for seed in SEEDS])
+    return np.concatenate([model["samples"][f"captured_{method}"] for model in at_step(models, step)])
+
+
+def other_thresholds(models: Models) -> dict[str, Any]:
+    """After the fact: precision and recall of `halves` at other thresholds, on all random prompts but the fitted."""
+    names = [*TESTS["other seeds"], *TESTS["other stages"]]
+    found: dict[str, Any] = {}
+    for method in ESTIMATES:
+        samples = Samples(models, names, method)
+        once = np.ones((1, len(samples.safe)))
+        for least in (40, 50, 60, 70, 80):
+            one = rates(samples.said("halves", (least,)), samples.safe, once)
+            found.setdefault(method, {})[str(least)] = {
+                name: round(float(one[name][0]), 3) for name in ("said", "precision", "recall")
+            }
+    return found
 
 
 def graded(models: Models) -> dict[str, Any]:
@@ -221,8 +241,8 @@ def graded(models: Models) -> dict[str, Any]:
             score: {
                 str(step): [
                     grade[method][score]
-                    for seed in SEEDS
-                    for grade in models[f"random {seed} {step}"]["grades"]
+                    for model in at_step(models, step)
+                    for grade in model["grades"]
                     if method in grade
                 ]
                 for step in STEPS
@@ -240,34 +260,30 @@ def smallest_size(curve: Sequence[float], sizes: Sequence[int], tolerance: float
 
 def summary(data: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the documents say of it."""
-    from scripts.replication.edge_agreement import SIZES
-
     models = data["models"]
     return {
         "seeds": list(SEEDS),
         "steps": list(STEPS),
         "prompt_seeds": list(PROMPT_SEEDS),
-        "gaps": {str(step): [models[f"random {seed} {step}"]["gap"] for seed in SEEDS] for step in STEPS},
-        "other_prompts": {
-            str(step): [models[f"random {seed} {step}"]["other_prompts"] for seed in SEEDS] for step in STEPS
-        },
+        "n_prompts": {str(step): [model["prompts"] for model in at_step(models, step)] for step in STEPS},
+        "gaps": {str(step): [model["gap"] for model in at_step(models, step)] for step in STEPS},
+        "other_prompts": {str(step): [model["other_prompts"] for model in at_step(models, step)] for step in STEPS},
         "graded": graded(models),
         "sizes": {
             method: {
-                str(step): [smallest_size(models[f"random {seed} {step}"]["curves"][method], SIZES) for seed in SEEDS]
+                str(step): [smallest_size(model["curves"][method], SIZES) for model in at_step(models, step)]
                 for step in STEPS
             }
             for method in models[CALIBRATION[0]]["curves"]
         },
-        "acdc_sizes": {str(step): [models[f"random {seed} {step}"]["acdc_size"] for seed in SEEDS] for step in STEPS},
+        "acdc_sizes": {str(step): [model["acdc_size"] for model in at_step(models, step)] for step in STEPS},
         "safe": safe_by_stage(models),
         "all_prompts": {
-            method: {
-                str(step): [models[f"random {seed} {step}"]["all_prompts"][method] for seed in SEEDS] for step in STEPS
-            }
+            method: {str(step): [model["all_prompts"][method] for model in at_step(models, step)] for step in STEPS}
             for method in ESTIMATES
         },
         "elsewhere": safe_elsewhere(models),
         "sensitivity": sensitivity(models),
+        "other_thresholds": other_thresholds(models),
         "rule": {method: of_method(models, method) for method in ESTIMATES},
     }

@@ -78,8 +78,8 @@ def grades(one: Cell) -> dict[str, dict[str, Any]]:
     for i, (method, ranking) in enumerate(zip(methods, ranked, strict=True)):
         a, b = (ranking.scores, truth) if ranking.signed else (ranking.scores.abs(), truth.abs())
         right = (ranking.scores.sign() == truth.sign())[relevant].double().mean() if ranking.signed else None
-        points = {
-            "spearman": float(spearmanr(a, b).statistic),
+        points: dict[str, float | None] = {
+            "spearman": _of_ranks(spearmanr, a, b),
             "sign_agreement": None if right is None else float(right),
             "top_k_overlap": shared(ranking.order, order_of(truth)),
         }
@@ -87,8 +87,12 @@ def grades(one: Cell) -> dict[str, dict[str, Any]]:
             name: None if value is None else [_round(v) for v in (value, low[i, j], high[i, j])]
             for j, (name, value) in enumerate(points.items())
         }
-        found[method]["kendall"] = round(float(kendalltau(a, b).statistic), 3)
+        found[method]["kendall"] = round(_of_ranks(kendalltau, a, b), 3)
     return found
+
+
+def _of_ranks(correlation: Any, one: Float[Tensor, " edge"], other: Float[Tensor, " edge"]) -> float:
+    return float(correlation(one, other).statistic)
 
 
 def _round(value: Any) -> float | None:
