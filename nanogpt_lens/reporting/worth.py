@@ -157,6 +157,10 @@ def _how(worth: Worth, source: str, cells: Sequence[PartCell]) -> str:
         said.append(f"Heads{' and MLPs' if worth.mlps is not None else ''} are measured{where}.")
     said.append(f"The intact model's loss there is {number(worth.loss)}.")
     said.append("Pale with a grey number: the part's own 95% interval holds zero.")
-    said += ["Teal edge: the loss surely falls without it."] if any(cell.falls for cell in cells) else []
+    said += (
+        ["Rust edge: the loss surely falls without it, so that it works against the model."]
+        if any(cell.falls for cell in cells)
+        else []
+    )
     said += ["Hatched: not measured."] if not all(cell.known for cell in cells) else []
     return " ".join([*said, "Two parts together need not cost the sum."])

@@ -99,7 +99,7 @@
     return {
       n, value,
       names: data.edges.map(name),
-      tone: (edge, state) => (!value(edge, state) ? "none" : data.signed && value(edge, state) < 0 ? "down" : "up"),
+      tone: (edge, state) => (!value(edge, state) ? "none" : data.signed && (value(edge, state) < 0) !== data.falls_helps ? "down" : "up"),
       width: (edge, state, many) => FINEST + (WIDEST * Math.min(1, Math.sqrt(60 / Math.max(60, many))) - FINEST) * Math.sqrt(size(edge, state) / largest),
       /* The edges that are shown, those that matter most first. */
       shown(state) {
