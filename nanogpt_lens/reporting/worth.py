@@ -16,8 +16,11 @@ from nanogpt_lens.reporting.words import NEGLIGIBLE, interval, list_of, number, 
 from nanogpt_lens.results import HeadTaxonomy, Scores
 from nanogpt_lens.text.corpus import open_corpus
 
-FULL = 0.5
-"""Nats: the darkest colour. It is the same on every page, so that two pages can be compared."""
+LINEAR, FULL = 0.05, 5.0
+"""Nats: up to about where the colour goes by the rise itself, and its end. Between them it goes by the logarithm, which
+tells 4 nats and 0.4 apart as well as 0.4 and 0.04. Both are the same on every page: two pages can be compared."""
+
+_TICKS = (0.0, 0.1, 0.5, 1.0, 2.0, FULL)
 
 BADGES = {
     "induction": "induction",
@@ -115,7 +118,7 @@ def grid_of(worth: Worth, taxonomy: HeadTaxonomy | None, source: str) -> PartGri
     return PartGrid(
         title="What each part is worth: rise of the loss, in nats, when its mean takes its place",
         rows=tuple(rows),
-        high=f"{FULL:g} and more",
+        ticks=tuple((_share(tick), f"{tick:g}{' and more' if tick == FULL else ''}") for tick in _TICKS),
         how=_how(worth, source, [cell for row in rows for cell in (*row.heads, *([row.mlp] if row.mlp else []))]),
     )
 
@@ -136,13 +139,18 @@ def _cell(short: str, part: PartRise, labels: tuple[str, ...]) -> PartCell:
     return PartCell(
         name=short,
         value=number(part.value, 2),
-        share=round(max(0.0, min(1.0, part.value / FULL)), 3) if known else 0.0,
+        share=_share(part.value) if known else 0.0,
         words=f"{said}{'; ' + does if does else ''}.",
         badges=tuple(words for label, words in BADGES.items() if label in labels),
         sure=sure,
         falls=falls and sure,
         known=known,
     )
+
+
+def _share(rise: float) -> float:
+    """How much of the amber a rise has, from 0 to 1."""
+    return round(min(1.0, math.log1p(max(0.0, rise) / LINEAR) / math.log1p(FULL / LINEAR)), 3)
 
 
 def _how(worth: Worth, source: str, cells: Sequence[PartCell]) -> str:
@@ -156,6 +164,7 @@ def _how(worth: Worth, source: str, cells: Sequence[PartCell]) -> str:
         where = f" on {plural(sample.n or 0, 'sequence')} of {sample.seq_len} tokens of {source}, seed {sample.seed}"
         said.append(f"Heads{' and MLPs' if worth.mlps is not None else ''} are measured{where}.")
     said.append(f"The intact model's loss there is {number(worth.loss)}.")
+    said.append(f"The colour goes by the logarithm of {LINEAR:g} nats and the rise, from 0 to {FULL:g} nats.")
     said.append("Pale with a grey number: the part's own 95% interval holds zero.")
     said += (
         ["Rust edge: the loss surely falls without it, so that it works against the model."]
