@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nanogpt_lens.core.head_jobs import job_of
 from nanogpt_lens.model.access import evaluating, loss_per_token, n_tokens
 from nanogpt_lens.patching.importance import head_importance, mlp_importance
 from nanogpt_lens.reporting.face import GridRow, PartCell, PartGrid
@@ -22,21 +23,8 @@ tells 4 nats and 0.4 apart as well as 0.4 and 0.04. Both are the same on every p
 
 _TICKS = (0.0, 0.1, 0.5, 1.0, 2.0, FULL)
 
-BADGES = {
-    "induction": "induction",
-    "previous_token": "previous token",
-    "duplicate_token": "same token",
-    "copying": "copies",
-}
-"""The labels that stand in the grid, in plain words; the others say less of what a head is for."""
-
-OTHER_LABELS = {
-    "sink": "rests on the first token",
-    "positional": "goes by position",
-    "broad": "looks everywhere",
-    "anti_copying": "lowers what it looks at",
-}
-"""The others, which stand in the line about a head."""
+_SHOWN = ("induction", "previous_token", "duplicate_token", "copying")
+"""The labels that stand in the grid; the others say less of what a head is for, and stand in the line about it."""
 
 _N = 32  # sequences
 _WORK = 1e12  # weights times heads times tokens
@@ -124,8 +112,7 @@ def grid_of(worth: Worth, taxonomy: HeadTaxonomy | None, source: str) -> PartGri
 
 
 def _cell(short: str, part: PartRise, labels: tuple[str, ...]) -> PartCell:
-    words = {**BADGES, **OTHER_LABELS}
-    does = list_of([words.get(label, label.replace("_", " ")) for label in labels])
+    does = list_of([job_of(label).one for label in labels])
     name = part.name[0].upper() + part.name[1:]
     known = not math.isnan(part.value)
     falls = known and part.value <= -NEGLIGIBLE
@@ -140,8 +127,8 @@ def _cell(short: str, part: PartRise, labels: tuple[str, ...]) -> PartCell:
         name=short,
         value=number(part.value, 2),
         share=_share(part.value) if known else 0.0,
-        words=f"{said}{'; ' + does if does else ''}.",
-        badges=tuple(words for label, words in BADGES.items() if label in labels),
+        words=f"{said}{'; it ' + does if does else ''}.",
+        badges=tuple(job_of(label).badge for label in _SHOWN if label in labels),
         sure=sure,
         falls=falls and sure,
         known=known,
