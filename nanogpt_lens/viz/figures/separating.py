@@ -197,9 +197,7 @@ def _hits(result: NeuronAblation, k: int) -> Drawing:
     return bar_chart(
         labels,
         Measured(result.hit_values[:k]),
-        title=f"Hit hardest, by {said(float(result.hit_values[0]), 'nats')}: {labels[0]}"
-        if labels
-        else "No token is hit",
+        title=f"Hit hardest, by {said(float(result.hit_values[0]), 'nats')}: {labels[0]}" if labels else "None is hit",
         unit="rise of the loss (nats)",
         what="what precedes → token",
         others={"loss_before": losses[:, 0], "loss_after": losses[:, 1]},
