@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ _MODULES = (
     lab,
     checkpoints,
 )
+
+log = logging.getLogger(__name__)
 
 RECIPES: dict[str, Recipe] = {module.RECIPE.key: module.RECIPE for module in _MODULES}
 """All sections but the summary, in their order."""
@@ -272,12 +275,13 @@ def _sections(subject: Subject, chosen: Sequence[str], progress: bool) -> tuple[
     sections: list[Section] = []
     recipes = {**RECIPES, **further_recipes()}
     with tqdm(total=len(chosen), desc="report", unit="section", disable=not progress) as bar:
-        for key in chosen:
-            if key != summary.KEY:
-                bar.set_postfix_str(key)
-                sections.append(section_of(recipes[key], subject))
-                bar.update()
+        for i, key in enumerate([key for key in chosen if key != summary.KEY], 1):
+            log.info("section %d of %d, %s", i, len(chosen), key)
+            bar.set_postfix_str(key)
+            sections.append(section_of(recipes[key], subject))
+            bar.update()
         if summary.KEY in chosen:
+            log.info("section %d of %d, %s", len(chosen), len(chosen), summary.KEY)
             sections.insert(0, summary.section(subject, sections))
             bar.update()
     return tuple(sections)

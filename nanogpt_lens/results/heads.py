@@ -127,9 +127,10 @@ class InductionHeads(Scores):
             named = ", ".join(f"{layer}.{head}" for layer, head in pairs)
             return f"induction head{'s' if len(pairs) > 1 else ''}: {named}"
         layer, head = divmod(int(self.values.argmax()), self.shape["head"])
+        low, threshold = max(0.0, float(self.sure_low[layer, head])), float(self.threshold[layer, head])
         return (
             f"no induction head: the highest prefix matching is {self.values[layer, head]:.3f}, of head "
-            f"{layer}.{head}, surely {max(0.0, float(self.sure_low[layer, head])):.3f}; threshold {self.threshold[layer, head]:.2f}"
+            f"{layer}.{head}, surely {low:.3f}; threshold {threshold:.2f}"
         )
 
     def _summary(self) -> list[str]:

@@ -155,6 +155,10 @@ def test_it_fits_its_place_and_follows_the_theme(browser, tmp_path, width, schem
         style = page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.querySelector('.ngl-c')))")
         dark = [sum(map(int, colour[4:-1].split(", "))) < 380 for colour in style]
         assert dark == ([True, False] if scheme == "dark" else [False, True])
+        assert page.locator(".ngl-c .frame").is_visible() == (width > 500)  # a phone has the list alone
+        assert page.locator(".ngl-c tbody tr").first.is_visible()
+        table = "(t => t.scrollWidth <= t.parentElement.clientWidth)(document.querySelector('.ngl-c table'))"
+        assert page.evaluate(table)
         opener.check_silent()
 
 

@@ -166,7 +166,8 @@ def test_longer_texts_have_some_tokens_at_the_outer_maps():
     made = AttentionPatterns(
         values=torch.ones(1, heads, n, n).tril() / torch.arange(1, n + 1)[:, None],
         axes=("layer", "head", "dest_pos", "src_pos"),
-        labels={"dest_pos": tokens, "src_pos": tokens}, quantity="attention", definition="made up", layers=(0,),
+        labels={"dest_pos": tokens, "src_pos": tokens}, quantity="attention", definition="made up",
+        tokens=torch.arange(n), layers=(0,),
     )  # fmt: skip
     layout = figure(made).layout
     kept = list(range(0, n, 5))
