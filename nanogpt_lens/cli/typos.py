@@ -38,7 +38,7 @@ def placed(message: str, command: Any) -> str:
         message: of typer's.
         command: the context of the command, with the arguments that it took; None where the error has none.
     """
-    said = re.match(r"Got unexpected extra arguments? \((.*)\)$", message)
+    said = re.match(r"Got unexpected extra argument(?:s|\(s\))? \((.*)\)$", message)
     if said is None or command is None:
         return message
     extra, parameters = said[1], command.command.params
@@ -47,7 +47,7 @@ def placed(message: str, command: Any) -> str:
     last = str(command.params.get(arguments[-1].name, "")) if arguments else ""
     if last.isdecimal() and extra.isdecimal():
         return f"{message}: did you mean {last}.{extra}?"
-    taken = " ".join(one.human_readable_name.upper() for one in arguments)
+    taken = " ".join(one.name.upper() for one in arguments)
     for option, fits in (("--text", Path(extra).exists()), ("--prompt", True), ("--clean", True), ("--text", True)):
         if option in options and fits:
             return f"{message}; it takes {taken}: did you mean {option} {shlex.quote(extra)}?"
