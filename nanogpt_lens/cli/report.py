@@ -85,9 +85,6 @@ def report(
     chosen = None if sections is None else [name.strip() for name in sections.split(",") if name.strip()]
     _check_sections(chosen or [])
     reading_file(path, for_programs=as_json)
-    from nanogpt_lens.reporting.beside import prepare
-
-    prepare(None if chosen is None else len(chosen))
     from nanogpt_lens.core.errors import AnalysisError
     from nanogpt_lens.reporting.making import report as make
 

@@ -1,197 +1,166 @@
 """A second process that makes sections of a report while this one makes others.
 
 What a report asks of a small model is bound by Python, so that a second thread of the same work helps little and a
-second core lies idle. The helper (`helper`) is a process of its own, `python -m nanogpt_lens.reporting.helper`: it
-opens the same checkpoint and text, is sent the keys of sections one by one, and sends the sections back. Both
-processes compute with half of the threads each, so that a section has the same numbers wherever it is made.
+second core lies idle. The other process is a fork of this one: it has the model and the text, is sent the keys of
+sections one by one, and sends the sections back. Both compute with one thread, so that a section has the same numbers
+wherever it is made.
 
-There is none where one thread or one core is all there is, for models so large that memory would be short, and for
-texts that stand only in this process. Where it fails, its sections are made here.
-
-This module imports nothing that takes time, so that the command line can start the helper before all else.
+There is none where threads or cores are too few to share, or so many that a larger model has more of them alone; where
+memory would be short; and outside Linux, where a fork is not safe beside libraries that run. A section that the other
+process does not send, or that fails there, is made here.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
+import multiprocessing
 import os
 import pickle
-import subprocess
+import signal
 import sys
 import threading
+import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from nanogpt_lens.reporting.section import Section
-    from nanogpt_lens.reporting.subject import Subject
+import torch
+
+from nanogpt_lens.reporting.section import Section
 
 log = logging.getLogger(__name__)
 
-LARGE = 4e7
-"""Parameters from which on two models in memory are too many."""
+Make = Callable[[str], Section]
+"""The function that makes the section of a key."""
 
 FEW = 4
-"""Sections, below which a helper would only import."""
+"""Sections, from which on they are shared."""
+
+SMALL, LARGE = 3e6, 4e7
+"""Parameters up to which more threads do not help, and from which on a second process needs too much memory."""
+
+MANY = 4
+"""Threads, from which on a model that is not small has them all in one process."""
+
+PATIENCE = 120.0
+"""Seconds that the other process may need for a section longer than this one has worked for all of its own."""
 
 _LAST = ("attention", "lens", "loss", "neurons", "certificate")
-"""What the helper begins with, from the end; the others share what they know of pairs of prompts."""
-
-_MODULE = "nanogpt_lens.reporting.helper"
-_ready: list[Helper] = []
+"""What the other process begins with, from the end; the rest shares what it knows of pairs of prompts."""
 
 
-class HelperError(Exception):
-    """The helper has ended, or did not understand."""
+class _NoSectionError(Exception):
+    """The other process has ended, hangs, or could not make a section."""
 
 
-class Helper:
-    """The other process, which imports what it needs as soon as it is made; it must be closed.
+class _Other:
+    """The other process; it must be closed."""
 
-    Raises:
-        HelperError: it cannot be started.
-    """
-
-    def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env=environment,
-            )
-        except (OSError, TypeError, ValueError) as error:  # no interpreter of its own, no process to be had
-            raise HelperError(str(error)) from error
-
-    def open(self, about: Mapping[str, Any], n_threads: int) -> None:
-        """Tell it what the report is about.
-
-        Raises:
-            HelperError: it has ended, or something cannot be sent.
-        """
-        self._send((dict(about), n_threads))
+    def __init__(self, make: Make) -> None:
+        context = multiprocessing.get_context("fork")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_answer, args=(make, self._ours, theirs), daemon=True)
+        self._began = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks beside threads: see the module
+            self._process.start()
+        theirs.close()
 
     def section(self, key: str) -> Section:
-        """The section of that key.
-
-        Raises:
-            HelperError: it has ended.
-        """
-        self._send(key)
-        assert self._process.stdout is not None
+        """The section of a key; raises _NoSectionError where it does not come."""
+        asked = time.perf_counter()
         try:
-            return pickle.load(self._process.stdout)
-        except Exception as error:
-            raise HelperError(f"no section {key}: {error}") from error
+            self._ours.send(key)
+            if not self._ours.poll(PATIENCE + asked - self._began):
+                raise TimeoutError
+            section: Section = pickle.loads(self._ours.recv_bytes())  # not `recv`, which moves tensors to shared memory
+        except Exception as reason:  # it has ended, or the bytes cannot be read: whatever it is, there is no section
+            raise _NoSectionError(f"no section {key}: {reason!r}") from reason
+        if section.status == "failed":
+            raise _NoSectionError(f"the section {key} failed there: {section.error}")
+        return section
 
     def close(self) -> None:
         """End the process, whatever it does."""
         self._process.kill()
-        self._process.communicate()
-
-    def _send(self, what: Any) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(pickle.dumps(what))
-            self._process.stdin.flush()
-        except Exception as error:
-            raise HelperError(str(error)) from error
+        self._process.join()
+        self._ours.close()
 
 
-def prepare(n_sections: int | None) -> None:
-    """Start a helper for the report that this process is about to make, before anything that takes time is imported.
-
-    Args:
-        n_sections: how many sections are asked for; None for all.
-    """
-    enough = n_sections is None or n_sections >= FEW
-    if enough and not _ready and _n_cores() > 1 and os.environ.get("OMP_NUM_THREADS") != "1":
-        with suppress(HelperError):
-            _ready.append(Helper())
+def _answer(make: Make, not_ours: Any, asked: Any) -> None:
+    """What the other process does: make sections until nobody asks."""
+    not_ours.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the one that asks ends the other
+    torch.set_num_threads(1)
+    gc.freeze()
+    with suppress(Exception):  # nobody asks any more, or a section cannot be sent, and the other one makes it
+        while True:
+            asked.send_bytes(pickle.dumps(make(asked.recv())))
 
 
 def made_by_two(
     keys: Sequence[str],
-    make: Callable[[str], Section],
-    subject: Subject,
+    make: Make,
     *,
-    can_help: Container[str],
-    after_each: Callable[[], Any],
+    n_params: int,
+    before_each: Callable[[str], Any] = lambda key: None,
+    after_each: Callable[[], Any] = lambda: None,
 ) -> dict[str, Section]:
-    """Sections by their keys, some of which a helper makes where there is one.
+    """Sections by their keys, made by two processes where that is sooner.
 
     Args:
         keys: of the sections.
-        make: makes one here.
-        subject: what they are about.
-        can_help: the keys that a helper knows.
-        after_each: is called after each section.
+        make: makes one, in either process.
+        n_params: of the model.
+        before_each, after_each: are called here before a section, with its key, and after it.
     """
-    import torch
-
-    n_threads = torch.get_num_threads()
-    helper = _helper_for(subject, n_sections=len(keys), n_threads=n_threads // 2)
-    todo = deque(keys)
     made: dict[str, Section] = {}
+    n_threads = torch.get_num_threads()
+    other = _other(make) if _shares(len(keys), n_params, n_threads) else None
+    todo = deque(keys if other is None else sorted(keys, key=lambda key: _LAST.index(key) if key in _LAST else -1))
 
-    def work(section: Callable[[str], Section], take: Callable[[], str], known: Container[str] = keys) -> None:
-        with suppress(IndexError):  # none is left
+    def work(make: Make, take: Callable[[], str]) -> None:
+        with suppress(IndexError):  # all are taken
             while True:
                 key = take()
-                if key not in known:
-                    return todo.append(key)
+                before_each(key)
                 try:
-                    made[key] = section(key)
-                except HelperError as reason:
+                    made[key] = make(key)
+                except _NoSectionError as reason:
                     log.debug("%s", reason)
                     return todo.append(key)
                 after_each()
 
-    if helper is None:
+    if other is None:
         work(make, todo.popleft)
         return made
-    todo = deque(sorted(keys, key=lambda key: (key in can_help, _LAST.index(key) if key in _LAST else -1)))
-    beside = threading.Thread(target=work, args=(helper.section, todo.pop, can_help), name="sections beside")
-    torch.set_num_threads(n_threads // 2)
-    beside.start()
+    beside = threading.Thread(target=work, args=(other.section, todo.pop), name="sections beside")
+    torch.set_num_threads(1)
     try:
+        beside.start()
         work(make, todo.popleft)
         beside.join()
-        work(make, todo.popleft)  # what the helper gave back
+        work(make, todo.popleft)  # what the other process gave back
     finally:
-        helper.close()
-        beside.join()
+        other.close()
         torch.set_num_threads(n_threads)
     return made
 
 
-def _helper_for(subject: Subject, *, n_sections: int, n_threads: int) -> Helper | None:
-    """A helper that knows what the report is about; None where there should be none."""
-    from conversion.token_files import TokenFile
-
-    helper = _ready.pop() if _ready else None
-    corpus = subject.raw_text
-    named = corpus is None or isinstance(corpus, str | Path | TokenFile)
-    if named and subject.n_params < LARGE and n_sections >= FEW and n_threads > 0 and _n_cores() > 1:
-        try:
-            helper = helper or Helper()
-            helper.open(subject.asked, n_threads)
-        except HelperError as reason:
-            log.debug("no helper: %s", reason)
-        else:
-            return helper
-    if helper is not None:
-        helper.close()
-    return None
+def _shares(n_sections: int, n_params: int, n_threads: int) -> bool:
+    """Whether two processes make so many sections of a model of that size sooner than one with so many threads."""
+    if sys.platform != "linux" or n_sections < FEW or n_threads < 2 or len(os.sched_getaffinity(0)) < 2:
+        return False
+    return n_params < SMALL or (n_params < LARGE and n_threads < MANY)
 
 
-def _n_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _other(make: Make) -> _Other | None:
+    """The other process; None where there cannot be one."""
+    try:
+        return _Other(make)
+    except (OSError, AssertionError) as reason:  # no process to be had, or none allowed (to a daemon)
+        log.debug("no other process: %s", reason)
+        return None

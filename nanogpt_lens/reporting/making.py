@@ -18,6 +18,7 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.output import check_output
+from nanogpt_lens.model.loading import convert
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.reporting.beside import made_by_two
 from nanogpt_lens.reporting.comparison import report_of_two
@@ -40,7 +41,7 @@ from nanogpt_lens.reporting.sections import (
     summary,
 )
 from nanogpt_lens.reporting.sections.further import further_recipes
-from nanogpt_lens.reporting.subject import OwnPair, Subject, open_subject
+from nanogpt_lens.reporting.subject import OwnPair, Subject, text_of
 from nanogpt_lens.reporting.words import line_of
 from nanogpt_lens.text.corpus import Corpus
 
@@ -157,7 +158,7 @@ def report(
         "seed": seed,
         "reading": reading,
     }
-    subject = Subject(**about) if alone else _subject(about)
+    subject = Subject(**about) if alone else _subject(about, reading)
     parts = _sections(subject, chosen, progress)
     result = Report(html=_page(subject, parts), path=str(path), sections=parts, passed=_passed(parts))
     if target is not None:
@@ -253,27 +254,32 @@ def _pair(
     return OwnPair(clean=clean, corrupted=corrupted, answer=answer, wrong=wrong)
 
 
-def _subject(about: dict[str, Any]) -> Subject:
+def _subject(about: dict[str, Any], reading: Reading) -> Subject:
     """The subject with its model and its text; what the user can get wrong is checked here."""
-    subject = open_subject(about)
+    checkpoint = reading.checkpoint(about["path"])
+    kept = checkpoint.without_weights()
+    _ = checkpoint.sha256, kept.sha256
+    n_params = checkpoint.n_params
+    model = convert(checkpoint, backend=reading.backend, consume=True)
     if about["pair"] is not None:
-        patching.own_case(subject.model, about["pair"])
+        patching.own_case(model, about["pair"])
     if about["hypothesis"] is not None:
-        scrubbing.check_hypothesis(subject.model, about["hypothesis"])
-    return subject
+        scrubbing.check_hypothesis(model, about["hypothesis"])
+    return Subject(**about, checkpoint=kept, n_params=n_params, _model=model, text=text_of(model, about["raw_text"]))
 
 
 def _sections(subject: Subject, chosen: Sequence[str], progress: bool) -> tuple[Section, ...]:
     """The sections in their order; the summary, which reads the others, is made last and stands first."""
     recipes = {**RECIPES, **further_recipes()}
     with tqdm(total=len(chosen), desc="report", unit="section", disable=not progress) as bar:
-
-        def make(key: str) -> Section:
-            bar.set_postfix_str(key)
-            return section_of(recipes[key], subject)
-
         keys = [key for key in chosen if key != summary.KEY]
-        made = made_by_two(keys, make, subject, can_help=RECIPES, after_each=bar.update)
+        made = made_by_two(
+            keys,
+            lambda key: section_of(recipes[key], subject),
+            n_params=subject.n_params,
+            before_each=bar.set_postfix_str,
+            after_each=bar.update,
+        )
         sections = [made[key] for key in keys]
         if summary.KEY in chosen:
             sections.insert(0, summary.section(subject, sections))

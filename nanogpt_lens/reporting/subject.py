@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from nanogpt_lens.circuits.claims import Hypothesis
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, n_tokens, token_labels
 from nanogpt_lens.model.fingerprints import file_hash
-from nanogpt_lens.model.loading import convert
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.reporting.words import command, short_path
 from nanogpt_lens.text.corpus import Corpus, name_of, open_corpus, path_of
@@ -116,12 +115,6 @@ class Subject:
         if self._model is None:
             raise AnalysisError(f"{self.path} holds several checkpoints; name one of them to look into it")
         return self._model
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What was asked for, as `open_subject` takes it."""
-        made = ("checkpoint", "n_params", "_model", "text")
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in made}
 
     @property
     def name(self) -> str:
@@ -305,24 +298,6 @@ class Subject:
         changed = self.reading.changed().items()
         options = "".join(f", {k}={str(v) if isinstance(v, Path) else v!r}" for k, v in changed)
         return f"import nanogpt_lens as ngl; model = ngl.load({self.name!r}{options}); {call}"
-
-
-def open_subject(about: Mapping[str, Any]) -> Subject:
-    """The subject of one checkpoint, with its model and its text.
-
-    Args:
-        about: what was asked for, by the subject's attributes.
-
-    Raises:
-        NanoGPTLensError: a checkpoint or text that cannot be read.
-    """
-    reading: Reading = about["reading"]
-    checkpoint = reading.checkpoint(about["path"])
-    kept = checkpoint.without_weights()
-    _ = checkpoint.sha256, kept.sha256
-    n_params = checkpoint.n_params
-    model = convert(checkpoint, backend=reading.backend, consume=True)
-    return Subject(**about, checkpoint=kept, n_params=n_params, _model=model, text=text_of(model, about["raw_text"]))
 
 
 def source_of(corpus: Corpus | None) -> str | None:
