@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -169,7 +171,7 @@ def test_longer_texts_have_some_tokens_at_the_outer_maps():
         labels={"dest_pos": tokens, "src_pos": tokens}, quantity="attention", definition="made up",
         tokens=torch.arange(n), layers=(0,),
     )  # fmt: skip
-    layout = figure(made).layout
+    layout: Any = figure(made).layout
     kept = list(range(0, n, 5))
     for name in ("xaxis3", "xaxis4", "xaxis5", "xaxis6"):  # the last map of each of four columns
         assert list(layout[name].ticktext) == [tokens[i] for i in kept]
