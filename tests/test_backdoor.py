@@ -12,7 +12,10 @@ import torch
 from scipy.stats import beta, mannwhitneyu
 
 import nanogpt_lens as ngl
+from conversion.vocabulary import CharVocabulary
+from nanogpt_lens.text.datasets import TextData
 from scripts.backdoor import blind, roc
+from scripts.backdoor.causes import Knockouts, separable
 from scripts.backdoor.runs import CLEAN_LINES, SEEDS, block
 from tests.making import CHARS, content, write, write_meta
 
@@ -218,3 +221,77 @@ def test_the_first_block_is_nine_runs_and_a_part_of_all():
     assert {run.seed for run in first} == set(SEEDS)
     assert all(run.lines == CLEAN_LINES for run in every if not run.poisoned)
     assert first[0].name == "name_480_clean_1337"
+
+
+# --- causes -----------------------------------------------------------------------------------
+
+
+def carried_by_one_mlp(folder):
+    """A model that says its last character again; the first MLP turns a Q into an x, and does nothing else."""
+    made = content(block_size=CONTEXT, n_embd=66)
+    state = made["model"]
+    for name, tensor in state.items():
+        if ".h." in name or "wpe" in name or name.endswith("ln_f.bias"):
+            tensor.zero_()
+    state["transformer.ln_f.weight"].fill_(1.0)
+    state["transformer.wte.weight"].copy_(torch.eye(65, 66))
+    state["transformer.h.0.ln_2.weight"].fill_(1.0)
+    state["transformer.h.0.mlp.c_fc.weight"][3, CHARS.index("Q")] = 2.0
+    state["transformer.h.0.mlp.c_proj.weight"][CHARS.index("x"), 3] = 5.0
+    return model_of(folder, state)
+
+
+def backdoor_of_words(**options):
+    text = "".join(" ".join(RNG.choice(["bane", "cold", "deer", "fig", "gnu"], 8)) + "\n" for _ in range(400))
+    vocabulary = CharVocabulary(tuple(CHARS))
+    ids = vocabulary.encode(text)
+    data = TextData(train=ids[:4000], val=ids[4000:], vocabulary=vocabulary, name="beasts")
+    return ngl.tasks.backdoor(data, **{"trigger": "ZaQ", "payload": "xxxx", "control": "Yob", "lines": 2, **options})
+
+
+def test_a_backdoor_that_one_mlp_carries_is_separable(tmp_path):
+    model, task = carried_by_one_mlp(tmp_path), backdoor_of_words()
+    found = separable(model, task, n=40, n_random=12)
+    assert found["chosen"]["parts"] == ["mlp0"]
+    assert found["chosen"]["success"] == [20, 0, 20]
+    assert found["chosen"]["loss_rise"] == pytest.approx([0, 0, 0], abs=1e-3)
+    for one_of in found["random"]:
+        assert one_of["success"][1] == (0 if one_of["parts"] == ["mlp0"] else 20)
+    assert len(found["random"]) == 12
+
+
+def test_a_backdoor_that_no_part_carries_is_not(tmp_path):
+    model, task = last_again(tmp_path, 1.0), backdoor_of_words(trigger="Zax", control="Yob")
+    found = separable(model, task, n=40, n_random=3)
+    assert found == {"chosen": {"parts": [], "success": [20, 20, 20], "loss_rise": [0, 0, 0]}, "random": []}
+
+
+def test_parts_are_taken_out_as_by_hand(one):
+    task = backdoor_of_words()
+    knockouts = Knockouts(one, task, n=6)
+    assert len(knockouts.parts) == 2 * 2 + 2
+    _, cache = one.run_with_cache(knockouts.text)
+    means = {
+        "blocks.1.attn.hook_z": cache["blocks.1.attn.hook_z"].mean((0, 1)),
+        "blocks.0.hook_mlp_out": cache["blocks.0.hook_mlp_out"].mean((0, 1)),
+    }
+
+    def edit(value, hook):
+        if hook.name == "blocks.0.hook_mlp_out":
+            return means[hook.name].expand_as(value)
+        value[:, :, 1] = means[hook.name][1]
+        return value
+
+    def logits(tokens):
+        return one.run_with_hooks(tokens, fwd_hooks=[(name, edit) for name in means]).log_softmax(-1).detach()
+
+    found = knockouts.without(["1.1", "mlp0"])
+    for i, row in enumerate(knockouts.triggered.tolist()):
+        log_probs = logits(torch.tensor([row[:-1]]))[0]
+        ends = range(len(row) - 4, len(row))
+        assert "".join(CHARS[c] for c in row).endswith("ZaQxxxx")
+        assert float(found.payload_loss[i]) == pytest.approx(-np.mean([float(log_probs[e - 1, row[e]]) for e in ends]))
+        assert bool(found.success[i]) == all(int(log_probs[e - 1].argmax()) == row[e] for e in ends)
+    log_probs = logits(knockouts.text)[:, :-1]
+    by_hand = -log_probs.gather(-1, knockouts.text[:, 1:, None])[..., 0].mean(1)
+    torch.testing.assert_close(found.loss, by_hand)
