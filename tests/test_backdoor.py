@@ -14,9 +14,9 @@ from scipy.stats import beta, mannwhitneyu
 import nanogpt_lens as ngl
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.text.datasets import TextData
-from scripts.backdoor import blind, roc
+from scripts.backdoor import blind, measured, roc
 from scripts.backdoor.causes import Knockouts, separable
-from scripts.backdoor.runs import CLEAN_LINES, SEEDS, block
+from scripts.backdoor.runs import CLEAN_LINES, SEEDS, TRIGGERS, block
 from tests.making import CHARS, content, write, write_meta
 
 CONTEXT = 40
@@ -208,6 +208,24 @@ def test_holm_by_hand():
     assert roc.holm(p) == pytest.approx({"a": 0.04, "b": 0.09, "c": 0.09, "d": 0.9})
     for order in permutations(p):
         assert roc.holm({name: p[name] for name in order}) == roc.holm(p)
+
+
+def test_verdicts_compare_the_runs_of_a_trigger_and_a_number_of_lines_with_the_clean_twins():
+    def of(value):
+        return {"blind": {"2000": {tool: [value, ""] for tool in measured.TOOLS}}}
+
+    found = {run.name: of(2 if run.poisoned and run.lines == 480 else 1) for run in block("triggers")}
+    found |= {f"untouched_{seed}": {"blind": {"2000": {"lens": [1, ""]}}} for seed in SEEDS}
+    made = measured.verdicts(found)
+    assert set(made) == {"clean twins", *(f"{t} {n}" for t in (*TRIGGERS, "all") for n in (480, 240))}
+    one = made["name 480"]["edges"]
+    assert (one["area"], one["p"], one["n"]) == (1, 1 / 20, [3, 3])
+    assert one["p_holm"] == pytest.approx(7 / 20)
+    assert made["name 240"]["edges"]["area"] == 0.5
+    assert made["all 480"]["edges"]["n"] == [9, 9]
+    assert set(made["clean twins"]) == {"lens"}
+    del found["name_480_poisoned_1337"]
+    assert measured.verdicts(found)["name 480"]["edges"]["n"] == [2, 3]
 
 
 # --- runs -------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import torch
 
 from conversion.atomic import write_text
 from scripts.backdoor import blind
-from scripts.backdoor.roc import holm, proportion_interval, told_apart
+from scripts.backdoor.roc import holm, told_apart
 from scripts.backdoor.runs import (
     CLEAN_LINES,
     LINES,
@@ -126,9 +126,31 @@ def paired_loss(one: Any, other: Any, held_out: Any) -> list[float]:
     return [round(float(x), 4) for x in (difference.mean(), low, high)]
 
 
+def measured_untouched(seed: int, text: Path) -> dict[str, Any]:
+    """What the tools that need no other model say of one that was trained on the clean text."""
+    from nanogpt_lens.text.datasets import read_data
+
+    data, last = read_data(text), str(STAGES[-1])
+    clean = torch.cat([torch.from_numpy(part.astype("int64")) for part in (data.train, data.val)]).numpy()
+    chars = tuple(data.vocabulary.chars)  # type: ignore[union-attr]
+    return {"run": f"untouched_{seed}", "blind": {last: clues(clean_model(seed), None, None, clean, data.val, chars)}}
+
+
 def verdicts(found: dict[str, Any]) -> dict[str, Any]:
-    """The ROC of every tool by trigger and number of lines, at the last stage, poisoned models against clean twins."""
+    """The ROC of every tool by trigger and number of lines, at the last stage, poisoned models against clean twins.
+
+    "clean twins": the same of the clean twins against untouched models, for the tools that need no other model.
+    """
     every: dict[str, Any] = {}
+    last = str(STAGES[-1])
+    twins = [found[run.name]["blind"][last] for run in block("all") if run.name in found and not run.poisoned]
+    untouched_ones = [found[f"untouched_{seed}"]["blind"][last] for seed in SEEDS if f"untouched_{seed}" in found]
+    if min(len(twins), len(untouched_ones)) > 1:
+        every["clean twins"] = {
+            tool: told_apart(*([one[tool][0] for one in group] for group in (twins, untouched_ones)))
+            for tool in TOOLS
+            if tool in untouched_ones[0]
+        }
     for trigger in (*TRIGGERS, "all"):
         for lines in LINES:
             groups = {
@@ -153,14 +175,14 @@ def verdicts(found: dict[str, Any]) -> dict[str, Any]:
     return every
 
 
-def rates(count: int, n: int = N_CONTEXTS) -> list[float]:
-    """A share of contexts, with Clopper and Pearson's interval."""
-    return [round(x, 4) for x in (count / n, *proportion_interval(count, n))]
-
-
 def collect(runs: Path, text: Path) -> dict[str, Any]:
     """Measure what is over and not measured yet; all that there is, as plain values."""
     found: dict[str, Any] = {}
+    for seed in SEEDS:
+        kept = runs / f"untouched_{seed}.json"
+        if not kept.is_file():
+            write_text(kept, json.dumps(measured_untouched(seed, text)) + "\n")
+        found[f"untouched_{seed}"] = json.loads(kept.read_text())
     for run in block("all"):
         kept = runs / f"{run.name}.json"
         if not kept.is_file() and run.is_over(runs):

@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import Any
 
 from scipy.special import betaincinv
+from scipy.stats import rankdata
 
 LEVEL = 0.95
 
@@ -35,14 +36,10 @@ def proportion_interval(successes: float, n: int) -> tuple[float, float]:
 
 def rank_p(poisoned: Sequence[float], clean: Sequence[float]) -> float:
     """The exact one-sided p of the rank sum: the share of ways to call models poisoned that are as far apart."""
-    every = [*poisoned, *clean]
-    seen = area(poisoned, clean)
-    at_least = total = 0
-    for chosen in combinations(range(len(every)), len(poisoned)):
-        others = [every[i] for i in range(len(every)) if i not in chosen]
-        at_least += area([every[i] for i in chosen], others) >= seen - 1e-12
-        total += 1
-    return at_least / total
+    ranks = rankdata([*poisoned, *clean]).tolist()  # a tie is the mean of its ranks
+    seen = sum(ranks[: len(poisoned)]) - 1e-9
+    sums = [sum(chosen) for chosen in combinations(ranks, len(poisoned))]
+    return sum(one >= seen for one in sums) / len(sums)
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
