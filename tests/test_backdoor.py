@@ -99,7 +99,7 @@ def test_kl_on_text_by_hand(one, other):
     ids = random_rows(3).flatten().numpy()
     each = [model(torch.from_numpy(ids).view(3, CONTEXT)).log_softmax(-1)[:, :-1] for model in (one, other)]
     by_hand = (each[0].exp() * (each[0] - each[1])).sum(-1).mean()
-    assert blind.kl_on_text(one, other, ids).value == pytest.approx(float(by_hand), rel=1e-6)
+    assert blind.kl_on_text(one, other, ids).value == pytest.approx(by_hand.item(), rel=1e-6)
     assert blind.kl_on_text(one, one, ids).value == 0
 
 
@@ -294,14 +294,16 @@ def test_parts_are_taken_out_as_by_hand(one):
         "blocks.0.hook_mlp_out": cache["blocks.0.hook_mlp_out"].mean((0, 1)),
     }
 
-    def edit(value, hook):
-        if hook.name == "blocks.0.hook_mlp_out":
-            return means[hook.name].expand_as(value)
-        value[:, :, 1] = means[hook.name][1]
+    def of_mlp(value, hook):
+        return means["blocks.0.hook_mlp_out"].expand_as(value)
+
+    def of_head(value, hook):
+        value[:, :, 1] = means["blocks.1.attn.hook_z"][1]
         return value
 
     def logits(tokens):
-        return one.run_with_hooks(tokens, fwd_hooks=[(name, edit) for name in means]).log_softmax(-1).detach()
+        hooks = [("blocks.0.hook_mlp_out", of_mlp), ("blocks.1.attn.hook_z", of_head)]
+        return one.run_with_hooks(tokens, fwd_hooks=hooks).log_softmax(-1).detach()
 
     found = knockouts.without(["1.1", "mlp0"])
     for i, row in enumerate(knockouts.triggered.tolist()):

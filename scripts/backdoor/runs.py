@@ -2,8 +2,9 @@
 
     python -m scripts.backdoor.runs tinyshakespeare.txt --runs out-backdoor --block first
 
-A run takes about four minutes of one free core. The first line of the log names all runs and when the last is expected
-to be over. What they are for is in `docs/PREDICTIONS.md`, section (c); `scripts.backdoor.measured` measures them.
+A run takes two to four minutes of one free core; a killed one loses at most 250 iterations. The first line of the log
+names all runs and when the last is expected to be over. What they are for is in `docs/PREDICTIONS.md`, section (c);
+`scripts.backdoor.measured` measures them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SEEDS = (1337, 1338, 1339)
 STAGES = (250, 500, 750, 1000, 1250, 1500, 1750, 2000)
 SETTINGS: dict[str, Any] = {
     "max_iters": 2000,
-    "eval_interval": 1000,
+    "eval_interval": 250,
     "eval_iters": 20,
     "always_save_checkpoint": True,
 }
