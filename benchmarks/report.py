@@ -8,7 +8,8 @@ Each command is a process of its own: `import` (what `ngl.load` and `ngl.report`
 two larger models are written by this script, with random weights (seed 0) three times as large as nanoGPT begins with,
 so that attention is not uniform. The report reads the held-out text that comes with `shakespeare_char`; the largest
 model has no vocabulary and reads as many random ids. CPU seconds are those of all threads, which other work on the
-machine disturbs less than it does wall time; `--threads` says how many there are.
+machine disturbs less than it does wall time; `--threads` says how many there are. With more than one a second process
+makes some sections of a report (`nanogpt_lens.reporting.beside`), which are left out here: `wall` is what counts then.
 """
 
 from __future__ import annotations

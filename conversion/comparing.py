@@ -20,7 +20,7 @@ from conversion.checkpoint import Checkpoint
 from conversion.edited_runs import ConvertedSide, NativeSide, as_hook, edited_logits
 from conversion.edits import KINDS, edit_for
 from conversion.judge import Judge
-from conversion.layout import from_hooked_layout
+from conversion.layout import native_tensor
 from conversion.native import Edit, hook_names
 from conversion.reference import ModelPyReference, NativeReference, Reference
 from conversion.report import Comparison
@@ -181,11 +181,9 @@ def compare_weights(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
     Random tokens reach only some rows of an embedding; this comparison reaches all of them.
     """
     checkpoint, hooked = bench.checkpoint, hooked_layout_of(model)
-    stored = {name: tensor.to(judge.dtype) for name, tensor in checkpoint.state_dict.items()}
     if judge.mode == "raw":
-        got = from_hooked_layout(hooked, checkpoint.config)
-        for name, tensor in stored.items():
-            yield judge.identical("weight", name, got[name].cpu(), tensor)
+        for name, stored in checkpoint.state_dict.items():
+            yield judge.identical("weight", name, native_tensor(name, hooked).cpu(), stored.to(judge.dtype))
         unknown = [n for n in hooked if n.rpartition(".")[2].startswith("b") and not checkpoint.config.bias]
         for name in {*unknown, "unembed.b_U"} & set(hooked):  # nanoGPT has none, so they must be zero
             yield judge.identical("weight", name, hooked[name].cpu(), torch.zeros_like(hooked[name]).cpu())
@@ -244,9 +242,8 @@ def compare_gradients(bench: Bench, model: Any, judge: Judge) -> Iterator[Compar
                 weight.requires_grad_(False)
     by_id = {id(w): g for w, g in zip(weights, gradients, strict=True) if g is not None}
     hooked = hooked_layout_of(model, lambda weight: by_id.get(id(weight), torch.zeros_like(weight)))
-    got = from_hooked_layout(hooked, config)
     if config.tied:
-        got["transformer.wte.weight"] = got["transformer.wte.weight"] + got.pop("lm_head.weight")
+        hooked["embed.W_E"] = hooked["embed.W_E"] + hooked["unembed.W_U"].T
     scale = max(gradient.abs().max().item() for gradient in expected.values())
     exact: dict[str, Tensor] = {}
 
@@ -256,8 +253,11 @@ def compare_gradients(bench: Bench, model: Any, judge: Judge) -> Iterator[Compar
                 exact.update(bench.reference(torch.float64).gradients(tokens, targets))
         return exact[name]
 
-    for name in got:
-        yield judge("gradient", name, got[name], expected[name], lambda name=name: true(name), scale=scale)
+    for name in config.shapes():
+        if name == "lm_head.weight" and config.tied:
+            continue  # it counts once, as the embedding
+        got = native_tensor(name, hooked)
+        yield judge("gradient", name, got, expected.pop(name), lambda name=name: true(name), scale=scale)
 
 
 def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:

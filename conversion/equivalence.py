@@ -14,6 +14,7 @@ checkpoint's `best_val_loss`.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,9 @@ from conversion.report import Comparison, EquivalenceReport, Mode
 from conversion.val_loss import ValBin, compare_val_loss
 
 log = logging.getLogger(__name__)
+
+_LARGE = 5e7
+"""Parameters from which on two converted models at once are too many."""
 
 
 @torch.inference_mode(False)  # gradients are compared, whatever the caller has switched off
@@ -97,6 +101,9 @@ def check_equivalence(
                         checkpoint, converted, val_bin, mode=mode, precision=precision_name(dtype), seed=seed
                     )
                     comparisons += [comparison] if comparison else []
+            del converted
+            if checkpoint.n_params > _LARGE:
+                gc.collect()  # a TransformerLens model knows itself, and would wait for the next one in memory
             bar.update()
     kind = resolve_backend(backend) if model is None else "bridge" if hasattr(model, "original_model") else "hooked"
     return EquivalenceReport(

@@ -83,30 +83,50 @@ def from_hooked_layout(
 
     `lm_head.weight` is separate from the embedding. The map is linear, so that it takes gradients as well as weights.
     """
-    state = {
-        "transformer.wte.weight": hooked["embed.W_E"],
-        "transformer.wpe.weight": hooked["pos_embed.W_pos"],
-    }
-    for i in range(config.n_layer):
-        native, block = f"transformer.h.{i}", f"blocks.{i}"
-        for ln in ("1", "2"):
-            state[f"{native}.ln_{ln}.weight"] = hooked[f"{block}.ln{ln}.w"]
-            state[f"{native}.ln_{ln}.bias"] = hooked[f"{block}.ln{ln}.b"]
-        qkv = [rearrange(hooked[f"{block}.attn.W_{n}"], "head d_model d_head -> (head d_head) d_model") for n in "QKV"]
-        state[f"{native}.attn.c_attn.weight"] = torch.cat(qkv)
-        state[f"{native}.attn.c_attn.bias"] = torch.cat(
-            [rearrange(hooked[f"{block}.attn.b_{n}"], "head d_head -> (head d_head)") for n in "QKV"]
-        )
-        w_o = hooked[f"{block}.attn.W_O"]
-        state[f"{native}.attn.c_proj.weight"] = rearrange(w_o, "head d_head d_model -> d_model (head d_head)")
-        state[f"{native}.attn.c_proj.bias"] = hooked[f"{block}.attn.b_O"]
-        for linear, name in (("c_fc", "in"), ("c_proj", "out")):
-            state[f"{native}.mlp.{linear}.weight"] = hooked[f"{block}.mlp.W_{name}"].T
-            state[f"{native}.mlp.{linear}.bias"] = hooked[f"{block}.mlp.b_{name}"]
-    state["transformer.ln_f.weight"] = hooked["ln_final.w"]
-    state["transformer.ln_f.bias"] = hooked["ln_final.b"]
-    state["lm_head.weight"] = hooked["unembed.W_U"].T
-    return {name: _copied(state[name]) for name in config.shapes()}
+    return {name: _copied(native_tensor(name, hooked)) for name in config.shapes()}
+
+
+_SAME = {
+    "transformer.wte.weight": "embed.W_E",
+    "transformer.wpe.weight": "pos_embed.W_pos",
+    "transformer.ln_f.weight": "ln_final.w",
+    "transformer.ln_f.bias": "ln_final.b",
+    "ln_1.weight": "ln1.w",
+    "ln_1.bias": "ln1.b",
+    "ln_2.weight": "ln2.w",
+    "ln_2.bias": "ln2.b",
+    "attn.c_proj.bias": "attn.b_O",
+    "mlp.c_fc.bias": "mlp.b_in",
+    "mlp.c_proj.bias": "mlp.b_out",
+}
+"""NanoGPT's name of a tensor, in a layer without that layer's, and TransformerLens'."""
+
+_TRANSPOSED = {"lm_head.weight": "unembed.W_U", "mlp.c_fc.weight": "mlp.W_in", "mlp.c_proj.weight": "mlp.W_out"}
+"""The same of matrices that TransformerLens keeps as [in, out]."""
+
+
+def native_tensor(name: str, hooked: Mapping[str, Float[Tensor, " ..."]]) -> Float[Tensor, " ..."]:
+    """One tensor of `from_hooked_layout`, which may share memory with `hooked`.
+
+    Args:
+        name: nanoGPT's name of it.
+        hooked: the tensors of a TransformerLens model.
+    """
+    inside = name.startswith("transformer.h.")
+    layer, part = name.split(".", 3)[2:] if inside else ("", name)
+    block = f"blocks.{layer}." if inside else ""
+    if part in _SAME:
+        return hooked[block + _SAME[part]]
+    if part in _TRANSPOSED:
+        return hooked[block + _TRANSPOSED[part]].T
+    if part == "attn.c_proj.weight":
+        return rearrange(hooked[f"{block}attn.W_O"], "head d_head d_model -> d_model (head d_head)")
+    if part == "attn.c_attn.weight":
+        qkv = [hooked[f"{block}attn.W_{one}"] for one in "QKV"]
+        return torch.cat([rearrange(w, "head d_model d_head -> (head d_head) d_model") for w in qkv])
+    if part == "attn.c_attn.bias":
+        return torch.cat([rearrange(hooked[f"{block}attn.b_{one}"], "head d_head -> (head d_head)") for one in "QKV"])
+    raise KeyError(name)
 
 
 def _copied(tensor: Float[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:

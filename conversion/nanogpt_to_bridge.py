@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from conversion.backends import resolve_backend
+from conversion.backends import importing, resolve_backend
 from conversion.checkpoint import Checkpoint
 from conversion.config import NanoGPTConfig
 from conversion.errors import BackendError
@@ -102,8 +102,9 @@ def _build(
     consume: bool = False,
 ) -> TransformerBridge:
     """The bridge of a checkpoint, with its hooks mended but not tested."""
-    from transformer_lens.config.transformer_bridge_config import TransformerBridgeConfig
-    from transformer_lens.model_bridge import TransformerBridge
+    with importing():
+        from transformer_lens.config.transformer_bridge_config import TransformerBridgeConfig
+        from transformer_lens.model_bridge import TransformerBridge
 
     from conversion.mending import mend
 

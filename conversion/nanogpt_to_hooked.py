@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from conversion.backends import resolve_backend
+from conversion.backends import importing, resolve_backend
 from conversion.checkpoint import Checkpoint
 from conversion.config import LAYER_NORM_EPS, NanoGPTConfig
 from conversion.folding import fold
@@ -54,7 +54,8 @@ def to_hooked_transformer(
         BackendError: TransformerLens 4 is installed.
     """
     resolve_backend("hooked")
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    with importing():
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     state = converted_state(checkpoint, process_weights=process_weights, device=device, dtype=dtype, consume=consume)
     config = HookedTransformerConfig(**hooked_config(checkpoint.config, process_weights, device, dtype))

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from conversion.checkpoint import read_checkpoint, save_checkpoint
+    from conversion.checkpoint import save_checkpoint
     from conversion.transformerlens_to_nanogpt import to_nanogpt
     from nanogpt_lens.circuits.discovery import find_circuit
     from nanogpt_lens.circuits.edges import edge_effects
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.lens.tuned import train_tuned_lens
     from nanogpt_lens.losses.on_text import in_context_learning_score, text_loss
     from nanogpt_lens.model.encoding import encode_text
-    from nanogpt_lens.model.loading import check, load
+    from nanogpt_lens.model.loading import check, load, read_checkpoint
     from nanogpt_lens.model.places import shipped_checkpoints
     from nanogpt_lens.model.sampling import generate
     from nanogpt_lens.neurons.ablation import ablate_neurons
@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from nanogpt_lens.viz.widget import setup_notebook
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    "conversion.checkpoint": ("read_checkpoint", "save_checkpoint"),
+    "conversion.checkpoint": ("save_checkpoint",),
     "conversion.transformerlens_to_nanogpt": ("to_nanogpt",),
     "nanogpt_lens.circuits.discovery": ("find_circuit",),
     "nanogpt_lens.circuits.edges": ("edge_effects",),
@@ -116,7 +116,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "nanogpt_lens.lens.tuned": ("train_tuned_lens",),
     "nanogpt_lens.losses.on_text": ("in_context_learning_score", "text_loss"),
     "nanogpt_lens.model.encoding": ("encode_text",),
-    "nanogpt_lens.model.loading": ("check", "load"),
+    "nanogpt_lens.model.loading": ("check", "load", "read_checkpoint"),
     "nanogpt_lens.model.places": ("shipped_checkpoints",),
     "nanogpt_lens.model.sampling": ("generate",),
     "nanogpt_lens.neurons.ablation": ("ablate_neurons",),

@@ -19,6 +19,8 @@ def main() -> None:
         sys.stderr.write("interrupted\n")
         forget_interrupt()
         raise SystemExit(130) from None
+    finally:
+        gc.freeze()  # else Python looks through all that was imported again at its end, which takes a second
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from nanogpt_lens.model.access import Hooked, Text, evaluating
 from nanogpt_lens.patching.attribution import check_gradients, over_examples
 from nanogpt_lens.patching.runs import gradient, position_labels
 from nanogpt_lens.results import AttributionResult, Sample
-from nanogpt_lens.running.metrics import Metric
+from nanogpt_lens.running.metrics import KL, Loss, Metric
 
 Method: TypeAlias = Literal["eap", "eap_ig"]
 """How the effect of an edge is estimated: by the gradient of one run, or by the mean of several."""
@@ -94,6 +94,8 @@ def edge_attribution(
         provenance=ready.provenance(method=method, steps=steps, direction=ready.direction, positions=positions),
         base=full,
         target=empty,
+        direction=ready.direction,
+        lower_is_better=isinstance(ready.metric.function, KL | Loss),
         per_example=per_example if ready.metric.per_example else None,
     )
 

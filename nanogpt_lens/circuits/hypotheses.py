@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import binom
 from torch import Tensor
 
 
@@ -20,6 +19,8 @@ def equivalence_p(differences: Float[Tensor, " example"], *, margin: float = 0.1
     `margin` of 1/2. p is that of a share of such prompts at least as far from 1/2 as the one seen, under the H0 for
     which that is likeliest. 1 where they never differ.
     """
+    from scipy.stats import binom  # takes a third of a second, which a report does without
+
     size = float(differences.abs().max()) if len(differences) else 0.0
     differ = differences[differences.abs() > 1e-9 * max(1.0, size)]
     n, above = len(differ), int((differ > 0).sum())

@@ -109,6 +109,7 @@ def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
     )
     for line in (*stars(taxonomy), *without_star(taxonomy)):
         say(line, indent=2)
+    print_few_examples(taxonomy, *([] if importance is None else [importance]))
     if importance is not None:
         note(f"loss rise: {importance.quantity} ({importance.definition})")
     more = "" if importance is not None else "; --importance adds the rise of the loss without each head"

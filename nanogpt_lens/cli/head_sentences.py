@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from nanogpt_lens.core.head_jobs import job_of
+
 if TYPE_CHECKING:
     from nanogpt_lens.results import HeadTaxonomy
 
-_DOES = {
-    "previous_token": ("looks at the previous token", "look at the previous token"),
-    "duplicate_token": ("looks at earlier copies of the token", "look at earlier copies of the token"),
-    "induction": ("does induction", "do induction"),
-    "positional": ("looks at fixed distances", "look at fixed distances"),
-    "sink": ("rests on the first token", "rest on the first token"),
-    "copying": ("copies", "copy"),
-    "anti_copying": ("lowers the logits of what it attends to", "lower the logits of what they attend to"),
-    "broad": ("looks everywhere alike", "look everywhere alike"),
-}
 _SHORT = {
     "99% of the same heads with a random rotation between W_V and W_O stay below": "99% of such heads stay below "
     "if W_V and W_O are rotated at random",
@@ -39,7 +31,7 @@ def what_heads_do(taxonomy: HeadTaxonomy) -> str:
         if places := tuple(sorted(taxonomy.heads(label))):
             labels_of.setdefault(places, []).append(label)
     parts = [
-        f"{_heads(places)} {' and '.join(_does(label)[len(places) > 1] for label in labels)}"
+        f"{_heads(places)} {' and '.join(_does(label, len(places)) for label in labels)}"
         for places, labels in labels_of.items()
     ]
     if not parts:
@@ -51,9 +43,10 @@ def what_heads_do(taxonomy: HeadTaxonomy) -> str:
     return f"{said[0].upper()}{said[1:]}."
 
 
-def _does(label: str) -> tuple[str, str]:
-    """What a head with a label does, and what several do."""
-    return _DOES.get(label, (f"is {label.replace('_', ' ')}", f"are {label.replace('_', ' ')}"))
+def _does(label: str, n: int) -> str:
+    """What so many heads with a label do."""
+    job = job_of(label)
+    return job.one if n == 1 else job.several
 
 
 def _heads(places: Iterable[tuple[int, int]]) -> str:

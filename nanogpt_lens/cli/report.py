@@ -90,6 +90,8 @@ def report(
 
     if token_dtype is not None and text is None and val_bin is None:
         raise AnalysisError("--token-dtype was given without --text or --val-bin; give one of them too")
+    if not as_json:
+        WAITING.follow("nanogpt_lens.reporting.making")
     result = make(
         path,
         corpus=tokens_of(text, None if text is None else token_dtype, "--text"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -21,6 +23,35 @@ class Commands(TyperGroup):
         except typer.BadParameter as error:
             error.message = meant(error.message)
             raise
+        except _UsageError as error:
+            error.message = placed(error.message, error.ctx)
+            raise
+
+
+_UsageError: Any = typer.BadParameter.__base__  # of the click that typer has
+
+
+def placed(message: str, command: Any) -> str:
+    """An error about a word too much, and what it may have been meant for: a neuron's number, a prompt, a text.
+
+    Args:
+        message: of typer's.
+        command: the context of the command, with the arguments that it took; None where the error has none.
+    """
+    said = re.match(r"Got unexpected extra argument(?:s|\(s\))? \((.*)\)$", message)
+    if said is None or command is None:
+        return message
+    extra, parameters = said[1], command.command.params
+    arguments = [one for one in parameters if one.param_type_name == "argument"]
+    options = [name for one in parameters if one.param_type_name == "option" for name in one.opts]
+    last = str(command.params.get(arguments[-1].name, "")) if arguments else ""
+    if last.isdecimal() and extra.isdecimal():
+        return f"{message}: did you mean {last}.{extra}?"
+    taken = " ".join(one.name.upper() for one in arguments)
+    for option, fits in (("--text", Path(extra).exists()), ("--prompt", True), ("--clean", True), ("--text", True)):
+        if option in options and fits:
+            return f"{message}; it takes {taken}: did you mean {option} {shlex.quote(extra)}?"
+    return f"{message}; it takes {taken}"
 
 
 def meant(message: str) -> str:

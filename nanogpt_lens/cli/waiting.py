@@ -1,12 +1,13 @@
 """What a command is doing while it has nothing to print yet: one line on standard error.
 
-On a terminal the line has a spinner and goes away; in a log it is printed once, and not at all where a program reads
-(--json, --csv). Only a process of its own says it (`WAITING.speak`), so that tests and notebooks that call the commands
-hear nothing.
+On a terminal the line has a spinner and goes away; in a log each is printed once, so that it says how far a long
+command is, and none where a program reads (--json, --csv). Only a process of its own says it (`WAITING.speak`), so that
+tests and notebooks that call the commands hear nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ class Waiting:
 
     def __init__(self) -> None:
         self.speaks = False
-        self._said = self._interrupted = False
+        self._said: set[str] = set()
+        self._interrupted = False
         self._live: Live | None = None
 
     def speak(self) -> None:
@@ -39,10 +41,24 @@ class Waiting:
             return
         if sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
             self._spin(f"{what} ...")
-        elif not for_programs and not self._said:
-            self._said = True
+        elif not for_programs and what not in self._said:
+            self._said.add(what)
             sys.stderr.write(f"{what} ...\n")
             sys.stderr.flush()
+
+    def follow(self, name: str) -> None:
+        """In a log, say what a module says of its progress (`logging`); on a terminal a bar does."""
+        if not self.speaks or sys.stderr.isatty():
+            return
+        waiting = self
+
+        class Line(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                waiting.doing(record.getMessage())
+
+        log = logging.getLogger(name)
+        log.addHandler(Line(logging.INFO))
+        log.setLevel(logging.INFO)
 
     def _spin(self, line: str) -> None:
         from rich.console import Console

@@ -218,6 +218,7 @@ def _columns(model: Hooked, data: _Data) -> dict[str, Float[Tensor, "_ layer hea
 def _scores(model: Hooked, data: _Data, columns: Mapping[str, Float[Tensor, "_ layer head"]]) -> Scores:
     """The result of `score_heads`."""
     n, seed = data.n, data.seed
+    own, shown = data.corpus is None, min(n, len(data.text))  # a short text has fewer sequences
     kept = len({len(column) for column in columns.values()}) == 1  # as many sequences of text as of random tokens
     rows = torch.stack([columns[name][: None if kept else 5] for name in SCORES], dim=1)
     values, chance, low, high, _, *each = rows
@@ -228,7 +229,7 @@ def _scores(model: Hooked, data: _Data, columns: Mapping[str, Float[Tensor, "_ l
         quantity="head scores",
         definition=f"text: {data.origin}",
         scores=SCORES,
-        sample=Sample(corpus=data.corpus, own_text=data.corpus is None, n=n, seq_len=data.text.shape[1], seed=seed),
+        sample=Sample(corpus=data.corpus, own_text=own, n=shown, seq_len=data.text.shape[1], seed=seed),
         provenance=provenance(
             model, text=data.origin, seq_len=data.text.shape[1], random_seq_len=data.induction.seq_len, n=n, seed=seed
         ),

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.head_jobs import job_of
 from nanogpt_lens.heads.taxonomy import head_taxonomy
 from nanogpt_lens.interventions.intervene import intervene
 from nanogpt_lens.interventions.intervention import Intervention
@@ -29,20 +30,10 @@ from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.from_model import own_text
 from nanogpt_lens.viz.tokens import visible
 
-DOES: dict[str, str] = {
-    "induction": "gives {share} of its attention to what followed the last time this token stood here, on random "
-    "tokens that are repeated",
-    "previous_token": "gives {share} of its attention to the token before, on text",
-    "duplicate_token": "gives {share} of its attention to earlier places with the same token, on random tokens that "
-    "are repeated",
-    "anti_copying": "lowers the tokens that it attends to (by its weights {score:.2f}, where 1 is lowering alone)",
-    "copying": "raises the tokens that it attends to (by its weights {score:.2f}, where 1 is raising alone)",
-    "sink": "gives {share} of its attention to the first position, on text",
-    "positional": "looks at places, whatever stands there: {share} of how its attention differs from an even one is "
-    "the same in all sequences",
-    "broad": "attends broadly: its attention has {share} of the entropy of an even one",
-}
-"""What a head of each name does, in words, the most telling name first; `score` is its score, `share` in percent."""
+MOST_TELLING = (
+    "induction", "previous_token", "duplicate_token", "anti_copying", "copying", "sink", "positional", "broad",
+)  # fmt: skip
+"""The names of heads, the most telling first."""
 
 _OWN, _OWN_LENGTH = 40, 32  # sequences of the model's own text, and their tokens
 _SEQUENCES = 64  # of text and of random tokens, for the names of heads
@@ -117,7 +108,7 @@ def _heads(model: Hooked, text: Corpus, seed: int) -> dict[str, Any]:
 def _head(taxonomy: HeadTaxonomy, layer: int, head: int) -> dict[str, Any] | None:
     """The most telling name of a head, its score, and a sentence with all of its names; None where it has none."""
     earned = taxonomy.of(layer, head)
-    names = [name for name in DOES if name in earned]
+    names = [name for name in MOST_TELLING if name in earned]
     if not names:
         return None
     scores = [float(taxonomy.score(name)[layer, head]) for name in names]
@@ -131,7 +122,7 @@ def _head(taxonomy: HeadTaxonomy, layer: int, head: int) -> dict[str, Any] | Non
 
 def _does(name: str, score: float) -> str:
     """What a head of a name does, with its score."""
-    return DOES[name].format(share=percent(score), score=score)
+    return job_of(name).measured.format(share=percent(score), score=score)
 
 
 def label_of(name: str) -> str:
@@ -165,11 +156,11 @@ def _neurons(model: Hooked, text: Corpus, seed: int) -> list[dict[str, Any]]:
 
 def _tour(model: Hooked, prompt: Prompt | None, heads: Mapping[str, Any]) -> list[str]:
     """A head with a name, what the model says after a prompt, and the part that changes that most."""
-    telling = [label_of(name) for name in DOES]
+    telling = [label_of(name) for name in MOST_TELLING]
     sentences = []
     if heads:
         head = min(heads, key=lambda name: (telling.index(heads[name]["label"]), -heads[name]["score"]))
-        name, score = list(DOES)[telling.index(heads[head]["label"])], heads[head]["score"]
+        name, score = MOST_TELLING[telling.index(heads[head]["label"])], heads[head]["score"]
         sentences.append(f"Head {head} {_does(name, score)}. Switch it off.")
     if prompt is None:
         return sentences

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+import conversion.checkpoint
 from conversion.backends import BackendChoice, resolve_backend
 from conversion.checkpoint import Checkpoint
 from conversion.config import ActFn
@@ -16,10 +18,17 @@ from conversion.errors import BackendError, ConversionError
 from conversion.report import EquivalenceReport
 from conversion.val_loss import ValBin
 from conversion.vocabulary import Vocabulary
+from nanogpt_lens.model.places import find_checkpoint
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
+
+
+@wraps(conversion.checkpoint.read_checkpoint)
+def read_checkpoint(path: str | Path, **options: Any) -> Checkpoint:
+    """As `conversion.read_checkpoint`; the name of a shipped checkpoint is a path too, as for `load`."""
+    return conversion.checkpoint.read_checkpoint(find_checkpoint(path), **options)
 
 
 def load(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from scipy.special import expit, logit, stdtrit
 
@@ -32,9 +33,10 @@ def auroc(
     Source: Mann and Whitney 1947; from average ranks.
     """
     inside = labels.sum(1, dtype=np.float64)[:, None]
-    weights = labels.astype(np.float64)
+    weights = torch.from_numpy(labels.astype(np.float64))  # torch's threads, which one of two processes has one of
     step = max(1, _PIECE // len(values))
-    sums = [weights @ _ranks(values[:, i : i + step].T).T for i in range(0, values.shape[1], step)]
+    ranks = (torch.from_numpy(_ranks(values[:, i : i + step].T)) for i in range(0, values.shape[1], step))
+    sums = [(weights @ rows.T).numpy() for rows in ranks]
     return (np.concatenate(sums, 1) - inside * (inside + 1) / 2) / (inside * (labels.shape[1] - inside))
 
 

@@ -29,7 +29,7 @@ from nanogpt_lens.patching.first_block import FirstBlock
 from nanogpt_lens.patching.runner import CHUNK_TOKENS
 from nanogpt_lens.patching.runs import SweepSetup, gradient, run_copies, set_up
 from nanogpt_lens.results import AttributionResult, Sample
-from nanogpt_lens.running.metrics import BoundMetric, Metric
+from nanogpt_lens.running.metrics import KL, BoundMetric, Loss, Metric
 
 
 def attribution_patching(
@@ -102,6 +102,8 @@ def attribution_patching(
         provenance=setup.provenance(model, ig_steps=ig_steps),
         base=float(base if base is not None else clean_value),
         target=target,
+        direction=runs.direction,
+        lower_is_better=isinstance(runs.metric.function, KL | Loss),
         per_example=per_example if runs.metric.per_example else None,
     )
 

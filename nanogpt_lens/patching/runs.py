@@ -16,7 +16,7 @@ from nanogpt_lens.interventions.sites import Kind, kind_of, sweep_axes
 from nanogpt_lens.interventions.sources import SOURCES, source_activations
 from nanogpt_lens.model.access import Edit, Hooked, Text, as_tokens, can_start, provenance, record, run, token_labels
 from nanogpt_lens.patching.continuation import names_needed
-from nanogpt_lens.running.metrics import BoundMetric, Metric, bind
+from nanogpt_lens.running.metrics import KL, BoundMetric, Loss, Metric, bind
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,7 +148,8 @@ def fields_of_examples(
     They are the means; and for a metric that has examples these, those of the patched run, and the intervals of the
     metric and of its paired change.
     """
-    fields: dict[str, Any] = {"values": per_example.mean(-1)}
+    lower_is_better = isinstance(metric.function, KL | Loss)
+    fields: dict[str, Any] = {"values": per_example.mean(-1), "lower_is_better": lower_is_better}
     if not metric.per_example:
         return fields
     base = metric.of_run(base_logits)

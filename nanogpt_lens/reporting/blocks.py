@@ -88,6 +88,7 @@ class Picture:
         caption: how it was measured; it is folded away below the picture.
         label: what a screen reader says that it is.
         says: the sentence that says what to see, over the picture; "" for none.
+        instead: what stands in place of a picture that a phone is too narrow for; "" where it is not.
     """
 
     kind: ClassVar[str] = "picture"
@@ -95,6 +96,7 @@ class Picture:
     caption: str
     label: str
     says: str = ""
+    instead: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

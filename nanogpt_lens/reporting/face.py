@@ -52,14 +52,14 @@ class PartGrid:
     Attributes:
         title: what the numbers are.
         rows: the layers.
-        high: what the darkest colour stands for.
+        ticks: numbers below the scale of colours: where each stands, from 0 to 1, and itself.
         how: how it was measured.
     """
 
     kind: ClassVar[str] = "grid"
     title: str
     rows: tuple[GridRow, ...]
-    high: str
+    ticks: tuple[tuple[float, str], ...]
     how: str
 
     @property

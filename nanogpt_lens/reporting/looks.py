@@ -17,6 +17,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from nanogpt_lens.core.head_jobs import job_of
 from nanogpt_lens.reporting.blocks import Span, spans_of
 from nanogpt_lens.reporting.class_neurons import ClassNeuron, first_class_neuron
 from nanogpt_lens.reporting.face import Bar, Bars, ChanceLine, ExcerptPair, Look
@@ -32,11 +33,7 @@ MOST = 3
 
 _TOLD = ("certificate", "lab")  # the line on top and the button say these
 _BEFORE, _AFTER = 22, 10  # tokens of an excerpt around its peak
-_LOOKS = {
-    "previous_token": "looks at the token before",
-    "duplicate_token": "looks for the same token further up",
-}
-_COPIES = "its weights raise the logit of the token that it looks at"
+_LOOKS = ("previous_token", "duplicate_token")  # labels that say where a head looks
 
 
 def looks_of(worth: Worth | None, sections: Sequence[Section]) -> tuple[Look, ...]:
@@ -177,10 +174,13 @@ def labelled_head(taxonomy: HeadTaxonomy) -> Look | None:
                 best = value, label, layer, head
     if best is None:
         copying = taxonomy.heads("copying") if "copying" in taxonomy.labels["score"] else []
-        named = [f"Head {layer}.{head} copies: {_COPIES}." for layer, head in copying[:1]]
-        return Look(sentence=named[0], section="heads") if named else None
+        if not copying:
+            return None
+        layer, head = copying[0]
+        said = f"Head {layer}.{head} {job_of('copying').one}: its weights raise that token's logit."
+        return Look(sentence=said, section="heads")
     value, label, layer, head = best
-    said = f"Head {layer}.{head} {_LOOKS[label]}: {share(value)} of its attention goes there."
+    said = f"Head {layer}.{head} {job_of(label).one}: {share(value)} of its attention goes there."
     i = taxonomy.labels["score"].index(label)
     place = i, layer, head
     chance = at(taxonomy.chance, *place) or 0.0

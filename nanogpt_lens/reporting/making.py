@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.output import check_output
 from nanogpt_lens.model.loading import convert
 from nanogpt_lens.model.reading import Reading
+from nanogpt_lens.reporting.beside import made_by_two
 from nanogpt_lens.reporting.comparison import report_of_two
 from nanogpt_lens.reporting.page import page
 from nanogpt_lens.reporting.report import Report
@@ -58,6 +61,8 @@ _MODULES = (
     lab,
     checkpoints,
 )
+
+log = logging.getLogger(__name__)
 
 RECIPES: dict[str, Recipe] = {module.RECIPE.key: module.RECIPE for module in _MODULES}
 """All sections but the summary, in their order."""
@@ -269,15 +274,25 @@ def _subject(about: dict[str, Any], reading: Reading) -> Subject:
 
 def _sections(subject: Subject, chosen: Sequence[str], progress: bool) -> tuple[Section, ...]:
     """The sections in their order; the summary, which reads the others, is made last and stands first."""
-    sections: list[Section] = []
     recipes = {**RECIPES, **further_recipes()}
     with tqdm(total=len(chosen), desc="report", unit="section", disable=not progress) as bar:
-        for key in chosen:
-            if key != summary.KEY:
-                bar.set_postfix_str(key)
-                sections.append(section_of(recipes[key], subject))
-                bar.update()
+        keys = [key for key in chosen if key != summary.KEY]
+        numbers = count(1)
+
+        def begins(key: str) -> None:
+            log.info("section %d of %d, %s", next(numbers), len(chosen), key)
+            bar.set_postfix_str(key)
+
+        made = made_by_two(
+            keys,
+            lambda key: section_of(recipes[key], subject),
+            n_params=subject.n_params,
+            before_each=begins,
+            after_each=bar.update,
+        )
+        sections = [made[key] for key in keys]
         if summary.KEY in chosen:
+            log.info("section %d of %d, %s", len(chosen), len(chosen), summary.KEY)
             sections.insert(0, summary.section(subject, sections))
             bar.update()
     return tuple(sections)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nanogpt_lens.core.head_jobs import job_of
 from nanogpt_lens.model.access import evaluating, loss_per_token, n_tokens
 from nanogpt_lens.patching.importance import head_importance, mlp_importance
 from nanogpt_lens.reporting.face import GridRow, PartCell, PartGrid
@@ -16,24 +17,14 @@ from nanogpt_lens.reporting.words import NEGLIGIBLE, interval, list_of, number, 
 from nanogpt_lens.results import HeadTaxonomy, Scores
 from nanogpt_lens.text.corpus import open_corpus
 
-FULL = 0.5
-"""Nats: the darkest colour. It is the same on every page, so that two pages can be compared."""
+LINEAR, FULL = 0.05, 5.0
+"""Nats: up to about where the colour goes by the rise itself, and its end. Between them it goes by the logarithm, which
+tells 4 nats and 0.4 apart as well as 0.4 and 0.04. Both are the same on every page: two pages can be compared."""
 
-BADGES = {
-    "induction": "induction",
-    "previous_token": "previous token",
-    "duplicate_token": "same token",
-    "copying": "copies",
-}
-"""The labels that stand in the grid, in plain words; the others say less of what a head is for."""
+_TICKS = (0.0, 0.1, 0.5, 1.0, 2.0, FULL)
 
-OTHER_LABELS = {
-    "sink": "rests on the first token",
-    "positional": "goes by position",
-    "broad": "looks everywhere",
-    "anti_copying": "lowers what it looks at",
-}
-"""The others, which stand in the line about a head."""
+_SHOWN = ("induction", "previous_token", "duplicate_token", "copying")
+"""The labels that stand in the grid; the others say less of what a head is for, and stand in the line about it."""
 
 _N = 32  # sequences
 _WORK = 1e12  # weights times heads times tokens
@@ -115,14 +106,13 @@ def grid_of(worth: Worth, taxonomy: HeadTaxonomy | None, source: str) -> PartGri
     return PartGrid(
         title="What each part is worth: rise of the loss, in nats, when its mean takes its place",
         rows=tuple(rows),
-        high=f"{FULL:g} and more",
+        ticks=tuple((_share(tick), f"{tick:g}{' and more' if tick == FULL else ''}") for tick in _TICKS),
         how=_how(worth, source, [cell for row in rows for cell in (*row.heads, *([row.mlp] if row.mlp else []))]),
     )
 
 
 def _cell(short: str, part: PartRise, labels: tuple[str, ...]) -> PartCell:
-    words = {**BADGES, **OTHER_LABELS}
-    does = list_of([words.get(label, label.replace("_", " ")) for label in labels])
+    does = list_of([job_of(label).one for label in labels])
     name = part.name[0].upper() + part.name[1:]
     known = not math.isnan(part.value)
     falls = known and part.value <= -NEGLIGIBLE
@@ -136,13 +126,18 @@ def _cell(short: str, part: PartRise, labels: tuple[str, ...]) -> PartCell:
     return PartCell(
         name=short,
         value=number(part.value, 2),
-        share=round(max(0.0, min(1.0, part.value / FULL)), 3) if known else 0.0,
-        words=f"{said}{'; ' + does if does else ''}.",
-        badges=tuple(words for label, words in BADGES.items() if label in labels),
+        share=_share(part.value) if known else 0.0,
+        words=f"{said}{'; it ' + does if does else ''}.",
+        badges=tuple(job_of(label).badge for label in _SHOWN if label in labels),
         sure=sure,
         falls=falls and sure,
         known=known,
     )
+
+
+def _share(rise: float) -> float:
+    """How much of the amber a rise has, from 0 to 1."""
+    return round(min(1.0, math.log1p(max(0.0, rise) / LINEAR) / math.log1p(FULL / LINEAR)), 3)
 
 
 def _how(worth: Worth, source: str, cells: Sequence[PartCell]) -> str:
@@ -156,7 +151,12 @@ def _how(worth: Worth, source: str, cells: Sequence[PartCell]) -> str:
         where = f" on {plural(sample.n or 0, 'sequence')} of {sample.seq_len} tokens of {source}, seed {sample.seed}"
         said.append(f"Heads{' and MLPs' if worth.mlps is not None else ''} are measured{where}.")
     said.append(f"The intact model's loss there is {number(worth.loss)}.")
+    said.append(f"The colour goes by the logarithm of {LINEAR:g} nats and the rise, from 0 to {FULL:g} nats.")
     said.append("Pale with a grey number: the part's own 95% interval holds zero.")
-    said += ["Teal edge: the loss surely falls without it."] if any(cell.falls for cell in cells) else []
+    said += (
+        ["Rust edge: the loss surely falls without it, so that it works against the model."]
+        if any(cell.falls for cell in cells)
+        else []
+    )
     said += ["Hatched: not measured."] if not all(cell.known for cell in cells) else []
     return " ".join([*said, "Two parts together need not cost the sum."])

@@ -70,6 +70,11 @@ class Circuit(Result):
         return int(self.kept.sum())
 
     @property
+    def falls_helps(self) -> bool:
+        """Whether the metric falls without an edge that helps; it rises where the whole model has the lower metric."""
+        return bool(self.full.mean() >= self.empty.mean())
+
+    @property
     def n_examples(self) -> int | None:
         """How many prompts were measured; None where the metric does not tell them apart."""
         return self.sample.n if self.sample is not None and len(self.per_example) > 1 else None

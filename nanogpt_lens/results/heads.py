@@ -56,7 +56,7 @@ class HeadTaxonomy(Scores):
             if bool(self.carries[place]):
                 found[name] = f"{value:.2f}, surely {low:.2f}, threshold {limit}"
             elif value > self.least[name]:
-                unsure = f", surely no more than {low:.2f}" if threshold < value else ""
+                unsure = f", {_surely_above(low, name)}" if threshold < value else ""
                 found[name] = f"{value:.2f} is not enough{unsure}; threshold {limit}"
         return found
 
@@ -95,6 +95,12 @@ class HeadTaxonomy(Scores):
         return sorted(pairs, key=lambda pair: -float(self.values[(i, *pair)]))
 
 
+def _surely_above(low: float, score: str) -> str:
+    """What is sure of a score whose interval, for all heads together, begins at `low`: within the score's bounds."""
+    least = -1.0 if score in ("copying", "anti_copying") else 0.0
+    return f"surely above {low:.2f} only" if low > least else "which these sequences leave open"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class InductionHeads(Scores):
     """Prefix matching [layer, head], and which heads are induction heads by it, from `find_induction_heads`.
@@ -121,9 +127,10 @@ class InductionHeads(Scores):
             named = ", ".join(f"{layer}.{head}" for layer, head in pairs)
             return f"induction head{'s' if len(pairs) > 1 else ''}: {named}"
         layer, head = divmod(int(self.values.argmax()), self.shape["head"])
+        low, threshold = max(0.0, float(self.sure_low[layer, head])), float(self.threshold[layer, head])
         return (
             f"no induction head: the highest prefix matching is {self.values[layer, head]:.3f}, of head "
-            f"{layer}.{head}, surely {self.sure_low[layer, head]:.3f}; threshold {self.threshold[layer, head]:.2f}"
+            f"{layer}.{head}, surely {low:.3f}; threshold {threshold:.2f}"
         )
 
     def _summary(self) -> list[str]:

@@ -35,6 +35,7 @@ class PatchingResult(Tested, Result):
             one; None without a corrupted run, nan where both runs have the same metric.
         effect: values minus the metric of the run that was patched.
         effect_low, effect_high: 95% interval of `effect`, each example against itself.
+        lower_is_better: whether the metric is a loss or a divergence.
     """
 
     clean: float
@@ -47,6 +48,7 @@ class PatchingResult(Tested, Result):
     high: Float[Tensor, "*axes"] | None = None
     effect_low: Float[Tensor, "*axes"] | None = None
     effect_high: Float[Tensor, "*axes"] | None = None
+    lower_is_better: bool = False
 
     def _summary(self) -> list[str]:
         runs = f"clean {self.clean:.4f}" + ("" if self.corrupted is None else f", corrupted {self.corrupted:.4f}")
@@ -62,6 +64,15 @@ class PatchingResult(Tested, Result):
         exact = self.per_example.dtype == torch.float64
         size = rounding_of(self.per_example, self.base_per_example, exact=exact)
         return self.per_example - self.base_per_example, size
+
+    @property
+    def falls_helps(self) -> bool:
+        """Whether a site that helps has an effect below zero: one that brings the metric nearer to the clean run.
+
+        Without a corrupted run, more is better but for losses and divergences.
+        """
+        away = self.direction == "noise" or self.corrupted is None
+        return away != _lower_is_better(self.clean, self.corrupted, self.lower_is_better)
 
     @property
     def base(self) -> float:
@@ -102,12 +113,22 @@ class AttributionResult(Tested, Result):
         patched: the activation that would be patched; "" where the result does not say.
         target: the metric of the run that the activations come from; None where there is none.
         per_example: the estimate of each example; None where the metric has no examples.
+        direction, lower_is_better: as in `PatchingResult`; the first is "" where an earlier version made the result.
     """
 
     base: float
     patched: str = ""
     target: float | None = None
     per_example: Float[Tensor, "*axes example"] | None = None
+    direction: str = ""
+    lower_is_better: bool = False
+
+    @property
+    def falls_helps(self) -> bool:
+        """As in `PatchingResult`."""
+        away = self.direction != "denoise" or self.target is None
+        ends = (self.base, self.target) if away or self.target is None else (self.target, self.base)
+        return away != _lower_is_better(*ends, self.lower_is_better)
 
     def differences(self) -> tuple[Float[Tensor, "*axes example"], float] | None:
         """Each example's estimate, see `Tested`."""
@@ -117,6 +138,11 @@ class AttributionResult(Tested, Result):
     def effect(self) -> Float[Tensor, "*axes"]:
         """The estimates, under the name that exact effects have in `PatchingResult`."""
         return self.values
+
+
+def _lower_is_better(clean: float, corrupted: float | None, otherwise: bool) -> bool:
+    """Whether the clean run has the lower metric; where there is nothing to compare it with, `otherwise`."""
+    return otherwise if corrupted is None or clean == corrupted else clean < corrupted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

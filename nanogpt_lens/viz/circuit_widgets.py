@@ -19,7 +19,7 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import AttributionResult, Circuit, PatchingResult
 from nanogpt_lens.viz.choosing import finite
 from nanogpt_lens.viz.figures.circuit_layout import PORTS, CircuitLayout, Ends, Way, ends_of
-from nanogpt_lens.viz.style import INK, MUTED, PAPER, RUST, TEAL
+from nanogpt_lens.viz.style import AGAINST, HELPS, INK, MUTED, PAPER
 from nanogpt_lens.viz.tokens import rounded, visible
 from nanogpt_lens.viz.widget import Widget
 
@@ -58,6 +58,7 @@ def circuit_graph(result: Circuit) -> Widget:
         every=result.labels["edge"],
         values=values.double()[order, None],
         signed=result.signed and not by_loss,
+        falls_helps=result.falls_helps,
         said=[_said_of(result, i) for i in order.tolist()],
     )
     curve = finite(result.curve.double(), "the curve")[: len(first) + 1]
@@ -68,7 +69,7 @@ def circuit_graph(result: Circuit) -> Widget:
         "curve": [rounded(v) for v in curve.tolist()],
         "first": max(1, result.n_edges),
         "tokens": [],
-        "legend": _legend("without it the metric {}") if graph.signed else [],
+        "legend": _legend("without it", falls_helps=graph.falls_helps) if graph.signed else [],
     }
     wide = "the more faithfulness changes without it" if by_loss else "the larger its score"
     words = [f"{result.sentence()}{_interval(result)}", f"An edge is the wider, {wide}", *_drawn(result, order)]
@@ -96,6 +97,7 @@ def edge_graph(result: EdgeEffects, *, pos: int | None = None) -> Widget:
         every=names,
         values=table[order],
         signed=True,
+        falls_helps=result.falls_helps,
         ranges=_ranges(result, order),
     )
     what = "estimated effect" if isinstance(result, AttributionResult) else "effect"
@@ -105,7 +107,7 @@ def edge_graph(result: EdgeEffects, *, pos: int | None = None) -> Widget:
         "first": min(_FIRST, len(order)),
         "tokens": [visible(token, longest=_LONGEST) for token in tokens],
         "pos": pos,
-        "legend": _legend("changed, the metric {}"),
+        "legend": _legend("changed,", falls_helps=graph.falls_helps),
     }
     at_pos = table[order, pos].abs()
     shown = [i for i in at_pos.argsort(descending=True, stable=True)[:_FIRST].tolist() if at_pos[i] > 0]
@@ -123,6 +125,7 @@ class _Graph:
         every: the names of all edges of the model.
         values: of each edge at each position; one column where there are no positions.
         signed: whether colours mean signs.
+        falls_helps: whether a value below zero is that of an edge that helps.
         said: what else is said of each edge; empty for nothing.
         ranges: the ends of the interval of each value; empty where there are none.
     """
@@ -131,6 +134,7 @@ class _Graph:
     every: Sequence[str]
     values: Float[Tensor, "edge pos"]
     signed: bool
+    falls_helps: bool = True
     said: Sequence[str] = ()
     ranges: Sequence[Sequence[Any]] = field(default=())
 
@@ -165,6 +169,7 @@ class _Graph:
             "ways": [_flat(way, height) for way in self.ways()],
             "values": [[rounded(v) for v in row] for row in self.values.tolist()],
             "signed": self.signed,
+            "falls_helps": self.falls_helps,
             "said": list(self.said),
             "ranges": [list(row) for row in self.ranges],
         }
@@ -182,9 +187,10 @@ def _bounded(values: Float[Tensor, " edge"]) -> Float[Tensor, " edge"]:
     return values.clamp(-largest, largest)
 
 
-def _legend(words: str) -> list[list[str]]:
-    """What the colours of signs mean, by the name of the colour."""
-    return [["down", words.format("falls")], ["up", words.format("rises")]]
+def _legend(when: str, *, falls_helps: bool) -> list[list[str]]:
+    """What the colours mean, by the name of the colour."""
+    helps, against = ("falls", "rises") if falls_helps else ("rises", "falls")
+    return [["up", f"helps: {when} the metric {helps}"], ["down", f"works against: {when} the metric {against}"]]
 
 
 def _said_of(result: Circuit, i: int) -> str:
@@ -255,7 +261,8 @@ def _static(graph: _Graph, shown: Sequence[int], column: int) -> str:
         numbers = _flat(ways[i], height)
         points = [(round((x - low) * scale, 1), y) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
         width = 0.8 + 5 * math.sqrt(abs(float(values[i])) / largest) if largest else 1.0
-        colour = TEAL if not graph.signed or float(values[i]) >= 0 else RUST
+        helps = not graph.signed or (float(values[i]) < 0) == graph.falls_helps
+        colour = HELPS if helps else AGAINST
         pieces.append(
             f'<path d="{_path(points)}" fill="none" stroke="{colour}" stroke-width="{width:.1f}" opacity=".85"/>'
         )

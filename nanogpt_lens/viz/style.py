@@ -73,7 +73,10 @@ COST = ("#ffffff", "#fbf0e1", "#f7e1c3", "#f2d1a5", "#eec286", "#e8b264", "#e3a2
 _RUST = ("#c8502f", "#d46f54", "#e08d76", "#eaa998", "#f2c6ba", "#f9e2dc")
 _TEAL = ("#dbe8eb", "#b8d2d8", "#95bbc4", "#72a5b1", "#4d8f9f", "#1f7a8c")
 DIVERGING = (*_RUST, "#ffffff", *_TEAL)
-"""A change with a sign, or a score beside its chance level: rust below, white in the middle, teal above."""
+"""A value with a sign, or a score beside its chance level: rust below, white in the middle, teal above."""
+
+HELPS, AGAINST = TEAL, RUST
+"""What a part does for a measure: it falls without the part, or rises with it; or the other way round."""
 
 CATEGORIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
 """Kinds of things: Okabe and Ito 2008; yellow, too pale on white, is grey here."""
@@ -136,18 +139,24 @@ def stops(colours: tuple[str, ...], low: float = 0.0, high: float = 1.0) -> list
     return sorted([[min(1.0, max(0.0, round(place, 6))), colour] for place, colour in places])
 
 
-def colours(low: float, high: float, *, signed: bool, cost: bool = False) -> dict[str, Any]:
+def colours(low: float, high: float, *, signed: bool, cost: bool = False, falls_helps: bool = False) -> dict[str, Any]:
     """A colour axis: centred at zero for signed quantities, from zero for others.
 
     Args:
         low, high: of the values, or the bounds of the quantity; nan where there are none.
         signed: whether negative and positive mean different things.
         cost: whether it is what something costs: amber instead of blue.
+        falls_helps: whether values are what parts change by being absent: below zero is what helps, and is teal.
     """
     low, high = (float(f"{value:.5g}") if math.isfinite(value) else 0.0 for value in (low, high))
     if signed:
         bound = max(abs(low), abs(high)) or 1.0
-        return {"colorscale": stops(DIVERGING), "cmin": -bound, "cmax": bound, "cmid": 0.0}
+        return {
+            "colorscale": stops(DIVERGING[::-1] if falls_helps else DIVERGING),
+            "cmin": -bound,
+            "cmax": bound,
+            "cmid": 0.0,
+        }
     scale = stops(COST if cost else SEQUENTIAL)
     if high <= 0 and low < 0:  # all below zero, such as log-probabilities: dark is zero
         return {"colorscale": scale, "cmin": low, "cmax": 0.0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conversion import GPT, BackendError, Checkpoint, ConversionError, read_checkpoint, to_nanogpt
-from conversion.backends import resolve_backend
+from conversion.backends import importing, resolve_backend
 from conversion.folding import fold
-from conversion.layout import from_hooked_layout, to_hooked_layout
+from conversion.layout import from_hooked_layout, native_tensor, to_hooked_layout
 from conversion.native import hook_names
 from conversion.state import canonical_state
 from conversion.transformerlens_to_nanogpt import hooked_layout_of
@@ -107,6 +108,31 @@ def test_the_layout_is_a_bijection(a):
     assert not emptied
     assert list(consumed) == list(hooked)
     assert all(torch.equal(consumed[name], tensor) for name, tensor in hooked.items())
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(architectures)
+def test_one_tensor_is_that_of_the_checkpoint(a):
+    checkpoint = build(a)
+    hooked = to_hooked_layout(checkpoint.state_dict, checkpoint.config)
+    for name, tensor in checkpoint.state_dict.items():
+        assert torch.equal(native_tensor(name, hooked), tensor)
+    for unknown in ("transformer.wte.bias", "transformer.h.0.attn.c_attn", "lm_head.bias"):
+        with pytest.raises(KeyError):
+            native_tensor(unknown, hooked)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_garbage_is_collected_after_imports_as_before(collects):
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        with pytest.raises(ImportError), importing():
+            assert not gc.isenabled()
+            raise ImportError
+        assert gc.isenabled() is collects
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 def test_folded_weights_are_centred(golden):

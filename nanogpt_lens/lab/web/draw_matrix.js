@@ -29,7 +29,7 @@ function cellColour(palette, value, largest, diverging) {
 }
 
 /* createMatrix({label, read(row, column) -> text, choose(row, column)}) -> {element, update(data)}
-   data = {rows: [text], columns: [text], value(row, column) -> number | null, largest, diverging, text(row, column), numbers,
+   data = {rows: [text], columns: [text], value(row, column) -> number | null, largest, diverging, fallsHelps: below zero is what helps, text(row, column), numbers,
            about: what all of that depends on, compared by identity: while it stays, nothing is drawn anew} */
 export function createMatrix({ label, read, choose }) {
   const canvas = elem("canvas", { class: "matrix", tabindex: 0, role: "application", "aria-roledescription": "matrix", "aria-label": label });
@@ -176,7 +176,7 @@ function drawCells(context, { data, box }, palette) {
       const value = data.value(row, column);
       if (value === null) continue;
       const [x, y] = [box.left + column * box.step + gap, box.top + row * box.high + gap];
-      context.fillStyle = Number.isNaN(value) ? mixed(palette.cell, palette.cell, 0) : cellColour(palette, value, data.largest, data.diverging);
+      context.fillStyle = Number.isNaN(value) ? mixed(palette.cell, palette.cell, 0) : cellColour(palette, data.fallsHelps ? -value : value, data.largest, data.diverging);
       context.beginPath();
       context.roundRect(x, y, box.step - 2 * gap, box.high - 2 * gap, box.step >= 12 ? 3 : 1);
       context.fill();

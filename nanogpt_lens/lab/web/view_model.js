@@ -55,7 +55,9 @@ function updateCell(cell, state, value, largest, meaning) {
   const at = partIndex(stackOf(state), part);
   const item = at >= 0 ? stackOf(state)[at] : null;
   const word = item?.on ? sourceWord(item.intervention.source) : "live";
-  const style = divergingStyle(value / largest);
+  const scale = item?.intervention.source.scale;
+  const away = state.shows === "effect" && word !== "more" && !(scale > 1); // then what helps lowers the measure
+  const style = divergingStyle((away ? -value : value) / largest);
   if (button.dataset.style !== style) { button.dataset.style = style; button.style.cssText = style; }
   setAttr(button, "data-look", word);
   setAttr(button, "data-chosen", part.layer === state.chosen.layer && part.mlp === state.chosen.mlp && part.head === state.chosen.head);
@@ -87,7 +89,8 @@ function legendOf(page, state) {
   }
   return {
     title: `What each part does for ${answer}`, meaning: "change without it",
-    left: wrong ? "a smaller lead without it" : `${answer} is less likely without it`, right: wrong ? "a larger lead" : "more likely",
+    left: wrong ? "against: a larger lead without it" : "against: more likely without it",
+    right: wrong ? "helps: a smaller lead" : `helps: ${answer} is less likely`,
     note: `Change of ${quantity} when a part is switched off, measured now, in this page. ${click}`,
   };
 }

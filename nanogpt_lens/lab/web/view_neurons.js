@@ -66,7 +66,7 @@ function neuronButton({ store }, { layer, neuron, label, activation, change, sha
 function neuronsInWords(payload, shown, { layer, order, measured, some }) {
   if (order === "effect" && !measured) return `Of MLP ${layer}: press “Measure” to switch each neuron off once.`;
   const which = some ? `the ${MOST_NEURONS} neurons with the largest` : "the neurons'";
-  if (order === "effect") return `Of MLP ${layer}, ${which} change of the answer's measure when switched off.`;
+  if (order === "effect") return `Of MLP ${layer}, ${which} change of the answer's measure when switched off; teal: it falls, so the neuron helps.`;
   const where = `position ${shown.pos}, ${tokenInWords(payload, shown.tokens[shown.pos])}`;
   return `Of MLP ${layer}, ${which} activation at ${where}. A click switches one off, and on again.`;
 }
@@ -106,7 +106,7 @@ export function viewNeurons(page) {
       const largest = largestSize(values, changes ? 0.005 : 0.1);
       rebuild(strip, ids.map((neuron, at) => neuronButton(page, {
         layer, neuron, label: labels.get(`${layer}.${neuron}`), activation: activations[neuron], change: changes ? changes[neuron] : null,
-        share: values[neuron] / largest, first: at === 0,
+        share: (changes ? -1 : 1) * values[neuron] / largest, first: at === 0,
       })));
       setText(note, neuronsInWords(payload, shown, { layer, order, measured, some: activations.length > ids.length && !words }));
     },

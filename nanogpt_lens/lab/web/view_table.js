@@ -39,7 +39,7 @@ function sortedCells(value, words, adopt) {
   const order = largestOf(value.values.map((change) => (Number.isFinite(change) ? Math.abs(change) : -1)), MOST_LISTED);
   return order.filter((i) => Number.isFinite(value.values[i])).map((i) => {
     const [cell] = value.candidates[i];
-    const number = elem("b", { text: signedNumber(value.values[i], 3), "data-tone": toneOf(value.values[i], 3) });
+    const number = elem("b", { text: signedNumber(value.values[i], 3), "data-tone": toneOf(-value.values[i], 3) /* what helps lowers the measure by being absent */ });
     const text = elem("span", { text: words(cell) });
     return elem("li", {}, elem("button", { type: "button", "data-key": String(i), onclick: () => adopt(cell) }, text, number));
   });
@@ -73,7 +73,7 @@ function createFindings(page, name, label) {
       if (drawn !== value) rebuild(list, sortedCells(value, words, adopt));
       drawn = value;
       const numbers = value.table.columns.length <= 13 ? (number) => signedNumber(number) : null;
-      if (looks === "matrix") matrix.update({ ...value.table, about: [value], diverging: true, largest, numbers, value: (row, column) => value.at[row][column] });
+      if (looks === "matrix") matrix.update({ ...value.table, about: [value], diverging: true, fallsHelps: true, largest, numbers, value: (row, column) => value.at[row][column] });
     },
   };
 }
@@ -105,7 +105,7 @@ export function createTable(page, { name, label, table, axes }) {
       const old = Boolean(value) && !busy && value.key !== keyOfTable(now, results.shown);
       setAttr(element, "data-old", old ? "old" : null);
       if (!value) return setText(note, axes());
-      const scale = `The full colour is ±${largest.toFixed(2)}, the change for ${tokenInWords(payload, value.metric.answer)}. A click adopts a cell.`;
+      const scale = `Teal helps ${tokenInWords(payload, value.metric.answer)}, which falls when it is replaced; rust works against it. The full colour is ±${largest.toFixed(2)}. A click adopts a cell.`;
       return setText(note, `${axes()} ${scale}${old ? " This was measured before your last change; measure again." : ""}`);
     },
   };

@@ -167,7 +167,7 @@ def _answered(subject: Subject, question: _Question) -> tuple[list[Block], str]:
     drawn = picture_of(circuit, f"the circuit: {circuit.n_edges} of {len(circuit.kept)} edges", says=_says(circuit))
     blocks: list[Block] = [
         Heading(text=question.title),
-        replace(drawn, caption=_LISTS.sub("the logit of each answer minus that of its wrong one", drawn.caption)),
+        replace(drawn, caption=_LISTS.sub(_LISTED, drawn.caption), instead=_NARROW),
         Paragraph(text=elsewhere, tone="note"),
         _edges(circuit),
     ]
@@ -189,6 +189,8 @@ def _says(circuit: Circuit) -> str:
     return f"{few} do what all {len(circuit.kept)} do ({share_of}); {some}."
 
 
+_LISTED = "the logit of each answer minus that of its wrong one"
+_NARROW = "The drawing needs a wider screen; the list of edges below has what it shows."
 _LISTS = re.compile(r"[Ll]ogit\(\[.*?\]\) - logit\(\[.*?\]\)")
 """How a metric of several prompts names its tokens."""
 

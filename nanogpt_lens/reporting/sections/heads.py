@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from nanogpt_lens.core.head_jobs import job_of
 from nanogpt_lens.heads.taxonomy import head_taxonomy
 from nanogpt_lens.patching.importance import head_importance
 from nanogpt_lens.reporting.blocks import Block, Folded, Table, picture_of
@@ -90,37 +91,14 @@ def _in_words(taxonomy: HeadTaxonomy) -> str:
     for label in taxonomy.labels["score"]:
         heads = taxonomy.heads(label)
         if len(heads) == 1:
-            parts.append(f"{heads_named(heads)} {_one(label)}")
+            parts.append(f"{heads_named(heads)} {job_of(label).one}")
         elif heads:
-            parts.append(f"{len(heads)} {_several(label)}")
+            parts.append(f"{len(heads)} {job_of(label).several}")
     total = taxonomy.shape["layer"] * taxonomy.shape["head"]
     carrying = int(taxonomy.carries.any(0).sum())
     if not parts:
         return f"No head of {total} surely does any of the things that heads are known for."
     return f"{carrying} of {plural(total, 'head')} {'has' if carrying == 1 else 'have'} a known job: {list_of(parts)}."
-
-
-JOBS = {
-    "previous_token": ("looks at the token before", "look at the token before"),
-    "duplicate_token": ("looks for the same token further up", "look for the same token further up"),
-    "induction": ("does induction", "do induction"),
-    "positional": ("goes by position alone", "go by position alone"),
-    "sink": ("rests on the first token", "rest on the first token"),
-    "copying": ("copies what it looks at", "copy what they look at"),
-    "anti_copying": ("lowers what it looks at", "lower what they look at"),
-    "broad": ("looks everywhere", "look everywhere"),
-}
-"""What a label says of one head, and of several."""
-
-
-def _one(label: str) -> str:
-    """What a label says of one head."""
-    return JOBS[label][0] if label in JOBS else f"carries the label “{label.replace('_', ' ')}”"
-
-
-def _several(label: str) -> str:
-    """The same of several."""
-    return JOBS[label][1] if label in JOBS else f"carry the label “{label.replace('_', ' ')}”"
 
 
 def _labels_table(taxonomy: HeadTaxonomy) -> Table:
@@ -132,7 +110,7 @@ def _labels_table(taxonomy: HeadTaxonomy) -> Table:
         named = list_of([f"{layer}.{head}" for layer, head in heads]) or "none"
         marked |= {(len(rows), 1)} if heads else set()
         near = f"{number(values[best], 2)} ({best[0]}.{best[1]})"
-        rows.append((_one(label), named, near, _needed(taxonomy, i)))
+        rows.append((job_of(label).one, named, near, _needed(taxonomy, i)))
     order = sorted(range(len(rows)), key=lambda row: rows[row][1] == "none")  # what heads do, then what none does
     marked = {(order.index(row), column) for row, column in marked}
     rows = [rows[row] for row in order]
@@ -163,7 +141,7 @@ def _carried(taxonomy: HeadTaxonomy) -> list[Block]:
         return []
     label = carried[0]
     heads = taxonomy.heads(label)
-    does = _one(label) if len(heads) == 1 else _several(label)
+    does = job_of(label).one if len(heads) == 1 else job_of(label).several
     says = f"{heads_named(heads).capitalize()} {does}{'; no other head does' if len(heads) == 1 else ''}."
     return [picture_of(taxonomy, f"a heat map of every head's score: {label}", says=says, score=label)]
 

@@ -10,6 +10,8 @@
 .ngl-c{--paper:#fff;--ink:#1c2230;--mut:#656c7b;--line:#d6d2ca;--band:#f3f1ec;--node:#dae6fb;--pale:#faf9f7;--off:#9aa1ac;--up:#1f7a8c;--down:#c8502f;--acc:#2b62d9;
  background:var(--paper);color:var(--ink);font:13px/1.45 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;padding:8px;border-radius:6px;text-align:left}
 .ngl-c[data-theme=dark]{--paper:#1a1d25;--ink:#e9eaef;--mut:#99a1b1;--line:#3a4150;--band:#232732;--node:#283144;--pale:#12141a;--off:#727a89;--up:#4fb3c4;--down:#f0805c;--acc:#7aa2ff}
+.ngl-c{container-type:inline-size}
+@container (max-width:460px){.ngl-c .frame{display:none}.ngl-c .side{flex-basis:100%;max-width:none}.ngl-c .scroll{max-height:none}}
 .ngl-c *{box-sizing:border-box}
 .ngl-c .bar{display:flex;flex-wrap:wrap;align-items:center;gap:6px 14px;margin:2px 0}
 .ngl-c label{display:inline-flex;flex-wrap:wrap;align-items:center;gap:6px;color:var(--ink)}
@@ -99,7 +101,7 @@
     return {
       n, value,
       names: data.edges.map(name),
-      tone: (edge, state) => (!value(edge, state) ? "none" : data.signed && value(edge, state) < 0 ? "down" : "up"),
+      tone: (edge, state) => (!value(edge, state) ? "none" : data.signed && (value(edge, state) < 0) !== data.falls_helps ? "down" : "up"),
       width: (edge, state, many) => FINEST + (WIDEST * Math.min(1, Math.sqrt(60 / Math.max(60, many))) - FINEST) * Math.sqrt(size(edge, state) / largest),
       /* The edges that are shown, those that matter most first. */
       shown(state) {

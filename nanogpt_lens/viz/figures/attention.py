@@ -23,7 +23,8 @@ from nanogpt_lens.viz.figures.numbers import plain
 from nanogpt_lens.viz.tokens import harmless
 
 _MOST_HEADS = 48
-_TOKENS = 14  # so many stand at the axes of small maps
+_TOKENS = 14  # so many stand at the axes of small maps; of more some, at the outer axes alone
+_COLUMNS, _SOME = 4, 7  # of maps with more tokens: beside each other; tokens at an axis
 _HOVER = "Query %{y}, key %{x}"
 
 
@@ -85,7 +86,7 @@ def patterns(
         y_title="",
         signed=False,
         top=1.0,
-        columns=3 if few else 4,
+        columns=3 if few else _COLUMNS,
         each=(116 if few else 120),
         ticks=few,
         notes=notes,
@@ -93,7 +94,8 @@ def patterns(
     if few:
         _put_tokens(drawing.figure, result, fixed.get("example", 0))
         return replace(drawing, left=22, right=8, below=24)
-    return drawing
+    _put_some_tokens(drawing.figure, result, fixed.get("example", 0), len(maps))
+    return replace(drawing, left=48, right=8, below=40)
 
 
 def _put_tokens(figure: go.Figure, result: AttentionPatterns, example: int) -> None:
@@ -105,6 +107,26 @@ def _put_tokens(figure: go.Figure, result: AttentionPatterns, example: int) -> N
     look = {"tickmode": "array", "tickvals": every, "ticktext": short, "tickfont": {"size": size}, "ticks": ""}
     names = [key for key in figure.layout.to_plotly_json() if key[1:].startswith("axis")]
     figure.update_layout(dict.fromkeys(names, look))
+
+
+def _put_some_tokens(figure: go.Figure, result: AttentionPatterns, example: int, n: int) -> None:
+    """Some tokens, at even distances, at the left of the first column and below the last map of each column."""
+    every = places(result, "src_pos")
+    kept = range(0, len(every), -(-len(every) // _SOME))
+    tokens = result.labels.get("src_pos")
+    short = [harmless(tokens[i], longest=3) if tokens else str(i) for i in kept]
+    look = {
+        "showticklabels": True, "tickmode": "array", "tickvals": [every[i] for i in kept], "ticktext": short,
+        "tickfont": {"size": 9}, "tickangle": 0, "ticks": "outside", "ticklen": 2,
+    }  # fmt: skip
+    beside = look | {"ticktext": [f"{i} {one}" for i, one in zip(kept, short, strict=True)] if tokens else short}
+    figure.update_traces(xgap=0, ygap=0)  # which would cover half of so small a cell
+    for i in range(n):
+        number = "" if i == 0 else str(i + 1)
+        if i % _COLUMNS == 0:
+            figure.update_layout({f"yaxis{number}": beside})
+        if i + _COLUMNS >= n:
+            figure.update_layout({f"xaxis{number}": look})
 
 
 def _looks_at(heads: dict[str, Float[Tensor, "dest_pos src_pos"]]) -> str:

@@ -25,7 +25,7 @@ MOST = 2000
 """Edges that are drawn at most."""
 
 WIDEST, FINEST = 7.0, 0.8  # pixels of an edge
-NEGATIVE, POSITIVE, _UNSIGNED = style.RUST, style.TEAL, style.ACCENT
+_UNSIGNED = style.ACCENT
 _OUTSIDE = 0.25  # opacity of edges that do not belong to the circuit
 LAYER, NODE, PALE, PALE_INK = style.PAGE, style.SEQUENTIAL[1], style.PAPER, style.OTHER
 _LISTED = 8  # neighbours of a node in its hover text
@@ -182,7 +182,7 @@ class _Picture:
     def _colour(self, score: float) -> str:
         if not self.result.signed:
             return _UNSIGNED
-        return NEGATIVE if score < 0 else POSITIVE
+        return style.HELPS if (score < 0) == self.result.falls_helps else style.AGAINST
 
     def _boxes(self) -> list[go.layout.Shape]:
         """The nodes, those without an edge of the circuit pale."""
@@ -269,10 +269,12 @@ class _Picture:
         """What the colours mean."""
         scores = self.result.values[list(self.shown)]
         entries = []
-        if self.result.signed and bool((scores < 0).any()):
-            entries.append(("without it the metric falls", NEGATIVE, 1.0))
-        if self.result.signed and bool((scores >= 0).any()):
-            entries.append(("without it the metric rises", POSITIVE, 1.0))
+        helps = (scores < 0) == self.result.falls_helps
+        one, other = ("falls", "rises") if self.result.falls_helps else ("rises", "falls")
+        if self.result.signed and bool(helps.any()):
+            entries.append((f"helps: without it the metric {one}", style.HELPS, 1.0))
+        if self.result.signed and not bool(helps.all()):
+            entries.append((f"works against: without it the metric {other}", style.AGAINST, 1.0))
         if self.some_outside:
             entries.append(("not in the circuit", style.MUTED, _OUTSIDE))
         look = {"x": [None], "y": [None], "mode": "lines", "hoverinfo": "skip", "showlegend": True}

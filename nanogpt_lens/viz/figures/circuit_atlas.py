@@ -10,7 +10,6 @@ from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results.circuit_atlas import CircuitAtlas
 from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.choices import count, one_of
-from nanogpt_lens.viz.figures.circuit import NEGATIVE, POSITIVE
 from nanogpt_lens.viz.figures.circuit_stages import film, multiples
 from nanogpt_lens.viz.figures.dots import Dot, DotRows
 from nanogpt_lens.viz.figures.drawing import Drawing
@@ -78,7 +77,8 @@ def _appearance(result: CircuitAtlas, most: int) -> Drawing:
     left_out = len(result.order_of_changes) - len(chosen)
     notes = [
         f"Dots: where the effect is half-way; lines: 95% interval over {result.n_examples} prompts, between stages",
-        "At the right the effect at the end: rust below 0, else teal. At once: their intervals have a moment in common",
+        "At the right the effect at the end, below 0 where the edge helps: teal; else rust. At once: their intervals "
+        "have a moment in common",
     ]
     notes += [f"{left_out} more change less"] if left_out else []
     return Drawing(
@@ -105,7 +105,7 @@ def _dot(result: CircuitAtlas, edge: str, drifts: bool) -> Dot:
         value=half,
         low=low,
         high=high,
-        colour=style.MUTED if drifts else NEGATIVE if final < 0 else POSITIVE,
+        colour=style.MUTED if drifts else style.HELPS if final < 0 else style.AGAINST,
         hover=f"{words(edge)}, effect {final:.3g} at the end{said}: half-way at step",
         beside=f"{final:.2f}".replace("-", "−"),
     )

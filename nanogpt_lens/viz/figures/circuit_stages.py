@@ -23,11 +23,9 @@ from nanogpt_lens.viz.figures.choices import count
 from nanogpt_lens.viz.figures.circuit import (
     FINEST,
     LAYER,
-    NEGATIVE,
     NODE,
     PALE,
     PALE_INK,
-    POSITIVE,
     WIDEST,
     name_layers,
     rect,
@@ -192,7 +190,7 @@ class StagePicture:
                     name=self.result.edges[self.shown[i]],
                     type="path",
                     path=self.ways[i].path(),
-                    line={"width": round(widths[i], 2), "color": NEGATIVE if effects[i] < 0 else POSITIVE},
+                    line={"width": round(widths[i], 2), "color": style.HELPS if effects[i] < 0 else style.AGAINST},
                     opacity=0.85 if awake[i] else _ASLEEP,
                     layer="below",
                 )
@@ -267,8 +265,8 @@ class StagePicture:
         """What colours and opacity mean, at any stage."""
         look: dict[str, Any] = {"x": [None], "y": [None], "mode": "lines", "hoverinfo": "skip", "showlegend": True}
         counted = self.effects[self.effects.abs() >= self.result.least]
-        entries = [("effect below 0", NEGATIVE, 1.0)] if bool((counted < 0).any()) else []
-        entries += [("effect above 0", POSITIVE, 1.0)] if bool((counted > 0).any()) else []
+        entries = [("helps: effect below 0", style.HELPS, 1.0)] if bool((counted < 0).any()) else []
+        entries += [("works against: above 0", style.AGAINST, 1.0)] if bool((counted > 0).any()) else []
         entries.append((f"less than {self.result.least:g} {self.result.unit}".rstrip(), style.MUTED, 0.3))
         return [go.Scatter(name=name, opacity=o, line={"width": 4, "color": c}, **look) for name, c, o in entries]
 

@@ -134,10 +134,28 @@ def similar(result: SimilarDirections, *, which: str | None = None, k: int = 8) 
         groups.append((f"cosine with {titles.get(kind, kind)}", names, Measured(values[order], chance=level)))
     return bar_panels(
         groups,
-        title="What the direction resembles",
+        title=_resembles(groups),
         named="largest_of_random_directions",
         notes=[f"The {k} largest in magnitude of each kind. Tick: 95% of random directions have none beyond it"],
     )
+
+
+def _resembles(groups: Sequence[tuple[str, list[str], Measured]]) -> str:
+    """What the direction resembles more than random directions do, and most."""
+    found = [
+        (abs(value), name, what.removeprefix("cosine with "))
+        for what, names, numbers in groups
+        for name, value, level in zip(names, numbers.values.tolist(), _levels(numbers), strict=True)
+        if abs(value) > level
+    ]
+    if not found:
+        return "The direction resembles nothing more than random directions do"
+    size, name, what = max(found)
+    return f"Of {what}, the direction resembles {name} most: cosine {said(size)} in size"
+
+
+def _levels(numbers: Measured) -> list[float]:
+    return [math.inf] * len(numbers.values) if numbers.chance is None else numbers.chance.abs().tolist()
 
 
 def steering(result: SteeringEffect, *, score: str | None = None) -> Drawing:

@@ -133,6 +133,7 @@ def heat_map(
     x_title: str,
     y_title: str,
     signed: bool,
+    falls_helps: bool = False,
     top: float | None = None,
     scale: dict[str, Any] | None = None,
     notes: Sequence[str] = (),
@@ -145,10 +146,11 @@ def heat_map(
         title, notes, definition: see `Drawing`.
         unit, x_title, y_title: what stands at the colour bar and the axes.
         signed: whether below and above zero are opposite.
+        falls_helps: see `style.colours`.
         top: the largest possible value, if that is the scale's end.
         scale: the colour axis, if none of these says it.
     """
-    scale = _scale_of([picture], signed, top) if scale is None else scale
+    scale = _scale_of([picture], signed, top, falls_helps) if scale is None else scale
     figure = go.Figure(picture.trace(coloraxis="coloraxis"))
     figure.update_layout(coloraxis={**scale, "colorbar": bar()}, plot_bgcolor=style.MISSING)
     name_bar(figure, unit)
@@ -170,13 +172,13 @@ def heat_map(
     )
 
 
-def _scale_of(maps: Sequence[Map], signed: bool, top: float | None) -> dict[str, Any]:
+def _scale_of(maps: Sequence[Map], signed: bool, top: float | None, falls_helps: bool = False) -> dict[str, Any]:
     """The colour axis of values, up to `top` or to a round number."""
     low, high = bounds(*(picture.z for picture in maps))
     if top is None and (signed or high > 0):
         top = style.readable_end(max(high, -low) if signed else high)
-        return style.colours(-top if signed else low, top, signed=signed)
-    return style.colours(low, high if top is None else top, signed=signed)
+        return style.colours(-top if signed else low, top, signed=signed, falls_helps=falls_helps)
+    return style.colours(low, high if top is None else top, signed=signed, falls_helps=falls_helps)
 
 
 def axis_below(figure: go.Figure, labels: Sequence[str], title: str, **place: Any) -> int:

@@ -26,6 +26,7 @@ from nanogpt_lens.viz.figures.lines import add_chance, add_line
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, digits
 from nanogpt_lens.viz.tokens import harmless, numbered
 
+_NEAR = 0.5  # nats
 COLOURS = ("probability", "kl", "entropy", "logprob", "rank")
 UNITS = {
     "kl": "KL(final ‖ lens), nats",
@@ -170,7 +171,14 @@ def _curves(result: LensResult, score: str | None) -> Drawing:
     panels = [(name, Measured(values)) for name in chosen if (values := means[name]) is not None]
     name = f"{result.method.capitalize()} lens"
     n = result.tokens.numel()
-    return _over_depth(result, panels, title=f"{name} over depth", notes=[f"Means over {n} positions"])
+    return _over_depth(result, panels, title=_nearest(result, name), notes=[f"Means over {n} positions"])
+
+
+def _nearest(result: LensResult, name: str) -> str:
+    """From which depth on the lens is within half a nat of the output, on average."""
+    depths = [(float(result.kl[i, j].double().mean()), place) for i, j, place in result.in_depth_order()]
+    near = next((k for k in range(len(depths)) if all(value < _NEAR for value, _ in depths[k:])), len(depths) - 1)
+    return f"{name}: from {depths[near][1]} on within {_NEAR:g} nats of the output, on average"
 
 
 def convergence(

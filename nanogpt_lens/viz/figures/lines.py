@@ -160,6 +160,7 @@ def bar_chart(
     notes: Sequence[str] = (),
     definition: str | None = None,
     named: str = "chance",
+    falls_helps: bool = False,
 ) -> Drawing:
     """Horizontal bars from the top down, with intervals, and a tick where chance is.
 
@@ -173,9 +174,10 @@ def bar_chart(
         what: title of the y axis.
         others: more facts for the hover text.
         named: what chance is called.
+        falls_helps: see `style.colours`.
     """
     figure = go.Figure()
-    add_bars(figure, labels, numbers, others=others, named=named)
+    add_bars(figure, labels, numbers, others=others, named=named, falls_helps=falls_helps)
     left = bars_axes(figure, labels, unit=unit, what=what)
     return Drawing(
         figure=figure,
@@ -233,12 +235,14 @@ def add_bars(
     others: dict[str, Float[Tensor, " bar"]] | None = None,
     named: str = "chance",
     legend: bool = True,
+    falls_helps: bool = False,
     **panel: Any,
 ) -> None:
     """Horizontal bars into a figure, or into one of its panels."""
     data, said = facts(numbers.low, numbers.high, **{named: numbers.chance}, **(others or {}))
-    signed = bool((numbers.values < 0).any())
-    colours = [style.RUST if value < 0 else style.TEAL if signed else style.ACCENT for value in numbers.values.tolist()]
+    below, above = (style.HELPS, style.AGAINST) if falls_helps else (style.RUST, style.TEAL)
+    above = above if falls_helps or bool((numbers.values < 0).any()) else style.ACCENT
+    colours = [below if value < 0 else above for value in numbers.values.tolist()]
     figure.add_trace(
         go.Bar(
             y=list(labels),

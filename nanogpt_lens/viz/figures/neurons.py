@@ -241,13 +241,13 @@ def _distribution(
     for sign in (-1, 1) if chance is not None else ():
         upright(figure, sign * (chance or 0.0), name="largest in the control", top=top, legend=sign > 0)
     beyond = int((np.abs(values) > chance).sum()) if chance is not None else 0
-    notes = [*told, *([f"{beyond:,} of {len(values):,} pairs are beyond it"] if chance is not None else [])]
     figure.update_xaxes(title_text="Pearson correlation of activations", range=[-1, 1])
     figure.update_yaxes(title_text="pairs of neurons")
     log_axis(figure, 0.9, top)
-    return Drawing(
-        figure=figure, title=f"All correlations {called}", notes=tuple(notes), plot=260, legend=chance is not None
-    )
+    title = f"{beyond:,} of {len(values):,} pairs of neurons correlate {called} more than any of the control"
+    if chance is None:
+        title = f"The strongest correlation {called} is {said(float(np.abs(values).max(initial=0.0)))}"
+    return Drawing(figure=figure, title=title, notes=tuple(told), plot=260, legend=chance is not None)
 
 
 def activations(

@@ -175,16 +175,31 @@ def _heatmap(result: Result, grid: Layout, quantity: _Value, *, title: str, note
         number=".2f" if max(z.shape) <= 10 and float(z.abs().nan_to_num(0).max()) >= 0.05 else "",
     )
     signed = quantity.name != "value" or bounds(z)[0] < 0
+    falls_helps = _falls_helps(result, quantity)
     return heat_map(
         picture,
         title=title,
-        unit=_UNITS[quantity.name],
+        unit=_unit(quantity, falls_helps),
         x_title=grid.x_title,
         y_title=grid.y_title,
         signed=signed,
+        falls_helps=falls_helps,
         top=1.0 if quantity.name == "recovery" and bounds(z)[1] <= 1 and bounds(z)[0] >= -1 else None,
         notes=[*grid.notes, *notes],
     )
+
+
+def _falls_helps(result: Result, quantity: _Value) -> bool:
+    """Whether values are what the sites change by being taken away, so that those below zero help."""
+    return (
+        quantity.name in ("effect", "estimate")
+        and isinstance(result, PatchingResult | AttributionResult)
+        and result.falls_helps
+    )
+
+
+def _unit(quantity: _Value, falls_helps: bool) -> str:
+    return _UNITS[quantity.name] + (" (teal: it falls, because what was there helped)" if falls_helps else "")
 
 
 def _add_dots(figure: go.Figure, verified: Bool[Tensor, "row column"], grid: Layout) -> None:
@@ -225,13 +240,15 @@ def _bars(
     flat = Measured(quantity.values, quantity.low, quantity.high).mapped(lambda tensor: tensor.flatten()[place])
     order = order.sort().values if everything else order[downwards(flat.values[order])]
     cut = [f"The {len(order)} sites with the largest effect, of {len(names)}"] if not everything else []
+    falls_helps = _falls_helps(result, quantity)
     if isinstance(result, ScreeningResult):
         cut.append("Without an interval: estimated by gradient")
     return bar_chart(
         [names[i] for i in order.tolist()],
         flat.at(order),
         title=title,
-        unit=_UNITS[quantity.name],
+        unit=_unit(quantity, falls_helps),
         what=chosen,
+        falls_helps=falls_helps,
         notes=[*cut, *notes],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,8 @@ from nanogpt_lens.results.sae import SAEEvaluation
 from nanogpt_lens.viz.figures.bars import bar_panels
 from nanogpt_lens.viz.figures.choices import one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
-from nanogpt_lens.viz.figures.labels import places
+from nanogpt_lens.viz.figures.findings import said
+from nanogpt_lens.viz.figures.labels import places, words
 from nanogpt_lens.viz.figures.lines import histogram
 from nanogpt_lens.viz.figures.numbers import Measured
 
@@ -40,7 +42,16 @@ def evaluation(
         if kept:
             names = [places(result, "score")[i] for i in kept]
             groups.append((unit, names, Measured.of(result).at(kept)))
-    return bar_panels(groups, title="Sparse autoencoder", named="random_directions")
+    return bar_panels(groups, title=_finding(result, chosen), named="random_directions")
+
+
+def _finding(result: SAEEvaluation, chosen: list[int]) -> str:
+    """The first score, and whether random directions have it too."""
+    label = result.labels["score"][chosen[0]]
+    name, value = words(label), float(result.values[chosen[0]])
+    chance = math.nan if result.chance is None else float(result.chance[chosen[0]])
+    beside = "" if math.isnan(chance) else f"; with random directions {said(chance)}"
+    return f"The autoencoder's {name} is {said(value, result.unit_of(label))}{beside}"
 
 
 def _density(result: SAEEvaluation) -> Drawing:
@@ -51,5 +62,8 @@ def _density(result: SAEEvaluation) -> Drawing:
     figure.update_xaxes(title_text="log10 of the share of tokens on which a feature is active")
     figure.update_yaxes(title_text="features")
     dead = len(result.dead)
-    note = f"{dead} of {len(result.frequency)} features are never active and not shown"
-    return Drawing(figure=figure, title="How often features are active", notes=(note,), plot=260)
+    every = len(result.frequency)
+    title = (
+        f"{dead:,} of {every:,} features are never active" if dead else f"All {every:,} features are active somewhere"
+    )
+    return Drawing(figure=figure, title=title, notes=("Those that are never active are not shown",), plot=260)

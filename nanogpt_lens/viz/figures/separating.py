@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import numpy as np
@@ -15,8 +16,8 @@ from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import count, one_of, score_of
 from nanogpt_lens.viz.figures.drawing import Drawing
-from nanogpt_lens.viz.figures.findings import said
-from nanogpt_lens.viz.figures.labels import distinct, places
+from nanogpt_lens.viz.figures.findings import said, surely_beyond
+from nanogpt_lens.viz.figures.labels import distinct, places, words
 from nanogpt_lens.viz.figures.lines import bar_chart, bars_axes, bars_height, errors, histogram, log_axis, upright
 from nanogpt_lens.viz.figures.numbers import Measured, bounds, digits
 from nanogpt_lens.viz.tokens import harmless
@@ -123,10 +124,10 @@ def _all(result: SeparatingNeurons, note: str) -> Drawing:
     figure.update_yaxes(title_text="neurons")
     log_axis(figure, 0.9, top)
     beyond = int((result.separation > result.chance).sum())
-    notes = (f"{beyond} of {values.numel():,} neurons are beyond chance", note)
+    notes = (note,)
     return Drawing(
         figure=figure,
-        title=f"All neurons: separation of {_class_of(result)}",
+        title=f"{beyond:,} of {values.numel():,} neurons separate {_class_of(result)} by more than chance",
         notes=notes,
         intervals_told=True,
         plot=260,
@@ -156,15 +157,35 @@ def ablation(
     labels = [places(result, "score")[i] for i in chosen]
     strong = result.controls_as_strong[chosen]
     others = {"share_of_control_sets_as_strong": strong} if bool(strong.isfinite().any()) else None
-    taken = result.labels["ablated"][0][:60]
+    taken = _named(result.labels["ablated"][0])
     return bar_chart(
         labels,
         Measured.of(result).at((0, chosen)),
-        title=f"Without {taken}",
+        title=_lost(result, chosen[0], taken),
         unit=result.unit,
         others=others,
         named="mean_of_controls",
     )
+
+
+def _named(taken: str) -> str:
+    """Neurons such as "0.3+1.7" in words."""
+    each = taken.split("+")
+    if len(taken) > 60 or not all(re.fullmatch(r"\d+\.\d+", one) for one in each):
+        return taken[:60] if len(each) == 1 else f"{len(each)} neurons"
+    return f"neuron {taken}" if len(each) == 1 else f"neurons {', '.join(each[:-1])} and {each[-1]}"
+
+
+def _lost(result: NeuronAblation, score: int, taken: str) -> str:
+    """What becomes of a score without the neurons, as far as that is sure."""
+    name, value = result.labels["score"][score], float(result.values[0, score])
+    one = Measured.of(result).at((0, [score]))
+    beyond, unit = surely_beyond(one), result.unit_of(name)
+    if name != "rise":
+        return f"Without {taken}: {words(name)} {said(value, unit)}"
+    if beyond is not None and not bool(beyond[0][0]) and not bool(beyond[1][0]):
+        return f"Without {taken} the loss does not surely change"
+    return f"Without {taken} the loss {'falls' if value < 0 else 'rises'} by {said(abs(value), unit)}"
 
 
 def _hits(result: NeuronAblation, k: int) -> Drawing:
@@ -176,7 +197,7 @@ def _hits(result: NeuronAblation, k: int) -> Drawing:
     return bar_chart(
         labels,
         Measured(result.hit_values[:k]),
-        title="The tokens that are hit hardest",
+        title=f"Hit hardest, by {said(float(result.hit_values[0]), 'nats')}: {labels[0]}" if labels else "None is hit",
         unit="rise of the loss (nats)",
         what="what precedes → token",
         others={"loss_before": losses[:, 0], "loss_after": losses[:, 1]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import plotly.graph_objects as go
@@ -12,6 +13,7 @@ from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures.captions import interval_of
 from nanogpt_lens.viz.figures.choices import one_of
 from nanogpt_lens.viz.figures.drawing import Drawing
+from nanogpt_lens.viz.figures.findings import extremes, said
 from nanogpt_lens.viz.figures.labels import words
 from nanogpt_lens.viz.figures.lens import along, depth_axis, depths_of
 from nanogpt_lens.viz.figures.lines import add_line, log_axis
@@ -69,7 +71,7 @@ def scores(result: LensScores, *, score: str | None = None, y: Literal["log", "l
         notes.append("At the output both are 0, which a logarithmic axis does not have")
     return Drawing(
         figure=figure,
-        title=_closer(result) if score is None else "Tuned lens and logit lens",
+        title=_closer(result) if score is None else _most(result, score, names),
         notes=tuple(notes),
         intervals_told=result.low is not None,
         plot=300,
@@ -77,18 +79,23 @@ def scores(result: LensScores, *, score: str | None = None, y: Literal["log", "l
     )
 
 
+def _most(result: LensScores, score: str, names: Sequence[str]) -> str:
+    """At which depth a score is largest."""
+    return extremes(names, _row(result, score), what=words(score).capitalize(), unit="nats")
+
+
 def _closer(result: LensScores) -> str:
     """At how many depths the tuned lens is surely closer to the output."""
     if not {"logit", "tuned"} <= set(result.labels["score"]):
         return "Tuned lens and logit lens"
     logit, tuned = _row(result, "logit"), _row(result, "tuned")
-    if logit.low is None or tuned.high is None:
-        return "Tuned lens and logit lens"
     there = (logit.values > 0) & (tuned.values > 0)
-    n, closer = int(there.sum()), int((there & (tuned.high < logit.low)).sum())
+    known = logit.low is not None and tuned.high is not None
+    nearer = tuned.high < logit.low if tuned.high is not None and logit.low is not None else tuned.values < logit.values
+    n, closer = int(there.sum()), int((there & nearer).sum())
     if closer == n > 0:
         return f"The tuned lens is closer to the output than the logit lens at all {n} depths"
-    return f"The tuned lens is surely closer to the output than the logit lens at {closer} of {n} depths"
+    return f"The tuned lens is {'surely ' * known}closer to the output than the logit lens at {closer} of {n} depths"
 
 
 def lens(
@@ -144,7 +151,17 @@ def lens(
     if y == "log":
         log_axis(figure, *bounds(result.curve[result.curve > 0]))
     note = "KL on the text that decides when to stop. A circle marks the step that each point's map keeps"
-    return Drawing(figure=figure, title="Training of the tuned lens", notes=(note,), plot=300, legend=True)
+    return Drawing(figure=figure, title=_trained(result), notes=(note,), plot=300, legend=True)
+
+
+def _trained(result: TunedLens) -> str:
+    """How much nearer to the output training brought the lens, on average over the depths."""
+    first, best = float(result.curve[0].mean()), float(result.curve.amin(0).mean())
+    if not len(result.translated):
+        return "The tuned lens has nothing to train"
+    if not best < first:
+        return f"Training brings the tuned lens no nearer to the output: KL {said(first, 'nats')}"
+    return f"Training brings the tuned lens from a KL of {said(first)} to {said(best, 'nats')}, on average over depths"
 
 
 def _row(result: LensScores, name: str) -> Measured:

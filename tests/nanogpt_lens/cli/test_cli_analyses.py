@@ -39,7 +39,9 @@ def test_heads_names_the_two_heads(handmade):
     code, text, _ = run("heads", handmade, "--n", 16, "--importance")
     assert code == 0
     lines = {line.split()[0]: line for line in text.splitlines() if line[:1].isdigit()}
-    said = "Head 0.1 looks at the previous token and looks at fixed distances; head 1.0 does induction and copies"
+    said = (
+        "Head 0.1 looks at the token before and goes by position; head 1.0 does induction and copies what it looks at"
+    )
     assert text.startswith(said)
     assert lines["0.1"].split("  ")[2].strip() == "previous token, positional"
     assert lines["1.0"].split("  ")[2].strip() == "induction, copying"

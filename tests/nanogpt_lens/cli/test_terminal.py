@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
+import re
 import subprocess
 import sys
 from typing import get_args
@@ -108,13 +110,43 @@ def test_a_name_that_does_not_exist_is_refused_before_a_model_is_loaded(words, n
     assert near in err
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("neurons", "page", "induction", "0", "4"), "did you mean 0.4?"),
+        (("lens", "induction", "To be, or"), "it takes PATH: did you mean --prompt 'To be, or'?"),
+        (("heads", "induction", "0.1"), "it takes PATH: did you mean --text 0.1?"),
+        (("neurons", "page", "induction", "0.4", __file__), f"it takes PATH NEURON: did you mean --text {__file__}?"),
+    ],
+)
+def test_a_word_too_much_may_be_meant_for_something_else(words, hint):
+    code, out, err = run(*words)
+    assert (code, out) == (2, "")
+    said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", re.sub(r"\x1b\[[0-9;]*m", "", err)).split())
+    assert hint.replace(" ", "") in said.replace(" ", ""), said
+
+
+def test_a_log_says_each_section_of_a_report(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", heard := io.StringIO())
+    waiting = Waiting()
+    waiting.speak()
+    log = logging.getLogger("nanogpt_lens.made_up")
+    waiting.follow(log.name)
+    log.info("section %d of %d, %s", 1, 2, "heads")
+    log.debug("not this")
+    assert heard.getvalue() == "section 1 of 2, heads ...\n"
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    waiting.follow(other := "nanogpt_lens.made_up_too")
+    assert logging.getLogger(other).handlers == []  # a bar says it there
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
 
 
 class TestTheLineWhileWaiting:
-    def test_a_log_gets_one_line_and_a_program_none(self, monkeypatch):
+    def test_a_log_gets_each_line_once_and_a_program_none(self, monkeypatch):
         monkeypatch.setattr(sys, "stderr", log := io.StringIO())
         waiting = Waiting()
         waiting.doing("reading a/b")
@@ -125,7 +157,8 @@ class TestTheLineWhileWaiting:
         waiting.doing("reading a/b")
         waiting.doing("importing")
         waiting.done()
-        assert log.getvalue() == "reading a/b ...\n"
+        waiting.doing("reading a/b")
+        assert log.getvalue() == "reading a/b ...\nimporting ...\n"  # each once
 
     def test_on_a_terminal_it_goes_away(self, monkeypatch):
         monkeypatch.setattr(sys, "stderr", Terminal())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import scipy.stats
 import torch
@@ -286,6 +288,22 @@ class TestThresholds:
     def test_that_are_none(self, model, corpus, thresholds, message):
         with pytest.raises(AnalysisError, match=message):
             head_taxonomy(model, corpus, thresholds=thresholds)
+
+
+def test_a_short_text_says_so_and_its_words_stay_within_the_bounds(model, corpus):
+    """Of two sequences an interval can reach far below what a score can be; and they are few."""
+    text = corpus[: 2 * model.cfg.n_ctx]
+    found = head_taxonomy(model, text, n=16)
+    assert (found.sample.n, found.few_examples) == (2, "hardly any examples: n = 2")
+    assert head_taxonomy(model, corpus, n=16).few_examples == ""
+    low = torch.full_like(found.sure_low, -18.17)
+    far = replace(found, sure_low=low, values=torch.full_like(found.values, 0.99), carries=torch.zeros_like(low).bool())
+    words = [words for *_, words in far.unnamed()]
+    assert words
+    assert not any("18.17" in one for one in words)
+    assert any("which these sequences leave open" in one for one in words)
+    some = replace(far, sure_low=low.fill_(0.2))
+    assert any("surely above 0.20 only" in one for *_, one in some.unnamed())
 
 
 def test_contexts_and_texts_that_are_too_short(model, tmp_path):

@@ -12,8 +12,9 @@ import nanogpt_lens as ngl
 from conversion.checkpoint import Checkpoint
 from conversion.config import NanoGPTConfig
 from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.core.head_jobs import JOBS
 from nanogpt_lens.heads.taxonomy import SCORES
-from nanogpt_lens.lab.findings import DOES, findings_of, percent
+from nanogpt_lens.lab.findings import MOST_TELLING, findings_of, percent
 from nanogpt_lens.model.access import has_hooks
 from tests.conftest import convert
 from tests.handmade import INDUCTION, PREVIOUS, handmade_checkpoint, handmade_model
@@ -212,7 +213,7 @@ def test_neurons_of_classes(induction):
 
 
 def test_every_name_of_the_taxonomy_has_its_words():
-    assert set(DOES) == set(SCORES)
+    assert set(MOST_TELLING) == set(JOBS) == set(SCORES)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def test_every_cell_shows_what_pytorch_measures(page, folder):
     model, answer = exact(folder), CHARS.index("s")
     metric = ngl.metrics.answer_logprob(answer)
     page.wait_for_timeout(1000)
+    hues = set()
     for layer in range(2):
         for head in range(3):
             off = {"activation": "z", "layer": layer, "head": head, "source": "zero"}
@@ -91,6 +92,11 @@ def test_every_cell_shows_what_pytorch_measures(page, folder):
             label = part(page, f"head {layer}.{head}, ").get_attribute("aria-label")
             shown = float(label.rsplit(" ", 1)[1].replace("−", "-"))
             assert shown == pytest.approx(change, abs=0.0051), label
+            if abs(change) > 0.01:  # what helps the answer is teal: the answer is less likely without it
+                drawn = part(page, f"head {layer}.{head}, ").get_attribute("style")
+                assert ("--pos" in drawn, "--neg" in drawn) == (change < 0, change > 0), label
+                hues.add(change < 0)
+    assert hues
 
 
 def test_a_walk_by_keyboard(page):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
+import conversion
+import nanogpt_lens as ngl
 from conversion.errors import CheckpointError
 from nanogpt_lens.model.places import find_checkpoint
 from nanogpt_lens.runs.stages import list_stages
@@ -36,3 +40,14 @@ def test_a_run_whose_files_have_other_names(tmp_path):
     with pytest.raises(CheckpointError, match=r"there are model_00100\.pt: give pattern='model_\*\.pt'"):
         list_stages(tmp_path)
     assert [stage.step for stage in list_stages(tmp_path, pattern="*.pt")] == [7]
+
+
+def test_the_public_reader_knows_shipped_names_and_has_the_options_of_the_conversions():
+    assert ngl.read_checkpoint("handmade_induction").sha256 == conversion.read_checkpoint(
+        find_checkpoint("handmade_induction")
+    ).sha256  # fmt: skip
+    assert inspect.signature(ngl.read_checkpoint) == inspect.signature(conversion.read_checkpoint)
+    with pytest.raises(CheckpointError, match="did you mean 'shakespeare_char'"):
+        ngl.read_checkpoint("shakespear_char")
+    with pytest.raises(TypeError):
+        ngl.read_checkpoint("handmade_induction", heads=2)

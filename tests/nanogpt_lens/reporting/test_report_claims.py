@@ -94,7 +94,7 @@ def test_a_cell_says_that_the_loss_falls_and_what_was_not_measured():
     assert unknown.words == "Head 0.1: not measured."
     assert (unknown.share, unknown.known) == (0.0, False)
     assert (unsure.falls, unsure.sure) == (False, False)
-    assert "Teal edge" in grid.how
+    assert "Rust edge" in grid.how
     assert "Hatched" in grid.how
 
 
@@ -265,5 +265,5 @@ def test_copying_is_not_compared_with_shares_of_attention():
         "Head 0.0 looks at the token before: 50% of its attention goes there."
     )
     assert labelled_head(labels(copying=0.99)).sentence == (
-        "Head 0.0 copies: its weights raise the logit of the token that it looks at."
+        "Head 0.0 copies what it looks at: its weights raise that token's logit."
     )

@@ -13,7 +13,7 @@ from nanogpt_lens.reporting.class_neurons import class_neuron
 from nanogpt_lens.reporting.looks import induction, labelled_head, largest_part, looks_of
 from nanogpt_lens.reporting.making import report
 from nanogpt_lens.reporting.section import Section
-from nanogpt_lens.reporting.worth import FULL, Worth, grid_of
+from nanogpt_lens.reporting.worth import Worth, grid_of
 from nanogpt_lens.results import Scores, SeparatingNeurons
 from tests.nanogpt_lens.reporting.report_helpers import hostile, read, section, small, text
 
@@ -66,14 +66,31 @@ def test_the_first_sentence_is_about_the_largest_part(heads, mlps, said):
     assert look.sketch.line == pytest.approx(3.0 / max(3.0, 1 + largest))
 
 
+def share_of(rise):
+    """The log of the rise and 0.05 nats, from 0 to 5 nats: as the page says it."""
+    return pytest.approx(min(1.0, math.log((max(rise, 0.0) + 0.05) / 0.05) / math.log(5.05 / 0.05)), abs=1e-3)
+
+
+def test_the_colour_tells_large_from_larger_and_the_scale_says_where():
+    grid = grid_of(worth([[0.47, 3.97], [0.047, 9.0]], [0.0, 0.0]), None, "a text")
+    large, larger, small, most = (cell.share for row in reversed(grid.rows) for cell in row.heads)
+    assert most == 1.0
+    assert larger - large > 0.3
+    assert large - small > 0.3
+    assert [tick for _, tick in grid.ticks] == ["0", "0.1", "0.5", "1", "2", "5 and more"]
+    for share, tick in grid.ticks:
+        assert share == share_of(float(tick.split()[0]))
+    assert "from 0 to 5 nats" in grid.how
+
+
 def test_the_grid_has_every_part_and_its_colour_is_not_stretched():
     grid = grid_of(worth([[0.25, -0.1], [0.004, 1.0]], [0.5, 0.0]), None, "a text")
     assert [row.layer for row in grid.rows] == [1, 0]
     first = grid.rows[1]
     assert [(c.name, c.value, c.share, c.sure) for c in (*first.heads, first.mlp)] == [
-        ("0.0", "0.25", 0.25 / FULL, True),
+        ("0.0", "0.25", share_of(0.25), True),
         ("0.1", "−0.10", 0.0, True),
-        ("MLP 0", "0.50", 1.0, True),
+        ("MLP 0", "0.50", share_of(0.5), True),
     ]
     assert grid.rows[0].heads[0].sure is False  # the interval holds zero
     assert first.heads[0].words == "Head 0.0: the loss rises by 0.250 (0.240 to 0.260) nats without it."
@@ -165,7 +182,7 @@ def test_the_numbers_of_the_grid_are_those_of_the_analyses(made):
                 high,
             )
             share = float(shown[name].attributes["style"].removeprefix("--share:"))
-            assert share == pytest.approx(max(0.0, min(1.0, float(found.values[place]) / FULL)), abs=1e-3)
+            assert share == share_of(float(found.values[place]))
 
 
 def test_three_sentences_and_a_card_for_every_section(made):

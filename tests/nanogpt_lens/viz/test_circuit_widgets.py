@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from nanogpt_lens.core.errors import ResultError
 from nanogpt_lens.results import AttributionResult, PatchingResult, Scores
 from nanogpt_lens.viz.circuit_widgets import MOST
+from nanogpt_lens.viz.style import RUST, TEAL
 from tests.hostile import HOSTILE
 from tests.nanogpt_lens.viz.circuit_helpers import KEPT, NAMES, made
 
@@ -146,6 +149,45 @@ class TestEdgeEffects:
         for result in (layers, scores):
             with pytest.raises(ResultError, match="there is no widget for a"):
                 result.widget()
+
+
+@pytest.mark.parametrize(
+    ("direction", "corrupted", "lower", "falls"),
+    [
+        ("noise", 1.0, False, True),
+        ("noise", 5.0, False, False),  # a loss: the corrupted run has more of it
+        ("denoise", 1.0, False, False),
+        ("denoise", 5.0, False, True),
+        ("denoise", None, False, True),  # an ablation
+        ("denoise", None, True, False),  # and of a loss
+    ],
+)
+def test_teal_is_what_helps_whichever_way_it_was_asked(direction, corrupted, lower, falls):
+    values = values_of()
+    changed = {"direction": direction, "corrupted": corrupted, "lower_is_better": lower}
+    measured = replace(effects(values), **changed)
+    base = 3.0 if direction == "noise" or corrupted is None else corrupted
+    measured = replace(measured, values=values + base)
+    target = corrupted if direction == "noise" or corrupted is None else 3.0
+    estimated = AttributionResult(
+        values=values, axes=("edge",), labels={"edge": NAMES}, quantity="q", definition="d", base=base, target=target,
+        patched="edges", direction=direction, lower_is_better=lower,
+    )  # fmt: skip
+    for result in (measured, estimated):
+        assert result.falls_helps is falls
+        props = result.widget().props
+        assert props["falls_helps"] is falls
+        assert props["legend"][0] == ["up", f"helps: changed, the metric {'falls' if falls else 'rises'}"]
+        picture = result.plot(kind="bars", k=len(NAMES), **({"value": "effect"} if result is measured else {}))
+        bars = picture.data[0]
+        assert {(x < 0, c) for x, c in zip(bars.x, bars.marker.color, strict=True)} == {
+            (True, TEAL if falls else RUST),
+            (False, RUST if falls else TEAL),
+        }
+        layout: Any = result.plot(**({"value": "effect"} if result is measured else {})).layout
+        table = layout.coloraxis
+        assert [table.colorscale[i][1] for i in (0, -1)] == ([TEAL, RUST] if falls else [RUST, TEAL])
+        assert 'stroke="' + (TEAL if falls == (values.abs().max() == -values.min()) else RUST) in result.widget().static
 
 
 class TestLooks:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from nanogpt_lens.viz.style import LIGHT
 from tests.browser import watched
 from tests.hostile import HOSTILE
 from tests.nanogpt_lens.viz.circuit_helpers import KEPT, NAMES, made
@@ -51,6 +54,28 @@ def test_the_circuit_then_the_first_by_rank_with_their_faithfulness(browser, tmp
         assert page.locator(".ngl-c .edge").count() == 2
         page.keyboard.press("End")
         assert page.locator(".ngl-c .edge").count() == len(NAMES)
+        opener.check_silent()
+
+
+def test_edges_that_help_are_teal(browser, tmp_path):
+    """Of the circuit those without which the metric falls; of effects put in, those with which it rises."""
+    colours = """() => Array.from(document.querySelectorAll('.ngl-c tbody tr'), (row) => [
+        row.querySelector('td').innerText[0], getComputedStyle(row.querySelector('td')).color])"""
+    teal, rust = (
+        "rgb({}, {}, {})".format(*(int(LIGHT[c][i : i + 2], 16) for i in (1, 3, 5))) for c in ("teal", "rust")
+    )
+    put_in = replace(effects(values_of() - 2), direction="denoise")
+    with watched(browser) as opener:
+        opener.page.emulate_media(color_scheme="light")
+        for result, helps in ((made(), "−"), (effects(values_of()), "−"), (put_in, "+")):
+            found = opened(opener, tmp_path, result).evaluate(colours)
+            assert {colour for sign, colour in found if sign == helps} == {teal}
+            assert {colour for sign, colour in found if sign != helps} == {rust}
+            lines = opener.page.evaluate(
+                "Array.from(document.querySelectorAll('.ngl-c .edge'), (e) => getComputedStyle(e).stroke)"
+            )
+            assert sorted(lines) == sorted(colour for _, colour in found)
+            assert opener.page.inner_text(".ngl-c .key").startswith("helps: ")
         opener.check_silent()
 
 
@@ -130,6 +155,10 @@ def test_it_fits_its_place_and_follows_the_theme(browser, tmp_path, width, schem
         style = page.evaluate("(s => [s.backgroundColor, s.color])(getComputedStyle(document.querySelector('.ngl-c')))")
         dark = [sum(map(int, colour[4:-1].split(", "))) < 380 for colour in style]
         assert dark == ([True, False] if scheme == "dark" else [False, True])
+        assert page.locator(".ngl-c .frame").is_visible() == (width > 500)  # a phone has the list alone
+        assert page.locator(".ngl-c tbody tr").first.is_visible()
+        table = "(t => t.scrollWidth <= t.parentElement.clientWidth)(document.querySelector('.ngl-c table'))"
+        assert page.evaluate(table)
         opener.check_silent()
 
 

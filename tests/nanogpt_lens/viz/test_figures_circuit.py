@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nanogpt_lens.core.errors import ResultError
+from nanogpt_lens.viz import style
 from nanogpt_lens.viz.figures import figure
 from nanogpt_lens.viz.figures.circuit_layout import CircuitLayout, ends_of
 from tests.hostile import HOSTILE
@@ -46,10 +47,11 @@ def test_the_edges_of_the_circuit_by_width_and_colour():
     assert widths[0] == 7.0
     finest = 0.8
     assert [round((w - finest) / (7 - finest), 2) for w in widths] == [1.0, 0.5, 0.25], "square roots of 4 : 1 : 1/4"
-    reds, blues = ({shown[name].line.color for name in names} for names in (KEPT[:2], KEPT[2:]))
-    assert len(reds) == len(blues) == 1
-    assert reds != blues
-    assert legend(drawn) == ["without it the metric falls", "without it the metric rises"]
+    assert [shown[name].line.color for name in KEPT] == [style.TEAL, style.TEAL, style.RUST]
+    assert legend(drawn) == ["helps: without it the metric falls", "works against: without it the metric rises"]
+    loss = figure(made(full=torch.tensor([1.0, 1.0]), empty=torch.tensor([5.0, 7.0])))  # whose rise is a harm
+    assert [lines(loss)[name].line.color for name in KEPT] == [style.RUST, style.RUST, style.TEAL]
+    assert legend(loss) == ["helps: without it the metric rises", "works against: without it the metric falls"]
 
 
 def test_an_edge_goes_from_its_sender_to_its_receivers_part():

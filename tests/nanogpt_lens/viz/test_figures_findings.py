@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from nanogpt_lens.results import Scores
+from nanogpt_lens.results import AttentionPatterns, NeuronAblation, Scores
 from nanogpt_lens.viz.figures import figure
 from nanogpt_lens.viz.figures.findings import counted, said, surely_beyond
 from nanogpt_lens.viz.figures.numbers import Measured
 from tests.hostile import plain
+from tests.nanogpt_lens.viz.figure_helpers import result
 
 
 def title(made: Scores, **options: object) -> str:
@@ -117,3 +120,62 @@ def test_the_head_furthest_above_chance_of_several_scores_is_surely_above_it(hal
         chance=torch.full_like(tensor, 0.1),
     )
     assert title(made) == expected
+
+
+@pytest.mark.parametrize(
+    ("taken", "rise", "half", "expected"),
+    [
+        ("1.251", 0.012, 0.004, "Without neuron 1.251 the loss rises by 0.012 nats per token"),
+        ("0.3+1.251", -0.5, 0.1, "Without neurons 0.3 and 1.251 the loss falls by 0.50 nats per token"),
+        ("1.251", 0.012, 0.02, "Without neuron 1.251 the loss does not surely change"),
+        ("+".join(f"0.{i}" for i in range(40)), 1.5, 0.1, "Without 40 neurons the loss rises by 1.50 nats per token"),
+    ],
+)
+def test_what_is_lost_without_neurons(taken, rise, half, expected):
+    values = torch.tensor([[rise]])
+    nothing = torch.zeros(0)
+    made = NeuronAblation(
+        values=values, low=values - half, high=values + half, axes=("ablated", "score"), definition="made up",
+        labels={"ablated": (taken,), "score": ("rise",)}, controls_as_strong=torch.tensor([torch.nan]),
+        hit_values=nothing, hit_losses=torch.zeros(0, 2), hit_positions=nothing.long(), hit_texts=(),
+    )  # fmt: skip
+    assert title(made) == expected
+
+
+def test_lenses_and_their_training_say_what_came_out():
+    lens = result("train_tuned_lens")
+    first, best = float(lens.curve[0].mean()), float(lens.curve.min(0).values.mean())
+    assert title(lens, kind="training") == (
+        f"Training brings the tuned lens from a KL of {said(first)} to {said(best)} nats, on average over depths"
+    )
+    row = lens.labels["score"].index("gain")
+    assert title(lens, score="gain").endswith(f"{said(float(lens.values[row].nan_to_num(-9).max()))} nats")
+
+
+@pytest.mark.parametrize("name", ["logit_lens", "logit_lens, two texts"])
+def test_from_where_on_the_lens_is_near_the_output(name):
+    lens = result(name)
+    said_from = title(lens, kind="curves").split("from ")[1].split(" on within")[0]
+    means = [(place, float(lens.kl[i, j].double().mean())) for i, j, place in lens.in_depth_order()]
+    at = [place for place, _ in means].index(said_from)
+    assert all(value < 0.5 for _, value in means[at:])
+    assert at == 0 or means[at - 1][1] >= 0.5
+
+
+def test_longer_texts_have_some_tokens_at_the_outer_maps():
+    n, heads = 30, 6
+    tokens = tuple(chr(97 + i % 26) for i in range(n))
+    made = AttentionPatterns(
+        values=torch.ones(1, heads, n, n).tril() / torch.arange(1, n + 1)[:, None],
+        axes=("layer", "head", "dest_pos", "src_pos"),
+        labels={"dest_pos": tokens, "src_pos": tokens}, quantity="attention", definition="made up",
+        tokens=torch.arange(n), layers=(0,),
+    )  # fmt: skip
+    layout: Any = figure(made).layout
+    kept = list(range(0, n, 5))
+    for name in ("xaxis3", "xaxis4", "xaxis5", "xaxis6"):  # the last map of each of four columns
+        assert list(layout[name].ticktext) == [tokens[i] for i in kept]
+        assert [layout[name].categoryarray.index(place) for place in layout[name].tickvals] == kept
+    for name in ("yaxis", "yaxis5"):
+        assert list(layout[name].ticktext) == [f"{i} {tokens[i]}" for i in kept]
+    assert not any(layout[name].showticklabels for name in ("xaxis", "xaxis2", "yaxis2", "yaxis6"))

@@ -69,6 +69,7 @@ def test_density_counts_the_features_that_are_ever_active():
     np.testing.assert_array_equal(drawn.data[0].y, expected["features"])
     np.testing.assert_allclose(drawn.data[0].customdata[:, 0], expected["low"], rtol=1e-4, atol=1e-6)
     assert drawn.data[0].y.sum() == 48
-    assert "16 of 64 features are never active" in drawn.layout.meta["caption"]
+    assert drawn.layout.title.text.replace("<br>", " ") == "16 of 64 features are never active"
+    assert "not shown" in drawn.layout.meta["caption"]
     with pytest.raises(ResultError, match="kind is 'sparsity'; expected one of scores, density"):
         figure(made, kind="sparsity")

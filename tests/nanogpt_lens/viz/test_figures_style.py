@@ -60,6 +60,9 @@ def test_more_lines_than_colours_differ_by_their_dashes():
 def test_colour_scales():
     signed = style.colours(-0.5, 2.0, signed=True)
     assert (signed["cmin"], signed["cmid"], signed["cmax"]) == (-2.0, 0.0, 2.0)
+    away = style.colours(-0.5, 2.0, signed=True, falls_helps=True)
+    assert away == {**signed, "colorscale": style.stops(style.DIVERGING[::-1])}
+    assert away["colorscale"][0][1] == style.HELPS == style.TEAL
     blue, amber = style.stops(style.SEQUENTIAL), style.stops(style.COST)
     assert style.colours(0.2, 0.9, signed=False) == {"colorscale": blue, "cmin": 0.0, "cmax": 0.9}
     assert style.colours(0.2, 0.9, signed=False, cost=True) == {"colorscale": amber, "cmin": 0.0, "cmax": 0.9}
