@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 import nanogpt_lens as ngl
-from scripts.replication import agreement, smallest
+from scripts.replication import agreement, head_agreement, rule, smallest
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "data"
 METHODS = ("patching", "attribution", "attribution_ig", "mean_prompts")
@@ -99,6 +99,43 @@ def moving(model: Any, shares: np.ndarray) -> pd.DataFrame:
 
     rise, looks = np.array([at(float(share)) for share in shares]).T
     return pd.DataFrame({"exact": rise - rise[0], "attention of head 1.0": looks}, 100 * shares)
+
+
+def many_prompts() -> dict[str, dict[str, list[float]]]:
+    """What is said of heads on four sets of 512 prompts: by iteration, of each seed and set."""
+    found = head_agreement.summary(json.loads((DATA / "head_agreement.json").read_text()))
+    pairs = found["correlations"]
+    return {
+        "plain gradient / exact": pairs["attribution / patching"],
+        "integrated gradients / exact": pairs["attribution_ig / patching"],
+        "exact / exact on other prompts": found["patching_with_itself"],
+        "the plain gradient sees of the head": found["seen_of_previous_token"]["attribution"],
+        "integrated gradients see of it": found["seen_of_previous_token"]["attribution_ig"],
+        "attention on the task / ablation there": pairs["task_induction / mean ablation on the task"],
+        "induction score / ablation": pairs[score := "prefix_matching / mean ablation on prompts"],
+        "induction score / ablation, layer 1": pairs[f"{score}, layer 1"],
+    }
+
+
+def spread(found: dict[str, dict[str, list[float]]]) -> pd.DataFrame:
+    """The mean of some numbers, and the least and the largest, by iteration."""
+    return pd.DataFrame(
+        {
+            name: {step: f"{np.mean(v):.2f} ({min(v):.2f} to {max(v):.2f})" for step, v in steps.items()}
+            for name, steps in found.items()
+        }
+    ).T
+
+
+def safe_lists() -> pd.DataFrame:
+    """The share of safe lists of ten edges on 32 prompts, mean of the seeds, by iteration."""
+    models = json.loads((DATA / "edge_agreement.json").read_text())["models"]
+    shares = rule.safe_by_stage(models)
+    names = {"exact": "exact effects", "eap": "plain gradient", "eap_ig": "integrated gradients"}
+    names["eap_checked"] = "plain gradient, first 20 measured"
+    found = {name: shares[way]["32"] for way, name in names.items()}
+    means = {name: {s: np.mean(v) for s, v in steps.items()} for name, steps in found.items()}
+    return pd.DataFrame(means).T
 
 
 def shapes() -> tuple[pd.DataFrame, ngl.results.Scores]:

@@ -119,10 +119,26 @@ def smallest() -> dict[str, Any]:
 
 
 def agreement() -> dict[str, Any]:
-    """Finding (b), from what each method gave each head."""
+    """Finding (b), heads, as it was measured first: on 64 prompts."""
     from scripts.replication.agreement import summary
 
     file = DATA / "agreement.json"
+    return summary(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def head_agreement() -> dict[str, Any]:
+    """Finding (b), heads, on four sets of 512 prompts."""
+    from scripts.replication.head_agreement import summary
+
+    file = DATA / "head_agreement.json"
+    return summary(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def edge_agreement() -> dict[str, Any]:
+    """Finding (b), edges: the grades of all methods, and the rule that says when a list of edges is safe."""
+    from scripts.replication.rule import summary
+
+    file = DATA / "edge_agreement.json"
     return summary(json.loads(file.read_text())) if file.is_file() else {}
 
 
@@ -135,6 +151,8 @@ PARTS: dict[str, Callable[[], Any]] = {
     "shakespeare": shakespeare,
     "smallest_model": smallest,
     "agreement": agreement,
+    "head_agreement": head_agreement,
+    "edge_agreement": edge_agreement,
 }
 """Of `results.json`."""
 

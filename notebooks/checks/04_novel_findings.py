@@ -32,8 +32,21 @@ says("at most 0.29, 0.43 and 0.52", *found.task[2:6].max(0))
 holds("two layers, one head each, and is 32 wide", int(shapes.loc["2 layers, 1 heads, 32 wide"].iloc[0]) == 1)
 holds("Eight of the 48 runs", len(shapes) == 8 and sum(map(int, shapes.iloc[:, 0])) == 3)
 says("the 16-wide ones lose 46% of the predictions", 16, shapes["lost if shuffled"]["2 layers, 1 heads, 16 wide"])
-says("0.88 and more before; two of three seeds after", found.plain[:4].min())
 says("wrong: 33 times of 48", (better == 1).sum(), better.size)
+plains, integrals = (np.array(list(many[f"{m} / exact"].values())) for m in names[1:])
+holds("exact patching agrees with itself at 600 already", min(many["exact / exact on other prompts"]["600"]) > 0.7)
+says("as exact patching does, 0.90 or more in all twelve", plains[-1].min())
+says("11 times better, 11 times worse, of 36", (integrals > plains).sum(), (integrals < plains).sum(), plains.size)
+says("and 11 of 36 on more prompts", (integrals > plains).sum(), plains.size)
+seen = many["the plain gradient sees of the head"]["6000"]
+says("gradient sees 5% to 8% of the head that matters most", min(seen), max(seen))
+says("stays below 0.48 at 600", max(many["attention on the task / ablation there"]["600"]), 600)
+says("The plain gradient is right in 41% at the end", lists.loc["plain gradient", "6000"])
+holds(
+    "are right as often as exact effects",
+    (lists.loc["exact effects"] - lists.loc["integrated gradients"]).max() < 0.05,
+)
+defines("hold 90% of what the ten truly largest hold")
 says("wrong: at most 0.52", found.task[2:6].max())
 says("1.29 where other sets have 3.29 and 2.16", *exact)
 defines("after training (above 0.9) and none before (below 0.7)")

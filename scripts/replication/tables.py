@@ -50,9 +50,11 @@ def ends(of: Mapping[str, Any], digits: int = 3) -> str:
     return f"{number(value, digits)} ({number(of['low'], digits)} to {number(of['high'], digits)})"
 
 
-def three(of: Sequence[float] | None, digits: int = 0) -> str:
+def three(of: Sequence[float | None] | None, digits: int = 0) -> str:
     """A value and both ends of its interval."""
-    return "–" if of is None else f"{of[0]:,.{digits}f} ({of[1]:,.{digits}f} to {of[2]:,.{digits}f})"
+    if of is None or of[0] is None:
+        return "–"
+    return number(of[0], digits) + ("" if of[1] is None else f" ({of[1]:,.{digits}f} to {of[2]:,.{digits}f})")
 
 
 def _runs(found: Found) -> list[tuple[str, str, Any]]:
@@ -334,31 +336,158 @@ def heads(found: Found) -> str:
 
 
 def agreement(found: Found) -> str:
-    """Finding (b): rank correlations by stage, mean and range over the seeds."""
-    part = found["agreement"]
-    if not part:
-        return "Not measured."
-    steps = [str(s) for s in part["steps"] if s in (0, 300, 600, 1000, 2000, 6000)]
-
-    def cell(values: Sequence[float]) -> str:
-        good = [v for v in values if v == v]
-        return "–" if not good else f"{sum(good) / len(good):.2f} ({min(good):.2f} to {max(good):.2f})"
-
-    rows = [[name, *(cell(by_step[step]) for step in steps)] for name, by_step in part["correlations"].items()]
+    """Finding (b), heads: rank correlations by stage, mean and range over seeds and sets of prompts."""
+    part = found["head_agreement"]
+    steps = _steps(part)
+    rows = [[name, *(_over(by_step[step]) for step in steps)] for name, by_step in part["correlations"].items()]
+    rows.append(["patching / patching on other prompts", *(_over(part["patching_with_itself"][s]) for s in steps)])
     return markdown(("methods", *(f"{int(step):,}" for step in steps)), rows)
 
 
 def ranks(found: Found) -> str:
-    """Finding (b): the rank of the previous-token head among eight, by method."""
-    part = found["agreement"]
-    if not part:
-        return "Not measured."
-    steps = [str(s) for s in part["steps"] if s in (300, 600, 800, 1000, 2000, 6000)]
+    """Finding (b), heads: how often the previous-token head is first, and what gradients see of it."""
+    part = found["head_agreement"]
+    steps = _steps(part)
     rows = [
-        [method.replace("_", " "), *(", ".join(map(str, by_step[step])) for step in steps)]
+        [
+            f"first by {method.replace('_', ' ')}",
+            *(f"{sum(rank == 1 for rank in by_step[step])} of {len(by_step[step])}" for step in steps),
+        ]
         for method, by_step in part["rank_of_previous_token"].items()
     ]
-    return markdown(("method", *(f"{int(step):,}" for step in steps)), rows)
+    rows += [
+        [f"share that {method.replace('_', ' ')} sees", *(_over(by_step[step]) for step in steps)]
+        for method, by_step in part["seen_of_previous_token"].items()
+    ]
+    return markdown(("", *(f"{int(step):,}" for step in steps)), rows)
+
+
+def _steps(part: Found) -> list[str]:
+    return list(map(str, part["steps"]))
+
+
+def _over(values: Sequence[float | None], digits: int = 2) -> str:
+    """The mean of some numbers, and the least and the largest."""
+    good = [v for v in values if v is not None and v == v]
+    if not good:
+        return "–"
+    return f"{sum(good) / len(good):.{digits}f} ({min(good):.{digits}f} to {max(good):.{digits}f})"
+
+
+NAMES_OF_METHODS = {"eap": "EAP", "eap_ig": "EAP-IG", "acdc": "ACDC", "exact": "exact effects"}
+
+
+def _named(method: str) -> str:
+    return NAMES_OF_METHODS.get(method, method)
+
+
+def edge_ranks(found: Found) -> str:
+    """Finding (b), edges: rank correlation with the exact effects, mean and range over seeds and sets of prompts."""
+    return _by_step(found, "spearman")
+
+
+def edge_tops(found: Found) -> str:
+    """Finding (b), edges: the share of the ten largest effects among a method's first ten."""
+    part = found["edge_agreement"]
+    rows = [
+        ["exact effects on other prompts", *(_over(part["other_prompts"][step]) for step in _steps(part))],
+        ["a random order", *([f"{10 / 110:.2f}"] * len(part["steps"]))],
+    ]
+    return _by_step(found, "top_k_overlap", rows)
+
+
+def _by_step(found: Found, score: str, more: Sequence[Sequence[str]] = ()) -> str:
+    part = found["edge_agreement"]
+    rows = [
+        [_named(method), *(_over([three_[0] for three_ in scores[score][step]]) for step in _steps(part))]
+        for method, scores in part["graded"].items()
+    ]
+    return markdown(("method", *(f"{step:,}" for step in part["steps"])), [*rows, *more])
+
+
+def edge_intervals(found: Found) -> str:
+    """Finding (b), edges: every grade at the last stage, on the first 512 prompts, with its interval over prompts."""
+    part, rows = found["edge_agreement"], []
+    last, n_sets = str(part["steps"][-1]), len(part["prompt_seeds"])
+    for method, scores in part["graded"].items():
+        for i, seed in enumerate(part["seeds"]):
+            place = i * n_sets if method in ("eap", "eap_ig") else i
+            cells = [three(scores[s][last][place], 2) for s in ("spearman", "sign_agreement", "top_k_overlap")]
+            rows.append([_named(method), seed, *cells, f"{scores['kendall'][last][place]:.2f}"])
+    head = ("method", "seed", "Spearman", "right signs of relevant edges", "shared of the first ten", "Kendall")
+    return markdown(head, rows)
+
+
+def edge_sizes(found: Found) -> str:
+    """Finding (b), edges: the fewest edges of each order with nine tenths of the gap, by seed."""
+    part = found["edge_agreement"]
+    rows = [
+        [_named(method), *(", ".join("–" if n is None else str(n) for n in by_step[step]) for step in _steps(part))]
+        for method, by_step in part["sizes"].items()
+    ]
+    return markdown(("order", *(f"{step:,}" for step in part["steps"])), rows)
+
+
+def safe_lists(found: Found) -> str:
+    """Finding (b): the share of safe lists by way of asking, number of prompts and iteration; mean of the seeds."""
+    part, rows = found["edge_agreement"], []
+    for way, by_number in part["safe"].items():
+        name = _named(way.removesuffix("_checked")) + (", first 20 checked" if way.endswith("_checked") else "")
+        rows += [
+            [name, n, *(f"{sum(by_step[step]) / len(by_step[step]):.0%}" for step in _steps(part))]
+            for n, by_step in by_number.items()
+        ]
+    return markdown(("way of asking", "prompts", *(f"{step:,}" for step in part["steps"])), rows)
+
+
+def safe_elsewhere(found: Found) -> str:
+    """Finding (b): the share of safe lists of 32 prompts on other tasks."""
+    rows = []
+    for name, shares in found["edge_agreement"]["elsewhere"].items():
+        task, seed, step = name.split()
+        rows.append(
+            [task, seed if task != "handmade" else "–", f"{int(step):,}", *(f"{v:.0%}" for v in shares.values())]
+        )
+    ways = [
+        _named(w.removesuffix("_checked")) + (", checked" if w.endswith("_checked") else "")
+        for w in next(iter(found["edge_agreement"]["elsewhere"].values()))
+    ]
+    return markdown(("task", "seed", "iteration", *ways), rows)
+
+
+def safe_rule(found: Found) -> str:
+    """Finding (b): the rule on every test."""
+    rows = []
+    for method, rules in found["edge_agreement"]["rule"].items():
+        rule = next(iter(rules.values()))
+        for test, got in {"where it was fitted": rule["fitted"], **rule["tests"]}.items():
+            cells = [_share(got[name]) for name in ("safe", "said", "precision", "gain", "recall")]
+            works = "–" if test == "where it was fitted" else "yes" if got["works"] else "no"
+            rows.append([_named(method), test, f"{got['models']}, {got['samples']:,}", *cells, works])
+    head = ("method", "test", "models, samples", "safe", "called safe", "precision", "above always trust", "recall")
+    return markdown((*head, "works"), rows)
+
+
+def safe_rivals(found: Found) -> str:
+    """Finding (b): every rule, its thresholds, and how it does on every test."""
+    rows = []
+    for method, rules in found["edge_agreement"]["rule"].items():
+        for rule, of in rules.items():
+            limits = ", ".join(
+                f"{v / 100:g}" if k in ("agreement", "halves") else f"{v:g}" for k, v in of["thresholds"].items()
+            )
+            for test, got in of["tests"].items():
+                cells = [_share(got[name]) for name in ("precision", "recall", "youden")]
+                rows.append([_named(method), rule, limits, test, *cells, _share(got.get("main_is_better_by"))])
+    head = ("method", "rule", "thresholds", "test", "precision", "recall", "recall + specificity - 1")
+    return markdown((*head, "the first rule is better by"), rows)
+
+
+def _share(of: Sequence[float | None] | None) -> str:
+    """A value with its interval; a dash where there is none."""
+    if of is None or of[0] is None:
+        return "–"
+    return f"{of[0]:.2f}" if of[1] is None else f"{of[0]:.2f} ({of[1]:.2f} to {of[2]:.2f})"
 
 
 def smallest(found: Found) -> str:
@@ -454,6 +583,14 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "carried": carried,
     "agreement": agreement,
     "ranks": ranks,
+    "edge_ranks": edge_ranks,
+    "edge_tops": edge_tops,
+    "edge_intervals": edge_intervals,
+    "edge_sizes": edge_sizes,
+    "safe_lists": safe_lists,
+    "safe_elsewhere": safe_elsewhere,
+    "safe_rule": safe_rule,
+    "safe_rivals": safe_rivals,
     "smallest": smallest,
     "shakespeare": shakespeare,
     "shakespeare_stages": shakespeare_stages,
