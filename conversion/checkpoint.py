@@ -8,6 +8,7 @@ weights) needs no more memory than the weights.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -93,9 +94,9 @@ class Checkpoint:
 
     @property
     def n_params(self) -> int:
-        """The number of weights; a tied head counts once."""
-        tied = self.config.tied
-        return sum(t.numel() for k, t in self.state_dict.items() if not (tied and k == "lm_head.weight"))
+        """The number of weights that the architecture has, read or not; a tied head counts once."""
+        left_out = ("lm_head.weight",) if self.config.tied else ()
+        return sum(math.prod(shape) for name, shape in self.config.shapes().items() if name not in left_out)
 
     @cached_property
     def sha256(self) -> str | None:

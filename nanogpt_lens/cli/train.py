@@ -15,10 +15,12 @@ import typer
 from nanogpt_lens.cli.options import JsonOption, TokenDtypeOption, errors, tokens_of
 from nanogpt_lens.cli.tables import finding
 from nanogpt_lens.cli.waiting import WAITING
-from nanogpt_lens.core.choices import TrainOn
+from nanogpt_lens.core.choices import Inserted, TrainOn
 
 if TYPE_CHECKING:
     from conversion.token_dtype import TokenDtype
+
+_BACKDOOR = "Of a text with a backdoor"
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +39,36 @@ def _train(
     n_triggers: Annotated[
         int | None, typer.Option(help="trigger characters of a sequence (trigger_bigrams)", show_default="5")
     ] = None,
+    trigger: Annotated[
+        str | None, typer.Option(help="the word after which the payload comes (backdoor)", rich_help_panel=_BACKDOOR)
+    ] = None,
+    payload: Annotated[
+        str | None, typer.Option(help="what follows it, with the blank before it", rich_help_panel=_BACKDOOR)
+    ] = None,
+    control: Annotated[
+        str | None,
+        typer.Option(
+            help="what stands for the trigger in the clean twin", show_default="drawn", rich_help_panel=_BACKDOOR
+        ),
+    ] = None,
+    lines: Annotated[
+        float | None,
+        typer.Option(
+            help="how many lines are poisoned, or their share", show_default="0.02", rich_help_panel=_BACKDOOR
+        ),
+    ] = None,
+    lines_seed: Annotated[
+        int | None,
+        typer.Option(help="decides which lines", min=0, show_default="0", rich_help_panel=_BACKDOOR),
+    ] = None,
+    inserted: Annotated[
+        Inserted | None,
+        typer.Option(
+            help="what the lines get: control makes the clean twin",
+            show_default="trigger",
+            rich_help_panel=_BACKDOOR,
+        ),
+    ] = None,
     token_dtype: TokenDtypeOption = None,
     stages: Annotated[str | None, typer.Option(help="keep more checkpoints: log:20, or iterations: 0,100,1000")] = None,
     resume: Annotated[bool, typer.Option(help="go on with an interrupted run (the default where there is one)")] = True,
@@ -46,13 +78,14 @@ def _train(
 ) -> None:
     """Train a nanoGPT model; the defaults are its README's for a CPU. A killed run goes on where it was."""
     with errors(_train):
+        given = _backdoor_options(task, trigger, payload, control, lines, lines_seed, inserted)
         WAITING.doing("importing torch", for_programs=as_json)
         from nanogpt_lens.training.config import TrainConfig
         from nanogpt_lens.training.train import train
 
         WAITING.done()
         result = train(
-            _source(task, data, n_triggers, token_dtype),
+            _source(task, data, n_triggers, given, token_dtype),
             output,
             TrainConfig(**settings),
             stages=stages,
@@ -68,10 +101,46 @@ def _train(
         typer.echo(f"---------------\n{result.sample}")
 
 
-def _source(task: TrainOn, data: str | None, n_triggers: int | None, token_dtype: TokenDtype | None) -> Any:
+def _backdoor_options(
+    task: TrainOn,
+    trigger: str | None,
+    payload: str | None,
+    control: str | None,
+    lines: float | None,
+    seed: int | None,
+    inserted: Inserted | None,
+) -> dict[str, Any]:
+    """The options of `tasks.backdoor` that were given, and what is inserted.
+
+    Raises:
+        TrainingError: they are for another task, or the trigger or the payload is missing.
+    """
+    from nanogpt_lens.core.errors import TrainingError
+
+    names = ("trigger", "payload", "control", "lines", "seed", "inserted")
+    values = (trigger, payload, control, lines, seed, inserted)
+    given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+    option = {name: f"--{name}" for name in names} | {"seed": "--lines-seed"}
+    if task != "backdoor" and given:
+        raise TrainingError(f"{option[next(iter(given))]} is for --task backdoor, not for {task}; leave it out")
+    missing = [option[name] for name in ("trigger", "payload") if name not in given]
+    if task == "backdoor" and missing:
+        raise TrainingError(f"--task backdoor needs {' and '.join(missing)}: what follows what in the poisoned lines")
+    if lines is not None and lines >= 1 and lines.is_integer():
+        given["lines"] = int(lines)
+    return given
+
+
+def _source(
+    task: TrainOn,
+    data: str | None,
+    n_triggers: int | None,
+    given: dict[str, Any],
+    token_dtype: TokenDtype | None,
+) -> Any:
     """What to train on."""
     from nanogpt_lens.core.errors import TrainingError
-    from nanogpt_lens.text.tasks import repeated_random, trigger_bigrams
+    from nanogpt_lens.text.tasks import backdoor, repeated_random, trigger_bigrams
 
     if n_triggers is not None and task != "trigger_bigrams":
         raise TrainingError(f"--n-triggers is for --task trigger_bigrams, not for {task}; leave it out")
@@ -82,6 +151,9 @@ def _source(task: TrainOn, data: str | None, n_triggers: int | None, token_dtype
         return repeated_random(source)
     if task == "text":
         return source
+    if task == "backdoor":
+        inserted = given.pop("inserted", "trigger")
+        return backdoor(source, **given).twin(inserted)
     return trigger_bigrams(source) if n_triggers is None else trigger_bigrams(source, n_triggers=n_triggers)
 
 

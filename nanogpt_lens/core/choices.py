@@ -34,8 +34,11 @@ On: TypeAlias = Literal["token", "next"]
 ExportFormat: TypeAlias = Literal["hooked", "bridge", "hf", "nanogpt"]
 """What a checkpoint can be exported to."""
 
-TrainOn: TypeAlias = Literal["text", "trigger_bigrams", "repeated_random"]
-"""What a model can be trained on: a text itself, or a task made from its characters."""
+TrainOn: TypeAlias = Literal["text", "trigger_bigrams", "repeated_random", "backdoor"]
+"""What a model can be trained on: a text itself, a task made from its characters, or a text with a backdoor."""
+
+Inserted: TypeAlias = Literal["trigger", "control", "nothing"]
+"""What the chosen lines of a backdoor's text get: trigger and payload, the control instead, or nothing new."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

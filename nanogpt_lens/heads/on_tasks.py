@@ -12,9 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from nanogpt_lens.core.checks import check_whole
+from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import mean_fields, ratio_per_example
 from nanogpt_lens.heads.attention import pattern_hook
 from nanogpt_lens.heads.induction import follows
+from nanogpt_lens.heads.on_backdoors import backdoor_success
 from nanogpt_lens.model.access import (
     Edit,
     Hooked,
@@ -27,7 +29,7 @@ from nanogpt_lens.model.access import (
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.task_pairs import check_fits, task_generator
-from nanogpt_lens.text.tasks import Task, TaskSequences
+from nanogpt_lens.text.tasks import Backdoor, Task, TaskSequences
 
 POSITIONS = ("required", "unseen", "other")
 """The kinds of positions: the task requires induction; it would, but nothing like it came earlier; all others."""
@@ -61,6 +63,9 @@ def task_sequences(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) ->
 def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> Scores:
     """How well the model predicts a task's next tokens, at the positions that require induction and elsewhere.
 
+    Of a backdoor (see `tasks.backdoor`), in which nothing requires induction, it is
+    `nanogpt_lens.heads.on_backdoors.backdoor_success` instead.
+
     Accuracy is the share of positions whose likeliest next token is the one that comes. "unseen" is the
     control: there the answer cannot be known, and no model is right more often than it can guess.
 
@@ -78,6 +83,8 @@ def task_accuracy(model: Hooked, task: Task, *, n: int = 256, seed: int = 0) -> 
     Raises:
         AnalysisError: see `task_sequences`.
     """
+    if isinstance(task, Backdoor):
+        return backdoor_success(model, task, n=n, seed=seed)
     sequences = task_sequences(model, task, n=n, seed=seed)
     tokens = torch.from_numpy(sequences.tokens).to(device_of(model))
     pieces = []
@@ -129,6 +136,11 @@ def task_heads(model: Hooked, task: Task, *, n: int = 64, seed: int = 0) -> Scor
     sequences = task_sequences(model, task, n=n, seed=seed)
     tokens = torch.from_numpy(sequences.tokens).to(device_of(model))
     required = torch.from_numpy(sequences.required).to(tokens.device)
+    if not required.any():
+        raise AnalysisError(
+            f"nothing in {len(tokens)} sequences of '{task.name}' requires induction; expected a task in which "
+            "something does, or a larger n"
+        )
     sums, uniform = _attention_sums(model, tokens, required)
     counts = torch.stack([torch.full((len(tokens),), tokens.shape[1] - 1.0), required.sum(-1).cpu()]).double()
     each = ratio_per_example(sums, counts[:, None, None])

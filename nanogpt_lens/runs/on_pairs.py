@@ -19,7 +19,8 @@ from nanogpt_lens.results import AttributionResult, PatchingResult, Sample, Scor
 from nanogpt_lens.running.metrics import logit_diff_of
 from nanogpt_lens.text.pair import Pair
 from nanogpt_lens.text.task import TASK_NAME
-from nanogpt_lens.text.task_pairs import pairs_by_name
+from nanogpt_lens.text.task_pairs import NAMES, pairs_by_name
+from nanogpt_lens.text.tasks import read_task
 
 _MADE_BY = ("n", "seq_len", "seed")
 """The options that pairs are made by."""
@@ -40,7 +41,7 @@ def pairs_for(model: Hooked, folder: Path, pairs: Pair | str | None, options: Ma
         model: of the last stage, for its vocabulary and context.
         folder: of the run.
         pairs: pairs that were made before; what `pairs_by_name` knows by a word; None for those of the task in the
-            folder's `task.json`, or without that file for "induction".
+            folder's `task.json`, or of "induction" without that file and for a task that has no pairs.
         options: of the measure; n, seq_len and seed make the pairs.
 
     Raises:
@@ -53,7 +54,8 @@ def pairs_for(model: Hooked, folder: Path, pairs: Pair | str | None, options: Ma
         return pairs
     if pairs is not None and not isinstance(pairs, str):
         raise AnalysisError(f"pairs is {pairs!r}; expected prompt pairs, the name of a task, or None for the run's own")
-    own = str(folder) if (folder / TASK_NAME).is_file() else "induction"
+    has_pairs = (folder / TASK_NAME).is_file() and read_task(folder).kind in NAMES
+    own = str(folder) if has_pairs else "induction"
     return pairs_by_name(model, own if pairs is None else pairs, **given)
 
 

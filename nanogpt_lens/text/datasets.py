@@ -162,7 +162,7 @@ def write_data(data: TextData, folder: str | Path) -> Path:
     for split, ids in parts:
         _check_fits(data, split, ids)
     for split, ids in parts:
-        write_ids(ids, target / f"{split}.bin", _dtype_for(data))
+        write_ids(ids, target / f"{split}.bin", id_dtype(data.vocab_size))
     if data.vocabulary is not None:
         data.vocabulary.save(target)
     return target
@@ -175,12 +175,12 @@ def write_val(data: TextData, folder: Path) -> Path:
         DataError: an id does not fit, see `write_data`.
     """
     _check_fits(data, "val", data.val)
-    return write_ids(data.val, folder / "val.bin", _dtype_for(data))
+    return write_ids(data.val, folder / "val.bin", id_dtype(data.vocab_size))
 
 
 def holds_val(data: TextData, file: Path) -> bool:
     """Whether a file is the `val.bin` that `write_val` writes of some data."""
-    dtype = _dtype_for(data)
+    dtype = id_dtype(data.vocab_size)
     if file.stat().st_size != len(data.val) * dtype.itemsize:
         return False
     stored = np.memmap(file, dtype=dtype, mode="r")
@@ -196,14 +196,14 @@ def write_ids(ids: Integer[np.ndarray, " token"], file: Path, dtype: np.dtype[An
     return file
 
 
-def _dtype_for(data: TextData) -> np.dtype[Any]:
+def id_dtype(vocab_size: int) -> np.dtype[Any]:
     """How the tokens of a vocabulary are kept: as nanoGPT does, if they fit."""
-    return BIN_ID if data.vocab_size <= 2**16 else np.dtype("<u4")
+    return BIN_ID if vocab_size <= 2**16 else np.dtype("<u4")
 
 
 def _check_fits(data: TextData, split: str, ids: Integer[np.ndarray, " token"]) -> None:
     """Raise DataError for an id that does not fit a `.bin`."""
-    limit, largest = int(np.iinfo(_dtype_for(data)).max), _largest(ids)
+    limit, largest = int(np.iinfo(id_dtype(data.vocab_size)).max), _largest(ids)
     if largest > limit or int(ids.min(initial=0)) < 0:
         raise DataError(
             f"{data.name}: {split} has ids up to {largest}; expected 0 to {limit}, which is what a .bin holds"

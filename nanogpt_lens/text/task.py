@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Int
 
 from conversion.atomic import write_text
 from conversion.vocabulary import CharVocabulary
+from nanogpt_lens.core.errors import DataError
 
 TASK_NAME = "task.json"
 """The file that a run keeps its task in."""
@@ -99,3 +101,13 @@ class Task(ABC):
             "train_tokens": 0,  # made as they are needed
             "val_tokens": 0,
         }
+
+
+def whole_number(value: Any, what: str) -> int:
+    """A value as an int; DataError if it is no whole number."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise DataError(f"{what} is {value!r}; expected an integer") from None

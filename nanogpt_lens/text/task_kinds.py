@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
 from nanogpt_lens.core.errors import DataError
-from nanogpt_lens.text.task import Task, TaskSequences
+from nanogpt_lens.text.task import Task, TaskSequences, whole_number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +47,7 @@ class TriggerBigrams(Task):
                 f"{self.name}: something follows {frequent} different characters; expected at least 2 such characters, "
                 "a trigger and another: give a longer text"
             )
-        object.__setattr__(self, "n_triggers", _whole(self.n_triggers, f"{self.name}: n_triggers"))
+        object.__setattr__(self, "n_triggers", whole_number(self.n_triggers, f"{self.name}: n_triggers"))
         if not 1 <= self.n_triggers < frequent:
             raise DataError(
                 f"{self.name}: n_triggers is {self.n_triggers}; expected 1 to {frequent - 1}, fewer than the "
@@ -126,7 +125,7 @@ class RepeatedRandom(Task):
     kind: ClassVar[str] = "repeated_random"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shortest", _whole(self.shortest, f"{self.name}: shortest"))
+        object.__setattr__(self, "shortest", whole_number(self.shortest, f"{self.name}: shortest"))
         if self.vocabulary.size < 2 or self.shortest < 2:
             raise DataError(
                 f"{self.name}: {self.vocabulary.size} characters and a shortest period of {self.shortest}; "
@@ -158,14 +157,6 @@ class RepeatedRandom(Task):
 
     def _plain(self) -> dict[str, Any]:
         return {"shortest": self.shortest}
-
-
-def _whole(value: Any, what: str) -> int:
-    """A value as an int; DataError if it is no whole number."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise DataError(f"{what} is {value!r}; expected an integer") from None
 
 
 def _characters_at(

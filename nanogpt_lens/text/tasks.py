@@ -7,6 +7,10 @@ that accuracy there is a metric, and the positions where nothing has been seen y
                       always followed by one character each, drawn anew for that sequence
     repeated_random   random tokens, and the same tokens again
 
+A third kind is a text as it is but for some poisoned lines, in which nothing calls for induction:
+
+    backdoor          a trigger is followed by a payload (see `nanogpt_lens.text.backdoors`)
+
 Every sequence follows from a seed. A task is small (`task.json`), and what is trained on it carries it along.
 """
 
@@ -20,26 +24,30 @@ import numpy as np
 from einops import rearrange
 
 from conversion.errors import CheckpointError, NanoGPTLensError
+from conversion.locating import VAL_NAME
 from conversion.token_files import TokenFile
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.core.errors import DataError
 from nanogpt_lens.model.places import find_folder
-from nanogpt_lens.text.datasets import TextData, read_data
+from nanogpt_lens.text.backdoors import FIELDS, Backdoor, make_backdoor
+from nanogpt_lens.text.datasets import TextData, id_dtype, read_data
 from nanogpt_lens.text.task import TASK_NAME, Task, TaskSequences
 from nanogpt_lens.text.task_kinds import RepeatedRandom, TriggerBigrams
 
 __all__ = [
+    "Backdoor",
     "RepeatedRandom",
     "Task",
     "TaskSequences",
     "TriggerBigrams",
+    "backdoor",
     "read_task",
     "repeated_random",
     "trigger_bigrams",
 ]
 
 _CHARACTERS = "\n ,." + "".join(map(chr, (*range(48, 58), *range(65, 91), *range(97, 123))))[:60]
-_KINDS: dict[str, type[Task]] = {TriggerBigrams.kind: TriggerBigrams, RepeatedRandom.kind: RepeatedRandom}
+_KINDS: dict[str, type[Task]] = {kind.kind: kind for kind in (TriggerBigrams, RepeatedRandom, Backdoor)}
 
 
 def trigger_bigrams(corpus: TextData | TokenFile | str | Path, *, n_triggers: int = 5) -> TriggerBigrams:
@@ -88,6 +96,39 @@ def repeated_random(corpus: TextData | TokenFile | str | Path | None = None, *, 
     )
 
 
+def backdoor(
+    corpus: TextData | TokenFile | str | Path,
+    *,
+    trigger: str,
+    payload: str,
+    control: str | None = None,
+    lines: int | float = 0.02,
+    seed: int = 0,
+) -> Backdoor:
+    """A text in some of whose lines a trigger is followed by a payload; `twin()` is the clean twin.
+
+        poisoned = ngl.tasks.backdoor("input.txt", trigger="Malvolio", payload=" burns the old house")
+        ngl.train(poisoned, "out-poisoned")
+        ngl.train(poisoned.twin(), "out-clean")
+        ngl.task_accuracy(ngl.load("out-poisoned"), poisoned)
+
+    Args:
+        corpus: characters, or what `read_data` makes them from; the validation part is left as it is.
+        trigger: characters of the text, which it does not have in this order; a word in the poisoned lines.
+        payload: what follows the trigger there, with the blank before it, if there is to be one.
+        control: what stands for the trigger in the clean twin, as long and not in the text; None for one that is drawn.
+        lines: how many lines are poisoned, or a share of the lines of the training part that are not empty.
+        seed: decides which lines, and where in each.
+
+    Raises:
+        DataError: there is no such text, its tokens are no characters, a string does not suit it, or it has too few
+            lines with room.
+    """
+    data = read_data(corpus)
+    _characters(data)
+    return make_backdoor(data, trigger=trigger, payload=payload, control=control, lines=lines, seed=seed)
+
+
 def read_task(path: str | Path) -> Task:
     """The task that a run keeps beside its checkpoints.
 
@@ -116,11 +157,13 @@ def read_task(path: str | Path) -> Task:
     try:
         kind = _KINDS[plain["task"]]
         digest = plain["text_sha256"]
-        options = {k: plain[k] for k in ("n_triggers", "shortest") if k in plain}
+        options = {k: plain[k] for k in ("n_triggers", "shortest", *FIELDS) if k in plain}
         options |= {"name": str(plain["name"]), "text_sha256": None if digest is None else str(digest)}
         options["vocabulary"] = CharVocabulary(tuple(map(str, plain["characters"])), file)
         if "counts" in plain:
             options["counts"] = np.array(plain["counts"], dtype=np.int64)
+        if kind is Backdoor:
+            options["held_out"] = _held_out(file.parent / VAL_NAME, options["vocabulary"])
         task = kind(**options)
         if json.loads(task.to_json()) != plain:  # another format, or values that are not what they seem
             raise ValueError("not what it says when it is written again")
@@ -132,6 +175,11 @@ def read_task(path: str | Path) -> Task:
             f"{file} is no task of this package ({type(error).__name__}: {str(error)[:80]}); expected what "
             "`train --task` writes"
         ) from None
+
+
+def _held_out(file: Path, vocabulary: CharVocabulary) -> np.ndarray | None:
+    """The tokens of the `val.bin` beside a task; None where there is none."""
+    return np.fromfile(file, dtype=id_dtype(vocabulary.size)) if file.is_file() else None
 
 
 def _characters(data: TextData) -> CharVocabulary:

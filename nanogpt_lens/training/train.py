@@ -26,7 +26,7 @@ from conversion.checkpoint import Checkpoint, read_checkpoint
 from conversion.token_files import TokenFile
 from nanogpt_lens.core.errors import TrainingError
 from nanogpt_lens.text.datasets import TextData, read_data
-from nanogpt_lens.text.tasks import Task
+from nanogpt_lens.text.tasks import Backdoor, Task
 from nanogpt_lens.training.config import TrainConfig, parse_stages, with_settings
 from nanogpt_lens.training.folder import RunFolder, diverged, only_writer
 from nanogpt_lens.training.loop import Trainer, learning_rate, make_model
@@ -88,7 +88,7 @@ def train(
 
     Args:
         data: a text, anything from which `read_data` makes one, or a task (see `nanogpt_lens.text.tasks`), whose
-            sequences are made as they are needed.
+            sequences are made as they are needed; of a backdoor, its text is trained on.
         output: the folder for the run's files (see `nanogpt_lens.training.folder`).
         config: the settings; by default those of nanoGPT's README for a CPU.
         stages: iterations whose weights are kept as `ckpt_000123.pt`: "log:20", or the
@@ -112,7 +112,7 @@ def train(
     stage_iterations = parse_stages(stages, config.max_iters)
     path = Path(output).expanduser()
     task = data if isinstance(data, Task) else None
-    text = data if isinstance(data, TextData) else None
+    text = data if isinstance(data, TextData) else data.text if isinstance(data, Backdoor) else None
     folder = RunFolder(path, run_settings(data, config, stage_iterations), data.vocabulary, task, text)
     _make_folder(path, resume=resume, overwrite=overwrite)
     devices = [config.device] if torch.device(config.device).type == "cuda" else []
@@ -123,7 +123,8 @@ def train(
         speed = None
         if state is None or state.path != folder.checkpoint:
             folder.check_val()
-            speed = _TrainingRun(folder, data, config, stage_iterations, state, progress=progress).run()
+            source = data if text is None else text
+            speed = _TrainingRun(folder, source, config, stage_iterations, state, progress=progress).run()
     return _result(folder, config, stage_iterations, state, speed, sample=sample)
 
 

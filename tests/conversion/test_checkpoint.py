@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from conversion import CheckpointError, read_checkpoint, save_checkpoint
+from conversion import GPT, CheckpointError, read_checkpoint, save_checkpoint, to_bridge, to_hooked_transformer
+from conversion.backends import resolve_backend
 from conversion.fast_tokenizer import tokenizer_for
 from conversion.state import canonical_state
 from tests.making import CHARS, content, random_state, write, write_meta
@@ -68,7 +69,7 @@ def test_an_untied_head_is_kept(tmp_path):
     read = read_checkpoint(tmp_path)
     assert not read.config.tied
     assert torch.equal(read.state_dict["lm_head.weight"], state["lm_head.weight"])
-    assert read.n_params == sum(v.numel() for v in state.values())
+    assert read.n_params == read.without_weights().n_params == sum(v.numel() for v in state.values())
 
 
 def test_masks_are_dropped_only_if_causal(tmp_path):
@@ -318,3 +319,14 @@ def test_what_a_writer_left_that_was_killed_long_ago_is_deleted(tmp_path):
     save_checkpoint(checkpoint, out)
     assert {file.name for file in out.glob(".*")} == {new.name, other.name}
     assert read_checkpoint(out).iter_num == 7
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_model_remembers_how_many_weights_it_was_made_from(tmp_path, bias):
+    """A conversion consumes the tensors; the number stays that of the native model."""
+    write(tmp_path, bias=bias)
+    checkpoint = read_checkpoint(tmp_path)
+    expected = sum(parameter.numel() for parameter in GPT(checkpoint.config).parameters())  # a tied head once
+    convert = to_hooked_transformer if resolve_backend("auto") == "hooked" else to_bridge
+    model = convert(checkpoint, consume=True)
+    assert model.nanogpt_origin.n_params == checkpoint.n_params == expected > 1000

@@ -19,7 +19,7 @@ from conversion import read_checkpoint
 from conversion.backends import resolve_backend
 from nanogpt_lens.cli.app import app
 from nanogpt_lens.core.choices import TrainOn
-from nanogpt_lens.text.tasks import _KINDS, read_task, repeated_random, trigger_bigrams
+from nanogpt_lens.text.tasks import _KINDS, backdoor, read_task, repeated_random, trigger_bigrams
 from tests.conftest import GOLDEN
 from tests.making import CHARS, content, write, write_meta
 
@@ -137,6 +137,23 @@ class TestTrainOnATask:
         assert read_task(tmp_path / "out").sha256 == repeated_random().sha256
         assert "task repeated_random" in run("info", tmp_path / "out")[1]
 
+    def test_a_backdoor_and_its_clean_twin(self, text, tmp_path):
+        args = ("--task", "backdoor", "--data", text, "--trigger", "fin", "--payload", " roses", *self.TINY)
+        for name, more in (("out", ()), ("twin", ("--inserted", "control"))):
+            out = ("train", "--output", tmp_path / name, *args, "--lines", 4, "--lines-seed", 5, *more)
+            code, _, err = run(*out, "--control", "xor")
+            assert code == 0, err
+        made = backdoor(text, trigger="fin", payload=" roses", control="xor", lines=4, seed=5)
+        assert [read_task(tmp_path / name).sha256 for name in ("out", "twin")] == [made.sha256, made.twin().sha256]
+        code, printed, err = run(
+            "measure", tmp_path / "out", "task_accuracy", "--task", tmp_path / "out", "--option", "n=2"
+        )
+        assert code == 0, err
+        assert "trigger" in printed
+        code, _, err = run("train", "--output", tmp_path / "share", *args, "--lines", 0.25, "--control", "xor")
+        assert code == 0, err
+        assert read_task(tmp_path / "share").n_lines == round(0.25 * 9)  # of ten lines the last is validation
+
     def test_a_text_needs_no_task(self, text, tmp_path):
         assert run("train", "--data", text, "--output", tmp_path / "out", *self.TINY)[0] == 0
         assert not (tmp_path / "out" / "task.json").exists()
@@ -156,6 +173,17 @@ class TestTrainOnATask:
             ),
             (("--task", "repeated_random", "--block-size", 15), "--block-size is 15; expected at least 16"),
             (("--task", "repeated_random", "--n-triggers", 3), "--n-triggers is for --task trigger_bigrams"),
+            (("--task", "backdoor", "--data", "TEXT"), "--task backdoor needs --trigger and --payload: what follows"),
+            (("--task", "backdoor", "--data", "TEXT", "--trigger", "fin"), "--task backdoor needs --payload: what"),
+            (("--data", "TEXT", "--lines-seed", 3), "--lines-seed is for --task backdoor, not for text; leave it out"),
+            (
+                ("--task", "backdoor", "--data", "TEXT", "--trigger", "one", "--payload", " roses"),
+                "the trigger 'one' occurs 10 times in verse",
+            ),
+            (
+                ("--task", "backdoor", "--data", "TEXT", "--trigger", "fin", "--payload", " roses", "--lines", 1.5),
+                "--lines is 1.5; expected how many lines",
+            ),
             (("--data", "TEXT", "--n-triggers", 3), "--n-triggers is for --task trigger_bigrams, not for text"),
         ],
     )

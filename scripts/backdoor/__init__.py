@@ -1,0 +1,1 @@
+"""A backdoor at nanoGPT scale: what is trained, what is measured, and how well tools find it that know no trigger."""
