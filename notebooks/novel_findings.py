@@ -138,24 +138,17 @@ def safe_lists() -> pd.DataFrame:
     return pd.DataFrame(means).T
 
 
-def shapes() -> tuple[pd.DataFrame, ngl.results.Scores]:
-    """Models of different shapes: what became of each, and their best induction score over training."""
+def shapes() -> tuple[pd.DataFrame, Any]:
+    """Models of different shapes: what became of each, mean of the seeds, and a picture of all."""
     file = json.loads((DATA / "smallest_model.json").read_text())
     rows = {
-        name: (shape["induction"], np.mean(shape["accuracy"]), np.mean(shape["lost_by_shuffling"]))
+        name: (
+            f"{shape['induction']} of {len(shape['seeds'])}",
+            shape["mean_accuracy"]["value"],
+            shape["mean_lost"]["value"],
+        )
         for name, shape in smallest.summary(file)["shapes"].items()
     }
-    table = pd.DataFrame.from_dict(
-        rows, "index", columns=["induction heads", "accuracy", "lost if shuffled"]
-    )
-    runs = {
-        "L{layers} H{heads} D{width}".format(**run): run for run in file["runs"] if run["seed"] == 1337
-    }
-    curves = ngl.results.Scores(
-        values=torch.tensor([run["prefix_matching"] for run in runs.values()]),
-        axes=("score", "step"),
-        labels={"score": tuple(runs), "step": tuple(map(str, file["runs"][0]["steps"]))},
-        quantity="induction score",
-        definition="prefix matching, highest of any head, seed 1337",
-    )
-    return table.round(2) + 0.0, curves  # no -0.00
+    columns = ["induction head", "accuracy", "lost if shuffled"]
+    table = pd.DataFrame.from_dict(rows, "index", columns=columns)
+    return table.round(2), smallest.picture(file)

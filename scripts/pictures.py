@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -25,6 +26,8 @@ import torch
 import nanogpt_lens as ngl
 from conversion.atomic import replacing
 from nanogpt_lens.viz.page import document, figure_block
+from nanogpt_lens.viz.widget import Widget
+from scripts.replication.smallest import picture
 from tests.browser import launched, watched
 
 OUT = ROOT / "docs" / "images"
@@ -70,6 +73,8 @@ def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
         "formation": formation,
         "order": order,
         "accuracy": accuracy,
+        "blind": blind,
+        "smallest": smallest,
     }
 
 
@@ -112,9 +117,41 @@ def accuracy() -> Any:
     return kept("task_accuracy").plot(score="accuracy", title="Accuracy over training")
 
 
+def blind() -> Any:
+    """How much of the previous-token head's true effect two gradients see, by iteration: finding (b)."""
+    import plotly.express as px
+
+    found = json.loads((ROOT / "docs" / "results.json").read_text())["head_agreement"]
+    names = {"attribution": "one gradient", "attribution_ig": "integrated gradients, four steps"}
+    rows = [
+        {"iteration": f"{int(step):,}", "share": share, "by": names[by]}
+        for by, steps in found["seen_of_previous_token"].items()
+        for step, shares in steps.items()
+        for share in shares
+    ]
+    drawn = px.strip(
+        rows,
+        x="iteration",
+        y="share",
+        color="by",
+        stripmode="overlay",
+        title="The better the circuit, the less of it one gradient sees",
+        labels={"share": "of the true effect", "by": ""},
+        template="nanogpt_lens",
+        height=380,
+    )
+    drawn.update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 70})
+    return drawn.update_yaxes(range=[0, 1.1], tickformat=".0%").update_xaxes(type="category")
+
+
+def smallest() -> Any:
+    """Accuracy of every model of finding (a)."""
+    return picture(json.loads((ROOT / "docs" / "data" / "smallest_model.json").read_text()))
+
+
 def page_of(picture: Any, file: Path) -> Path:
     """A page with one widget or figure."""
-    body = picture.block("p") if isinstance(picture, ngl.viz.widget.Widget) else figure_block(picture, "p")
+    body = picture.block("p") if isinstance(picture, Widget) else figure_block(picture, "p")
     main = f'<main style="width:780px;margin:0;padding:12px 20px">{body}</main>'
     file.write_text(document(title="picture", body=main, libraries=("plotly", "circuitsvis")), newline="")
     return file

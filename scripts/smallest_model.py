@@ -2,8 +2,9 @@
 
     python -m scripts.smallest_model tinyshakespeare.txt --runs out-smallest --workers 2
 
-About two hours of two cores. A killed run goes on where it was; what is measured is kept in
-`docs/data/smallest_model.json`, and the predictions are in `docs/PREDICTIONS.md`.
+About two hours of two cores for all 48 runs. What is measured is kept in `docs/data/smallest_model.json`, and a run
+that is in there is not trained again: a killed call goes on where it was, on another machine too. To train all anew,
+move that file away. The predictions are in `docs/PREDICTIONS.md`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import argparse
 import json
 import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ SHAPES = (  # layers, heads, width; those that decide most come first
     *((1, 4, 64), (3, 1, 32), (2, 2, 32), (2, 2, 16), (2, 2, 64), (1, 4, 16), (3, 1, 64)),
 )
 STAGES = (0, 100, 200, 300, 400, 500, 600, 800, 1000, 1300, 1600, 2000, 2500, 3000, 3500, 4000)
+MINUTES = 3.5
+"""Of a core for a run, the mean over the shapes: what the first line of the log expects."""
 SETTINGS = {
     "block_size": 128,
     "batch_size": 32,
@@ -89,18 +94,34 @@ def measured(folder: Path) -> dict[str, Any]:
     }
 
 
-def one(text: Path, runs: Path, shape: tuple[int, int, int], seed: int) -> None:
-    """A run, unless its numbers are there; its weights are deleted at the end."""
-    name = name_of(shape, seed)
-    done = runs / f"{name}.json"
-    if done.is_file():
-        return
-    found = run(text, runs / name, shape, seed)
+def one(text: Path, runs: Path, shape: tuple[int, int, int], seed: int) -> str:
+    """Train and measure one model; its weights are deleted at the end. What came out, in one line."""
     from conversion.atomic import write_text
 
-    write_text(done, json.dumps(found) + "\n")
+    name = name_of(shape, seed)
+    found = run(text, runs / name, shape, seed)
+    write_text(runs / f"{name}.json", json.dumps(found) + "\n")
     shutil.rmtree(runs / name)
-    print(name, found["formed"], found["prefix_matching"][-1], found["required_accuracy"][-1], flush=True)
+    formed = "formed" if found["formed"] else "not formed"
+    return (
+        f"{name}: {formed}, prefix matching {found['prefix_matching'][-1]}, accuracy {found['required_accuracy'][-1]}"
+    )
+
+
+def restore(runs: Path) -> None:
+    """Put what has been measured before, and is kept, beside the runs."""
+    from conversion.atomic import write_text
+
+    for row in json.loads(OUT.read_text())["runs"] if OUT.is_file() else ():
+        file = runs / f"{name_of((row['layers'], row['heads'], row['width']), row['seed'])}.json"
+        if not file.exists():
+            write_text(file, json.dumps(row) + "\n")
+
+
+def expected(left: int, minutes: float, workers: int) -> str:
+    """How long the runs that are left will take, and until when."""
+    more = timedelta(minutes=minutes * left / workers)
+    return f"{left} left, about {more.total_seconds() / 60:.0f} minutes, until {datetime.now() + more:%H:%M}"
 
 
 def collect(runs: Path) -> None:
@@ -112,7 +133,6 @@ def collect(runs: Path) -> None:
     lines = ",\n".join(json.dumps(row) for row in rows)
     plain = {"settings": SETTINGS, "stages": list(STAGES)}
     write_text(OUT, json.dumps(plain, indent=1)[:-2] + f',\n "runs": [\n{lines}\n]}}\n')
-    print(f"{len(rows)} of {len(files)} runs in {OUT}")
 
 
 def main() -> None:
@@ -124,11 +144,18 @@ def main() -> None:
     args = parser.parse_args()
     args.runs.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    jobs = [(args.text, args.runs, shape, seed) for seed in SEEDS for shape in SHAPES]
-    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn"), max_tasks_per_child=8) as pool:
-        for future in [pool.submit(one, *job) for job in jobs]:
-            future.result()
-    collect(args.runs)
+    restore(args.runs)
+    every = [(shape, seed) for seed in SEEDS for shape in SHAPES]
+    jobs = [(args.text, args.runs, *job) for job in every if not (args.runs / f"{name_of(*job)}.json").is_file()]
+    print(f"smallest_model, {len(every)} runs: {expected(len(jobs), MINUTES, args.workers)}", flush=True)
+    began = time.monotonic()
+    # no `max_tasks_per_child`: with it CPython before 3.13 may wait for ever (issue 115634)
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(one, *job) for job in jobs]
+        for done, future in enumerate(as_completed(futures), 1):
+            each = (time.monotonic() - began) / 60 * args.workers / done
+            print(f"{future.result()}; {expected(len(jobs) - done, each, args.workers)}", flush=True)
+            collect(args.runs)
 
 
 if __name__ == "__main__":

@@ -491,24 +491,22 @@ def _share(of: Sequence[float | None] | None) -> str:
 
 
 def smallest(found: Found) -> str:
-    """Finding (a)."""
+    """Finding (a): every shape, with means over the seeds."""
     part = found["smallest_model"]
     if not part:
         return "Not measured."
-    rows = []
-    for name, shape in part["shapes"].items():
-        count = len(shape["seeds"])
-        rows.append(
-            [
-                name,
-                f"{shape['parameters']:,}",
-                f"{shape['induction']} of {count}",
-                _list(shape["half_million_tokens"], 1),
-                _list(shape["prefix_matching"], 2),
-                _list(shape["accuracy"], 2),
-                _list(shape["lost_by_shuffling"], 2),
-            ]
-        )
+    rows = [
+        [
+            name,
+            f"{shape['parameters']:,}",
+            f"{shape['induction']} of {len(shape['seeds'])}",
+            _list(shape["half_million_tokens"], 1),
+            ends(shape["mean_prefix_matching"], 2),
+            ends(shape["mean_accuracy"], 2),
+            ends(shape["mean_lost"], 2),
+        ]
+        for name, shape in part["shapes"].items()
+    ]
     header = (
         "model",
         "parameters",
