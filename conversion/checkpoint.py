@@ -36,6 +36,7 @@ from conversion.vocabulary import (
     TOKENIZER_NAME,
     Vocabulary,
     choose_vocabulary,
+    is_rounded_up,
 )
 
 if TYPE_CHECKING:
@@ -203,6 +204,11 @@ def read_checkpoint(
     vocabulary, why = choose_vocabulary(meta, _data_folders(file.parent, run_config), config.vocab_size)
     if why and why != ASKED_FOR_NONE:
         more += (f"a vocabulary was passed over: {why}",)
+    if vocabulary is not None and not is_rounded_up(vocabulary.size, config.vocab_size):
+        more += (
+            f"the vocabulary has {vocabulary.size:,} tokens and the model {config.vocab_size:,}, which is not that "
+            "rounded up: it may be another run's",
+        )
     return Checkpoint(
         config=config,
         state_dict=state,

@@ -33,6 +33,8 @@ GPT2_SIZES = (50257, 50304)
 GPT2_ABSENT = "not on this machine; run `hf download gpt2 vocab.json merges.txt` once where there is a network"
 """The end of messages about GPT-2's vocabulary, which this package does not download itself."""
 
+_MULTIPLES = (*(2**power for power in range(1, 11)), 10, 100, 1000)
+"""To which people round the size of a vocabulary up."""
 _ANY_SIZE = 2**31
 _MOST_ABSENT = 2**20
 
@@ -214,6 +216,11 @@ def find_vocabulary(folders: Iterable[Path], vocab_size: int) -> tuple[Vocabular
                 except VocabularyError as error:
                     reasons.append(str(error))
     return (find_gpt2() if vocab_size in GPT2_SIZES and not reasons else None), "; ".join(reasons)
+
+
+def is_rounded_up(size: int, vocab_size: int) -> bool:
+    """Whether a model's number of tokens is a vocabulary's, or that rounded up to a multiple of 2, 8, 64, 100, ..."""
+    return vocab_size == size or any(-(-size // multiple) * multiple == vocab_size for multiple in _MULTIPLES)
 
 
 def read_vocabulary(source: str | Path | Vocabulary, vocab_size: int) -> Vocabulary:

@@ -238,6 +238,11 @@ def _sentence(result: Trajectory, table: list[list[str]]) -> str:
     """What changes most, and when."""
     if not table:
         return "Nothing here can be followed: a value is missing at some checkpoint."
+    if len(result.steps) == 1:
+        return (
+            f"There is one checkpoint here, of iteration {result.steps[0]:,}, so nothing can change. nanoGPT keeps the "
+            "newest one alone; `nanogpt-lens train` keeps stages."
+        )
     axes = result.axes[1:]
     names = table[0][: len(axes)]
     place = ", ".join(f"{axis} {name}" for axis, name in zip(axes, names, strict=True))

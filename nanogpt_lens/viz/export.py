@@ -200,9 +200,7 @@ def _kaleido() -> Any:
     try:
         import kaleido
     except ImportError:
-        raise AnalysisError(
-            "PNG and SVG files need kaleido, which is not installed; `pip install 'nanogpt-lens[pictures]'`"
-        ) from None
+        raise AnalysisError("PNG and SVG files need kaleido, which is not installed; `pip install kaleido`") from None
     return kaleido
 
 

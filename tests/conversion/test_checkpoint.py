@@ -330,3 +330,14 @@ def test_a_model_remembers_how_many_weights_it_was_made_from(tmp_path, bias):
     convert = to_hooked_transformer if resolve_backend("auto") == "hooked" else to_bridge
     model = convert(checkpoint, consume=True)
     assert model.nanogpt_origin.n_params == checkpoint.n_params == expected > 1000
+
+
+@pytest.mark.parametrize(
+    ("chars", "tokens", "noted"), [(13, 13, False), (13, 16, False), (13, 64, False), (13, 65, True), (8, 13, True)]
+)
+def test_a_vocabulary_that_is_not_the_models_size_rounded_up_is_noted(tmp_path, chars, tokens, noted):
+    write(tmp_path, vocab_size=tokens)
+    write_meta(tmp_path, "".join(map(chr, range(97, 97 + chars))))
+    notes = read_checkpoint(tmp_path).notes
+    said = f"the vocabulary has {chars} tokens and the model {tokens}, which is not that rounded up"
+    assert any(note.startswith(said) for note in notes) == noted

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -136,9 +137,12 @@ def test_the_data_folder_is_looked_at_too(tmp_path):
 def test_gpt2_is_not_guessed_beside_a_file_that_says_nothing(tmp_path, monkeypatch):
     from conversion import vocabulary
 
-    monkeypatch.setattr(vocabulary, "find_gpt2", lambda: "GPT-2's")
+    gpt2 = SimpleNamespace(size=50257)
+    monkeypatch.setattr(vocabulary, "find_gpt2", lambda: gpt2)
     write(tmp_path, vocab_size=50304, n_embd=4, n_layer=1)
-    assert read_checkpoint(tmp_path).vocabulary == "GPT-2's"
+    found = read_checkpoint(tmp_path)
+    assert found.vocabulary is gpt2
+    assert not any("rounded up" in note for note in found.notes)
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": 50304}))
     assert read_checkpoint(tmp_path).vocabulary is None
 

@@ -50,9 +50,17 @@ def _ends(statistics: Scores, name: str) -> tuple[tuple[int, int], tuple[int, in
     return low, high
 
 
+EVEN = 0.1
+"""The share of the distance of even attention within which a head looks no nearer or farther than that."""
+
+
 def _finding(statistics: Scores, near: tuple[int, int], far: tuple[int, int]) -> str:
-    """How far back heads look."""
+    """How far back heads look, and whether that is more than even attention does."""
     back = statistics.score("distance")
+    if statistics.chance is not None:
+        even = statistics.chance[statistics.labels["score"].index("distance")]
+        if bool(((back - even).abs() <= EVEN * even).all()):
+            return f"All heads look about as far back as even attention would, {number(even.mean(), 1)} tokens."
     if near == far:
         return f"{heads_named([far]).capitalize()} looks {number(back[far], 1)} tokens back, on average."
     return (

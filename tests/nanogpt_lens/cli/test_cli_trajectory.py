@@ -131,6 +131,7 @@ def test_fewer_stages_than_a_verdict_takes(stages, text, pattern, n):
     assert code == 0
     assert f"too few stages to tell ({n}; needs 7)" in out
     assert "not reached" not in out
+    assert ("There is one checkpoint here, of iteration" in out) == (n == 1)
     assert f"{n} checkpoints; columns are iterations\n" in out
 
 

@@ -18,6 +18,7 @@ from nanogpt_lens.reporting.making import report
 from nanogpt_lens.reporting.neuron_table import _classes
 from nanogpt_lens.reporting.part_rises import largest_rise, parts_of
 from nanogpt_lens.reporting.section import Section
+from nanogpt_lens.reporting.sections.attention import _finding as attention_finding
 from nanogpt_lens.reporting.sections.neurons import _findings
 from nanogpt_lens.reporting.sections.patching_in_words import finding, head_says, over_pairs
 from nanogpt_lens.reporting.worth import Worth, grid_of, worth_of
@@ -208,6 +209,29 @@ def test_the_section_tells_the_neuron_of_the_first_screen_and_no_more():
     said = "No neuron surely tells speakers' names or line breaks apart."
     assert _findings({"speaker_name": unsure, "newline": unsure}) == (said,)
     assert _findings({}) == ()
+
+
+def test_a_neuron_of_capitals_is_no_neuron_of_names():
+    """It is surely higher on names, and surely higher still on capitals."""
+    names, capitals = separating(0.87, 0.85), separating(0.97, 0.96)
+    assert first_class_neuron({"speaker_name": names, "upper_case": capitals}).what == "upper-case letters"
+    assert first_class_neuron({"speaker_name": names}).what == "speakers' names"
+    unsure = separating(0.97, 0.8)
+    assert first_class_neuron({"speaker_name": names, "upper_case": unsure}).what == "speakers' names"
+
+
+def test_heads_that_look_as_far_as_even_attention_are_not_ranked():
+    def said(distances, chance=15.8):
+        of = {"values": double([[distances]]), "chance": double([[[chance] * len(distances)]])}
+        labels = {"score": ("distance",), "layer": ("0",), "head": tuple(map(str, range(len(distances))))}
+        about = {"axes": ("score", "layer", "head"), "labels": labels, "quantity": "tokens", "definition": "d"}
+        statistics = Scores(**of, **about)
+        values = statistics.score("distance")
+        near, far = ((0, int(values.argmin())), (0, int(values.argmax())))
+        return attention_finding(statistics, near, far)
+
+    assert said([16.0, 15.5]) == "All heads look about as far back as even attention would, 15.8 tokens."
+    assert said([16.0, 3.0]).startswith("Head 0.0 looks farthest back, 16.0 tokens on average; head 0.1 looks nearest")
 
 
 def test_the_class_of_a_neuron_is_the_one_furthest_above_its_own_chance():
