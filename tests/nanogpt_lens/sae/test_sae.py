@@ -563,7 +563,7 @@ class TestBadInput:
 
     def test_without_saelens(self, model, monkeypatch):
         monkeypatch.setitem(sys.modules, "sae_lens", None)
-        with pytest.raises(AnalysisError, match=r"pip install 'nanogpt-lens\[sae\]'"):
+        with pytest.raises(AnalysisError, match="pip install sae-lens"):
             train_sae(model, TEXT, layer=1)
 
 

