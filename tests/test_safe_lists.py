@@ -38,7 +38,7 @@ def near(one, other):
         pytest.param(Place(task="random", seed="1338", step=6000), 5, marks=pytest.mark.slow),
         pytest.param(Place(task="random", seed="1337", step=600), 15, marks=pytest.mark.slow),
         pytest.param(Place(task="own", seed="1339", step=6000), 2, marks=pytest.mark.slow),
-        pytest.param(Place(task="shakespeare", seed="1337", step=500), 1, marks=pytest.mark.slow),
+        pytest.param(Place(task="shakespeare", seed="1337", step=2000), 1, marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
