@@ -110,36 +110,38 @@ def shakespeare() -> dict[str, Any]:
     }
 
 
+def _of_data(name: str, summary: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """What follows from the data of a name; nothing where they are not there."""
+    file = DATA / f"{name}.json"
+    return summary(json.loads(file.read_text())) if file.is_file() else {}
+
+
 def smallest() -> dict[str, Any]:
     """Finding (a), from the runs that are kept as data."""
     from scripts.replication.smallest import summary
 
-    file = DATA / "smallest_model.json"
-    return summary(json.loads(file.read_text())) if file.is_file() else {}
+    return _of_data("smallest_model", summary)
 
 
 def agreement() -> dict[str, Any]:
     """Finding (b), heads, as it was measured first: on 64 prompts."""
     from scripts.replication.agreement import summary
 
-    file = DATA / "agreement.json"
-    return summary(json.loads(file.read_text())) if file.is_file() else {}
+    return _of_data("agreement", summary)
 
 
 def head_agreement() -> dict[str, Any]:
     """Finding (b), heads, on four sets of 512 prompts."""
     from scripts.replication.head_agreement import summary
 
-    file = DATA / "head_agreement.json"
-    return summary(json.loads(file.read_text())) if file.is_file() else {}
+    return _of_data("head_agreement", summary)
 
 
 def edge_agreement() -> dict[str, Any]:
     """Finding (b), edges: the grades of all methods, and the rule that says when a list of edges is safe."""
     from scripts.replication.rule import summary
 
-    file = DATA / "edge_agreement.json"
-    return summary(json.loads(file.read_text())) if file.is_file() else {}
+    return _of_data("edge_agreement", summary)
 
 
 PARTS: dict[str, Callable[[], Any]] = {

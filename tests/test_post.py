@@ -11,6 +11,7 @@ from statistics import fmean
 import pytest
 
 from scripts.notebook_claims import Claims, pieces, prose, uncovered
+from tests.test_results_prose import ends
 
 ROOT = Path(__file__).resolve().parent.parent
 POST, SHORT = ROOT / "docs" / "blog" / "looking-is-late.md", ROOT / "docs" / "blog" / "thread.md"
@@ -20,12 +21,6 @@ def text_of(file):
     """The prose of a page; what pictures show in words is prose too."""
     text = file.read_text(encoding="utf-8")
     return prose([re.sub(r"!\[(.*?)\]\([^)]*\)", r"\1", text)])
-
-
-def ends(values):
-    """The least and the largest."""
-    values = list(values)
-    return min(values), max(values)
 
 
 @pytest.fixture(scope="module")

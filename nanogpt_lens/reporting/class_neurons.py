@@ -50,8 +50,7 @@ def class_neuron(found: SeparatingNeurons, what: str) -> ClassNeuron | None:
         what: the class in words.
     """
     layer, neuron = found.best(1)[0]
-    place = [int(label) for label in found.labels["layer"]].index(layer), neuron
-    held_out, low, sign = (float(tensor[place]) for tensor in (found.held_out, found.low, found.sign))
+    held_out, low, sign = _measured(found, layer, neuron)
     if math.isnan(held_out) or not low > found.chance:
         return None
     return ClassNeuron(
@@ -75,6 +74,12 @@ def first_class_neuron(separating: Mapping[str, SeparatingNeurons]) -> ClassNeur
 
 def _surely(found: SeparatingNeurons, one: ClassNeuron) -> float:
     """How well the same neuron, in the same direction, tells another class apart; 0 where that is not sure."""
-    place = [int(label) for label in found.labels["layer"]].index(one.layer), one.neuron
-    held_out, low, sign = (float(tensor[place]) for tensor in (found.held_out, found.low, found.sign))
+    held_out, low, sign = _measured(found, one.layer, one.neuron)
     return held_out if (sign > 0) == one.higher and low > found.chance else 0.0
+
+
+def _measured(found: SeparatingNeurons, layer: int, neuron: int) -> tuple[float, float, float]:
+    """What a neuron reaches on held-out text, where its interval begins, and its sign; the layer by its own number."""
+    place = [int(label) for label in found.labels["layer"]].index(layer), neuron
+    held_out, low, sign = (float(tensor[place]) for tensor in (found.held_out, found.low, found.sign))
+    return held_out, low, sign

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,34 @@ METHODS: dict[str, str] = {
 """Every method gives each head a number; higher matters more."""
 
 
-def by_method(model: Any, task: Task, *, n: int = 64, seed: int = 0) -> dict[str, list[list[float]]]:
-    """Each head's number by each method, [layer][head]."""
-    random = random_heads(model, n=n, seed=seed)
+def by_method(
+    model: Any,
+    task: Task,
+    *,
+    n: int = 64,
+    seed: int = 0,
+    n_random: int | None = None,
+    n_text: int | None = None,
+    methods: Iterable[str] = METHODS,
+) -> dict[str, list[list[float]]]:
+    """Each head's number by each method, [layer][head].
+
+    Args:
+        model, task, seed: what is measured, and the seed of all that is drawn.
+        n: the prompts.
+        n_random, n_text: the sequences of random permutations and of the task; None for as many as prompts.
+        methods: those to measure.
+    """
+    n_random, n_text = n_random or n, n_text or n
+    random = random_heads(model, n=n_random, seed=seed)
     pair = induction_pairs(model, n=n, seed=seed)
     metric = logit_diff(pair.answer, pair.wrong)
     sites: dict[str, Any] = {"activation": "z", "axes": ("layer", "head"), "progress": False}
-    text = torch.from_numpy(task_sequences(model, task, n=n, seed=seed).tokens)
+    text = torch.from_numpy(task_sequences(model, task, n=n_text, seed=seed).tokens)
     found = {
         "prefix_matching": random.score("induction"),
         "previous_token": random.score("previous_token"),
-        "task_induction": task_heads(model, task, n=n, seed=seed).score("induction"),
+        "task_induction": task_heads(model, task, n=n_text, seed=seed).score("induction"),
         "patching": activation_patching(model, pair.clean, pair.corrupted, metric, **sites).effect,
         "attribution": attribution_patching(model, pair.clean, pair.corrupted, metric, **sites).values,
         "attribution_ig": attribution_patching(model, pair.clean, pair.corrupted, metric, ig_steps=4, **sites).values,
@@ -65,8 +82,10 @@ def by_method(model: Any, task: Task, *, n: int = 64, seed: int = 0) -> dict[str
     for source in ("zero", "mean"):
         fall = activation_patching(model, pair.clean, None, metric, source=source, **sites).effect
         found[f"{source}_prompts"] = -fall
-        found[f"{source}_task"] = head_importance(model, text, source=source, n=n, seed=seed, progress=False).values
-    return {name: [[round(float(v), 5) for v in row] for row in found[name]] for name in METHODS}
+        if f"{source}_task" in methods:
+            importance = head_importance(model, text, source=source, n=n_text, seed=seed, progress=False)
+            found[f"{source}_task"] = importance.values
+    return {name: [[round(float(v), 5) for v in row] for row in found[name]] for name in methods}
 
 
 def correlation(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]], *, layer: int | None = None) -> float:

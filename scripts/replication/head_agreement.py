@@ -21,23 +21,16 @@ import numpy as np
 import torch
 
 from conversion.atomic import write_text
-from nanogpt_lens.heads.on_tasks import task_heads, task_sequences
-from nanogpt_lens.patching.attribution import attribution_patching
-from nanogpt_lens.patching.importance import head_importance
-from nanogpt_lens.patching.sweeps import activation_patching
-from nanogpt_lens.running.metrics import logit_diff
-from nanogpt_lens.text.prompts import induction_pairs
 from nanogpt_lens.text.tasks import Task, read_task
-from scripts.replication.agreement import METHODS as OLD_METHODS
+from scripts.replication import agreement
 from scripts.replication.agreement import PAIRS, correlation
 from scripts.replication.edge_agreement import PROMPT_SEEDS, PROMPTS, Place
-from scripts.replication.formation import random_heads
 from scripts.results import DATA, SEEDS, place
 
 OUT = DATA / "head_agreement.json"
 STEPS = (600, 1000, 6000)
 SEQUENCES = {"random permutations": 64, "the task": 128}
-METHODS = tuple(name for name in OLD_METHODS if name != "zero_task")
+METHODS = tuple(name for name in agreement.METHODS if name != "zero_task")
 """Those of the old measurement, but for one that nothing was said of."""
 
 Heads: TypeAlias = Mapping[str, Sequence[Sequence[float]]]
@@ -46,25 +39,8 @@ Heads: TypeAlias = Mapping[str, Sequence[Sequence[float]]]
 
 def by_method(model: Any, task: Task, *, n: int = PROMPTS, seed: int = 0) -> dict[str, list[list[float]]]:
     """Each head's number by each method, [layer][head], on n prompts; see `SEQUENCES` for the sequences."""
-    random = random_heads(model, n=SEQUENCES["random permutations"], seed=seed)
-    n_text = SEQUENCES["the task"]
-    pair = induction_pairs(model, n=n, seed=seed)
-    metric = logit_diff(pair.answer, pair.wrong)
-    sites: dict[str, Any] = {"activation": "z", "axes": ("layer", "head"), "progress": False}
-    text = torch.from_numpy(task_sequences(model, task, n=n_text, seed=seed).tokens)
-    found = {
-        "prefix_matching": random.score("induction"),
-        "previous_token": random.score("previous_token"),
-        "task_induction": task_heads(model, task, n=n_text, seed=seed).score("induction"),
-        "patching": activation_patching(model, pair.clean, pair.corrupted, metric, **sites).effect,
-        "attribution": attribution_patching(model, pair.clean, pair.corrupted, metric, **sites).values,
-        "attribution_ig": attribution_patching(model, pair.clean, pair.corrupted, metric, ig_steps=4, **sites).values,
-        "mean_task": head_importance(model, text, source="mean", n=n_text, seed=seed, progress=False).values,
-    }
-    for source in ("zero", "mean"):
-        fall = activation_patching(model, pair.clean, None, metric, source=source, **sites).effect
-        found[f"{source}_prompts"] = -fall
-    return {name: [[round(float(v), 5) for v in row] for row in found[name]] for name in METHODS}
+    n_random, n_text = SEQUENCES["random permutations"], SEQUENCES["the task"]
+    return agreement.by_method(model, task, n=n, seed=seed, n_random=n_random, n_text=n_text, methods=METHODS)
 
 
 def sets_of(data: Mapping[str, Any], step: str) -> Iterator[Heads]:
