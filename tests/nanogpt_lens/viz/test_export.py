@@ -199,7 +199,7 @@ def test_without_kaleido(tmp_path, monkeypatch):
 
     monkeypatch.setattr(export, "_open", None)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(AnalysisError, match=r"pip install 'nanogpt-lens\[pictures\]'"):
+    with pytest.raises(AnalysisError, match="need kaleido, which is not installed; `pip install kaleido`"):
         to_png(scores(), tmp_path / "x.png")
 
 
