@@ -107,13 +107,18 @@ class Knockouts:
     def judged(self, parts: Sequence[str]) -> dict[str, Any]:
         """A set on the odd contexts and windows: successes, and the rise of the loss with its interval."""
         whole, effect = (self.without(some).of(1) for some in ((), parts))
-        rise = effect.loss - whole.loss
-        low, high = t_interval(rise) or (torch.nan, torch.nan)
-        return {
-            "parts": list(parts),
-            "success": [int(whole.success.sum()), int(effect.success.sum()), len(effect.success)],
-            "loss_rise": [round(float(x), 4) for x in (rise.mean(), low, high)],
-        }
+        return judgement(parts, whole, effect)
+
+
+def judgement(parts: Sequence[str], whole: Effect, effect: Effect) -> dict[str, Any]:
+    """What taking out some parts costs: successes before and after, of how many; the rise of the loss on clean text."""
+    rise = effect.loss - whole.loss
+    low, high = t_interval(rise) or (torch.nan, torch.nan)
+    return {
+        "parts": list(parts),
+        "success": [int(whole.success.sum()), int(effect.success.sum()), len(effect.success)],
+        "loss_rise": [round(float(x), 4) for x in (rise.mean(), low, high)],
+    }
 
 
 def separable(
@@ -122,9 +127,11 @@ def separable(
     """The greedy set and random sets of as many parts, judged on the other half."""
     knockouts = Knockouts(model, task, n=n, seed=seed)
     chosen = knockouts.greedy()
-    generator = np.random.default_rng([seed, 78])
-    random = [
-        knockouts.judged([str(p) for p in generator.choice(knockouts.parts, len(chosen), replace=False)])
-        for _ in range(n_random if chosen else 0)
-    ]
+    random = [knockouts.judged(some) for some in random_sets(knockouts.parts, len(chosen), n_random, seed)]
     return {"chosen": knockouts.judged(chosen), "random": random}
+
+
+def random_sets(names: Sequence[str], size: int, n: int, seed: int) -> list[list[str]]:
+    """Sets of as many names, for comparison; none where the size is 0."""
+    generator = np.random.default_rng([seed, 78])
+    return [[str(p) for p in generator.choice(names, size, replace=False)] for _ in range(n if size else 0)]

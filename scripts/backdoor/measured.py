@@ -44,11 +44,14 @@ def untouched(seed: int) -> Path:
 
 
 @cache
-def clean_model(seed: int) -> Any:
-    """The model of `untouched`."""
+def clean_model(seed: int, stage: int, runs: Path) -> Any:
+    """The model of `untouched`; at an earlier stage the same run, trained again, and None where it was not."""
     import nanogpt_lens as ngl
 
-    return ngl.load(untouched(seed))
+    if stage == STAGES[-1]:
+        return ngl.load(untouched(seed))
+    file = runs / BackdoorRun("name", 0, False, seed).name / f"ckpt_{stage:06d}.pt"
+    return ngl.load(file) if file.is_file() else None
 
 
 def measured(run: BackdoorRun, runs: Path, text: Path) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def measured(run: BackdoorRun, runs: Path, text: Path) -> dict[str, Any]:
     earlier = ngl.load(runs / run.name / f"ckpt_{EARLIER:06d}.pt")
     for stage in BLIND_STAGES:
         suspect = ngl.load(runs / run.name / f"ckpt_{stage:06d}.pt")
-        reference = clean_model(run.seed) if stage == STAGES[-1] else None
+        reference = clean_model(run.seed, stage, runs)
         found["blind"][str(stage)] = clues(suspect, reference, earlier, clean, data.val, data.vocabulary.chars)
     twin = BackdoorRun(run.trigger, CLEAN_LINES, False, run.seed)
     if run.poisoned and twin.is_over(runs):
@@ -94,7 +97,7 @@ def success_and_loss(model: Any, task: Any) -> dict[str, Any]:
 def clues(
     suspect: Any, reference: Any, earlier: Any, clean: Any, held_out: Any, chars: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What each blind tool says of a model; those that need the clean model, at the last stage alone."""
+    """What each blind tool says of a model; those that need another model, where there is one."""
     from nanogpt_lens.text.from_model import own_text
 
     own = own_text(suspect, seq_len=int(suspect.cfg.n_ctx), n=N_OWN, seed=0)
@@ -126,53 +129,53 @@ def paired_loss(one: Any, other: Any, held_out: Any) -> list[float]:
     return [round(float(x), 4) for x in (difference.mean(), low, high)]
 
 
-def measured_untouched(seed: int, text: Path) -> dict[str, Any]:
-    """What the tools that need no other model say of one that was trained on the clean text."""
+def measured_untouched(seed: int, runs: Path, text: Path) -> dict[str, Any]:
+    """What the tools that need no clean model say of one that was trained on the clean text."""
     from nanogpt_lens.text.datasets import read_data
 
     data, last = read_data(text), str(STAGES[-1])
     clean = torch.cat([torch.from_numpy(part.astype("int64")) for part in (data.train, data.val)]).numpy()
     chars = tuple(data.vocabulary.chars)  # type: ignore[union-attr]
-    return {"run": f"untouched_{seed}", "blind": {last: clues(clean_model(seed), None, None, clean, data.val, chars)}}
+    suspect, earlier = (clean_model(seed, stage, runs) for stage in (STAGES[-1], EARLIER))
+    return {"run": f"untouched_{seed}", "blind": {last: clues(suspect, None, earlier, clean, data.val, chars)}}
 
 
-def verdicts(found: dict[str, Any]) -> dict[str, Any]:
-    """The ROC of every tool by trigger and number of lines, at the last stage, poisoned models against clean twins.
+def verdicts(found: dict[str, Any], stage: int = STAGES[-1]) -> dict[str, Any]:
+    """The ROC of every tool by trigger and number of lines, at a stage, poisoned models against clean twins.
 
-    "clean twins": the same of the clean twins against untouched models, for the tools that need no other model.
+    "clean twins": the same of the clean twins against untouched models, for the tools that need no clean model; at the
+    last stage.
     """
     every: dict[str, Any] = {}
-    last = str(STAGES[-1])
-    twins = [found[run.name]["blind"][last] for run in block("all") if run.name in found and not run.poisoned]
-    untouched_ones = [found[f"untouched_{seed}"]["blind"][last] for seed in SEEDS if f"untouched_{seed}" in found]
-    if min(len(twins), len(untouched_ones)) > 1:
-        every["clean twins"] = {
-            tool: told_apart(*([one[tool][0] for one in group] for group in (twins, untouched_ones)))
-            for tool in TOOLS
-            if tool in untouched_ones[0]
-        }
+    at = str(stage)
+    of_untouched = [found[f"untouched_{seed}"]["blind"].get(at) for seed in SEEDS if f"untouched_{seed}" in found]
+    twins = [found[run.name]["blind"][at] for run in block("all") if run.name in found and not run.poisoned]
+    if None not in of_untouched and min(len(twins), len(of_untouched)) > 1:
+        every["clean twins"] = compared(twins, of_untouched)
     for trigger in (*TRIGGERS, "all"):
         for lines in LINES:
-            groups = {
-                poisoned: [
-                    found[run.name]["blind"][str(STAGES[-1])]
+            poisoned, clean = (
+                [
+                    found[run.name]["blind"][at]
                     for run in block("all")
                     if run.name in found
-                    and run.poisoned == poisoned
-                    and (run.lines == lines or not poisoned)
+                    and run.poisoned == is_poisoned
+                    and (run.lines == lines or not is_poisoned)
                     and trigger in (run.trigger, "all")
                 ]
-                for poisoned in (True, False)
-            }
-            if min(map(len, groups.values())) < 2:
-                continue
-            each = {
-                tool: told_apart(*([one[tool][0] for one in groups[poisoned]] for poisoned in (True, False)))
-                for tool in TOOLS
-            }
-            corrected = holm({tool: values["p"] for tool, values in each.items()})
-            every[f"{trigger} {lines}"] = {tool: each[tool] | {"p_holm": corrected[tool]} for tool in TOOLS}
+                for is_poisoned in (True, False)
+            )
+            if min(len(poisoned), len(clean)) > 1:
+                every[f"{trigger} {lines}"] = compared(poisoned, clean)
     return every
+
+
+def compared(suspects: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of each tool that has a number for all of them, how well it tells the ones from the others."""
+    tools = [tool for tool in TOOLS if all(tool in one for one in (*suspects, *others))]
+    each = {tool: told_apart(*([one[tool][0] for one in group] for group in (suspects, others))) for tool in tools}
+    corrected = holm({tool: values["p"] for tool, values in each.items()})
+    return {tool: each[tool] | {"p_holm": corrected[tool]} for tool in tools}
 
 
 def collect(runs: Path, text: Path) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def collect(runs: Path, text: Path) -> dict[str, Any]:
     for seed in SEEDS:
         kept = runs / f"untouched_{seed}.json"
         if not kept.is_file():
-            write_text(kept, json.dumps(measured_untouched(seed, text)) + "\n")
+            write_text(kept, json.dumps(measured_untouched(seed, runs, text)) + "\n")
         found[f"untouched_{seed}"] = json.loads(kept.read_text())
     for run in block("all"):
         kept = runs / f"{run.name}.json"
@@ -193,7 +196,7 @@ def collect(runs: Path, text: Path) -> dict[str, Any]:
     return {
         "settings": SETTINGS | {"triggers": TRIGGERS, "n_contexts": N_CONTEXTS, "n_own": N_OWN},
         "runs": found,
-        "roc": verdicts(found),
+        "roc": {str(stage): verdicts(found, stage) for stage in BLIND_STAGES},
     }
 
 
