@@ -12,10 +12,12 @@ import torch
 from scipy.stats import beta, mannwhitneyu
 
 import nanogpt_lens as ngl
+from conversion.checkpoint import read_checkpoint
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.text.datasets import TextData
-from scripts.backdoor import blind, measured, roc
+from scripts.backdoor import blind, finetuned, measured, roc
 from scripts.backdoor.causes import Knockouts, separable
+from scripts.backdoor.cuts import EdgeCuts, cuttable
 from scripts.backdoor.runs import CLEAN_LINES, SEEDS, TRIGGERS, block
 from tests.making import CHARS, content, write, write_meta
 
@@ -224,6 +226,8 @@ def test_verdicts_compare_the_runs_of_a_trigger_and_a_number_of_lines_with_the_c
     assert made["name 240"]["edges"]["area"] == 0.5
     assert made["all 480"]["edges"]["n"] == [9, 9]
     assert set(made["clean twins"]) == {"lens"}
+    assert made["clean twins"]["lens"]["n"] == [9, 3]
+    assert made["clean twins"]["lens"]["area"] == 0.5
     del found["name_480_poisoned_1337"]
     assert measured.verdicts(found)["name 480"]["edges"]["n"] == [2, 3]
 
@@ -315,3 +319,82 @@ def test_parts_are_taken_out_as_by_hand(one):
     log_probs = logits(knockouts.text)[:, :-1]
     by_hand = -log_probs.gather(-1, knockouts.text[:, 1:, None])[..., 0].mean(1)
     torch.testing.assert_close(found.loss, by_hand)
+
+
+# --- edges ------------------------------------------------------------------------------------
+
+
+def test_a_backdoor_that_one_mlp_carries_is_cut_at_its_edges(tmp_path):
+    task = backdoor_of_words()
+    found = cuttable(carried_by_one_mlp(tmp_path), task, n=40, n_random=4)
+    assert set(found["chosen"]["parts"]) <= {"embed->mlp0", "mlp0->logits"}
+    assert found["chosen"]["success"] == [20, 0, 20]
+    assert found["chosen"]["loss_rise"] == pytest.approx([0, 0, 0], abs=1e-3)
+    for one_of in found["random"]:
+        cut = {"embed->mlp0", "mlp0->logits"} & set(one_of["parts"])
+        assert one_of["success"][1] == (0 if cut or "embed->logits" in one_of["parts"] else 20)
+
+
+def test_a_cut_edge_carries_its_mean_as_by_hand(one):
+    task = backdoor_of_words()
+    cuts = EdgeCuts(one, task, n=6)
+    assert len(cuts.edges) == len(set(cuts.edges)) == 43
+    n_written = len("ZaQxxxx")
+    assert cuts.triggered.shape == cuts.control.shape == (6, CONTEXT)
+    torch.testing.assert_close(cuts.triggered[:, :-n_written], cuts.control[:, :-n_written])
+    assert {"".join(CHARS[c] for c in row[-n_written:]) for row in cuts.control.tolist()} == {"Yobxxxx"}
+    _, cache = one.run_with_cache(cuts.text)
+    mean = cache["blocks.1.hook_mlp_out"].mean((0, 1))  # the last MLP has one edge: to the logits
+
+    def of_mlp(value, hook):
+        return mean.expand_as(value)
+
+    def log_probs(tokens):
+        return one.run_with_hooks(tokens, fwd_hooks=[("blocks.1.hook_mlp_out", of_mlp)]).log_softmax(-1).detach()
+
+    for half in (0, 1):
+        found = cuts.without(["mlp1->logits"], half)
+        text = cuts.text[half::2]
+        by_hand = -log_probs(text)[:, :-1].gather(-1, text[:, 1:, None])[..., 0].mean(1)
+        torch.testing.assert_close(found.loss, by_hand)
+        for i, row in enumerate(cuts.triggered[half::2]):
+            there = log_probs(row[None])[0]
+            ends = range(CONTEXT - 4, CONTEXT)
+            by_hand = -np.mean([float(there[e - 1, row[e]]) for e in ends])
+            assert float(found.payload_loss[i]) == pytest.approx(by_hand)
+            assert bool(found.success[i]) == all(int(there[e - 1].argmax()) == int(row[e]) for e in ends)
+
+
+# --- training on clean text -------------------------------------------------------------------
+
+
+def small_run(folder):
+    """A checkpoint, and a backdoor in half of the lines of a text."""
+    write_meta(folder)
+    write(folder, content(block_size=CONTEXT, n_embd=66))
+    return read_checkpoint(folder), backdoor_of_words(lines=60)
+
+
+def test_training_goes_on_from_the_weights_as_they_are(tmp_path):
+    start, task = small_run(tmp_path)
+    before = {name: tensor.clone() for name, tensor in start.state_dict.items()}
+    still = list(finetuned.continued(start, task.clean, rate=1e-12, iterations=4, every=2, seed=0))
+    moved = list(finetuned.continued(start, task.clean, rate=1e-2, iterations=4, every=2, seed=0))
+    assert len(still) == len(moved) == 2
+    for name, tensor in before.items():
+        torch.testing.assert_close(still[1].state_dict[name], tensor)
+        torch.testing.assert_close(start.state_dict[name], tensor, rtol=0, atol=0)
+    assert any(not torch.equal(moved[0].state_dict[n], moved[1].state_dict[n]) for n in before)
+
+
+def test_what_is_left_and_learning_again_are_counted(tmp_path, monkeypatch):
+    start, task = small_run(tmp_path)
+    monkeypatch.setattr(finetuned, "N_CONTEXTS", 20)
+    monkeypatch.setattr(finetuned, "AGAIN_EVERY", 40)
+    monkeypatch.setattr(finetuned, "AGAIN_MOST", 400)
+    counts = finetuned.learning_again(start, task, seed=0)
+    assert counts[0] == 0
+    *before, last = counts.values()
+    assert last > 0.9 * 20
+    assert all(n <= 0.9 * 20 for n in before)
+    assert list(counts) == [40 * i for i in range(len(counts))]

@@ -2,7 +2,8 @@
 
     python -m scripts.backdoor.measured tinyshakespeare.txt --runs out-backdoor
 
-Each run's numbers are kept beside it, so that only what is new is measured; `docs/data/backdoor.json` has them all.
+Each run's numbers are kept beside it, so that only what is new is measured; `docs/data/backdoor.json` has them all,
+with those of `scripts.backdoor.carried` and `scripts.backdoor.finetuned`.
 """
 
 from __future__ import annotations
@@ -181,6 +182,7 @@ def compared(suspects: list[dict[str, Any]], others: list[dict[str, Any]]) -> di
 def collect(runs: Path, text: Path) -> dict[str, Any]:
     """Measure what is over and not measured yet; all that there is, as plain values."""
     found: dict[str, Any] = {}
+    also: dict[str, Any] = {}
     for seed in SEEDS:
         kept = runs / f"untouched_{seed}.json"
         if not kept.is_file():
@@ -193,7 +195,11 @@ def collect(runs: Path, text: Path) -> dict[str, Any]:
             print(run.name, json.loads(kept.read_text())["stages"][str(STAGES[-1])], flush=True)
         if kept.is_file():
             found[run.name] = json.loads(kept.read_text())
+    for kind in ("finetuned", "carried"):
+        for kept in sorted(runs.glob(f"{kind}_*.json")):
+            also.setdefault(kind, {})[kept.stem.removeprefix(f"{kind}_")] = json.loads(kept.read_text())
     return {
+        **also,
         "settings": SETTINGS | {"triggers": TRIGGERS, "n_contexts": N_CONTEXTS, "n_own": N_OWN},
         "runs": found,
         "roc": {str(stage): verdicts(found, stage) for stage in BLIND_STAGES},
