@@ -338,7 +338,8 @@ def test_a_backdoor_that_one_mlp_carries_is_cut_at_its_edges(tmp_path):
 def test_a_cut_edge_carries_its_mean_as_by_hand(one):
     task = backdoor_of_words()
     cuts = EdgeCuts(one, task, n=6)
-    assert len(cuts.edges) == len(set(cuts.edges)) == 43
+    # 6 into the first layer's heads, 3 into its MLP, 24 and 6 into those of the second, 7 into the logits
+    assert len(cuts.edges) == len(set(cuts.edges)) == 46
     n_written = len("ZaQxxxx")
     assert cuts.triggered.shape == cuts.control.shape == (6, CONTEXT)
     torch.testing.assert_close(cuts.triggered[:, :-n_written], cuts.control[:, :-n_written])
@@ -372,7 +373,7 @@ def small_run(folder):
     """A checkpoint, and a backdoor in half of the lines of a text."""
     write_meta(folder)
     write(folder, content(block_size=CONTEXT, n_embd=66))
-    return read_checkpoint(folder), backdoor_of_words(lines=60)
+    return read_checkpoint(folder), backdoor_of_words(lines=40)
 
 
 def test_training_goes_on_from_the_weights_as_they_are(tmp_path):
