@@ -31,7 +31,7 @@ from nanogpt_lens.core.intervals import mean_fields
 from nanogpt_lens.results import CircuitAtlas, HeadMatches, Trajectory, load_result
 from nanogpt_lens.runs.atlas import circuit_atlas
 from nanogpt_lens.text.tasks import read_task
-from scripts.replication.tables import markdown
+from scripts.replication.cells import markdown
 from scripts.results import DATA, ROOT, SEEDS, place
 from scripts.ship_induction import SHIPPED, settings
 

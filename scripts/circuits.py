@@ -14,7 +14,7 @@ import re
 from typing import Any
 
 from conversion.atomic import write_text
-from scripts.replication.tables import markdown
+from scripts.replication.cells import markdown
 from scripts.results import DATA, ROOT, SEEDS, place
 
 OUT = DATA / "circuits.json"

@@ -14,7 +14,7 @@ from typing import Any
 
 from conversion.atomic import write_text
 from scripts.circuits import LENGTH, PROMPTS, TABLE_IN, pairs_of_kind
-from scripts.replication.tables import markdown
+from scripts.replication.cells import markdown
 from scripts.results import DATA, ROOT, SEEDS, place
 
 OUT = DATA / "compared_circuits.json"

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from conversion.atomic import write_text
-from scripts.replication.tables import markdown, with_tables
+from scripts.replication.cells import markdown
+from scripts.replication.tables import with_tables
 from scripts.results import DATA, ROOT
 from scripts.train_further import train_further
 

@@ -144,6 +144,20 @@ def edge_agreement() -> dict[str, Any]:
     return _of_data("edge_agreement", summary)
 
 
+def backdoor() -> dict[str, Any]:
+    """Finding (c), from the runs that are kept as data."""
+    from scripts.backdoor.summary import summary
+
+    return _of_data("backdoor", summary)
+
+
+def arrival() -> dict[str, Any]:
+    """Finding (e), from the edges that were measured at each stage."""
+    from scripts.replication.arrival import summary
+
+    return _of_data("order", summary)
+
+
 PARTS: dict[str, Callable[[], Any]] = {
     "induction": lambda: {seed: of_run("induction", seed) for seed in SEEDS},
     "induction_control": lambda: {seed: of_run("induction_control", seed) for seed in SEEDS},
@@ -155,6 +169,8 @@ PARTS: dict[str, Callable[[], Any]] = {
     "agreement": agreement,
     "head_agreement": head_agreement,
     "edge_agreement": edge_agreement,
+    "backdoor": backdoor,
+    "arrival": arrival,
 }
 """Of `results.json`."""
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from conversion.atomic import write_text
-from scripts.replication.tables import markdown, with_tables
+from scripts.replication.cells import markdown
+from scripts.replication.tables import with_tables
 from scripts.results import DATA, ROOT, SEEDS, place
 
 OUT = DATA / "scrubbing.json"
@@ -94,13 +95,13 @@ def of_seed(seed: str) -> dict[str, Any]:
         weakened = ngl.scrub(model, {"name": MAIN, **ladder(PREVIOUS[seed])[MAIN]}, some, n_draws=2)
         table = weakened.claims_table().drop(columns=["n_values"])
         found[kind] = {
-            "rungs": {name: _share(result) for name, result in results.items()},
+            "rungs": {name: share_of(result) for name, result in results.items()},
             "claims": json.loads(table.to_json(None, orient="records", double_precision=6) or "[]"),
         }
     return found
 
 
-def _share(result: Any) -> dict[str, Any]:
+def share_of(result: Any) -> dict[str, Any]:
     """The recovered share of a result, with its interval, and that of its features permuted."""
     low, high = result.interval_of_recovered
     numbers = {"recovered": result.recovered, "low": low, "high": high}

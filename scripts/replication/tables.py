@@ -9,8 +9,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from scripts.backdoor.tables import TABLES as BACKDOOR
+from scripts.replication.arrival import arrival
+from scripts.replication.cells import Found, ends, markdown, number, several, share, three
+
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-Found = Mapping[str, Any]
 
 
 def fill(document: str, found: Found) -> str:
@@ -29,32 +32,6 @@ def with_tables(document: str, tables: Mapping[str, str]) -> str:
         KeyError: the document has a table of another name.
     """
     return _PLACE.sub(lambda m: f"{m[1]}{tables[m[2]]}\n{m[3]}", document)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; all columns but the first are aligned to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """A number, or a dash for none."""
-    return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def ends(of: Mapping[str, Any], digits: int = 3) -> str:
-    """A value with its interval; `value` or `values`."""
-    value = of.get("value", of.get("values"))
-    if of.get("low") is None:
-        return number(value, digits)
-    return f"{number(value, digits)} ({number(of['low'], digits)} to {number(of['high'], digits)})"
-
-
-def three(of: Sequence[float | None] | None, digits: int = 0) -> str:
-    """A value and both ends of its interval."""
-    if of is None or of[0] is None:
-        return "–"
-    return number(of[0], digits) + ("" if of[1] is None else f" ({of[1]:,.{digits}f} to {of[2]:,.{digits}f})")
 
 
 def _runs(found: Found) -> list[tuple[str, str, Any]]:
@@ -461,7 +438,7 @@ def safe_rule(found: Found) -> str:
     for method, rules in found["edge_agreement"]["rule"].items():
         rule = next(iter(rules.values()))
         for test, got in {"where it was fitted": rule["fitted"], **rule["tests"]}.items():
-            cells = [_share(got[name]) for name in ("safe", "said", "precision", "gain", "recall")]
+            cells = [share(got[name]) for name in ("safe", "said", "precision", "gain", "recall")]
             works = "–" if test == "where it was fitted" else "yes" if got["works"] else "no"
             rows.append([_named(method), test, f"{got['models']}, {got['samples']:,}", *cells, works])
     head = ("method", "test", "models, samples", "safe", "called safe", "precision", "above always trust", "recall")
@@ -477,17 +454,10 @@ def safe_rivals(found: Found) -> str:
                 f"{v / 100:g}" if k in ("agreement", "halves") else f"{v:g}" for k, v in of["thresholds"].items()
             )
             for test, got in of["tests"].items():
-                cells = [_share(got[name]) for name in ("precision", "recall", "youden")]
-                rows.append([_named(method), rule, limits, test, *cells, _share(got.get("main_is_better_by"))])
+                cells = [share(got[name]) for name in ("precision", "recall", "youden")]
+                rows.append([_named(method), rule, limits, test, *cells, share(got.get("main_is_better_by"))])
     head = ("method", "rule", "thresholds", "test", "precision", "recall", "recall + specificity - 1")
     return markdown((*head, "the first rule is better by"), rows)
-
-
-def _share(of: Sequence[float | None] | None) -> str:
-    """A value with its interval; a dash where there is none."""
-    if of is None or of[0] is None:
-        return "–"
-    return f"{of[0]:.2f}" if of[1] is None else f"{of[0]:.2f} ({of[1]:.2f} to {of[2]:.2f})"
 
 
 def smallest(found: Found) -> str:
@@ -500,7 +470,7 @@ def smallest(found: Found) -> str:
             name,
             f"{shape['parameters']:,}",
             f"{shape['induction']} of {len(shape['seeds'])}",
-            _list(shape["half_million_tokens"], 1),
+            several(shape["half_million_tokens"], 1),
             ends(shape["mean_prefix_matching"], 2),
             ends(shape["mean_accuracy"], 2),
             ends(shape["mean_lost"], 2),
@@ -517,10 +487,6 @@ def smallest(found: Found) -> str:
         "accuracy lost by shuffling",
     )
     return markdown(header, rows)
-
-
-def _list(values: Sequence[Any], digits: int) -> str:
-    return ", ".join(number(v, digits) for v in values)
 
 
 def shakespeare(found: Found) -> str:
@@ -590,6 +556,8 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "safe_rule": safe_rule,
     "safe_rivals": safe_rivals,
     "smallest": smallest,
+    "arrival": arrival,
     "shakespeare": shakespeare,
     "shakespeare_stages": shakespeare_stages,
+    **BACKDOOR,
 }
