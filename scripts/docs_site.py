@@ -28,7 +28,7 @@ from scripts.docs_reference import reference_pages
 
 log = logging.getLogger("mkdocs.hooks.docs_site")
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
-MODELS = ("shakespeare_char", "induction", "induction_control", "handmade_induction")
+MODELS = ("shakespeare_char", "induction", "induction_control", "handmade_induction", "backdoor", "backdoor_control")
 NO_CHANGES = "# Changelog\n\nNothing was released yet.\n"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"(^ *```.*?^ *```[^\n]*$|`[^`\n]+`)", flags=re.MULTILINE | re.DOTALL)

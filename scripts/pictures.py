@@ -27,6 +27,7 @@ import nanogpt_lens as ngl
 from conversion.atomic import replacing
 from nanogpt_lens.viz.page import document, figure_block
 from nanogpt_lens.viz.widget import Widget
+from scripts.replication import drawn
 from scripts.replication.smallest import picture
 from tests.browser import launched, watched
 
@@ -42,14 +43,14 @@ def main() -> None:
     model = ngl.load("shakespeare_char")
     data = ngl.read_data("shakespeare")
     text = data.vocabulary.decode(data.train[:100_000])
-    drawn: dict[str, Callable[[], Any]] = gallery(model, text)
+    pictures: dict[str, Callable[[], Any]] = gallery(model, text)
     with tempfile.TemporaryDirectory() as folder, launched() as browser:
         if not only or "report" in only:
             file = Path(folder) / "input.txt"
             file.write_text(text)
             page = ngl.report("shakespeare_char", corpus=file).save(Path(folder) / "report.html")
             keep(row_of_sections(browser, page), "report")
-        for name, draw in drawn.items():
+        for name, draw in pictures.items():
             if not only or name in only:
                 keep(shot(browser, page_of(draw(), Path(folder) / f"{name}.html")), name)
 
@@ -75,6 +76,8 @@ def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
         "accuracy": accuracy,
         "blind": blind,
         "smallest": smallest,
+        "arrival": lambda: drawn.arrival(results()),
+        "backdoor": lambda: drawn.backdoor_tools(results()),
     }
 
 
@@ -121,7 +124,7 @@ def blind() -> Any:
     """How much of the previous-token head's true effect two gradients see, by iteration: finding (b)."""
     import plotly.express as px
 
-    found = json.loads((ROOT / "docs" / "results.json").read_text())["head_agreement"]
+    found = results()["head_agreement"]
     names = {"attribution": "one gradient", "attribution_ig": "integrated gradients, four steps"}
     rows = [
         {"iteration": f"{int(step):,}", "share": share, "by": names[by]}
@@ -129,7 +132,7 @@ def blind() -> Any:
         for step, shares in steps.items()
         for share in shares
     ]
-    drawn = px.strip(
+    made = px.strip(
         rows,
         x="iteration",
         y="share",
@@ -140,8 +143,13 @@ def blind() -> Any:
         template="nanogpt_lens",
         height=380,
     )
-    drawn.update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 70})
-    return drawn.update_yaxes(range=[0, 1.1], tickformat=".0%").update_xaxes(type="category")
+    made.update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 70})
+    return made.update_yaxes(range=[0, 1.1], tickformat=".0%").update_xaxes(type="category")
+
+
+def results() -> dict[str, Any]:
+    """What the documents' numbers are from."""
+    return json.loads((ROOT / "docs" / "results.json").read_text())
 
 
 def smallest() -> Any:

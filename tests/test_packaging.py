@@ -12,6 +12,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+SHIPPED = ("backdoor", "backdoor_control", "handmade_induction", "induction", "induction_control", "shakespeare_char")
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("dist")
@@ -23,7 +26,7 @@ def wheel(tmp_path_factory):
 
 def test_the_wheel_has_what_it_must(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    for checkpoint in ("shakespeare_char", "handmade_induction", "induction", "induction_control"):
+    for checkpoint in SHIPPED:
         for name in ("ckpt.pt", "meta.pkl", "config.json", "README.md"):
             assert f"nanogpt_lens/_checkpoints/{checkpoint}/{name}" in names
     for name in (
@@ -74,9 +77,12 @@ def test_a_plain_install_knows_the_shipped_checkpoint(wheel, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith("4")
     assert done.stdout.startswith("16 5\n")
-    names = ["handmade_induction", "induction", "induction_control", "shakespeare_char"]
-    others = [f"{name}/seed_{seed}" for name in ("induction", "shakespeare_char") for seed in (1338, 1339)]
-    assert str(sorted(names + others)) in done.stdout
+    others = [
+        f"{name}/seed_{seed}"
+        for name in ("backdoor", "backdoor_control", "induction", "shakespeare_char")
+        for seed in (1338, 1339)
+    ]
+    assert str(sorted([*SHIPPED, *others])) in done.stdout
 
 
 def test_both_constraints_agree():
