@@ -152,10 +152,10 @@ def backdoor() -> dict[str, Any]:
 
 
 def arrival() -> dict[str, Any]:
-    """Finding (e), from the edges that were measured at each stage."""
+    """Finding (e), from the edges that were measured at each stage, and the stories that were scrubbed."""
     from scripts.replication.arrival import summary
 
-    return _of_data("order", summary)
+    return _of_data("order", lambda data: _of_data("order_scrubbed", lambda scrubbed: summary(data, scrubbed)))
 
 
 PARTS: dict[str, Callable[[], Any]] = {

@@ -111,8 +111,8 @@ def readme(name: str, config: dict[str, Any]) -> str:
         "`ckpt.pt` is seed 1337 at iteration 2,000 in float32, `ckpt_000500.pt` to `ckpt_001750.pt` are\nstages of it "
         f"(float16 with {STAGE_BITS} bits of mantissa), `seed_1338/` and `seed_1339/` the other seeds ({SEED_BITS}).\n"
         if NAMES[name]
-        else f"`ckpt.pt` is seed 1337, `seed_1338/` and `seed_1339/` are the other seeds (float16 with {SEED_BITS} bits of\n"
-        "mantissa).\n"
+        else f"`ckpt.pt` is seed 1337, `seed_1338/` and `seed_1339/` are the other seeds (float16 with {SEED_BITS}\n"
+        "bits of mantissa).\n"
     )
     return f"""# {name}
 

@@ -8,12 +8,18 @@ from typing import Any
 from scripts.replication.cells import Found, markdown, number, three
 
 
-def summary(data: Mapping[str, Any]) -> dict[str, Any]:
-    """By seed and iteration: what order is worth, what goes through the head and its MLP, and the head's attention."""
+def summary(data: Mapping[str, Any], scrubbed: Mapping[str, Any]) -> dict[str, Any]:
+    """By seed and iteration: what order is worth, what the head and its MLP carry, the head's attention; and stories.
+
+    Args:
+        data: what `scripts.order` wrote.
+        scrubbed: what `scripts.order_scrubbed` wrote.
+    """
     from scripts.scrubbing import PREVIOUS
 
     return {
         "prompts": data["prompts"],
+        "scrubbed": scrubbed["seeds"],
         "seeds": {
             seed: {step: at_stage(part, PREVIOUS[seed]) for step, part in run.items()}
             for seed, run in data["runs"].items()
@@ -76,3 +82,18 @@ def arrival(found: Found) -> str:
         "from outputs to triggers",
     )
     return markdown(header, rows)
+
+
+def arrival_scrubbed(found: Found) -> str:
+    """What every story recovers, by seed and iteration."""
+    part = found["arrival"]
+    if not part:
+        return "Not measured."
+    rungs: dict[str, Any] = {}
+    for seed, run in part["scrubbed"].items():
+        for step, stories in run.items():
+            for name, one in stories.items():
+                cell = f"{one['recovered']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+                rungs.setdefault(f"{seed}, {int(step):,}", {})[name] = cell
+    names = next(iter(rungs.values()))
+    return markdown(("seed, iteration", *names), [[at, *cells.values()] for at, cells in rungs.items()])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scripts.backdoor.tables import TABLES as BACKDOOR
-from scripts.replication.arrival import arrival
+from scripts.replication.arrival import arrival, arrival_scrubbed
 from scripts.replication.cells import Found, ends, markdown, number, several, share, three
 
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -557,6 +557,7 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "safe_rivals": safe_rivals,
     "smallest": smallest,
     "arrival": arrival,
+    "arrival_scrubbed": arrival_scrubbed,
     "shakespeare": shakespeare,
     "shakespeare_stages": shakespeare_stages,
     **BACKDOOR,
