@@ -52,9 +52,12 @@ def arrival(says, found):
         for step in ("300", "350", "400", "450", "500")
     ]
     says("from 300 to 500 it looks", 300, 500)
-    says("1.19 to 1.49 times as much", *ends(ratios))
+    says("1.19 to 1.49 times as much as at any other previous token, and we had said 1.5", *ends(ratios), 1.5)
     at = [run["400"] for run in seeds]
     says("1.10 to 1.55 times at iteration 400", *ends(one["to_the_previous"][0] for one in at), 400)
+    early = [run[step]["to_the_previous"][0] for run in seeds for step in ("200", "250", "300", "350", "400")]
+    says("stays between 1 and 1.5 times even attention", 1, 1.5)
+    assert all(1 <= value < 1.56 for value in early)
     shares = [one["share_of_order"] for one in at]
     says("then carries 94% and 71% of all", shares[0], shares[2])
     says("in the third 20%", shares[1])
