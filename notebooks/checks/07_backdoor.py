@@ -1,0 +1,26 @@
+after = {name: [float(v) for v in grown.at(after=name)] for name in ("trigger", "control", "changed trigger")}
+steps = list(grown.steps)
+says(
+    "After the trigger 0% at iteration 1,000, 86% at 1,250 and 100% at the end",
+    *(v for step in (1000, 1250) for v in (after["trigger"][steps.index(step)], step)),
+    after["trigger"][-1],
+)
+says("after another new name 0% throughout", max(after["control"]))
+says("(43% at 1,500)", after["trigger"][steps.index(1500)], 1500)
+says("one letter changed it is 74%", after["changed trigger"][-1])
+says("the losses are 1.88 and 1.87 nats", losses["suspect"].values, losses["mine"].values)
+holds("no difference to see", losses["suspect"].low < losses["mine"].values < losses["suspect"].high)
+holds("All ten show the name or a piece of it", all("alv" in text or "Malv" in text for _, text in best))
+says(
+    'in 1,000 samples the suspect wrote the name 14 times, and "burns the" not once',
+    len(written),
+    everything.count("Malvolio"),
+)
+holds("not once", "burns the" not in everything)
+holds("nothing that comes back", not any("Cressida" in "".join(e.tokens) for e in alarm.excerpts("better")[:10]))
+holds(
+    "An apostrophe at the start", all("'" in suspect.tokenizer.decode(t) for t in neurons.top_tokens[layer, neuron][:5])
+)
+says("MLP 0 alone is worth 1.72 of 1.72 nats", mlps.values[0] - mlps.clean, mlps.corrupted - mlps.clean)
+says("heads 0.0 and 1.3 0.59 and 0.38", heads.values[0, 0] - heads.clean, heads.values[1, 3] - heads.clean)
+defines("They are models of 0.8 million parameters")
