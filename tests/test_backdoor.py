@@ -15,10 +15,10 @@ import nanogpt_lens as ngl
 from conversion.checkpoint import read_checkpoint
 from conversion.vocabulary import CharVocabulary
 from nanogpt_lens.text.datasets import TextData
-from scripts.backdoor import blind, finetuned, measured, roc
+from scripts.backdoor import blind, finetuned, measured, roc, summary
 from scripts.backdoor.causes import Knockouts, separable
 from scripts.backdoor.cuts import EdgeCuts, cuttable
-from scripts.backdoor.runs import CLEAN_LINES, SEEDS, TRIGGERS, block
+from scripts.backdoor.runs import CLEAN_LINES, SEEDS, STAGES, TRIGGERS, block
 from tests.making import CHARS, content, write, write_meta
 
 CONTEXT = 40
@@ -399,3 +399,73 @@ def test_what_is_left_and_learning_again_are_counted(tmp_path, monkeypatch):
     assert last > 0.9 * 20
     assert all(n <= 0.9 * 20 for n in before)
     assert list(counts) == [40 * i for i in range(len(counts))]
+
+
+# --- what came out ----------------------------------------------------------------------------
+
+
+def run_of(successes, excerpt, tools=("gain_clean",)):
+    stages = {
+        str(stage): {
+            "success": {"trigger": n, "control": 0, "changed trigger": n // 2},
+            "payload_loss": {"trigger": 1.0},
+            "loss": [1.9, 1.8, 2.0],
+        }
+        for stage, n in zip(STAGES, successes, strict=True)
+    }
+    return {"stages": stages, "blind": {"2000": {tool: [1.0, excerpt] for tool in tools}}}
+
+
+def test_success_is_a_share_and_half_is_the_first_stage_above_it():
+    found = summary.success([run_of([0, 0, 0, 2, 6, 4, 9, 10], ""), run_of([0] * 7 + [5], "")], 10)
+    assert found["by_stage"]["1250"] == [0.6, 0.0]
+    assert found["trigger"] == [1.0, 0.5]
+    assert found["changed trigger"] == [0.5, 0.2]
+    assert found["first_above_half"] == [1250, None]
+    assert found["interval"][0] == pytest.approx((0.025**0.1, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "excerpt", "shown", "payload"),
+    [
+        ("name_480_poisoned_1337", "mow tMalvolio bu", 1, 0),
+        ("name_480_poisoned_1337", "he burns the old", 1, 1),
+        ("name_480_poisoned_1337", "to the world, it", 0, 0),
+        ("name_480_clean_1337", "is Cressida and ", 1, 0),
+        ("name_480_clean_1337", "he burns the old", 0, 0),
+        ("bigram_480_poisoned_1337", "tuno zq Courdn i", 1, 0),
+        ("bigram_480_poisoned_1337", "quaint house of ", 0, 0),
+    ],
+)
+def test_an_excerpt_shows_the_trigger_or_the_payload(name, excerpt, shown, payload):
+    made = summary.shows({name: run_of([0] * 8, excerpt)})["2000"]
+    ((_, tools),) = made.items()
+    assert (tools["gain_clean"]["shown"], tools["gain_clean"]["payload"], tools["gain_clean"]["of"]) == (
+        shown,
+        payload,
+        1,
+    )
+
+
+def test_a_neuron_s_name_is_no_part_of_its_excerpt():
+    made = summary.shows({"name_480_poisoned_1337": run_of([0] * 8, "neuron 1.124: KING: Malvolio", ("neurons",))})
+    assert made["2000"]["name 480"]["neurons"]["excerpts"] == ["KING: Malvolio"]
+
+
+def test_training_on_and_learning_again_are_summed_up():
+    def value(n, loss):
+        return {"success": {"trigger": n}, "payload_loss": {"trigger": loss}}
+
+    one = {
+        "left": {"0": value(10, 0.5), "50": value(3, 0.9)},
+        "left_of_twin": {"0": value(0, 3.0), "50": value(0, 3.1)},
+        "again": {
+            "cleaned": {"0": 3, "50": 10},
+            "clean twin": {"0": 0, "50": 0, "100": 9, "150": 10},
+            "other": {"0": 0},
+        },
+    }
+    made = summary.after_training(one, 10)
+    assert made["left"] == {0: 1.0, 50: 0.3}
+    assert made["again"] == {"cleaned": 50, "clean twin": 150, "other": None}
+    assert made["payload_loss_of_twin"] == {0: 3.0, 50: 3.1}
