@@ -113,6 +113,9 @@ def load(path: str, reading: Reading, *, for_programs: bool = False) -> Any:
 
     resolve_backend(reading.backend)
     checkpoint = reading.checkpoint(path)
+    if checkpoint.vocabulary_doubt:
+        WAITING.done()
+        typer.echo(f"note: {checkpoint.vocabulary_doubt}", err=True)
     if "transformer_lens" not in sys.modules:
         WAITING.doing("importing TransformerLens, which takes some seconds", for_programs=for_programs)
     return convert(checkpoint, backend=reading.backend, consume=True)

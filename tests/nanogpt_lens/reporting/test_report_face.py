@@ -202,7 +202,8 @@ def test_lines_hashes_and_versions_stand_at_the_end_alone(made):
     lines = [code.text for code in last.all("code")]
     assert lines == [line for s in page.sections for line in s.commands]
     assert "transformer-lens" in last.text
-    assert "SHA-256" in last.text
+    assert "Files stand here as they were named when this page was made" in last.text
+    assert "The SHA-256 below tells whether a checkpoint is the same" in last.text
     for key in ("summary", "heads"):
         assert not section(whole, key).all("code")
 
