@@ -26,8 +26,9 @@ import torch
 import nanogpt_lens as ngl
 from conversion.atomic import replacing
 from nanogpt_lens.viz.page import document, figure_block
+from nanogpt_lens.viz.style import template
 from nanogpt_lens.viz.widget import Widget
-from scripts.replication.smallest import picture
+from scripts.replication.smallest import ACCURACY, points, words_of
 from tests.browser import launched, watched
 
 OUT = ROOT / "docs" / "images"
@@ -129,24 +130,55 @@ def blind() -> Any:
         for step, shares in steps.items()
         for share in shares
     ]
-    drawn = px.strip(
+    drawn = by_category(
+        px.strip,
         rows,
         x="iteration",
         y="share",
+        top=1.1,
         color="by",
         stripmode="overlay",
         title="The better the circuit, the less of it one gradient sees",
         labels={"share": "of the true effect", "by": ""},
-        template="nanogpt_lens",
-        height=380,
     )
     drawn.update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 70})
-    return drawn.update_yaxes(range=[0, 1.1], tickformat=".0%").update_xaxes(type="category")
+    return drawn.update_yaxes(tickformat=".0%")
 
 
 def smallest() -> Any:
-    """Accuracy of every model of finding (a)."""
-    return picture(json.loads((ROOT / "docs" / "data" / "smallest_model.json").read_text()))
+    """Accuracy of every model of finding (a) over its width; filled where an induction head formed."""
+    import plotly.express as px
+
+    widths = ["8", "16", "32", "64"]
+    drawn = by_category(
+        px.scatter,
+        points(json.loads((ROOT / "docs" / "data" / "smallest_model.json").read_text())),
+        x="width",
+        y="accuracy",
+        top=1.02,
+        facet_col="layers",
+        color="heads",
+        symbol="induction head",
+        symbol_map={"formed": "circle", "not formed": "circle-open"},
+        category_orders={
+            "layers": [words_of(layers) for layers in (1, 2, 3)],
+            "width": widths,
+            "heads": ["1", "2", "4"],
+        },
+        hover_data=["seed", "parameters", "prefix matching"],
+        labels={"width": "wide", "accuracy": "right where induction is required"},
+        title="Two layers, one head each and 32 dimensions are enough",
+    )
+    drawn.update_traces(marker={"size": 11, "line": {"width": 2}}, opacity=0.85)
+    drawn.add_hline(y=ACCURACY, line_dash="dot", line_width=1)
+    drawn.update_xaxes(categoryorder="array", categoryarray=widths)
+    return drawn.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2] or note.text))
+
+
+def by_category(draw: Callable[..., Any], rows: Any, *, top: float, **options: Any) -> Any:
+    """A figure of Plotly's own, as the house looks: rows over the categories of `x`, and `y` from 0 up to `top`."""
+    drawn = draw(rows, template=template(), height=380, **options)
+    return drawn.update_xaxes(type="category").update_yaxes(range=[0, top])
 
 
 def page_of(picture: Any, file: Path) -> Path:
