@@ -52,8 +52,12 @@ def placed(message: str, command: Any) -> str:
     if "--text" in options and _is_model(extra) and not _is_model(last):
         order = f"{shlex.quote(extra)} --text {shlex.quote(last)}"
         return f"{message}: {last} and {extra} are the wrong way round: did you mean {order}?"
-    taken = " ".join(one.name.upper() for one in arguments)
-    for option, fits in (("--text", Path(extra).exists()), ("--prompt", True), ("--clean", True), ("--text", True)):
+    taken = " ".join(one.name.upper() for one in arguments) or "no argument"
+    exists = Path(extra).exists()
+    for option, fits in (
+        *(("--data", exists), ("--text", exists)),
+        *((name, True) for name in ("--prompt", "--clean", "--text")),
+    ):
         if option in options and fits:
             return f"{message}; it takes {taken}: did you mean {option} {shlex.quote(extra)}?"
     return f"{message}; it takes {taken}"
