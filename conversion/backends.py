@@ -52,7 +52,7 @@ def resolve_backend(backend: str = "auto") -> Backend:
     if backend == "hooked" and has_bridge:
         raise BackendError(
             f"backend='hooked' needs HookedTransformer, which TransformerLens {installed} no longer has; run "
-            "`pip install 'transformer-lens>=3.9,<4'` (the extra nanogpt-lens[hooked]), or use backend='bridge'"
+            "`pip install 'transformer-lens>=3.9,<4'`, or use backend='bridge'"
         )
     if backend == "bridge" and not has_bridge:
         raise BackendError(

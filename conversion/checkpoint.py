@@ -36,7 +36,7 @@ from conversion.vocabulary import (
     TOKENIZER_NAME,
     Vocabulary,
     choose_vocabulary,
-    is_rounded_up,
+    doubtful_size,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +98,11 @@ class Checkpoint:
         """The number of weights that the architecture has, read or not; a tied head counts once."""
         left_out = ("lm_head.weight",) if self.config.tied else ()
         return sum(math.prod(shape) for name, shape in self.config.shapes().items() if name not in left_out)
+
+    @property
+    def vocabulary_doubt(self) -> str:
+        """Why the vocabulary may be another run's, which is one of the `notes` too; empty if nothing speaks for it."""
+        return doubtful_size(self.vocabulary, self.config.vocab_size)
 
     @cached_property
     def sha256(self) -> str | None:
@@ -204,11 +209,8 @@ def read_checkpoint(
     vocabulary, why = choose_vocabulary(meta, _data_folders(file.parent, run_config), config.vocab_size)
     if why and why != ASKED_FOR_NONE:
         more += (f"a vocabulary was passed over: {why}",)
-    if vocabulary is not None and not is_rounded_up(vocabulary.size, config.vocab_size):
-        more += (
-            f"the vocabulary has {vocabulary.size:,} tokens and the model {config.vocab_size:,}, which is not that "
-            "rounded up: it may be another run's",
-        )
+    if doubt := doubtful_size(vocabulary, config.vocab_size):
+        more += (doubt,)
     return Checkpoint(
         config=config,
         state_dict=state,

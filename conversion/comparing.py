@@ -23,7 +23,7 @@ from conversion.judge import Judge
 from conversion.layout import native_tensor
 from conversion.native import Edit, hook_names
 from conversion.reference import ModelPyReference, NativeReference, Reference
-from conversion.report import Comparison
+from conversion.report import SIZES, Comparison
 from conversion.stepping import Stepper
 from conversion.transformerlens_to_nanogpt import hooked_layout_of
 
@@ -135,7 +135,7 @@ class Bench:
             return (*notes, "edits were not compared, on request")
         return (
             *notes,
-            f"each edit alone at {_said(self.short)}, all together at {_said(self.whole)}; other activations at "
+            f"{SIZES}{_said(self.short)}, all together at {_said(self.whole)}; other activations at "
             f"{_said(self.tokens)}; greedy text of {_said(self.whole.expand(len(self.prompt), -1))} and {self.further} "
             "tokens past them",
         )

@@ -35,7 +35,7 @@ class CheckpointError(ConversionError):
 
 
 class CheckpointWarning(UserWarning):
-    """Issued for a checkpoint that can be read in two ways, of which one was taken."""
+    """Issued for a checkpoint that can be read in two ways, of which one was taken, or with a doubtful vocabulary."""
 
 
 class VocabularyError(ConversionError):

@@ -15,6 +15,20 @@ from conversion.errors import EquivalenceError
 Kind = Literal["weight", "activation", "output", "gradient", "edit", "greedy", "val_loss"]
 Mode = Literal["raw", "processed"]
 
+KINDS: Mapping[Kind, str] = {
+    "weight": "weights and configuration",
+    "output": "outputs: logits, loss, log-probabilities",
+    "activation": "activations, at every hook",
+    "gradient": "gradient of the loss, every weight",
+    "edit": "logits under an edit, at every hook",
+    "greedy": "greedy text past the context",
+    "val_loss": "loss on the run's own validation data",
+}
+"""What is compared, in words, in the order in which it is shown."""
+
+SIZES = "each edit alone at "
+"""The beginning of the note on how much was read, which only says how it was measured."""
+
 _FORMAT = "nanogpt-lens equivalence report 1"
 
 
@@ -44,6 +58,11 @@ class Comparison:
     tolerance: float
     passed: bool
     detail: str = ""
+
+    @property
+    def nearness(self) -> tuple[bool, float]:
+        """How near it is to failing, for ordering; one of which not one bit may differ is near only where it fails."""
+        return not self.passed, _orderable(self.max_rel / self.tolerance if self.tolerance else self.max_rel)
 
     @property
     def quantity(self) -> str:
@@ -134,6 +153,17 @@ class EquivalenceReport:
                 table.append((quantity, mode, cells))
         return table
 
+    def by_kind(self) -> list[tuple[str, list[Comparison], dict[str, Comparison]]]:
+        """The table in short: each kind in words, its comparisons, and by precision the one nearest to its limit."""
+        table = []
+        for kind, words in KINDS.items():
+            of_kind = [c for c in self.comparisons if c.kind == kind]
+            near: dict[str, Comparison] = {}
+            for c in sorted(of_kind, key=lambda c: c.nearness, reverse=True):
+                near.setdefault(c.precision, c)
+            table += [(words, of_kind, near)] if of_kind else []
+        return table
+
     def verdict(self) -> str:
         """One line that says whether the conversion is proven, and by how much."""
         if self.passed:
@@ -144,16 +174,16 @@ class EquivalenceReport:
         reason = "nothing was compared" if first is None else f"first at {first.name}: {_difference(first)}"
         return f"NOT EQUAL: {len(self.failures)} of {len(self.comparisons)} comparisons fail, {reason}"
 
-    def heading(self) -> list[str]:
-        """Lines that say what was compared with what."""
-        a = self.architecture
+    def heading(self, *, short: bool = False) -> list[str]:
+        """Lines that say what was compared with what; the short ones leave out hash, versions and sizes of samples."""
+        a, versions = self.architecture, [] if short else [f"{k} {v}" for k, v in self.versions.items()]
         return [
             self.checkpoint,
-            f"sha256 {self.sha256 or '(in memory)'}",
+            *([] if short else [f"sha256 {self.sha256 or '(in memory)'}"]),
             f"{a['n_layer']} layers, {a['n_head']} heads, {a['n_embd']} wide, context {a['block_size']}, "
             f"vocabulary {a['vocab_size']}, bias {a['bias']}, act_fn {a['act_fn']}, tied {a['tied']}",
-            f"{self.backend} against {self.reference}; " + ", ".join(f"{k} {v}" for k, v in self.versions.items()),
-            *(f"note: {note}" for note in self.notes),
+            f"{self.backend} against {self.reference}" + (f"; {', '.join(versions)}" if versions else ""),
+            *(f"note: {note}" for note in self.notes if not short or not note.startswith(SIZES)),
         ]
 
     def __str__(self) -> str:
@@ -216,6 +246,14 @@ def cell_text(comparison: Comparison | None) -> str:
     if comparison.kind == "val_loss":
         return f"{comparison.detail.split(' (')[0]}{mark}"
     return f"{comparison.max_abs:.1e} / {comparison.max_rel:.1e}{mark}"
+
+
+def limit_text(comparison: Comparison | None) -> str:
+    """One cell of the table in short: the relative error and what is allowed, and a mark if the comparison fails."""
+    if comparison is None or comparison.kind == "greedy":
+        return cell_text(comparison)
+    error, allowed = (f"{x:.1e}" if x else "0" for x in (comparison.max_rel, comparison.tolerance))
+    return f"{error} / {allowed}{'' if comparison.passed else ' FAIL'}"
 
 
 def _difference(comparison: Comparison) -> str:

@@ -218,9 +218,19 @@ def find_vocabulary(folders: Iterable[Path], vocab_size: int) -> tuple[Vocabular
     return (find_gpt2() if vocab_size in GPT2_SIZES and not reasons else None), "; ".join(reasons)
 
 
-def is_rounded_up(size: int, vocab_size: int) -> bool:
-    """Whether a model's number of tokens is a vocabulary's, or that rounded up to a multiple of 2, 8, 64, 100, ..."""
-    return vocab_size == size or any(-(-size // multiple) * multiple == vocab_size for multiple in _MULTIPLES)
+def doubtful_size(vocabulary: Vocabulary | None, vocab_size: int) -> str:
+    """A sentence for a vocabulary whose size is not that of the model of `vocab_size` tokens; empty where it is.
+
+    People round the size of a vocabulary up to a multiple of 2, 8, 64, 100, ..., which is no reason for doubt.
+    """
+    if vocabulary is None or vocabulary.size == vocab_size:
+        return ""
+    if any(-(-vocabulary.size // multiple) * multiple == vocab_size for multiple in _MULTIPLES):
+        return ""
+    return (
+        f"the vocabulary has {vocabulary.size:,} tokens and the model {vocab_size:,}, which is not that rounded up: "
+        "it may be another run's"
+    )
 
 
 def read_vocabulary(source: str | Path | Vocabulary, vocab_size: int) -> Vocabulary:

@@ -23,10 +23,10 @@ from torch import Tensor
 
 import nanogpt_lens as ngl
 from conversion.atomic import write_text
-from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.running.metrics import answer_logprob
 from nanogpt_lens.text.task_pairs import task_pairs
 from nanogpt_lens.text.tasks import Task, read_task
+from scripts.replication.measured import mean_and_ends
 from scripts.results import DATA, SEEDS, place
 from scripts.ship_induction import settings
 
@@ -84,30 +84,30 @@ def measured(model: Any, task: Task, *, n: int = PROMPTS, seed: int = 0) -> dict
     assert edges.per_example is not None
     cost = whole - edges.per_example  # [edge, example]
     return {
-        "order": three(whole - without),
-        "control": three(whole - touched),
-        "edges": {name: three(cost[i]) for i, name in enumerate(edges.labels["edge"])},
+        "order": mean_and_ends(whole - without),
+        "control": mean_and_ends(whole - touched),
+        "edges": {name: mean_and_ends(cost[i]) for i, name in enumerate(edges.labels["edge"])},
         "by_way": by_way(cost, edges.labels["edge"]),
         "attention": attention(model, pair.clean, pair.answer),
     }
 
 
-def by_way(cost: Tensor, names: tuple[str, ...]) -> dict[str, dict[str, list[float]]]:
+def by_way(cost: Tensor, names: tuple[str, ...]) -> dict[str, dict[str, list[float | None]]]:
     """By head of layer 0: what its edge from the embedding costs, that to MLP 0, and those to the keys of layer 1."""
     at = {name: i for i, name in enumerate(names)}
     heads = sorted({name.split("->")[1][:-2] for name in names if name.startswith("embed->0.")})
     later = sorted({name.split("->")[1][:-2] for name in names if name.startswith("embed->1.")})
     return {
         head: {
-            "embed->v": three(cost[at[f"embed->{head}.v"]]),
-            "->mlp0": three(cost[at[f"{head}->mlp0"]]),
-            "->keys": three(sum(cost[at[f"{head}->{to}.k"]] for to in later)),
+            "embed->v": mean_and_ends(cost[at[f"embed->{head}.v"]]),
+            "->mlp0": mean_and_ends(cost[at[f"{head}->mlp0"]]),
+            "->keys": mean_and_ends(sum(cost[at[f"{head}->{to}.k"]] for to in later)),
         }
         for head in heads
-    } | {"mlp0": {"->keys": three(sum(cost[at[f"mlp0->{to}.k"]] for to in later))}}
+    } | {"mlp0": {"->keys": mean_and_ends(sum(cost[at[f"mlp0->{to}.k"]] for to in later))}}
 
 
-def attention(model: Any, clean: Tensor, answer: Tensor) -> dict[str, dict[str, list[float]]]:
+def attention(model: Any, clean: Tensor, answer: Tensor) -> dict[str, dict[str, list[float | None]]]:
     """Of each head of layer 0: attention from an output to the trigger before it, and to the previous token anywhere.
 
     Both relative to uniform attention over the positions that can be seen, and averaged within a prompt first.
@@ -122,15 +122,12 @@ def attention(model: Any, clean: Tensor, answer: Tensor) -> dict[str, dict[str, 
     weights = is_output[:, None].to(back.dtype)
     own = (back * weights).sum(-1) / weights.sum(-1)
     return {
-        f"0.{head}": {"to_the_trigger": three(own[:, head]), "to_the_previous": three(back[:, head].mean(-1))}
+        f"0.{head}": {
+            "to_the_trigger": mean_and_ends(own[:, head]),
+            "to_the_previous": mean_and_ends(back[:, head].mean(-1)),
+        }
         for head in range(back.shape[1])
     }
-
-
-def three(per_example: Tensor) -> list[float]:
-    """The mean and the ends of its interval."""
-    low, high = t_interval(per_example) or (per_example.mean(), per_example.mean())
-    return [round(float(v), 4) for v in (per_example.mean(), low, high)]
 
 
 def main() -> None:

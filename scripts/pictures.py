@@ -26,9 +26,10 @@ import torch
 import nanogpt_lens as ngl
 from conversion.atomic import replacing
 from nanogpt_lens.viz.page import document, figure_block
+from nanogpt_lens.viz.style import template
 from nanogpt_lens.viz.widget import Widget
 from scripts.replication import drawn
-from scripts.replication.smallest import picture
+from scripts.replication.smallest import ACCURACY, points, words_of
 from tests.browser import launched, watched
 
 OUT = ROOT / "docs" / "images"
@@ -132,19 +133,19 @@ def blind() -> Any:
         for step, shares in steps.items()
         for share in shares
     ]
-    made = px.strip(
+    made = by_category(
+        px.strip,
         rows,
         x="iteration",
         y="share",
+        top=1.1,
         color="by",
         stripmode="overlay",
         title="The better the circuit, the less of it one gradient sees",
         labels={"share": "of the true effect", "by": ""},
-        template="nanogpt_lens",
-        height=380,
     )
     made.update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 70})
-    return made.update_yaxes(range=[0, 1.1], tickformat=".0%").update_xaxes(type="category")
+    return made.update_yaxes(tickformat=".0%")
 
 
 def results() -> dict[str, Any]:
@@ -153,8 +154,39 @@ def results() -> dict[str, Any]:
 
 
 def smallest() -> Any:
-    """Accuracy of every model of finding (a)."""
-    return picture(json.loads((ROOT / "docs" / "data" / "smallest_model.json").read_text()))
+    """Accuracy of every model of finding (a) over its width; filled where an induction head formed."""
+    import plotly.express as px
+
+    widths = ["8", "16", "32", "64"]
+    made = by_category(
+        px.scatter,
+        points(json.loads((ROOT / "docs" / "data" / "smallest_model.json").read_text())),
+        x="width",
+        y="accuracy",
+        top=1.02,
+        facet_col="layers",
+        color="heads",
+        symbol="induction head",
+        symbol_map={"formed": "circle", "not formed": "circle-open"},
+        category_orders={
+            "layers": [words_of(layers) for layers in (1, 2, 3)],
+            "width": widths,
+            "heads": ["1", "2", "4"],
+        },
+        hover_data=["seed", "parameters", "prefix matching"],
+        labels={"width": "wide", "accuracy": "right where induction is required"},
+        title="Two layers, one head each and 32 dimensions are enough",
+    )
+    made.update_traces(marker={"size": 11, "line": {"width": 2}}, opacity=0.85)
+    made.add_hline(y=ACCURACY, line_dash="dot", line_width=1)
+    made.update_xaxes(categoryorder="array", categoryarray=widths)
+    return made.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2] or note.text))
+
+
+def by_category(draw: Callable[..., Any], rows: Any, *, top: float, **options: Any) -> Any:
+    """A figure of Plotly's own, as the house looks: rows over the categories of `x`, and `y` from 0 up to `top`."""
+    made = draw(rows, template=template(), height=380, **options)
+    return made.update_xaxes(type="category").update_yaxes(range=[0, top])
 
 
 def page_of(picture: Any, file: Path) -> Path:

@@ -50,6 +50,13 @@ def test_the_wheel_has_what_it_must(wheel):
     assert not [n for n in names if n.startswith(("tests", "benchmarks", "checkpoints"))]
 
 
+def test_hints_name_packages_and_not_this_one():
+    """It is on no index, so that `pip install 'nanogpt-lens[...]'` would find nothing."""
+    files = [file for folder in ("nanogpt_lens", "conversion", "docs") for file in (ROOT / folder).rglob("*.[pm][yd]")]
+    assert len(files) > 300
+    assert not [file for file in files if "nanogpt-lens[" in file.read_text(encoding="utf-8")]
+
+
 @pytest.mark.slow
 def test_a_plain_install_knows_the_shipped_checkpoint(wheel, tmp_path):
     pip = [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -87,6 +87,7 @@ def check(
     token_dtype: TokenDtypeOption = None,
     edits: Annotated[bool, typer.Option(help="compare the effect of an edit at every hook (most of the work)")] = True,
     seed: Annotated[int, typer.Option(help="of the random tokens and perturbations")] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="print every row of the certificate")] = False,
     as_json: JsonOption = False,
     *,
     reading: Reading,
@@ -111,7 +112,7 @@ def check(
     if as_json:
         typer.echo(report.to_json())
     else:
-        _print_report(report)
+        _print_report(report, verbose)
     if output is not None:
         report.save(output)
         typer.echo(f"certificate written to {output}", err=True)
@@ -248,20 +249,47 @@ def _vocabulary(checkpoint: Checkpoint) -> str:
     return f"none: {why}" if why else "none found"
 
 
-def _print_report(report: EquivalenceReport) -> None:
+def _print_report(report: EquivalenceReport, verbose: bool) -> None:
+    """Print the verdict and what matters, or with `verbose` all; a quantity that differs is always printed."""
+    from conversion.report import limit_text
+
+    precisions = report.precisions()
+    say(in_options(report.verdict(), check), style="bold green" if report.passed else "bold red", indent=2)
+    for line in report.heading(short=not verbose):
+        say(line, indent=2)
+    if verbose:
+        _print_rows(report)
+        note("abs, rel: the largest difference, and its share of the largest value; -o FILE keeps all")
+    else:
+        header = ["error / allowed", *precisions]
+        kinds = [[words, *(limit_text(near.get(p)) for p in precisions)] for words, _, near in report.by_kind()]
+        print_table(header, kinds, wrap=header[:1], more="--verbose", bad=_failed)
+        if not report.passed:
+            _print_rows(report, failed=_MOST_FAILED)
+        note("relative errors nearest to their limits; --verbose prints all, -o FILE keeps all")
+
+
+_MOST_FAILED = 10
+"""Rows that differ, of which more are not printed unless all are."""
+
+
+def _print_rows(report: EquivalenceReport, *, failed: int | None = None) -> None:
+    """Print the rows of a certificate, or the first ones that failed."""
     from conversion.report import cell_text
 
-    say(in_options(report.verdict(), check), style="bold green" if report.passed else "bold red", indent=2)
-    for line in report.heading():
-        say(line, indent=2)
     precisions = report.precisions()
     rows = [
         [quantity + ("" if mode == "raw" else f" ({mode})"), *(cell_text(cells.get(p)) for p in precisions)]
         for quantity, mode, cells in report.rows()
     ]
     header = ["quantity", *(f"{p} abs / rel" for p in precisions)]
-    print_table(header, rows, wrap=header[:1], more="--output FILE writes all", bad=lambda row: "FAIL" in " ".join(row))
-    note("abs, rel: the largest difference, and its share of the largest value; --output FILE writes the certificate")
+    rows = rows if failed is None else list(filter(_failed, rows))[:failed]
+    print_table(header, rows, wrap=header[:1], more="--output FILE writes all", bad=_failed)
+
+
+def _failed(row: Sequence[str]) -> bool:
+    """Whether a row of a certificate has a comparison that fails."""
+    return "FAIL" in " ".join(row)
 
 
 for command in (check, sample):

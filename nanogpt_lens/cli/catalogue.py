@@ -126,7 +126,10 @@ def _print(result: Any, count: int) -> None:
     if rows:
         place = zip(result.axes, rows[0][: len(result.axes)], strict=True)
         where = ", ".join(f"{axis.replace('_', ' ')} {cell}" for axis, cell in place)
-        finding(f"The largest {result.quantity}: {rows[0][len(result.axes)]}" + (f", at {where}." if where else "."))
+        finding(
+            f"The {'largest ' if result.axes else ''}{result.quantity}: {rows[0][len(result.axes)]}"
+            + (f", at {where}." if where else ".")
+        )
     print_warning(result)
     print_table(
         [*(axis.replace("_", " ") for axis in result.axes), "value", *(name.replace("_", " ") for name in extra)],

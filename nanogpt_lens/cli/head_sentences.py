@@ -78,4 +78,9 @@ def without_star(taxonomy: HeadTaxonomy) -> list[str]:
     for label, layer, head, words in taxonomy.unnamed():
         why = words.partition(" is not enough")[2].strip(",; ").removeprefix("threshold none: ")
         grouped.setdefault((label.replace("_", " "), _SHORT.get(why, why)), []).append(f"{layer}.{head}")
-    return [f"no star for {label}, {', '.join(names)}: {why}" for (label, why), names in grouped.items()]
+    heads = taxonomy.shape["layer"] * taxonomy.shape["head"]
+    said = []
+    for (label, why), names in grouped.items():
+        where = " at any head" if len(names) == heads > 1 else f", {', '.join(names)}"
+        said.append(f"no star for {label}{where}: {why}")
+    return said

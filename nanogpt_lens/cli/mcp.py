@@ -58,7 +58,7 @@ def _server(paths: list[str], text: Path | None, output_folder: Path | None, rea
         import mcp.server.mcpserver  # noqa: F401
     except ImportError:
         raise AnalysisError(
-            "the command mcp needs the package mcp, 2 or later, which is not installed; pip install 'nanogpt-lens[mcp]'"
+            "the command mcp needs the package mcp, 2 or later, which is not installed; pip install 'mcp>=2,<3'"
         ) from None
     from nanogpt_lens.server.mcp_app import make_server
 

@@ -75,7 +75,8 @@ def on_model(
                 arguments["text"] = tokens_of(arguments["text"], token_dtype, "--text")
             try:
                 model = load(path, reading, for_programs=any(for_programs))
-                WAITING.doing(f"measuring {command.__name__.replace('_', ' ')}", for_programs=any(for_programs))
+                what = arguments["name"] if command.__name__ == "measure" else command.__name__
+                WAITING.doing(f"measuring {what.replace('_', ' ')}", for_programs=any(for_programs))
                 command(model, **arguments)
             except KeyboardInterrupt:
                 if arguments.get("resume") is not None and arguments["resume"].exists():
@@ -113,6 +114,9 @@ def load(path: str, reading: Reading, *, for_programs: bool = False) -> Any:
 
     resolve_backend(reading.backend)
     checkpoint = reading.checkpoint(path)
+    if checkpoint.vocabulary_doubt:
+        WAITING.done()
+        typer.echo(f"note: {checkpoint.vocabulary_doubt}", err=True)
     if "transformer_lens" not in sys.modules:
         WAITING.doing("importing TransformerLens, which takes some seconds", for_programs=for_programs)
     return convert(checkpoint, backend=reading.backend, consume=True)

@@ -11,6 +11,8 @@ import typer
 from typer.core import TyperGroup
 
 from nanogpt_lens.core.choices import did_you_mean
+from nanogpt_lens.core.errors import NanoGPTLensError
+from nanogpt_lens.model.places import SUFFIXES, find_checkpoint
 
 
 class Commands(TyperGroup):
@@ -47,11 +49,26 @@ def placed(message: str, command: Any) -> str:
     last = str(command.params.get(arguments[-1].name, "")) if arguments else ""
     if last.isdecimal() and extra.isdecimal():
         return f"{message}: did you mean {last}.{extra}?"
-    taken = " ".join(one.name.upper() for one in arguments)
-    for option, fits in (("--text", Path(extra).exists()), ("--prompt", True), ("--clean", True), ("--text", True)):
+    if "--text" in options and _is_model(extra) and not _is_model(last):
+        order = f"{shlex.quote(extra)} --text {shlex.quote(last)}"
+        return f"{message}: {last} and {extra} are the wrong way round: did you mean {order}?"
+    taken = " ".join(one.name.upper() for one in arguments) or "no argument"
+    exists = Path(extra).exists()
+    for option, fits in (
+        *(("--data", exists), ("--text", exists)),
+        *((name, True) for name in ("--prompt", "--clean", "--text")),
+    ):
         if option in options and fits:
             return f"{message}; it takes {taken}: did you mean {option} {shlex.quote(extra)}?"
     return f"{message}; it takes {taken}"
+
+
+def _is_model(word: str) -> bool:
+    """Whether a word names a checkpoint, as a path or as a shipped one; what a file holds is not looked at."""
+    try:
+        return find_checkpoint(word).suffix in SUFFIXES
+    except NanoGPTLensError:
+        return False
 
 
 def meant(message: str) -> str:

@@ -27,7 +27,7 @@ class Lab:
     """A model in a page.
 
     In a notebook it shows itself as the last value of a cell: as an anywidget where that is installed
-    (`pip install 'nanogpt-lens[lab]'`), else in a frame.
+    (`pip install anywidget`), else in a frame.
 
     Attributes:
         payload: what the page knows, as JSON values.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from functools import wraps
 from pathlib import Path
@@ -14,7 +15,7 @@ from conversion.backends import BackendChoice, resolve_backend
 from conversion.checkpoint import Checkpoint
 from conversion.config import ActFn
 from conversion.equivalence import check_equivalence
-from conversion.errors import BackendError, ConversionError
+from conversion.errors import BackendError, CheckpointWarning, ConversionError
 from conversion.report import EquivalenceReport
 from conversion.val_loss import ValBin
 from conversion.vocabulary import Vocabulary
@@ -63,11 +64,17 @@ def load(
         CheckpointError: the file is missing, damaged, unsafe or not a nanoGPT checkpoint.
         VocabularyError: the vocabulary that `meta` names does not exist, is damaged or does not fit.
         BackendError: the installed TransformerLens does not have the backend.
+
+    Warns:
+        CheckpointWarning: the vocabulary's size is not the model's, so that it may be another run's.
     """
     resolve_backend(backend)
     reading = Reading(backend=backend, meta=meta, act_fn=act_fn, n_head=n_head, ignore_model_args=ignore_model_args)
+    checkpoint = reading.checkpoint(path)
+    if checkpoint.vocabulary_doubt:
+        warnings.warn(f"{checkpoint.name}: {checkpoint.vocabulary_doubt}", CheckpointWarning, stacklevel=2)
     return convert(
-        reading.checkpoint(path),
+        checkpoint,
         backend=backend,
         process_weights=process_weights,
         device=device,

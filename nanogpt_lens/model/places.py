@@ -9,7 +9,8 @@ from conversion.errors import CheckpointError
 from conversion.locating import CHECKPOINT_NAME, VAL_NAME, locate
 from nanogpt_lens.core.choices import did_you_mean
 
-_SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
+SUFFIXES = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
+"""Of a checkpoint's file."""
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -38,7 +39,7 @@ def find_checkpoint(path: str | Path) -> Path:
 def _beside(place: Path) -> str:
     """The path most like one that does not exist, in the folder that it would be in; "" where there is none."""
     try:
-        names = [path.name for path in place.parent.iterdir() if path.is_dir() or path.suffix in _SUFFIXES]
+        names = [path.name for path in place.parent.iterdir() if path.is_dir() or path.suffix in SUFFIXES]
     except OSError:
         return ""
     return "".join(str(place.parent / name) for name in get_close_matches(place.name, names, n=1, cutoff=0.75))

@@ -325,16 +325,34 @@ def pair_of(
         return first, None
     second = as_tokens(model, corrupted, name="the corrupted text")
     if first.shape != second.shape:
-        raise AnalysisError(
-            f"the clean text has shape {list(first.shape)} [example, pos], the corrupted one {list(second.shape)}; "
-            "expected the same number of examples and tokens, so that positions correspond"
-        )
+        raise AnalysisError(_unlike(("clean", _quoted(clean), first), ("corrupted", _quoted(corrupted), second)))
     if torch.equal(first, second):
         raise AnalysisError(
             "the clean and the corrupted text are the same, so that patching changes nothing; expected two that differ "
             "in some token"
         )
     return first, second
+
+
+def _unlike(*sides: tuple[str, str, Int[Tensor, "_ _"]]) -> str:
+    """What two texts of different shapes are, each with its name, itself in quotes and its ids; and what to do."""
+    (_, _, first), (_, _, second) = sides
+    if len(first) != len(second):
+        counted = " and ".join(f"{len(ids)} {name} {'text' if len(ids) == 1 else 'texts'}" for name, _, ids in sides)
+        return f"there are {counted}; expected the same number of examples: give each text its partner"
+    said = " and ".join(f"the {name} text {quoted}has {ids.shape[1]} tokens" for name, quoted, ids in sides)
+    apart = abs(first.shape[1] - second.shape[1])
+    shorter = "clean" if first.shape[1] < second.shape[1] else "corrupted"
+    return (
+        f"{said}; expected the same number of tokens, so that positions correspond: "
+        f"give the {shorter} one {apart} more, or the other {apart} fewer"
+    )
+
+
+def _quoted(text: Any) -> str:
+    """A text that is one, quoted, with a blank behind it; "" for several and for ids."""
+    one = text[0] if isinstance(text, list) and len(text) == 1 else text
+    return f"{one[:60]!r} " if isinstance(one, str) else ""
 
 
 def reference_tokens(

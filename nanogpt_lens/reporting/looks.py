@@ -24,7 +24,7 @@ from nanogpt_lens.reporting.face import Bar, Bars, ChanceLine, ExcerptPair, Look
 from nanogpt_lens.reporting.induction_verdict import induction_says, shown_head, sure_interval
 from nanogpt_lens.reporting.part_rises import PartRise, largest_rise
 from nanogpt_lens.reporting.section import Section
-from nanogpt_lens.reporting.words import at, number, share
+from nanogpt_lens.reporting.words import at, number, plural, share
 from nanogpt_lens.reporting.worth import Worth
 from nanogpt_lens.results import Excerpt, HeadTaxonomy, InductionHeads, NeuronSearch, Scores
 
@@ -88,10 +88,12 @@ def _bars(worth: Worth, *parts: PartRise) -> Bars:
     bars = [Bar(label="as trained", value=number(worth.loss, 2), share=worth.loss / whole)]
     bars += [Bar(label=label, value=number(value, 2), share=value / whole, new=True) for label, value in without]
     line = worth.uniform / whole if worth.uniform <= whole else None
+    sample = worth.heads.sample
+    few = "" if sample is None or not sample.n else f" of the {plural(sample.n, 'sequence')} that parts are measured on"
     return Bars(
         bars=tuple(bars),
         line=line,
-        line_words="loss in nats per token"
+        line_words=f"loss in nats per token{few}"
         + ("" if line is None else f"; the line: a uniform guess, {number(worth.uniform, 2)}"),
     )
 

@@ -6,7 +6,7 @@ tokenizer, no token store. What comes out is SAELens' inference class, saved in 
 with the hook point and the checkpoint's hash in its metadata; its features go wherever neurons go
 (`nanogpt_lens.interventions.units`).
 
-SAELens needs TransformerLens 3; it is the extra `nanogpt-lens[sae]`.
+SAELens needs TransformerLens 3; it is the extra `sae` of pyproject.toml.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def sae_lens() -> Any:
     if transformer_lens_version() >= (4, 0):
         raise AnalysisError(
             f"SAELens needs TransformerLens below 4, and {version('transformer-lens')} is installed; run "
-            "`pip install 'nanogpt-lens[sae]'` in an environment of its own"
+            "`pip install sae-lens 'transformer-lens>=3.9,<4'` in an environment of its own"
         )
     try:
         import sae_lens as library

@@ -77,7 +77,7 @@ def serve(
         from nanogpt_lens.server.listing import catalogue_facts
     except ImportError as error:
         raise AnalysisError(
-            f"serving needs {error.name}, which is not installed; `pip install 'nanogpt-lens[serve]'`"
+            f"serving needs {error.name}, which is not installed; `pip install fastapi uvicorn`"
         ) from None
     heard = _socket(host, port)
     token = secrets.token_urlsafe(32)

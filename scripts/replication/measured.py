@@ -22,17 +22,17 @@ def rounded(value: float | Tensor, digits: int = 4) -> float | None:
     return round(number, digits) if math.isfinite(number) else None
 
 
+def mean_and_ends(per_example: Tensor) -> list[float | None]:
+    """The mean of values [example] and both ends of Student's interval, which fewer than two do not have: None."""
+    each = per_example.double()
+    low, high = t_interval(each) or (math.nan, math.nan)
+    return [rounded(number) for number in (each.mean(), low, high)]
+
+
 def mean(per_example: Tensor, *, seed: int) -> Numbers:
     """The mean of values [example], with Student's interval over the examples; `seed` is noted."""
-    ends = t_interval(per_example.double())
-    low, high = ends if ends is not None else (torch.tensor(math.nan),) * 2
-    return {
-        "value": rounded(per_example.double().mean()),
-        "low": rounded(low),
-        "high": rounded(high),
-        "n": per_example.shape[-1],
-        "seed": seed,
-    }
+    numbers = zip(("value", "low", "high"), mean_and_ends(per_example), strict=True)
+    return {**dict(numbers), "n": per_example.shape[-1], "seed": seed}
 
 
 def ratio(above: Tensor, below: Tensor, *, seed: int) -> Numbers:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from scipy.stats import binomtest
 
-from nanogpt_lens.core.intervals import t_interval
+from scripts.replication.measured import mean_and_ends
 
 ACCURACY = 0.8
 """Above which, with a prefix-matching score that has formed, a model counts as having an induction head."""
@@ -42,9 +42,10 @@ def summary(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def words_of(layers: int, heads: int, width: int) -> str:
-    """The name of a shape, such as "2 layers, 1 head, 32 wide"."""
-    return f"{layers} layer{'s' * (layers > 1)}, {heads} head{'s' * (heads > 1)}, {width} wide"
+def words_of(layers: int, heads: int | None = None, width: int | None = None) -> str:
+    """The name of a shape, such as "2 layers, 1 head, 32 wide", or of what is given of it."""
+    words = [f"{n} {part}{'s' * (n > 1)}" for n, part in ((layers, "layer"), (heads, "head")) if n is not None]
+    return ", ".join([*words, *([] if width is None else [f"{width} wide"])])
 
 
 def _shape(runs: Runs, per_iteration: int) -> dict[str, Any]:
@@ -76,12 +77,7 @@ def half_of(run: Mapping[str, Any]) -> float | None:
 def mean(values: Iterable[float]) -> dict[str, float | None]:
     """The mean over seeds, and its interval; None where there are fewer than two."""
     each = torch.tensor(list(values), dtype=torch.float64)
-    low, high = t_interval(each) or (None, None)
-    return {
-        "value": round(float(each.mean()), 4) if len(each) else None,
-        "low": None if low is None else round(float(low), 4),
-        "high": None if high is None else round(float(high), 4),
-    }
+    return dict(zip(("value", "low", "high"), mean_and_ends(each), strict=True))
 
 
 def share(runs: Runs) -> dict[str, Any]:
@@ -206,7 +202,7 @@ def points(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A point for each run: what a picture of them shows."""
     return [
         {
-            "layers": f"{run['layers']} layer{'s' * (run['layers'] > 1)}",
+            "layers": words_of(run["layers"]),
             "heads": str(run["heads"]),
             "width": str(run["width"]),
             "parameters": run["parameters"],
@@ -217,34 +213,3 @@ def points(data: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for run in sorted(data["runs"], key=lambda run: (run["layers"], run["width"], run["heads"]))
     ]
-
-
-def picture(data: Mapping[str, Any]) -> Any:
-    """Accuracy of every run over the width of its model; filled where an induction head formed."""
-    import plotly.express as px
-
-    drawn = px.scatter(
-        points(data),
-        x="width",
-        y="accuracy",
-        facet_col="layers",
-        color="heads",
-        symbol="induction head",
-        symbol_map={"formed": "circle", "not formed": "circle-open"},
-        category_orders={
-            "layers": ["1 layer", "2 layers", "3 layers"],
-            "width": ["8", "16", "32", "64"],
-            "heads": ["1", "2", "4"],
-        },
-        hover_data=["seed", "parameters", "prefix matching"],
-        labels={"width": "wide", "accuracy": "right where induction is required"},
-        title="Two layers, one head each and 32 dimensions are enough",
-        template="nanogpt_lens",
-        height=380,
-    )
-    drawn.update_traces(marker={"size": 11, "line": {"width": 2}}, opacity=0.85)
-    drawn.add_hline(y=ACCURACY, line_dash="dot", line_width=1)
-    drawn.update_xaxes(type="category", categoryorder="array", categoryarray=["8", "16", "32", "64"])
-    drawn.update_yaxes(range=[0, 1.02])
-    drawn.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2] or note.text))
-    return drawn

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
-from conversion.report import Comparison, EquivalenceReport, cell_text
+from conversion.report import EquivalenceReport, cell_text, limit_text
 from nanogpt_lens.model.loading import check
 from nanogpt_lens.reporting.blocks import Block, Folded, Listing, Paragraph, Table
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject
 from nanogpt_lens.reporting.words import count, line_of, plural, without_folders
-
-_KINDS = {
-    "weight": "weights and configuration",
-    "output": "outputs: logits, loss, log-probabilities",
-    "activation": "activations, at every hook",
-    "gradient": "gradient of the loss, every weight",
-    "edit": "logits under an edit, at every hook",
-    "greedy": "greedy text past the context",
-    "val_loss": "loss on the run's own validation data",
-}
 
 _EQUAL = {"val_loss": "within ±, see the notes"}  # two means of samples are never equal
 
@@ -81,16 +69,14 @@ def _how(report: EquivalenceReport) -> Paragraph:
 
 def by_kind(report: EquivalenceReport) -> Table:
     """A row for each kind of comparison, with the one that is nearest to its limit."""
-    kinds = [kind for kind in _KINDS if any(c.kind == kind for c in report.comparisons)]
     precisions = report.precisions()
     rows, marked = [], set()
-    for i, kind in enumerate(kinds):
-        of_kind = [c for c in report.comparisons if c.kind == kind]
-        cells = [_worst([c for c in of_kind if c.precision == precision]) for precision in precisions]
+    for i, (words, of_kind, near) in enumerate(report.by_kind()):
         failed = sum(not c.passed for c in of_kind)
         marked |= {i} if failed else set()
-        verdict = f"{failed} fail" if failed else _EQUAL.get(kind, "all equal")
-        rows.append((_KINDS[kind], count(len(of_kind)), *cells, verdict))
+        verdict = f"{failed} fail" if failed else _EQUAL.get(of_kind[0].kind, "all equal")
+        cells = (limit_text(near.get(p)).removesuffix(" FAIL") for p in precisions)
+        rows.append((words, count(len(of_kind)), *cells, verdict))
     return Table(
         header=("what is compared", "comparisons", *(f"error / allowed, {p}" for p in precisions), "verdict"),
         rows=tuple(rows),
@@ -98,23 +84,6 @@ def by_kind(report: EquivalenceReport) -> Table:
         left=(0, len(precisions) + 2),
         marked=frozenset(marked),
     )
-
-
-def _worst(comparisons: list[Comparison]) -> str:
-    if not comparisons:
-        return "–"
-    worst = max(comparisons, key=_nearness)
-    if worst.kind in ("greedy", "val_loss"):
-        return cell_text(worst).removesuffix(" FAIL")
-    return (
-        f"{f'{worst.max_rel:.1e}' if worst.max_rel else '0'} / {f'{worst.tolerance:.1e}' if worst.tolerance else '0'}"
-    )
-
-
-def _nearness(comparison: Comparison) -> tuple[bool, float]:
-    """How near a comparison is to failing; those of which not one bit may differ are near only where they fail."""
-    share = comparison.max_rel / comparison.tolerance if comparison.tolerance else comparison.max_rel
-    return not comparison.passed, math.inf if math.isnan(share) else share
 
 
 def _all_rows(report: EquivalenceReport) -> Table:

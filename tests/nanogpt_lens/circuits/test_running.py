@@ -138,7 +138,7 @@ def test_bad_input_is_one_sentence():
         run_circuit(hooked, ["embed->logits"], clean, clean, METRIC, **QUIET)
     with pytest.raises(AnalysisError, match="mixes edges and lists of edges"):
         run_circuit(hooked, ["embed->logits", ["embed->mlp0"]], clean, corrupted, METRIC, **QUIET)
-    with pytest.raises(AnalysisError, match="expected the same number of examples and tokens"):
+    with pytest.raises(AnalysisError, match="tokens; expected the same number of tokens"):
         run_circuit(hooked, ["embed->logits"], clean, corrupted[:, :-1], METRIC, **QUIET)
     with pytest.raises(AnalysisError, match="there is no corrupted run"):
         run_circuit(hooked, ["embed->logits"], clean, None, METRIC, **QUIET)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 
 from conversion import read_checkpoint
 from conversion.backends import resolve_backend
+from conversion.report import EquivalenceReport
 from nanogpt_lens.cli.app import app
 from nanogpt_lens.core.choices import TrainOn
 from nanogpt_lens.text.tasks import _KINDS, backdoor, read_task, repeated_random, trigger_bigrams
@@ -40,11 +42,17 @@ def out(tmp_path):
 
 
 def test_check_proves_and_writes_the_certificate(out, tmp_path):
-    code, text, _ = run("check", out, "-o", tmp_path / "certificate.json")
+    code, text, _ = run("check", out, "-o", tmp_path / "certificate.json", width=80)
     assert code == 0
-    assert "PROVEN EQUAL" in text
-    assert read_checkpoint(out).sha256 in text
-    assert json.loads((tmp_path / "certificate.json").read_text())["passed"] is True
+    assert text.startswith("PROVEN EQUAL")
+    assert len(text.splitlines()) <= 15
+    saved = EquivalenceReport.load(tmp_path / "certificate.json")
+    assert saved.passed
+    assert all(words in " ".join(text.split()) for words, _, _ in saved.by_kind())
+    whole = run("check", out, "--verbose")[1]
+    assert all(re.search(rf"^{re.escape(quantity)} .*\d", whole, re.M) for quantity, _, _ in saved.rows())
+    assert saved.sha256 == read_checkpoint(out).sha256
+    assert saved.sha256 in whole
 
 
 def test_check_as_json(out):
@@ -60,7 +68,7 @@ def test_check_fails_with_exit_code_1(out):
     code, text, _ = run("check", out, "--no-edits")
     assert code == 1
     assert "NOT EQUAL" in text
-    assert "FAIL" in text
+    assert len(re.findall("^loss on .*FAIL$", text, re.M)) == 2  # in short, and the row that differs
 
 
 def test_check_with_model_py_says_that_it_is_executed(out):

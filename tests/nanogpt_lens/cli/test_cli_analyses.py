@@ -165,7 +165,11 @@ def test_patch_takes_other_activations_directions_and_metrics(out, tmp_path):
     [
         (("patch", "OUT", *PATCH, "--axes", "layer,head"), "resid_pre has no axis 'head'"),
         (("patch", "OUT", *PATCH, "--axes", ","), "cannot be swept over"),
-        (("patch", "OUT", *PATCH[:2], "--corrupted", "ab", *PATCH[4:]), "expected the same number of examples"),
+        (
+            ("patch", "OUT", *PATCH[:2], "--corrupted", "ab", *PATCH[4:]),
+            "the clean text 'abcabca' has 7 tokens and the corrupted text 'ab' has 2 tokens; expected the same number "
+            "of tokens, so that positions correspond: give the corrupted one 5 more, or the other 5 fewer",
+        ),
         (("patch", "OUT", *PATCH[:4], "--answer", "bc"), "expected one token"),
         (("patch", "OUT", *PATCH[:4], "--answer", "é"), "not among the 65 characters"),
         (

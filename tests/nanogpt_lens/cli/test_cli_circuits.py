@@ -207,7 +207,7 @@ def metric(**fields: Any) -> Any:
         (argument(clean=[[1, 2], [3]]), "has clean prompts that are no rows of token ids of one length"),
         (argument(clean=[["a"]]), "has clean prompts that are no rows"),
         (argument(corrupted=[[2**40]]), "has corrupted prompts that are no rows"),
-        (argument(corrupted=[[1, 2]]), "the clean text has shape"),
+        (argument(corrupted=[[1, 2]]), "clean texts and 1 corrupted text; expected the same number of examples"),
         (argument(source="nothing"), "source is 'nothing'"),
     ],
 )

@@ -17,7 +17,7 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch):
     done = CliRunner().invoke(app, ["mcp", "induction"])
     assert done.exit_code == 2
     assert done.stdout == ""
-    assert done.stderr.strip().endswith("pip install 'nanogpt-lens[mcp]'")
+    assert done.stderr.strip().endswith("pip install 'mcp>=2,<3'")
     assert done.stderr.count("\n") == 1
 
 

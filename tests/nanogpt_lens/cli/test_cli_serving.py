@@ -32,7 +32,7 @@ def test_without_the_extra_there_is_one_sentence(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     code, out, err = run("serve", "induction", "--port", 0)
     assert (code, out) == (2, "")
-    assert err.strip() == f"error: serving needs {missing}, which is not installed; `pip install 'nanogpt-lens[serve]'`"
+    assert err.strip() == f"error: serving needs {missing}, which is not installed; `pip install fastapi uvicorn`"
 
 
 @pytest.mark.parametrize(

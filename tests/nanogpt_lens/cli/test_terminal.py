@@ -116,6 +116,8 @@ def test_a_name_that_does_not_exist_is_refused_before_a_model_is_loaded(words, n
         (("neurons", "page", "induction", "0", "4"), "did you mean 0.4?"),
         (("lens", "induction", "To be, or"), "it takes PATH: did you mean --prompt 'To be, or'?"),
         (("heads", "induction", "0.1"), "it takes PATH: did you mean --text 0.1?"),
+        (("heads", __file__, "induction"), f"the wrong way round: did you mean induction --text {__file__}?"),
+        (("train", __file__, "-o", "out"), f"it takes no argument: did you mean --data {__file__}?"),
         (("neurons", "page", "induction", "0.4", __file__), f"it takes PATH NEURON: did you mean --text {__file__}?"),
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 import nanogpt_lens as ngl
+from nanogpt_lens.cli.head_sentences import without_star
 from nanogpt_lens.cli.tables import interval, number
 from nanogpt_lens.results import Scores
 from tests.making import write, write_meta
@@ -68,6 +70,29 @@ def test_ablated_neurons_show_what_they_do(out):
     assert said is not None
     assert float(said[1]) == pytest.approx(float(result.values.flatten()[rise]), rel=0.05)
     assert "0.00 [0.00, 0.00]" not in text
+
+
+def test_one_number_is_not_the_largest(out):
+    code, text, _ = run("measure", out, "text_loss", "--text", out / "text.txt", "--option", "n=4")
+    assert code == 0
+    assert text.startswith("The loss, nats per token: ")
+    assert run("measure", out, "composition_scores")[1].startswith("The largest ")
+
+
+def test_a_star_that_no_head_has_is_said_once():
+    class Unnamed:
+        shape: ClassVar = {"layer": 1, "head": 2}
+
+        def __init__(self, *heads):
+            self.heads = heads
+
+        def unnamed(self):
+            return [("broad", 0, head, "0.99 is not enough, threshold none: even") for head in self.heads]
+
+    taxonomy: Any = Unnamed(0, 1)
+    assert without_star(taxonomy) == ["no star for broad at any head: even"]
+    taxonomy = Unnamed(1)
+    assert without_star(taxonomy) == ["no star for broad, 0.1: even"]
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])

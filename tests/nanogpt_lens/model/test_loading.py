@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 
 import nanogpt_lens as ngl
 from conversion.backends import resolve_backend
+from conversion.errors import CheckpointWarning
 from conversion.report import EquivalenceReport
 from tests.making import CHARS, write, write_meta
+from tests.nanogpt_lens.cli.test_cli import run
 
 
 @pytest.mark.parametrize("processed", [False, True])
@@ -31,6 +34,23 @@ def test_load_attaches_the_tokenizer(tmp_path):
     model = ngl.load(write(tmp_path / "out"))
     assert model.to_str_tokens("ROMEO:\n") == list("ROMEO:\n")
     assert ngl.load(tmp_path / "out", meta=write_meta(tmp_path / "x", CHARS[::-1])).to_tokens("\n")[0, 0] == 64
+
+
+@pytest.mark.parametrize(("chars", "doubted"), [(CHARS, False), (CHARS[:8], True)])
+def test_load_doubts_a_vocabulary_of_another_size(tmp_path, chars, doubted):
+    write_meta(tmp_path, chars)
+    file = write(tmp_path)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ngl.load(tmp_path)
+    about = [str(one.message) for one in said if one.category is CheckpointWarning]
+    sentence = "the vocabulary has 8 tokens and the model 65, which is not that rounded up: it may be another run's"
+    assert about == ([f"{file}: {sentence}"] if doubted else [])
+    if doubted:
+        assert all(one.filename == __file__ for one in said if one.category is CheckpointWarning)
+        code, text, err = run("sample", tmp_path, "--max-new-tokens", 1)  # as `info` and `check` print it
+        assert (code, err) == (0, f"note: {sentence}\n")
+        assert "vocabulary" not in text
 
 
 def test_load_uses_the_activation(tmp_path):

@@ -388,6 +388,7 @@ def test_your_own_pair_is_shown_first(tmp_path):
     assert (
         f"is {nice(patched.clean, 2)} logits above “b”, after the corrupted one {nice(patched.corrupted, 2)}." in said
     )
+    assert "SHA-256" not in section(page, "again").text  # which the summary has, and it is not here
     assert section(page, "again").all("code")[0].text == (
         "nanogpt-lens patch out --clean 'the king' --corrupted 'the kigg' --answer a --wrong b"
     )

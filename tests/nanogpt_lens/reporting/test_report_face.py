@@ -14,14 +14,14 @@ from nanogpt_lens.reporting.looks import induction, labelled_head, largest_part,
 from nanogpt_lens.reporting.making import report
 from nanogpt_lens.reporting.section import Section
 from nanogpt_lens.reporting.worth import Worth, grid_of
-from nanogpt_lens.results import Scores, SeparatingNeurons
+from nanogpt_lens.results import Sample, Scores, SeparatingNeurons
 from tests.nanogpt_lens.reporting.report_helpers import hostile, read, section, small, text
 
 
 def rises(values, half=0.01):
     tensor = torch.tensor(values, dtype=torch.float64)
     axes = ("layer", "head") if tensor.ndim == 2 else ("layer",)
-    about = {"quantity": "rise", "definition": "rise", "axes": axes}
+    about = {"quantity": "rise", "definition": "rise", "axes": axes, "sample": Sample(n=32, seq_len=8)}
     return Scores(values=tensor, low=tensor - half, high=tensor + half, **about)
 
 
@@ -64,6 +64,7 @@ def test_the_first_sentence_is_about_the_largest_part(heads, mlps, said):
     assert [bar.value for bar in bars[:2]] == ["1.00", f"{1 + largest:.2f}"]
     assert bars[1].share / bars[0].share == pytest.approx(1 + largest, rel=1e-5)
     assert look.sketch.line == pytest.approx(3.0 / max(3.0, 1 + largest))
+    assert look.sketch.line_words.startswith("loss in nats per token of the 32 sequences that parts are measured on")
 
 
 def share_of(rise):
@@ -202,7 +203,8 @@ def test_lines_hashes_and_versions_stand_at_the_end_alone(made):
     lines = [code.text for code in last.all("code")]
     assert lines == [line for s in page.sections for line in s.commands]
     assert "transformer-lens" in last.text
-    assert "SHA-256" in last.text
+    assert "Files stand here as they were named when this page was made" in last.text
+    assert "The SHA-256 below tells whether a checkpoint is the same" in last.text
     for key in ("summary", "heads"):
         assert not section(whole, key).all("code")
 

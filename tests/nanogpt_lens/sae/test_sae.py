@@ -575,5 +575,5 @@ def test_under_transformer_lens_4(tmp_path):
         lambda: load_sae(tmp_path, model),
         lambda: evaluate_sae(model, TEXT, None),
     ):
-        with pytest.raises(AnalysisError, match=r"needs TransformerLens below 4, and 4.*nanogpt-lens\[sae\]"):
+        with pytest.raises(AnalysisError, match=r"needs TransformerLens below 4, and 4.*`pip install sae-lens 'tra"):
             call()
