@@ -78,7 +78,7 @@ def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
         "blind": blind,
         "smallest": smallest,
         "arrival": lambda: drawn.arrival(results()),
-        "backdoor": lambda: drawn.backdoor_tools(results()),
+        "backdoor": lambda: drawn.backdoor_shown(results()),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from scripts.backdoor.runs import TRIGGERS
 from scripts.replication.cells import Found, markdown, number
 
 WORDS = {
@@ -42,8 +43,30 @@ def backdoor_tools(found: Found) -> str:
     for lines in ("480", "240"):
         for tool, words in WORDS.items():
             cells = [_area(part["roc"][stage].get(f"all {lines}", {}).get(tool)) for stage in part["roc"]]
-            rows.append([words, lines, *cells])
-    return markdown(("tool", "lines", *(f"{int(stage):,}" for stage in part["roc"])), rows)
+            last = part["roc"][max(part["roc"], key=int)]
+            each = [number(last.get(f"{kind} {lines}", {}).get(tool, {}).get("area"), 2) for kind in TRIGGERS]
+            rows.append([words, lines, *cells, *each])
+    stages = (f"all, {int(stage):,}" for stage in part["roc"])
+    return markdown(("tool", "lines", *stages, *(f"{kind} alone" for kind in TRIGGERS)), rows)
+
+
+def backdoor_shown(found: Found) -> str:
+    """In how many models a tool's own excerpt shows trigger or payload; of clean twins, the control."""
+    part = found["backdoor"]
+    if not part:
+        return "Not measured."
+    rows = []
+    for tool, words in WORDS.items():
+        for kind, said in (("480", "backdoor, 480 lines"), ("240", "backdoor, 240 lines"), ("twin", "clean twin")):
+            cells = []
+            for groups in part["shows"].values():
+                some = [groups[f"{t} {kind}"][tool] for t in TRIGGERS if tool in groups.get(f"{t} {kind}", {})]
+                shown, payload, of = (sum(one[key] for one in some) for key in ("shown", "payload", "of"))
+                also = f", payload {payload}" if kind != "twin" else ""
+                cells.append(f"{shown} of {of}{also}" if some else "–")
+            if any(cell != "–" for cell in cells):
+                rows.append([words, said, *cells])
+    return markdown(("tool", "models", *(f"{int(stage):,}" for stage in part["shows"])), rows)
 
 
 def _area(of: Mapping[str, Any] | None) -> str:
@@ -58,5 +81,9 @@ def _percents(shares: list[float]) -> str:
     return ", ".join(f"{share:.0%}" for share in shares)
 
 
-TABLES: dict[str, Callable[[Found], str]] = {"backdoor_success": backdoor_success, "backdoor_tools": backdoor_tools}
+TABLES: dict[str, Callable[[Found], str]] = {
+    "backdoor_success": backdoor_success,
+    "backdoor_tools": backdoor_tools,
+    "backdoor_shown": backdoor_shown,
+}
 """By the name that a document gives them."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanogpt_lens.viz.style import template
+from scripts.backdoor.runs import CLEAN_LINES, TRIGGERS
+from scripts.backdoor.summary import TEXT_TOOLS
 from scripts.backdoor.tables import WORDS
 
 ORDER, EDGE, ATTENTION = (
@@ -46,39 +48,31 @@ def arrival(found: Mapping[str, Any]) -> Any:
     return legend_below(made)
 
 
-def backdoor_tools(found: Mapping[str, Any]) -> Any:
-    """Every tool's number for each poisoned model and each clean twin, at the last stage."""
+def backdoor_shown(found: Mapping[str, Any]) -> Any:
+    """In how many of the models with a backdoor a tool's own excerpt shows trigger or payload, by iteration."""
     import plotly.express as px
 
-    part = found["backdoor"]["seen"]
-    stage = max(part, key=int)
-    kinds = {"poisoned": "backdoor", "clean": "clean twin"}
-    rows = [
-        {"tool": WORDS[tool], "model": kinds[kind], "value": scaled(value, groups), "name": name}
-        for tool, groups in part[stage].items()
-        for kind, values in groups.items()
-        for name, value in values.items()
-    ]
-    made = px.strip(
+    rows = []
+    for stage, groups in found["backdoor"]["shows"].items():
+        for tool in TEXT_TOOLS:
+            some = [groups[f"{trigger} {CLEAN_LINES}"][tool] for trigger in TRIGGERS]
+            shown, of = (sum(one[key] for one in some) for key in ("shown", "of"))
+            rows.append({"tool": WORDS[tool], "iteration": f"iteration {int(stage):,}", "shown": shown, "of": of})
+    made = px.bar(
         rows,
-        x="value",
+        x="shown",
         y="tool",
-        color="model",
-        hover_data=["name"],
-        category_orders={"tool": list(WORDS.values()), "model": list(kinds.values())},
-        labels={"value": "suspicion, from the least of all models to the largest", "tool": "", "model": ""},
-        title="One comparison tells every backdoor from its clean twin",
+        orientation="h",
+        color="iteration",
+        barmode="group",
+        category_orders={"tool": [WORDS[tool] for tool in TEXT_TOOLS]},
+        labels={"shown": "models of nine whose excerpt shows trigger or payload", "tool": "", "iteration": ""},
+        title="Comparison with a clean model shows the trigger, early and almost always",
         template=template(),
-        height=440,
+        height=400,
     )
-    made.update_traces(marker={"size": 10, "line": {"width": 1, "color": "white"}}, jitter=0.3)
+    made.update_xaxes(range=[0, 9.4])
     return legend_below(made)
-
-
-def scaled(value: float, groups: Mapping[str, Mapping[str, float]]) -> float:
-    """A number of a tool as a share of the range of all its numbers."""
-    every = [one for values in groups.values() for one in values.values()]
-    return (value - min(every)) / ((max(every) - min(every)) or 1.0)
 
 
 def legend_below(made: Any) -> Any:
