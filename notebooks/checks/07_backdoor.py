@@ -23,4 +23,24 @@ holds(
 )
 says("MLP 0 alone is worth 1.72 of 1.72 nats", mlps.values[0] - mlps.clean, mlps.corrupted - mlps.clean)
 says("heads 0.0 and 1.3 0.59 and 0.38", heads.values[0, 0] - heads.clean, heads.values[1, 3] - heads.clean)
+import json
+from pathlib import Path
+
+shows = json.loads((Path(ngl.__file__).parent.parent / "docs" / "results.json").read_text())["backdoor"]["shows"]
+kinds = [f"{trigger} 480" for trigger in ("name", "bigram", "date")]
+
+
+def shown(stage, tool):
+    return sum(shows[stage][kind][tool]["shown"] for kind in kinds)
+
+
+says(
+    "shows the trigger in 9 of 9, and in 8 of 9 at iteration 1,000",
+    shown("2000", "gain_clean"),
+    9,
+    shown("1000", "gain_clean"),
+    9,
+    1000,
+)
+holds("shows the trigger in three, the lens in one", (shown("2000", "neurons"), shown("2000", "lens")) == (3, 1))
 defines("They are models of 0.8 million parameters")
