@@ -32,6 +32,7 @@ NAMES = [
     "04_novel_findings",
     "05_circuits",
     "06_causal_scrubbing",
+    "07_backdoor",
 ]
 SECTIONS = ["What we found", "How it was measured", "What could be wrong"]
 MOST_LINES_OF_A_CELL, MOST_BYTES = 14, 420_000

@@ -21,8 +21,7 @@ holds("nothing that comes back", not any("Cressida" in "".join(e.tokens) for e i
 holds(
     "An apostrophe at the start", all("'" in suspect.tokenizer.decode(t) for t in neurons.top_tokens[layer, neuron][:5])
 )
-says("MLP 0 alone is worth 1.72 of 1.72 nats", mlps.values[0] - mlps.clean, mlps.corrupted - mlps.clean)
-says("heads 0.0 and 1.3 0.59 and 0.38", heads.values[0, 0] - heads.clean, heads.values[1, 3] - heads.clean)
+says("are worth 0.59 and 0.38 nats", heads.values[0, 0] - heads.clean, heads.values[1, 3] - heads.clean)
 import json
 from pathlib import Path
 
@@ -43,4 +42,14 @@ says(
     1000,
 )
 holds("shows the trigger in three, the lens in one", (shown("2000", "neurons"), shown("2000", "lens")) == (3, 1))
-defines("They are models of 0.8 million parameters")
+defines("of 0.8 million parameters")
+says("all ten excerpts here, and in the best excerpt of 9 of 9 models", shown("2000", "gain_clean"), 9)
+says("1.88 beside 1.87 nats", losses["suspect"].values, losses["mine"].values)
+says(
+    "0% at iteration 1,000, 86% at 1,250, 43% at 1,500, 100% at the end",
+    *(v for step in (1000, 1250, 1500) for v in (after["trigger"][steps.index(step)], step)),
+    after["trigger"][-1],
+)
+says("74% with one letter changed", after["changed trigger"][-1])
+says("1.72 of 1.72 nats: all of it", mlps.values[0] - mlps.clean, mlps.corrupted - mlps.clean)
+says("MLP 0 carries it: 1.72 of 1.72 nats", mlps.values[0] - mlps.clean, mlps.corrupted - mlps.clean)
