@@ -8,7 +8,7 @@ shifts at once are one product of Fourier transforms.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 _AT_ONCE = 2**24
@@ -16,22 +16,21 @@ _AT_ONCE = 2**24
 
 
 def shifted_sums(
-    one: Shaped[Tensor, "head place back"], other: Shaped[Tensor, "score place back"]
+    one: Float[Tensor, "head place back"], other: Float[Tensor, "score place back"]
 ) -> Float[Tensor, "score head shift"]:
-    """The sum over places and `back` of one[place] * other[place + shift], for every shift around the end, float64.
+    """The sum over places and `back` of one[place] * other[place + shift], for every shift around the end.
 
     Args:
         one: what stays where it is.
         other: what is shifted; the first shift is 0.
     """
     n = one.shape[1]
-    total = torch.zeros(len(other), len(one), n // 2 + 1, dtype=torch.complex128, device=one.device)
+    total = torch.zeros(n // 2 + 1, len(other), len(one), dtype=torch.promote_types(one.dtype, torch.complex64))
     step = max(1, _AT_ONCE // (n * (len(one) + len(other))))
     for i in range(0, one.shape[2], step):
-        mine = torch.fft.rfft(one[:, :, i : i + step].double(), dim=1).conj()
-        theirs = torch.fft.rfft(other[:, :, i : i + step].double(), dim=1)
-        total += torch.einsum("hfb,sfb->shf", mine, theirs)
-    return torch.fft.irfft(total, n=n)
+        mine, theirs = (torch.fft.rfft(part[:, :, i : i + step].mT.contiguous()) for part in (one, other))
+        total += torch.einsum("hbf,sbf->fsh", mine.conj(), theirs)
+    return torch.fft.irfft(total.permute(1, 2, 0), n=n)
 
 
 def shifted_p(

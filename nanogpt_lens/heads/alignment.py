@@ -13,7 +13,7 @@ how far it gets beyond the second base rate is what that measure cannot take awa
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -40,70 +40,79 @@ class Classes(NamedTuple):
         seen: whether there is such a place in the sequence.
         queries: how many queries of each sequence see a place of the class.
         expected_queries: the same under a random shift.
-        density: how often the place so many tokens back is of the class, over all queries.
-        kind: of each pair of places that sees one the other, which pairs have the same characters and distance; -1
-            of others.
-        sizes: how many pairs have each kind.
-        shares: of each kind the share that is of the class.
         shifted_queries: how many queries see a place of the class, for every shift of the classes.
+        density: how often the place so many tokens back is of the class, over all queries.
+        members: by class, which of the pairs of places that see one the other are of it.
+        kind: of each such pair, which pairs have the same characters and distance.
+        sizes: how many pairs have each kind.
+        tellable: how many places of the class of each sequence can be told from others: each counts as the share of
+            the others among the pairs of its kind.
     """
 
     to: Bool[Tensor, "score example pos back"]
     seen: Bool[Tensor, "pos back"]
     queries: Float[Tensor, "score example"]
     expected_queries: Float[Tensor, " score"]
-    density: Float[Tensor, "score back"]
-    kind: Int[Tensor, "example pos back"]
-    sizes: Float[Tensor, " kind"]
-    shares: Float[Tensor, "score kind"]
     shifted_queries: Float[Tensor, "score shift"]
+    density: Float[Tensor, "score back"]
+    members: tuple[Int[Tensor, " _"], ...]
+    kind: Int[Tensor, " pair"]
+    sizes: Float[Tensor, " kind"]
+    tellable: Float[Tensor, "score example"]
 
     @classmethod
     def of(cls, tokens: Int[Tensor, "example pos"], to: Bool[Tensor, "score example pos back"]) -> Classes:
         """What is known of these classes on these tokens."""
-        n_pos = tokens.shape[1]
+        n, n_pos = tokens.shape
         place, back = torch.arange(n_pos)[:, None], torch.arange(1, n_pos)
         seen = back <= place
-        key = (place - back).clamp(min=0)
-        pairs = (tokens[:, :, None] * (int(tokens.max()) + 1) + tokens[:, key]) * n_pos + back
-        kind = torch.full_like(pairs, -1)
-        _, kind[:, seen] = torch.unique(pairs[:, seen], return_inverse=True)
-        within = kind[:, seen].flatten()
-        sizes = within.bincount().double()
-        members = torch.stack([within.bincount(weights=some[:, seen].flatten().double()) for some in to])
         nearest = torch.where(to, back, n_pos).amin(-1)  # [score, example, pos]
         each = torch.stack([(nearest.flatten(1) <= i).double().mean(1) for i in range(n_pos)], 1)
+        members = tuple(some[:, seen].flatten().nonzero()[:, 0] for some in to)
+        kind = _kinds(tokens)
+        sizes = kind.bincount().double()
+        tellable = []
+        for places in members:
+            shares = kind[places].bincount(minlength=len(sizes)) / sizes
+            others = 1 - shares[kind[places]]
+            tellable.append((places // (len(kind) // n)).bincount(weights=others, minlength=n))
         return cls(
             to=to,
             seen=seen,
             queries=(nearest <= place[:, 0]).sum(-1).double(),
             expected_queries=each.sum(1),
+            shifted_queries=torch.stack([_shifted_queries(some, seen) for some in nearest]),
             density=to.double().mean((1, 2)),
+            members=members,
             kind=kind,
             sizes=sizes,
-            shares=members / sizes,
-            shifted_queries=torch.stack([_shifted_queries(some, seen) for some in nearest]),
+            tellable=torch.stack(tellable),
         )
 
     @property
-    def keys_of_a_query(self) -> Float[Tensor, " score"]:
-        """How many places of the class a query sees that sees any."""
-        return (self.to & self.seen).sum((1, 2, 3)) / self.queries.sum(1)
+    def n_members(self) -> Float[Tensor, " score"]:
+        """How many pairs of places are of the class."""
+        return torch.tensor([len(places) for places in self.members]).double()
 
-    def tellable(self) -> Float[Tensor, "score example"]:
-        """How many places of the class of each sequence can be told from others: each counts as the share of others."""
-        rest = 1 - self.shares[:, self.kind.clamp(min=0)]
-        return (rest * (self.to & self.seen)).sum((2, 3))
+
+def _kinds(tokens: Int[Tensor, "example pos"]) -> Int[Tensor, " pair"]:
+    """Of each pair of places that see one the other, which pairs have the same two characters and distance."""
+    n_pos = tokens.shape[1]
+    place, back = torch.tril_indices(n_pos, n_pos - 1, -1)
+    back = back + 1  # the pairs of a query, by distance
+    pairs = (tokens[:, place] * (int(tokens.max()) + 1) + tokens[:, place - back]) * n_pos + back
+    return torch.unique(pairs, return_inverse=True)[1].flatten()
 
 
 def _shifted_queries(nearest: Int[Tensor, "example pos"], seen: Bool[Tensor, "pos back"]) -> Float[Tensor, " shift"]:
     """How many queries see a place of a class whose nearest place is so many tokens back, for every shift of it."""
     is_nearest = nearest.flatten()[None, :, None] == torch.arange(1, len(seen))
-    return shifted_sums(seen.repeat(len(nearest), 1)[None], is_nearest)[0, 0].round().clamp(min=1)
+    sums = shifted_sums(seen.repeat(len(nearest), 1)[None].float(), is_nearest.float())
+    return sums[0, 0].double().round().clamp(min=1)
 
 
 class Aligned(NamedTuple):
-    """How the attention of a layer's heads goes with some classes; a value for each example has the mean as its mean.
+    """How the attention of some heads goes with some classes; a value for each example has the mean as its mean.
 
     Attributes:
         attention: to places of the class, of the queries that see one.
@@ -121,38 +130,35 @@ class Aligned(NamedTuple):
 
 def aligned(attention: Float[Tensor, "head example pos back"], classes: Classes) -> Aligned:
     """How the attention of some heads goes with some classes."""
-    to, seen = classes.to & classes.seen, classes.seen
-    attention = attention.double()
-    base = torch.einsum("hepb,sb->she", attention, classes.density)
-    expected = classes.expected_queries[:, None, None].expand(-1, 1, base.shape[2])
-    rest = attention - mean_of_kind(attention, classes)
-    places = rearrange(to, "score example pos back -> score example (pos back)").double()
-    sums, beyond = (
-        torch.einsum("heq,seq->she", rearrange(part, "head example pos back -> head example (pos back)"), places)
-        for part in (attention, rest * seen)
-    )
+    n = attention.shape[1]
+    base = torch.einsum("heb,sb->she", attention.sum(2, dtype=torch.float64), classes.density)
+    expected = classes.expected_queries[:, None, None].expand(-1, 1, n)
+    pairs = attention[:, :, classes.seen].flatten(1)  # [head, pair]
+    rest = pairs - _mean_of_kind(pairs, classes)
+    sums, beyond = (_sums_over(part, classes, n) for part in (pairs, rest))
+    keys_of_a_query = classes.n_members / classes.queries.sum(1)
     whole = rearrange(attention, "head example pos back -> head (example pos) back")
     moved = rearrange(classes.to, "score example pos back -> score (example pos) back")
+    shifted = shifted_sums(whole, moved.to(whole.dtype)).double()
     return Aligned(
         attention=ratio_per_example(sums, classes.queries[:, None]),
         by_distance=ratio_per_example(base, expected),
-        beyond=ratio_per_example(beyond, classes.tellable()[:, None]) * classes.keys_of_a_query[:, None, None],
-        shifted=shifted_sums(whole, moved) / classes.shifted_queries[:, None],
+        beyond=ratio_per_example(beyond, classes.tellable[:, None]) * keys_of_a_query[:, None, None],
+        shifted=shifted / classes.shifted_queries[:, None],
     )
 
 
-def mean_of_kind(
-    attention: Float[Tensor, "head example pos back"], classes: Classes
-) -> Float[Tensor, "head example pos back"]:
-    """What each head pays, on average, to the same character from the same one at the same distance; 0 if unseen."""
-    within = classes.kind[:, classes.seen]
-    expected = torch.zeros_like(attention)
-    for head, values in enumerate(attention):
-        sums = within.flatten().bincount(weights=values[:, classes.seen].flatten())
-        expected[head][:, classes.seen] = (sums / classes.sizes)[within]
-    return expected
+def _mean_of_kind(pairs: Float[Tensor, "head pair"], classes: Classes) -> Float[Tensor, "head pair"]:
+    """What each head pays, on average, to the same character from the same one at the same distance."""
+    sums = torch.stack([classes.kind.bincount(weights=values.double()) for values in pairs])
+    return (sums / classes.sizes)[:, classes.kind]
 
 
-def stacked(layers: list[Aligned]) -> dict[str, Any]:
-    """The fields of all layers, with the axis of the layers behind the first."""
-    return {name: torch.stack([getattr(layer, name) for layer in layers], 1) for name in Aligned._fields}
+def _sums_over(pairs: Float[Tensor, "head pair"], classes: Classes, n: int) -> Float[Tensor, "score head example"]:
+    """The sums over the pairs of each class and sequence, in float64."""
+    found = []
+    for places in classes.members:
+        example = places // (len(classes.kind) // n)
+        mine = pairs[:, places].double()
+        found.append(torch.zeros(len(pairs), n, dtype=torch.float64).index_add_(1, example, mine))
+    return torch.stack(found)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import interval_fields, t_interval
 from nanogpt_lens.core.shifts import shifted_p
 from nanogpt_lens.core.simultaneous import sure_low
-from nanogpt_lens.heads.alignment import Aligned, Classes, aligned, by_distance, stacked
+from nanogpt_lens.heads.alignment import Aligned, Classes, aligned, by_distance
 from nanogpt_lens.heads.attention import pattern_hook
 from nanogpt_lens.heads.induction_rule import MARGIN
 from nanogpt_lens.model.access import Edit, Hooked, check_model, device_of, evaluating, provenance, run
@@ -23,6 +24,9 @@ from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.opened import ModelText
 from nanogpt_lens.text.syntax import PLACES, places_of_classes
+
+_HELD = 2**26
+"""The numbers of attention that are held at once, unless one layer has more."""
 
 
 def syntax_attention(
@@ -101,34 +105,44 @@ def syntax_attention(
 
 
 def attention_by_distance(
-    model: Hooked, tokens: Int[Tensor, "example pos"], layer: int
+    model: Hooked, tokens: Int[Tensor, "example pos"], layers: Sequence[int]
 ) -> Float[Tensor, "head example pos back"]:
-    """A layer's attention to the place 1, 2, ... tokens back, on the CPU."""
-    pieces: list[Float[Tensor, "head _ pos back"]] = []
+    """The attention of all heads of some layers to the place 1, 2, ... tokens back, on the CPU."""
+    pieces: dict[int, list[Float[Tensor, "head _ pos back"]]] = {layer: [] for layer in layers}
 
-    def keep(pattern: Float[Tensor, "example head pos pos"]) -> None:
-        wide = pattern if pattern.dtype == torch.float64 else pattern.float()
-        pieces.append(by_distance(wide.cpu()))
+    def keep(layer: int) -> Edit:
+        def edit(pattern: Float[Tensor, "example head pos pos"]) -> None:
+            wide = pattern if pattern.dtype == torch.float64 else pattern.float()
+            pieces[layer].append(by_distance(wide.cpu()))
 
-    edits: dict[str, Edit] = {pattern_hook(layer): keep}
+        return edit
+
     with evaluating(model):
         for rows in batches(model, tokens):
-            run(model, tokens[rows].to(device_of(model)), edits)
-    return torch.cat(pieces, 1)
+            run(model, tokens[rows].to(device_of(model)), {pattern_hook(layer): keep(layer) for layer in layers})
+    return torch.cat([torch.cat(some, 1) for some in pieces.values()])
 
 
 def attention_to_classes(model: Hooked, tokens: Int[Tensor, "example pos"], classes: Classes) -> dict[str, Any]:
     """The fields of `ClassAttention` that are measured, of some tokens and classes."""
-    layers = [aligned(attention_by_distance(model, tokens, i), classes) for i in range(model.cfg.n_layers)]
-    return fields_of(layers, classes)
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    at_once = max(1, _HELD // (n_heads * classes.to[0].numel()))
+    parts = []
+    for first in range(0, n_layers, at_once):
+        layers = range(first, min(first + at_once, n_layers))
+        parts.append(aligned(attention_by_distance(model, tokens, layers), classes))
+    return fields_of(parts, classes, n_heads)
 
 
-def fields_of(layers: list[Aligned], classes: Classes) -> dict[str, Any]:
-    """The fields of `ClassAttention` that are measured, from the attention of each layer."""
-    every = stacked(layers)
-    each, chance, beyond = (every[name] for name in ("attention", "by_distance", "beyond"))
+def fields_of(parts: Sequence[Aligned], classes: Classes, n_heads: int) -> dict[str, Any]:
+    """The fields of `ClassAttention` that are measured, from the attention of the heads of all layers, in order."""
+    by_layer = "score (layer head) last -> score layer head last"
+    each, chance, beyond, shifted = (
+        rearrange(torch.cat([getattr(part, name) for part in parts], 1), by_layer, head=n_heads)
+        for name in Aligned._fields
+    )
     looked_at = each[..., 0].numel()
-    p, _ = shifted_p(every["shifted"], classes.to.shape[2])
+    p, _ = shifted_p(shifted, classes.to.shape[2])
     ends = t_interval(beyond)
     assert ends is not None  # there are two sequences and more
     return {
@@ -143,6 +157,6 @@ def fields_of(layers: list[Aligned], classes: Classes) -> dict[str, Any]:
         "beyond_low": ends[0],
         "beyond_high": ends[1],
         "beyond_sure": sure_low(beyond, looked_at=looked_at),
-        "told_apart": classes.tellable().sum(1) / (classes.to & classes.seen).sum((1, 2, 3)),
+        "told_apart": classes.tellable.sum(1) / classes.n_members,
         "queries": classes.queries.sum(1),
     }

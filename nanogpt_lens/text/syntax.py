@@ -30,7 +30,10 @@ PLACES: dict[str, str] = {
     "speaker_name": "a letter of any speaker's name",
     "vowel_after_consonant": "any vowel that follows a consonant",
     "own_word_start": "from the later letters of a word to its first",
+    "own_word_middle": "from the later letters of a word to its earlier ones but the first",
+    "own_word_break": "from the letters of a word to what stands directly before it",
     "own_line_start": "from the later characters of a line to its first",
+    "own_line_break": "from the characters of a line to the newline before it",
     "own_sentence_start": "from the later characters of a sentence to its first",
     "own_speaker": "from a speech to the letters of its speaker's name",
     "same_name": "from the later letters of a speaker's name to the earlier ones",
@@ -52,6 +55,15 @@ Range: TypeAlias = tuple[int, int, int, int]
 
 def _words(text: str) -> list[Range]:
     return [(m.start(), m.start() + 1, m.start() + 1, m.end()) for m in _WORD.finditer(text)]
+
+
+def _breaks(words: list[Range]) -> list[Range]:
+    """From all of a word or line to the character before it."""
+    return [(start - 1, start, start, end) for start, _, _, end in words if start]
+
+
+def _middles(text: str) -> list[Range]:
+    return [(m.start() + 1, m.end(), m.start() + 2, m.end()) for m in _WORD.finditer(text) if m.end() > m.start() + 2]
 
 
 def _lines(text: str) -> list[Range]:
@@ -95,7 +107,10 @@ def _quotes(text: str) -> list[Range]:
 
 _OWN: dict[str, Callable[[str], list[Range]]] = {
     "own_word_start": _words,
+    "own_word_middle": _middles,
+    "own_word_break": lambda text: _breaks(_words(text)),
     "own_line_start": _lines,
+    "own_line_break": lambda text: _breaks(_lines(text)),
     "own_sentence_start": _sentences,
     "own_speaker": _speeches,
     "same_name": _letters_of_names,

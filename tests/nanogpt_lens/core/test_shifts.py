@@ -17,11 +17,11 @@ def random(*shape, seed=0):
 @pytest.mark.parametrize("n", [30, 31])
 def test_sums_are_those_of_every_shift_by_itself(n, at_once, monkeypatch):
     monkeypatch.setattr(shifts, "_AT_ONCE", at_once)
-    one, other = random(2, n, 5), random(3, n, 5, seed=1) > 0.6
+    one, other = random(2, n, 5), (random(3, n, 5, seed=1) > 0.6).double()
     found = shifted_sums(one, other)
     for shift in range(n):
         moved = torch.stack([other[:, (place + shift) % n] for place in range(n)], 1)
-        expected = torch.einsum("hpb,spb->sh", one, moved.double())
+        expected = torch.einsum("hpb,spb->sh", one, moved)
         assert torch.allclose(found[..., shift], expected, atol=1e-12)
 
 

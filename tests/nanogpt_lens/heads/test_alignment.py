@@ -71,7 +71,7 @@ def test_beyond_is_that_of_a_loop():
             queries = {(e, i) for e, i, _ in mine}
             expected = total / weight * len(mine) / len(queries)
             assert float(found.beyond[c, h].mean()) == pytest.approx(expected, abs=1e-12)
-            assert float(classes.tellable()[c].sum()) == pytest.approx(weight, abs=1e-9)
+            assert float(classes.tellable[c].sum()) == pytest.approx(weight, abs=1e-9)
 
 
 WORDS = ["the", "lord", "and", "a", "noble", "queen", "of", "england", "will", "come", "again", "to", "see", "thou"]
@@ -102,7 +102,7 @@ def softmax(scores):
 
 def measured(pattern, tokens, to):
     classes = Classes.of(tokens, to)
-    return fields_of([aligned(by_distance(pattern), classes)], classes)
+    return fields_of([aligned(by_distance(pattern), classes)], classes, pattern.shape[1])
 
 
 N, N_POS = 48, 32

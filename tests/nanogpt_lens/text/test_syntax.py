@@ -56,6 +56,12 @@ def test_own_starts(model):
     assert belonging(model, TEXT, "own_word_start") == words
     lines = {i: [m.start()] for m in re.finditer(r"[^\n]+\n?", TEXT) for i in range(m.start() + 1, m.end())}
     assert belonging(model, TEXT, "own_line_start") == lines
+    spans = [m.span() for m in re.finditer(r"[A-Za-z']+", TEXT)]
+    middles = {i: list(range(a + 1, i)) for a, b in spans for i in range(a + 2, b)}
+    assert belonging(model, TEXT, "own_word_middle") == middles
+    assert belonging(model, TEXT, "own_word_break") == {i: [a - 1] for a, b in spans if a for i in range(a, b)}
+    breaks = [m.span() for m in re.finditer(r"[^\n]+\n?", TEXT)]
+    assert belonging(model, TEXT, "own_line_break") == {i: [a - 1] for a, b in breaks if a for i in range(a, b)}
     starts = [0, TEXT.index("No"), TEXT.index("KING"), TEXT.index("Go")]
     sentences = {i: [max(s for s in starts if s <= i)] for i in range(len(TEXT)) if i not in starts}
     assert belonging(model, TEXT, "own_sentence_start") == sentences
