@@ -144,6 +144,14 @@ def edge_agreement() -> dict[str, Any]:
     return _of_data("edge_agreement", summary)
 
 
+def syntax() -> dict[str, Any]:
+    """Finding (d), from the weights of three seeds and the stages of one; other stages from the data that are kept."""
+    from scripts.replication.syntax import summary
+
+    places = {seed: place("shakespeare_char", seed) for seed in SEEDS}
+    return summary(places, _of_data("syntax", dict), place("induction", SEEDS[0]))
+
+
 PARTS: dict[str, Callable[[], Any]] = {
     "induction": lambda: {seed: of_run("induction", seed) for seed in SEEDS},
     "induction_control": lambda: {seed: of_run("induction_control", seed) for seed in SEEDS},
@@ -155,6 +163,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     "agreement": agreement,
     "head_agreement": head_agreement,
     "edge_agreement": edge_agreement,
+    "syntax": syntax,
 }
 """Of `results.json`."""
 

@@ -116,7 +116,9 @@ def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
     note(f"{taxonomy.definition.removeprefix('text: ')}; chance is uniform attention{more}")
 
 
-_LEAST_TELLING = ("broad", "sink", "duplicate_token", "positional", "previous_token", "induction", "copying")
+_LEAST_TELLING = (
+    "broad", "sink", "duplicate_token", "positional", "line_break", "previous_token", "induction", "copying",
+)  # fmt: skip
 """Scores in the order in which a narrow terminal leaves them out; those that no head earns go first."""
 
 

@@ -57,7 +57,7 @@ class Classes(NamedTuple):
     density: Float[Tensor, "score back"]
     members: tuple[Int[Tensor, " _"], ...]
     kind: Int[Tensor, " pair"]
-    sizes: Float[Tensor, " kind"]
+    sizes: Float[Tensor, " _"]
     tellable: Float[Tensor, "score example"]
 
     @classmethod

@@ -18,6 +18,7 @@ from nanogpt_lens.core.simultaneous import sure_low
 from nanogpt_lens.heads.alignment import Aligned, Classes, aligned, by_distance
 from nanogpt_lens.heads.attention import pattern_hook
 from nanogpt_lens.heads.induction_rule import MARGIN
+from nanogpt_lens.heads.odds import Contrasts
 from nanogpt_lens.model.access import Edit, Hooked, check_model, device_of, evaluating, provenance, run
 from nanogpt_lens.results import ClassAttention, Sample
 from nanogpt_lens.running.batches import batches
@@ -45,7 +46,8 @@ def syntax_attention(
     distance as it is on average. `p` comes from shifting the classes along the text, by every number of tokens from
     one sequence on, corrected for all classes and heads. `beyond` compares a place of the class with other places
     that have the same character, seen from the same character at the same distance. A head attends to a class if
-    p is below 0.05 and both differences are surely, for all classes and heads together, above 0.1.
+    p is below 0.05 and both differences are surely, for all classes and heads together, above 0.1. `preference` then
+    says whether it knows more than the character and that nearer ones come first, see `nanogpt_lens.heads.odds`.
 
     Args:
         model: the model, with a vocabulary.
@@ -76,7 +78,8 @@ def syntax_attention(
     if len(tokens) < 2 or length < 4:
         raise AnalysisError(f"there are {len(tokens)} sequences of {length} tokens; expected at least 2 of 4")
     places = places_of_classes(model, sequences, at, classes)
-    fields = attention_to_classes(model, tokens, Classes.of(tokens, places.to))
+    known = Classes.of(tokens, places.to)
+    fields = attention_to_classes(model, tokens, known, Contrasts.of(tokens, known))
     origin = "text drawn from the model itself" if corpus is None else opened.name
     missing = f"; not in it: {', '.join(places.absent)}" if places.absent else ""
     return ClassAttention(
@@ -123,18 +126,24 @@ def attention_by_distance(
     return torch.cat([torch.cat(some, 1) for some in pieces.values()])
 
 
-def attention_to_classes(model: Hooked, tokens: Int[Tensor, "example pos"], classes: Classes) -> dict[str, Any]:
+def attention_to_classes(
+    model: Hooked, tokens: Int[Tensor, "example pos"], classes: Classes, contrasts: Contrasts
+) -> dict[str, Any]:
     """The fields of `ClassAttention` that are measured, of some tokens and classes."""
     n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
     at_once = max(1, _HELD // (n_heads * classes.to[0].numel()))
-    parts = []
+    parts, preferences = [], []
     for first in range(0, n_layers, at_once):
         layers = range(first, min(first + at_once, n_layers))
-        parts.append(aligned(attention_by_distance(model, tokens, layers), classes))
-    return fields_of(parts, classes, n_heads)
+        attention = attention_by_distance(model, tokens, layers)
+        parts.append(aligned(attention, classes))
+        preferences.append(contrasts.preference(attention[:, :, classes.seen].flatten(1)))
+    return fields_of(parts, torch.cat(preferences, 1), classes, n_heads)
 
 
-def fields_of(parts: Sequence[Aligned], classes: Classes, n_heads: int) -> dict[str, Any]:
+def fields_of(
+    parts: Sequence[Aligned], preference: Float[Tensor, "score head example"], classes: Classes, n_heads: int
+) -> dict[str, Any]:
     """The fields of `ClassAttention` that are measured, from the attention of the heads of all layers, in order."""
     by_layer = "score (layer head) last -> score layer head last"
     each, chance, beyond, shifted = (
@@ -143,8 +152,10 @@ def fields_of(parts: Sequence[Aligned], classes: Classes, n_heads: int) -> dict[
     )
     looked_at = each[..., 0].numel()
     p, _ = shifted_p(shifted, classes.to.shape[2])
-    ends = t_interval(beyond)
+    prefers = rearrange(preference, by_layer, head=n_heads)
+    ends, ends_of_preference = t_interval(beyond), t_interval(prefers)
     assert ends is not None  # there are two sequences and more
+    assert ends_of_preference is not None
     return {
         "values": each.mean(-1),
         **interval_fields(each),
@@ -157,6 +168,9 @@ def fields_of(parts: Sequence[Aligned], classes: Classes, n_heads: int) -> dict[
         "beyond_low": ends[0],
         "beyond_high": ends[1],
         "beyond_sure": sure_low(beyond, looked_at=looked_at),
+        "preference": prefers.mean(-1),
+        "preference_low": ends_of_preference[0],
+        "preference_high": ends_of_preference[1],
         "told_apart": classes.tellable.sum(1) / classes.n_members,
         "queries": classes.queries.sum(1),
     }

@@ -31,7 +31,8 @@ from nanogpt_lens.text.predicates import USUAL
 from nanogpt_lens.viz.tokens import visible
 
 MOST_TELLING = (
-    "induction", "previous_token", "duplicate_token", "anti_copying", "copying", "sink", "positional", "broad",
+    "induction", "previous_token", "duplicate_token", "anti_copying", "copying", "line_break", "sink", "positional",
+    "broad",
 )  # fmt: skip
 """The names of heads, the most telling first."""
 

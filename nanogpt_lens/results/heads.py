@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+ALPHA = 0.05
+"""What `p` has to be below."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HeadTaxonomy(Scores):
     """What each head is: scores [score, layer, head], each with the threshold above which it names the head.
@@ -152,6 +156,9 @@ class ClassAttention(Scores):
             distance, times the number of such places that a query sees.
         beyond_low, beyond_high: its 95% interval, of this class and head alone.
         beyond_sure: the lower end of an interval that holds for all classes and heads together.
+        preference: the logarithm, in nats, of how many times as much a place of the class gets as another place of
+            the same character that the same query sees, distance taken away; nan where there is no such pair.
+        preference_low, preference_high: its 95% interval, of this class and head alone.
         told_apart: by class [score], the share of its places for which there are others with the same characters at
             the same distance, so that the two can be told apart.
         queries: by class [score], how many queries see a place of it.
@@ -165,6 +172,9 @@ class ClassAttention(Scores):
     beyond_low: Float[Tensor, "*axes"]
     beyond_high: Float[Tensor, "*axes"]
     beyond_sure: Float[Tensor, "*axes"]
+    preference: Float[Tensor, "*axes"]
+    preference_low: Float[Tensor, "*axes"]
+    preference_high: Float[Tensor, "*axes"]
     told_apart: Float[Tensor, " score"]
     queries: Float[Tensor, " score"]
     threshold: float
@@ -177,7 +187,7 @@ class ClassAttention(Scores):
     @cached_property
     def p(self) -> Float[Tensor, "*axes"]:
         """`p_shifted`: corrected for the number of classes and heads."""
-        return self.p_shifted
+        return self.p_shifted.clone()
 
     @property
     def p_definition(self) -> str:
@@ -187,7 +197,7 @@ class ClassAttention(Scores):
     @property
     def carries(self) -> Bool[Tensor, "*axes"]:
         """Whether a head attends to a class, surely, beyond distance and beyond characters, by the threshold."""
-        return (self.p_shifted < 0.05) & (self.sure_above > self.threshold) & (self.beyond_sure > self.threshold)
+        return (self.p_shifted < ALPHA) & (self.sure_above > self.threshold) & (self.beyond_sure > self.threshold)
 
     def heads(self, name: str) -> list[tuple[int, int]]:
         """The (layer, head) pairs that attend to a class, the one that goes most beyond characters first."""

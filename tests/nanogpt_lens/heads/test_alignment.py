@@ -9,6 +9,7 @@ import torch
 
 from nanogpt_lens.core.shifts import shifted_p
 from nanogpt_lens.heads.alignment import Classes, aligned, by_distance
+from nanogpt_lens.heads.odds import Contrasts
 from nanogpt_lens.heads.syntax import fields_of
 
 
@@ -102,7 +103,9 @@ def softmax(scores):
 
 def measured(pattern, tokens, to):
     classes = Classes.of(tokens, to)
-    return fields_of([aligned(by_distance(pattern), classes)], classes, pattern.shape[1])
+    attention = by_distance(pattern)
+    prefers = Contrasts.of(tokens, classes).preference(attention[:, :, classes.seen].flatten(1))
+    return fields_of([aligned(attention, classes)], prefers, classes, pattern.shape[1])
 
 
 N, N_POS = 48, 32
@@ -156,6 +159,7 @@ def test_a_head_that_attends_to_a_class_is_found_by_both():
     to_keys = to[:, :, torch.arange(N_POS)[:, None], (distances() - 1).clamp(min=0)] & before
     found = measured(softmax(4.0 * to_keys.transpose(0, 1).double()), tokens, to)
     for head in range(2):
+        assert found["preference"][head, 0, head] == pytest.approx(4.0, abs=0.05)
         assert found["p_shifted"][head, 0, head] < 0.05
         assert found["sure_above"][head, 0, head] > 0.2
         assert found["beyond_sure"][head, 0, head] > 0.2
@@ -165,3 +169,40 @@ def test_p_counts_shifts_of_a_sequence_and_more():
     tokens, to, pattern = classes_and_attention(2)
     found = aligned(by_distance(pattern), Classes.of(tokens, to))
     assert shifted_p(found.shifted, 8)[1].sum() == 54 - 2 * 8 + 1
+
+
+def test_a_preference_is_that_of_least_squares():
+    tokens, to, pattern = classes_and_attention(3, n=4, n_pos=12)
+    classes = Classes.of(tokens, to)
+    contrasts = Contrasts.of(tokens, classes)
+    pairs = by_distance(pattern)[:, :, classes.seen].flatten(1)
+    found = contrasts.preference(pairs).mean(-1)
+    seen = [(e, i, back) for e in range(4) for i in range(12) for back in range(1, i + 1)]
+    same = [(e, i, int(tokens[e, i - back])) for e, i, back in seen]
+    kind = [(int(tokens[e, i]), int(tokens[e, i - back]), back) for e, i, back in seen]
+    columns = [
+        torch.tensor([[float(one == name) for name in sorted(set(of))] for one in of], dtype=torch.float64)
+        for of in (same, kind)
+    ]
+    for c in range(3):
+        inside = torch.tensor([[float(to[c, e, i, back - 1])] for e, i, back in seen], dtype=torch.float64)
+        design = torch.cat([inside, *columns], 1)
+        for h in range(2):
+            solved = torch.linalg.pinv(design) @ pairs[h].log()
+            assert float(found[c, h]) == pytest.approx(float(solved[0]), abs=0.01)
+
+
+def test_competition_looks_like_a_class_and_is_no_preference():
+    """A head that looks at spaces, the nearer the better, goes to the space before its own word, and knows no word."""
+    tokens, _ = prose(N, N_POS, 4)
+    back = torch.arange(1, N_POS)
+    space = tokens == 0
+    own = torch.zeros(N, N_POS, N_POS - 1, dtype=torch.bool)
+    for i in range(1, N_POS):
+        before = space[:, :i].flip(-1)
+        nearest = before.float().argmax(-1) + 1
+        own[:, i] = (nearest[:, None] == back) & before.any(-1, keepdim=True)
+    scores = 5.0 * space[:, None, None] - 0.4 * distances()
+    found = measured(softmax(scores.expand(-1, 1, N_POS, -1).double()), tokens, own[None])
+    assert found["beyond_sure"].min() > 0.1
+    assert found["preference"].abs().max() < 0.01
