@@ -75,6 +75,7 @@ def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
         "accuracy": accuracy,
         "blind": blind,
         "smallest": smallest,
+        "syntax": syntax,
     }
 
 
@@ -147,6 +148,39 @@ def blind() -> Any:
 def smallest() -> Any:
     """Accuracy of every model of finding (a)."""
     return picture(json.loads((ROOT / "docs" / "data" / "smallest_model.json").read_text()))
+
+
+def syntax() -> Any:
+    """How far heads of each layer go beyond characters over training, three seeds: finding (d)."""
+    import plotly.express as px
+
+    found = json.loads((ROOT / "docs" / "results.json").read_text())["syntax"]["training"]
+    names = {"own_line_break": "the last line break", "word_start": "first letters of words"}
+    rows = [
+        {"iteration": step, "attention": by_layer[layer], "layer": f"layer {layer}", "class": words, "seed": seed}
+        for seed, classes in found.items()
+        for name, words in names.items()
+        for step, by_layer in zip(classes[name]["steps"], classes[name]["beyond"], strict=True)
+        for layer in range(4)
+        if step >= 50
+    ]
+    drawn = px.line(
+        rows,
+        x="iteration",
+        y="attention",
+        color="layer",
+        line_group="seed",
+        facet_col="class",
+        log_x=True,
+        markers=True,
+        title="Layers 1 and 2 find the last line break, then layer 2 first letters",
+        labels={"attention": "more attention than to others like it", "layer": ""},
+        template="nanogpt_lens",
+        height=400,
+    )
+    drawn.for_each_annotation(lambda one: one.update(text=one.text.partition("=")[2]))
+    drawn.update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 90})
+    return drawn.update_xaxes(tickvals=[50, 100, 300, 1000, 2000], ticktext=["50", "100", "300", "1,000", "2,000"])
 
 
 def page_of(picture: Any, file: Path) -> Path:

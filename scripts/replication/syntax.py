@@ -24,8 +24,9 @@ from nanogpt_lens.runs.stages import list_stages
 from nanogpt_lens.text.corpus import open_corpus
 from nanogpt_lens.text.syntax import places_of_classes
 from nanogpt_lens.text.tasks import read_task
+from scripts.ship_shakespeare_char import STAGES
 
-TEXT, N, KNOCKED, SHIFTS = "shakespeare_char", 1024, 256, 8
+TEXT, N, KNOCKED, SHIFTS = "shakespeare_char", 256, 128, 4
 THRESHOLD, ALPHA = 0.1, 0.05
 NUMBERS = ("values", "chance", "p_shifted", "sure_above", "beyond", "beyond_sure", "preference")
 _DIGITS = {"p_shifted": 6}
@@ -61,10 +62,15 @@ def measured(model: Any, read: Read) -> dict[str, Any]:
 
 
 def told(read: Read) -> dict[str, dict[str, float]]:
-    """Of each class, how many queries see a place, and the share of its places that has others to compare with."""
-    shares = read.classes.tellable.sum(1) / read.classes.n_members
+    """Of each class, how many queries see a place, how many such places each, and the share that can be told apart."""
+    queries, members = read.classes.queries.sum(1), read.classes.n_members
+    shares = read.classes.tellable.sum(1) / members
     return {
-        name: {"queries": int(read.classes.queries[i].sum()), "told_apart": round(float(shares[i]), 3)}
+        name: {
+            "queries": int(queries[i]),
+            "places": round(float(members[i] / queries[i]), 2),
+            "told_apart": round(float(shares[i]), 3),
+        }
         for i, name in enumerate(read.names)
     }
 
@@ -162,8 +168,8 @@ def summary(places: Mapping[str, Path], kept: Mapping[str, Any], control: Path) 
     for seed, steps in training.items():
         steps["2000"] = ends[seed]
     model = load(control)
-    sequences = torch.from_numpy(task_sequences(model, read_task(control), n=KNOCKED, seed=0).tokens)
-    apart = measured(model, Read.of(model, sequences[:, :64].long(), n=KNOCKED))
+    sequences = torch.from_numpy(task_sequences(model, read_task(control), n=N, seed=0).tokens)
+    apart = measured(model, Read.of(model, sequences[:, :64].long()))
     return {
         "classes": told(read),
         "ends": ends,
@@ -192,8 +198,8 @@ def summary(places: Mapping[str, Path], kept: Mapping[str, Any], control: Path) 
 
 def at_stages(folder: Path, read: Read) -> dict[str, Any]:
     """What is measured at the stages of a run, but for its end."""
-    *stages, _ = list_stages(folder)
-    return {str(stage.step): measured(load(stage.path), read) for stage in stages}
+    steps = set(STAGES[:-1])
+    return {str(stage.step): measured(load(stage.path), read) for stage in list_stages(folder) if stage.step in steps}
 
 
 def _of_layer_0(numbers: Mapping[str, Any]) -> dict[str, float]:
