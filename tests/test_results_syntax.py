@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_results_prose import text_of
+from scripts.notebook_claims import Claims, pieces, uncovered
+from tests.test_results_prose import ends, text_of
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADING = "(d) Do heads attend to syntax?"
@@ -80,14 +81,14 @@ def predictions(says, holds, found, often):
     holds("right for names", all(best[s]["speaker_name"]["beyond"] < 0.05 for s in seeds))
     says("narrowly: 0.04 to 0.07", *ends(found["layer_0"][seed]["beyond"] for seed in seeds))
     line = {seed: classes["own_line_break"] for seed, classes in training.items()}
-    reached = [first(of, [max(by_layer) >= 0.095 for by_layer in of["beyond"]]) for of in line.values()]
+    reached = [stage_where(of, [max(by_layer) >= 0.095 for by_layer in of["beyond"]]) for of in line.values()]
     says("already at 100 to 175", *ends(reached))
-    sure = [first(of, [bool(heads) for heads in of["attending"]]) for of in line.values()]
+    sure = [stage_where(of, [bool(heads) for heads in of["attending"]]) for of in line.values()]
     says("surely so at 800, 500 and 175", *sure)
     holds("p is below 0.05 before that, at 25", all(of["lowest_p"][2] < 0.05 for of in line.values()))
 
 
-def first(of, reached):
+def stage_where(of, reached):
     """The first stage at which something is so."""
     return of["steps"][reached.index(True)]
 
