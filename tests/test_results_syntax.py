@@ -58,7 +58,7 @@ def syntax(says, holds, defines, found):
     says("(3.4 to 4.9 times less)", *ends(less))
     predictions(says, holds, found, often)
     defines("Left, the last line break: layers 1 and 2 rise from iteration 100 on to 0.2 or 0.3.")
-    defines("layer 2 rises after 500 to 0.1 or 0.2")
+    defines("layer 2 rises after iteration 300, to 0.2 in two seeds")
 
 
 def predictions(says, holds, found, often):

@@ -65,7 +65,7 @@ def heads(
     as_csv: CsvOption = False,
     output: OutputOption = None,
 ) -> None:
-    """Say what each head does: previous token, induction, duplicate token, positional, sink, copying, broad."""
+    """Say what each head does: previous token, induction, duplicate token, line break, positional, sink, copying."""
     from nanogpt_lens.heads.taxonomy import head_taxonomy
     from nanogpt_lens.patching.importance import head_importance
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -72,7 +73,7 @@ def _lines(text: str) -> list[Range]:
 
 def _sentences(text: str) -> list[Range]:
     starts = [m.start("at") for m in re.finditer(RULES["sentence_start"], text)]
-    return [(start, start + 1, start + 1, end) for start, end in zip(starts, [*starts[1:], len(text)], strict=True)]
+    return [(start, start + 1, start + 1, end) for start, end in pairwise([*starts, len(text)])]
 
 
 def _names(text: str) -> list[tuple[int, int]]:
@@ -80,9 +81,8 @@ def _names(text: str) -> list[tuple[int, int]]:
 
 
 def _speeches(text: str) -> list[Range]:
-    names = _names(text)
-    ends = [start for start, _ in names[1:]] + [len(text)]
-    return [(*name, name[1], end) for name, end in zip(names, ends, strict=True)]
+    names = [*_names(text), (len(text), len(text))]
+    return [(*name, name[1], after[0]) for name, after in pairwise(names)]
 
 
 def _letters_of_names(text: str) -> list[Range]:

@@ -131,6 +131,16 @@ def test_classes_that_a_text_lacks_are_told(model):
             places_of_classes(model, sequences, at, wrong)
 
 
+def test_a_text_with_nothing_in_it(model):
+    """A row may have no sentence, no name, no word: it has none of the places, and nothing fails."""
+    rows = model.tokenizer.encoder.encode("\n" * 8 + " x; y; z")
+    sequences = open_corpus(model, torch.from_numpy(np.array(rows)).view(2, 8).long()).sequences()
+    found = places_of_classes(model, sequences, np.arange(16).reshape(2, 8))
+    assert not found.to[:, 0].any()
+    assert {"word_start", "own_word_break"} <= set(found.names)
+    assert "own_speaker" in found.absent
+
+
 def test_a_model_without_a_vocabulary(tmp_path):
     model = no_tokenizer(random_checkpoint(tmp_path, meta=False))
     sequences = open_corpus(model, torch.arange(60)).sequences(seq_len=8)
