@@ -155,7 +155,7 @@ def syntax() -> Any:
     import plotly.express as px
 
     found = json.loads((ROOT / "docs" / "results.json").read_text())["syntax"]["training"]
-    names = {"own_line_break": "the last line break", "word_start": "first letters of words"}
+    names = {"own_line_break": "the last line break", "own_word_start": "the first letter of the word"}
     rows = [
         {"iteration": step, "attention": by_layer[layer], "layer": f"layer {layer}", "class": words, "seed": seed}
         for seed, classes in found.items()
@@ -173,7 +173,7 @@ def syntax() -> Any:
         facet_col="class",
         log_x=True,
         markers=True,
-        title="Layers 1 and 2 find the last line break, then layer 2 first letters",
+        title="Layers 1 and 2 find the last line break, then layer 2 the start of the word",
         labels={"attention": "more attention than to others like it", "layer": ""},
         template="nanogpt_lens",
         height=400,

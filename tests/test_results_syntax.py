@@ -49,16 +49,27 @@ def syntax(says, holds, defines, found):
     says("prefer their own line's by 0.12 to 0.33 nats", *ends(prefers["own_line_break"]))
     says("(0.28 to 0.32, by positions)", *ends(max(ends_of[s]["own_line_break"]["preference"][0]) for s in seeds))
     says("prefer other spaces (by 0.8 and 2.5 nats)", *ends(-v for v in prefers["own_word_break"]))
-    first = [max(ends_of[seed]["word_start"]["preference"][2]) for seed in seeds]
-    says("by 1.9 to 2.9 nats (7 to 17 times as much)", *ends(first), *ends(math.exp(v) for v in first))
-    says("where layer 0 has at most 0.04", max(found["layer_0"][seed]["word_start"] for seed in seeds))
+    inside = [max(ends_of[seed]["own_word_start"]["preference"][2]) for seed in seeds]
+    says("by 1.7 to 2.7 nats (5 to 16 times as much)", *ends(inside), *ends(math.exp(v) for v in inside))
+    low = max(abs(v) for seed in seeds for v in ends_of[seed]["own_word_start"]["preference"][0])
+    says("where layer 0 has at most 0.02", low)
+    control = found["control"]
+    says("head 1.0 prefers those of words by 2.6 nats", control["best"]["word_start"]["preference"])
+    says("and those of lines by 4.3", control["best"]["line_start"]["preference"])
+    says("head 1.0 prefers it by 0.04", control["best"]["own_word_start"]["preference"])
+    drawn = {name for name, heads in control["attending"].items() if heads}
+    holds("to nothing else", all(name.endswith("_start") and name != "own_word_start" for name in drawn))
+    holds("three of its heads attend", len({head for heads in control["attending"].values() for head in heads}) == 3)
     cost = [found["knocked_out"][seed]["own_line_break"] for seed in seeds]
     says("rises by 0.056 to 0.076 nats", *ends(of["class"]["rise"][0] for of in cost))
     less = [of["class"]["per_attention"][0] / of["shifted"]["per_attention"][0] for of in cost]
     says("(3.4 to 4.9 times less)", *ends(less))
     predictions(says, holds, found, often)
+    defines("above distance, and beyond characters by less than 0.05")
+    defines("layer 0 goes beyond characters by less than 0.05")
+    defines("what holds is 0.1 beyond characters between")
     defines("Left, the last line break: layers 1 and 2 rise from iteration 100 on to 0.2 or 0.3.")
-    defines("layer 2 rises after iteration 300, to 0.2 in two seeds")
+    defines("layer 2 rises after iteration 300, to 0.1, 0.2 and 0.3")
 
 
 def predictions(says, holds, found, often):

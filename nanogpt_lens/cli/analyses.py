@@ -65,7 +65,7 @@ def heads(
     as_csv: CsvOption = False,
     output: OutputOption = None,
 ) -> None:
-    """Say what each head does: previous token, induction, duplicate token, line break, positional, sink, copying."""
+    """Say what each head does: where it looks (previous token, induction, line break and more), what it copies."""
     from nanogpt_lens.heads.taxonomy import head_taxonomy
     from nanogpt_lens.patching.importance import head_importance
 
