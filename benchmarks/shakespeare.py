@@ -22,8 +22,8 @@ sys.path[:] = [p for p in sys.path if Path(p).resolve() != Path(__file__).resolv
 import nanogpt_lens as ngl
 from nanogpt_lens.model.access import provenance
 from nanogpt_lens.neurons.auroc import auroc
-from nanogpt_lens.neurons.predicates import token_class
 from nanogpt_lens.text.corpus import open_corpus
+from nanogpt_lens.text.predicates import token_class
 
 CLASSES = ("speaker_name", "after_newline", "upper_case")
 SETS = (1, 5)

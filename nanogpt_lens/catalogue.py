@@ -186,6 +186,7 @@ _row("ablate_induction_heads", "heads.ablation", "random tokens", "induction wit
 _row("composition_scores", "heads.composition", "weights", "K-, Q- or V-composition of heads")
 _row("copying_score", "heads.copying", "weights", "how much each head copies")
 _row("attention_statistics", "heads.attention", "corpus", "entropy, distance, sinks, ... of every head")
+_row("syntax_attention", "heads.syntax", "corpus", "attention to starts of words and lines, names, brackets")
 _row("attention_patterns", "heads.attention", "text", "who attends to whom")
 _row("attention_rollout", "heads.flow", "text", "attention of all layers, multiplied up")
 _row("attention_flow", "heads.flow", "text", "the largest flow of attention through all layers")

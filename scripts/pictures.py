@@ -79,6 +79,7 @@ def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
         "smallest": smallest,
         "arrival": lambda: drawn.arrival(results()),
         "backdoor": lambda: drawn.backdoor_shown(results()),
+        "syntax": syntax,
     }
 
 
@@ -187,6 +188,39 @@ def by_category(draw: Callable[..., Any], rows: Any, *, top: float, **options: A
     """A figure of Plotly's own, as the house looks: rows over the categories of `x`, and `y` from 0 up to `top`."""
     made = draw(rows, template=template(), height=380, **options)
     return made.update_xaxes(type="category").update_yaxes(range=[0, top])
+
+
+def syntax() -> Any:
+    """How far heads of each layer go beyond characters over training, three seeds: finding (d)."""
+    import plotly.express as px
+
+    found = results()["syntax"]["training"]
+    names = {"own_line_break": "the last line break", "own_word_start": "the first letter of the word"}
+    rows = [
+        {"iteration": step, "attention": by_layer[layer], "layer": f"layer {layer}", "class": words, "seed": seed}
+        for seed, classes in found.items()
+        for name, words in names.items()
+        for step, by_layer in zip(classes[name]["steps"], classes[name]["beyond"], strict=True)
+        for layer in range(4)
+        if step >= 50
+    ]
+    made = px.line(
+        rows,
+        x="iteration",
+        y="attention",
+        color="layer",
+        line_group="seed",
+        facet_col="class",
+        log_x=True,
+        markers=True,
+        title="Layers 1 and 2 find the last line break, then layer 2 the start of the word",
+        labels={"attention": "more attention than to others like it", "layer": ""},
+        template=template(),
+        height=400,
+    )
+    made.for_each_annotation(lambda one: one.update(text=one.text.partition("=")[2]))
+    made.update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 90})
+    return made.update_xaxes(tickvals=[50, 100, 300, 1000, 2000], ticktext=["50", "100", "300", "1,000", "2,000"])
 
 
 def page_of(picture: Any, file: Path) -> Path:

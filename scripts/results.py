@@ -158,6 +158,14 @@ def arrival() -> dict[str, Any]:
     return _of_data("order", lambda data: _of_data("order_scrubbed", lambda scrubbed: summary(data, scrubbed)))
 
 
+def syntax() -> dict[str, Any]:
+    """Finding (d), from the weights of three seeds and the stages of one; other stages from the data that are kept."""
+    from scripts.replication.syntax import summary
+
+    places = {seed: place("shakespeare_char", seed) for seed in SEEDS}
+    return summary(places, _of_data("syntax", dict), place("induction", SEEDS[0]))
+
+
 PARTS: dict[str, Callable[[], Any]] = {
     "induction": lambda: {seed: of_run("induction", seed) for seed in SEEDS},
     "induction_control": lambda: {seed: of_run("induction_control", seed) for seed in SEEDS},
@@ -171,6 +179,7 @@ PARTS: dict[str, Callable[[], Any]] = {
     "edge_agreement": edge_agreement,
     "backdoor": backdoor,
     "arrival": arrival,
+    "syntax": syntax,
 }
 """Of `results.json`."""
 

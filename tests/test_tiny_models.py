@@ -29,6 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {"train_tuned_lens": {"steps": 2}}
 LACKS = {
     "score_heads": r"context is \d tokens",
     "head_taxonomy": r"context is \d tokens",
+    "syntax_attention": r"sequences of \d tokens; expected at least 2 of 4|has none of",
     "prefix_matching": r"context is \d tokens",
     "repeated_sequence_loss": r"context is \d tokens",
     "find_induction_heads": r"context is \d tokens",

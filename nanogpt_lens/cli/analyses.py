@@ -65,7 +65,7 @@ def heads(
     as_csv: CsvOption = False,
     output: OutputOption = None,
 ) -> None:
-    """Say what each head does: previous token, induction, duplicate token, positional, sink, copying, broad."""
+    """Say what each head does: where it looks (previous token, induction, line break and more), what it copies."""
     from nanogpt_lens.heads.taxonomy import head_taxonomy
     from nanogpt_lens.patching.importance import head_importance
 
@@ -116,7 +116,9 @@ def _print_heads(taxonomy: HeadTaxonomy, importance: Result | None) -> None:
     note(f"{taxonomy.definition.removeprefix('text: ')}; chance is uniform attention{more}")
 
 
-_LEAST_TELLING = ("broad", "sink", "duplicate_token", "positional", "previous_token", "induction", "copying")
+_LEAST_TELLING = (
+    "broad", "sink", "duplicate_token", "positional", "line_break", "previous_token", "induction", "copying",
+)  # fmt: skip
 """Scores in the order in which a narrow terminal leaves them out; those that no head earns go first."""
 
 

@@ -66,6 +66,12 @@ JOBS: dict[str, HeadJob] = {
         "lowers",
         "lowers the tokens that it attends to (by its weights {score:.2f}, where 1 is lowering alone)",
     ),
+    "line_break": HeadJob(
+        "looks at the last line break",
+        "look at the last line break",
+        "line break",
+        "gives {share} of its attention to the newline before the line, on text",
+    ),
     "broad": HeadJob(
         "looks everywhere",
         "look everywhere",

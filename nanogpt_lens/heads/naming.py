@@ -20,7 +20,7 @@ from nanogpt_lens.model.weights import embedding, head_weights, unembedding
 from nanogpt_lens.results import Scores
 from nanogpt_lens.running.batches import batches
 
-THRESHOLDS: dict[str, float] = {
+_OF_SCORES: dict[str, float] = {
     "previous_token": 0.4,
     "duplicate_token": 0.4,
     "induction": THRESHOLD,
@@ -30,6 +30,8 @@ THRESHOLDS: dict[str, float] = {
     "anti_copying": 0.5,
     "broad": 0.85,
 }
+
+THRESHOLDS: dict[str, float] = {**_OF_SCORES, "line_break": 0.2}
 """The value that a score has to exceed, see `head_taxonomy`."""
 
 REASONS = (
@@ -41,8 +43,12 @@ REASONS = (
     "on text and random tokens, the head does not lower the logits of the tokens that it attends to",
     "uniform attention is the default in this model: more than half of its heads attend that evenly",
     "as asked for",
+    f"{MARGIN} above what the head gives to the same distances",
+    f"not surely {MARGIN} more than to an earlier line break at the same distance, or not beyond chance",
 )
-"""Why a threshold is what it is."""
+"""Why a threshold is what it is; 0 for the default, `AS_ASKED`, and the last two of `line_break`."""
+
+AS_ASKED, ABOVE_DISTANCE, NOT_BEYOND = 7, 8, 9
 
 _ALIGNED = 0.99  # the quantile of the copying scores of randomly rotated heads
 _ROTATED = 1000  # the number of randomly rotated heads, about
@@ -71,7 +77,7 @@ def thresholds_of(
     seed: int,
     asked: Mapping[str, float],
 ) -> Thresholds:
-    """The thresholds of `head_taxonomy`, with their reasons.
+    """The thresholds of the scores of `score_heads`, with their reasons.
 
     Args:
         model: the model.
@@ -82,7 +88,7 @@ def thresholds_of(
         n, seed: the number of sequences, and the seed.
         asked: thresholds by name, which are taken as they are.
     """
-    names = list(THRESHOLDS)
+    names = list(_OF_SCORES)
     assert scores.chance is not None  # of these scores it is known
     chance = dict(zip(names, scores.chance.double(), strict=True))
     induction, duplicate = attention_without_repetition(model, seq_len=matching.seq_len, n=n, seed=seed)
@@ -101,7 +107,7 @@ def thresholds_of(
         kinds = [0, *(kind for kind, _ in floors[name])]
         levels = torch.stack([torch.full_like(chance[name], THRESHOLDS[name]), *(level for _, level in floors[name])])
         if name in asked:
-            kinds, levels = [7], torch.full_like(levels[:1], asked[name])
+            kinds, levels = [AS_ASKED], torch.full_like(levels[:1], asked[name])
         largest = levels.max(0)
         values.append(largest.values)
         reasons.append(torch.tensor(kinds)[largest.indices])

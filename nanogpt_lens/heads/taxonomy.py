@@ -1,4 +1,4 @@
-"""What each head does: eight scores, and the names that a head earns by them.
+"""What each head does: eight scores and one of lines, and the names that a head earns by them.
 
 Each score is measured where it means something: what a head does with repetition on random repeated
 tokens, where nothing else can explain it; where it looks, on text. A head is called `positional` or
@@ -9,7 +9,7 @@ makes no difference, and text may be too uniform to show one. A head may earn se
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -20,6 +20,7 @@ from nanogpt_lens.core.simultaneous import sure_low
 from nanogpt_lens.heads.attention import statistics_of
 from nanogpt_lens.heads.copying import copying_score
 from nanogpt_lens.heads.induction import prefix_matching
+from nanogpt_lens.heads.line_breaks import LineBreaks, line_breaks
 from nanogpt_lens.heads.naming import REASONS, THRESHOLDS, asked_thresholds, thresholds_of
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.model.weights import head_weights
@@ -40,6 +41,9 @@ SCORES: dict[str, str] = {
     "broad": "entropy divided by that of uniform attention, on text or on random tokens, whichever is lower",
 }
 """The name and definition of every score."""
+
+_LINE_BREAK = "attention, from the characters of a line, to the newline before it, on text; chance: by distance alone"
+_OF_LINE_BREAKS = ("chance", "low", "high", "sure_low", "threshold", "reason")
 
 _WRITES = 0.01  # a head whose W_V W_O has less than this share of the largest norm writes next to nothing
 
@@ -98,6 +102,9 @@ def head_taxonomy(
     - previous_token, sink, induction: 0.4, as ARENA's head detectors have it; duplicate_token alike.
     - positional: 0.5. Most of what the head does other than attend uniformly ignores content.
     - copying, anti_copying: 0.5, three quarters of the eigenvalues' weight on one side, if they are real.
+    - line_break: 0.2, and 0.1 above what the head's attention by distance gives; infinite for a head that does not
+      surely give 0.1 more to the last line break than to an earlier one at the same distance. It is left out, and
+      `definition` says why, where a model has no vocabulary or a text no lines.
     - broad: 0.85, from glassbox' "uniform"; of 64 keys, the entropy of attending to 34. Where more than half of the
       heads attend so, uniform attention is the default, as in a model that has hardly been trained: then the
       threshold is infinite, and a head that does nothing else has no name.
@@ -118,13 +125,15 @@ def head_taxonomy(
         corpus, seq_len, n, seed: as for `score_heads`.
 
     Returns:
-        The scores of `score_heads`, with `threshold` and `carries`; ask `.of(layer, head)`, `.heads("induction")`, or
-        `.reasons(layer, head)` for the thresholds of its names, and why a high score earned none.
+        The scores of `score_heads` and `line_break`, with `threshold` and `carries`; ask `.of(layer, head)`,
+        `.heads("induction")`, or `.reasons(layer, head)` for the thresholds of its names, and why a high score earned
+        none.
 
     Raises:
         AnalysisError: a threshold has an unknown name, or is not a number; see `score_heads`.
     """
     chosen = asked_thresholds(thresholds)
+    opened = open_corpus(model, corpus)
     data = _data(model, corpus, seq_len, n, seed)
     columns = _columns(model, data)
     scores, low = _scores(model, data, columns), torch.stack([columns[name][4] for name in SCORES])
@@ -138,21 +147,42 @@ def head_taxonomy(
         seed=seed,
         asked=chosen,
     )
+    length, asked = data.text.shape[1], chosen.get("line_break")
+    corpus = data.text if data.corpus is None else opened  # what the model has written is not written again
+    breaks = line_breaks(model, corpus, seq_len=length, n=n, seed=seed, asked=asked)
+    said = f"; line_break is not measured: {breaks}" if isinstance(breaks, str) else ""
     fields = scores.as_fields() | {
         "quantity": "head scores and names",
         "definition": f"{scores.definition}; a head has a name if the score is surely, for all heads together, above "
-        "the threshold",
+        f"the threshold{said}",
         "provenance": provenance(model, **{**scores.provenance["arguments"], "thresholds": chosen}),
+        "threshold": levels,
+        "sure_low": low,
+        "reason": reason,
     }
+    if isinstance(breaks, LineBreaks):
+        fields |= _with_line_breaks(fields, breaks)
     return HeadTaxonomy(
         **fields,
-        threshold=levels,
-        sure_low=low,
-        carries=low > levels,
-        reason=reason,
+        carries=fields["sure_low"] > fields["threshold"],
         reason_words=REASONS,
         least=THRESHOLDS,
     )
+
+
+def _with_line_breaks(fields: Mapping[str, Any], breaks: LineBreaks) -> dict[str, Any]:
+    """The fields with one score more; it has no p, so that those of the others stay what they are."""
+    of_heads = {"values": breaks.value, **{name: getattr(breaks, name) for name in _OF_LINE_BREAKS}}
+    longer: dict[str, Any] = {name: torch.cat([fields[name], more[None]]) for name, more in of_heads.items()}
+    if (each := fields["per_example"]) is not None:
+        same = breaks.per_example.shape == each.shape[1:]
+        more = breaks.per_example if same else torch.full_like(each[0], torch.nan)
+        longer["per_example"] = torch.cat([each, more[None]])
+    return longer | {
+        "labels": {"score": (*SCORES, "line_break")},
+        "scores": {**SCORES, "line_break": _LINE_BREAK},
+        "untested": (*fields["untested"], "line_break"),
+    }
 
 
 class _Data(NamedTuple):

@@ -23,15 +23,16 @@ from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.lab.beginnings import Prompt, prompts_to_begin_with
 from nanogpt_lens.model.access import Hooked, check_model, token_labels
 from nanogpt_lens.neurons.find import find_neurons
-from nanogpt_lens.neurons.predicates import USUAL
 from nanogpt_lens.results import HeadTaxonomy
 from nanogpt_lens.running.metrics import answer_logprob
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 from nanogpt_lens.text.from_model import own_text
+from nanogpt_lens.text.predicates import USUAL
 from nanogpt_lens.viz.tokens import visible
 
 MOST_TELLING = (
-    "induction", "previous_token", "duplicate_token", "anti_copying", "copying", "sink", "positional", "broad",
+    "induction", "previous_token", "duplicate_token", "anti_copying", "copying", "line_break", "sink", "positional",
+    "broad",
 )  # fmt: skip
 """The names of heads, the most telling first."""
 

@@ -25,12 +25,12 @@ from nanogpt_lens.interventions.grammar import layer_and_index
 from nanogpt_lens.interventions.sources import RunningMean
 from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Edit, Hooked, device_of, evaluating, loss_per_token, provenance, run, token_labels
-from nanogpt_lens.neurons.predicates import Predicate, labels_of, token_class
 from nanogpt_lens.results.effects import NeuronAblation, SeparatingNeurons
 from nanogpt_lens.results.neurons import NeuronSearch
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.predicates import Predicate, labels_of, token_class
 from nanogpt_lens.text.sequences import Sequences
 
 Neuron: TypeAlias = tuple[int, int]
@@ -73,7 +73,7 @@ def ablate_neurons(
         source: what takes the neurons' place, "zero" or "mean".
         chosen_by: the result that the neurons were chosen from; `seen_share` then says how much of the corpus is text
             that they were chosen on, and `in_sample` whether it is any.
-        predicate: a class of tokens, see `nanogpt_lens.neurons.predicates`.
+        predicate: a class of tokens, see `nanogpt_lens.text.predicates`.
         activation: what is read, one of `nanogpt_lens.interventions.units.UNIT_HOOKS`.
         each: also take out each neuron alone.
         controls: the number of sets of as many random other neurons, layer by layer; 0 for none; None for 20, or

@@ -27,12 +27,12 @@ from nanogpt_lens.interventions.units import Units
 from nanogpt_lens.model.access import Hooked, provenance
 from nanogpt_lens.neurons.auroc import auroc, auroc_interval, n_pieces
 from nanogpt_lens.neurons.moments import ActivationSample
-from nanogpt_lens.neurons.predicates import Predicate, check_on, labels_of, token_class
 from nanogpt_lens.results.effects import SeparatingNeurons
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Engine
 from nanogpt_lens.running.streaming import stream
 from nanogpt_lens.text.corpus import Corpus, open_corpus
+from nanogpt_lens.text.predicates import Predicate, check_on, labels_of, token_class
 from nanogpt_lens.text.sequences import Sequences
 
 _HELD = 2**27
@@ -90,7 +90,7 @@ def find_neurons(
 ) -> SeparatingNeurons:
     """How well each neuron's activation separates the tokens of a class from all others.
 
-    The class is decided on the text of the whole corpus (`nanogpt_lens.neurons.predicates`). A corpus of more
+    The class is decided on the text of the whole corpus (`nanogpt_lens.text.predicates`). A corpus of more
     than `sample` tokens is represented by whole sequences, one drawn from each of equal stretches; a shorter
     sequence at the end is left out. The first of them choose neurons, signs and p-values, the others are held
     out. Within each part AUROC is exact.

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nanogpt_lens.neurons.predicates import USUAL
 from nanogpt_lens.reporting.words import share
 from nanogpt_lens.results import SeparatingNeurons
+from nanogpt_lens.text.predicates import USUAL
 
 FEATURED = ("speaker_name", "upper_case", "newline")
 """Classes of characters, the most telling first: those that no single token decides."""

@@ -25,6 +25,7 @@ from nanogpt_lens.results.found_circuits import Circuit
 from nanogpt_lens.results.grades import CircuitGrades
 from nanogpt_lens.results.heads import (
     AttentionPatterns,
+    ClassAttention,
     HeadMatches,
     HeadTaxonomy,
     InductionCircuit,
@@ -57,6 +58,7 @@ __all__ = [
     "CircuitGrades",
     "CircuitRuns",
     "CircuitValidation",
+    "ClassAttention",
     "ConvergenceResult",
     "Excerpt",
     "HeadMatches",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from jaxtyping import Bool, Float, Int
@@ -14,6 +15,10 @@ from nanogpt_lens.results.scores import Scores
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+ALPHA = 0.05
+"""What `p` has to be below."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -135,6 +140,70 @@ class InductionHeads(Scores):
 
     def _summary(self) -> list[str]:
         return [self.verdict, *super()._summary()]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ClassAttention(Scores):
+    """Attention to places of a class [score, layer, head], a class being a score, from `syntax_attention`.
+
+    Attributes:
+        chance: what the head's attention by distance alone would give.
+        p_shifted: how often the largest of all classes and heads, with the classes shifted along the text, is as far
+            above its mean as this one.
+        sure_above: the lower end of an interval of the attention above `chance`, one that holds for all classes and
+            heads together.
+        beyond: by how much a place of the class gets more than other places with the same characters at the same
+            distance, times the number of such places that a query sees.
+        beyond_low, beyond_high: its 95% interval, of this class and head alone.
+        beyond_sure: the lower end of an interval that holds for all classes and heads together.
+        preference: the logarithm, in nats, of how many times as much a place of the class gets as another place of
+            the same character that the same query sees, distance taken away; nan where there is no such pair.
+        preference_low, preference_high: its 95% interval, of this class and head alone.
+        told_apart: by class [score], the share of its places for which there are others with the same characters at
+            the same distance, so that the two can be told apart.
+        queries: by class [score], how many queries see a place of it.
+        threshold: what `sure_above` and `beyond_sure` have to exceed.
+        absent: the classes that the text does not have.
+    """
+
+    p_shifted: Float[Tensor, "*axes"]
+    sure_above: Float[Tensor, "*axes"]
+    beyond: Float[Tensor, "*axes"]
+    beyond_low: Float[Tensor, "*axes"]
+    beyond_high: Float[Tensor, "*axes"]
+    beyond_sure: Float[Tensor, "*axes"]
+    preference: Float[Tensor, "*axes"]
+    preference_low: Float[Tensor, "*axes"]
+    preference_high: Float[Tensor, "*axes"]
+    told_apart: Float[Tensor, " score"]
+    queries: Float[Tensor, " score"]
+    threshold: float
+    absent: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "absent", tuple(self.absent))
+
+    @cached_property
+    def p(self) -> Float[Tensor, "*axes"]:
+        """`p_shifted`: corrected for the number of classes and heads."""
+        return self.p_shifted.clone()
+
+    @property
+    def p_definition(self) -> str:
+        """How `p` is corrected, in words."""
+        return "p_corrected: the share of shifts of the classes along the text whose largest score is as far above it"
+
+    @property
+    def carries(self) -> Bool[Tensor, "*axes"]:
+        """Whether a head attends to a class, surely, beyond distance and beyond characters, by the threshold."""
+        return (self.p_shifted < ALPHA) & (self.sure_above > self.threshold) & (self.beyond_sure > self.threshold)
+
+    def heads(self, name: str) -> list[tuple[int, int]]:
+        """The (layer, head) pairs that attend to a class, the one that goes most beyond characters first."""
+        i = self._index("score", name)
+        pairs = [(int(layer), int(head)) for layer, head in self.carries[i].nonzero().tolist()]
+        return sorted(pairs, key=lambda pair: -float(self.beyond[(i, *pair)]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

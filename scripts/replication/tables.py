@@ -533,6 +533,64 @@ def shakespeare_stages(found: Found) -> str:
     return markdown(header, rows)
 
 
+def syntax(found: Found) -> str:
+    """Finding (d): of every class and seed, the head that goes furthest beyond characters."""
+    part = found["syntax"]
+    rows = []
+    for name, of in part["classes"].items():
+        cells = []
+        for seed, best in part["best"].items():
+            one = best[name]
+            attends = part["attending"][name][seed]
+            values = ", ".join(number(one[key], 2) for key in ("values", "chance", "beyond", "preference"))
+            cells.append(f"{one['head']}: {values}" + (f"; **{', '.join(attends)}**" if attends else ""))
+        rows.append([name.replace("_", " "), f"{of['queries']:,}", number(of["told_apart"], 2), *cells])
+    header = ("class", "queries", "told apart", *(f"seed {seed}" for seed in part["best"]))
+    return markdown(header, rows)
+
+
+_FOLLOWED = ("own_line_break", "own_word_break", "word_start", "own_word_start")
+
+
+def syntax_training(found: Found) -> str:
+    """Finding (d), over training: the highest of any head beyond characters, and the heads that attend."""
+    part = found["syntax"]["training"]
+    rows = []
+    for seed, classes in part.items():
+        for name in _FOLLOWED:
+            of = classes[name]
+            cells = [
+                number(max(by_layer), 2) + (f" ({', '.join(heads)})" if heads else "")
+                for by_layer, heads in zip(of["beyond"], of["attending"], strict=True)
+            ]
+            rows.append([name.replace("_", " "), seed, *cells[4:]])
+    steps = next(iter(next(iter(part.values())).values()))["steps"]
+    return markdown(("class", "seed", *(f"{step:,}" for step in steps[4:])), rows)
+
+
+def syntax_knocked(found: Found) -> str:
+    """Finding (d): what it costs to take the attention away."""
+    rows = []
+    for seed, classes in found["syntax"]["knocked_out"].items():
+        for name, of in classes.items():
+            cells = [
+                cell
+                for kind in ("class", "shifted")
+                for cell in (
+                    number(of[kind]["attention"], 2),
+                    three(of[kind]["rise"], 3),
+                    three(of[kind]["per_attention"], 2),
+                )
+            ]
+            rows.append([name.replace("_", " "), seed, of["heads"], *cells])
+    kinds = [
+        f"{what}{kind}"
+        for kind in ("", ", class shifted")
+        for what in ("attention taken", "rise of the loss, nats", "rise per attention")
+    ]
+    return markdown(("class", "seed", "heads", *kinds), rows)
+
+
 TABLES: dict[str, Callable[[Found], str]] = {
     "formation": formation,
     "control": control,
@@ -561,4 +619,7 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "shakespeare": shakespeare,
     "shakespeare_stages": shakespeare_stages,
     **BACKDOOR,
+    "syntax": syntax,
+    "syntax_training": syntax_training,
+    "syntax_knocked": syntax_knocked,
 }

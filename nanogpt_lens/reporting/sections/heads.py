@@ -146,7 +146,10 @@ def _carried(taxonomy: HeadTaxonomy) -> list[Block]:
     return [picture_of(taxonomy, f"a heat map of every head's score: {label}", says=says, score=label)]
 
 
-_TELLING = ("induction", "previous_token", "duplicate_token", "copying", "positional", "sink", "broad", "anti_copying")
+_TELLING = (
+    "induction", "previous_token", "duplicate_token", "copying", "line_break", "positional", "sink",
+    "broad", "anti_copying",
+)  # fmt: skip
 """Labels, the most telling first."""
 
 

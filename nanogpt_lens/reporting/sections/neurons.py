@@ -12,7 +12,6 @@ from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.neurons.find import find_neurons_of_each
-from nanogpt_lens.neurons.predicates import USUAL
 from nanogpt_lens.neurons.search import search_neurons
 from nanogpt_lens.reporting.blocks import (
     Block,
@@ -36,6 +35,7 @@ from nanogpt_lens.results import Excerpt, NeuronSearch, SeparatingNeurons
 from nanogpt_lens.text.corpus import Corpus
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.text.from_model import own_text
+from nanogpt_lens.text.predicates import USUAL
 
 SAMPLE = 2**16
 """Tokens of the text that are searched, from its beginning; fewer of a large model, and the section says how many."""

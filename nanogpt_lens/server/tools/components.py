@@ -29,7 +29,7 @@ def register(server: MCPServer, desk: Desk) -> None:
     @server.tool(
         title="Describe one head or neuron",
         description=(
-            "Use it to learn what one head ('1.0') or neuron ('L3N33') is. Of a head: eight scores (induction, "
+            "Use it to learn what one head ('1.0') or neuron ('L3N33') is. Of a head: its scores (induction, "
             "previous token, copying, ...) each with its chance level, 95% interval and the threshold that a name "
             "needs, the names it earned, and where it attends most. Of a neuron: the excerpts on which it is "
             "highest and the tokens that it promotes. Of both: what taking it out (its mean in its place) costs in "

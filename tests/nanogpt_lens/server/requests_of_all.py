@@ -26,6 +26,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "composition_scores": {"options": {"mode": "V", "samples": 8}},
     "copying_score": {"options": {"method": "logits", "n": 4, "seq_len": 8}},
     "attention_statistics": {"corpus": TEXT, "options": {"n": 8, "seq_len": 12}},
+    "syntax_attention": {"corpus": TEXT, "options": {"n": 8, "seq_len": 12, "classes": ["word_start"]}},
     "attention_patterns": {"text": "ROMEO: hear", "options": {"layers": [1]}},
     "attention_rollout": {"text": "ROMEO: hear", "options": {"heads": "max"}},
     "attention_flow": {"text": "ROMEO: he", "options": {"pos": -1}},

@@ -20,6 +20,7 @@ from nanogpt_lens.compare.representations import compare_representations
 from nanogpt_lens.compare.transplanted_edges import transplant_edges
 from nanogpt_lens.compare.transplants import transplant
 from nanogpt_lens.compare.weights import compare_weights
+from nanogpt_lens.heads.syntax import syntax_attention
 from nanogpt_lens.results import Result, Sample, Scores
 from tests.nanogpt_lens.circuits import asking
 from tests.nanogpt_lens.neurons.neuron_helpers import play
@@ -100,6 +101,7 @@ def steps(*axes: str) -> Scores:
 RESULTS: dict[str, Callable[[], Result]] = {
     "score_heads": lambda: ngl.score_heads(model(), corpus(), n=8),
     "head_taxonomy": lambda: ngl.head_taxonomy(model(), corpus(), n=8),
+    "syntax_attention": lambda: syntax_attention(model(), corpus(), n=16),
     "attention_statistics": lambda: ngl.attention_statistics(model(), corpus(), n=8),
     "prefix_matching": lambda: ngl.prefix_matching(model(), n=8),
     "copying_score": lambda: ngl.copying_score(model(), method="eigenvalues"),
@@ -117,7 +119,7 @@ RESULTS: dict[str, Callable[[], Result]] = {
     "task_heads": lambda: ngl.task_heads(model(), ngl.tasks.read_task("induction"), n=8),
     "trajectory": lambda: ngl.trajectory("shakespeare_char", "prefix_matching", n=8, **QUIET),
     "find_change_point": lambda: ngl.find_change_point(result("trajectory"), layer=3, head=2),
-    "match_heads": lambda: ngl.match_heads(result("score_heads"), result("head_taxonomy")),
+    "match_heads": lambda: ngl.match_heads(result("score_heads"), ngl.score_heads(early(), corpus(), n=8)),
     "ablate_induction_heads": lambda: ngl.ablate_induction_heads(model(), heads=[(3, 2)], controls=4, n=8),
     "head_importance": lambda: ngl.head_importance(model(), corpus(), n=8, **QUIET),
     "attention_rollout": lambda: ngl.attention_rollout(model(), TEXT[:12]),

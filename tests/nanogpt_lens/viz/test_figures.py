@@ -131,7 +131,7 @@ def test_category_axes_keep_every_label_apart(name):
 
 BESIDE_CHANCE = (
     "score_heads", "head_taxonomy", "prefix_matching", "find_induction_heads", "task_heads", "copying_score",
-    "copying_score, logits", "composition_scores", "attention_statistics",
+    "copying_score, logits", "composition_scores", "attention_statistics", "syntax_attention",
 )  # fmt: skip
 
 

@@ -9,8 +9,8 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, pre_t
 
 import nanogpt_lens as ngl
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.neurons.predicates import CLASSES, RULES, spans, token_class
 from nanogpt_lens.text.corpus import open_corpus
+from nanogpt_lens.text.predicates import CLASSES, RULES, spans, token_class
 from tests.making import content, write
 from tests.nanogpt_lens.neurons.neuron_helpers import lens_model, no_tokenizer, random_checkpoint
 
