@@ -40,7 +40,7 @@ _LARGE = 5e9
 _ON = {"usual": (2, 256), "large": (1, 128)}
 """Examples and positions of the outputs and the activations, at most, by size of the model."""
 
-_EDITED = {"usual": (2, 24), "large": (1, 8)}
+_EDITED = {"usual": (2, 24), "large": (1, 12)}
 """Examples and positions of the runs with one edit, at most."""
 
 _PROMPT = 5

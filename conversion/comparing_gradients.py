@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.config import NanoGPTConfig
-from conversion.freeing import give_back
+from conversion.freeing import trim
 from conversion.in_parts import InParts, in_rows
 from conversion.judge import Judge
 from conversion.layout import HookedState, native_tensor
@@ -123,7 +123,7 @@ def _gradients(
                 hooked["embed.W_E"] = hooked["embed.W_E"].add_(hooked.pop("unembed.W_U").T)
             del gradients
             if sum(weight.numel() for weight in asked) > _LARGE:
-                give_back()
+                trim()
             yield hooked, names
             del hooked
 

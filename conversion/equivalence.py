@@ -37,7 +37,7 @@ from conversion.comparing import (
     compare_weights,
 )
 from conversion.errors import ConversionError
-from conversion.freeing import give_back
+from conversion.freeing import give_back, trim
 from conversion.judge import TOLERANCE, Judge, precision_name
 from conversion.native_reference import LARGE
 from conversion.report import Comparison, EquivalenceReport, Mode
@@ -170,7 +170,7 @@ def _compare(bench: Bench, model: Any, mode: Mode, dtype: torch.dtype, edits: bo
         for compare in comparing:
             yield from compare(bench, model, judge)
             if bench.is_large:
-                give_back()
+                trim()
     except ConversionError:
         raise
     except Exception as error:  # a model so different that it does not even run

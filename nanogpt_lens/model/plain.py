@@ -95,9 +95,14 @@ def last_logits(
     return run(model, tokens)[:, -1] if native is None else native.last_logits(tokens)
 
 
-def stepper(model: Hooked) -> Callable[[Int[Tensor, "example pos"]], Float[Tensor, "example d_vocab"]]:
-    """What gives the logits after the last token of texts that grow: as nanoGPT computes them, where that is equal."""
-    native = plain_model(model)
+def stepper(
+    model: Hooked, length: int | None = None
+) -> Callable[[Int[Tensor, "example pos"]], Float[Tensor, "example d_vocab"]]:
+    """What gives the logits after the last token of texts that grow: as nanoGPT computes them, where that is equal.
+
+    `length` is that of the longest text; None for the context.
+    """
+    native = plain_model(model, length=length)
     return (lambda tokens: run(model, tokens)[:, -1]) if native is None else Stepper(native)
 
 

@@ -39,6 +39,7 @@ class Reader:
         model: the model.
         names: the hook points, in the order of the computation.
         engine: see `Engine`.
+        length: the longest sequence that it will be shown; None for the context.
 
     Attributes:
         engine: the engine that is used, "native" or "hooks".
@@ -47,7 +48,9 @@ class Reader:
         AnalysisError: the model has no such hook point, or "native" was asked for and does not fit.
     """
 
-    def __init__(self, model: Hooked, names: Sequence[str], *, engine: Engine = "auto") -> None:
+    def __init__(
+        self, model: Hooked, names: Sequence[str], *, engine: Engine = "auto", length: int | None = None
+    ) -> None:
         check_choice(Engine, engine=engine)
         for name in names:
             if name not in model.hook_dict:
@@ -55,7 +58,7 @@ class Reader:
                     f"the model has no hook point {name!r}; expected one such as blocks.0.mlp.hook_post"
                 )
         self.model, self.names = model, tuple(names)
-        self._native = plain_model(model, self.names) if engine != "hooks" else None
+        self._native = plain_model(model, self.names, length=length) if engine != "hooks" else None
         if engine == "native" and self._native is None:
             raise AnalysisError(
                 "engine='native' does not fit this model (processed weights, hooks, half precision, or no nanoGPT); "
