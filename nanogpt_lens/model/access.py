@@ -166,8 +166,8 @@ def run(
         return model(inputs, return_type="logits", **options)
 
 
-class _EnoughSeenError(Exception):
-    """Ends a run before the unembedding."""
+class EnoughSeenError(Exception):
+    """Ends a run after the last activation that is asked for."""
 
 
 def look(model: Hooked, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit]) -> None:
@@ -178,9 +178,9 @@ def look(model: Hooked, tokens: Int[Tensor, "example pos"], edits: Mapping[str, 
         return
 
     def ending(value: Tensor) -> None:
-        raise _EnoughSeenError
+        raise EnoughSeenError
 
-    with suppress(_EnoughSeenError):
+    with suppress(EnoughSeenError):
         run(model, tokens, {**edits, end: ending})
 
 

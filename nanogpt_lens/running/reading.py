@@ -18,7 +18,7 @@ from torch import Tensor
 from conversion.native import GPT
 from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.model.access import Edit, Hooked, run
+from nanogpt_lens.model.access import Edit, EnoughSeenError, Hooked, run
 from nanogpt_lens.model.plain import plain_model
 
 Engine: TypeAlias = Literal["auto", "native", "hooks"]
@@ -26,10 +26,6 @@ Engine: TypeAlias = Literal["auto", "native", "hooks"]
 
 See: TypeAlias = Callable[[int, Tensor], None]
 """A function that receives the number of a hook point, and its activation."""
-
-
-class _EnoughSeenError(Exception):
-    """Ends a forward pass after the last activation asked for."""
 
 
 class Reader:
@@ -81,13 +77,13 @@ class Reader:
 
         def ending(value: Tensor) -> None:
             see(last, value)
-            raise _EnoughSeenError
+            raise EnoughSeenError
 
         edits: dict[str, Edit] = {name: _edit_that_shows(i, see) for i, name in enumerate(self.names)}
         edits[self.names[-1]] = ending
         try:
             native(tokens, edits=edits)
-        except _EnoughSeenError:
+        except EnoughSeenError:
             return
 
 
