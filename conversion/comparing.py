@@ -6,7 +6,9 @@ Each function takes the native side (`Bench`), a converted model and a `Judge`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,14 +19,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
-from conversion.edited_runs import ConvertedSide, NativeSide, as_hook, edited_logits
+from conversion.comparing_gradients import compared_gradients
+from conversion.edited_runs import ConvertedSide, ExactEdits, NativeSide, as_hook, edited_logits
 from conversion.edits import KINDS, edit_for
+from conversion.in_parts import InParts, since
 from conversion.judge import Judge
 from conversion.layout import native_tensor
 from conversion.native import Edit, hook_names
-from conversion.reference import ModelPyReference, NativeReference, Reference
+from conversion.native_reference import NativeReference
+from conversion.reference import ModelPyReference, Reference
 from conversion.report import SIZES, Comparison
-from conversion.stepping import Stepper
 from conversion.transformerlens_to_nanogpt import hooked_layout_of
 
 _PRESERVED = ("hook_q", "hook_k", "hook_attn_scores", "hook_pattern", "mlp.hook_pre", "mlp.hook_post", "hook_scale")
@@ -48,10 +52,22 @@ _GREEDY = {"usual": (2, 6), "large": (1, 2)}
 TOGETHER = "every hook perturbed in one run, whole context"
 """The name of the comparison whose run edits all hooks, also at the positions that runs with one edit do not reach."""
 
-Greedy: TypeAlias = tuple[
-    list[Int[Tensor, "example pos"]], Float[Tensor, "example pos d_vocab"], Float[Tensor, "example step d_vocab"]
-]
-"""Windows of a greedy text, the logits of the first, and the last position's logits of the others."""
+Logits: TypeAlias = Float[Tensor, "example pos d_vocab"] | InParts
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """A greedy text, and what the native model computed of it.
+
+    Attributes:
+        windows: of the text, of which the first fills the context and each later one is a token further.
+        whole: the logits of the first window.
+        chosen_from: the logits from which each token of the text was chosen, and of one more.
+    """
+
+    windows: list[Int[Tensor, "example pos"]]
+    whole: Logits
+    chosen_from: Float[Tensor, "example step d_vocab"]
 
 
 class Bench:
@@ -63,14 +79,14 @@ class Bench:
         self.checkpoint, self.model_py, self.seed, self.device = checkpoint, model_py, seed, device
         self.names = hook_names(checkpoint.config.n_layer)
         self._references: dict[torch.dtype, Reference] = {}
-        self._exact: dict[str, Float[Tensor, "example ..."]] | None = None
+        self._exact: dict[str, Float[Tensor, "example ..."]] = {}
         generator = torch.Generator().manual_seed(seed)
         context, vocabulary = checkpoint.config.block_size, checkpoint.config.vocab_size
 
         def tokens(n: int, length: int) -> Int[Tensor, "example pos"]:
             return torch.randint(vocabulary, (n, length), generator=generator).to(device)
 
-        size = "usual" if checkpoint.n_params * context < _LARGE else "large"
+        size = self._size = "usual" if checkpoint.n_params * context < _LARGE else "large"
         n, length = _ON[size]
         self.tokens, self.targets = tokens(n, min(context, length)), tokens(n, min(context, length))
         n, length = _EDITED[size]
@@ -80,6 +96,7 @@ class Bench:
         self.whole = tokens(1, context)
         self._windows: list[Int[Tensor, "example pos"]] = []
         self._greedy: dict[torch.dtype, Greedy] = {}
+        self._together: dict[tuple[torch.dtype, frozenset[str]], Logits] = {}
 
     def reference(self, dtype: torch.dtype) -> Reference:
         """The native model in a precision."""
@@ -100,31 +117,52 @@ class Bench:
         return activations
 
     def greedy(self, dtype: torch.dtype) -> Greedy:
-        """The native model's greedy text, which is written once, in the first precision that is asked for.
-
-        Returns:
-            The windows of the text, of which the first fills the context and each later one is a token further;
-            the logits of the first window; and the last position's logits of each later one.
-        """
+        """The native model's greedy text, which is written once, in the first precision that is asked for."""
         if dtype not in self._greedy:
-            native, context = self.reference(dtype), self.checkpoint.config.block_size
+            native, context, start = self.reference(dtype), self.checkpoint.config.block_size, self.prompt.shape[1] - 1
             if not self._windows:
                 self._windows.append(_filled(native, self.prompt, context))
-            first = native.logits(self._windows[0])
-            last = [first[:, -1:]]
+            whole = native.logits_since(0, self._windows[0])
+            parts = [since(whole, start)]
             for i in range(1, 1 + self.further):
                 if i == len(self._windows):
-                    text = torch.cat([self._windows[-1], last[-1].argmax(-1)], dim=1)
+                    text = torch.cat([self._windows[-1], parts[-1][:, -1:].argmax(-1)], dim=1)
                     self._windows.append(text[:, -context:])
-                last.append(native.logits(self._windows[i])[:, -1:].clone())
-            self._greedy = {dtype: (self._windows, first, torch.cat(last[1:], dim=1))}
+                parts.append(since(native.logits_since(context - 1, self._windows[i]), 0).clone())
+            self._greedy[dtype] = Greedy(self._windows, whole, torch.cat(parts, dim=1))
         return self._greedy[dtype]
 
+    def exact_whole(self) -> Logits:
+        """The native logits of the first window of the greedy text, in float64."""
+        if torch.float64 in self._greedy:
+            return self._greedy[torch.float64].whole
+        return self.reference(torch.float64).logits_since(0, self._windows[0])
+
+    def together(self, dtype: torch.dtype, edits: Mapping[str, Edit]) -> Logits:
+        """The native logits of a whole context under some edits; those in float64 are computed once."""
+        key = frozenset(edits)
+        if (dtype, key) in self._together:
+            return self._together[dtype, key]
+        logits = self.reference(dtype).logits_since(0, self.whole, edits)
+        if dtype == torch.float64:
+            self._together[dtype, key] = logits
+        return logits
+
     def exact(self, name: str) -> Float[Tensor, "example ..."]:
-        """A native activation in float64."""
-        if self._exact is None:
+        """A native activation in float64, or the logits; all are computed at once and kept for the next question."""
+        if name not in self._exact:
             self._exact = self.activations(torch.float64)
         return self._exact[name]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the model has GPT-2's size."""
+        return self._size == "large"
+
+    def forget_exact(self) -> None:
+        """Keep no activations of a large model, but the logits."""
+        if self.is_large:
+            self._exact = {name: value for name, value in self._exact.items() if name == "logits"}
 
     def notes(self, edits: bool) -> tuple[str, ...]:
         """Notes on what could not be compared, or was not to be."""
@@ -148,7 +186,7 @@ def _said(tokens: Int[Tensor, "example pos"]) -> str:
 
 def _filled(native: Reference, text: Int[Tensor, "example begun"], length: int) -> Int[Tensor, "example pos"]:
     """A text that the native model has continued greedily to a length."""
-    after = Stepper(native.model) if isinstance(native, NativeReference) else lambda seen: native.logits(seen)[:, -1]
+    after = native.next_logits()
     while text.shape[1] < length:
         text = torch.cat([text, after(text).argmax(-1, keepdim=True)], dim=1)
     return text
@@ -161,6 +199,7 @@ def compare_outputs(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
     with torch.no_grad():
         expected, got = native.logits(bench.tokens), model(bench.tokens, return_type="logits")
         true = bench.exact("logits")
+        bench.forget_exact()
         name = "logits" if judge.mode == "raw" else "log-probabilities"
         yield judge("output", name, got, expected, lambda: true, logits=True)
 
@@ -184,8 +223,11 @@ def compare_weights(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparis
     if judge.mode == "raw":
         for name, stored in checkpoint.state_dict.items():
             yield judge.identical("weight", name, native_tensor(name, hooked).cpu(), stored.to(judge.dtype))
-        unknown = [n for n in hooked if n.rpartition(".")[2].startswith("b") and not checkpoint.config.bias]
-        for name in {*unknown, "unembed.b_U"} & set(hooked):  # nanoGPT has none, so they must be zero
+        for name in hooked:
+            bias = name.rpartition(".")[2].startswith("b")
+            if not bias or (checkpoint.config.bias and name != "unembed.b_U"):
+                continue
+            # nanoGPT has none, so it must be zero
             yield judge.identical("weight", name, hooked[name].cpu(), torch.zeros_like(hooked[name]).cpu())
     else:
         for name, key in (("embed.W_E", "transformer.wte.weight"), ("pos_embed.W_pos", "transformer.wpe.weight")):
@@ -214,6 +256,7 @@ def compare_activations(bench: Bench, model: Any, judge: Judge) -> Iterator[Comp
             return bench.exact(name) if shape is None else bench.exact(name).expand(shape)
 
         yield judge("activation", name, got, native, true)
+    bench.forget_exact()
 
 
 def _with_examples(one: torch.Size, other: torch.Size) -> torch.Size | None:
@@ -225,39 +268,8 @@ def _with_examples(one: torch.Size, other: torch.Size) -> torch.Size | None:
 
 def compare_gradients(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
     """Compare the gradient of the loss with respect to every weight, brought back to nanoGPT's layout."""
-    config = bench.checkpoint.config
     tokens, targets = bench.tokens[:, :64], bench.targets[:, :64]
-    weights = [weight for weight in model.parameters() if weight.is_floating_point()]
-    frozen = [weight for weight in weights if not weight.requires_grad]
-    with torch.enable_grad():
-        expected = bench.reference(judge.dtype).gradients(tokens, targets)
-        for weight in frozen:
-            weight.requires_grad_(True)
-        try:
-            logits = rearrange(model(tokens, return_type="logits"), "example pos d_vocab -> (example pos) d_vocab")
-            loss = F.cross_entropy(logits, rearrange(targets, "example pos -> (example pos)"))
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-        finally:
-            for weight in frozen:
-                weight.requires_grad_(False)
-    by_id = {id(w): g for w, g in zip(weights, gradients, strict=True) if g is not None}
-    hooked = hooked_layout_of(model, lambda weight: by_id.get(id(weight), torch.zeros_like(weight)))
-    if config.tied:
-        hooked["embed.W_E"] = hooked["embed.W_E"] + hooked["unembed.W_U"].T
-    scale = max(gradient.abs().max().item() for gradient in expected.values())
-    exact: dict[str, Tensor] = {}
-
-    def true(name: str) -> Tensor:
-        if not exact:
-            with torch.enable_grad():
-                exact.update(bench.reference(torch.float64).gradients(tokens, targets))
-        return exact[name]
-
-    for name in config.shapes():
-        if name == "lm_head.weight" and config.tied:
-            continue  # it counts once, as the embedding
-        got = native_tensor(name, hooked)
-        yield judge("gradient", name, got, expected.pop(name), lambda name=name: true(name), scale=scale)
+    yield from compared_gradients(bench.reference, model, bench.checkpoint.config, judge, tokens, targets)
 
 
 def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison]:
@@ -267,17 +279,14 @@ def compare_greedy(bench: Bench, model: Any, judge: Judge) -> Iterator[Compariso
     """
     start = bench.prompt.shape[1] - 1
     with torch.no_grad():
-        windows, first, last = bench.greedy(judge.dtype)
-        got_first = model(windows[0], return_type="logits")
+        greedy = bench.greedy(judge.dtype)
+        got = model(greedy.windows[0], return_type="logits")
         name = "logits, whole context" if judge.mode == "raw" else "log-probabilities, whole context"
-
-        def true() -> Float[Tensor, "example pos d_vocab"]:
-            return bench.reference(torch.float64).logits(windows[0])
-
-        yield judge("output", name, got_first, first, true, logits=True)
-        got_last = [model(window, return_type="logits")[:, -1:].clone() for window in windows[1:]]
-        expected = torch.cat([first[:, start:], last], dim=1)
-        got = torch.cat([got_first[:, start:], *got_last], dim=1)
+        yield judge("output", name, got, greedy.whole, bench.exact_whole, logits=True)
+        parts = [got[:, start:].clone()]
+        del got
+        parts += [model(window, return_type="logits")[:, -1:].clone() for window in greedy.windows[1:]]
+        expected, got = greedy.chosen_from, torch.cat(parts, dim=1)
     chosen, taken = expected.argmax(-1), got.argmax(-1)
     gap = expected.amax(-1) - expected.gather(-1, taken[..., None]).squeeze(-1)
     undecided = gap <= 10 * judge.base * expected.abs().amax(-1)
@@ -301,19 +310,14 @@ def compare_edits(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison
         converted = ConvertedSide(model, n_layers)
         expected = edited_logits(NativeSide(native, n_layers), tokens, named)
         got = edited_logits(converted, tokens, named)
-        for kind, name, edit in edits:
-
-            def true(name: str = name, edit: Edit = edit) -> Tensor:
-                return bench.reference(torch.float64).logits(tokens, {name: edit})
-
+        exact = ExactEdits(lambda: NativeSide(bench.reference(torch.float64), n_layers), tokens, named)
+        for i, (kind, name, _) in enumerate(edits):
+            true = partial(exact, i)
             yield judge("edit", f"{kind} at {name}", next(got), next(expected), true, logits=True)
+        del expected, got, exact
         perturbed = {name: edit for kind, name, edit in edits if kind == "perturb"}
-
-        def together() -> Tensor:
-            return bench.reference(torch.float64).logits(bench.whole, perturbed)
-
-        logits = native.logits(bench.whole, perturbed)
-        yield judge("edit", TOGETHER, converted.whole(bench.whole, perturbed), logits, together, logits=True)
+        logits, true = (partial(bench.together, dtype, perturbed) for dtype in (judge.dtype, torch.float64))
+        yield judge("edit", TOGETHER, converted.whole(bench.whole, perturbed), logits(), true, logits=True)
 
 
 def _keep(

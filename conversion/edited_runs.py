@@ -29,7 +29,8 @@ SAME = {torch.float64: 1e-10, torch.float32: 1e-5}
 at a layer."""
 
 _TOKENS = 2048  # of a run, at most, where the vocabulary is small
-_NUMBERS = 2**23  # logits of a run, at most
+_NUMBERS = 3 * 2**23  # logits of a run, at most: 192 MiB in float64
+_KEPT = 2**23  # logits of edits that are kept for the next question, at most
 
 
 class EditedSide(Protocol):
@@ -108,6 +109,32 @@ def edited_logits(side: EditedSide, tokens: Int[Tensor, "example pos"], edits: S
         if logits is None:
             logits = side.whole(tokens.repeat(copies, 1), at_rows)
         yield from logits.split(n)[1:]
+
+
+class ExactEdits:
+    """The logits under each of some edits, computed where they are asked for, together with those of the next edits.
+
+    Args:
+        side: gives the model that edits are made in.
+        tokens, edits: as for `edited_logits`.
+    """
+
+    def __init__(
+        self, side: Callable[[], EditedSide], tokens: Int[Tensor, "example pos"], edits: Sequence[NamedEdit]
+    ) -> None:
+        self._side, self._tokens, self._edits = side, tokens, edits
+        self._first, self._kept = 0, list[Logits]()
+
+    def __call__(self, i: int) -> Logits:
+        """The logits under the i-th edit, counted from 0."""
+        if not self._first <= i < self._first + len(self._kept):
+            self._kept.clear()
+            for logits in edited_logits(self._side(), self._tokens, self._edits[i : i + 32]):
+                self._kept.append(logits.clone())
+                if (len(self._kept) + 1) * logits.numel() > _KEPT:
+                    break
+            self._first = i
+        return self._kept[i - self._first]
 
 
 def _plain_run(side: EditedSide, tokens: Int[Tensor, "example pos"]) -> tuple[list[Tensor] | None, Logits]:

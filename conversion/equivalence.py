@@ -14,7 +14,6 @@ checkpoint's `best_val_loss`.
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,14 +37,13 @@ from conversion.comparing import (
     compare_weights,
 )
 from conversion.errors import ConversionError
+from conversion.freeing import give_back, trim
 from conversion.judge import TOLERANCE, Judge, precision_name
+from conversion.native_reference import LARGE
 from conversion.report import Comparison, EquivalenceReport, Mode
 from conversion.val_loss import ValBin, compare_val_loss
 
 log = logging.getLogger(__name__)
-
-_LARGE = 5e7
-"""Parameters from which on two converted models at once are too many."""
 
 
 @torch.inference_mode(False)  # gradients are compared, whatever the caller has switched off
@@ -102,8 +100,8 @@ def check_equivalence(
                     )
                     comparisons += [comparison] if comparison else []
             del converted
-            if checkpoint.n_params > _LARGE:
-                gc.collect()  # a TransformerLens model knows itself, and would wait for the next one in memory
+            if checkpoint.n_params > LARGE:
+                give_back()  # a TransformerLens model knows itself, and would wait for the next one in memory
             bar.update()
     kind = resolve_backend(backend) if model is None else "bridge" if hasattr(model, "original_model") else "hooked"
     return EquivalenceReport(
@@ -164,17 +162,15 @@ def _conversions(
 def _compare(bench: Bench, model: Any, mode: Mode, dtype: torch.dtype, edits: bool) -> Iterator[Comparison]:
     """All comparisons with one converted model."""
     judge = Judge(mode, dtype)
+    comparing = [compare_outputs, compare_weights]
+    if dtype in TOLERANCE:  # in half precision everything but the outputs would only show rounding
+        comparing += [compare_activations, *([compare_gradients] if mode == "raw" else []), compare_greedy]
+        comparing += [compare_edits] if edits else []
     try:
-        yield from compare_outputs(bench, model, judge)
-        yield from compare_weights(bench, model, judge)
-        if dtype not in TOLERANCE:
-            return  # in half precision everything but the outputs would only show rounding
-        yield from compare_activations(bench, model, judge)
-        if mode == "raw":
-            yield from compare_gradients(bench, model, judge)
-        yield from compare_greedy(bench, model, judge)
-        if edits:
-            yield from compare_edits(bench, model, judge)
+        for compare in comparing:
+            yield from compare(bench, model, judge)
+            if bench.is_large:
+                trim()
     except ConversionError:
         raise
     except Exception as error:  # a model so different that it does not even run

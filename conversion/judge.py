@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from conversion.in_parts import InParts, in_rows
 from conversion.report import Comparison, Kind, Mode
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5}
@@ -41,8 +42,8 @@ class Judge:
         kind: Kind,
         name: str,
         got: Shaped[Tensor, " ..."] | None,
-        expected: Shaped[Tensor, " ..."],
-        exact: Callable[[], Shaped[Tensor, " ..."]] | None = None,
+        expected: Shaped[Tensor, " ..."] | InParts,
+        exact: Callable[[], Shaped[Tensor, " ..."] | InParts] | None = None,
         scale: float | None = None,
         logits: bool = False,
     ) -> Comparison:
@@ -106,8 +107,8 @@ class Judge:
 
 
 def distance(
-    got: Float[Tensor, "*axes"],
-    expected: Float[Tensor, "*axes"],
+    got: Float[Tensor, "*axes"] | InParts,
+    expected: Float[Tensor, "*axes"] | InParts,
     seen: Callable[[Float[Tensor, "row last"]], Float[Tensor, "row last"]] | None = None,
 ) -> tuple[float, float]:
     """The largest absolute difference of two tensors, and the largest expected value; infinite and nan must agree.
@@ -116,12 +117,11 @@ def distance(
         got, expected: two tensors of one shape, which are read in parts, so that no large ones are made.
         seen: what is compared in place of the values along the last axis.
     """
-    if not expected.numel():
+    if not expected.shape.numel():
         return 0.0, 1.0
     largest, size, any_finite = 0.0, 0.0, False
-    width = expected.shape[-1] if expected.dim() else 1
-    parts = (tensor.reshape(-1, width).split(max(1, _PART // width)) for tensor in (got, expected))
-    for one, other in zip(*parts, strict=True):
+    n = max(1, _PART // (expected.shape[-1] if expected.shape else 1))
+    for one, other in zip(in_rows(got, n), in_rows(expected, n), strict=True):
         one, other = (part if seen is None else seen(part) for part in (one, other))
         one, other = one.double(), other.double()
         finite = other.isfinite()

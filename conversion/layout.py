@@ -20,6 +20,12 @@ from conversion.config import NanoGPTConfig
 HookedState = dict[str, Float[Tensor, " ..."]]
 """Tensors under TransformerLens' property names: `embed.W_E`, `blocks.0.attn.W_Q`, ..."""
 
+LARGE_HEAD = 2**22
+"""Numbers of a head's weight, from which on it is kept row by row as nanoGPT has it and only seen as [in, out].
+
+TransformerLens 3.9 turns it at every run, which is then no copy: one of GPT-2's would have 309 MB in float64.
+"""
+
 
 def to_hooked_layout(
     state_dict: MutableMapping[str, Float[Tensor, " ..."]], config: NanoGPTConfig, *, consume: bool = False
@@ -47,7 +53,9 @@ def to_hooked_layout(
 
     dtype, device = state_dict["lm_head.weight"].dtype, state_dict["lm_head.weight"].device
     width, heads = config.n_embd, config.n_head
-    hooked: HookedState = {"unembed.W_U": _copied(take("lm_head.weight").T)}
+    head = take("lm_head.weight")
+    hooked: HookedState = {"unembed.W_U": head.clone().T if head.numel() >= LARGE_HEAD else _copied(head.T)}
+    del head
     hooked["embed.W_E"] = unshared("transformer.wte.weight")
     hooked["pos_embed.W_pos"] = unshared("transformer.wpe.weight")
     for i in range(config.n_layer):

@@ -177,11 +177,16 @@ class Transformer(nn.Module):
         self.ln_f = LayerNorm(config.n_embd, config.bias)
 
     def forward(self, tokens: Int[Tensor, "example pos"], edit: Edits) -> Float[Tensor, "example pos d_model"]:
-        embed = edit("hook_embed", self.wte(tokens))
-        positions = self.wpe.weight[: tokens.shape[1]]
+        return self.rest(self.embedded(tokens, edit), 0, edit)
+
+    def embedded(self, tokens: Int[Tensor, "example pos"], edit: Edits) -> Float[Tensor, "example pos d_model"]:
+        """The residual stream before the first block."""
+        embed = self.wte(tokens)
+        positions = self.wpe.weight[: tokens.shape[1]].to(embed.dtype)  # which may compute in another precision
+        embed = edit("hook_embed", embed)
         if edit.any_of("hook_pos_embed"):  # TransformerLens has a batch axis here
             positions = edit("hook_pos_embed", positions.expand(len(tokens), -1, -1))
-        return self.rest(self.drop(embed + positions), 0, edit)
+        return self.drop(embed + positions)
 
     def rest(
         self, x: Float[Tensor, "example pos d_model"], layer: int, edit: Edits
@@ -258,7 +263,7 @@ class GPT(nn.Module):
         if time > self.config.block_size:
             raise ValueError(f"{time} tokens exceed the context of {self.config.block_size}; cut the sequence")
         if edits:
-            _check_names(edits, self.config.n_layer)
+            check_names(edits, self.config.n_layer)
         return self.lm_head(self.transformer(tokens, Edits(edits) if edits else NO_EDITS))
 
     def last_logits(self, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example d_vocab"]:
@@ -274,7 +279,7 @@ class GPT(nn.Module):
     ) -> Float[Tensor, "example pos d_vocab"]:
         """The logits of a run that begins with the residual stream before a layer, 0 to `n_layer`; see `forward`."""
         if edits:
-            _check_names(edits, self.config.n_layer)
+            check_names(edits, self.config.n_layer)
         return self.lm_head(self.transformer.rest(stream, layer, Edits(edits) if edits else NO_EDITS))
 
     def loss(self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]) -> Float[Tensor, ""]:
@@ -287,7 +292,7 @@ def mean_loss(logits: Float[Tensor, "example pos d_vocab"], targets: Int[Tensor,
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
 
 
-def _check_names(names: Iterable[str], n_layers: int) -> None:
+def check_names(names: Iterable[str], n_layers: int) -> None:
     """Raise ValueError unless all names are names of activations."""
     known = set(hook_names(n_layers))
     unknown = [name for name in names if name not in known]

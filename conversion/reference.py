@@ -1,4 +1,4 @@
-"""The native side of a comparison: this package's nanoGPT, or the `model.py` of the user's fork.
+"""The native side of a comparison: this package's nanoGPT (`native_reference`), or the `model.py` of a user's fork.
 
 Both give the same four things: the logits under some edits, which activations can be
 read, which can be edited, and the gradient of the loss with respect to every weight.
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from conversion.checkpoint import Checkpoint
 from conversion.config import NanoGPTConfig
 from conversion.errors import CheckpointError
-from conversion.native import GPT, Edit, hook_names
+from conversion.in_parts import InParts
+from conversion.native import Edit, hook_names
 
 
 class Reference(Protocol):
@@ -38,6 +39,16 @@ class Reference(Protocol):
         self, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit] | None = None
     ) -> Float[Tensor, "example pos d_vocab"]:
         """The logits at all positions under `edits`."""
+        ...
+
+    def logits_since(
+        self, start: int, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit] | None = None
+    ) -> Float[Tensor, "example rest d_vocab"] | InParts:
+        """The same from a position on; they may be computed when they are compared, where they are many."""
+        ...
+
+    def next_logits(self) -> Callable[[Int[Tensor, "example pos"]], Float[Tensor, "example d_vocab"]]:
+        """A function that gives the logits after texts that grow, at most as long as the context."""
         ...
 
     def rest(
@@ -56,8 +67,11 @@ class Reference(Protocol):
 
     def gradients(
         self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]
-    ) -> dict[str, Float[Tensor, " ..."]]:
-        """The gradient of the mean cross-entropy with respect to every weight, by nanoGPT's names."""
+    ) -> Iterator[dict[str, Float[Tensor, " ..."] | InParts]]:
+        """The gradient of the mean cross-entropy with respect to every weight, by nanoGPT's names, some at a time.
+
+        A tied weight counts once, as the embedding.
+        """
         ...
 
 
@@ -72,42 +86,6 @@ def gradients_of(
     if "transformer.wte.weight" not in gradients:
         gradients["transformer.wte.weight"] = gradients.pop("lm_head.weight")
     return gradients
-
-
-class NativeReference:
-    """`conversion.native.GPT` with a checkpoint's weights."""
-
-    description = "conversion.native.GPT"
-    can_begin_at_layers = True
-
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
-        self.model = GPT.from_checkpoint(checkpoint, dtype=dtype).to(device)
-
-    def logits(
-        self, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit] | None = None
-    ) -> Float[Tensor, "example pos d_vocab"]:
-        """See `Reference`."""
-        return self.model(tokens, edits=edits)
-
-    def rest(
-        self, stream: Float[Tensor, "example pos d_model"], layer: int, edits: Mapping[str, Edit]
-    ) -> Float[Tensor, "example pos d_vocab"]:
-        """See `Reference`."""
-        return self.model.rest(stream, layer, edits=edits)
-
-    def reads(self, name: str) -> bool:
-        """See `Reference`."""
-        return True
-
-    def edits(self, name: str) -> bool:
-        """See `Reference`."""
-        return True
-
-    def gradients(
-        self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]
-    ) -> dict[str, Float[Tensor, " ..."]]:
-        """See `Reference`."""
-        return gradients_of(self.model, self.model(tokens), targets)
 
 
 class ModelPyReference:
@@ -148,6 +126,16 @@ class ModelPyReference:
             raise CheckpointError(f"model.py returned {got}; expected (logits, loss) with logits of {list(expected)}")
         return logits
 
+    def logits_since(
+        self, start: int, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit] | None = None
+    ) -> Float[Tensor, "example rest d_vocab"] | InParts:
+        """See `Reference`."""
+        return self.logits(tokens, edits)[:, start:]
+
+    def next_logits(self) -> Callable[[Int[Tensor, "example pos"]], Float[Tensor, "example d_vocab"]]:
+        """See `Reference`."""
+        return lambda tokens: self.logits(tokens)[:, -1]
+
     def rest(
         self, stream: Float[Tensor, "example pos d_model"], layer: int, edits: Mapping[str, Edit]
     ) -> Float[Tensor, "example pos d_vocab"]:
@@ -166,9 +154,11 @@ class ModelPyReference:
 
     def gradients(
         self, tokens: Int[Tensor, "example pos"], targets: Int[Tensor, "example pos"]
-    ) -> dict[str, Float[Tensor, " ..."]]:
-        """See `Reference`."""
-        return gradients_of(self.model, self.logits(tokens), targets)
+    ) -> Iterator[dict[str, Float[Tensor, " ..."] | InParts]]:
+        """See `Reference`. All of them at once."""
+        with torch.enable_grad():
+            gradients = gradients_of(self.model, self.logits(tokens), targets)
+        yield dict(gradients)
 
     def _visible(self) -> set[str]:
         """The hooks whose modules the model calls, and with a tensor: a fork may compute with weights alone."""

@@ -83,10 +83,17 @@ def hooked_layout_of(
     Returns:
         Tensors that may share memory with the model.
     """
-    if hasattr(model, "original_model"):
-        named = {name: of(weight) for name, weight in model.state_dict(keep_vars=True).items()}
-        return from_bridge_layout(named, model.cfg.n_heads)
-    return {name: of(weight) for name, weight in model.named_parameters()}
+    return in_hooked_layout(model, {name: of(weight) for name, weight in own_weights(model).items()})
+
+
+def own_weights(model: Any) -> dict[str, Float[Tensor, " ..."]]:
+    """The model's weights under the names and in the shapes that they have in it."""
+    return dict(model.state_dict(keep_vars=True) if hasattr(model, "original_model") else model.named_parameters())
+
+
+def in_hooked_layout(model: Any, own: HookedState) -> HookedState:
+    """Some of the model's `own_weights`, or their gradients, under TransformerLens' property names."""
+    return from_bridge_layout(own, model.cfg.n_heads) if hasattr(model, "original_model") else own
 
 
 def _check_architecture(model: Any) -> None:

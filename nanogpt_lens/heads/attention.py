@@ -23,9 +23,9 @@ from nanogpt_lens.model.access import (
     Text,
     as_tokens,
     evaluating,
+    look,
     provenance,
     record,
-    run,
     token_labels,
 )
 from nanogpt_lens.results import AttentionPatterns, Sample, Scores
@@ -292,7 +292,7 @@ def _sums_and_grams(
 
     for first in range(0, n, batch_size):
         batch = tokens[first : first + batch_size]
-        run(model, batch, {pattern_hook(layer): adding(layer, first, batch) for layer in layers})
+        look(model, batch, {pattern_hook(layer): adding(layer, first, batch) for layer in layers})
     all_sums = torch.stack([torch.cat(sums[layer], dim=1) for layer in layers], dim=1)
     pairs = "example head place, other head place -> head example other"
     grams = [einsum(kept[layer], kept[layer], pairs).double().cpu() for layer in layers]

@@ -19,7 +19,7 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import mean_fields
-from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, n_tokens, provenance, run
+from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, look, n_tokens, provenance, run
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches, losses
 from nanogpt_lens.text.corpus import Corpus, open_corpus
@@ -189,7 +189,7 @@ def _attention_to_matches(
 
             return edit
 
-        run(model, tokens[rows], {f"blocks.{i}.attn.hook_pattern": keep(i) for i in range(model.cfg.n_layers)})
+        look(model, tokens[rows], {f"blocks.{i}.attn.hook_pattern": keep(i) for i in range(model.cfg.n_layers)})
         pieces.append(torch.stack([received[layer] for layer in range(model.cfg.n_layers)]))
     return torch.cat(pieces, -1)
 

@@ -15,7 +15,7 @@ from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.heads.attention import pattern_hook
 from nanogpt_lens.heads.induction_rule import MARGIN, THRESHOLD, attention_without_repetition
-from nanogpt_lens.model.access import Edit, Hooked, evaluating, run
+from nanogpt_lens.model.access import Edit, Hooked, evaluating, look
 from nanogpt_lens.model.weights import embedding, head_weights, unembedding
 from nanogpt_lens.results import Scores
 from nanogpt_lens.running.batches import batches
@@ -150,7 +150,7 @@ def _raise_of_logits(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float
             return edit
 
         names = [(f"blocks.{layer}.ln1.hook_normalized", pattern_hook(layer)) for layer in range(model.cfg.n_layers)]
-        run(model, ids, {name: keep(name) for pair in names for name in pair})
+        look(model, ids, {name: keep(name) for pair in names for name in pair})
         other = ids[:, :, None] != ids[:, None, :]  # [example, key, token of the sequence]
         layers = []
         through_head = "example key d_read, head d_read d_head, head d_head d_model -> head example key d_model"

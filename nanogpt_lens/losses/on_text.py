@@ -62,7 +62,7 @@ def in_context_learning_score(
     (e0, e1), (l0, l1) = _spans(early, late, seq_len)
     tokens = text.windows(seq_len=seq_len, n=n, seed=seed)
     with evaluating(model):
-        loss = losses(model, tokens).double()  # the loss of token p is at p - 1
+        loss = losses(model, tokens[:, :l1]).double()  # the loss of token p is at p - 1
     before, after = loss[:, e0 - 1 : e1 - 1].mean(1), loss[:, l0 - 1 : l1 - 1].mean(1)
     per_window = torch.stack([after - before, after, before])
     guess = math.log(n_tokens(model))

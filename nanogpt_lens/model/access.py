@@ -7,7 +7,7 @@ only what both do alike, and say where the two differ.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from importlib.metadata import version
 from typing import Any, TypeAlias
@@ -164,6 +164,24 @@ def run(
         return model(inputs, return_type="logits", **options)
     with editing(model, edits):
         return model(inputs, return_type="logits", **options)
+
+
+class EnoughSeenError(Exception):
+    """Ends a run after the last activation that is asked for."""
+
+
+def look(model: Hooked, tokens: Int[Tensor, "example pos"], edits: Mapping[str, Edit]) -> None:
+    """Run for what `edits` see, none of which is behind the last block: there are no logits, which cost a third."""
+    end = "ln_final.hook_scale"
+    if end not in model.hook_dict or end in edits:
+        run(model, tokens, edits)
+        return
+
+    def ending(value: Tensor) -> None:
+        raise EnoughSeenError
+
+    with suppress(EnoughSeenError):
+        run(model, tokens, {**edits, end: ending})
 
 
 def editing(model: Hooked, edits: Mapping[str, Edit]) -> AbstractContextManager[Any]:

@@ -23,14 +23,16 @@ _KNOWN = ("transformer_lens", "torch", "conversion", "nanogpt_lens")
 """Packages whose classes a model is made of, if nobody has replaced a part of it."""
 
 
-def plain_model(model: Hooked, names: Sequence[str] = ()) -> GPT | None:
+def plain_model(model: Hooked, names: Sequence[str] = (), *, length: int | None = None) -> GPT | None:
     """NanoGPT's own architecture with the model's present weights, after it was compared with the model.
 
-    The two are compared on random tokens that fill the context: their logits, and their activations at `names`.
+    The two are compared on random tokens: their logits, and their activations at `names`.
 
     Args:
         model: the model.
         names: hook points whose activations must agree too.
+        length: the longest sequence that it will be asked about, of which as many random tokens are compared; None for
+            the context.
 
     Returns:
         None where it is another one: processed weights, hooks or code that somebody attached, half precision, no
@@ -45,7 +47,8 @@ def plain_model(model: Hooked, names: Sequence[str] = ()) -> GPT | None:
     except (ConversionError, AttributeError):
         return None
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(n_tokens(model), (1, int(model.cfg.n_ctx)), generator=generator).to(device_of(model))
+    length = int(model.cfg.n_ctx) if length is None else min(length, int(model.cfg.n_ctx))
+    tokens = torch.randint(n_tokens(model), (1, length), generator=generator).to(device_of(model))
     with torch.inference_mode(False), torch.no_grad():
         expected, got = record(model, tokens, names), dict[str, Tensor]()
         got["logits"] = native(tokens, edits={name: _keeper(got, name) for name in names})
@@ -92,15 +95,20 @@ def last_logits(
     return run(model, tokens)[:, -1] if native is None else native.last_logits(tokens)
 
 
-def stepper(model: Hooked) -> Callable[[Int[Tensor, "example pos"]], Float[Tensor, "example d_vocab"]]:
-    """What gives the logits after the last token of texts that grow: as nanoGPT computes them, where that is equal."""
-    native = plain_model(model)
+def stepper(
+    model: Hooked, length: int | None = None
+) -> Callable[[Int[Tensor, "example pos"]], Float[Tensor, "example d_vocab"]]:
+    """What gives the logits after the last token of texts that grow: as nanoGPT computes them, where that is equal.
+
+    `length` is that of the longest text; None for the context.
+    """
+    native = plain_model(model, length=length)
     return (lambda tokens: run(model, tokens)[:, -1]) if native is None else Stepper(native)
 
 
 def samples(model: Hooked, start: int, *, max_new_tokens: int, seeds: Sequence[int]) -> Int[Tensor, "seed pos"]:
     """What `generate` draws after one token, with each of the seeds."""
-    native, device = plain_model(model), device_of(model)
+    native, device = plain_model(model, length=1 + max_new_tokens), device_of(model)
     tokens = torch.full((len(seeds), 1), start, device=device)
     if native is None:
         drawn = [

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tqdm.auto import tqdm
 
 from conversion.backends import BackendChoice, resolve_backend
 from conversion.checkpoint import CHECKPOINT_NAME
 from conversion.config import ActFn
+from conversion.freeing import give_back
 from conversion.val_loss import ValBin
 from conversion.vocabulary import Vocabulary
 from nanogpt_lens.circuits.claims import Hypothesis, read_hypothesis
@@ -20,6 +21,7 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.output import check_output
+from nanogpt_lens.model.access import Hooked
 from nanogpt_lens.model.loading import convert
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.reporting.beside import made_by_two
@@ -43,7 +45,7 @@ from nanogpt_lens.reporting.sections import (
     summary,
 )
 from nanogpt_lens.reporting.sections.further import further_recipes
-from nanogpt_lens.reporting.subject import OwnPair, Subject, text_of
+from nanogpt_lens.reporting.subject import OwnPair, Subject, is_large, text_of
 from nanogpt_lens.reporting.words import line_of
 from nanogpt_lens.text.corpus import Corpus
 
@@ -269,7 +271,20 @@ def _subject(about: dict[str, Any], reading: Reading) -> Subject:
         patching.own_case(model, about["pair"])
     if about["hypothesis"] is not None:
         scrubbing.check_hypothesis(model, about["hypothesis"])
-    return Subject(**about, checkpoint=kept, n_params=n_params, _model=model, text=text_of(model, about["raw_text"]))
+    about |= {"checkpoint": kept, "n_params": n_params, "text": text_of(model, about["raw_text"])}
+    if not is_large(n_params):
+        return Subject(**about, _model=model)
+    del model  # the certificate needs its memory
+    give_back()
+
+    def again() -> Hooked:
+        give_back()
+        model = convert(reading.checkpoint(about["path"]), backend=reading.backend, consume=True)
+        if cast(Any, model).nanogpt_origin.sha256 != kept.sha256:
+            raise AnalysisError(f"{about['path']} has changed while the report was made; make it again")
+        return model
+
+    return Subject(**about, _made_by=again)
 
 
 def _sections(subject: Subject, chosen: Sequence[str], progress: bool) -> tuple[Section, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,7 +36,13 @@ _PAIRS = 16  # that are kept
 _LOOKED_AT = 50_000  # tokens of the text among which a passage begins
 _LONGEST = 128
 _WORK = 3.5e11  # parameters times tokens that a section reads at most: some ten seconds on a core
-_LARGE, _LOOKED_AT_BY_LARGE = 5e7, 64  # parameters; windows in which pairs are looked for
+_WORK_OF_LARGE = 2.5e11  # the same of a large model, of which other things cost more
+_LOOKED_AT_BY_LARGE = 64  # windows in which pairs are looked for
+
+
+def is_large(n_params: int) -> bool:
+    """Whether a model has GPT-2's size, so that a report reads less of it and has one model in memory at a time."""
+    return n_params >= 5e7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +101,7 @@ class Subject:
     checkpoint: Checkpoint | None = None
     n_params: int = 0
     _model: Hooked | None = None
+    _made_by: Callable[[], Hooked] | None = None
     text: Text | None = None
     raw_text: Corpus | None = None
     pair: OwnPair | None = None
@@ -112,9 +119,22 @@ class Subject:
         Raises:
             AnalysisError: several checkpoints are compared, and none is looked into.
         """
-        if self._model is None:
+        if self._model is not None:
+            return self._model
+        if self._made_by is None:
             raise AnalysisError(f"{self.path} holds several checkpoints; name one of them to look into it")
-        return self._model
+        return self._made
+
+    @cached_property
+    def _made(self) -> Hooked:
+        """The model of a large checkpoint, which is made when it is asked for: its certificate needs the memory."""
+        assert self._made_by is not None
+        return self._made_by()
+
+    @property
+    def is_large(self) -> bool:
+        """See `is_large`."""
+        return is_large(self.n_params)
 
     @property
     def name(self) -> str:
@@ -134,11 +154,13 @@ class Subject:
 
     def affordable(self, tokens: int, least: int) -> int:
         """How many of so many tokens are read: fewer of a large model, whose report would take too long."""
-        return min(tokens, max(least, int(_WORK / max(1, self.n_params))))
+        work = _WORK_OF_LARGE if self.is_large else _WORK
+        return min(tokens, max(least, int(work / max(1, self.n_params))))
 
     def sequences(self, usual: int, *, least: int = 8) -> int:
         """How many sequences an analysis with several runs reads: as many as usual, fewer of a large model."""
-        return min(usual, max(least, int(_WORK / max(1, self.n_params) / self.seq_len / 2)))
+        work = _WORK_OF_LARGE if self.is_large else _WORK
+        return min(usual, max(least, int(work / max(1, self.n_params) / self.seq_len / 2)))
 
     @property
     def text_name(self) -> str:
@@ -204,7 +226,7 @@ class Subject:
 
     @cached_property
     def _pairs_or_reason(self) -> tuple[PromptPair, ...] | NoPairFoundError:
-        n = LOOKED_AT if self.n_params < _LARGE else _LOOKED_AT_BY_LARGE
+        n = _LOOKED_AT_BY_LARGE if self.is_large else LOOKED_AT
         options: dict[str, Any] = {"seq_len": self.prompt_length, "n": n, "seed": self.seed}
         try:
             return find_prompt_pairs(self.model, self.corpus, k=_PAIRS, **options)

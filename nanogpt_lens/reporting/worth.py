@@ -29,6 +29,7 @@ _SHOWN = ("induction", "previous_token", "duplicate_token", "copying")
 _N = 32  # sequences
 _WORK = 1e12  # weights times heads times tokens
 _FEWEST, _BRIEFEST = 8, 32  # sequences, and tokens of one, that the loss without each part is measured on at least
+_BRIEFEST_OF_LARGE = 16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,8 +57,8 @@ def importance_sample(subject: Subject) -> dict[str, int]:
     """The sequences on which every part is ablated, and their tokens: less of a model with many or large heads."""
     cfg, length = subject.model.cfg, subject.seq_len
     tokens = int(_WORK / (max(1, subject.n_params) * cfg.n_layers * cfg.n_heads))
-    n = min(_N, max(_FEWEST, tokens // length))
-    return {"n": n, "seq_len": min(length, max(_BRIEFEST, tokens // n))}
+    n, least = min(_N, max(_FEWEST, tokens // length)), _BRIEFEST_OF_LARGE if subject.is_large else _BRIEFEST
+    return {"n": n, "seq_len": min(length, max(least, tokens // n))}
 
 
 def worth_of(subject: Subject, heads: Scores | None = None) -> Worth:

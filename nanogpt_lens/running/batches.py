@@ -41,13 +41,14 @@ class Losses:
     def __init__(self, model: Hooked) -> None:
         self._model = model
         self._native: GPT | None = None
-        self._seen, self._asked = 0, False
+        self._seen, self._compared = 0, 0
 
     def __call__(self, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example pos-1"]:
         """See `losses`."""
         self._seen += tokens.numel()
-        if not self._asked and self._seen >= _WORTH:
-            self._native, self._asked = plain_model(self._model), True
+        length = tokens.shape[1]
+        if self._compared < length and self._seen >= _WORTH:
+            self._native, self._compared = plain_model(self._model, length=length), length
         parts = []
         for rows in batches(self._model, tokens):
             logits = run(self._model, tokens[rows]) if self._native is None else self._native(tokens[rows])

@@ -18,7 +18,7 @@ from torch import Tensor
 from conversion.native import GPT
 from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.model.access import Edit, Hooked, run
+from nanogpt_lens.model.access import Edit, EnoughSeenError, Hooked, run
 from nanogpt_lens.model.plain import plain_model
 
 Engine: TypeAlias = Literal["auto", "native", "hooks"]
@@ -28,10 +28,6 @@ See: TypeAlias = Callable[[int, Tensor], None]
 """A function that receives the number of a hook point, and its activation."""
 
 
-class _EnoughSeenError(Exception):
-    """Ends a forward pass after the last activation asked for."""
-
-
 class Reader:
     """Shows the activations at some hook points, run after run.
 
@@ -39,6 +35,7 @@ class Reader:
         model: the model.
         names: the hook points, in the order of the computation.
         engine: see `Engine`.
+        length: the longest sequence that it will be shown; None for the context.
 
     Attributes:
         engine: the engine that is used, "native" or "hooks".
@@ -47,7 +44,9 @@ class Reader:
         AnalysisError: the model has no such hook point, or "native" was asked for and does not fit.
     """
 
-    def __init__(self, model: Hooked, names: Sequence[str], *, engine: Engine = "auto") -> None:
+    def __init__(
+        self, model: Hooked, names: Sequence[str], *, engine: Engine = "auto", length: int | None = None
+    ) -> None:
         check_choice(Engine, engine=engine)
         for name in names:
             if name not in model.hook_dict:
@@ -55,7 +54,7 @@ class Reader:
                     f"the model has no hook point {name!r}; expected one such as blocks.0.mlp.hook_post"
                 )
         self.model, self.names = model, tuple(names)
-        self._native = plain_model(model, self.names) if engine != "hooks" else None
+        self._native = plain_model(model, self.names, length=length) if engine != "hooks" else None
         if engine == "native" and self._native is None:
             raise AnalysisError(
                 "engine='native' does not fit this model (processed weights, hooks, half precision, or no nanoGPT); "
@@ -78,13 +77,13 @@ class Reader:
 
         def ending(value: Tensor) -> None:
             see(last, value)
-            raise _EnoughSeenError
+            raise EnoughSeenError
 
         edits: dict[str, Edit] = {name: _edit_that_shows(i, see) for i, name in enumerate(self.names)}
         edits[self.names[-1]] = ending
         try:
             native(tokens, edits=edits)
-        except _EnoughSeenError:
+        except EnoughSeenError:
             return
 
 

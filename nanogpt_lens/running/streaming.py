@@ -86,7 +86,7 @@ def stream(
     saved = None if resume is None else _saved_state(resume, model, sequences, names, describes or {})
     start = _restore(saved, keepers, mine.start, device_of(model))
     with evaluating(model):
-        reader = Reader(model, names, engine=engine)
+        reader = Reader(model, names, engine=engine, length=sequences.seq_len)
         # the first process shows the bar; it and the others have equally much to do
         bar = tqdm(range(start, mine.stop), desc=label, delay=1, disable=not progress or not is_first(), unit="batch")
         for i in bar:

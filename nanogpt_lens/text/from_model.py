@@ -30,7 +30,7 @@ def own_text(model: Hooked, *, seq_len: int, n: int, seed: int = 0) -> Int[Tenso
     tokens = torch.randint(size, (n, 1), generator=generator, device=device)
     extra = min(seq_len // 4, model.cfg.n_ctx - seq_len)
     with evaluating(model):
-        logits_after = stepper(model)
+        logits_after = stepper(model, seq_len + extra)
         while tokens.shape[1] < seq_len + extra:
             logits = logits_after(tokens)[:, :size]
             tokens = torch.cat([tokens, choose_token(logits, 1.0, None, generator)], dim=1)

@@ -147,7 +147,7 @@ def find_prompt_pairs(
     check_whole(seed=seed)
     windows, present = _windows(text, size, n, seed)
     with evaluating(model):
-        asked = _AskedModel(model)
+        asked = _AskedModel(model, size + 1)
         prompts, answers = _prompts_and_answers(asked, windows)
         edits = [
             best
@@ -208,8 +208,8 @@ def _frequent(ids: Integer[np.ndarray, " id"]) -> Int[Tensor, " token"]:
 class _AskedModel:
     """A model that is asked for what follows many prompts, without nanoGPT's padding of the vocabulary."""
 
-    def __init__(self, model: Hooked) -> None:
-        self._model, self._native, self._size = model, plain_model(model), n_tokens(model)
+    def __init__(self, model: Hooked, longest: int) -> None:
+        self._model, self._native, self._size = model, plain_model(model, length=longest), n_tokens(model)
 
     def everywhere(self, prompt: Int[Tensor, " pos"]) -> Float[Tensor, "pos token"]:
         """The logits after each token of a prompt."""

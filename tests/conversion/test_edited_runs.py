@@ -12,7 +12,7 @@ from conversion.comparing import TOGETHER, Bench
 from conversion.edited_runs import ConvertedSide, NativeSide, as_hook, edited_logits
 from conversion.edits import KINDS, edit_for
 from conversion.native import GPT, hook_names
-from conversion.reference import NativeReference
+from conversion.native_reference import NativeReference
 from conversion.stepping import Stepper
 from tests.conftest import convert
 from tests.making import write

@@ -23,6 +23,7 @@ from nanogpt_lens.results import InductionHeads, Scores
 
 _N, _PROMPTS = 32, 128  # as of `nanogpt-lens induction`
 _LONGEST = 128
+_CONTEXTS, _FEWEST = 128, 8  # windows as long as the context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +142,18 @@ def _measures(subject: Subject) -> InductionMeasures:
         matching=matching,
         repeated=repeated_sequence_loss(model, **options),
         accuracy=induction_accuracy(model, n=subject.sequences(_PROMPTS, least=32), seed=subject.seed),
-        learning=in_context_learning_score(model, subject.corpus if enough else None, seed=subject.seed),
+        learning=in_context_learning_score(
+            model, subject.corpus if enough else None, n=_contexts(subject), seed=subject.seed
+        ),
         ablation=ablate_induction_heads(model, heads, chosen_by=matching, progress=False, **new) if heads else None,
         **on_text,
     )
+
+
+def _contexts(subject: Subject) -> int:
+    """How many whole contexts are read: 128, fewer of a large model."""
+    n_ctx = int(subject.model.cfg.n_ctx)
+    return max(_FEWEST, subject.affordable(_CONTEXTS * n_ctx, least=0) // n_ctx) if subject.is_large else _CONTEXTS
 
 
 def _evidence(measures: InductionMeasures) -> Table:

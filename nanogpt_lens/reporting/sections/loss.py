@@ -39,7 +39,7 @@ from nanogpt_lens.text.corpus import path_of, windows
 from nanogpt_lens.text.datasets import TextData
 from nanogpt_lens.viz.tokens import visible
 
-_TOKENS, _LEAST = 2**14, 2**12
+_TOKENS, _LEAST, _LEAST_OF_LARGE = 2**14, 2**12, 2**11
 _OWN = 64  # sequences of the model's own text
 _PASSAGE = 256
 _SAMPLES, _WRITTEN = 2, 200
@@ -50,7 +50,7 @@ _SEED = 1337  # nanoGPT's own
 def _make(subject: Subject) -> Content:
     model = subject.model
     length = subject.seq_len
-    n = _OWN if subject.text is None else max(2, subject.affordable(_TOKENS, _LEAST) // length)
+    n = _OWN if subject.text is None else max(2, subject.affordable(_TOKENS, _least(subject)) // length)
     tokens = windows(model, subject.corpus, seq_len=length, n=n, seed=subject.seed)
     with evaluating(model):
         per_token = losses(model, tokens).double().cpu()
@@ -89,6 +89,11 @@ def _make(subject: Subject) -> Content:
         )
         body.insert(1, Paragraph(text=note, tone="note"))
     return Content(body=tuple(body), commands=_commands(subject), findings=(finding,))
+
+
+def _least(subject: Subject) -> int:
+    """The tokens that are read at least."""
+    return _LEAST_OF_LARGE if subject.is_large else _LEAST
 
 
 @dataclass(frozen=True, kw_only=True)

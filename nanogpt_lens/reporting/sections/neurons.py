@@ -40,7 +40,7 @@ from nanogpt_lens.text.predicates import USUAL
 SAMPLE = 2**16
 """Tokens of the text that are searched, from its beginning; fewer of a large model, and the section says how many."""
 
-_LEAST = 2**13
+_LEAST, _LEAST_OF_LARGE = 2**13, 2**12
 
 _OWN = 64  # sequences of the model's own text
 _EXCERPTS, _LOWEST, _WINDOW = 6, 2, 32
@@ -149,7 +149,7 @@ def _sample(subject: Subject) -> tuple[Corpus, int, str]:
     if subject.text is None:
         rows = own_text(subject.model, seq_len=subject.seq_len, n=_OWN, seed=subject.seed).cpu()
         return rows, rows.numel(), f"{count(rows.numel())} tokens of {subject.text_name}"
-    ids = subject.text.ids[: subject.affordable(SAMPLE, _LEAST)]
+    ids = subject.text.ids[: subject.affordable(SAMPLE, _LEAST_OF_LARGE if subject.is_large else _LEAST)]
     name = subject.text.data.name
     whole = len(ids) == len(subject.text.ids)
     data = TextData(train=ids[:0], val=ids, vocabulary=None, name=name)

@@ -173,10 +173,16 @@ def test_losses_under_interventions_and_steering_are_the_edited_models(long_fold
 
 def test_losses_of_many_batches_make_one_other_model(model, monkeypatch):
     made = []
-    monkeypatch.setattr(batches, "plain_model", lambda model: (made.append(model), plain_model(model))[1])
+    monkeypatch.setattr(
+        batches, "plain_model", lambda model, length: (made.append(length), plain_model(model, length=length))[1]
+    )
     tokens = torch.randint(65, (400, 12), generator=torch.Generator().manual_seed(0))
     with evaluating(model):
         of = Losses(model)
         found = torch.cat([of(rows) for rows in tokens.split(40)])
-        assert len(made) == 1
+        assert made == [12]
         assert (found - loss_per_token(model, tokens)).abs().max() < 5e-5
+        of = Losses(model)
+        for longest, compared in ((8, [12, 8]), (5, [12, 8]), (12, [12, 8, 12])):  # as long as what is asked about
+            of(tokens[:, :longest])
+            assert made == compared

@@ -1,0 +1,49 @@
+"""A report of a model of GPT-2's size has one model in memory at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+import nanogpt_lens as ngl
+from nanogpt_lens.core.errors import AnalysisError
+from nanogpt_lens.model.reading import Reading
+from nanogpt_lens.reporting import making
+from nanogpt_lens.reporting.subject import Subject, is_large
+from tests.making import write, write_meta
+
+SECTIONS = ["certificate", "attention"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path)
+    write_meta(tmp_path)
+    return tmp_path
+
+
+def test_the_model_is_made_again_after_the_certificate_and_the_page_is_the_same(folder, monkeypatch):
+    usual = ngl.report(folder, sections=SECTIONS, progress=False)
+    order = []
+    convert, section_of = making.convert, making.section_of
+    monkeypatch.setattr(making, "is_large", lambda n_params: True)
+    monkeypatch.setattr(making, "convert", lambda *a, **k: (order.append("model"), convert(*a, **k))[1])
+    monkeypatch.setattr(making, "section_of", lambda r, s: (section_of(r, s), order.append(r.key))[0])
+    large = ngl.report(folder, sections=SECTIONS, progress=False)
+    assert order == ["model", "certificate", "model", "attention"]
+    assert large.html == usual.html
+
+
+def test_a_file_that_changes_meanwhile_is_named(folder, monkeypatch):
+    monkeypatch.setattr(making, "is_large", lambda n_params: True)
+    about = {"path": str(folder), "raw_text": None, "pair": None, "hypothesis": None}
+    subject = making._subject(about, Reading())
+    write(folder, seed=1)
+    with pytest.raises(AnalysisError, match="has changed while the report was made"):
+        _ = subject.model
+
+
+def test_less_is_read_of_a_large_model_and_of_none_below():
+    assert not is_large(10_745_088)
+    assert is_large(124_000_000)
+    small, large = (Subject(path="x", n_params=n) for n in (10_745_088, 124_337_664))
+    assert (small.affordable(2**16, 2**13), large.affordable(2**16, 2**12)) == (32573, 4096)
