@@ -154,6 +154,9 @@ def syntax() -> Any:
     """How far heads of each layer go beyond characters over training, three seeds: finding (d)."""
     import plotly.express as px
 
+    from nanogpt_lens.viz import style
+
+    style.template()
     found = json.loads((ROOT / "docs" / "results.json").read_text())["syntax"]["training"]
     names = {"own_line_break": "the last line break", "own_word_start": "the first letter of the word"}
     rows = [
@@ -175,7 +178,7 @@ def syntax() -> Any:
         markers=True,
         title="Layers 1 and 2 find the last line break, then layer 2 the start of the word",
         labels={"attention": "more attention than to others like it", "layer": ""},
-        template="nanogpt_lens",
+        template=style.TEMPLATE,
         height=400,
     )
     drawn.for_each_annotation(lambda one: one.update(text=one.text.partition("=")[2]))
