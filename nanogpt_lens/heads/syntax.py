@@ -104,7 +104,7 @@ def syntax_attention(
             model, corpus=opened.origin, classes=list(places.names), seq_len=length, n=len(tokens), seed=seed
         ),
         absent=places.absent,
-        threshold=MARGIN,
+        margin=MARGIN,
     )
 
 
