@@ -61,8 +61,8 @@ def line_breaks(
     except AnalysisError as error:  # no vocabulary, no line break in the text, too short a text
         return str(error).partition(";")[0]
     each, chance, low, high = (_first(t) for t in (found.per_example, found.chance, found.low, found.high))
-    floor, least = chance + found.threshold, THRESHOLDS["line_break"]
-    beyond = (found.p_shifted[0] < ALPHA) & (found.beyond_sure[0] > found.threshold)
+    floor, least = chance + found.margin, THRESHOLDS["line_break"]
+    beyond = (found.p_shifted[0] < ALPHA) & (found.beyond_sure[0] > found.margin)
     threshold = torch.where(beyond, floor.clamp(min=least), torch.inf)
     reason = torch.where(beyond, torch.where(floor > least, ABOVE_DISTANCE, 0), NOT_BEYOND)
     if asked is not None:

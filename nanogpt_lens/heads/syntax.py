@@ -23,7 +23,7 @@ from nanogpt_lens.model.access import Edit, Hooked, check_model, device_of, eval
 from nanogpt_lens.results import ClassAttention, Sample
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, open_corpus
-from nanogpt_lens.text.opened import ModelText
+from nanogpt_lens.text.opened import ModelText, OpenedCorpus
 from nanogpt_lens.text.syntax import PLACES, places_of_classes
 
 _HELD = 2**26
@@ -72,6 +72,7 @@ def syntax_attention(
         length = default_of(seq_len, 128, opened.room())
         opened = open_corpus(model, opened.windows(seq_len=length, n=n, seed=seed))
     else:
+        assert isinstance(opened, OpenedCorpus)
         length = opened.row_length or default_of(seq_len, 128, opened.room(2))
     sequences = opened.sequences(seq_len=length, least=2 * length)
     tokens, at = sequences.drawn(n, seed=seed)
@@ -103,7 +104,7 @@ def syntax_attention(
             model, corpus=opened.origin, classes=list(places.names), seq_len=length, n=len(tokens), seed=seed
         ),
         absent=places.absent,
-        threshold=MARGIN,
+        margin=MARGIN,
     )
 
 

@@ -148,8 +148,8 @@ def head_taxonomy(
         asked=chosen,
     )
     length, asked = data.text.shape[1], chosen.get("line_break")
-    corpus = data.text if data.corpus is None else opened  # what the model has written is not written again
-    breaks = line_breaks(model, corpus, seq_len=length, n=n, seed=seed, asked=asked)
+    lines = data.text if data.corpus is None else opened  # what the model has written is not written again
+    breaks = line_breaks(model, lines, seq_len=length, n=n, seed=seed, asked=asked)
     said = f"; line_break is not measured: {breaks}" if isinstance(breaks, str) else ""
     fields = scores.as_fields() | {
         "quantity": "head scores and names",

@@ -162,7 +162,7 @@ class ClassAttention(Scores):
         told_apart: by class [score], the share of its places for which there are others with the same characters at
             the same distance, so that the two can be told apart.
         queries: by class [score], how many queries see a place of it.
-        threshold: what `sure_above` and `beyond_sure` have to exceed.
+        margin: what `sure_above` and `beyond_sure` have to exceed.
         absent: the classes that the text does not have.
     """
 
@@ -177,7 +177,7 @@ class ClassAttention(Scores):
     preference_high: Float[Tensor, "*axes"]
     told_apart: Float[Tensor, " score"]
     queries: Float[Tensor, " score"]
-    threshold: float
+    margin: float
     absent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -196,8 +196,8 @@ class ClassAttention(Scores):
 
     @property
     def carries(self) -> Bool[Tensor, "*axes"]:
-        """Whether a head attends to a class, surely, beyond distance and beyond characters, by the threshold."""
-        return (self.p_shifted < ALPHA) & (self.sure_above > self.threshold) & (self.beyond_sure > self.threshold)
+        """Whether a head attends to a class, surely, beyond distance and beyond characters, by `margin`."""
+        return (self.p_shifted < ALPHA) & (self.sure_above > self.margin) & (self.beyond_sure > self.margin)
 
     def heads(self, name: str) -> list[tuple[int, int]]:
         """The (layer, head) pairs that attend to a class, the one that goes most beyond characters first."""

@@ -191,8 +191,8 @@ class _Texts(NamedTuple):
         """The texts of a corpus."""
         n, width = sequences.n_tokens, sequences.text_length
         each = [spans(model, sequences.tokens(i, min(i + width, n)).numpy()) for i in range(0, n, width)]
-        texts, starts, ends = ([one[k] for one in each] for k in range(3))
-        return cls(texts, starts, ends, np.arange(n) // width * width)
+        texts, starts, ends = zip(*each, strict=True)
+        return cls(list(texts), list(starts), list(ends), np.arange(n) // width * width)
 
     def belonging(
         self, model: Hooked, sequences: Sequences, name: str, at: Int[np.ndarray, "example pos"]

@@ -22,6 +22,7 @@ from nanogpt_lens.heads.syntax import attention_to_classes
 from nanogpt_lens.model.access import Edit, evaluating, loss_per_token
 from nanogpt_lens.runs.stages import list_stages
 from nanogpt_lens.text.corpus import open_corpus
+from nanogpt_lens.text.opened import OpenedCorpus
 from nanogpt_lens.text.syntax import places_of_classes
 from nanogpt_lens.text.tasks import read_task
 from scripts.ship_shakespeare_char import STAGES
@@ -45,6 +46,7 @@ class Read:
     def of(cls, model: Any, corpus: Any = TEXT, *, n: int = N) -> Read:
         """Of a corpus, with the vocabulary of a model."""
         opened = open_corpus(model, corpus)
+        assert isinstance(opened, OpenedCorpus)
         sequences = opened.sequences(seq_len=min(64, opened.row_length or 64))
         tokens, at = sequences.drawn(n, seed=0)
         places = places_of_classes(model, sequences, at)
@@ -140,7 +142,7 @@ def _without(to: Bool[Tensor, "example pos back"], heads: list[str]) -> tuple[di
 def _cost(runs: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Any]:
     """The mean rise at the queries concerned, what was taken from them, and the rise for each unit of attention."""
     rise, concerned, taken = (torch.stack([run[i].double().sum(1) for run in runs]).sum(0) for i in range(3))
-    found = {"attention": round(float(taken.sum() / concerned.sum()), 4)}
+    found: dict[str, Any] = {"attention": round(float(taken.sum() / concerned.sum()), 4)}
     for key, over in (("rise", concerned), ("per_attention", taken)):
         each = ratio_per_example(rise[None], over[None])[0]
         ends = t_interval(each)
