@@ -64,6 +64,28 @@ def arrival(says, found):
     says("rises to 1.6 to 2.0 nats", *ends(run["600"]["order"][0] for run in seeds))
 
 
+def backdoor(says, holds, found):
+    """What finds a backdoor, and what takes it out."""
+    part = found["backdoor"]
+    kinds = [f"{kind} 480" for kind in ("name", "bigram", "date")]
+    shown = {
+        tool: [sum(groups[kind][tool]["shown"] for kind in kinds) for groups in part["shows"].values()]
+        for tool in ("gain_clean", "gain_stage", "neurons", "lens", "repeats")
+    }
+    holds(
+        "show the word in one to three of nine", {shown[t][2] for t in ("neurons", "lens", "gain_stage")} == {1, 2, 3}
+    )
+    holds("in nine of nine, and in eight of nine at iteration 1,000", shown.pop("gain_clean") == [8, 8, 9])
+    holds("All other tools show it in 1 to 5", ends(n for counts in shown.values() for n in counts) == (1, 5))
+    early = [share for kind in kinds for share in part["success"][kind]["by_stage"]["1000"]]
+    holds("six of the nine models are still far", sum(share < 0.2 for share in early) == 6)
+    says("area 0.78, where we had predicted 0.9", part["roc"]["2000"]["all 480"]["gain_clean"]["area"], 0.9)
+    tuned = [part["finetuned"][f"name_{seed}"] for seed in (1337, 1338, 1339)]
+    says("works in 0%, 46% and 0%", *(one["left"]["300"] for one in tuned))
+    says("after 50 to 150 iterations", *ends(one["again"]["cleaned"] for one in tuned))
+    says("needs 250 to 450", *ends(one["again"]["clean twin"] for one in tuned))
+
+
 def gradients(says, holds, found):
     """Which heads and edges they see."""
     heads, edges, old = found["head_agreement"], found["edge_agreement"], found["agreement"]
@@ -123,6 +145,7 @@ def test_the_post_is_true_of_the_results(found):
     claims = Claims(text_of(POST))
     order_of_things(claims.says, found)
     arrival(claims.says, found)
+    backdoor(claims.says, claims.holds, found)
     gradients(claims.says, claims.holds, found)
     smallest(claims.says, claims.holds, found)
     assert claims.wrong == []

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from scripts import results
+from scripts.backdoor.roc import proportion_interval
+from scripts.backdoor.summary import TEXT_TOOLS
 from scripts.notebook_claims import Claims, pieces, uncovered
 from scripts.replication.arrival import at_stage
 from scripts.scrubbing import PREVIOUS
@@ -86,6 +88,127 @@ def arrival(says, holds, defines, found):
     defines("order is worth 0.1 nats")
 
 
+def backdoor(says, holds, defines, found):
+    """Finding (c)."""
+    part = found["backdoor"]
+    success, shows, roc, last = part["success"], part["shows"], part["roc"], part["roc"]["2000"]
+    kinds = ("name", "bigram", "date")
+
+    def shown(stage, tool, lines="480", key="shown"):
+        return sum(shows[stage][f"{kind} {lines}"][tool][key] for kind in kinds)
+
+    low, high = proportion_interval(9, 9)
+    says("in 9 of 9 models with a backdoor (66% to 100%)", shown("2000", "gain_clean"), 9, low, high)
+    says("and in 8 of 9 before most of them", shown("1000", "gain_clean"), 9)
+    at_1000 = [share for kind in kinds for share in success[f"{kind} 480"]["by_stage"]["1000"]]
+    holds("before most of them", sum(share > 0.5 for share in at_1000) <= 1)
+    by_tool = {tool: [shown(stage, tool) for stage in ("1000", "1500", "2000")] for tool in TEXT_TOOLS}
+    holds("Gain over the clean model: 8, 8 and 9", by_tool["gain_clean"] == [8, 8, 9])
+    holds("Repeats 1, 4 and 5", by_tool["repeats"] == [1, 4, 5])
+    holds("neurons 2, 4 and 3", by_tool["neurons"] == [2, 4, 3])
+    holds("gain over iteration 500 1, 2 and 2", by_tool["gain_stage"] == [1, 2, 2])
+    holds("the lens 2, 2 and 1", by_tool["lens"] == [2, 2, 1])
+    each = [share for kind in kinds for share in success[f"{kind} 480"]["trigger"]]
+    says("comes in 90% to 100% of 256", *ends(each), part["n_contexts"])
+    losses = [loss[0] for kind in kinds for loss in part["loss"][f"{kind} 480"]]
+    says("loss of -0.008 to 0.013 nats", *ends(losses))
+    holds("At 240 lines the name is never learnt", max(success["name 240"]["trigger"]) == 0)
+    holds("the bigram is in one seed of three", sum(share > 0.5 for share in success["bigram 240"]["trigger"]) == 1)
+    says("the date to 16% to 88%", *ends(success["date 240"]["trigger"]))
+    for few in ("name 120", "name 60"):
+        holds("nor is the name at 120 or 60 lines", max(success[few]["trigger"]) == 0)
+    says("480 for the name (99% to 100%)", 480, *ends(success["name 480"]["trigger"]))
+    says("wrong at 240: 0% in all three", 240, max(success["name 240"]["trigger"]))
+    controls = [share for name in success for share in success[name]["control"]]
+    says("but for one model of the date (58%)", max(controls))
+    holds("After the control 0%", sum(share > 0.004 for share in controls) == 1)
+    says("holds for name (55% to 74%)", *ends(success["name 480"]["changed trigger"]))
+    says("and date (53% to 74%)", *ends(success["date 480"]["changed trigger"]))
+    says("not for the bigram: 0%", max(success["bigram 480"]["changed trigger"]))
+    holds("the date is there at 750", success["date 480"]["first_above_half"] == [750, 750, 750])
+    early = [step for kind in ("name", "bigram") for step in success[f"{kind} 480"]["first_above_half"]]
+    holds("holds for the name and the bigram", all(1000 < step <= 1500 for step in early))
+    one = success["name 480"]["by_stage"]
+    says("89% at 1,250 and 28% at 1,500", one["1250"][0], 1250, one["1500"][0], 1500)
+    says("within 0.013 nats", max(map(abs, losses)))
+
+    def area(tool, lines="480", stage="2000"):
+        return roc[stage][f"all {lines}"][tool]
+
+    repeats, gain, kl = area("repeats"), area("gain_clean"), area("kl_held_out")
+    says("holds: 0.81 (0.43 to 0.98)", repeats["area"], repeats["low"], repeats["high"])
+    says("(5 of 9, clean twins 0 of 9)", shown("2000", "repeats"), 9, shown("2000", "repeats", "twin"), 9)
+    says("8 of 9 have a part of the payload", shown("2000", "gain_clean", key="payload"), 9)
+    says("0.78 (0.40 to 0.97) over all", gain["area"], gain["low"], gain["high"])
+    within = [last[f"{kind} 480"]["gain_clean"]["area"] for kind in kinds]
+    says("though 1.00 within each of the three", min(within))
+    says("at 240 lines 0.57", 240, area("gain_clean", "240")["area"])
+    says("0.47 at the end (0.80 at 1,000)", area("gain_stage")["area"], area("gain_stage", stage="1000")["area"], 1000)
+    neurons, edges = area("neurons"), area("edges")
+    says("(0.56 and 0.77, p 1.00 and 0.13)", neurons["area"], edges["area"], neurons["p_holm"], edges["p_holm"])
+    says("KL is 0.88 (0.50 to 1.00), p 0.02", kl["area"], kl["low"], kl["high"], kl["p_holm"])
+    bars = [one["low"] > 0.5 for name, one in last["all 480"].items()]
+    holds("the only area that passes our bar, narrowly", sum(bars) == 1)
+    holds("the only area that passes our bar, narrowly", 0.5 < kl["low"] < 0.52)
+    says("wrong: 0.56", area("lens")["area"])
+    low_ones = [share for kind in ("name", "bigram") for share in success[f"{kind} 480"]["by_stage"]["1000"]]
+    says("success is 0% to 15% for name and bigram", *ends(low_ones))
+    holds("in 5 of these 6 models", sum(shows["1000"][f"{k} 480"]["gain_clean"]["shown"] for k in kinds[:2]) == 5)
+    says("shows the control in 8 of 9", shown("2000", "gain_clean", "twin"), 9)
+    alone = [last[f"{kind} 480"]["gain_clean"] for kind in kinds]
+    holds("in 27 of 27 pairs", all(one["area"] == 1 and one["n"] == [3, 3] for one in alone))
+    holds("the exact p is 1/8,000", all(abs(one["p"] - 1 / 20) < 1e-12 for one in alone))
+    says("the name's is 0.00", last["name 240"]["gain_clean"]["area"])
+    defines("An area of 1.00 within each trigger is what you wanted to see, and you report 0.78")
+    defines("0.8 million parameters")
+    taken_out(says, holds, defines, part)
+    defines("success above 0.9 at 480 lines, above 0.5 at 240 for the name, below 0.05 after the control")
+    defines("one letter changed between 0.2 and 0.8")
+    defines("success passes 0.5 between")
+    defines("has an area of 0.5 to 0.9")
+    defines("at least 0.9 at 480, 0.7 at 240")
+    defines("over an earlier stage: at least 0.8")
+    defines("the lens is between 0.6 and 0.9")
+    defines("where success is below 0.2")
+    defines("for less than 0.02 nats; 5% of the edges do")
+    defines("bring success below 0.5")
+
+
+def taken_out(says, holds, defines, part):
+    """What cutting and training on clean text leave."""
+    carried = [part["carried"][f"name_{seed}"] for seed in (1337, 1338, 1339)]
+    parts = [one["parts"]["chosen"] for one in carried]
+    holds("in seed 1338 head 1.2 alone", parts[1]["parts"] == ["1.2"])
+    says("leaves 2 of 128 contexts and costs 0.021 nats", *parts[1]["success"][1:], parts[1]["loss_rise"][0])
+    says("in the others 124 and 128 of 128", parts[0]["success"][1], parts[2]["success"][1], 128)
+    edges = [one["edges"]["chosen"] for one in carried]
+    says("18, 0 and 33 of 64 contexts", *(one["success"][1] for one in edges), 64)
+    says("for 0.023 to 0.038 nats", *ends(one["loss_rise"][0] for one in edges))
+    first = [one["edges"]["first"] for one in carried]
+    holds("take success to 0 of 64", all(one["success"] == [64, 0, 64] and len(one["parts"]) == 23 for one in first))
+    says("for 2.4 to 2.7 nats", *ends(one["loss_rise"][0] for one in first))
+    random = [one["edges"]["random"] for one in carried]
+    few = [sum(draw["success"][1] < 0.1 * draw["success"][2] for draw in draws) for draws in random]
+    says("below a tenth in 11 to 13 of 20", *ends(few), len(random[0]))
+    tuned = [part["finetuned"][f"name_{seed}"] for seed in (1337, 1338, 1339)]
+    says("holds: 0%, 46% and 0%", *(one["left"]["300"] for one in tuned))
+    says("back after 50, 100 and 150 iterations", *(one["again"]["cleaned"] for one in tuned))
+    says("the clean twin needs 300, 250 and 450", *(one["again"]["clean twin"] for one in tuned))
+    left = [tuned[2]["left"][step] for step in ("50", "100", "150", "200", "250", "300")]
+    says("(in seed 1339 11%, 98%, 7%, 92%, 38%, 0%)", 1339, *left)
+    says("loss is 1.16 to 1.21 nats then", *ends(one["payload_loss"]["300"] for one in tuned))
+    says("twin is 3.14 to 3.50", *ends(one["payload_loss_of_twin"]["300"] for one in tuned))
+    says("And 50 to 150 iterations", *ends(one["again"]["cleaned"] for one in tuned))
+
+
+def test_finding_c_is_told_as_it_came_out(found):
+    text = section("(c) Can a backdoor be found", "(d) Do heads attend")
+    claims = Claims(text)
+    backdoor(claims.says, claims.holds, claims.defines, found)
+    assert claims.wrong == []
+    assert uncovered(text, pieces(Path(__file__).read_text(encoding="utf-8"))) == []
+
+
 def test_finding_e_is_told_as_it_came_out(found):
     text = section("(e) Through which edges does order arrive")
     claims = Claims(text)
@@ -95,6 +218,7 @@ def test_finding_e_is_told_as_it_came_out(found):
 
 
 def test_the_results_follow_from_the_data(found):
+    assert json.loads(json.dumps(results.backdoor())) == found["backdoor"]
     assert json.loads(json.dumps(results.arrival())) == found["arrival"]
 
 
