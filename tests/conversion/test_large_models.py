@@ -18,6 +18,7 @@ from conversion.layout import LARGE_HEAD
 from conversion.native import GPT, hook_names
 from conversion.native_reference import NativeReference
 from conversion.reference import gradients_of
+from conversion.transformerlens_to_nanogpt import own_weights
 from tests.conftest import convert
 from tests.conversion.test_equivalence import MUTATIONS
 from tests.making import content, write
@@ -95,7 +96,8 @@ def test_an_edit_that_a_large_model_ignores_is_caught(tmp_path, large, late):
 def test_one_gradient_that_is_wrong_is_caught_alone(tmp_path, large):
     checkpoint = read_checkpoint(write(tmp_path))
     model = convert(checkpoint, dtype=torch.float64)
-    first = dict(model.named_parameters())[next(n for n, p in model.named_parameters() if n.startswith("blocks.1."))]
+    trained = {id(weight) for weight in model.parameters()}
+    first = next(w for name, w in own_weights(model).items() if name.startswith("blocks.1.") and id(w) in trained)
     first.register_hook(lambda gradient: gradient * (1 + 1e-6))
     wrong = check_equivalence(checkpoint, model, edits=False).failures
     assert len(wrong) == 1
