@@ -72,17 +72,17 @@ class EdgeCuts:
         kept = self.graph.all_edges & ~self.graph.mask(self.graph.read(edges))
         wanted = self.wanted[half::2]
 
-        def asked(logits: Float[Tensor, "set example read d_vocab"]) -> Float[Tensor, "set score example"]:
+        def asked(logits: Float[Tensor, "set example read d_vocab"]) -> Float[Tensor, "set score_example"]:
             right = (logits.argmax(-1) == wanted).all(-1).double()
             losses = -logits.double().log_softmax(-1).gather(-1, wanted.expand(len(logits), -1, -1)[..., None])
-            return torch.stack([right, losses[..., 0].mean(-1)], 1)
+            return torch.cat([right, losses[..., 0].mean(-1)], 1)
 
         with evaluating(self.model):
             (on_contexts,) = values_of(
                 self._on_contexts[half], kept[None], memory=MEMORY, progress=False, measure=asked
             )
             (loss,) = values_of(self._on_text[half], kept[None], memory=MEMORY, progress=False)
-        success, payload_loss = on_contexts
+        success, payload_loss = on_contexts.chunk(2)
         return Effect(success, payload_loss, loss.double())
 
     def chosen(self, *, share: float = SHARE, allowed: float = ALLOWED) -> list[str]:

@@ -30,7 +30,7 @@ class TestCompletion:
 
     def test_names_that_begin_so(self):
         assert "shakespeare_char" in completing.checkpoints("shake")
-        assert completing.texts("") == ["shakespeare_char"]
+        assert completing.texts("") == ["backdoor", "backdoor_control", "shakespeare_char"]
         assert [name for name, _ in completing.analyses("score")] == ["score_heads"]
         assert "edge_effects" in dict(completing.measures(""))
         assert "activation_patching" not in dict(completing.measures(""))

@@ -14,7 +14,7 @@ METRIC = ngl.metrics.logit_diff([3, 1, 4], [5, 9, 2])
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"corrupted": texts()[1][:, :-1]}, r"\[3, 9\].*\[3, 8\]"),
+        ({"corrupted": texts()[1][:, :-1]}, r"9 tokens.*8 tokens"),
         ({"activation": "resid"}, "'resid' cannot be patched; expected one of resid_pre"),
         ({"axes": ("layer", "head")}, "resid_pre has no axis 'head'"),
         ({"axes": ()}, "cannot be swept over"),
