@@ -9,8 +9,10 @@ and 20 updates of warm-up; characters that the checkpoint does not know are left
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +28,31 @@ def train_further(
     """The checkpoint `output/ckpt.pt` after some more iterations on a text."""
     from nanogpt_lens.model.reading import Reading
     from nanogpt_lens.text.datasets import TextData
-    from nanogpt_lens.training.config import TrainConfig
-    from nanogpt_lens.training.loop import Trainer
 
     checkpoint = Reading().checkpoint(start)
     assert checkpoint.vocabulary is not None, "the checkpoint needs its vocabulary"
     ids = encoded(checkpoint, text)
-    shape = checkpoint.config
+    data = TextData(train=ids, val=ids, vocabulary=checkpoint.vocabulary, name="more")
+    steps = continued(
+        checkpoint, data, rate=rate, min_rate=rate / 10, iterations=iterations, every=iterations, seed=seed
+    )
+    trained = replace(next(steps), iter_num=(checkpoint.iter_num or 0) + iterations)
+    Path(output).mkdir(parents=True, exist_ok=True)
+    save_checkpoint(trained, output)
+    return Path(output)
+
+
+def continued(
+    start: Checkpoint, data: Any, *, rate: float, min_rate: float, iterations: int, every: int, seed: int
+) -> Iterator[Checkpoint]:
+    """A checkpoint after every so many iterations of training on some text.
+
+    The optimizer starts anew, with 20 iterations of warm-up to `rate`, from which a cosine leads to `min_rate`.
+    """
+    from nanogpt_lens.training.config import TrainConfig
+    from nanogpt_lens.training.loop import Trainer
+
+    shape = start.config
     config = TrainConfig(
         n_layer=shape.n_layer,
         n_head=shape.n_head,
@@ -41,21 +61,17 @@ def train_further(
         bias=shape.bias,
         max_iters=iterations,
         learning_rate=rate,
-        min_lr=rate / 10,
+        min_lr=min_rate,
         warmup_iters=min(20, iterations - 1),
         seed=seed,
     )
-    model = GPT.from_checkpoint(checkpoint)
-    trainer = Trainer(model, TextData(train=ids, val=ids, vocabulary=checkpoint.vocabulary, name="more"), config)
+    model = GPT.from_checkpoint(start)
+    trainer = Trainer(model, data, config)
     for iteration in range(iterations):
         trainer.step(iteration)
-    state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    trained = replace(
-        checkpoint, state_dict=state, iter_num=(checkpoint.iter_num or 0) + iterations, best_val_loss=None
-    )
-    Path(output).mkdir(parents=True, exist_ok=True)
-    save_checkpoint(trained, output)
-    return Path(output)
+        if (iteration + 1) % every == 0:
+            state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            yield replace(start, state_dict=state, best_val_loss=None)
 
 
 def encoded(checkpoint: Checkpoint, text: str) -> Integer[np.ndarray, " token"]:

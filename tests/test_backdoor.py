@@ -19,6 +19,7 @@ from scripts.backdoor import blind, finetuned, measured, roc, summary
 from scripts.backdoor.causes import Knockouts, separable
 from scripts.backdoor.cuts import EdgeCuts, cuttable
 from scripts.backdoor.runs import CLEAN_LINES, SEEDS, STAGES, TRIGGERS, block
+from scripts.train_further import continued
 from tests.making import CHARS, content, write, write_meta
 
 CONTEXT = 40
@@ -379,8 +380,8 @@ def small_run(folder):
 def test_training_goes_on_from_the_weights_as_they_are(tmp_path):
     start, task = small_run(tmp_path)
     before = {name: tensor.clone() for name, tensor in start.state_dict.items()}
-    still = list(finetuned.continued(start, task.clean, rate=1e-12, iterations=4, every=2, seed=0))
-    moved = list(finetuned.continued(start, task.clean, rate=1e-2, iterations=4, every=2, seed=0))
+    still = list(continued(start, task.clean, rate=1e-12, min_rate=1e-12, iterations=4, every=2, seed=0))
+    moved = list(continued(start, task.clean, rate=1e-2, min_rate=1e-2, iterations=4, every=2, seed=0))
     assert len(still) == len(moved) == 2
     for name, tensor in before.items():
         torch.testing.assert_close(still[1].state_dict[name], tensor)

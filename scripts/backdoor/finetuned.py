@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +20,12 @@ import torch
 
 from conversion.atomic import write_text
 from conversion.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from conversion.native import GPT
 from scripts.backdoor.runs import CLEAN_LINES, SEEDS, STAGES, BackdoorRun
+from scripts.train_further import continued
 
 CLEAN_ITERATIONS, CLEAN_RATE, CLEAN_EVERY = 300, 3e-4, 50
 AGAIN_RATE, AGAIN_EVERY, AGAIN_MOST, LEARNT = 1e-3, 50, 2000, 0.9
 N_CONTEXTS = 256
-
-
-def continued(
-    start: Checkpoint, data: Any, *, rate: float, iterations: int, every: int, seed: int
-) -> Iterator[Checkpoint]:
-    """A checkpoint after every so many iterations of training on some text, at a rate that stays the same.
-
-    The optimizer starts anew, with 20 iterations of warm-up.
-    """
-    from nanogpt_lens.training.config import TrainConfig
-    from nanogpt_lens.training.loop import Trainer
-
-    shape = start.config
-    config = TrainConfig(
-        n_layer=shape.n_layer,
-        n_head=shape.n_head,
-        n_embd=shape.n_embd,
-        block_size=shape.block_size,
-        bias=shape.bias,
-        max_iters=iterations,
-        learning_rate=rate,
-        min_lr=rate,
-        warmup_iters=20,
-        seed=seed,
-    )
-    model = GPT.from_checkpoint(start)
-    trainer = Trainer(model, data, config)
-    for iteration in range(iterations):
-        trainer.step(iteration)
-        if (iteration + 1) % every == 0:
-            state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-            yield replace(start, state_dict=state, best_val_loss=None)
 
 
 def backdoor_of(checkpoint: Checkpoint, task: Any) -> dict[str, Any]:
@@ -82,7 +48,13 @@ def cleaned(start: Checkpoint, task: Any, seed: int) -> tuple[Checkpoint, dict[i
     """A checkpoint after training on the clean text, and what was left of the backdoor on the way."""
     last, left = start, {0: backdoor_of(start, task)}
     steps = continued(
-        start, task.clean, rate=CLEAN_RATE, iterations=CLEAN_ITERATIONS, every=CLEAN_EVERY, seed=seed + 10_000
+        start,
+        task.clean,
+        rate=CLEAN_RATE,
+        min_rate=CLEAN_RATE,
+        iterations=CLEAN_ITERATIONS,
+        every=CLEAN_EVERY,
+        seed=seed + 10_000,
     )
     for i, last in enumerate(steps, 1):
         left[i * CLEAN_EVERY] = backdoor_of(last, task)
@@ -92,7 +64,15 @@ def cleaned(start: Checkpoint, task: Any, seed: int) -> tuple[Checkpoint, dict[i
 def learning_again(start: Checkpoint, task: Any, seed: int) -> dict[int, int]:
     """Successes by iteration of training on the poisoned text, until the backdoor is learnt or the end is reached."""
     counts = {0: backdoor_of(start, task)["success"]["trigger"]}
-    steps = continued(start, task.text, rate=AGAIN_RATE, iterations=AGAIN_MOST, every=AGAIN_EVERY, seed=seed + 20_000)
+    steps = continued(
+        start,
+        task.text,
+        rate=AGAIN_RATE,
+        min_rate=AGAIN_RATE,
+        iterations=AGAIN_MOST,
+        every=AGAIN_EVERY,
+        seed=seed + 20_000,
+    )
     for i, checkpoint in enumerate(steps, 1):
         counts[i * AGAIN_EVERY] = backdoor_of(checkpoint, task)["success"]["trigger"]
         if counts[i * AGAIN_EVERY] > LEARNT * N_CONTEXTS:
