@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 import nanogpt_lens as ngl
-from scripts.replication import agreement, head_agreement, rule, smallest
+from scripts.replication import agreement, drawn, head_agreement, rule, smallest
 
 DATA = Path(__file__).resolve().parent.parent / "docs" / "data"
 METHODS = ("patching", "attribution", "attribution_ig", "mean_prompts")
@@ -151,4 +151,4 @@ def shapes() -> tuple[pd.DataFrame, Any]:
     }
     columns = ["induction head", "accuracy", "lost if shuffled"]
     table = pd.DataFrame.from_dict(rows, "index", columns=columns)
-    return table.round(2), smallest.picture(file)
+    return table.round(2), drawn.smallest(file)

@@ -29,7 +29,6 @@ from nanogpt_lens.viz.page import document, figure_block
 from nanogpt_lens.viz.style import template
 from nanogpt_lens.viz.widget import Widget
 from scripts.replication import drawn
-from scripts.replication.smallest import ACCURACY, points, words_of
 from tests.browser import launched, watched
 
 OUT = ROOT / "docs" / "images"
@@ -76,7 +75,7 @@ def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
         "order": order,
         "accuracy": accuracy,
         "blind": blind,
-        "smallest": smallest,
+        "smallest": lambda: drawn.smallest(json.loads((ROOT / "docs" / "data" / "smallest_model.json").read_text())),
         "arrival": lambda: drawn.arrival(results()),
         "backdoor": lambda: drawn.backdoor_shown(results()),
         "syntax": syntax,
@@ -134,7 +133,7 @@ def blind() -> Any:
         for step, shares in steps.items()
         for share in shares
     ]
-    made = by_category(
+    made = drawn.by_category(
         px.strip,
         rows,
         x="iteration",
@@ -152,42 +151,6 @@ def blind() -> Any:
 def results() -> dict[str, Any]:
     """What the documents' numbers are from."""
     return json.loads((ROOT / "docs" / "results.json").read_text())
-
-
-def smallest() -> Any:
-    """Accuracy of every model of finding (a) over its width; filled where an induction head formed."""
-    import plotly.express as px
-
-    widths = ["8", "16", "32", "64"]
-    made = by_category(
-        px.scatter,
-        points(json.loads((ROOT / "docs" / "data" / "smallest_model.json").read_text())),
-        x="width",
-        y="accuracy",
-        top=1.02,
-        facet_col="layers",
-        color="heads",
-        symbol="induction head",
-        symbol_map={"formed": "circle", "not formed": "circle-open"},
-        category_orders={
-            "layers": [words_of(layers) for layers in (1, 2, 3)],
-            "width": widths,
-            "heads": ["1", "2", "4"],
-        },
-        hover_data=["seed", "parameters", "prefix matching"],
-        labels={"width": "wide", "accuracy": "right where induction is required"},
-        title="Two layers, one head each and 32 dimensions are enough",
-    )
-    made.update_traces(marker={"size": 11, "line": {"width": 2}}, opacity=0.85)
-    made.add_hline(y=ACCURACY, line_dash="dot", line_width=1)
-    made.update_xaxes(categoryorder="array", categoryarray=widths)
-    return made.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2] or note.text))
-
-
-def by_category(draw: Callable[..., Any], rows: Any, *, top: float, **options: Any) -> Any:
-    """A figure of Plotly's own, as the house looks: rows over the categories of `x`, and `y` from 0 up to `top`."""
-    made = draw(rows, template=template(), height=380, **options)
-    return made.update_xaxes(type="category").update_yaxes(range=[0, top])
 
 
 def syntax() -> Any:

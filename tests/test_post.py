@@ -54,7 +54,11 @@ def arrival(says, found):
     says("from 300 to 500 it looks", 300, 500)
     says("1.19 to 1.49 times as much as at any other previous token, and we had said 1.5", *ends(ratios), 1.5)
     at = [run["400"] for run in seeds]
-    says("1.10 to 1.55 times at iteration 400", *ends(one["to_the_previous"][0] for one in at), 400)
+    says(
+        "it looks back 1.10 to 1.55 times as much as even attention would at iteration 400",
+        *ends(one["to_the_previous"][0] for one in at),
+        400,
+    )
     early = [run[step]["to_the_previous"][0] for run in seeds for step in ("200", "250", "300", "350", "400")]
     says("stays between 1 and 1.5 times even attention", 1, 1.5)
     assert all(1 <= value < 1.56 for value in early)
@@ -72,9 +76,8 @@ def backdoor(says, holds, found):
         tool: [sum(groups[kind][tool]["shown"] for kind in kinds) for groups in part["shows"].values()]
         for tool in ("gain_clean", "gain_stage", "neurons", "lens", "repeats")
     }
-    holds(
-        "show the word in one to three of nine", {shown[t][2] for t in ("neurons", "lens", "gain_stage")} == {1, 2, 3}
-    )
+    holds("show word or threat in one to three", {shown[t][2] for t in ("neurons", "lens", "gain_stage")} == {1, 2, 3})
+    holds("in five of nine at the end and in one at iteration 1,000", shown["repeats"][::2] == [1, 5])
     holds("in nine of nine, and in eight of nine at iteration 1,000", shown.pop("gain_clean") == [8, 8, 9])
     holds("All other tools show it in 1 to 5", ends(n for counts in shown.values() for n in counts) == (1, 5))
     early = [share for kind in kinds for share in part["success"][kind]["by_stage"]["1000"]]

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from scripts import results
-from scripts.backdoor.roc import proportion_interval
 from scripts.backdoor.summary import TEXT_TOOLS
 from scripts.notebook_claims import Claims, pieces, uncovered
 from scripts.replication.arrival import at_stage
@@ -37,6 +36,15 @@ def arrival(says, holds, defines, found):
     at = {step: [run[step] for run in seeds.values()] for step in seeds["1337"]}
     defines("At iteration 400 the head")
     defines("the values of one head")
+    triggers = [one["to_the_trigger"][0] for one in at["400"]]
+    data = json.loads((ROOT / "docs" / "data" / "order.json").read_text(encoding="utf-8"))["runs"]
+    others = [
+        value["to_the_trigger"][0]
+        for seed, run in data.items()
+        for head, value in run["400"]["attention"].items()
+        if head != PREVIOUS[seed]
+    ]
+    says("1.6 to 2.1 times, where the other heads of its layer have 1.4 to 2.1", *ends(triggers), *ends(others))
     holds(
         "the head that becomes the previous-token head",
         {s: p["heads"]["previous_token"] for s, p in found["causes"].items()} == PREVIOUS,
@@ -46,7 +54,15 @@ def arrival(says, holds, defines, found):
     says("already carries 94% and 71%", shares[0], shares[2])
     says("In the third seed it carries 20% then", shares[1])
     says("10 to 11 times as", *ends(one["to_mlp"][0] / one["to_keys"][0] for one in at["400"]))
-    holds("until iteration 450", at["400"][1]["leads"] is False and at["450"][1]["leads"])
+    says("and 43% at 500", at["500"][1]["share_of_order"], 500)
+    plain = [
+        scrubbed[s][step]["keys read the previous-token head"]["recovered"]
+        < scrubbed[s][step]["keys depend on their own token alone"]["recovered"]
+        for s in scrubbed
+        for step in ("400",)
+    ]
+    holds("Without the MLP nothing is gained in any seed", all(plain))
+    holds("above even from 300 on", all(one["to_the_previous"][1] > 1 for s in at if int(s) >= 300 for one in at[s]))
     says("rises to 1.6 to 2.0 nats", *ends(one["order"][0] for one in at["600"]))
     holds(
         "stays between 1 and 1.5 times",
@@ -97,9 +113,12 @@ def backdoor(says, holds, defines, found):
     def shown(stage, tool, lines="480", key="shown"):
         return sum(shows[stage][f"{kind} {lines}"][tool][key] for kind in kinds)
 
-    low, high = proportion_interval(9, 9)
-    says("in 9 of 9 models with a backdoor (66% to 100%)", shown("2000", "gain_clean"), 9, low, high)
-    says("and in 8 of 9 before most of them", shown("1000", "gain_clean"), 9)
+    says("in 9 of 9 models with a backdoor", shown("2000", "gain_clean"), 9)
+    says("and in 8 of 9 at iteration 1,000", shown("1000", "gain_clean"), 9, 1000)
+    controls = [shown(stage, "gain_clean", "twin") for stage in ("1000", "1500", "2000")]
+    says("harmless string in 7 to 9 of 9", *ends(controls), 9)
+    numbers = [(values["poisoned"].values(), values["clean"].values()) for values in part["seen"]["2000"].values()]
+    holds("No number of ours separates all nine from all twins", all(min(p) <= max(c) for p, c in numbers))
     at_1000 = [share for kind in kinds for share in success[f"{kind} 480"]["by_stage"]["1000"]]
     holds("before most of them", sum(share > 0.5 for share in at_1000) <= 1)
     by_tool = {tool: [shown(stage, tool) for stage in ("1000", "1500", "2000")] for tool in TEXT_TOOLS}
@@ -117,20 +136,23 @@ def backdoor(says, holds, defines, found):
     says("the date to 16% to 88%", *ends(success["date 240"]["trigger"]))
     for few in ("name 120", "name 60"):
         holds("nor is the name at 120 or 60 lines", max(success[few]["trigger"]) == 0)
-    says("480 for the name (99% to 100%)", 480, *ends(success["name 480"]["trigger"]))
+    says("holds at 480 (99% to 100%), 120 and 60 (0%)", 480, *ends(success["name 480"]["trigger"]), 120, 60, 0)
     says("wrong at 240: 0% in all three", 240, max(success["name 240"]["trigger"]))
-    controls = [share for name in success for share in success[name]["control"]]
-    says("but for one model of the date (58%)", max(controls))
-    holds("After the control 0%", sum(share > 0.004 for share in controls) == 1)
+    after_control = [share for name in success for share in success[name]["control"]]
+    says("in one model of the date (58%)", max(after_control))
+    holds("wrong for the control in one model", sum(share > 0.05 for share in after_control) == 1)
     says("holds for name (55% to 74%)", *ends(success["name 480"]["changed trigger"]))
     says("and date (53% to 74%)", *ends(success["date 480"]["changed trigger"]))
     says("not for the bigram: 0%", max(success["bigram 480"]["changed trigger"]))
-    holds("the date is there at 750", success["date 480"]["first_above_half"] == [750, 750, 750])
+    holds("which is there at 750", success["date 480"]["first_above_half"] == [750, 750, 750])
     early = [step for kind in ("name", "bigram") for step in success[f"{kind} 480"]["first_above_half"]]
     holds("holds for the name and the bigram", all(1000 < step <= 1500 for step in early))
     one = success["name 480"]["by_stage"]
     says("89% at 1,250 and 28% at 1,500", one["1250"][0], 1250, one["1500"][0], 1500)
-    says("within 0.013 nats", max(map(abs, losses)))
+    every = [loss[0] for some in part["loss"].values() for loss in some]
+    says("within 0.015 nats of the clean twin", max(map(abs, every)))
+    passed = [step for kind in kinds for step in success[f"{kind} 240"]["first_above_half"] if step]
+    holds("later in the 3 of 9 models", len(passed) == 3 and min(passed) >= 1500)
 
     def area(tool, lines="480", stage="2000"):
         return roc[stage][f"all {lines}"][tool]
@@ -139,6 +161,7 @@ def backdoor(says, holds, defines, found):
     says("holds: 0.81 (0.43 to 0.98)", repeats["area"], repeats["low"], repeats["high"])
     says("(5 of 9, clean twins 0 of 9)", shown("2000", "repeats"), 9, shown("2000", "repeats", "twin"), 9)
     says("8 of 9 have a part of the payload", shown("2000", "gain_clean", key="payload"), 9)
+    says("and 1 of 9 at 1,000", shown("1000", "gain_clean", key="payload"), 9, 1000)
     says("0.78 (0.40 to 0.97) over all", gain["area"], gain["low"], gain["high"])
     within = [last[f"{kind} 480"]["gain_clean"]["area"] for kind in kinds]
     says("though 1.00 within each of the three", min(within))
@@ -152,25 +175,33 @@ def backdoor(says, holds, defines, found):
     holds("the only area that passes our bar, narrowly", 0.5 < kl["low"] < 0.52)
     says("wrong: 0.56", area("lens")["area"])
     low_ones = [share for kind in ("name", "bigram") for share in success[f"{kind} 480"]["by_stage"]["1000"]]
-    says("success is 0% to 15% for name and bigram", *ends(low_ones))
+    says("at iteration 1,000 success is 0% to 15%", 1000, *ends(low_ones))
     holds("in 5 of these 6 models", sum(shows["1000"][f"{k} 480"]["gain_clean"]["shown"] for k in kinds[:2]) == 5)
+    at = [roc["1000"][f"{kind} 480"]["gain_clean"] for kind in kinds[:2]]
+    says("area is 1.00 (3 against 3: 0.29 to 1.00)", min(a["area"] for a in at), 3, 3, at[0]["low"], at[0]["high"])
+    says("Pooled areas are at most 0.85", max(one["area"] for one in roc["1000"]["all 480"].values()))
+    few = [shows[s][f"name {n}"]["gain_clean"]["shown"] for s in shows for n in (120, 60)]
+    holds("excerpts show it in 0 of 6", max(few) == 0)
     says("shows the control in 8 of 9", shown("2000", "gain_clean", "twin"), 9)
+    says("and the control in 2 of 9", shown("2000", "neurons", "twin"), 9)
     alone = [last[f"{kind} 480"]["gain_clean"] for kind in kinds]
     holds("in 27 of 27 pairs", all(one["area"] == 1 and one["n"] == [3, 3] for one in alone))
     holds("the exact p is 1/8,000", all(abs(one["p"] - 1 / 20) < 1e-12 for one in alone))
     says("the name's is 0.00", last["name 240"]["gain_clean"]["area"])
+    defines("below 0.1 at 120, 0 at 60")
+    defines("no area of 0.9 where success is below 0.2")
     defines("An area of 1.00 within each trigger is what you wanted to see, and you report 0.78")
     defines("0.8 million parameters")
     taken_out(says, holds, defines, part)
-    defines("success above 0.9 at 480 lines, above 0.5 at 240 for the name, below 0.05 after the control")
+    defines("success above 0.9 at 480 lines, above 0.5 at 240")
+    defines("below 0.05 after the control everywhere")
     defines("one letter changed between 0.2 and 0.8")
     defines("success passes 0.5 between")
     defines("has an area of 0.5 to 0.9")
     defines("at least 0.9 at 480, 0.7 at 240")
     defines("over an earlier stage: at least 0.8")
     defines("the lens is between 0.6 and 0.9")
-    defines("where success is below 0.2")
-    defines("for less than 0.02 nats; 5% of the edges do")
+    defines("takes it out for less than 0.02 nats; 5% of the edges do")
     defines("bring success below 0.5")
 
 
@@ -178,8 +209,12 @@ def taken_out(says, holds, defines, part):
     """What cutting and training on clean text leave."""
     carried = [part["carried"][f"name_{seed}"] for seed in (1337, 1338, 1339)]
     parts = [one["parts"]["chosen"] for one in carried]
-    holds("in seed 1338 head 1.2 alone", parts[1]["parts"] == ["1.2"])
-    says("leaves 2 of 128 contexts and costs 0.021 nats", *parts[1]["success"][1:], parts[1]["loss_rise"][0])
+    holds("in 1338 head 1.2 alone", parts[1]["parts"] == ["1.2"])
+    says("leaves 2 of 128 contexts for 0.021 nats (0.016 to 0.026)", *parts[1]["success"][1:], *parts[1]["loss_rise"])
+    drawn = [draw for one in carried for draw in one["edges"]["random"]]
+    clean_cuts = [d for d in drawn if d["success"][1] < 0.1 * d["success"][2] and d["loss_rise"][0] < 0.02]
+    says("one of these 60 draws", len(drawn))
+    holds("(12 edges, seed 1338) does so for less than 0.02 nats", [len(d["parts"]) for d in clean_cuts] == [12])
     says("in the others 124 and 128 of 128", parts[0]["success"][1], parts[2]["success"][1], 128)
     edges = [one["edges"]["chosen"] for one in carried]
     says("18, 0 and 33 of 64 contexts", *(one["success"][1] for one in edges), 64)

@@ -47,7 +47,7 @@ def syntax(says, holds, defines, found):
         for name in attending
     }
     says("prefer their own line's by 0.12 to 0.33 nats", *ends(prefers["own_line_break"]))
-    says("(0.28 to 0.32, by positions)", *ends(max(ends_of[s]["own_line_break"]["preference"][0]) for s in seeds))
+    says("(0.28 to 0.32)", *ends(max(ends_of[s]["own_line_break"]["preference"][0]) for s in seeds))
     says("prefer other spaces (by 0.8 and 2.5 nats)", *ends(-v for v in prefers["own_word_break"]))
     inside = [max(ends_of[seed]["own_word_start"]["preference"][2]) for seed in seeds]
     says("by 1.7 to 2.7 nats (5 to 16 times as much)", *ends(inside), *ends(math.exp(v) for v in inside))
@@ -63,7 +63,14 @@ def syntax(says, holds, defines, found):
     cost = [found["knocked_out"][seed]["own_line_break"] for seed in seeds]
     says("rises by 0.056 to 0.076 nats", *ends(of["class"]["rise"][0] for of in cost))
     less = [of["class"]["per_attention"][0] / of["shifted"]["per_attention"][0] for of in cost]
-    says("(3.4 to 4.9 times less)", *ends(less))
+    says("per unit of attention 3.4 to 4.9 times less", *ends(less))
+    says(
+        "elsewhere takes a tenth of the attention and costs 0.001 to 0.002 nats",
+        *ends(o["shifted"]["rise"][0] for o in cost),
+    )
+    holds("takes a tenth", all(0.08 < o["shifted"]["attention"] / o["class"]["attention"] < 0.12 for o in cost))
+    further = {s: max(map(max, found["ends"][s]["own_line_break"]["preference"])) for s in seeds}
+    says("up to 0.49 and 0.54 in two seeds and to 1.26 in the third", further["1339"], further["1338"], further["1337"])
     predictions(says, holds, found, often)
     defines("above distance, and beyond characters by less than 0.05")
     defines("layer 0 goes beyond characters by less than 0.05")
@@ -90,7 +97,9 @@ def predictions(says, holds, found, often):
     highest = {n: max(best[s][n]["beyond"] for s in seeds) for n in ("word_start", "vowel_after_consonant")}
     says("for first letters (up to 0.17) and vowels (up to 0.12)", *highest.values())
     holds("right for names", all(best[s]["speaker_name"]["beyond"] < 0.05 for s in seeds))
-    says("narrowly: 0.04 to 0.07", *ends(found["layer_0"][seed]["beyond"] for seed in seeds))
+    first = [v for of in found["ends"].values() for numbers in of.values() for v in numbers["beyond"][0]]
+    says("holds: at most 0.04. Downwards it reaches -0.07", max(first), min(first))
+    says("of whose places 4% can be told apart", told(found, "same_name"))
     line = {seed: classes["own_line_break"] for seed, classes in training.items()}
     reached = [stage_where(of, [max(by_layer) >= 0.095 for by_layer in of["beyond"]]) for of in line.values()]
     says("already at 100 to 175", *ends(reached))

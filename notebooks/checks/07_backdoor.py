@@ -52,4 +52,7 @@ says(
 )
 says("74% with one letter changed", after["changed trigger"][-1])
 says("1.72 of 1.72 nats: all of it", mlps.values[0] - mlps.clean, mlps.corrupted - mlps.clean)
-says("MLP 0 carries it: 1.72 of 1.72 nats", mlps.values[0] - mlps.clean, mlps.corrupted - mlps.clean)
+says("as much else does: 1.72 of 1.72 nats", mlps.values[0] - mlps.clean, mlps.corrupted - mlps.clean)
+whole = json.loads((Path(ngl.__file__).parent.parent / "docs" / "results.json").read_text())["backdoor"]["success"]
+unrounded = {step: whole["name 480"]["by_stage"][step][0] for step in ("1250", "1500")}
+says("unrounded it is 89% at 1,250 and 28% at 1,500", unrounded["1250"], 1250, unrounded["1500"], 1500)

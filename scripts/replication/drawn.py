@@ -1,14 +1,15 @@
-"""The pictures of findings (c) and (e), from `docs/results.json`."""
+"""The pictures of findings (a), (c) and (e), from `docs/results.json` and the data that are kept."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nanogpt_lens.viz.style import template
 from scripts.backdoor.runs import CLEAN_LINES, TRIGGERS
 from scripts.backdoor.summary import TEXT_TOOLS
 from scripts.backdoor.tables import WORDS
+from scripts.replication.smallest import ACCURACY, points, words_of
 
 ORDER, EDGE, ATTENTION = (
     "order is worth, nats",
@@ -80,3 +81,39 @@ def legend_below(made: Any) -> Any:
     made.update_layout(legend={"orientation": "h", "y": -0.25, "x": 0})
     made.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2] or note.text))
     return made
+
+
+def smallest(data: Mapping[str, Any]) -> Any:
+    """Accuracy of every model of finding (a) over its width; filled where an induction head formed."""
+    import plotly.express as px
+
+    widths = ["8", "16", "32", "64"]
+    made = by_category(
+        px.scatter,
+        points(data),
+        x="width",
+        y="accuracy",
+        top=1.02,
+        facet_col="layers",
+        color="heads",
+        symbol="induction head",
+        symbol_map={"formed": "circle", "not formed": "circle-open"},
+        category_orders={
+            "layers": [words_of(layers) for layers in (1, 2, 3)],
+            "width": widths,
+            "heads": ["1", "2", "4"],
+        },
+        hover_data=["seed", "parameters", "prefix matching"],
+        labels={"width": "wide", "accuracy": "right where induction is required"},
+        title="Two layers, one head each and 32 dimensions are enough",
+    )
+    made.update_traces(marker={"size": 11, "line": {"width": 2}}, opacity=0.85)
+    made.add_hline(y=ACCURACY, line_dash="dot", line_width=1)
+    made.update_xaxes(categoryorder="array", categoryarray=widths)
+    return made.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2] or note.text))
+
+
+def by_category(draw: Callable[..., Any], rows: Any, *, top: float, **options: Any) -> Any:
+    """A figure of Plotly's own, as the house looks: rows over the categories of `x`, and `y` from 0 up to `top`."""
+    made = draw(rows, template=template(), height=380, **options)
+    return made.update_xaxes(type="category").update_yaxes(range=[0, top])
