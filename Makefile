@@ -21,7 +21,7 @@ test: .venv/.dev check  ## lint, types and the suite, TransformerLens 3.9
 test-tl4: .venv-tl4/.dev  ## the suite under TransformerLens 4.3
 	$(PYTEST) $(BIN4)/python -m pytest $(SHARED)
 
-test-slow: .venv/.dev  ## what takes minutes: seven notebooks, pictures in a browser, training with torch.compile
+test-slow: .venv/.dev  ## what takes minutes: eight notebooks, pictures in a browser, training with torch.compile
 	$(PYTEST) $(BIN)/python -m pytest -m slow $(SHARED)
 
 test-slow-tl4: .venv-tl4/.dev
