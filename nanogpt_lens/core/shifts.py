@@ -52,7 +52,8 @@ def shifted_p(
     counted = torch.zeros(n, dtype=torch.bool)
     counted[max(1, least) : n - max(1, least) + 1] = True
     null = shifted[..., counted]
-    mean, deviation = null.mean(-1, keepdim=True), null.std(-1, keepdim=True)
+    mean = null.mean(-1, keepdim=True)
+    deviation = null.std(-1, keepdim=True) if null.shape[-1] > 1 else torch.full_like(mean, torch.nan)
     scale = torch.where(deviation > 1e-12 * mean.abs().clamp(min=1e-12), deviation, torch.inf)
     largest = ((null - mean) / scale).nan_to_num(-torch.inf).flatten(0, -2).amax(0).sort().values
     own = ((shifted[..., :1] - mean) / scale)[..., 0]
