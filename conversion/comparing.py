@@ -96,7 +96,7 @@ class Bench:
         self.whole = tokens(1, context)
         self._windows: list[Int[Tensor, "example pos"]] = []
         self._greedy: dict[torch.dtype, Greedy] = {}
-        self._together: dict[tuple[torch.dtype, frozenset[str]], Logits] = {}
+        self._together: dict[frozenset[str], Logits] = {}
 
     def reference(self, dtype: torch.dtype) -> Reference:
         """The native model in a precision."""
@@ -140,13 +140,12 @@ class Bench:
 
     def together(self, dtype: torch.dtype, edits: Mapping[str, Edit]) -> Logits:
         """The native logits of a whole context under some edits; those in float64 are computed once."""
+        if dtype != torch.float64:
+            return self.reference(dtype).logits_since(0, self.whole, edits)
         key = frozenset(edits)
-        if (dtype, key) in self._together:
-            return self._together[dtype, key]
-        logits = self.reference(dtype).logits_since(0, self.whole, edits)
-        if dtype == torch.float64:
-            self._together[dtype, key] = logits
-        return logits
+        if key not in self._together:
+            self._together[key] = self.reference(dtype).logits_since(0, self.whole, edits)
+        return self._together[key]
 
     def exact(self, name: str) -> Float[Tensor, "example ..."]:
         """A native activation in float64, or the logits; all are computed at once and kept for the next question."""

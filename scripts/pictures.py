@@ -26,7 +26,6 @@ import torch
 import nanogpt_lens as ngl
 from conversion.atomic import replacing
 from nanogpt_lens.viz.page import document, figure_block
-from nanogpt_lens.viz.style import template
 from nanogpt_lens.viz.widget import Widget
 from scripts.replication import drawn
 from tests.browser import launched, watched
@@ -74,11 +73,11 @@ def gallery(model: Any, text: Any) -> dict[str, Callable[[], Any]]:
         "formation": formation,
         "order": order,
         "accuracy": accuracy,
-        "blind": blind,
+        "blind": lambda: drawn.blind(results()),
         "smallest": lambda: drawn.smallest(json.loads((ROOT / "docs" / "data" / "smallest_model.json").read_text())),
         "arrival": lambda: drawn.arrival(results()),
         "backdoor": lambda: drawn.backdoor_shown(results()),
-        "syntax": syntax,
+        "syntax": lambda: drawn.syntax(results()),
     }
 
 
@@ -121,69 +120,9 @@ def accuracy() -> Any:
     return kept("task_accuracy").plot(score="accuracy", title="Accuracy over training")
 
 
-def blind() -> Any:
-    """How much of the previous-token head's true effect two gradients see, by iteration: finding (b)."""
-    import plotly.express as px
-
-    found = results()["head_agreement"]
-    names = {"attribution": "one gradient", "attribution_ig": "integrated gradients, four steps"}
-    rows = [
-        {"iteration": f"{int(step):,}", "share": share, "by": names[by]}
-        for by, steps in found["seen_of_previous_token"].items()
-        for step, shares in steps.items()
-        for share in shares
-    ]
-    made = drawn.by_category(
-        px.strip,
-        rows,
-        x="iteration",
-        y="share",
-        top=1.1,
-        color="by",
-        stripmode="overlay",
-        title="The better the circuit, the less of it one gradient sees",
-        labels={"share": "of the true effect", "by": ""},
-    )
-    made.update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 70})
-    return made.update_yaxes(tickformat=".0%")
-
-
 def results() -> dict[str, Any]:
     """What the documents' numbers are from."""
     return json.loads((ROOT / "docs" / "results.json").read_text())
-
-
-def syntax() -> Any:
-    """How far heads of each layer go beyond characters over training, three seeds: finding (d)."""
-    import plotly.express as px
-
-    found = results()["syntax"]["training"]
-    names = {"own_line_break": "the last line break", "own_word_start": "the first letter of the word"}
-    rows = [
-        {"iteration": step, "attention": by_layer[layer], "layer": f"layer {layer}", "class": words, "seed": seed}
-        for seed, classes in found.items()
-        for name, words in names.items()
-        for step, by_layer in zip(classes[name]["steps"], classes[name]["beyond"], strict=True)
-        for layer in range(4)
-        if step >= 50
-    ]
-    made = px.line(
-        rows,
-        x="iteration",
-        y="attention",
-        color="layer",
-        line_group="seed",
-        facet_col="class",
-        log_x=True,
-        markers=True,
-        title="Layers 1 and 2 find the last line break, then layer 2 the start of the word",
-        labels={"attention": "more attention than to others like it", "layer": ""},
-        template=template(),
-        height=400,
-    )
-    made.for_each_annotation(lambda one: one.update(text=one.text.partition("=")[2]))
-    made.update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 90})
-    return made.update_xaxes(tickvals=[50, 100, 300, 1000, 2000], ticktext=["50", "100", "300", "1,000", "2,000"])
 
 
 def page_of(picture: Any, file: Path) -> Path:

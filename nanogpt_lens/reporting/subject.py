@@ -14,6 +14,7 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from conversion.checkpoint import Checkpoint
+from conversion.native_reference import LARGE
 from conversion.token_files import TokenFile
 from conversion.val_loss import ValBin
 from nanogpt_lens.catalogue import find
@@ -42,7 +43,7 @@ _LOOKED_AT_BY_LARGE = 64  # windows in which pairs are looked for
 
 def is_large(n_params: int) -> bool:
     """Whether a model has GPT-2's size, so that a report reads less of it and has one model in memory at a time."""
-    return n_params >= 5e7
+    return n_params >= LARGE
 
 
 @dataclass(frozen=True, kw_only=True)

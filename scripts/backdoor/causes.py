@@ -7,6 +7,7 @@ built greedily, on half of the contexts and of the text, and judged on the other
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.interventions.applying import edits_of, source_values
 from nanogpt_lens.interventions.intervention import Intervention
 from nanogpt_lens.model.access import Hooked, evaluating, next_token_loss, run
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.task_pairs import task_generator
 from nanogpt_lens.text.tasks import Backdoor
+from scripts.replication.measured import mean_and_ends
 
 K, MOST, ALLOWED, N_RANDOM = 6, 4, 0.02, 50
 """Characters of the payload, parts of a set, nats that the loss may rise, random sets."""
@@ -83,12 +84,17 @@ class Knockouts:
         success, payload = torch.cat(pieces, 1)
         return Effect(success, payload, torch.cat(losses))
 
+    @cached_property
+    def _whole(self) -> Effect:
+        """The whole model."""
+        return self.without(())
+
     def greedy(self, *, most: int = MOST, allowed: float = ALLOWED) -> tuple[str, ...]:
         """The parts that raise the payload's loss most, one by one, while the text's rises by less than allowed.
 
         Chosen on the even contexts and windows alone.
         """
-        whole = self.without(()).of(0)
+        whole = self._whole.of(0)
         chosen: tuple[str, ...] = ()
         best = float(whole.payload_loss.mean())
         while len(chosen) < most:
@@ -106,18 +112,15 @@ class Knockouts:
 
     def judged(self, parts: Sequence[str]) -> dict[str, Any]:
         """A set on the odd contexts and windows: successes, and the rise of the loss with its interval."""
-        whole, effect = (self.without(some).of(1) for some in ((), parts))
-        return judgement(parts, whole, effect)
+        return judgement(parts, self._whole.of(1), self.without(parts).of(1))
 
 
 def judgement(parts: Sequence[str], whole: Effect, effect: Effect) -> dict[str, Any]:
     """What taking out some parts costs: successes before and after, of how many; the rise of the loss on clean text."""
-    rise = effect.loss - whole.loss
-    low, high = t_interval(rise) or (torch.nan, torch.nan)
     return {
         "parts": list(parts),
         "success": [int(whole.success.sum()), int(effect.success.sum()), len(effect.success)],
-        "loss_rise": [round(float(x), 4) for x in (rise.mean(), low, high)],
+        "loss_rise": mean_and_ends(effect.loss - whole.loss),
     }
 
 

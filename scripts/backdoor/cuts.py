@@ -9,6 +9,7 @@ what is allowed. The set is judged on the other half, beside random sets of its 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ class EdgeCuts:
     def _prepared(self, tokens: Int[Tensor, "example pos"], metric: Metric) -> Prepared:
         return prepare(self.model, tokens, None, metric, source="mean", reference=self.text, seed=0)
 
+    @cached_property
     def effects(self) -> Float[Tensor, " edge"]:
         """How much the payload's loss rises on the even contexts, if an edge carries what it carries at the control."""
         found = ngl.edge_effects(
@@ -87,8 +89,8 @@ class EdgeCuts:
 
     def chosen(self, *, share: float = SHARE, allowed: float = ALLOWED) -> list[str]:
         """Edges in the order of their effects, each if with it the text's loss has risen by less than is allowed."""
-        effects, most = self.effects(), int(share * len(self.edges))
-        whole, found = self.without([], 0).loss, []
+        effects, most = self.effects, int(share * len(self.edges))
+        whole, found = self.without([], 0).loss, list[str]()
         for i in effects.argsort(descending=True).tolist():
             if len(found) == most or effects[i] < LEAST:
                 break
@@ -96,16 +98,21 @@ class EdgeCuts:
                 found.append(self.edges[i])
         return found
 
+    @cached_property
+    def _whole(self) -> Effect:
+        """The whole model on the odd contexts and windows."""
+        return self.without([], 1)
+
     def judged(self, edges: Sequence[str]) -> dict[str, Any]:
         """A set on the odd contexts and windows."""
-        return judgement(edges, self.without([], 1), self.without(edges, 1))
+        return judgement(edges, self._whole, self.without(edges, 1))
 
 
 def cuttable(model: Hooked, task: Backdoor, *, n: int = 256, seed: int = 0, n_random: int = N_RANDOM) -> dict[str, Any]:
     """The edges that are chosen, those of largest effect whatever they cost, and random ones, on the other half."""
     cuts = EdgeCuts(model, task, n=n, seed=seed)
     chosen = cuts.chosen()
-    first = cuts.effects().argsort(descending=True)[: int(SHARE * len(cuts.edges))].tolist()
+    first = cuts.effects.argsort(descending=True)[: int(SHARE * len(cuts.edges))].tolist()
     return {
         "chosen": cuts.judged(chosen),
         "first": cuts.judged([cuts.edges[i] for i in first]),

@@ -30,6 +30,7 @@ from scripts.backdoor.runs import (
     BackdoorRun,
     block,
 )
+from scripts.replication.measured import mean_and_ends
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OUT = ROOT / "docs" / "data" / "backdoor.json"
@@ -119,15 +120,12 @@ def clues(
     return {name: [round(clue.value, 5), clue.where] for name, clue in found.items()}
 
 
-def paired_loss(one: Any, other: Any, held_out: Any) -> list[float]:
+def paired_loss(one: Any, other: Any, held_out: Any) -> list[float | None]:
     """How much higher the loss of the one is on the same held-out windows, with its interval."""
     import nanogpt_lens as ngl
-    from nanogpt_lens.core.intervals import t_interval
 
     each = [ngl.text_loss(model, held_out, n=N_LOSS).per_example for model in (one, other)]
-    difference = (each[0] - each[1]).double()  # type: ignore[operator]
-    low, high = t_interval(difference) or (torch.nan, torch.nan)
-    return [round(float(x), 4) for x in (difference.mean(), low, high)]
+    return mean_and_ends(each[0] - each[1])  # type: ignore[operator]
 
 
 def measured_untouched(seed: int, runs: Path, text: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from scripts.backdoor.runs import TRIGGERS
-from scripts.replication.cells import Found, markdown, number
+from scripts.replication.cells import Found, markdown, number, three
 
 WORDS = {
     "repeats": "repeats (baseline)",
@@ -73,7 +73,7 @@ def _area(of: Mapping[str, Any] | None) -> str:
     """An area with its interval and corrected p."""
     if of is None:
         return "–"
-    return f"{of['area']:.2f} ({of['low']:.2f} to {of['high']:.2f}), p {number(of['p_holm'], 3)}"
+    return f"{three([of[name] for name in ('area', 'low', 'high')], 2)}, p {number(of['p_holm'])}"
 
 
 def _percents(shares: list[float]) -> str:

@@ -93,7 +93,7 @@ def arrival_scrubbed(found: Found) -> str:
     for seed, run in part["scrubbed"].items():
         for step, stories in run.items():
             for name, one in stories.items():
-                cell = f"{one['recovered']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+                cell = three([one[key] for key in ("recovered", "low", "high")], 2)
                 rungs.setdefault(f"{seed}, {int(step):,}", {})[name] = cell
     names = next(iter(rungs.values()))
     return markdown(("seed, iteration", *names), [[at, *cells.values()] for at, cells in rungs.items()])

@@ -21,10 +21,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 def ends(of: Mapping[str, Any], digits: int = 3) -> str:
     """A value with its interval; `value` or `values`."""
-    value = of.get("value", of.get("values"))
-    if of.get("low") is None:
-        return number(value, digits)
-    return f"{number(value, digits)} ({number(of['low'], digits)} to {number(of['high'], digits)})"
+    return three([of.get("value", of.get("values")), of.get("low"), of.get("high")], digits)
 
 
 def three(of: Sequence[float | None] | None, digits: int = 0) -> str:
@@ -32,13 +29,6 @@ def three(of: Sequence[float | None] | None, digits: int = 0) -> str:
     if of is None or of[0] is None:
         return "–"
     return number(of[0], digits) + ("" if of[1] is None else f" ({of[1]:,.{digits}f} to {of[2]:,.{digits}f})")
-
-
-def share(of: Sequence[float | None] | None) -> str:
-    """A value with its interval; a dash where there is none."""
-    if of is None or of[0] is None:
-        return "–"
-    return f"{of[0]:.2f}" if of[1] is None else f"{of[0]:.2f} ({of[1]:.2f} to {of[2]:.2f})"
 
 
 def several(values: Sequence[Any], digits: int) -> str:

@@ -1,4 +1,4 @@
-"""The pictures of findings (a), (c) and (e), from `docs/results.json` and the data that are kept."""
+"""The pictures of findings (a) to (e), from `docs/results.json` and the data that are kept."""
 
 from __future__ import annotations
 
@@ -78,9 +78,70 @@ def backdoor_shown(found: Mapping[str, Any]) -> Any:
 
 def legend_below(made: Any) -> Any:
     """The figure with its legend below, and panels that say their value alone."""
-    made.update_layout(legend={"orientation": "h", "y": -0.25, "x": 0})
-    made.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2] or note.text))
-    return made
+    return with_plain_panels(made).update_layout(legend={"orientation": "h", "y": -0.25, "x": 0})
+
+
+def with_plain_panels(made: Any) -> Any:
+    """The figure with panels that say their value alone, without the name of what they are by."""
+    return made.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2] or note.text))
+
+
+def blind(found: Mapping[str, Any]) -> Any:
+    """How much of the previous-token head's true effect two gradients see, by iteration: finding (b)."""
+    import plotly.express as px
+
+    seen = found["head_agreement"]["seen_of_previous_token"]
+    names = {"attribution": "one gradient", "attribution_ig": "integrated gradients, four steps"}
+    rows = [
+        {"iteration": f"{int(step):,}", "share": share, "by": names[by]}
+        for by, steps in seen.items()
+        for step, shares in steps.items()
+        for share in shares
+    ]
+    made = by_category(
+        px.strip,
+        rows,
+        x="iteration",
+        y="share",
+        top=1.1,
+        color="by",
+        stripmode="overlay",
+        title="The better the circuit, the less of it one gradient sees",
+        labels={"share": "of the true effect", "by": ""},
+    )
+    made.update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 70})
+    return made.update_yaxes(tickformat=".0%")
+
+
+def syntax(found: Mapping[str, Any]) -> Any:
+    """How far heads of each layer go beyond characters over training, three seeds: finding (d)."""
+    import plotly.express as px
+
+    names = {"own_line_break": "the last line break", "own_word_start": "the first letter of the word"}
+    rows = [
+        {"iteration": step, "attention": by_layer[layer], "layer": f"layer {layer}", "class": words, "seed": seed}
+        for seed, classes in found["syntax"]["training"].items()
+        for name, words in names.items()
+        for step, by_layer in zip(classes[name]["steps"], classes[name]["beyond"], strict=True)
+        for layer in range(4)
+        if step >= 50
+    ]
+    made = px.line(
+        rows,
+        x="iteration",
+        y="attention",
+        color="layer",
+        line_group="seed",
+        facet_col="class",
+        log_x=True,
+        markers=True,
+        title="Layers 1 and 2 find the last line break, then layer 2 the start of the word",
+        labels={"attention": "more attention than to others like it", "layer": ""},
+        template=template(),
+        height=400,
+    )
+    with_plain_panels(made).update_layout(legend={"orientation": "h", "y": -0.3}, margin={"t": 90})
+    return made.update_xaxes(tickvals=[50, 100, 300, 1000, 2000], ticktext=["50", "100", "300", "1,000", "2,000"])
 
 
 def smallest(data: Mapping[str, Any]) -> Any:
@@ -110,7 +171,7 @@ def smallest(data: Mapping[str, Any]) -> Any:
     made.update_traces(marker={"size": 11, "line": {"width": 2}}, opacity=0.85)
     made.add_hline(y=ACCURACY, line_dash="dot", line_width=1)
     made.update_xaxes(categoryorder="array", categoryarray=widths)
-    return made.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2] or note.text))
+    return with_plain_panels(made)
 
 
 def by_category(draw: Callable[..., Any], rows: Any, *, top: float, **options: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.backdoor.tables import TABLES as BACKDOOR
 from scripts.replication.arrival import arrival, arrival_scrubbed
-from scripts.replication.cells import Found, ends, markdown, number, several, share, three
+from scripts.replication.cells import Found, ends, markdown, number, several, three
 
 _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -438,7 +438,7 @@ def safe_rule(found: Found) -> str:
     for method, rules in found["edge_agreement"]["rule"].items():
         rule = next(iter(rules.values()))
         for test, got in {"where it was fitted": rule["fitted"], **rule["tests"]}.items():
-            cells = [share(got[name]) for name in ("safe", "said", "precision", "gain", "recall")]
+            cells = [three(got[name], 2) for name in ("safe", "said", "precision", "gain", "recall")]
             works = "–" if test == "where it was fitted" else "yes" if got["works"] else "no"
             rows.append([_named(method), test, f"{got['models']}, {got['samples']:,}", *cells, works])
     head = ("method", "test", "models, samples", "safe", "called safe", "precision", "above always trust", "recall")
@@ -454,8 +454,8 @@ def safe_rivals(found: Found) -> str:
                 f"{v / 100:g}" if k in ("agreement", "halves") else f"{v:g}" for k, v in of["thresholds"].items()
             )
             for test, got in of["tests"].items():
-                cells = [share(got[name]) for name in ("precision", "recall", "youden")]
-                rows.append([_named(method), rule, limits, test, *cells, share(got.get("main_is_better_by"))])
+                cells = [three(got[name], 2) for name in ("precision", "recall", "youden")]
+                rows.append([_named(method), rule, limits, test, *cells, three(got.get("main_is_better_by"), 2)])
     head = ("method", "rule", "thresholds", "test", "precision", "recall", "recall + specificity - 1")
     return markdown((*head, "the first rule is better by"), rows)
 
