@@ -42,7 +42,7 @@ def arrival(found: Mapping[str, Any]) -> Any:
         line_dash="what",
         line_dash_map={ORDER: "solid", EDGE: "dash", ATTENTION: "dot"},
         labels={"value": "", "what": ""},
-        title="Order comes in through one head whose attention is still nearly even",
+        title="Order comes in through one head that hardly looks back more than evenly",
         template=template(),
         height=400,
     )
