@@ -42,7 +42,7 @@ def arrival(found: Mapping[str, Any]) -> Any:
         line_dash="what",
         line_dash_map={ORDER: "solid", EDGE: "dash", ATTENTION: "dot"},
         labels={"value": "", "what": ""},
-        title="Order comes in through one head that hardly looks back more than evenly",
+        title="Order comes in through one head before its attention has moved much",
         template=template(),
         height=400,
     )
