@@ -1,4 +1,4 @@
-"""What a report and a certificate cost: CPU seconds of every section, and peak memory, for three sizes of model.
+"""What a report and a certificate cost: CPU seconds and peak memory of every section, for three sizes of model.
 
     python benchmarks/report.py                        # shakespeare_char
     python benchmarks/report.py gpu --only check       # nanoGPT's GPU configuration: 10.6 million parameters
@@ -15,6 +15,7 @@ makes some sections of a report (`nanogpt_lens.reporting.beside`), which are lef
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import pickle
@@ -87,21 +88,33 @@ def measure(command: str, path: str, text: str) -> dict:
     return {
         "cpu": time.process_time() - began,
         "wall": time.perf_counter() - wall,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         **result,
+        "peak": max([peak(), *result.get("peaks", {}).values()]),
     }
 
 
+def peak() -> int:
+    """The largest memory of this process so far, or since `forget_peak`, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def forget_peak() -> None:
+    """Begin to look for the largest memory anew, where the system (Linux) can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def measured_report(ngl, path: str, text: str) -> dict:
-    """A report, and the CPU seconds of its sections."""
+    """A report, and of each of its sections CPU seconds and the largest memory while it was made."""
     from nanogpt_lens.reporting import making
 
-    seconds, make = {}, making.section_of
+    seconds, peaks, make = {}, {}, making.section_of
 
     def timed(recipe, subject):
         began = time.process_time()
+        forget_peak()
         section = make(recipe, subject)
-        seconds[recipe.key] = time.process_time() - began
+        seconds[recipe.key], peaks[recipe.key] = time.process_time() - began, peak()
         return section
 
     making.section_of = timed
@@ -110,6 +123,7 @@ def measured_report(ngl, path: str, text: str) -> dict:
     seconds["the rest (reading, summary, page)"] = time.process_time() - began - sum(seconds.values())
     return {
         "sections": seconds,
+        "peaks": peaks,
         "MB": len(made.html.encode()) / 1e6,
         "sha256": hashlib.sha256(made.html.encode()).hexdigest(),
         "failed": {s.key: s.error for s in made.sections if s.status == "failed"},
@@ -147,8 +161,10 @@ def main() -> None:
                 raise SystemExit(f"{command} failed:\n{ran.stderr}")
             table[command] = row = json.loads(ran.stdout.splitlines()[-1])
             print(f"{command:36}{row['cpu']:9.1f} s CPU{row['wall']:9.1f} s{row['peak'] / 2**20:9.0f} MiB", flush=True)
+            peaks = row.pop("peaks", {})
             for key, seconds in row.pop("sections", {}).items():
-                print(f"  {key:34}{seconds:9.1f}", flush=True)
+                memory = f"{peaks[key] / 2**20:29.0f} MiB" if key in peaks else ""
+                print(f"  {key:34}{seconds:9.1f}{memory}", flush=True)
                 row[key] = seconds
             rest = {k: row[k] for k in ("comparisons", "passed", "MB", "sha256", "failed") if k in row}
             print(f"  {rest}" if rest else "", flush=True)

@@ -40,16 +40,19 @@ _LARGE = 5e9
 _ON = {"usual": (2, 256), "large": (1, 128)}
 """Examples and positions of the outputs and the activations, at most, by size of the model."""
 
-_EDITED = {"usual": (2, 24), "large": (1, 12)}
+_EDITED = {"usual": (2, 24), "large": (1, 4)}
 """Examples and positions of the runs with one edit, at most."""
 
 _PROMPT = 5
-"""Tokens that greedy text begins with; that of a large model begins with a whole context."""
+"""Tokens that greedy text begins with; that of a large model begins with all of a context but its last token."""
 
-_GREEDY = {"usual": (2, 6), "large": (1, 2)}
-"""Examples of greedy text, and tokens of it past the context."""
+_GREEDY = {"usual": (2, 6), "large": (1, 0)}
+"""Examples of greedy text, and the tokens past the context after which one more is chosen."""
 
-TOGETHER = "every hook perturbed in one run, whole context"
+_TOGETHER_IN_FLOAT32 = 256
+"""Positions of a large model's run in which all hooks are edited, in float32: float64, which proves, has them all."""
+
+TOGETHER = "every hook perturbed in one run"
 """The name of the comparison whose run edits all hooks, also at the positions that runs with one edit do not reach."""
 
 Logits: TypeAlias = Float[Tensor, "example pos d_vocab"] | InParts
@@ -92,11 +95,12 @@ class Bench:
         n, length = _EDITED[size]
         self.short = tokens(n, min(context, length))
         n, self.further = _GREEDY[size]
-        self.prompt = tokens(n, min(_PROMPT, context) if size == "usual" else context)
+        self.prompt = tokens(n, min(_PROMPT, context) if size == "usual" else max(1, context - 1))
         self.whole = tokens(1, context)
+        self._together_at = {} if size == "usual" else {torch.float32: _TOGETHER_IN_FLOAT32}
         self._windows: list[Int[Tensor, "example pos"]] = []
         self._greedy: dict[torch.dtype, Greedy] = {}
-        self._together: dict[frozenset[str], Logits] = {}
+        self._together: dict[tuple[frozenset[str], int], Logits] = {}
 
     def reference(self, dtype: torch.dtype) -> Reference:
         """The native model in a precision."""
@@ -138,13 +142,19 @@ class Bench:
             return self._greedy[torch.float64].whole
         return self.reference(torch.float64).logits_since(0, self._windows[0])
 
-    def together(self, dtype: torch.dtype, edits: Mapping[str, Edit]) -> Logits:
-        """The native logits of a whole context under some edits; those in float64 are computed once."""
+    def edited_together(self, dtype: torch.dtype) -> Int[Tensor, "1 pos"]:
+        """The tokens of the run in which all hooks are edited, in a precision."""
+        return self.whole[:, : self._together_at.get(dtype)]
+
+    def together(
+        self, dtype: torch.dtype, tokens: Int[Tensor, "1 pos"], edits: Mapping[str, Edit]
+    ) -> Float[Tensor, "1 pos d_vocab"] | InParts:
+        """The native logits of that run under some edits; those in float64 are computed once."""
         if dtype != torch.float64:
-            return self.reference(dtype).logits_since(0, self.whole, edits)
-        key = frozenset(edits)
+            return self.reference(dtype).logits_since(0, tokens, edits)
+        key = frozenset(edits), tokens.shape[1]
         if key not in self._together:
-            self._together[key] = self.reference(dtype).logits_since(0, self.whole, edits)
+            self._together[key] = self.reference(dtype).logits_since(0, tokens, edits)
         return self._together[key]
 
     def exact(self, name: str) -> Float[Tensor, "example ..."]:
@@ -172,10 +182,21 @@ class Bench:
             return (*notes, "edits were not compared, on request")
         return (
             *notes,
-            f"{SIZES}{_said(self.short)}, all together at {_said(self.whole)}; other activations at "
-            f"{_said(self.tokens)}; greedy text of {_said(self.whole.expand(len(self.prompt), -1))} and {self.further} "
-            "tokens past them",
+            f"{SIZES}{_said(self.short)}, all together at {self._together_said()}; other activations at "
+            f"{_said(self.tokens)}; greedy text {self._greedy_said()}",
         )
+
+    def _together_said(self) -> str:
+        """Where all hooks are edited in one run, in words."""
+        fewer = self.edited_together(torch.float32)
+        return _said(self.whole) + (f" (in float32 at {fewer.shape[1]})" if fewer.shape != self.whole.shape else "")
+
+    def _greedy_said(self) -> str:
+        """Where the greedy text is, in words."""
+        context = _said(self.whole.expand(len(self.prompt), -1))
+        if not self.further:
+            return f"at the end of {context}: 2 tokens"
+        return f"of {context} and {self.further} tokens past them"
 
 
 def _said(tokens: Int[Tensor, "example pos"]) -> str:
@@ -315,8 +336,9 @@ def compare_edits(bench: Bench, model: Any, judge: Judge) -> Iterator[Comparison
             yield judge("edit", f"{kind} at {name}", next(got), next(expected), true, logits=True)
         del expected, got, exact
         perturbed = {name: edit for kind, name, edit in edits if kind == "perturb"}
-        logits, true = (partial(bench.together, dtype, perturbed) for dtype in (judge.dtype, torch.float64))
-        yield judge("edit", TOGETHER, converted.whole(bench.whole, perturbed), logits(), true, logits=True)
+        tokens = bench.edited_together(judge.dtype)
+        logits, true = (partial(bench.together, dtype, tokens, perturbed) for dtype in (judge.dtype, torch.float64))
+        yield judge("edit", TOGETHER, converted.whole(tokens, perturbed), logits(), true, logits=True)
 
 
 def _keep(

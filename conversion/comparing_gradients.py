@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from conversion.config import NanoGPTConfig
 from conversion.freeing import trim
-from conversion.in_parts import InParts, in_rows
-from conversion.judge import Judge
+from conversion.in_parts import InParts
+from conversion.judge import SMALLEST, Judge, distance
 from conversion.layout import HookedState, native_tensor
 from conversion.reference import Reference
 from conversion.report import Comparison
@@ -26,8 +25,11 @@ Gradient: TypeAlias = Float[Tensor, " ..."] | InParts
 Stream: TypeAlias = Iterator[dict[str, Gradient]]
 Tokens: TypeAlias = Int[Tensor, "example pos"]
 
+_BLOCKS = 3
+"""Blocks whose gradients are computed together: those of all would fill the memory of a large model, and each time the
+computation goes back from the loss."""
+
 _LARGE = 2**22  # weights, behind whose gradients memory is tidied up
-_ROWS = 2**12  # of a gradient, in which its largest number is looked for at once
 
 
 def compared_gradients(
@@ -51,14 +53,22 @@ def compared_gradients(
     def stream(dtype: torch.dtype) -> Stream:
         return native(dtype).gradients(tokens, targets)
 
-    scale = max(_largest(gradient) for some in stream(judge.dtype) for gradient in some.values())
     expected, exact = (_Found(lambda dtype=dtype: stream(dtype)) for dtype in (judge.dtype, torch.float64))
-    found: dict[str, Comparison] = {}
+    failed: dict[str, Comparison] = {}
+    errors: dict[str, tuple[float, float]] = {}
+    scale = SMALLEST
     for hooked, names in _gradients(model, config, tokens, targets):
-        for name in names:
-            true, got = partial(exact, name), native_tensor(name, hooked)
-            found[name] = judge("gradient", name, got, expected(name), true, scale=scale)
-            del got
+        for name in reversed(names):  # as the native model gives them
+            got, native_gradient = native_tensor(name, hooked), expected(name)
+            if got.shape != native_gradient.shape:
+                failed[name] = judge("gradient", name, got, native_gradient)
+                continue
+            max_abs, size = distance(got, native_gradient)
+            scale = max(scale, size)
+            excused = judge.may_be_rounding(max_abs, scale)
+            errors[name] = max_abs, distance(native_gradient, exact(name))[0] if excused else 0.0
+            del got, native_gradient
+    found = failed | {name: judge.decided("gradient", name, e[0], scale, e[1]) for name, e in errors.items()}
     return [found[name] for name in config.shapes() if name in found]
 
 
@@ -87,10 +97,6 @@ class _Found:
             if not self._kept:
                 return False
         return True
-
-
-def _largest(gradient: Gradient) -> float:
-    return max((rows.abs().max().item() for rows in in_rows(gradient, _ROWS)), default=0.0)
 
 
 def _gradients(
@@ -144,7 +150,8 @@ def _requiring(weights: list[Any]) -> Iterator[None]:
 def _group_of(name: str, config: NanoGPTConfig) -> str:
     """The part of the model that a weight belongs to, by its name in any layout; a tied head is in the embedding's."""
     if name.startswith(("transformer.h.", "blocks.")):
-        return "blocks." + name.removeprefix("transformer.h.").removeprefix("blocks.").partition(".")[0]
+        block = int(name.removeprefix("transformer.h.").removeprefix("blocks.").partition(".")[0])
+        return f"blocks from {block // _BLOCKS * _BLOCKS}"
     part = name.removeprefix("transformer.").partition(".")[0]
     part = {"wte": "embed", "wpe": "pos_embed", "ln_f": "ln_final", "lm_head": "unembed"}.get(part, part)
     return "embed" if part == "unembed" and config.tied else part

@@ -39,7 +39,10 @@ def fold(state: HookedState, n_layers: int) -> HookedState:
     w_u = state["unembed.W_U"].double()
     b_u = state["unembed.b_U"].double() + bias @ w_u
     # the first centring removes what LayerNorm removes, the second what changes no softmax
-    folded["unembed.W_U"] = _centred(_centred(w_u * weight[:, None], 0), 1)
+    w_u = w_u * weight[:, None]
+    for dim in (0, 1):
+        w_u -= w_u.mean(dim, keepdim=True)
+    folded["unembed.W_U"] = w_u
     folded["unembed.b_U"] = b_u - b_u.mean()
     return folded
 

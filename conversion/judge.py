@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -65,10 +66,26 @@ class Judge:
         seen = self.visible if logits else None
         max_abs, size = distance(got, expected, seen)
         size = size if scale is None else max(scale, SMALLEST)
+        rounding = 0.0
+        if exact is not None and self.may_be_rounding(max_abs, size):
+            rounding = distance(expected, exact(), seen)[0]
+        return self.decided(kind, name, max_abs, size, rounding)
+
+    def may_be_rounding(self, max_abs: float, size: float) -> bool:
+        """Whether an error is too large for its size, and rounding might be why."""
+        return max_abs / size > self.base and self.dtype != torch.float64
+
+    def decided(self, kind: Kind, name: str, max_abs: float, size: float, rounding: float = 0.0) -> Comparison:
+        """The comparison of an error.
+
+        Args:
+            kind, name: the kind and the name of the quantity.
+            max_abs: the error.
+            size: to which it is relative.
+            rounding: the error of the native model itself, where that may excuse one.
+        """
         max_rel = max_abs / size
-        tolerance = self.base
-        if max_rel > tolerance and exact is not None and self.dtype != torch.float64:
-            tolerance = max(tolerance, ROUNDING * distance(expected, exact(), seen)[0] / size)
+        tolerance = max(self.base, ROUNDING * rounding / size)
         return self._comparison(kind, name, max_abs, max_rel, tolerance, max_rel <= tolerance)
 
     def identical(
@@ -124,17 +141,25 @@ def distance(
     for one, other in zip(in_rows(got, n), in_rows(expected, n), strict=True):
         one, other = (part if seen is None else seen(part) for part in (one, other))
         one, other = one.double(), other.double()
-        finite = other.isfinite()
-        if not bool(finite.all()):
+        greatest = _largest(other)
+        if not math.isfinite(greatest):
+            finite = other.isfinite()
             if not torch.allclose(one[~finite], other[~finite], rtol=0, atol=0, equal_nan=True):
                 return torch.inf, 1.0
             one, other = one[finite], other[finite]
+            greatest = _largest(other) if other.numel() else 0.0
         if other.numel():
             any_finite = True
-            difference = (one - other).abs().max().item()
+            difference = _largest(one - other)
             largest = torch.inf if difference != difference else max(largest, difference)
-            size = max(size, other.abs().max().item())
+            size = max(size, greatest)
     return largest, max(size, SMALLEST) if any_finite else 1.0
+
+
+def _largest(numbers: Float[Tensor, " *axes"]) -> float:
+    """The largest absolute value; nan where there is one."""
+    least, most = torch.aminmax(numbers)  # the absolute values themselves would take four times as long
+    return max(-least.item(), most.item())
 
 
 def precision_name(dtype: torch.dtype) -> str:

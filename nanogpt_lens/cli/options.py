@@ -17,6 +17,7 @@ import typer
 from conversion.backends import BackendChoice
 from conversion.config import ActFn
 from conversion.errors import ConversionError
+from conversion.locating import CHECKPOINT_NAME
 from conversion.token_dtype import TokenDtype
 from nanogpt_lens.cli.completing import checkpoints, texts
 from nanogpt_lens.cli.waiting import WAITING
@@ -116,12 +117,23 @@ def tokens_of(path: Path | str | None, token_dtype: TokenDtype | None, option: s
 
 
 def check_text(path: Path | None) -> None:
-    """Raise AnalysisError where `--text` names something that is not there."""
+    """Raise AnalysisError where `--text` names something that is not there, or a checkpoint."""
     if path is not None and not path.expanduser().exists() and shipped_text(str(path)) is None:
         raise AnalysisError(
             f"{path} does not exist; expected a text file, nanoGPT's .bin or its data folder, or the name of a shipped "
             f"checkpoint with text beside it, such as shakespeare_char{did_you_mean(str(path), texts(''))}"
         )
+    if path is not None and _is_checkpoint(path.expanduser()):
+        raise AnalysisError(
+            f"{path} is a checkpoint; expected a text: give the checkpoint first and a text file behind --text"
+        )
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a path is that of a checkpoint, or of a folder with one and without data beside it."""
+    if path.is_dir():
+        return (path / CHECKPOINT_NAME).is_file() and not any(path.glob("*.bin"))
+    return path.suffix in (".pt", ".pth", ".ckpt", ".safetensors")
 
 
 _SAVED = {

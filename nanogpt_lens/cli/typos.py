@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
+        words = [*getattr(ctx, "_protected_args", ()), *ctx.args]
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            error.message = meant(error.message)
+            if error.message:
+                error.message = meant(error.message)
+            elif type(error).__name__ == "MissingParameter":
+                error.message = missed(words[1:], error)
             raise
         except _UsageError as error:
             error.message = placed(error.message, error.ctx)
@@ -61,6 +66,26 @@ def placed(message: str, command: Any) -> str:
         if option in options and fits:
             return f"{message}; it takes {taken}: did you mean {option} {shlex.quote(extra)}?"
     return f"{message}; it takes {taken}"
+
+
+def missed(words: Sequence[str], error: Any) -> str:
+    """What to add to the error that an option is missing, where words stand without their options; often nothing.
+
+    Args:
+        words: behind the command's name.
+        error: typer's, with the option and the command's context.
+    """
+    if error.ctx is None or error.param is None or any(word.startswith("-") for word in words):
+        return ""
+    parameters = error.ctx.command.params
+    extra = list(words[sum(one.param_type_name == "argument" for one in parameters) :])
+    options = [name for one in parameters if one.param_type_name == "option" for name in one.opts]
+    placed: list[str] = []
+    if extra and "--data" in options and Path(extra[0]).exists():
+        placed += ["--data", extra.pop(0)]
+    if len(extra) == 1:
+        placed += [error.param.opts[0], extra.pop()]
+    return f"Did you mean {shlex.join(placed)}?" if placed and not extra else ""
 
 
 def _is_model(word: str) -> bool:

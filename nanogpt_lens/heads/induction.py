@@ -19,7 +19,8 @@ from nanogpt_lens.core.checks import check_whole
 from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.core.intervals import mean_fields
-from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, look, n_tokens, provenance, run
+from nanogpt_lens.model.access import Edit, Hooked, check_model, evaluating, look, n_tokens, provenance
+from nanogpt_lens.model.plain import last_logits
 from nanogpt_lens.results import Sample, Scores
 from nanogpt_lens.running.batches import batches, losses
 from nanogpt_lens.text.corpus import Corpus, open_corpus
@@ -309,7 +310,7 @@ def induction_accuracy(model: Hooked, *, seq_len: int | None = None, n: int = 25
     columns, chances = [], []
     with evaluating(model):
         for tokens in (pair.clean, pair.corrupted):
-            last = torch.cat([run(model, tokens[rows])[:, -1] for rows in batches(model, tokens)])
+            last = torch.cat([last_logits(model, None, tokens[rows]) for rows in batches(model, tokens)])
             right = (last.argmax(-1) == pair.answer).double()
             probability = last.double().softmax(-1).gather(-1, pair.answer[:, None]).squeeze(-1)
             columns.append(torch.stack([right, probability]))

@@ -16,7 +16,7 @@ from nanogpt_lens.core.intervals import t_interval
 from nanogpt_lens.heads.attention import pattern_hook
 from nanogpt_lens.heads.induction_rule import MARGIN, THRESHOLD, attention_without_repetition
 from nanogpt_lens.model.access import Edit, Hooked, evaluating, look
-from nanogpt_lens.model.weights import embedding, head_weights, unembedding
+from nanogpt_lens.model.weights import HeadWeights, embedding, head_weights, unembedding
 from nanogpt_lens.results import Scores
 from nanogpt_lens.running.batches import batches
 
@@ -123,21 +123,26 @@ def _raises_and_lowers(
     model: Hooked, text: Int[Tensor, "text_example pos"], noise: Int[Tensor, "example pos"]
 ) -> tuple[Bool[Tensor, "layer head"], Bool[Tensor, "layer head"]]:
     """Whether each head raises the logits of what it attends to, and whether it lowers them; by the interval."""
+    weights, unembed = head_weights(model), unembedding(model)
     with evaluating(model):
-        each = torch.cat([_raise_of_logits(model, text), _raise_of_logits(model, noise)], -1)
+        each = torch.cat([_raise_of_logits(model, tokens, weights, unembed) for tokens in (text, noise)], -1)
     ends = t_interval(each)
     assert ends is not None  # there are two sequences and more
     return ends[0].double() > 0, ends[1].double() < 0
 
 
-def _raise_of_logits(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "layer head example"]:
+def _raise_of_logits(
+    model: Hooked,
+    tokens: Int[Tensor, "example pos"],
+    weights: HeadWeights,
+    unembed: Float[Tensor, "d_model d_vocab"],
+) -> Float[Tensor, "layer head example"]:
     """How much each head raises the logits of the tokens that it attends to, by the direct path.
 
     What the head writes from key j is mapped to logits. The raise is the logit of j's token minus the mean
     logit of the other tokens that the head attends to; it counts as much as the attention that j gets. It is
     measured before the final LayerNorm's scale, and 0 where a sequence is one token over and over.
     """
-    weights, unembed = head_weights(model), unembedding(model)
     pieces: list[Tensor] = []
     for rows in batches(model, tokens):
         ids = tokens[rows]

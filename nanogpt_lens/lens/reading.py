@@ -18,8 +18,8 @@ from nanogpt_lens.results.lens import TunedLens
 from nanogpt_lens.running.batches import batches
 from nanogpt_lens.text.corpus import Corpus, open_corpus
 
-_NUMBERS = 2**22
-"""About how many logits a chunk has."""
+_NUMBERS, _ROWS = 2**22, 512
+"""About how many logits a chunk has; and its rows at least, where the vocabulary is large."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,6 +184,6 @@ def seen_fields(model: Hooked, corpus: Corpus, lens: TunedLens | None) -> dict[s
 
 
 def _row_chunks(model: Hooked, rows: int) -> Iterator[slice]:
-    """Slices of so many rows that their logits are about 2**22 numbers."""
-    step = max(1, _NUMBERS // int(model.cfg.d_vocab))
+    """Slices of so many rows that their logits are about 2**22 numbers, or of 512 rows."""
+    step = max(_ROWS, _NUMBERS // int(model.cfg.d_vocab))
     return (slice(start, start + step) for start in range(0, rows, step))

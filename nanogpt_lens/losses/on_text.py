@@ -61,9 +61,9 @@ def in_context_learning_score(
     seq_len = int(model.cfg.n_ctx) if early or late else text.room()
     (e0, e1), (l0, l1) = _spans(early, late, seq_len)
     tokens = text.windows(seq_len=seq_len, n=n, seed=seed)
-    with evaluating(model):
-        loss = losses(model, tokens[:, :l1]).double()  # the loss of token p is at p - 1
-    before, after = loss[:, e0 - 1 : e1 - 1].mean(1), loss[:, l0 - 1 : l1 - 1].mean(1)
+    with evaluating(model):  # token p is predicted at p - 1
+        loss = losses(model, tokens[:, :l1], [*range(e0 - 1, e1 - 1), *range(l0 - 1, l1 - 1)]).double()
+    before, after = loss[:, : e1 - e0].mean(1), loss[:, e1 - e0 :].mean(1)
     per_window = torch.stack([after - before, after, before])
     guess = math.log(n_tokens(model))
     return Scores(

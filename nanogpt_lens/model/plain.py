@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.errors import ConversionError
-from conversion.native import GPT, hook_names
+from conversion.native import GPT, NO_EDITS, hook_names
 from conversion.stepping import Stepper
 from conversion.transformerlens_to_nanogpt import to_nanogpt
 from nanogpt_lens.model.access import Edit, Hooked, device_of, has_hooks, n_tokens, record, run
@@ -92,7 +92,19 @@ def last_logits(
     model: Hooked, native: GPT | None, tokens: Int[Tensor, "example pos"]
 ) -> Float[Tensor, "example d_vocab"]:
     """The logits after the last of `tokens`, of a model and its `plain_model`."""
-    return run(model, tokens)[:, -1] if native is None else native.last_logits(tokens)
+    return logits_at(model, native, tokens, torch.tensor([tokens.shape[1] - 1]))[:, 0]
+
+
+def logits_at(
+    model: Hooked, native: GPT | None, tokens: Int[Tensor, "example pos"], places: Int[Tensor, " place"]
+) -> Float[Tensor, "example place d_vocab"]:
+    """The logits at some positions, of a model and its `plain_model`; no others are made, unless somebody has hooks."""
+    places = places.to(tokens.device)
+    if native is not None:
+        return native.lm_head(native.transformer(tokens, NO_EDITS)[:, places])
+    if has_hooks(model):
+        return run(model, tokens)[:, places]
+    return run(model, tokens, {f"blocks.{model.cfg.n_layers - 1}.hook_resid_post": lambda stream: stream[:, places]})
 
 
 def stepper(

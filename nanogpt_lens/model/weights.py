@@ -64,7 +64,9 @@ def unembedding(model: Hooked) -> Float[Tensor, "d_model token"]:
         AnalysisError: the model does not normalise with LayerNorm.
     """
     folded = model.W_U.detach()[:, : n_tokens(model)].double() * norm_weight(model, model.ln_final)[:, None]
-    return centred(centred(folded, 0), 1)
+    for dim in (0, 1):  # in place, because that of a large vocabulary is hundreds of megabytes
+        folded -= folded.mean(dim, keepdim=True)
+    return folded
 
 
 def rounding(model: Hooked) -> float:

@@ -24,6 +24,10 @@ Where: TypeAlias = Literal["max", "mean"]
 """What an excerpt is ranked by: its peak, or the mean over its tokens."""
 
 
+_MOST = 0.2
+"""The share of all rows from which on they are brought together first."""
+
+
 class TopWindows(Keeper):
     """The k best excerpts of every unit.
 
@@ -58,8 +62,8 @@ class TopWindows(Keeper):
         examples, units = (best > self._score[i][:, -1]).nonzero(as_tuple=True)
         if not len(units):
             return
-        rows = ranked.transpose(1, 2)[examples, units]  # [candidate, place]
-        activations = rows if self.where == "max" else values.transpose(1, 2)[examples, units]
+        rows = _rows(ranked, examples, units)  # [candidate, place]
+        activations = rows if self.where == "max" else _rows(values, examples, units)
         rows = -rows if self.lowest else rows.clone()
         first = batch.first + examples * values.shape[1]
         candidate, start, score = self._peaks(rows, units, self._score[i][:, -1])
@@ -92,21 +96,28 @@ class TopWindows(Keeper):
         units: Int[Tensor, " candidate"],
         least: Float[Tensor, " unit"],
     ) -> tuple[Int[Tensor, " peak"], Int[Tensor, " peak"], Float[Tensor, " peak"]]:
-        """Peaks of the candidates' rows, from the highest on, whose excerpts do not overlap.
+        """Peaks of the candidates' rows, from the highest on, whose excerpts do not overlap; at most k of a row.
 
         Returns:
             for each peak the candidate, the start of the excerpt in its sequence, and the score.
         """
         starts = self._starts(rows.shape[1], rows.device)
+        first = torch.searchsorted(starts, starts - self.window, right=True)  # of those that a peak takes away
+        last = torch.searchsorted(starts, starts + self.window) - 1
+        near = torch.arange(int((last - first).max()) + 1, device=rows.device)
+        taken = torch.minimum(first[:, None] + near, last[:, None])  # [place, place that goes with it]
         alive = torch.arange(len(rows), device=rows.device)
         peaks: list[tuple[Int[Tensor, " _"], Int[Tensor, " _"], Float[Tensor, " _"]]] = []
-        while len(alive):
+        for _ in range(self.k):
             place = rows.argmax(1)  # the first of equal ones
             score = rows.gather(1, place[:, None])[:, 0]
             keep = score > least[units[alive]]
-            alive, rows, place, score = alive[keep], rows[keep], place[keep], score[keep]
+            if not bool(keep.all()):
+                alive, rows, place, score = alive[keep], rows[keep], place[keep], score[keep]
+            if not len(alive):
+                break
             peaks.append((alive, starts[place], score))
-            rows.masked_fill_((starts - starts[place, None]).abs() < self.window, -torch.inf)
+            rows.scatter_(1, taken[place], -torch.inf)
         candidate, start, score = (torch.cat(parts) for parts in zip(*peaks, strict=True))
         return candidate, start, score
 
@@ -191,3 +202,14 @@ class TopWindows(Keeper):
     def activations(self) -> Float[Tensor, "site unit k window"]:
         """The activations on each excerpt's tokens."""
         return torch.stack(self._activations)
+
+
+def _rows(
+    values: Float[Tensor, "example place unit"], examples: Int[Tensor, " candidate"], units: Int[Tensor, " candidate"]
+) -> Float[Tensor, "candidate place"]:
+    """The values of some units on some examples."""
+    n, _, width = values.shape
+    if len(units) < _MOST * n * width:
+        return values.transpose(1, 2)[examples, units]
+    whole = values.transpose(1, 2).contiguous()  # many times as fast as to gather from afar, where most are wanted
+    return whole.flatten(0, 1) if len(units) == n * width else whole[examples, units]

@@ -19,10 +19,10 @@ from nanogpt_lens.core.checks import check_whole, default_of
 from nanogpt_lens.core.choices import check_choice
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.interventions.units import Units
-from nanogpt_lens.model.access import Hooked, n_tokens, provenance, token_labels
-from nanogpt_lens.model.weights import unembedding
+from nanogpt_lens.model.access import Hooked, provenance, token_labels
 from nanogpt_lens.neurons.moments import ActivationSample, Moments
 from nanogpt_lens.neurons.peaks import TopWindows, Where
+from nanogpt_lens.neurons.promoted import none_promoted, promoted_tokens
 from nanogpt_lens.results.neurons import NeuronSearch
 from nanogpt_lens.results.sample import Sample
 from nanogpt_lens.running.reading import Engine
@@ -34,7 +34,6 @@ PROBABILITIES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
 """The probabilities of the quantiles."""
 
 BINS = 40
-_TOKENS_SHOWN = 5
 
 
 def search_neurons(
@@ -49,6 +48,7 @@ def search_neurons(
     where: Where = "max",
     seq_len: int | None = None,
     sample: int = 4096,
+    promoted: bool = True,
     seed: int = 0,
     sae: Any = None,
     engine: Engine = "auto",
@@ -76,6 +76,8 @@ def search_neurons(
         where: rank excerpts by their "max" (lowest: minimum), or by the "mean" over the whole excerpt.
         seq_len: the tokens of a sequence; None for the model's context.
         sample: the number of tokens, drawn at random from the corpus, that quantiles and histogram come from.
+        promoted: also find the tokens that each neuron promotes and suppresses, most of the work where the
+            vocabulary is large and the corpus short.
         seed: the seed of that draw.
         sae: a SAELens autoencoder, whose features take the place of neurons.
         engine: how activations are computed, see `nanogpt_lens.running.reading`.
@@ -121,7 +123,7 @@ def search_neurons(
         **_excerpt_fields("top", top, sequences),
         **_excerpt_fields("low", low, sequences),
         **_summaries(drawn, sites),
-        **_promoted_tokens(model, units),
+        **(promoted_tokens if promoted else none_promoted)(model, units),
         **_descriptions(model, units, sequences, k, window, where),
         values=top.value[..., 0],
         mean=moments.mean,
@@ -222,17 +224,3 @@ def _summaries(drawn: ActivationSample, sites: int) -> dict[str, Shaped[Tensor, 
         "histogram": torch.stack(histograms),
         "bounds": torch.stack(bounds),
     }
-
-
-def _promoted_tokens(model: Hooked, units: Units) -> dict[str, Shaped[Tensor, "layer neuron token"]]:
-    """The tokens whose logits each unit's output direction raises and lowers most."""
-    readout = unembedding(model)
-    n_shown = min(_TOKENS_SHOWN, n_tokens(model))
-    parts: dict[str, list[Shaped[Tensor, "neuron token"]]] = {}
-    for i in range(len(units.layers)):
-        logits = [(part @ readout) for part in units.directions(i).split(1024)]
-        for name, largest in (("promoted", True), ("suppressed", False)):
-            best = [part.topk(n_shown, largest=largest) for part in logits]
-            parts.setdefault(name, []).append(torch.cat([b.indices for b in best]).int())
-            parts.setdefault(f"{name}_logits", []).append(torch.cat([b.values for b in best]).float())
-    return {name: torch.stack(layers) for name, layers in parts.items()}

@@ -37,6 +37,7 @@ def packed_neurons(
     separating: Mapping[str, SeparatingNeurons],
     listed: Sequence[tuple[int, int, str]] = (),
     *,
+    most: int | None = None,
     budget: int = BUDGET,
 ) -> NeuronTable:
     """The neurons of a search, in at most `budget` characters of base64.
@@ -45,22 +46,29 @@ def packed_neurons(
         search: of all neurons, on a text that is not much longer than some 100,000 tokens.
         separating: by what a class is called, how well neurons separate it.
         listed: (layer, neuron, why) of those that stand first, at indices of the search.
+        most: neurons; None for all.
         budget: characters; fewer details and then fewer neurons are kept where all do not fit.
     """
-    layers, width = search.shape["layer"], search.shape["neuron"]
-    first = dict.fromkeys(layer * width + neuron for layer, neuron, _ in listed)
-    salient = deviations(search).flatten().argsort(descending=True, stable=True).tolist()
-    order = [*first, *(i for i in salient if i not in first)]
+    order = kept_first(search, listed)[:most]
+    first = {(layer, neuron) for layer, neuron, _ in listed}
     made = _packed(search, separating, listed, order, _DETAILS[0])
     for details in _DETAILS[1:]:
         if len(made.packed) <= budget:
             return made
         made = _packed(search, separating, listed, order, details)
-    n = layers * width
+    n = len(order)
     while n > max(1, len(first)) and len(made.packed) > budget:
         n = max(1, len(first), int(n * 0.95 * budget / len(made.packed)))
         made = _packed(search, separating, listed, order[:n], _DETAILS[-1])
     return made
+
+
+def kept_first(search: NeuronSearch, listed: Sequence[tuple[int, int, str]] = ()) -> list[int]:
+    """The places of all neurons, those first that are kept first: the listed ones, then those whose peaks stand out."""
+    width = search.shape["neuron"]
+    first = dict.fromkeys(layer * width + neuron for layer, neuron, _ in listed)
+    salient = deviations(search).flatten().argsort(descending=True, stable=True).tolist()
+    return [*first, *(i for i in salient if i not in first)]
 
 
 def deviations(search: NeuronSearch) -> Float[Tensor, "layer neuron"]:

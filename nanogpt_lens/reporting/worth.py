@@ -29,7 +29,7 @@ _SHOWN = ("induction", "previous_token", "duplicate_token", "copying")
 _N = 32  # sequences
 _WORK = 1e12  # weights times heads times tokens
 _FEWEST, _BRIEFEST = 8, 32  # sequences, and tokens of one, that the loss without each part is measured on at least
-_BRIEFEST_OF_LARGE = 16
+_BRIEFEST_OF_LARGE = 12
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

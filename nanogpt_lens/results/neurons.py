@@ -115,7 +115,8 @@ class NeuronSearch(Result):
         top_tokens, low_tokens: ids; -1 behind the end of a sequence.
         top_activations, low_activations: the unit's, on each of these tokens; nan behind the end of a sequence.
         promoted, suppressed: the tokens whose logits the unit's output direction raises
-            (lowers) most, by `promoted_logits` and `suppressed_logits` per unit of activation.
+            (lowers) most, by `promoted_logits` and `suppressed_logits` per unit of activation; -1 and nan where
+            nobody asked for them.
         vocabulary: the text of every id.
         probabilities: of the quantiles.
         n_tokens: of the corpus.
@@ -218,7 +219,8 @@ class NeuronSearch(Result):
     def _texts_with_logits(
         self, tokens: Int[Tensor, " token"], logits: Float[Tensor, " token"]
     ) -> tuple[tuple[str, float], ...]:
-        return tuple((self.vocabulary[t], value) for t, value in zip(tokens.tolist(), logits.tolist(), strict=True))
+        pairs = zip(tokens.tolist(), logits.tolist(), strict=True)
+        return tuple((self.vocabulary[t], value) for t, value in pairs if t >= 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.native import GPT
-from nanogpt_lens.model.access import Hooked, next_token_loss, run
-from nanogpt_lens.model.plain import plain_model
+from nanogpt_lens.model.access import Hooked, log_probs, next_token_loss, run
+from nanogpt_lens.model.plain import logits_at, plain_model
 
 _NUMBERS = 2**24
 _WORTH = 2048  # tokens from which on another model of the same weights is worth its making
@@ -24,9 +24,14 @@ def batches(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Iterator[slice
     return (slice(start, start + step) for start in range(0, n, step))
 
 
-def losses(model: Hooked, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example pos-1"]:
-    """The cross-entropy of each next token, in nats, in batches; as nanoGPT computes it, where that is equal."""
-    return Losses(model)(tokens)
+def losses(
+    model: Hooked, tokens: Int[Tensor, "example pos"], places: Sequence[int] | None = None
+) -> Float[Tensor, "example place"]:
+    """The cross-entropy of each next token, in nats, in batches; as nanoGPT computes it, where that is equal.
+
+    `places` are the positions of the tokens whose next one is predicted; None for all but the last.
+    """
+    return Losses(model)(tokens, places)
 
 
 class Losses:
@@ -43,7 +48,9 @@ class Losses:
         self._native: GPT | None = None
         self._seen, self._compared = 0, 0
 
-    def __call__(self, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "example pos-1"]:
+    def __call__(
+        self, tokens: Int[Tensor, "example pos"], places: Sequence[int] | None = None
+    ) -> Float[Tensor, "example place"]:
         """See `losses`."""
         self._seen += tokens.numel()
         length = tokens.shape[1]
@@ -51,6 +58,11 @@ class Losses:
             self._native, self._compared = plain_model(self._model, length=length), length
         parts = []
         for rows in batches(self._model, tokens):
-            logits = run(self._model, tokens[rows]) if self._native is None else self._native(tokens[rows])
-            parts.append(next_token_loss(logits, tokens[rows]))
+            if places is None:
+                logits = run(self._model, tokens[rows]) if self._native is None else self._native(tokens[rows])
+                parts.append(next_token_loss(logits, tokens[rows]))
+            else:
+                here = torch.as_tensor(places, device=tokens.device)
+                logits = logits_at(self._model, self._native, tokens[rows], here)
+                parts.append(-log_probs(logits).gather(-1, tokens[rows][:, here + 1, None]).squeeze(-1))
         return torch.cat(parts)

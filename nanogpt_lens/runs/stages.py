@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile, zip_longest
@@ -12,7 +13,7 @@ import torch
 
 from conversion.checkpoint import CHECKPOINT_NAME, Checkpoint, read_iteration
 from conversion.compact import STORED_KEY, compact
-from conversion.errors import CheckpointError
+from conversion.errors import CheckpointError, CheckpointWarning
 from conversion.reloading import reload_weights
 from nanogpt_lens.model.access import Hooked
 from nanogpt_lens.model.loading import convert
@@ -136,6 +137,9 @@ class Walk:
         Raises:
             CheckpointError: the checkpoint is damaged, it is of another iteration than before, or its model is
                 another than that of the stage before.
+
+        Warns:
+            CheckpointWarning: as `ngl.load`, once.
         """
         checkpoint = self._reading.checkpoint(stage.path)
         if checkpoint.iter_num != stage.step:
@@ -144,6 +148,8 @@ class Walk:
                 "stay as they are: wait for the end of the training, or give pattern='ckpt_*.pt'"
             )
         if self.model is None:
+            if checkpoint.vocabulary_doubt:
+                warnings.warn(f"{checkpoint.name}: {checkpoint.vocabulary_doubt}", CheckpointWarning, stacklevel=3)
             self.model = convert(checkpoint, backend=self._reading.backend, **self._converting, consume=True)
         else:
             reload_weights(self.model, checkpoint)

@@ -77,9 +77,9 @@ def test_a_mutation_of_a_large_model_is_caught_and_its_first_hook_named(tmp_path
     assert report.first_difference.name == first
 
 
-@pytest.mark.parametrize("late", [0, 5, 11])
+@pytest.mark.parametrize("late", [0, 3, 5, 11])
 def test_an_edit_that_a_large_model_ignores_is_caught(tmp_path, large, late):
-    """Noise that is repeated reaches every position."""
+    """Noise that is repeated reaches every position; edits alone are made at the first four."""
     checkpoint = read_checkpoint(write(tmp_path))
     model = convert(checkpoint, dtype=torch.float64)
     blind = model.blocks[0].attn.hook_z
@@ -90,7 +90,8 @@ def test_an_edit_that_a_large_model_ignores_is_caught(tmp_path, large, late):
 
     blind.__class__ = type("Late", (type(blind),), {"__call__": call})
     wrong = {c.name for c in check_equivalence(checkpoint, model).failures}
-    assert wrong == {"zero at blocks.0.attn.hook_z", "perturb at blocks.0.attn.hook_z", TOGETHER}
+    alone = {f"{kind} at blocks.0.attn.hook_z" for kind in KINDS} if late < 4 else set()
+    assert wrong == {*alone, TOGETHER}
 
 
 def test_one_gradient_that_is_wrong_is_caught_alone(tmp_path, large):
@@ -103,6 +104,19 @@ def test_one_gradient_that_is_wrong_is_caught_alone(tmp_path, large):
     assert len(wrong) == 1
     assert wrong[0].kind == "gradient"
     assert wrong[0].name.startswith("transformer.h.1.")
+
+
+def test_gradients_of_many_blocks_are_computed_once(tmp_path, large, monkeypatch):
+    """The two sides give blocks in the same order, so that none is thrown away and asked for again."""
+    checkpoint = read_checkpoint(write(tmp_path, n_layer=7))
+    model = convert(checkpoint, dtype=torch.float64)
+    begun, gradients = [], NativeReference.gradients
+    monkeypatch.setattr(NativeReference, "gradients", lambda *a: (begun.append(1), gradients(*a))[1])
+    report = check_equivalence(checkpoint, model, edits=False)
+    assert report.passed, str(report)
+    assert len(begun) == 1
+    compared = [c.name for c in report.comparisons if c.kind == "gradient"]
+    assert compared == [name for name in checkpoint.config.shapes() if name != "lm_head.weight"]
 
 
 def test_the_native_model_has_no_weights_of_its_own_and_computes_the_same(tmp_path, large, tokens):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -24,6 +25,7 @@ from nanogpt_lens.results.lens import ConvergenceResult
 from nanogpt_lens.viz.tokens import visible
 
 _SHORT, _N = 14, 64
+_LONGEST_OF_LARGE = 64  # tokens of a sequence: each is read at every point, by a large vocabulary
 _DEFAULT = 1_000_000  # tokens at most of a sequence of `nanogpt-lens lens`: the context
 _PARTS = 8  # rows of the table of contributions
 _EARLIEST = 4  # tokens before the prediction that is taken apart
@@ -33,9 +35,10 @@ def _make(subject: Subject) -> Content:
     model = subject.model
     tokens = subject.passage(_SHORT, number=2)
     lens = logit_lens(model, tokens, k=min(5, model.cfg.d_vocab))
-    convergence = measure_convergence(
-        model, subject.corpus, n=subject.sequences(_N), seq_len=subject.seq_len, seed=subject.seed, progress=False
-    )
+    options: dict[str, Any] = {"n": subject.sequences(_N), "seq_len": subject.seq_len, "seed": subject.seed}
+    if subject.is_large:
+        options |= {"seq_len": min(subject.seq_len, _LONGEST_OF_LARGE), "points": ("resid_pre", "resid_post")}
+    convergence = measure_convergence(model, subject.corpus, **options, progress=False)
     prompt, answer, wrong = _prediction(model, tokens, lens)
     attribution = direct_logit_attribution(model, prompt, answer, wrong)
     body: list[Block] = [

@@ -42,7 +42,7 @@ from nanogpt_lens.viz.tokens import visible
 _TOKENS, _LEAST, _LEAST_OF_LARGE = 2**14, 2**12, 2**11
 _OWN = 64  # sequences of the model's own text
 _PASSAGE = 256
-_SAMPLES, _WRITTEN = 2, 200
+_SAMPLES, _WRITTEN, _WRITTEN_BY_LARGE = 2, 200, 64  # a token of a large model is a word or a part of one
 _EXPECTED = 3  # tokens that pointing at one shows
 _SEED = 1337  # nanoGPT's own
 
@@ -257,7 +257,8 @@ def _whether_new(subject: Subject, trained: _TrainedOn | None, held: _HeldOut | 
 
 def _commands(subject: Subject) -> tuple[str, ...]:
     seed = ["--seed", str(_SEED + subject.seed)] if subject.seed else []
-    sample = subject.command("sample", "--max-new-tokens", str(_WRITTEN), "--num-samples", str(_SAMPLES), *seed)
+    options = ("--max-new-tokens", str(_length_written(subject)), "--num-samples", str(_SAMPLES), *seed)
+    sample = subject.command("sample", *options)
     return (subject.report_command("loss"), *([sample] if subject.has_vocabulary else []))
 
 
@@ -345,12 +346,17 @@ def _samples(subject: Subject) -> list[Block]:
     ]
 
 
+def _length_written(subject: Subject) -> int:
+    """The tokens that the model writes."""
+    return _WRITTEN_BY_LARGE if subject.is_large else _WRITTEN
+
+
 def _written(subject: Subject, seeds: Sequence[int]) -> list[str]:
     """What the model writes after a line break, of each seed."""
     model = subject.model
     names: Sequence[str] = subject.strings(torch.arange(n_tokens(model)))
     start = names.index("\n") if "\n" in names else 0
-    written = samples(model, start, max_new_tokens=_WRITTEN, seeds=seeds)[:, 1:]
+    written = samples(model, start, max_new_tokens=_length_written(subject), seeds=seeds)[:, 1:]
     texts = []
     for ids in written.cpu():
         strings = subject.strings(ids)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.neurons.find import find_neurons_of_each
+from nanogpt_lens.neurons.promoted import with_promoted
 from nanogpt_lens.neurons.search import search_neurons
 from nanogpt_lens.reporting.blocks import (
     Block,
@@ -27,7 +29,7 @@ from nanogpt_lens.reporting.blocks import (
 )
 from nanogpt_lens.reporting.class_neurons import FEATURED, first_class_neuron
 from nanogpt_lens.reporting.doubts import doubts
-from nanogpt_lens.reporting.neuron_table import deviations, packed_neurons
+from nanogpt_lens.reporting.neuron_table import deviations, kept_first, packed_neurons
 from nanogpt_lens.reporting.section import Content, Recipe
 from nanogpt_lens.reporting.subject import Subject, source_of
 from nanogpt_lens.reporting.words import count, interval, list_of, number, percent, plural, quoted, share
@@ -41,6 +43,7 @@ SAMPLE = 2**16
 """Tokens of the text that are searched, from its beginning; fewer of a large model, and the section says how many."""
 
 _LEAST, _LEAST_OF_LARGE = 2**13, 2**12
+_MOST_OF_LARGE = 4096  # neurons of a large model that are shown
 
 _OWN = 64  # sequences of the model's own text
 _EXCERPTS, _LOWEST, _WINDOW = 6, 2, 32
@@ -62,10 +65,13 @@ class _Listed:
 def _make(subject: Subject) -> Content:
     model = subject.model
     corpus, size, words = _sample(subject)
-    window = min(_WINDOW, int(model.cfg.n_ctx), size)
-    room = size // int(model.cfg.n_ctx) * (int(model.cfg.n_ctx) // window)
+    length, most = _reading(subject)
+    window = min(_WINDOW, length, size)
+    room = size // length * (length // window)
     k = max(1, min(_EXCERPTS, room))
-    search = search_neurons(model, corpus, k=k, window=window, seed=subject.seed, progress=False)
+    reads = {} if most is None else {"seq_len": length}
+    options: dict[str, Any] = {**reads, "seed": subject.seed, "progress": False}
+    search = search_neurons(model, corpus, k=k, window=window, promoted=most is None, **options)
     again = subject.report_command("neurons")
     if not _active(search).any():
         highest = number(float(search.values.max()))
@@ -74,15 +80,15 @@ def _make(subject: Subject) -> Content:
             "is listed."
         )
         return Content(body=(Paragraph(text=text), _searched(search, words)), commands=(again,))
-    separating = _separating(subject, corpus)
+    separating = _separating(subject, corpus, options)
     chosen = list(_neurons_to_list(search, separating))
     body: list[Block] = []
     if chosen:
-        table = packed_neurons(
-            search,
-            {USUAL[name]: result for name, result in separating.items()},
-            [(one.layer, one.neuron, one.why) for one in chosen],
-        )
+        listed = [(one.layer, one.neuron, one.why) for one in chosen]
+        if most is not None:
+            search = with_promoted(model, search, kept_first(search, listed)[:most])
+        classes = {USUAL[name]: result for name, result in separating.items()}
+        table = packed_neurons(search, classes, listed, most=most)
         body += [_how_to_use(table, search), table, NeuronCards(cards=tuple(_card(search, one) for one in chosen))]
     else:
         body.append(Paragraph(text="No neuron stands out, and none is listed.", tone="note"))
@@ -94,12 +100,17 @@ def _make(subject: Subject) -> Content:
     return Content(body=tuple(body), commands=(again, *more), findings=_findings(separating), results=found)
 
 
+def _reading(subject: Subject) -> tuple[int, int | None]:
+    """The tokens of a sequence that is read, and how many neurons are shown at most: None for as many as fit."""
+    return (subject.seq_len, _MOST_OF_LARGE) if subject.is_large else (int(subject.model.cfg.n_ctx), None)
+
+
 def _how_to_use(table: NeuronTable, search: NeuronSearch) -> Paragraph:
     """What is in the table, and what it has left out."""
     kinds = f"{search.unit_kind}s"
     left_out = "" if table.n == table.total else (
-        f" These are the {count(table.n)} of {count(table.total)} whose peaks stand out most; more would not fit into "
-        "the page."
+        f" These are the {count(table.n)} of {count(table.total)} whose peaks stand out most; more would be too much "
+        "for a page."
     )  # fmt: skip
     return Paragraph(
         text=f"Each row is one of the model's {kinds}. Click a row for its excerpts, a heading to sort. The first "
@@ -139,7 +150,8 @@ def _page_command(subject: Subject, first: _Listed, k: int, window: int, size: i
         return []
     options = ["--k", str(k)]
     options += [] if window == min(_WINDOW, int(subject.model.cfg.n_ctx)) else ["--window", str(window)]
-    remark = "" if size == len(subject.text.ids) else "searches the whole text: numbers differ a little"
+    whole = size == len(subject.text.ids) and not subject.is_large
+    remark = "" if whole else "searches the whole text: numbers differ a little"
     name = f"{first.layer}.{first.neuron}"
     return [subject.command("neurons page", name, *options, *subject.seed_option(), text=True, remark=remark)]
 
@@ -156,12 +168,12 @@ def _sample(subject: Subject) -> tuple[Corpus, int, str]:
     return data, len(ids), f"{'all' if whole else 'the first'} {count(len(ids))} tokens of {name}"
 
 
-def _separating(subject: Subject, corpus: Corpus) -> dict[str, SeparatingNeurons]:
+def _separating(subject: Subject, corpus: Corpus, options: dict[str, Any]) -> dict[str, SeparatingNeurons]:
     """The classes that the sample holds enough of, and how well neurons separate them."""
     names = list(USUAL) if subject.has_vocabulary else []
-    options = {"k": _OF_CLASS, "sample": _DRAWN, "permutations": _SHIFTS, "seed": subject.seed, "progress": False}
+    size = {"k": _OF_CLASS, "sample": _DRAWN, "permutations": _SHIFTS}
     try:
-        each = find_neurons_of_each(subject.model, corpus, names, **options)
+        each = find_neurons_of_each(subject.model, corpus, names, **size, **options)
     except AnalysisError:  # a text that is too short, or activations that are not finite
         return {}
     return {name: one for name, one in zip(names, each, strict=True) if isinstance(one, SeparatingNeurons)}

@@ -12,8 +12,9 @@ import torch
 import nanogpt_lens as ngl
 from nanogpt_lens.results import Trajectory
 from tests.browser import chromium
+from tests.making import write_meta
 from tests.nanogpt_lens.cli.test_cli import run
-from tests.nanogpt_lens.runs.stage_helpers import TEXT, make_run, write_stage
+from tests.nanogpt_lens.runs.stage_helpers import CHARS, TEXT, make_run, write_stage
 
 STEPS = (0, 100, 200, 300, 400, 500, 600, 700)
 FALLS = 400
@@ -234,3 +235,13 @@ def test_a_run_that_is_interrupted(stages, tmp_path, monkeypatch):
 
     monkeypatch.setattr("nanogpt_lens.runs.stages.Walk.at", interrupt)
     assert run("trajectory", stages, "--measure", "composition_scores")[0] == 130
+
+
+def test_a_vocabulary_of_another_size_is_noted_once(tmp_path):
+    folder = make_run(tmp_path / "run", names={})
+    for step in (0, 100):
+        write_stage(folder / f"ckpt_{step}.pt", step)
+    write_meta(folder, CHARS[:8])
+    code, out, err = run("trajectory", folder, "--measure", "prefix_matching", "--n", 2)
+    assert (code, "vocabulary" in out) == (0, False)
+    assert err.count(f"the vocabulary has 8 tokens and the model {len(CHARS)}") == 1

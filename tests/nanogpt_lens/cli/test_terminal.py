@@ -117,6 +117,9 @@ def test_a_name_that_does_not_exist_is_refused_before_a_model_is_loaded(words, n
         (("lens", "induction", "To be, or"), "it takes PATH: did you mean --prompt 'To be, or'?"),
         (("heads", "induction", "0.1"), "it takes PATH: did you mean --text 0.1?"),
         (("heads", __file__, "induction"), f"the wrong way round: did you mean induction --text {__file__}?"),
+        (("train", __file__, "out"), f"Missing option '--output' / '-o'. Did you mean --data {__file__} --output out?"),
+        (("train", "out"), "Missing option '--output' / '-o'. Did you mean --output out?"),
+        (("train", "--task", "trigger_bigrams"), "Missing option '--output' / '-o'."),
         (("train", __file__, "-o", "out"), f"it takes no argument: did you mean --data {__file__}?"),
         (("neurons", "page", "induction", "0.4", __file__), f"it takes PATH NEURON: did you mean --text {__file__}?"),
     ],
@@ -126,6 +129,12 @@ def test_a_word_too_much_may_be_meant_for_something_else(words, hint):
     assert (code, out) == (2, "")
     said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", re.sub(r"\x1b\[[0-9;]*m", "", err)).split())
     assert hint.replace(" ", "") in said.replace(" ", ""), said
+
+
+def test_a_checkpoint_behind_text_is_named():
+    code, out, err = run("heads", __file__, "--text", "checkpoints/induction")
+    assert (code, out) == (2, "")
+    assert "checkpoints/induction is a checkpoint; expected a text: give the checkpoint first" in " ".join(err.split())
 
 
 def test_a_log_says_each_section_of_a_report(monkeypatch):

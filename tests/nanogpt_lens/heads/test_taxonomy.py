@@ -17,6 +17,7 @@ from nanogpt_lens.heads.copying import copying_score
 from nanogpt_lens.heads.naming import THRESHOLDS
 from nanogpt_lens.heads.taxonomy import SCORES, head_taxonomy, score_heads
 from nanogpt_lens.model.access import has_hooks
+from nanogpt_lens.model.weights import head_weights, unembedding
 from nanogpt_lens.results import HeadTaxonomy, load_result
 from nanogpt_lens.text.prompts import random_tokens, repeated_tokens
 from tests.conftest import convert
@@ -131,7 +132,7 @@ class TestScores:
         """Against loops over keys and tokens, with the unfolded weights of the model."""
         tokens = torch.tensor([[4, 1, 4, 7], [2, 2, 2, 2]])
         _, cache = model.run_with_cache(tokens)
-        found = naming._raise_of_logits(model, tokens).detach()
+        found = naming._raise_of_logits(model, tokens, head_weights(model), unembedding(model)).detach()
         unembed = model.W_U.detach() * norm_weight(model.ln_final)[:, None]
         unembed = unembed - unembed.mean(0)  # ln_final centres what is written
         for layer in range(2):

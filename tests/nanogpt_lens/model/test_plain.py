@@ -7,7 +7,7 @@ import torch
 
 import nanogpt_lens as ngl
 from nanogpt_lens.model.access import evaluating, loss_per_token
-from nanogpt_lens.model.plain import last_logits, plain_model, samples
+from nanogpt_lens.model.plain import last_logits, logits_at, plain_model, samples
 from nanogpt_lens.model.sampling import generate
 from nanogpt_lens.running import batches
 from nanogpt_lens.running.batches import Losses, losses
@@ -33,7 +33,27 @@ def test_losses_and_last_logits_are_the_models(model):
         assert (losses(model, tokens) - loss_per_token(model, tokens)).abs().max() < 5e-5
         expected = model(tokens)[:, -1]
         assert (last_logits(model, native, tokens) - expected).abs().max() < 5e-5
-        assert torch.equal(last_logits(model, None, tokens), expected)
+        assert (last_logits(model, None, tokens) - expected).abs().max() < 5e-5
+
+
+def test_logits_at_some_positions_are_those_of_a_whole_run(model):
+    tokens, places = torch.randint(65, (5, 12), generator=torch.Generator().manual_seed(0)), [0, 3, 10]
+    with evaluating(model):
+        native, whole = plain_model(model), model(tokens)
+        for one in (native, None):
+            at = logits_at(model, one, tokens, torch.tensor(places))
+            assert (at - whole[:, places]).abs().max() < 5e-5
+        expected = loss_per_token(model, tokens)[:, places]
+        assert (losses(model, tokens, places) - expected).abs().max() < 5e-5
+        many = tokens.repeat(50, 1)  # enough for the other model
+        assert (losses(model, many, places)[:5] - expected).abs().max() < 5e-5
+        # a hook of the user sees all positions
+        seen = []
+        model.blocks[1].hook_resid_post.add_hook(lambda value, hook: seen.append(value.shape[1]))
+        model.ln_final.hook_normalized.add_hook(lambda value, hook: value * torch.arange(12.0)[:, None])
+        hooked = model(tokens)
+        assert torch.equal(logits_at(model, None, tokens, torch.tensor(places)), hooked[:, places])
+        assert seen == [12, 12]
 
 
 def test_it_has_the_present_weights(model):

@@ -12,6 +12,7 @@ from nanogpt_lens.core import unfinished
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.directions.find import principal_components
 from nanogpt_lens.neurons.peaks import TopWindows
+from nanogpt_lens.neurons.promoted import with_promoted
 from nanogpt_lens.neurons.search import BINS, PROBABILITIES, search_neurons
 from nanogpt_lens.neurons.statistics import neuron_statistics
 from nanogpt_lens.results import Result
@@ -183,6 +184,25 @@ def test_sample_is_seeded_and_of_the_stated_size(model):
         values = expected[0, :, unit].numpy()
         counts, _ = np.histogram(values, bins=BINS, range=(values.min(), values.max()))
         assert found.histogram[0, unit].tolist() == counts.tolist()
+
+
+def test_what_some_neurons_promote_can_be_asked_for_later(model):
+    options = {"k": 2, "window": 4, "progress": False}
+    whole = search_neurons(model, corpus(N), **options)
+    bare = search_neurons(model, corpus(N), promoted=False, **options)
+    assert bare.promoted.unique().tolist() == [-1]
+    assert bare.suppressed_logits.isnan().all()
+    assert bare.page(1, 3).promoted == ()
+    some = [3, 64 + 9, 64 + 10]  # 0.3, 1.9, 1.10
+    asked = with_promoted(model, bare, some)
+    for name in ("promoted", "promoted_logits", "suppressed", "suppressed_logits"):
+        expected, got, before = (getattr(search, name).flatten(0, 1) for search in (whole, asked, bare))
+        assert torch.equal(got[some], expected[some])
+        others = [i for i in range(128) if i not in some]
+        assert torch.equal(got[others].nan_to_num(), before[others].nan_to_num())
+    assert asked.page(1, 9).promoted == whole.page(1, 9).promoted
+    for name in ("top_starts", "low_activations", "quantiles"):
+        assert torch.equal(getattr(bare, name).nan_to_num(), getattr(whole, name).nan_to_num())
 
 
 def synthetic(values, batches, **options):

@@ -7,7 +7,7 @@ import pytest
 import nanogpt_lens as ngl
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.reading import Reading
-from nanogpt_lens.reporting import making
+from nanogpt_lens.reporting import making, sections
 from nanogpt_lens.reporting.subject import Subject, is_large
 from tests.making import write, write_meta
 
@@ -40,6 +40,23 @@ def test_a_file_that_changes_meanwhile_is_named(folder, monkeypatch):
     write(folder, seed=1)
     with pytest.raises(AnalysisError, match="has changed while the report was made"):
         _ = subject.model
+
+
+def test_sections_of_a_large_model_read_less_and_say_so(folder, monkeypatch):
+    """Each on the same model, taken for a large one."""
+    text = "To be, or not to be, that is the question:\n" * 100
+    monkeypatch.setattr(Subject, "is_large", True)
+    monkeypatch.setattr(sections.neurons, "_MOST_OF_LARGE", 30)
+    monkeypatch.setattr(sections.lens, "_LONGEST_OF_LARGE", 6)
+    made = ngl.report(folder, corpus=text, sections=["loss", "lens", "neurons"], progress=False)
+    assert not made.failed
+    assert "These are the 30 of 128 whose peaks stand out most" in made.html
+    assert "sequences of 6 tokens" in made.html
+    commands = {section.key: " ".join(section.commands) for section in made.sections}
+    assert "--max-new-tokens 64" in commands["loss"]
+    search = next(section for section in made.sections if section.key == "neurons").results["search_neurons"]
+    known = (search.promoted[..., 0] >= 0).sum()
+    assert known == 30
 
 
 def test_less_is_read_of_a_large_model_and_of_none_below():
