@@ -36,7 +36,7 @@ from nanogpt_lens.results import PatchingResult
 from nanogpt_lens.running.metrics import Metric, logit_diff
 from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair
 
-_PAIRS = 8
+_PAIRS, _PAIRS_OF_LARGE = 8, 4
 _PATHS = 64  # heads and MLPs whose paths are patched
 _SITES = 5
 
@@ -63,7 +63,7 @@ def _make(subject: Subject) -> Content:
         commands.append(_command(subject, case))
         findings.append(said)
     try:
-        pairs = subject.prompt_pairs(_PAIRS)
+        pairs = subject.prompt_pairs(_PAIRS_OF_LARGE if subject.is_large else _PAIRS)
     except AnalysisError as reason:
         if subject.pair is None:
             if isinstance(reason, NoPairFoundError):
@@ -180,9 +180,10 @@ def _sweeps(subject: Subject, case: _Case) -> tuple[list[Block], str]:
             model, clean, corrupted, case.metric, activation=activation, axes=axes, seed=subject.seed, progress=False
         )
 
-    stream, heads = sweep("resid_pre", "layer", "pos"), sweep("z", "layer", "head", "pos")
+    stream = sweep("resid_pre", "layer", "pos")
     parts = [sweep(activation, "layer", "pos") for activation in ("attn_out", "mlp_out")]
     whole = sweep("z", "layer", "head")
+    heads = whole if subject.is_large else sweep("z", "layer", "head", "pos")  # thousands of runs of a large model
     gap = stream.clean - (stream.corrupted or 0.0)
     body: list[Block] = [
         *_prompts(subject, case, stream),
@@ -264,7 +265,7 @@ def _sites(heads: PatchingResult, parts: list[PatchingResult]) -> Table:
         for row in result.top(_SITES).to_dict("records"):
             site = f"{row['layer']:.0f}.{row['head']:.0f}" if "head" in row else f"layer {row['layer']:.0f}"
             label = row.get("pos_label")
-            at = f"{row['pos']:.0f}" + ("" if label is None else f" {quoted(str(label))}")
+            at = f"{row['pos']:.0f}" + ("" if label is None else f" {quoted(str(label))}") if "pos" in row else "all"
             rows.append((kind, site, at, number(row["value"], 2), percent(row["recovery"])))
     return Table(
         header=("what", "where", "position", "logit difference", "recovery"),
