@@ -38,7 +38,7 @@ _LOOKED_AT = 50_000  # tokens of the text among which a passage begins
 _LONGEST = 128
 _WORK = 3.5e11  # parameters times tokens that a section reads at most: some ten seconds on a core
 _WORK_OF_LARGE = 2.5e11  # the same of a large model, of which other things cost more
-_LOOKED_AT_BY_LARGE = 64  # windows in which pairs are looked for
+_LOOKED_AT_BY_LARGE, _TRIED_BY_LARGE = 64, 6  # windows in which pairs are looked for, and of which edits are tried
 
 
 def is_large(n_params: int) -> bool:
@@ -227,8 +227,9 @@ class Subject:
 
     @cached_property
     def _pairs_or_reason(self) -> tuple[PromptPair, ...] | NoPairFoundError:
-        n = _LOOKED_AT_BY_LARGE if self.is_large else LOOKED_AT
-        options: dict[str, Any] = {"seq_len": self.prompt_length, "n": n, "seed": self.seed}
+        options: dict[str, Any] = {"seq_len": self.prompt_length, "n": LOOKED_AT, "seed": self.seed}
+        if self.is_large:
+            options |= {"n": _LOOKED_AT_BY_LARGE, "tried": _TRIED_BY_LARGE}
         try:
             return find_prompt_pairs(self.model, self.corpus, k=_PAIRS, **options)
         except NoPairFoundError as reason:

@@ -132,10 +132,13 @@ def find_prompt_pairs(
     k: int = 8,
     seq_len: int | None = None,
     n: int = 512,
+    tried: int | None = None,
     away: int | None = None,
     seed: int = 0,
 ) -> tuple[PromptPair, ...]:
     """The best edit of each window, the best `k` of them; as `find_prompt_pair`, which is the first of these.
+
+    `tried` is the number of windows, at most, whose edits are tried, which is nearly all of the work; None for 48.
 
     Raises:
         AnalysisError: see `find_prompt_pair`; fewer than `k` windows with an edit are no error.
@@ -143,28 +146,29 @@ def find_prompt_pairs(
     check_model(model)
     text = open_corpus(model, corpus)
     size, distance = _sizes(model, seq_len, away, text.room() - 1)
-    check_whole(1, k=k, n=n)
+    tried = _TRIED if tried is None else tried
+    check_whole(1, k=k, n=n, tried=tried)
     check_whole(seed=seed)
     windows, present = _windows(text, size, n, seed)
     with evaluating(model):
         asked = _AskedModel(model, size + 1)
-        prompts, answers = _prompts_and_answers(asked, windows)
+        prompts, answers = _prompts_and_answers(asked, windows, tried)
         edits = [
             best
             for prompt, answer in zip(prompts, answers, strict=True)
             if (best := _best_edit(asked, prompt, int(answer), present, distance)) is not None
         ]
-    tried = (
+    what = (
         f"the {min(_REPLACEMENTS, len(present) - 1)} tokens that the model finds most likely at each position, in "
         f"{_count(len(prompts))} of {size} tokens ({len(windows)} {'was' if len(windows) == 1 else 'were'} looked at)"
     )
     if not edits:
         raise NoPairFoundError(
-            f"no edit of one token changes the model's top prediction (tried were {tried})",
+            f"no edit of one token changes the model's top prediction (tried were {what})",
             "give another text, more windows (n=), or a pair of your own",
         )
     edits.sort(key=lambda edit: (edit.remoteness, -edit.strength))  # stable: of equal ones the earlier window
-    return tuple(_pair(model, edit, f"tried were {tried}") for edit in edits[:k])
+    return tuple(_pair(model, edit, f"tried were {what}") for edit in edits[:k])
 
 
 def _sizes(model: Hooked, seq_len: int | None, away: int | None, room: int) -> tuple[int, int]:
@@ -225,7 +229,7 @@ class _AskedModel:
 
 
 def _prompts_and_answers(
-    asked: _AskedModel, windows: Int[Tensor, "example window"]
+    asked: _AskedModel, windows: Int[Tensor, "example window"], tried: int
 ) -> tuple[Int[Tensor, "prompt pos"], Int[Tensor, " prompt"]]:
     """The prompts after which the model is sure of what really follows, and the token that follows each.
 
@@ -246,7 +250,7 @@ def _prompts_and_answers(
     probability = last.double().softmax(-1)[right, truth[right]]
     sure = right[probability >= _SURE]
     sure = sure if len(sure) else right
-    kept = sure[torch.linspace(0, len(sure) - 1, min(_TRIED, len(sure)), dtype=torch.float64).long()]
+    kept = sure[torch.linspace(0, len(sure) - 1, min(tried, len(sure)), dtype=torch.float64).long()]
     return windows[kept, :-1], truth[kept]
 
 

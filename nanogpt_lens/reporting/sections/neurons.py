@@ -52,7 +52,8 @@ _BEFORE, _AFTER = 14, 6  # tokens of a glimpse around the peak
 _RARE = 0.9  # a sparse neuron is not above zero on so many tokens
 _CLEAR, _CONSTANT = 0.005, 1e-12  # an activation that is written as 0.01; a variance
 _GELU = "A GELU is never below −0.17: the lowest excerpts of most neurons are near that value and say little."
-_DRAWN, _SHIFTS = 2**13, 50  # tokens that the classes are measured on; shifts for chance
+_DRAWN, _DRAWN_OF_LARGE = 2**13, 3584  # tokens that the classes are measured on; a large model reads so many at once
+_SHIFTS = 50  # for chance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +172,8 @@ def _sample(subject: Subject) -> tuple[Corpus, int, str]:
 def _separating(subject: Subject, corpus: Corpus, options: dict[str, Any]) -> dict[str, SeparatingNeurons]:
     """The classes that the sample holds enough of, and how well neurons separate them."""
     names = list(USUAL) if subject.has_vocabulary else []
-    size = {"k": _OF_CLASS, "sample": _DRAWN, "permutations": _SHIFTS}
+    sample = _DRAWN_OF_LARGE if subject.is_large else _DRAWN
+    size: dict[str, Any] = {"k": _OF_CLASS, "sample": sample, "permutations": _SHIFTS}
     try:
         each = find_neurons_of_each(subject.model, corpus, names, **size, **options)
     except AnalysisError:  # a text that is too short, or activations that are not finite
