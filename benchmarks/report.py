@@ -112,6 +112,7 @@ def measured_report(ngl, path: str, text: str) -> dict:
 
     def timed(recipe, subject):
         began = time.process_time()
+        peaks["between"] = max(peaks.get("between", 0), peak())
         forget_peak()
         section = make(recipe, subject)
         seconds[recipe.key], peaks[recipe.key] = time.process_time() - began, peak()

@@ -50,7 +50,8 @@ _GREEDY = {"usual": (2, 6), "large": (1, 0)}
 """Examples of greedy text, and the tokens past the context after which one more is chosen."""
 
 _TOGETHER_IN_FLOAT32 = 256
-"""Positions of a large model's run in which all hooks are edited, in float32: float64, which proves, has them all."""
+"""Positions of a large model's run in which all hooks are edited, in float32, where float64 is compared too and has all
+of them."""
 
 TOGETHER = "every hook perturbed in one run"
 """The name of the comparison whose run edits all hooks, also at the positions that runs with one edit do not reach."""
@@ -74,10 +75,21 @@ class Greedy:
 
 
 class Bench:
-    """The native side in each precision, and the tokens that both sides get."""
+    """The native side in each precision, and the tokens that both sides get.
+
+    Args:
+        checkpoint, model_py, seed, device: as for `check_equivalence`.
+        float64: whether float64 is among the precisions that are compared, so that others may read less.
+    """
 
     def __init__(
-        self, checkpoint: Checkpoint, model_py: str | Path | None, *, seed: int, device: str | torch.device
+        self,
+        checkpoint: Checkpoint,
+        model_py: str | Path | None,
+        *,
+        seed: int,
+        device: str | torch.device,
+        float64: bool = True,
     ) -> None:
         self.checkpoint, self.model_py, self.seed, self.device = checkpoint, model_py, seed, device
         self.names = hook_names(checkpoint.config.n_layer)
@@ -97,7 +109,7 @@ class Bench:
         n, self.further = _GREEDY[size]
         self.prompt = tokens(n, min(_PROMPT, context) if size == "usual" else max(1, context - 1))
         self.whole = tokens(1, context)
-        self._together_at = {} if size == "usual" else {torch.float32: _TOGETHER_IN_FLOAT32}
+        self._together_at = {torch.float32: _TOGETHER_IN_FLOAT32} if size == "large" and float64 else {}
         self._windows: list[Int[Tensor, "example pos"]] = []
         self._greedy: dict[torch.dtype, Greedy] = {}
         self._together: dict[tuple[frozenset[str], int], Logits] = {}
@@ -195,7 +207,8 @@ class Bench:
         """Where the greedy text is, in words."""
         context = _said(self.whole.expand(len(self.prompt), -1))
         if not self.further:
-            return f"at the end of {context}: 2 tokens"
+            n = 1 + self.whole.shape[1] - self.prompt.shape[1]
+            return f"at the end of {context}: {n} token{'s' if n > 1 else ''}"
         return f"of {context} and {self.further} tokens past them"
 
 

@@ -86,7 +86,7 @@ def check_equivalence(
         raise ConversionError(f"seed is {seed}; expected an integer from 0 to 2**32 - 1")
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint)
-    bench = Bench(checkpoint, model_py, seed=seed, device=device)
+    bench = Bench(checkpoint, model_py, seed=seed, device=device, float64=model is None)
     comparisons: list[Comparison] = []
     cases = [_case_of(model)] if model is not None else list(_conversions(checkpoint, backend, device))
     with tqdm(total=len(cases), disable=not progress, desc="certificate", unit="model") as bar:

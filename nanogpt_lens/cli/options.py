@@ -24,7 +24,7 @@ from nanogpt_lens.cli.waiting import WAITING
 from nanogpt_lens.cli.wording import in_options
 from nanogpt_lens.core.choices import did_you_mean
 from nanogpt_lens.core.errors import AnalysisError
-from nanogpt_lens.model.places import shipped_text
+from nanogpt_lens.model.places import SUFFIXES, shipped_text
 from nanogpt_lens.model.reading import Reading
 
 if TYPE_CHECKING:
@@ -132,8 +132,12 @@ def check_text(path: Path | None) -> None:
 def _is_checkpoint(path: Path) -> bool:
     """Whether a path is that of a checkpoint, or of a folder with one and without data beside it."""
     if path.is_dir():
-        return (path / CHECKPOINT_NAME).is_file() and not any(path.glob("*.bin"))
-    return path.suffix in (".pt", ".pth", ".ckpt", ".safetensors")
+        return any(path.glob(f"{Path(CHECKPOINT_NAME).stem}*.pt")) and not any(path.glob("*.bin"))
+    if path.suffix not in SUFFIXES or path.suffix == ".bin":
+        return False
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(9).startswith((b"PK", b"\x80")) or path.suffix == ".safetensors"
+    return False
 
 
 _SAVED = {

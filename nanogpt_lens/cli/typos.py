@@ -81,7 +81,7 @@ def missed(words: Sequence[str], error: Any) -> str:
     extra = list(words[sum(one.param_type_name == "argument" for one in parameters) :])
     options = [name for one in parameters if one.param_type_name == "option" for name in one.opts]
     placed: list[str] = []
-    if extra and "--data" in options and Path(extra[0]).exists():
+    if extra and "--data" in options and (Path(extra[0]).is_file() or len(extra) > 1):
         placed += ["--data", extra.pop(0)]
     if len(extra) == 1:
         placed += [error.param.opts[0], extra.pop()]

@@ -98,13 +98,16 @@ def last_logits(
 def logits_at(
     model: Hooked, native: GPT | None, tokens: Int[Tensor, "example pos"], places: Int[Tensor, " place"]
 ) -> Float[Tensor, "example place d_vocab"]:
-    """The logits at some positions, of a model and its `plain_model`; no others are made, unless somebody has hooks."""
-    places = places.to(tokens.device)
+    """The logits at some positions, of a model and its `plain_model`.
+
+    No others are made, unless somebody has attached hooks, or something in place of one.
+    """
+    places, last = places.to(tokens.device), f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     if native is not None:
         return native.lm_head(native.transformer(tokens, NO_EDITS)[:, places])
-    if has_hooks(model):
+    if has_hooks(model) or last not in model.hook_dict:
         return run(model, tokens)[:, places]
-    return run(model, tokens, {f"blocks.{model.cfg.n_layers - 1}.hook_resid_post": lambda stream: stream[:, places]})
+    return run(model, tokens, {last: lambda stream: stream[:, places]})
 
 
 def stepper(

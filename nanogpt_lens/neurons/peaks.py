@@ -23,9 +23,8 @@ from nanogpt_lens.text.sequences import Batch
 Where: TypeAlias = Literal["max", "mean"]
 """What an excerpt is ranked by: its peak, or the mean over its tokens."""
 
-
 _MOST = 0.2
-"""The share of all rows from which on they are brought together first."""
+"""The share of all units on all examples, from which on their values are laid out by unit before some are taken."""
 
 
 class TopWindows(Keeper):

@@ -31,12 +31,12 @@ def promoted_tokens(model: Hooked, units: Units) -> dict[str, Shaped[Tensor, "la
 def none_promoted(model: Hooked, units: Units) -> dict[str, Shaped[Tensor, "layer unit token"]]:
     """The same fields where nobody asked for them: -1, and nan."""
     shape = len(units.layers), units.n_units, min(_TOKENS_SHOWN, n_tokens(model))
-    ids, logits = torch.full(shape, -1, dtype=torch.int32), torch.full(shape, torch.nan)
-    return dict.fromkeys(_NAMES, ids) | {f"{name}_logits": logits for name in _NAMES}
+    ids = {name: torch.full(shape, -1, dtype=torch.int32) for name in _NAMES}
+    return ids | {f"{name}_logits": torch.full(shape, torch.nan) for name in _NAMES}
 
 
 def with_promoted(model: Hooked, search: NeuronSearch, neurons: Sequence[int]) -> NeuronSearch:
-    """A search of MLP neurons that also knows what some of them promote.
+    """A search of an MLP's neurons (`activation="mlp_post"`, no autoencoder) that also knows what some of them promote.
 
     Args:
         model: that was searched.
@@ -60,7 +60,8 @@ def _of_directions(
     directions: Float[Tensor, "unit d_model"], readout: Float[Tensor, "d_model d_vocab"]
 ) -> dict[str, Int[Tensor, "unit token"] | Float[Tensor, "unit token"]]:
     """The fields of some units of one layer."""
-    shown, columns = min(_TOKENS_SHOWN, readout.shape[1]), list[dict[str, Tensor]]()
+    shown = min(_TOKENS_SHOWN, readout.shape[1])
+    columns: list[dict[str, Tensor]] = []
     for part in directions.split(max(1, _AT_ONCE // readout.shape[1])):
         logits = part @ readout
         column: dict[str, Tensor] = {}

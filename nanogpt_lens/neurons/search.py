@@ -141,6 +141,7 @@ def search_neurons(
             seq_len=sequences.seq_len,
             batch_size=sequences.batch_size,
             engine=used,
+            promoted=promoted,
             **options,
         ),
     )

@@ -59,7 +59,7 @@ class NeuronPage:
         mean, variance, sparsity: over the whole corpus; sparsity is the share of tokens on which it is not above 0.
         quantiles: from the sample, by probability.
         highest, lowest: excerpts, the most extreme first.
-        promoted, suppressed: tokens and what a unit of activation adds to their logits.
+        promoted, suppressed: tokens and what a unit of activation adds to their logits; none where nobody asked.
     """
 
     layer: int
@@ -87,8 +87,8 @@ class NeuronPage:
                 f"{self.kind} {self.layer}.{self.neuron}",
                 f"mean {self.mean:.4f}, standard deviation {self.variance**0.5:.4f}, sparsity {self.sparsity:.3f}",
                 f"quantiles  {quantiles} (of a sample)",
-                f"promotes   {list_of(self.promoted)}",
-                f"suppresses {list_of(self.suppressed)}",
+                *([f"promotes   {list_of(self.promoted)}"] if self.promoted else []),
+                *([f"suppresses {list_of(self.suppressed)}"] if self.suppressed else []),
                 "highest:",
                 *map(str, self.highest),
                 "lowest:",

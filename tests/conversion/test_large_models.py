@@ -94,6 +94,26 @@ def test_an_edit_that_a_large_model_ignores_is_caught(tmp_path, large, late):
     assert wrong == {*alone, TOGETHER}
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("late", [5, 8])
+def test_a_large_model_that_is_judged_alone_is_edited_at_every_position(tmp_path, large, monkeypatch, late, dtype):
+    """Fewer positions are enough in float32 only where the same conversion is compared in float64 too."""
+    monkeypatch.setattr(comparing, "_TOGETHER_IN_FLOAT32", 6)
+    checkpoint = read_checkpoint(write(tmp_path))
+    both = check_equivalence(checkpoint)
+    assert both.passed, str(both)
+    assert any("all together at 12 positions of 1 sequence (in float32 at 6);" in note for note in both.notes)
+    assert any(note.endswith("greedy text at the end of 12 positions of 1 sequence: 2 tokens") for note in both.notes)
+    model = convert(checkpoint, dtype=dtype)
+    blind = model.blocks[0].attn.hook_z
+    original = type(blind).__call__
+    ignoring = lambda self, x: torch.cat([original(self, x)[:, :late], x[:, late:]], dim=1)  # noqa: E731
+    blind.__class__ = type("Late", (type(blind),), {"__call__": ignoring})
+    alone = check_equivalence(checkpoint, model)
+    assert {c.name for c in alone.failures} == {TOGETHER}
+    assert not any("in float32 at" in note for note in alone.notes)
+
+
 def test_one_gradient_that_is_wrong_is_caught_alone(tmp_path, large):
     checkpoint = read_checkpoint(write(tmp_path))
     model = convert(checkpoint, dtype=torch.float64)

@@ -27,6 +27,7 @@ from nanogpt_lens.viz.tokens import visible
 _SHORT, _N = 14, 64
 _LONGEST_OF_LARGE = 64  # tokens of a sequence: each is read at every point, by a large vocabulary
 _DEFAULT = 1_000_000  # tokens at most of a sequence of `nanogpt-lens lens`: the context
+_WHOLE = "reads whole contexts, inside layers too: numbers differ a little"
 _PARTS = 8  # rows of the table of contributions
 _EARLIEST = 4  # tokens before the prediction that is taken apart
 
@@ -35,9 +36,7 @@ def _make(subject: Subject) -> Content:
     model = subject.model
     tokens = subject.passage(_SHORT, number=2)
     lens = logit_lens(model, tokens, k=min(5, model.cfg.d_vocab))
-    options: dict[str, Any] = {"n": subject.sequences(_N), "seq_len": subject.seq_len, "seed": subject.seed}
-    if subject.is_large:
-        options |= {"seq_len": min(subject.seq_len, _LONGEST_OF_LARGE), "points": ("resid_pre", "resid_post")}
+    options: dict[str, Any] = {"n": subject.sequences(_N), "seed": subject.seed, **_read_at(subject)}
     convergence = measure_convergence(model, subject.corpus, **options, progress=False)
     prompt, answer, wrong = _prediction(model, tokens, lens)
     attribution = direct_logit_attribution(model, prompt, answer, wrong)
@@ -66,6 +65,13 @@ def _make(subject: Subject) -> Content:
     return Content(
         body=tuple(body), commands=_commands(subject, prompt, answer, wrong), findings=(_finding(convergence),)
     )
+
+
+def _read_at(subject: Subject) -> dict[str, Any]:
+    """The length of a sequence, and the points at which a large model is read: between layers alone."""
+    if not subject.is_large:
+        return {"seq_len": subject.seq_len}
+    return {"seq_len": min(subject.seq_len, _LONGEST_OF_LARGE), "points": ("resid_pre", "resid_post")}
 
 
 def _lens_says(lens: LensResult) -> str:
@@ -196,6 +202,7 @@ def _convergence_table(convergence: ConvergenceResult) -> Table:
         rows=tuple(rows),
         caption="KL(final ‖ lens), entropy and loss in nats; agreement and converged are shares of positions; 95% "
         "intervals over the sequences. The constant prediction is the model's mean distribution, whatever the text."
+        + ("" if "resid_mid" in convergence.labels["point"] else " Read between layers alone.")
         + doubts(convergence),
     )
 
@@ -228,7 +235,8 @@ def _commands(subject: Subject, prompt: Int[Tensor, " pos"], answer: int, wrong:
     names = subject.strings(torch.tensor([answer, wrong]))
     text = "".join(subject.strings(prompt))
     options = ("--prompt", text, "--answer", names[0], "--wrong", names[1], *subject.seed_option())
-    return (subject.again("logit_lens", *options, text=True, remark=subject.length_remark(_DEFAULT)), again)
+    remark = _WHOLE if subject.is_large else subject.length_remark(_DEFAULT)
+    return (subject.again("logit_lens", *options, text=True, remark=remark), again)
 
 
 RECIPE = Recipe(

@@ -339,7 +339,8 @@ def _samples(subject: Subject) -> list[Block]:
         *(
             TextSample(
                 text=text,
-                caption=f"Seed {seed}; temperature 0.8, the {TOP_K} likeliest tokens: nanoGPT's defaults.",
+                caption=f"{_length_written(subject)} tokens, seed {seed}; temperature 0.8, the {TOP_K} likeliest "
+                "tokens: nanoGPT's defaults.",
             )
             for seed, text in zip(seeds, _written(subject, seeds), strict=True)
         ),

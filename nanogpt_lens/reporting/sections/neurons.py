@@ -123,8 +123,10 @@ def _how_to_use(table: NeuronTable, search: NeuronSearch) -> Paragraph:
 def _searched(search: NeuronSearch, words: str, *, gelu: bool = False) -> Folded:
     """What was read, and which neurons stand first."""
     neurons, layers = plural(search.values.numel(), "neuron"), plural(search.shape["layer"], "layer")
+    length = int(search.provenance["arguments"]["seq_len"])
     text = (
-        f"Searched: all {neurons} of {layers} on {words}. Peak, sd: how many standard deviations the highest "
+        f"Searched: all {neurons} of {layers} on {words}, read in sequences of {count(length)}. "
+        "Peak, sd: how many standard deviations the highest "
         "activation is above the mean. Tells apart: the class that the neuron separates best beside that class's "
         "chance, and its AUROC on text that had no part in the choice; a dash where that is not above what 95 of 100 "
         "shifts of the class reach. Raises: the tokens whose logits its output "
@@ -151,8 +153,9 @@ def _page_command(subject: Subject, first: _Listed, k: int, window: int, size: i
         return []
     options = ["--k", str(k)]
     options += [] if window == min(_WINDOW, int(subject.model.cfg.n_ctx)) else ["--window", str(window)]
-    whole = size == len(subject.text.ids) and not subject.is_large
-    remark = "" if whole else "searches the whole text: numbers differ a little"
+    differs = [] if size == len(subject.text.ids) else ["searches the whole text"]
+    differs += [] if _reading(subject)[0] == int(subject.model.cfg.n_ctx) else ["reads whole contexts"]
+    remark = f"{' and '.join(differs)}: numbers differ a little" if differs else ""
     name = f"{first.layer}.{first.neuron}"
     return [subject.command("neurons page", name, *options, *subject.seed_option(), text=True, remark=remark)]
 

@@ -183,7 +183,8 @@ def _sweeps(subject: Subject, case: _Case) -> tuple[list[Block], str]:
     stream = sweep("resid_pre", "layer", "pos")
     parts = [sweep(activation, "layer", "pos") for activation in ("attn_out", "mlp_out")]
     whole = sweep("z", "layer", "head")
-    heads = whole if subject.is_large else sweep("z", "layer", "head", "pos")  # thousands of runs of a large model
+    # by position that would be thousands of runs of a large model
+    heads = whole if subject.is_large else sweep("z", "layer", "head", "pos")
     gap = stream.clean - (stream.corrupted or 0.0)
     body: list[Block] = [
         *_prompts(subject, case, stream),

@@ -14,9 +14,11 @@ import pytest
 
 from nanogpt_lens.circuits.ranking import SearchMethod
 from nanogpt_lens.cli import completing
+from nanogpt_lens.cli.options import check_text
 from nanogpt_lens.cli.typos import meant
 from nanogpt_lens.cli.waiting import Waiting, short
 from nanogpt_lens.compare.comparing import PARTS
+from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.reporting.making import SECTIONS
 from nanogpt_lens.text.task_pairs import NAMES
 from tests.nanogpt_lens.cli.test_cli import run
@@ -119,7 +121,6 @@ def test_a_name_that_does_not_exist_is_refused_before_a_model_is_loaded(words, n
         (("heads", __file__, "induction"), f"the wrong way round: did you mean induction --text {__file__}?"),
         (("train", __file__, "out"), f"Missing option '--output' / '-o'. Did you mean --data {__file__} --output out?"),
         (("train", "out"), "Missing option '--output' / '-o'. Did you mean --output out?"),
-        (("train", "--task", "trigger_bigrams"), "Missing option '--output' / '-o'."),
         (("train", __file__, "-o", "out"), f"it takes no argument: did you mean --data {__file__}?"),
         (("neurons", "page", "induction", "0.4", __file__), f"it takes PATH NEURON: did you mean --text {__file__}?"),
     ],
@@ -129,6 +130,29 @@ def test_a_word_too_much_may_be_meant_for_something_else(words, hint):
     assert (code, out) == (2, "")
     said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", re.sub(r"\x1b\[[0-9;]*m", "", err)).split())
     assert hint.replace(" ", "") in said.replace(" ", ""), said
+
+
+def test_a_missing_option_suggests_nothing_where_nothing_stands_for_it():
+    code, _, err = run("train", "--task", "trigger_bigrams")
+    assert code == 2
+    assert "Missing option '--output'" in err
+    assert "Did you mean" not in err
+
+
+def test_a_folder_alone_is_the_output(tmp_path):
+    _, _, err = run("train", tmp_path)
+    assert "--data" not in err
+    assert "Did you mean --output" in " ".join(err.replace("│", " ").split())
+
+
+def test_a_text_called_like_a_checkpoint_is_a_text(tmp_path):
+    text = tmp_path / "europarl.pt"
+    text.write_text("Senhor Presidente\n")
+    check_text(text)
+    for name, begins in (("a.pt", b"PK\x03\x04"), ("b.ckpt", b"\x80\x02}q"), ("c.safetensors", b"12345678{")):
+        (tmp_path / name).write_bytes(begins)
+        with pytest.raises(AnalysisError, match=f"{name} is a checkpoint; expected a text"):
+            check_text(tmp_path / name)
 
 
 def test_a_checkpoint_behind_text_is_named():

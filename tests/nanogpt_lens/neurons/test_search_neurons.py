@@ -15,7 +15,7 @@ from nanogpt_lens.neurons.peaks import TopWindows
 from nanogpt_lens.neurons.promoted import with_promoted
 from nanogpt_lens.neurons.search import BINS, PROBABILITIES, search_neurons
 from nanogpt_lens.neurons.statistics import neuron_statistics
-from nanogpt_lens.results import Result
+from nanogpt_lens.results import Result, load_result
 from nanogpt_lens.text.sequences import Batch, Sequences
 from tests.nanogpt_lens.neurons.stream_helpers import corpus, small_model, text_of, two_processes
 
@@ -186,13 +186,19 @@ def test_sample_is_seeded_and_of_the_stated_size(model):
         assert found.histogram[0, unit].tolist() == counts.tolist()
 
 
-def test_what_some_neurons_promote_can_be_asked_for_later(model):
+def test_what_some_neurons_promote_can_be_asked_for_later(model, tmp_path):
     options = {"k": 2, "window": 4, "progress": False}
     whole = search_neurons(model, corpus(N), **options)
     bare = search_neurons(model, corpus(N), promoted=False, **options)
     assert bare.promoted.unique().tolist() == [-1]
     assert bare.suppressed_logits.isnan().all()
     assert bare.page(1, 3).promoted == ()
+    assert "promotes" not in str(bare.page(1, 3))
+    assert "promotes" in str(whole.page(1, 3))
+    assert (bare.provenance["arguments"]["promoted"], whole.provenance["arguments"]["promoted"]) == (False, True)
+    again = load_result(bare.save(tmp_path / "bare"))
+    assert torch.equal(again.promoted, bare.promoted)
+    assert again.suppressed_logits.isnan().all()
     some = [3, 64 + 9, 64 + 10]  # 0.3, 1.9, 1.10
     asked = with_promoted(model, bare, some)
     for name in ("promoted", "promoted_logits", "suppressed", "suppressed_logits"):

@@ -8,6 +8,7 @@ import nanogpt_lens as ngl
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.reading import Reading
 from nanogpt_lens.reporting import making, sections
+from nanogpt_lens.reporting.blocks import Table
 from nanogpt_lens.reporting.subject import Subject, is_large
 from tests.making import write, write_meta
 
@@ -57,6 +58,34 @@ def test_sections_of_a_large_model_read_less_and_say_so(folder, monkeypatch):
     search = next(section for section in made.sections if section.key == "neurons").results["search_neurons"]
     known = (search.promoted[..., 0] >= 0).sum()
     assert known == 30
+    assert "read in sequences of" in made.html
+    assert "Read between layers alone." in made.html
+    assert "inside layers too: numbers differ a little" in commands["lens"]
+
+
+def test_patching_of_a_large_model_takes_heads_whole_and_fewer_pairs(monkeypatch):
+    """On a model that has pairs: heads are patched at all positions alone, and the table says so."""
+    usual = ngl.report("shakespeare_char", corpus="shakespeare_char", sections=["patching"], progress=False)
+    monkeypatch.setattr(Subject, "is_large", True)
+    monkeypatch.setattr(making, "is_large", lambda n_params: False)
+    large = ngl.report("shakespeare_char", corpus="shakespeare_char", sections=["patching"], progress=False)
+    assert not large.failed
+    assert "The 8 pairs" in usual.html
+    assert "The 4 pairs" in large.html
+    assert "in 6 windows of" in large.html
+    rows = [cells[:3] for block in flat(large) if isinstance(block, Table) for cells in block.rows]
+    heads = [row for row in rows if row[0] == "head"]
+    assert len(heads) == 5
+    assert {row[2] for row in heads} == {"all"}
+
+
+def flat(report):
+    """All blocks of a report, those in folds too."""
+    todo = [block for section in report.sections for block in section.body]
+    while todo:
+        block = todo.pop(0)
+        yield block
+        todo += getattr(block, "body", ())
 
 
 def test_less_is_read_of_a_large_model_and_of_none_below():

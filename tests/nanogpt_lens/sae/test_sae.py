@@ -21,11 +21,12 @@ from nanogpt_lens.neurons.activations import get_neuron_activations
 from nanogpt_lens.neurons.find import find_neurons
 from nanogpt_lens.neurons.search import search_neurons
 from nanogpt_lens.results import load_result
+from nanogpt_lens.running.batches import losses
 from nanogpt_lens.sae.evaluation import SCORES, evaluate_sae
 from nanogpt_lens.sae.training import load_sae, save_sae, train_sae
 from nanogpt_lens.text.datasets import TextData
 from tests.conftest import convert
-from tests.making import CHARS, content
+from tests.making import CHARS, content, write
 from tests.nanogpt_lens.neurons.stream_helpers import corpus, small_model, text_of
 
 SMALL = {"d_sae": 24, "k": 4, "tokens": 12_000, "batch_size": 128, "progress": False}
@@ -577,3 +578,19 @@ def test_under_transformer_lens_4(tmp_path):
     ):
         with pytest.raises(AnalysisError, match=r"needs TransformerLens below 4, and 4.*`pip install sae-lens 'tra"):
             call()
+
+
+@pytest.mark.sae
+def test_logits_at_some_positions_with_an_autoencoder_in_place_of_the_last_hook(folder):
+    """The hook point that would leave out the other positions is no hook point then."""
+    from sae_lens import HookedSAETransformer
+
+    write(folder / "with_sae", n_layer=2)
+    model = convert(read_checkpoint(folder / "with_sae"), dtype=torch.float64, model_class=HookedSAETransformer)
+    tokens = torch.randint(65, (3, 12), generator=torch.Generator().manual_seed(0))
+    before = losses(model, tokens, [2, 7])
+    model.add_sae(by_hand())
+    expected = cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    found = losses(model, tokens, [2, 7])
+    torch.testing.assert_close(found, expected.view(3, 11)[:, [2, 7]])
+    assert (found - before).abs().max() > 1e-3
