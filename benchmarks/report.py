@@ -3,13 +3,17 @@
     python benchmarks/report.py                        # shakespeare_char
     python benchmarks/report.py gpu --only check       # nanoGPT's GPU configuration: 10.6 million parameters
     python benchmarks/report.py gpt2 --json gpt2.json  # GPT-2's size: 124 million parameters, a vocabulary of 50,304
+    python benchmarks/report.py gpt2 --words           # the same with text, of which a report asks more
 
 Each command is a process of its own: `import` (what `ngl.load` and `ngl.report` import), `load`, `check`, `report`. The
 two larger models are written by this script, with random weights (seed 0) three times as large as nanoGPT begins with,
 so that attention is not uniform. The report reads the held-out text that comes with `shakespeare_char`; the largest
-model has no vocabulary and reads as many random ids. CPU seconds are those of all threads, which other work on the
-machine disturbs less than it does wall time; `--threads` says how many there are. With more than one a second process
-makes some sections of a report (`nanogpt_lens.reporting.beside`), which are left out here: `wall` is what counts then.
+model has no vocabulary and reads as many random ids. With `--words` it has made-up words, nanoGPT's first weights and
+an embedding ten times as large. Such a model expects the last word again, which its text has half of the time, so that
+pairs of prompts are found, and neurons are asked about classes of words. CPU seconds are those of all threads, which
+other work on the machine disturbs less than it does wall time; `--threads` says how many there are. With more than one
+a second process makes some sections of a small model's report (`nanogpt_lens.reporting.beside`), which are left out
+here: `wall` is what counts then.
 """
 
 from __future__ import annotations
@@ -36,10 +40,11 @@ SIZES = {
 COMMANDS = ("import", "load", "check", "report")
 SHIPPED = "shakespeare_char"
 SCALE = 3.0
+LOUD = 10.0  # times as large as at first is an embedding that the blocks do not drown
 TOKENS = 111_540  # of random ids, as many as the shipped text has
 
 
-def write_model(folder: Path, name: str) -> None:
+def write_model(folder: Path, size: str, words: bool) -> None:
     """Write a checkpoint of random weights, its vocabulary or ids beside it."""
     import numpy as np
     import torch
@@ -48,20 +53,27 @@ def write_model(folder: Path, name: str) -> None:
     from nanogpt_lens.model.places import find_checkpoint
 
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = SIZES[name]
+    sizes = SIZES[size]
     torch.manual_seed(0)
     model = GPT(NanoGPTConfig(**sizes))
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.mul_(SCALE)
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and (not words or name == "transformer.wte.weight"):
+                parameter.mul_(LOUD if words else SCALE)
     content = {"model": model.state_dict(), "model_args": {**sizes, "dropout": 0.2}, "iter_num": 0, "config": {}}
     torch.save(content | {"best_val_loss": torch.tensor(1e9)}, folder / "ckpt.pt")
     meta = find_checkpoint(SHIPPED).parent / "meta.pkl"
     if sizes["vocab_size"] == len(pickle.loads(meta.read_bytes())["itos"]):
         (folder / "meta.pkl").write_bytes(meta.read_bytes())
     else:
-        ids = np.random.default_rng(0).integers(0, sizes["vocab_size"], TOKENS)
+        generator = np.random.default_rng(0)
+        ids = generator.integers(0, sizes["vocab_size"], TOKENS)
+        if words:
+            again = generator.random(TOKENS) < 0.5
+            ids = ids[np.maximum.accumulate(np.where(again, 0, np.arange(TOKENS)))]
+            texts = ["\n", *(f"{' ' * (i % 2)}{'Abcd'[i % 4]}{i}" for i in range(1, sizes["vocab_size"]))]
+            vocabulary = {"itos": dict(enumerate(texts)), "stoi": {text: i for i, text in enumerate(texts)}}
+            (folder / "meta.pkl").write_bytes(pickle.dumps(vocabulary))
         ids.astype(np.uint16).tofile(folder / "text.bin")
 
 
@@ -136,6 +148,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default=SHIPPED, choices=(SHIPPED, *SIZES))
     parser.add_argument("--only", choices=COMMANDS, action="append")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--words", action="store_true", help="of gpt2: with a vocabulary, and a text that it expects")
     parser.add_argument("--folder", type=Path, help="where the model is kept, or is already")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--child", nargs=3, metavar=("COMMAND", "PATH", "TEXT"), help=argparse.SUPPRESS)
@@ -152,7 +165,7 @@ def main() -> None:
         if options.model != SHIPPED:
             folder = options.folder or Path(temporary) / options.model
             if not (folder / "ckpt.pt").is_file():
-                write_model(folder, options.model)
+                write_model(folder, options.model, options.words)
             path = str(folder)
             text = str(folder / "text.bin") if (folder / "text.bin").is_file() else SHIPPED
         for command in options.only or COMMANDS:

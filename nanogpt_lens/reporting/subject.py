@@ -38,7 +38,7 @@ _LOOKED_AT = 50_000  # tokens of the text among which a passage begins
 _LONGEST = 128
 _WORK = 3.5e11  # parameters times tokens that a section reads at most: some ten seconds on a core
 _WORK_OF_LARGE = 2.5e11  # the same of a large model, of which other things cost more
-_LOOKED_AT_BY_LARGE, _TRIED_BY_LARGE = 64, 6  # windows in which pairs are looked for, and of which edits are tried
+_LOOKED_AT_BY_LARGE, _TRIED_BY_LARGE = 64, 4  # windows in which pairs are looked for, and of which edits are tried
 
 
 def is_large(n_params: int) -> bool:

@@ -72,7 +72,7 @@ def test_patching_of_a_large_model_takes_heads_whole_and_fewer_pairs(monkeypatch
     assert not large.failed
     assert "The 8 pairs" in usual.html
     assert "The 4 pairs" in large.html
-    assert "in 6 windows of" in large.html
+    assert "in 4 windows of" in large.html
     rows = [cells[:3] for block in flat(large) if isinstance(block, Table) for cells in block.rows]
     heads = [row for row in rows if row[0] == "head"]
     assert len(heads) == 5
