@@ -118,7 +118,6 @@ def search_neurons(
         label="neurons",
     )
     units.check_finite(moments.mean)
-    size = len(drawn.indices)
     return NeuronSearch(
         **_excerpt_fields("top", top, sequences),
         **_excerpt_fields("low", low, sequences),
@@ -131,7 +130,7 @@ def search_neurons(
         sparsity=moments.sparsity,
         n_tokens=moments.n,
         trace=sequences.trace(),
-        sample_size=size,
+        sample_size=len(drawn.indices),
         sample=Sample(corpus=sequences.name, n_tokens=moments.n, seed=seed),
         provenance=provenance(
             model,
@@ -141,8 +140,8 @@ def search_neurons(
             seq_len=sequences.seq_len,
             batch_size=sequences.batch_size,
             engine=used,
-            promoted=promoted,
             **options,
+            promoted=promoted,
         ),
     )
 

@@ -180,11 +180,9 @@ def _sweeps(subject: Subject, case: _Case) -> tuple[list[Block], str]:
             model, clean, corrupted, case.metric, activation=activation, axes=axes, seed=subject.seed, progress=False
         )
 
-    stream = sweep("resid_pre", "layer", "pos")
+    stream, whole = sweep("resid_pre", "layer", "pos"), sweep("z", "layer", "head")
     parts = [sweep(activation, "layer", "pos") for activation in ("attn_out", "mlp_out")]
-    whole = sweep("z", "layer", "head")
-    # by position that would be thousands of runs of a large model
-    heads = whole if subject.is_large else sweep("z", "layer", "head", "pos")
+    heads = whole if subject.is_large else sweep("z", "layer", "head", "pos")  # else thousands of runs, if it is large
     gap = stream.clean - (stream.corrupted or 0.0)
     body: list[Block] = [
         *_prompts(subject, case, stream),
