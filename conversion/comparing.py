@@ -109,7 +109,7 @@ class Bench:
         n, self.further = _GREEDY[size]
         self.prompt = tokens(n, min(_PROMPT, context) if size == "usual" else max(1, context - 1))
         self.whole = tokens(1, context)
-        self._together_at = {torch.float32: _TOGETHER_IN_FLOAT32} if size == "large" and float64 else {}
+        self._less_in_float32 = size == "large" and float64
         self._windows: list[Int[Tensor, "example pos"]] = []
         self._greedy: dict[torch.dtype, Greedy] = {}
         self._together: dict[tuple[frozenset[str], int], Logits] = {}
@@ -156,7 +156,8 @@ class Bench:
 
     def edited_together(self, dtype: torch.dtype) -> Int[Tensor, "1 pos"]:
         """The tokens of the run in which all hooks are edited, in a precision."""
-        return self.whole[:, : self._together_at.get(dtype)]
+        less = self._less_in_float32 and dtype == torch.float32
+        return self.whole[:, :_TOGETHER_IN_FLOAT32] if less else self.whole
 
     def together(
         self, dtype: torch.dtype, tokens: Int[Tensor, "1 pos"], edits: Mapping[str, Edit]

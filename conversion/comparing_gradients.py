@@ -68,10 +68,7 @@ def compared_gradients(
             excused = judge.may_be_rounding(max_abs, scale)
             errors[name] = max_abs, distance(native_gradient, exact(name))[0] if excused else 0.0
             del got, native_gradient
-    found = dict(failed)
-    for name, (max_abs, rounding) in errors.items():
-        excused = judge.may_be_rounding(max_abs, scale)
-        found[name] = judge.decided("gradient", name, max_abs, scale, rounding if excused else 0.0)
+    found = failed | {name: judge.decided("gradient", name, e, scale, r) for name, (e, r) in errors.items()}
     return [found[name] for name in config.shapes() if name in found]
 
 

@@ -31,7 +31,7 @@ def fold(state: HookedState, n_layers: int) -> HookedState:
     """
     folded: HookedState = {}
     for name in ("embed.W_E", "pos_embed.W_pos"):
-        folded[name] = _centred(state[name].double(), -1)
+        folded[name] = centred(state[name].double(), -1)
     for layer in range(n_layers):
         _fold_attention(state, folded, f"blocks.{layer}")
         _fold_mlp(state, folded, f"blocks.{layer}")
@@ -39,10 +39,7 @@ def fold(state: HookedState, n_layers: int) -> HookedState:
     w_u = state["unembed.W_U"].double()
     b_u = state["unembed.b_U"].double() + bias @ w_u
     # the first centring removes what LayerNorm removes, the second what changes no softmax
-    w_u = w_u * weight[:, None]
-    for dim in (0, 1):
-        w_u -= w_u.mean(dim, keepdim=True)
-    folded["unembed.W_U"] = w_u
+    folded["unembed.W_U"] = centre(w_u * weight[:, None], 0, 1)
     folded["unembed.b_U"] = b_u - b_u.mean()
     return folded
 
@@ -54,12 +51,12 @@ def _fold_attention(state: HookedState, folded: HookedState, block: str) -> None
         matrix = state[f"{block}.attn.W_{name}"].double()
         moved = einsum(bias, matrix, "d_model, head d_model d_head -> head d_head")
         folded[f"{block}.attn.b_{name}"] = state[f"{block}.attn.b_{name}"].double() + moved
-        folded[f"{block}.attn.W_{name}"] = _centred(matrix * weight[None, :, None], 1)
+        folded[f"{block}.attn.W_{name}"] = centred(matrix * weight[None, :, None], 1)
     b_v, w_o = folded[f"{block}.attn.b_V"], state[f"{block}.attn.W_O"].double()
     # a pattern's row sums to one, so a value bias reaches the output unchanged
     b_o = state[f"{block}.attn.b_O"].double() + einsum(b_v, w_o, "head d_head, head d_head d_model -> d_model")
     folded[f"{block}.attn.b_V"] = torch.zeros_like(b_v)
-    folded[f"{block}.attn.W_O"], folded[f"{block}.attn.b_O"] = _centred(w_o, -1), _centred(b_o, -1)
+    folded[f"{block}.attn.W_O"], folded[f"{block}.attn.b_O"] = centred(w_o, -1), centred(b_o, -1)
 
 
 def _fold_mlp(state: HookedState, folded: HookedState, block: str) -> None:
@@ -67,11 +64,18 @@ def _fold_mlp(state: HookedState, folded: HookedState, block: str) -> None:
     weight, bias = state[f"{block}.ln2.w"].double(), state[f"{block}.ln2.b"].double()
     w_in = state[f"{block}.mlp.W_in"].double()
     folded[f"{block}.mlp.b_in"] = state[f"{block}.mlp.b_in"].double() + bias @ w_in
-    folded[f"{block}.mlp.W_in"] = _centred(w_in * weight[:, None], 0)
+    folded[f"{block}.mlp.W_in"] = centred(w_in * weight[:, None], 0)
     for name in ("W_out", "b_out"):
-        folded[f"{block}.mlp.{name}"] = _centred(state[f"{block}.mlp.{name}"].double(), -1)
+        folded[f"{block}.mlp.{name}"] = centred(state[f"{block}.mlp.{name}"].double(), -1)
 
 
-def _centred(tensor: Float[Tensor, "*axes"], dim: int) -> Float[Tensor, "*axes"]:
+def centred(tensor: Float[Tensor, "*axes"], dim: int) -> Float[Tensor, "*axes"]:
     """A tensor minus its mean over a dimension."""
     return tensor - tensor.mean(dim, keepdim=True)
+
+
+def centre(tensor: Float[Tensor, "*axes"], *dims: int) -> Float[Tensor, "*axes"]:
+    """A tensor minus its mean over one dimension after the other, subtracted in place: copies of it are costly."""
+    for dim in dims:
+        tensor -= tensor.mean(dim, keepdim=True)
+    return tensor

@@ -82,10 +82,11 @@ class Judge:
             kind, name: the kind and the name of the quantity.
             max_abs: the error.
             size: to which it is relative.
-            rounding: the error of the native model itself, where that may excuse one.
+            rounding: the error of the native model itself, which may excuse one that is too large.
         """
-        max_rel = max_abs / size
-        tolerance = max(self.base, ROUNDING * rounding / size)
+        max_rel, tolerance = max_abs / size, self.base
+        if self.may_be_rounding(max_abs, size):
+            tolerance = max(tolerance, ROUNDING * rounding / size)
         return self._comparison(kind, name, max_abs, max_rel, tolerance, max_rel <= tolerance)
 
     def identical(

@@ -244,7 +244,12 @@ def next_token_loss(
     logits: Float[Tensor, "*axes pos d_vocab"], tokens: Int[Tensor, "*axes pos"]
 ) -> Float[Tensor, "*axes pos-1"]:
     """The cross-entropy of the token after each position, in nats, in float32 or better."""
-    return -log_probs(logits[..., :-1, :]).gather(-1, tokens[..., 1:, None]).squeeze(-1)
+    return cross_entropy(logits[..., :-1, :], tokens[..., 1:])
+
+
+def cross_entropy(logits: Float[Tensor, "*axes d_vocab"], following: Int[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
+    """The cross-entropy of the tokens that follow, in nats, in float32 or better."""
+    return -log_probs(logits).gather(-1, following[..., None]).squeeze(-1)
 
 
 def log_probs(logits: Float[Tensor, "*axes d_vocab"]) -> Float[Tensor, "*axes d_vocab"]:

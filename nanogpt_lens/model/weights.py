@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from conversion.folding import centre, centred
 from nanogpt_lens.core.errors import AnalysisError
 from nanogpt_lens.model.access import Hooked, n_tokens
 from nanogpt_lens.model.identity import norm_part
@@ -64,9 +65,7 @@ def unembedding(model: Hooked) -> Float[Tensor, "d_model token"]:
         AnalysisError: the model does not normalise with LayerNorm.
     """
     folded = model.W_U.detach()[:, : n_tokens(model)].double() * norm_weight(model, model.ln_final)[:, None]
-    for dim in (0, 1):  # in place, because that of a large vocabulary is hundreds of megabytes
-        folded -= folded.mean(dim, keepdim=True)
-    return folded
+    return centre(folded, 0, 1)
 
 
 def rounding(model: Hooked) -> float:
@@ -84,8 +83,3 @@ def norm_weight(model: Hooked, norm: Any) -> Float[Tensor, " d_model"]:
             f"the model's normalization_type is {model.cfg.normalization_type!r}; expected LN or LNPre, as nanoGPT has"
         )
     return weight.detach().double()
-
-
-def centred(tensor: Float[Tensor, "*axes"], dim: int) -> Float[Tensor, "*axes"]:
-    """A tensor minus its mean over a dimension."""
-    return tensor - tensor.mean(dim, keepdim=True)

@@ -37,7 +37,7 @@ def packed_neurons(
     separating: Mapping[str, SeparatingNeurons],
     listed: Sequence[tuple[int, int, str]] = (),
     *,
-    most: int | None = None,
+    kept: Sequence[int] | None = None,
     budget: int = BUDGET,
 ) -> NeuronTable:
     """The neurons of a search, in at most `budget` characters of base64.
@@ -46,10 +46,10 @@ def packed_neurons(
         search: of all neurons, on a text that is not much longer than some 100,000 tokens.
         separating: by what a class is called, how well neurons separate it.
         listed: (layer, neuron, why) of those that stand first, at indices of the search.
-        most: neurons; None for all.
+        kept: the places of some neurons, as `kept_first` gives them; None for all.
         budget: characters; fewer details and then fewer neurons are kept where all do not fit.
     """
-    order = kept_first(search, listed)[:most]
+    order = kept_first(search, listed) if kept is None else kept
     first = {(layer, neuron) for layer, neuron, _ in listed}
     made = _packed(search, separating, listed, order, _DETAILS[0])
     for details in _DETAILS[1:]:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from conversion.native import GPT
-from nanogpt_lens.model.access import Hooked, log_probs, next_token_loss, run
+from nanogpt_lens.model.access import Hooked, cross_entropy, next_token_loss, run
 from nanogpt_lens.model.plain import logits_at, plain_model
 
 _NUMBERS = 2**24
@@ -56,13 +56,13 @@ class Losses:
         length = tokens.shape[1]
         if self._compared < length and self._seen >= _WORTH:
             self._native, self._compared = plain_model(self._model, length=length), length
+        here = None if places is None else torch.as_tensor(places, device=tokens.device)
         parts = []
         for rows in batches(self._model, tokens):
-            if places is None:
+            if here is None:
                 logits = run(self._model, tokens[rows]) if self._native is None else self._native(tokens[rows])
                 parts.append(next_token_loss(logits, tokens[rows]))
             else:
-                here = torch.as_tensor(places, device=tokens.device)
                 logits = logits_at(self._model, self._native, tokens[rows], here)
-                parts.append(-log_probs(logits).gather(-1, tokens[rows][:, here + 1, None]).squeeze(-1))
+                parts.append(cross_entropy(logits, tokens[rows][:, here + 1]))
         return torch.cat(parts)

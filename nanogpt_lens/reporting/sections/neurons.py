@@ -86,10 +86,11 @@ def _make(subject: Subject) -> Content:
     body: list[Block] = []
     if chosen:
         listed = [(one.layer, one.neuron, one.why) for one in chosen]
+        kept = kept_first(search, listed)[:most]
         if most is not None:
-            search = with_promoted(model, search, kept_first(search, listed)[:most])
+            search = with_promoted(model, search, kept)
         classes = {USUAL[name]: result for name, result in separating.items()}
-        table = packed_neurons(search, classes, listed, most=most)
+        table = packed_neurons(search, classes, listed, kept=kept)
         body += [_how_to_use(table, search), table, NeuronCards(cards=tuple(_card(search, one) for one in chosen))]
     else:
         body.append(Paragraph(text="No neuron stands out, and none is listed.", tone="note"))

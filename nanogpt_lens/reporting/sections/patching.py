@@ -36,7 +36,7 @@ from nanogpt_lens.results import PatchingResult
 from nanogpt_lens.running.metrics import Metric, logit_diff
 from nanogpt_lens.text.pairs import NoPairFoundError, PromptPair
 
-_PAIRS, _PAIRS_OF_LARGE = 8, 4
+_PAIRS = 8
 _PATHS = 64  # heads and MLPs whose paths are patched
 _SITES = 5
 
@@ -63,7 +63,7 @@ def _make(subject: Subject) -> Content:
         commands.append(_command(subject, case))
         findings.append(said)
     try:
-        pairs = subject.prompt_pairs(_PAIRS_OF_LARGE if subject.is_large else _PAIRS)
+        pairs = subject.prompt_pairs(_PAIRS)
     except AnalysisError as reason:
         if subject.pair is None:
             if isinstance(reason, NoPairFoundError):
